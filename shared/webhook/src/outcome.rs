@@ -1,0 +1,249 @@
+//! What became of one attempt to deliver, in words that stay the same: they are stored, shown and counted.
+//!
+//! Codes never contain anything a receiver chose, so that they can be labels of a metric.
+
+use std::error::Error;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use crate::guard::GuardError;
+
+/// `Retry-After` is honoured up to here; a receiver must not push its own events past their end of life at once.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The receiver answered in time. Redirects are answers too: they are never followed.
+    Answered { status: u16, retry_after: Option<Duration> },
+    /// It did not.
+    NotAnswered(Failure),
+}
+
+/// Why no answer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The name does not resolve, or not in time.
+    Dns,
+    /// No address of the receiver may be called.
+    BlockedAddress,
+    /// Nothing listens there.
+    Refused,
+    /// No route, host or network down.
+    Unreachable,
+    /// The certificate or the handshake was bad.
+    Tls,
+    /// No complete answer within the time allowed.
+    Timeout,
+    /// The connection broke before the answer.
+    Connection,
+    /// What came back is not HTTP.
+    InvalidAnswer,
+    /// The stored URL is not one that may be called any more; nothing was sent.
+    InvalidUrl,
+}
+
+impl Outcome {
+    /// Judges an answer; `retry_after` is the raw header, and `now` the moment the answer came.
+    pub fn answered(status: u16, retry_after: Option<&str>, now: SystemTime) -> Self {
+        let honoured = matches!(status, 429 | 503);
+        Self::Answered {
+            status,
+            retry_after: retry_after.filter(|_| honoured).and_then(|value| parse_retry_after(value, now)),
+        }
+    }
+
+    pub fn is_delivered(&self) -> bool {
+        matches!(self, Self::Answered { status: 200..=299, .. })
+    }
+
+    /// 410: the receiver wants no more of this.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Answered { status: 410, .. })
+    }
+
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answered { status, .. } => Some(*status),
+            Self::NotAnswered(_) => None,
+        }
+    }
+
+    /// How long the receiver asked us to stay away.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Answered { retry_after, .. } => *retry_after,
+            Self::NotAnswered(_) => None,
+        }
+    }
+
+    /// The stable code of a failure; None when delivered.
+    pub fn error_code(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAnswered(failure) => Some(failure.code()),
+            Self::Answered { status, .. } => match status {
+                200..=299 => None,
+                300..=399 => Some("redirect"),
+                410 => Some("gone"),
+                429 => Some("rate_limited"),
+                503 => Some("unavailable"),
+                400..=499 => Some("http_4xx"),
+                500..=599 => Some("http_5xx"),
+                _ => Some("invalid_answer"),
+            },
+        }
+    }
+}
+
+impl Failure {
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::BlockedAddress => "blocked_address",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Connection => "connection",
+            Self::InvalidAnswer => "invalid_answer",
+            Self::InvalidUrl => "invalid_url",
+        }
+    }
+
+    /// What an HTTP client's error says when its causes are our own guard's or the operating system's.
+    ///
+    /// TLS and protocol errors have types of their own, which the sender knows.
+    pub fn from_causes(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(guard) = error.downcast_ref::<GuardError>() {
+                return Some(guard.failure());
+            }
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                // An io::Error hides the error it wraps from `source`, so it is looked into as well.
+                let inner = io.get_ref().and_then(|inner| Self::from_causes(inner));
+                if let Some(failure) = inner.or_else(|| Self::from_kind(io.kind())) {
+                    return Some(failure);
+                }
+            }
+            cause = error.source();
+        }
+        None
+    }
+
+    fn from_kind(kind: io::ErrorKind) -> Option<Self> {
+        match kind {
+            io::ErrorKind::ConnectionRefused => Some(Self::Refused),
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::AddrNotAvailable => Some(Self::Unreachable),
+            io::ErrorKind::TimedOut => Some(Self::Timeout),
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::NotConnected => Some(Self::Connection),
+            _ => None,
+        }
+    }
+}
+
+/// RFC 9110, 10.2.3: whole seconds or an HTTP date. Anything else is nonsense and ignored.
+fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit are still a number of seconds, and more than we honour.
+        value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+    } else {
+        httpdate::parse_http_date(value).ok()?.duration_since(now).ok()?
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> SystemTime {
+        httpdate::parse_http_date("Sun, 22 Nov 2026 10:00:00 GMT").unwrap()
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date_and_nonsense_is_ignored() {
+        let secs = |n| Some(Duration::from_secs(n));
+        for (value, wait) in [
+            ("0", secs(0)),
+            ("120", secs(120)),
+            (" 120 ", secs(120)),
+            ("86400", secs(86_400)),
+            ("86401", secs(86_400)),
+            ("99999999999999999999999999", secs(86_400)),
+            ("Sun, 22 Nov 2026 10:02:00 GMT", secs(120)),
+            ("Sunday, 22-Nov-26 10:02:00 GMT", secs(120)),
+            ("Sun Nov 22 10:02:00 2026", secs(120)),
+            ("Tue, 24 Nov 2026 10:00:00 GMT", secs(86_400)),
+            ("Sun, 22 Nov 2026 09:00:00 GMT", None),
+            ("1e300", None),
+            ("-5", None),
+            ("+5", None),
+            ("1.5", None),
+            ("NaN", None),
+            ("inf", None),
+            ("", None),
+            ("soon", None),
+            ("٣", None),
+            ("Sun, 32 Nov 2026 10:02:00 GMT", None),
+        ] {
+            assert_eq!(Outcome::answered(503, Some(value), now()).retry_after(), wait, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn only_429_and_503_may_ask_us_to_stay_away() {
+        for (status, honoured) in [(429, true), (503, true), (500, false), (301, false), (200, false)] {
+            let outcome = Outcome::answered(status, Some("60"), now());
+            assert_eq!(outcome.retry_after().is_some(), honoured, "{status}");
+        }
+    }
+
+    #[test]
+    fn every_status_has_its_code_and_only_2xx_is_delivered() {
+        for (status, code) in [
+            (200, None),
+            (204, None),
+            (299, None),
+            (301, Some("redirect")),
+            (304, Some("redirect")),
+            (400, Some("http_4xx")),
+            (404, Some("http_4xx")),
+            (410, Some("gone")),
+            (429, Some("rate_limited")),
+            (500, Some("http_5xx")),
+            (503, Some("unavailable")),
+            (599, Some("http_5xx")),
+            (600, Some("invalid_answer")),
+            (999, Some("invalid_answer")),
+            (101, Some("invalid_answer")),
+        ] {
+            let outcome = Outcome::answered(status, None, now());
+            assert_eq!(outcome.error_code(), code, "{status}");
+            assert_eq!(outcome.is_delivered(), code.is_none(), "{status}");
+            assert_eq!(outcome.is_gone(), status == 410, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_causes_of_an_error_are_found_through_io_errors_that_hide_them() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("client")]
+        struct Client(#[source] io::Error);
+
+        let refused = Client(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert_eq!(Failure::from_causes(&refused), Some(Failure::Refused));
+
+        let wrapped = Client(io::Error::other(io::Error::other(GuardError::NoAddress { host: "h".into() })));
+        assert_eq!(Failure::from_causes(&wrapped), Some(Failure::Dns));
+
+        assert_eq!(Failure::from_causes(&Client(io::Error::other("bad certificate"))), None);
+    }
+}
