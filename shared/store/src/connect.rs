@@ -1,0 +1,120 @@
+//! How a process reaches Postgres: one pool for its work, and now and then a connection of its own.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    ConnectOptions as _, Connection, PgConnection, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use tracing::log::LevelFilter;
+
+use crate::{Clock, Conn, StoreError};
+
+/// How long a caller waits for a connection before it is told that Postgres is away.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that lay idle for longer is tried before it is used: Postgres may have restarted meanwhile. Under
+/// load none lies idle for so long, and the trial costs nothing.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// Where Postgres is and how it is spoken to.
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    pooled: PgConnectOptions,
+    direct: PgConnectOptions,
+    pool_size: u32,
+    pgbouncer: bool,
+}
+
+impl ConnectOptions {
+    /// `url` may lead through a transaction pooler (then say `pgbouncer`), `direct_url` must not.
+    pub fn new(
+        url: &str,
+        direct_url: Option<&str>,
+        pool_size: u32,
+        pgbouncer: bool,
+    ) -> Result<Self, sqlx::Error> {
+        let parse = |url: &str| -> Result<PgConnectOptions, sqlx::Error> {
+            Ok(PgConnectOptions::from_str(url)?
+                .application_name("foreman")
+                .log_statements(LevelFilter::Off)
+                .log_slow_statements(LevelFilter::Warn, Duration::from_secs(2)))
+        };
+        let pooled = parse(url)?;
+        let direct = direct_url.map_or_else(|| Ok(pooled.clone()), parse)?;
+        Ok(Self { pooled, direct, pool_size, pgbouncer })
+    }
+}
+
+/// A handle on one Postgres; clones share its pool.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+    direct: PgConnectOptions,
+    pgbouncer: bool,
+    clock: Clock,
+}
+
+impl Store {
+    /// A store whose connections are made when they are first needed: Postgres may come later than we do.
+    pub fn new(options: ConnectOptions) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(options.pool_size)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    if meta.idle_for > TRUSTED_IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(options.pooled);
+        Self { pool, direct: options.direct, pgbouncer: options.pgbouncer, clock: Clock::default() }
+    }
+
+    /// What this process has learned of Postgres' time.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A connection on which each statement commits by itself. Through a transaction pooler the whole unit is one
+    /// transaction, or the server could change between preparing a statement and running it.
+    pub(crate) async fn open(&self) -> Result<Conn, StoreError> {
+        if self.pgbouncer {
+            self.open_transaction().await
+        } else {
+            Ok(Conn::autocommit(self.pool.acquire().await?))
+        }
+    }
+
+    /// A connection with a transaction begun on it.
+    pub async fn open_transaction(&self) -> Result<Conn, StoreError> {
+        Ok(Conn::transaction(self.pool.begin().await?, !self.pgbouncer))
+    }
+
+    /// A connection outside the pool and past any pooler, for what belongs to a session: migrations, LISTEN.
+    pub(crate) async fn connect_directly(&self) -> Result<PgConnection, StoreError> {
+        Ok(self.direct.connect().await?)
+    }
+
+    /// A pool of one connection past any pooler, as a listener wants it.
+    pub(crate) fn direct_pool(&self) -> PgPool {
+        PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(self.direct.clone())
+    }
+
+    /// Whether Postgres answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let mut conn = self.open().await?;
+        sqlx::query_scalar!("SELECT 1 AS one").fetch_one(&mut conn).await?;
+        Ok(conn.done().await?)
+    }
+
+    /// Closes the pool once its connections are back.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}

@@ -1,0 +1,145 @@
+//! The ids of Foreman. Outside they are ULIDs in text, in Postgres `uuid`; a job's id cannot be taken for a client's.
+
+use std::{fmt, str::FromStr};
+
+use ulid::Ulid;
+use uuid::Uuid;
+
+/// The text is not a ULID in its canonical form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an id is 26 characters of Crockford base32 (a ULID)")]
+pub struct InvalidId;
+
+macro_rules! ulid_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+        #[sqlx(transparent)]
+        pub struct $name(pub(crate) Uuid);
+
+        impl $name {
+            /// A new id stamped with this machine's clock.
+            pub fn generate() -> Self {
+                Self::from_ulid(Ulid::generate())
+            }
+
+            /// The id with these 128 bits.
+            pub fn from_ulid(ulid: Ulid) -> Self {
+                Self(Uuid::from_bytes(ulid.to_bytes()))
+            }
+
+            /// The same 128 bits as Postgres keeps them.
+            pub fn uuid(self) -> Uuid {
+                self.0
+            }
+
+            /// Milliseconds since 1970 at which the id was made.
+            pub fn timestamp_ms(self) -> u64 {
+                Ulid::from_bytes(*self.0.as_bytes()).timestamp_ms()
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let ulid = Ulid::from_string(text).map_err(|_| InvalidId)?;
+                // Decoding forgives lower case and letters that look like digits; one id has one spelling here.
+                if ulid.to_string() == text { Ok(Self::from_ulid(ulid)) } else { Err(InvalidId) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                Ulid::from_bytes(*self.0.as_bytes()).fmt(f)
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+
+ulid_id!(
+    /// A job, from its acceptance to the end of its day's partition.
+    JobId
+);
+ulid_id!(
+    /// Who submitted it.
+    ClientId
+);
+ulid_id!(
+    /// One worker process, from its start to its end.
+    WorkerId
+);
+ulid_id!(
+    /// One webhook on its way to one receiver.
+    DeliveryId
+);
+
+/// One receiver: a client together with an origin. Derived, so that whoever names the pair names the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct LaneId(pub(crate) Uuid);
+
+impl LaneId {
+    /// The lane of this client's webhooks to this origin (`scheme://host:port`).
+    pub fn derive(client: ClientId, origin: &str) -> Self {
+        use sha2::{Digest, Sha256};
+        let digest =
+            Sha256::new().chain_update(client.0.as_bytes()).chain_update(origin.as_bytes()).finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The 128 bits as Postgres keeps them.
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl From<Uuid> for LaneId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+/// Numbers a claim. Whoever writes as a holder proves the number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct LeaseNo(pub i64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        let id = JobId::generate();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(id.to_string().to_lowercase().parse::<JobId>(), Err(InvalidId));
+        for text in
+            ["", "0", "01J", "8ZZZZZZZZZZZZZZZZZZZZZZZZZ", "../../etc/passwd", "01ARZ3NDEKTSV4RRFFQ69G5FA\0"]
+        {
+            assert_eq!(text.parse::<JobId>(), Err(InvalidId), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lane_is_a_client_and_an_origin() {
+        let (one, other) = (ClientId::generate(), ClientId::generate());
+        assert_eq!(LaneId::derive(one, "https://a"), LaneId::derive(one, "https://a"));
+        assert_ne!(LaneId::derive(one, "https://a"), LaneId::derive(one, "https://b"));
+        assert_ne!(LaneId::derive(one, "https://a"), LaneId::derive(other, "https://a"));
+    }
+}

@@ -1,0 +1,764 @@
+//! Every way a job moves: the named transitions, all here, each one statement that changes the job's room and writes
+//! its outbox row together. The `CHECK`s of the migrations say the same once more.
+//!
+//! ```text
+//!            accept                      claim            begin
+//! (client) ─────────▶ ready / scheduled ──────▶ lease: held ──▶ loading ──▶ working
+//!                       ▲      │ promote          │                 │          │
+//!                       │      ▼                  └──────── settle ─┴──────────┤
+//!                       └── hand back, retry, rescue ◀──────────────────────────┤
+//!                                                                              ▼
+//!            cancel, expire ───────────────────────────────────────────────▶ done
+//! ```
+//!
+//! A holder proves its lease number with every write. What it takes away is derived from the rows that the statement
+//! itself deleted, never from what the caller believed: stale members of a batch fall out one by one and are counted.
+
+use std::{collections::HashMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+
+use crate::{
+    Acceptance, Begin, Claimed, ClientId, Completion, Conn, Exit, Holder, JobId, JobState, LaneId, Lease,
+    LeaseNo, NewJob, Offer, Phase, Reason, Settled, Store, StoreError,
+};
+
+/// How often a job may lose its worker before it is taken for the cause: the fifth rescue fails it.
+pub const MAX_RESCUES: i16 = 5;
+
+/// How long an idempotency key holds its job.
+const IDEMPOTENCY_HOURS: i32 = 24;
+
+/// What a request to cancel found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelling {
+    /// It was waiting and is cancelled.
+    Cancelled,
+    /// A worker holds it and has been asked.
+    Asked,
+    /// It had ended before.
+    Ended,
+    /// No such job.
+    Missing,
+}
+
+/// What a rescue moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rescued {
+    /// Workers that were found dead.
+    pub workers: usize,
+    /// Leases that were taken from them.
+    pub leases: usize,
+}
+
+/// The widest gap between two rooms that a cancel can fall into is one commit; many rounds mean a defect.
+const CANCEL_ROUNDS: usize = 100;
+
+impl Store {
+    /// Accepts jobs in one statement: the requests, where they wait, their first events and their keys.
+    ///
+    /// Answers stand in the order of `jobs`. When the outcome is unknown ([`StoreError::outcome_is_unknown`]), ask
+    /// [`accepted`](Self::accepted).
+    pub async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>, StoreError> {
+        // The first of several with one key in a batch goes in; the others are judged against what it left behind.
+        let mut first_with_key: HashMap<(ClientId, &str), JobId> = HashMap::new();
+        let offered: Vec<&NewJob> = jobs
+            .iter()
+            .filter(|job| match &job.idempotency {
+                Some(key) => *first_with_key.entry((job.client, &key.key)).or_insert(job.id) == job.id,
+                None => true,
+            })
+            .collect();
+        let asked = std::time::SystemTime::now();
+        let mut conn = self.open().await?;
+        let won = insert_jobs(&mut conn, &offered).await?;
+        conn.done().await?;
+        if let Some(now) = won.now {
+            self.clock().learn(asked, now);
+        }
+        let losers: Vec<&NewJob> = jobs.iter().filter(|job| !won.ids.contains(&job.id)).collect();
+        let mut winners = self.key_holders(&losers).await?;
+        Ok(jobs
+            .iter()
+            .map(|job| match &job.idempotency {
+                _ if won.ids.contains(&job.id) => Acceptance::Accepted(job.id),
+                Some(key) => match winners.remove(&job.id) {
+                    Some((winner, digest)) if digest == key.body_digest => Acceptance::Replayed(winner),
+                    Some(_) => Acceptance::KeyReused,
+                    None => Acceptance::KeyFreed,
+                },
+                None => Acceptance::KeyFreed,
+            })
+            .collect())
+    }
+
+    /// For each job that lost its key: who holds it, and the digest of the bytes it came with.
+    async fn key_holders(&self, losers: &[&NewJob]) -> Result<HashMap<JobId, (JobId, Vec<u8>)>, StoreError> {
+        if losers.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let ids: Vec<_> = losers.iter().map(|job| job.id.uuid()).collect();
+        let clients: Vec<_> = losers.iter().map(|job| job.client.uuid()).collect();
+        let keys: Vec<_> =
+            losers.iter().map(|job| job.idempotency.as_ref().map(|key| key.key.as_str())).collect();
+        let mut conn = self.open().await?;
+        let rows = sqlx::query!(
+            r#"-- key_holders
+            SELECT loser.job_id AS "loser!", k.job_id AS winner, k.body_digest
+            FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS loser (job_id, client_id, key)
+            JOIN idempotency_key k ON k.client_id = loser.client_id AND k.key = loser.key"#,
+            &ids,
+            &clients,
+            &keys as &[Option<&str>],
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(rows.into_iter().map(|row| (row.loser.into(), (row.winner.into(), row.body_digest))).collect())
+    }
+
+    /// Which of these ids were accepted, for when the answer to [`accept`](Self::accept) was lost.
+    pub async fn accepted(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
+        let mut conn = self.open().await?;
+        let found = sqlx::query_scalar!(r#"SELECT id AS "id: JobId" FROM job WHERE id = ANY($1)"#, &ids)
+            .fetch_all(&mut conn)
+            .await?;
+        conn.done().await?;
+        Ok(found)
+    }
+
+    /// Takes ready jobs of one load key: the offers in order, within each the oldest first, at most `limit` in all.
+    ///
+    /// The claim proves in the same statement that the worker lives and holds the host. An empty answer may also mean
+    /// that it does not.
+    pub async fn claim(
+        &self,
+        holder: &Holder,
+        load_key: &str,
+        offers: &[Offer],
+        limit: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let clients: Vec<_> = offers.iter().map(|offer| offer.client.uuid()).collect();
+        let priorities: Vec<_> = offers.iter().map(|offer| offer.priority).collect();
+        let bounds: Vec<_> = offers.iter().map(|offer| offer.lower_bound.uuid()).collect();
+        let quotas: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
+        let mut conn = self.open().await?;
+        // Key shares on the two rows keep a rescue and a change of holder apart from this claim: whoever takes either
+        // over locks it FOR UPDATE first.
+        let rows = sqlx::query!(
+            r#"-- claim_jobs
+            WITH holder AS MATERIALIZED (
+                SELECT w.id FROM worker w JOIN host h ON h.holder = w.id
+                WHERE w.id = $1 AND h.id = $2 AND h.fence = $3 AND clock_timestamp() < w.renewed_at + w.ttl
+                FOR KEY SHARE
+            ), picked AS MATERIALIZED (
+                SELECT r.client_id, r.job_id, offer.turn
+                FROM holder
+                CROSS JOIN unnest($4::uuid[], $5::smallint[], $6::uuid[], $7::integer[])
+                    WITH ORDINALITY AS offer (client_id, priority, lower_bound, at_most, turn)
+                CROSS JOIN LATERAL (
+                    SELECT q.client_id, q.job_id FROM job_ready q
+                    WHERE q.load_key = $8 AND q.client_id = offer.client_id AND q.priority = offer.priority
+                      AND q.job_id >= offer.lower_bound AND q.expires_at > clock_timestamp()
+                    ORDER BY q.job_id LIMIT offer.at_most FOR UPDATE SKIP LOCKED
+                ) AS r
+                ORDER BY offer.turn, r.job_id LIMIT $9
+            ), taken AS (
+                DELETE FROM job_ready r USING picked p
+                WHERE r.client_id = p.client_id AND r.job_id = p.job_id
+                RETURNING r.*, p.turn
+            ), leased AS (
+                INSERT INTO job_lease (job_id, client_id, lease_no, worker_id, load_key, priority, attempt, failures,
+                                       rescues, seq, bytes, eligible_at, expires_at)
+                SELECT job_id, client_id, nextval('lease_no'), $1, load_key, priority, attempt + 1, failures,
+                       rescues, seq, bytes, eligible_at, expires_at
+                FROM taken
+                RETURNING job_id, lease_no, attempt, failures
+            )
+            SELECT l.job_id AS "job_id: JobId", l.lease_no AS "lease_no: LeaseNo", l.attempt, l.failures,
+                   t.client_id AS "client_id!: ClientId", t.priority AS "priority!", t.eligible_at AS "eligible_at!",
+                   j.load_key, j.model_label, j.path, j.body, j.max_attempts, j.traceparent
+            FROM leased l JOIN taken t ON t.job_id = l.job_id JOIN job j ON j.id = l.job_id
+            ORDER BY t.turn, l.job_id"#,
+            holder.worker.uuid(),
+            holder.host,
+            holder.fence,
+            &clients,
+            &priorities,
+            &bounds,
+            &quotas,
+            load_key,
+            i64::try_from(limit).unwrap_or(i64::MAX),
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Claimed {
+                lease: Lease { job_id: row.job_id, no: row.lease_no },
+                client: row.client_id,
+                attempt: row.attempt,
+                failures: row.failures,
+                max_attempts: row.max_attempts,
+                priority: row.priority,
+                load_key: row.load_key,
+                model_label: row.model_label,
+                path: row.path,
+                body: row.body,
+                traceparent: row.traceparent,
+                eligible_at: row.eligible_at,
+            })
+            .collect())
+    }
+
+    /// Records that holders begin: `Loading` before a preload, `Working` after it, and for a resident model
+    /// `Working` at once, which writes both events. The answer decides whether the request may be sent.
+    pub async fn begin(&self, beginnings: &[(&Lease, Phase)]) -> Result<Vec<Begin>, StoreError> {
+        let ids: Vec<_> = beginnings.iter().map(|(lease, _)| lease.job_id.uuid()).collect();
+        let numbers: Vec<_> = beginnings.iter().map(|(lease, _)| lease.no.0).collect();
+        let phases: Vec<_> = beginnings.iter().map(|(_, phase)| phase.as_str()).collect();
+        let mut conn = self.open().await?;
+        let rows = sqlx::query!(
+            r#"-- begin_jobs
+            WITH input AS (
+                SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS t (job_id, lease_no, phase)
+            ), held AS MATERIALIZED (
+                SELECT l.job_id, l.lease_no, l.phase, l.seq, l.attempt, l.cancel, i.phase AS target,
+                       l.phase = 'held' AND l.expires_at <= clock_timestamp() AS expired
+                FROM job_lease l JOIN input i ON i.job_id = l.job_id AND i.lease_no = l.lease_no
+                ORDER BY l.job_id FOR UPDATE OF l
+            ), moving AS (
+                SELECT held.*, (held.phase = 'held')::integer AS loads, (held.target = 'working')::integer AS works
+                FROM held
+                WHERE NOT cancel AND NOT expired
+                  AND (held.phase, held.target) IN (('held', 'loading'), ('held', 'working'), ('loading', 'working'))
+            ), moved AS (
+                UPDATE job_lease l
+                SET phase = m.target, seq = l.seq + m.loads + m.works,
+                    loading_at = coalesce(l.loading_at, clock_timestamp()),
+                    working_at = CASE WHEN m.works = 1 THEN clock_timestamp() END
+                FROM moving m WHERE l.job_id = m.job_id AND l.lease_no = m.lease_no
+                RETURNING l.job_id, l.seq, l.attempt, l.loading_at, l.working_at, m.loads, m.works
+            ), noted AS (
+                INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+                SELECT m.job_id, m.seq - m.works, m.attempt, 'loading', 'queued', m.loading_at
+                FROM moved m WHERE m.loads = 1
+                UNION ALL
+                SELECT m.job_id, m.seq, m.attempt, 'working', 'loading', m.working_at
+                FROM moved m WHERE m.works = 1
+                ORDER BY 1, 2
+            )
+            SELECT job_id AS "job_id: JobId", cancel, expired AS "expired!" FROM held"#,
+            &ids,
+            &numbers,
+            &phases as &[&str],
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        let found: HashMap<JobId, Begin> = rows
+            .into_iter()
+            .map(|row| {
+                let begin = match (row.cancel, row.expired) {
+                    (true, _) => Begin::Cancelled,
+                    (false, true) => Begin::Expired,
+                    (false, false) => Begin::Go,
+                };
+                (row.job_id, begin)
+            })
+            .collect();
+        Ok(beginnings
+            .iter()
+            .map(|(lease, _)| found.get(&lease.job_id).copied().unwrap_or(Begin::Stale))
+            .collect())
+    }
+
+    /// Lets go of leases, each its own way, in one statement. Answers stand in the order given. After an unknown
+    /// outcome call it again with the same exits: what was written under the same number is found and not repeated.
+    pub async fn settle(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
+        let mut conn = self.open().await?;
+        let left = leave_leases(&mut conn, exits).await?;
+        conn.done().await?;
+        let missing: Vec<&Lease> =
+            exits.iter().map(|(lease, _)| lease).filter(|lease| !left.contains_key(&lease.job_id)).collect();
+        let already = if missing.is_empty() { Vec::new() } else { self.settled_already(&missing).await? };
+        Ok(exits
+            .iter()
+            .map(|(lease, _)| match left.get(&lease.job_id) {
+                Some(state) => Settled::Into(*state),
+                None if already.contains(&lease.job_id) => Settled::Already,
+                None => Settled::Stale,
+            })
+            .collect())
+    }
+
+    /// Which of these leases stand in `job_done` under their own number.
+    async fn settled_already(&self, leases: &[&Lease]) -> Result<Vec<JobId>, StoreError> {
+        let ids: Vec<_> = leases.iter().map(|lease| lease.job_id.uuid()).collect();
+        let numbers: Vec<_> = leases.iter().map(|lease| lease.no.0).collect();
+        let mut conn = self.open().await?;
+        let found = sqlx::query_scalar!(
+            r#"-- settled_already
+            SELECT d.job_id AS "job_id: JobId"
+            FROM unnest($1::uuid[], $2::bigint[]) AS l (job_id, lease_no)
+            JOIN job_done d ON d.job_id = l.job_id AND d.lease_no = l.lease_no"#,
+            &ids,
+            &numbers,
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(found)
+    }
+
+    /// Cancels a job wherever it stands. Separate statements, over and over until one hits: a statement's snapshot
+    /// cannot see the room that the job is moving to.
+    pub async fn cancel(&self, client: ClientId, job: JobId) -> Result<Cancelling, StoreError> {
+        for _ in 0..CANCEL_ROUNDS {
+            if self.cancel_ready(client, job).await? || self.cancel_scheduled(client, job).await? {
+                return Ok(Cancelling::Cancelled);
+            }
+            if self.cancel_leased(client, job).await? {
+                return Ok(Cancelling::Asked);
+            }
+            match self.has_ended(client, job).await? {
+                Some(true) => return Ok(Cancelling::Ended),
+                Some(false) => {}
+                None => return Ok(Cancelling::Missing),
+            }
+        }
+        Err(StoreError::Contended(sqlx::Error::RowNotFound))
+    }
+
+    async fn cancel_ready(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
+        let mut conn = self.open().await?;
+        let hit = sqlx::query!(
+            r#"-- cancel_ready
+            WITH gone AS (
+                DELETE FROM job_ready WHERE client_id = $1 AND job_id = $2
+                RETURNING job_id, client_id, seq + 1 AS seq, attempt, failures, rescues, eligible_at,
+                          clock_timestamp() AS at
+            ), ended AS (
+                INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
+                SELECT job_id, client_id, 'cancelled', seq, attempt, failures, rescues, eligible_at, at FROM gone
+            )
+            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+            SELECT job_id, seq, attempt, 'cancelled', 'queued', at FROM gone"#,
+            client.uuid(),
+            job.uuid(),
+        )
+        .execute(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(hit.rows_affected() > 0)
+    }
+
+    async fn cancel_scheduled(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
+        let mut conn = self.open().await?;
+        let hit = sqlx::query!(
+            r#"-- cancel_scheduled
+            WITH gone AS (
+                DELETE FROM job_scheduled WHERE client_id = $1 AND job_id = $2
+                RETURNING job_id, client_id, seq + 1 AS seq, attempt, failures, rescues, eligible_at,
+                          clock_timestamp() AS at
+            ), ended AS (
+                INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
+                SELECT job_id, client_id, 'cancelled', seq, attempt, failures, rescues, eligible_at, at FROM gone
+            )
+            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+            SELECT job_id, seq, attempt, 'cancelled', 'queued', at FROM gone"#,
+            client.uuid(),
+            job.uuid(),
+        )
+        .execute(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(hit.rows_affected() > 0)
+    }
+
+    async fn cancel_leased(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
+        let mut conn = self.open().await?;
+        let hit = sqlx::query!(
+            "-- cancel_leased
+            UPDATE job_lease SET cancel = true WHERE job_id = $1 AND client_id = $2",
+            job.uuid(),
+            client.uuid(),
+        )
+        .execute(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(hit.rows_affected() > 0)
+    }
+
+    /// Whether the job has ended, or `None` if this client has no such job.
+    async fn has_ended(&self, client: ClientId, job: JobId) -> Result<Option<bool>, StoreError> {
+        let mut conn = self.open().await?;
+        let ended = sqlx::query_scalar!(
+            r#"-- has_ended
+            SELECT EXISTS (SELECT FROM job_done d WHERE d.job_id = j.id) AS "ended!"
+            FROM job j WHERE j.id = $1 AND j.client_id = $2"#,
+            job.uuid(),
+            client.uuid(),
+        )
+        .fetch_optional(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(ended)
+    }
+
+    /// Ends waiting jobs whose time has passed, at most `limit` of each room. Returns how many.
+    pub async fn expire(&self, limit: i64) -> Result<u64, StoreError> {
+        Ok(self.expire_ready(limit).await? + self.expire_scheduled(limit).await?)
+    }
+
+    async fn expire_ready(&self, limit: i64) -> Result<u64, StoreError> {
+        let mut conn = self.open().await?;
+        let hit = sqlx::query!(
+            r#"-- expire_ready
+            WITH late AS MATERIALIZED (
+                SELECT client_id, job_id FROM job_ready WHERE expires_at <= now()
+                ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+            ), gone AS (
+                DELETE FROM job_ready r USING late WHERE r.client_id = late.client_id AND r.job_id = late.job_id
+                RETURNING r.job_id, r.client_id, r.seq + 1 AS seq, r.attempt, r.failures, r.rescues, r.eligible_at,
+                          clock_timestamp() AS at
+            ), ended AS (
+                INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
+                SELECT job_id, client_id, 'expired', seq, attempt, failures, rescues, eligible_at, at FROM gone
+            )
+            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+            SELECT job_id, seq, attempt, 'expired', 'queued', at FROM gone"#,
+            limit,
+        )
+        .execute(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(hit.rows_affected())
+    }
+
+    async fn expire_scheduled(&self, limit: i64) -> Result<u64, StoreError> {
+        let mut conn = self.open().await?;
+        let hit = sqlx::query!(
+            r#"-- expire_scheduled
+            WITH late AS MATERIALIZED (
+                SELECT client_id, job_id FROM job_scheduled WHERE expires_at <= now()
+                ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+            ), gone AS (
+                DELETE FROM job_scheduled s USING late WHERE s.client_id = late.client_id AND s.job_id = late.job_id
+                RETURNING s.job_id, s.client_id, s.seq + 1 AS seq, s.attempt, s.failures, s.rescues, s.eligible_at,
+                          clock_timestamp() AS at
+            ), ended AS (
+                INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
+                SELECT job_id, client_id, 'expired', seq, attempt, failures, rescues, eligible_at, at FROM gone
+            )
+            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+            SELECT job_id, seq, attempt, 'expired', 'queued', at FROM gone"#,
+            limit,
+        )
+        .execute(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(hit.rows_affected())
+    }
+
+    /// Moves scheduled jobs whose time has come to the ready ones, at most `limit`. Not a transition: both are
+    /// `queued`. Returns how many, and when the next is due.
+    pub async fn promote(&self, limit: i64) -> Result<(u64, Option<DateTime<Utc>>), StoreError> {
+        let mut conn = self.open().await?;
+        let hit = sqlx::query!(
+            r#"-- promote_jobs
+            WITH due AS MATERIALIZED (
+                SELECT client_id, job_id FROM job_scheduled WHERE due_at <= now()
+                ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+            ), gone AS (
+                DELETE FROM job_scheduled s USING due WHERE s.client_id = due.client_id AND s.job_id = due.job_id
+                RETURNING s.*
+            )
+            INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                                   eligible_at, expires_at)
+            SELECT client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes, eligible_at, expires_at
+            FROM gone"#,
+            limit,
+        )
+        .execute(&mut conn)
+        .await?;
+        let next = sqlx::query_scalar!("SELECT min(due_at) FROM job_scheduled").fetch_one(&mut conn).await?;
+        conn.done().await?;
+        Ok((hit.rows_affected(), next))
+    }
+
+    /// Takes the leases of dead workers, and any lease without a worker, back to the queue. One transaction: the dead
+    /// are locked first, so that none of them can claim in between.
+    pub async fn rescue(&self) -> Result<Rescued, StoreError> {
+        let mut conn = self.open_transaction().await?;
+        let dead = sqlx::query_scalar!(
+            "-- lock_dead_workers
+            SELECT id FROM worker WHERE renewed_at + ttl < clock_timestamp() ORDER BY id FOR UPDATE SKIP LOCKED"
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        let leases = sqlx::query!(
+            r#"-- rescue_leases
+            WITH orphaned AS MATERIALIZED (
+                SELECT l.job_id FROM job_lease l
+                WHERE l.worker_id = ANY($1) OR NOT EXISTS (SELECT FROM worker w WHERE w.id = l.worker_id)
+                ORDER BY l.job_id FOR UPDATE SKIP LOCKED
+            ), gone AS (
+                DELETE FROM job_lease l USING orphaned o WHERE l.job_id = o.job_id
+                RETURNING l.*, (l.phase <> 'held')::integer AS had_begun, clock_timestamp() AS at,
+                          CASE l.phase WHEN 'held' THEN 'queued' ELSE l.phase END AS left_state
+            ), fate AS (
+                SELECT gone.*, CASE WHEN cancel THEN 'cancelled'
+                                    WHEN rescues + had_begun >= $2 THEN 'failed'
+                                    ELSE 'queued' END AS state
+                FROM gone
+            ), requeued AS (
+                INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                                       eligible_at, expires_at)
+                SELECT client_id, job_id, load_key, priority, attempt, failures, rescues + had_begun, seq + had_begun,
+                       bytes, eligible_at, expires_at
+                FROM fate WHERE state = 'queued'
+            ), ended AS (
+                INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error,
+                                      error_code, eligible_at, loading_at, working_at, completed_at)
+                SELECT job_id, client_id, state, NULL, seq + 1, attempt, failures, rescues + had_begun,
+                       CASE state WHEN 'failed' THEN $3 END, CASE state WHEN 'failed' THEN 'worker_lost' END,
+                       eligible_at, loading_at, working_at, at
+                FROM fate WHERE state <> 'queued'
+            ), noted AS (
+                INSERT INTO outbox (job_id, seq, attempt, state, previous_state, error, at)
+                SELECT job_id, seq + 1, attempt, state, left_state,
+                       CASE state WHEN 'failed' THEN $3 WHEN 'queued' THEN 'the worker that ran it is gone' END, at
+                FROM fate WHERE state <> 'queued' OR had_begun = 1
+                ORDER BY job_id
+            )
+            SELECT job_id FROM gone"#,
+            &dead,
+            i32::from(MAX_RESCUES),
+            format!("its worker was lost {MAX_RESCUES} times while it ran; look at what the job does to the GPU box"),
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        sqlx::query!(
+            "-- bury_workers
+            DELETE FROM worker WHERE id = ANY($1)",
+            &dead
+        )
+        .execute(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(Rescued { workers: dead.len(), leases: leases.len() })
+    }
+}
+
+/// What [`insert_jobs`] put in, and the time that Postgres said.
+struct Inserted {
+    ids: std::collections::HashSet<JobId>,
+    now: Option<DateTime<Utc>>,
+}
+
+async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob]) -> Result<Inserted, StoreError> {
+    let column = |of: fn(&NewJob) -> uuid::Uuid| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
+    let texts = |of: fn(&NewJob) -> &str| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
+    let maybe_texts = |of: fn(&NewJob) -> Option<&str>| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
+    let events: Vec<Option<String>> = jobs
+        .iter()
+        .map(|job| {
+            let events = job.receiver.as_ref()?.events.as_ref()?;
+            Some(events.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(","))
+        })
+        .collect();
+    let lanes: Vec<Option<uuid::Uuid>> = jobs
+        .iter()
+        .map(|job| job.receiver.as_ref().map(|receiver| LaneId::derive(job.client, &receiver.origin).uuid()))
+        .collect();
+    let digests: Vec<Option<&[u8]>> =
+        jobs.iter().map(|job| job.idempotency.as_ref().map(|key| key.body_digest.as_slice())).collect();
+    let rows = sqlx::query!(
+        r#"-- accept_jobs
+        WITH input AS (
+            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+                                 $8::smallint[], $9::smallint[], $10::text[], $11::text[], $12::uuid[], $13::text[],
+                                 $14::text[], $15::timestamptz[], $16::timestamptz[], $17::uuid[], $18::text[],
+                                 $19::text[], $20::bytea[])
+            AS t (job_id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
+                  webhook_url, webhook_lane, webhook_origin, webhook_events, run_at, expires_at, retry_of, traceparent,
+                  key, body_digest)
+        ), keyed AS (
+            INSERT INTO idempotency_key AS k (client_id, key, job_id, body_digest, expires_at)
+            SELECT client_id, key, job_id, body_digest, now() + make_interval(hours => $21)
+            FROM input WHERE key IS NOT NULL ORDER BY client_id, key
+            ON CONFLICT (client_id, key) DO UPDATE
+                SET job_id = excluded.job_id, body_digest = excluded.body_digest, expires_at = excluded.expires_at
+                WHERE k.expires_at <= now()
+            RETURNING job_id
+        ), won AS MATERIALIZED (
+            SELECT * FROM input WHERE key IS NULL OR job_id IN (SELECT job_id FROM keyed)
+        ), requests AS (
+            INSERT INTO job (id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
+                             webhook_url, webhook_lane, webhook_origin, webhook_events, run_at, expires_at, retry_of,
+                             traceparent)
+            SELECT job_id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
+                   webhook_url, webhook_lane, webhook_origin, string_to_array(webhook_events, ','), run_at, expires_at,
+                   retry_of, traceparent
+            FROM won
+        ), ready AS (
+            INSERT INTO job_ready (client_id, job_id, load_key, priority, seq, bytes, eligible_at, expires_at)
+            SELECT client_id, job_id, load_key, priority, 1, octet_length(body), now(), expires_at
+            FROM won WHERE run_at IS NULL OR run_at <= now()
+        ), scheduled AS (
+            INSERT INTO job_scheduled (client_id, job_id, load_key, priority, seq, bytes, due_at, eligible_at, expires_at)
+            SELECT client_id, job_id, load_key, priority, 1, octet_length(body), run_at, run_at, expires_at
+            FROM won WHERE run_at > now()
+        ), noted AS (
+            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+            SELECT job_id, 1, 0, 'queued', '', now() FROM won ORDER BY job_id
+        )
+        SELECT job_id AS "job_id!: JobId", clock_timestamp() AS "now!" FROM won"#,
+        &column(|job| job.id.uuid()),
+        &column(|job| job.client.uuid()),
+        &texts(|job| &job.model) as &[&str],
+        &texts(|job| &job.model_label) as &[&str],
+        &texts(|job| &job.load_key) as &[&str],
+        &texts(|job| &job.path) as &[&str],
+        &texts(|job| &job.body) as &[&str],
+        &jobs.iter().map(|job| job.priority).collect::<Vec<_>>(),
+        &jobs.iter().map(|job| job.max_attempts).collect::<Vec<_>>(),
+        &maybe_texts(|job| job.metadata.as_deref()) as &[Option<&str>],
+        &maybe_texts(|job| Some(job.receiver.as_ref()?.url.as_str())) as &[Option<&str>],
+        &lanes as &[Option<uuid::Uuid>],
+        &maybe_texts(|job| Some(job.receiver.as_ref()?.origin.as_str())) as &[Option<&str>],
+        &events as &[Option<String>],
+        &jobs.iter().map(|job| job.run_at).collect::<Vec<_>>() as &[Option<DateTime<Utc>>],
+        &jobs.iter().map(|job| job.expires_at).collect::<Vec<_>>(),
+        &jobs.iter().map(|job| job.retry_of.map(JobId::uuid)).collect::<Vec<_>>() as &[Option<uuid::Uuid>],
+        &maybe_texts(|job| job.traceparent.as_deref()) as &[Option<&str>],
+        &maybe_texts(|job| Some(job.idempotency.as_ref()?.key.as_str())) as &[Option<&str>],
+        &digests as &[Option<&[u8]>],
+        IDEMPOTENCY_HOURS,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(Inserted {
+        now: rows.first().map(|row| row.now),
+        ids: rows.into_iter().map(|row| row.job_id).collect(),
+    })
+}
+
+/// An exit in the form in which it goes to Postgres.
+struct ExitRow<'a> {
+    /// The state it leads to if nobody asked for a cancel.
+    to: &'static str,
+    /// `retry` waits, `hand_back` does not.
+    wait: Option<Duration>,
+    counts: i16,
+    reason: Option<&'a Reason>,
+    completion: Option<&'a Completion>,
+}
+
+impl<'a> From<&'a Exit> for ExitRow<'a> {
+    fn from(exit: &'a Exit) -> Self {
+        let row = Self { to: "queued", wait: None, counts: 0, reason: None, completion: None };
+        match exit {
+            Exit::Done(completion) => Self { to: "done", completion: Some(completion), ..row },
+            Exit::Failed(reason) => Self { to: "failed", counts: 1, reason: Some(reason), ..row },
+            Exit::Retry { reason, wait } => {
+                Self { wait: Some(*wait), counts: 1, reason: Some(reason), ..row }
+            }
+            Exit::HandBack { reason } => Self { reason: Some(reason), ..row },
+            Exit::Cancelled => Self { to: "cancelled", ..row },
+            Exit::Expired => Self { to: "expired", ..row },
+        }
+    }
+}
+
+/// Deletes the leases that are still their holders' and writes what follows from the deleted rows. Returns for each of
+/// them the state it came to.
+async fn leave_leases(
+    conn: &mut Conn,
+    exits: &[(Lease, Exit)],
+) -> Result<HashMap<JobId, JobState>, StoreError> {
+    use sha2::{Digest, Sha256};
+    let ids: Vec<_> = exits.iter().map(|(lease, _)| lease.job_id.uuid()).collect();
+    let numbers: Vec<_> = exits.iter().map(|(lease, _)| lease.no.0).collect();
+    let rows: Vec<ExitRow<'_>> = exits.iter().map(|(_, exit)| exit.into()).collect();
+    let to: Vec<_> = rows.iter().map(|row| row.to).collect();
+    let waits: Vec<_> = rows.iter().map(|row| row.wait.map(|wait| wait.as_secs_f64())).collect();
+    let counts: Vec<_> = rows.iter().map(|row| row.counts).collect();
+    let errors: Vec<_> = rows.iter().map(|row| row.reason.map(|reason| reason.error.as_str())).collect();
+    let codes: Vec<_> = rows.iter().map(|row| row.reason.map(|reason| reason.code.as_str())).collect();
+    let data: Vec<_> = rows.iter().map(|row| row.completion.map(|done| done.completion.as_slice())).collect();
+    let digests: Vec<_> = data.iter().map(|data| data.map(|data| Sha256::digest(data).to_vec())).collect();
+    let prompt: Vec<_> = rows.iter().map(|row| row.completion.and_then(|done| done.prompt_tokens)).collect();
+    let completion: Vec<_> =
+        rows.iter().map(|row| row.completion.and_then(|done| done.completion_tokens)).collect();
+    let rows = sqlx::query!(
+        r#"-- leave_leases
+        WITH input AS (
+            SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::float8[], $5::smallint[], $6::text[],
+                                 $7::text[], $8::bytea[], $9::bytea[], $10::bigint[], $11::bigint[])
+            AS t (job_id, lease_no, wanted, wait, counts, error, error_code, data, sha256, prompt_tokens,
+                  completion_tokens)
+        ), locked AS MATERIALIZED (
+            SELECT l.job_id, l.lease_no FROM job_lease l JOIN input i ON i.job_id = l.job_id AND i.lease_no = l.lease_no
+            ORDER BY l.job_id FOR UPDATE OF l
+        ), gone AS (
+            DELETE FROM job_lease l USING locked k WHERE l.job_id = k.job_id AND l.lease_no = k.lease_no
+            RETURNING l.*
+        ), fate AS MATERIALIZED (
+            SELECT g.job_id, g.client_id, g.lease_no, g.load_key, g.priority, g.attempt, g.rescues, g.seq, g.bytes,
+                   g.eligible_at, g.expires_at, g.loading_at, g.working_at, clock_timestamp() AS at,
+                   CASE WHEN i.wanted = 'done' THEN 'done' WHEN g.cancel THEN 'cancelled' ELSE i.wanted END AS state,
+                   CASE g.phase WHEN 'held' THEN 'queued' ELSE g.phase END AS left_state,
+                   -- A held job that goes back was queued to the world all along.
+                   (g.phase <> 'held' OR g.cancel OR i.wanted <> 'queued')::integer AS noted,
+                   CASE WHEN g.cancel AND i.wanted <> 'done' THEN 0 ELSE i.counts END + g.failures AS failures,
+                   CASE WHEN g.cancel AND i.wanted <> 'done' THEN NULL ELSE i.error END AS error,
+                   CASE WHEN g.cancel AND i.wanted <> 'done' THEN NULL ELSE i.error_code END AS error_code,
+                   i.wait, i.data, i.sha256, i.prompt_tokens, i.completion_tokens
+            FROM gone g JOIN input i ON i.job_id = g.job_id
+        ), ended AS (
+            INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error, error_code,
+                                  prompt_tokens, completion_tokens, eligible_at, loading_at, working_at, completed_at)
+            SELECT job_id, client_id, state, lease_no, seq + 1, attempt, failures, rescues, error, error_code,
+                   prompt_tokens, completion_tokens, eligible_at, loading_at, working_at, at
+            FROM fate WHERE state <> 'queued'
+        ), kept AS (
+            INSERT INTO artifact (job_id, name, attempt, content_type, size, sha256, data)
+            SELECT job_id, 'completion', attempt, 'application/json', octet_length(data), sha256, data
+            FROM fate WHERE state = 'done'
+        ), waiting AS (
+            INSERT INTO job_scheduled (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                                       due_at, eligible_at, expires_at)
+            SELECT client_id, job_id, load_key, priority, attempt, failures, rescues, seq + noted, bytes,
+                   at + make_interval(secs => wait), eligible_at, expires_at
+            FROM fate WHERE state = 'queued' AND wait IS NOT NULL
+        ), requeued AS (
+            INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                                   eligible_at, expires_at)
+            SELECT client_id, job_id, load_key, priority, attempt, failures, rescues, seq + noted, bytes, eligible_at,
+                   expires_at
+            FROM fate WHERE state = 'queued' AND wait IS NULL
+        ), noted AS (
+            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, error, at)
+            SELECT job_id, seq + 1, attempt, state, left_state, error, at FROM fate WHERE noted = 1 ORDER BY job_id
+        )
+        SELECT job_id AS "job_id: JobId", state AS "state!: JobState" FROM fate"#,
+        &ids,
+        &numbers,
+        &to as &[&str],
+        &waits as &[Option<f64>],
+        &counts,
+        &errors as &[Option<&str>],
+        &codes as &[Option<&str>],
+        &data as &[Option<&[u8]>],
+        &digests as &[Option<Vec<u8>>],
+        &prompt as &[Option<i64>],
+        &completion as &[Option<i64>],
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.job_id, row.state)).collect())
+}

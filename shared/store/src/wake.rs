@@ -1,0 +1,188 @@
+//! Wake-ups between processes. `NOTIFY` only hastens what a poll would find anyway: it is sent after the commit it
+//! speaks of, from a connection of its own, and many become one.
+//!
+//! Whoever waits subscribes first, then queries, then waits: a change between the last two is not lost.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use sqlx::postgres::PgListener;
+use tokio::sync::{Notify, watch};
+
+use crate::{Store, StoreError};
+
+const CHANNEL: &str = "foreman";
+
+/// Between two notifications of one process: Postgres hands them out one at a time, under a lock of its own.
+const SPACING: Duration = Duration::from_millis(2);
+
+/// What a wake-up says may have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Topic {
+    /// There may be a job to claim.
+    Ready,
+    /// A lease was marked for cancelling.
+    Cancel,
+    /// There may be an outbox row to relay.
+    Outbox,
+    /// There may be a delivery to send.
+    Delivery,
+    /// Jobs have changed their state.
+    Job,
+    /// Somebody misses a model: publish anew.
+    Inventory,
+    /// A host has published.
+    Published,
+}
+
+impl Topic {
+    const ALL: [Self; 7] = [
+        Self::Ready,
+        Self::Cancel,
+        Self::Outbox,
+        Self::Delivery,
+        Self::Job,
+        Self::Inventory,
+        Self::Published,
+    ];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Cancel => "cancel",
+            Self::Outbox => "outbox",
+            Self::Delivery => "delivery",
+            Self::Job => "job",
+            Self::Inventory => "inventory",
+            Self::Published => "published",
+        }
+    }
+}
+
+/// The wake-ups of one process: it tells the others, and hears them.
+#[derive(Debug, Clone)]
+pub struct Wakeups(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    topics: [watch::Sender<()>; Topic::ALL.len()],
+    /// One bit a topic that is still to be told.
+    pending: AtomicU32,
+    to_tell: Notify,
+}
+
+impl Default for Wakeups {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            topics: std::array::from_fn(|_| watch::Sender::new(())),
+            pending: AtomicU32::new(0),
+            to_tell: Notify::new(),
+        }))
+    }
+}
+
+/// One waiter's view of a topic.
+#[derive(Debug, Clone)]
+pub struct Wakeup(watch::Receiver<()>);
+
+impl Wakeup {
+    /// Returns once the topic was woken after the last return, or after the subscription.
+    pub async fn changed(&mut self) {
+        // The sender lives as long as the process' `Wakeups`; without it no wake-up can come, and the poll of the
+        // caller goes on.
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Wakeups {
+    /// Hears of `topic` from now on.
+    pub fn subscribe(&self, topic: Topic) -> Wakeup {
+        Wakeup(self.0.topics[topic as usize].subscribe())
+    }
+
+    /// Wakes the waiters of this process at once and those of the others soon. To be called after the commit.
+    pub fn tell(&self, topic: Topic) {
+        self.wake(topic);
+        self.0.pending.fetch_or(1 << topic as usize, Ordering::AcqRel);
+        self.0.to_tell.notify_one();
+    }
+
+    fn wake(&self, topic: Topic) {
+        self.0.topics[topic as usize].send_replace(());
+    }
+
+    /// Carries wake-ups between this process and the others until Postgres goes away. The caller logs that and calls
+    /// again; meanwhile everybody polls.
+    pub async fn run(&self, store: &Store) -> Result<Infallible, StoreError> {
+        tokio::select! {
+            result = self.hear(store) => result,
+            result = self.send(store) => result,
+        }
+    }
+
+    async fn hear(&self, store: &Store) -> Result<Infallible, StoreError> {
+        let mut listener = PgListener::connect_with(&store.direct_pool()).await?;
+        listener.listen(CHANNEL).await?;
+        // Whatever was told while nobody listened is unknown: everybody looks once.
+        Topic::ALL.into_iter().for_each(|topic| self.wake(topic));
+        loop {
+            let notification = match listener.try_recv().await? {
+                Some(notification) => notification,
+                None => return Err(StoreError::Away(sqlx::Error::PoolClosed)),
+            };
+            // A topic that this version does not know is another's business.
+            if let Some(topic) = Topic::ALL.into_iter().find(|topic| topic.name() == notification.payload()) {
+                self.wake(topic);
+            }
+        }
+    }
+
+    async fn send(&self, store: &Store) -> Result<Infallible, StoreError> {
+        let mut connection = store.connect_directly().await?;
+        loop {
+            self.0.to_tell.notified().await;
+            let pending = self.0.pending.swap(0, Ordering::AcqRel);
+            let topics: Vec<String> = Topic::ALL
+                .into_iter()
+                .filter(|topic| pending & (1 << *topic as usize) != 0)
+                .map(|topic| topic.name().to_owned())
+                .collect();
+            if topics.is_empty() {
+                continue;
+            }
+            sqlx::query!("SELECT pg_notify($1, topic) FROM unnest($2::text[]) AS topic", CHANNEL, &topics)
+                .fetch_all(&mut connection)
+                .await?;
+            tokio::time::sleep(SPACING).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wake_up_between_query_and_wait_is_not_lost() {
+        let wakeups = Wakeups::default();
+        let mut wakeup = wakeups.subscribe(Topic::Ready);
+        let mut other = wakeups.subscribe(Topic::Cancel);
+        wakeups.tell(Topic::Ready);
+        wakeup.changed().await;
+        tokio::select! {
+            biased;
+            () = wakeup.changed() => panic!("one tell wakes once"),
+            () = other.changed() => panic!("another topic sleeps on"),
+            () = std::future::ready(()) => {}
+        }
+    }
+}
