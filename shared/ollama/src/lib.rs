@@ -1,1 +1,29 @@
-//! ollama
+//! What Foreman knows of Ollama: its names, its addresses, its wire types, a client, and what its failures mean.
+//!
+//! Everything here is pure but for [`Client`], which is the only thing in Foreman that talks to an Ollama. Nothing here
+//! knows of Postgres, of jobs in rooms, or of HTTP served by us; nothing here decides *when* to ask Ollama for something.
+
+mod classify;
+mod client;
+mod failure;
+mod generation;
+mod host;
+mod job_body;
+mod join;
+mod load_key;
+mod model;
+mod object;
+mod route;
+mod wire;
+
+pub use classify::{RETRY_TEXTS, RetryText, answer_failure, stream_failure};
+pub use client::{Client, ClientError};
+pub use failure::{Failure, Verdict};
+pub use generation::Generation;
+pub use host::{HostError, OllamaHost};
+pub use job_body::{JobBody, JobBodyError, OWN_FIELDS};
+pub use join::{Join, Joined, Metrics, Progress};
+pub use load_key::{LoadKey, LoadKeyError};
+pub use model::{ModelName, ModelNameError};
+pub use route::{Route, UnknownRoute};
+pub use wire::{InstalledModel, ModelDetails, RunningModel};

@@ -1,0 +1,229 @@
+//! What Ollama's words mean: the one list of texts after which a job is worth a second attempt.
+//!
+//! Whatever is not on the list is final: a 500 also tells of a wrong option type or format, which no retry mends.
+
+use reqwest::StatusCode;
+
+use crate::failure::Failure;
+
+/// A piece of an error text that says the trouble was of the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct RetryText {
+    /// Found anywhere in the error, case aside.
+    pub text: &'static str,
+    /// The stable `error_code` of jobs that fail with it.
+    pub code: &'static str,
+}
+
+const fn retry(text: &'static str, code: &'static str) -> RetryText {
+    RetryText { text, code }
+}
+
+/// The texts of v0.24.0 and v0.32.15, the most telling first: the first that is found names the failure.
+pub const RETRY_TEXTS: &[RetryText] = &[
+    // Memory: another model, or another program, may have gone by the next attempt.
+    retry("out of memory", "out_of_memory"),
+    retry("out-of-memory", "out_of_memory"),
+    retry("failed to allocate", "out_of_memory"),
+    retry("unable to allocate", "out_of_memory"),
+    retry("not enough memory", "out_of_memory"),
+    retry("requires more system memory", "out_of_memory"),
+    // The runner died, before the first token, in mid-stream or while it loaded.
+    retry("model runner has unexpectedly stopped", "runner_stopped"),
+    retry("runner process has terminated", "runner_stopped"),
+    retry("llama-server process has terminated", "runner_stopped"),
+    retry("llama runner exited", "runner_stopped"),
+    retry("an error was encountered while running the model", "runner_stopped"),
+    retry("unexpected eof", "runner_stopped"),
+    // Ollama's own connection to its runner, which ends when the runner does.
+    retry("connection reset by peer", "runner_stopped"),
+    retry("connection refused", "runner_stopped"),
+    retry("broken pipe", "runner_stopped"),
+    // The runner did not come up in time.
+    retry("timed out waiting for llama", "runner_timed_out"),
+    // The queue of Ollama itself is full.
+    retry("server busy", "server_busy"),
+    // Someone cancelled the request and it was not we, who hang up instead: Ollama is being stopped.
+    retry("request canceled", "request_cancelled"),
+];
+
+/// Longest piece of Ollama's words that is passed on.
+const MAX_TEXT: usize = 500;
+
+/// What a status other than 200 means, with the body that came with it.
+pub fn answer_failure(host: &str, status: StatusCode, body: &[u8]) -> Failure {
+    let text =
+        error_text(body).unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
+    match status.as_u16() {
+        // 400 and 404 speak of the request: `unexpected EOF` there is the request's own.
+        499 | 500 | 503 => match transient(&text) {
+            Some(failure) => failure,
+            // Not Ollama's words: a proxy in between, which will find Ollama again.
+            None if status == StatusCode::SERVICE_UNAVAILABLE => {
+                Failure::Transient { code: "bad_gateway", text }
+            }
+            None => Failure::Refused { status, text },
+        },
+        502 | 504 => Failure::Transient { code: "bad_gateway", text },
+        400..=599 => Failure::Refused { status, text },
+        _ => Failure::NotOllama { host: host.to_owned(), status },
+    }
+}
+
+/// What an `{"error": …}` line after a 200 means.
+pub fn stream_failure(text: &str) -> Failure {
+    transient(text).unwrap_or_else(|| Failure::StreamError { text: shorten(text) })
+}
+
+fn transient(text: &str) -> Option<Failure> {
+    let lower = text.to_lowercase();
+    let known = RETRY_TEXTS.iter().find(|known| lower.contains(known.text))?;
+    Some(Failure::Transient { code: known.code, text: shorten(text) })
+}
+
+/// The `error` of a JSON body, or the body itself where it is plain text.
+fn error_text(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        error: serde_json::Value,
+    }
+    let text = match serde_json::from_slice::<Body>(body) {
+        Ok(Body { error: serde_json::Value::String(text) }) => text,
+        Ok(Body { error }) => error.to_string(),
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    let text = text.trim();
+    (!text.is_empty()).then(|| shorten(text))
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Verdict;
+
+    fn error(text: &str) -> Vec<u8> {
+        serde_json::to_vec(&serde_json::json!({ "error": text })).unwrap()
+    }
+
+    /// Each text of the list, as Ollama really puts it: status, words, code.
+    const CASES: &[(u16, &str, &str)] = &[
+        (500, "llama runner process has terminated: CUDA error: out of memory", "out_of_memory"),
+        (500, "llama-server reported out-of-memory during startup: cudaMalloc failed", "out_of_memory"),
+        (
+            500,
+            "llama runner process has terminated: error loading model: failed to allocate buffer",
+            "out_of_memory",
+        ),
+        (500, "error loading model: unable to allocate CUDA0 buffer", "out_of_memory"),
+        (500, "there is not enough memory to load the model", "out_of_memory"),
+        (500, "model requires more system memory (9.9 GiB) than is available (7.6 GiB)", "out_of_memory"),
+        (
+            500,
+            "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, \
+             check ollama server logs for details",
+            "runner_stopped",
+        ),
+        (500, "llama runner process has terminated with exit code -1", "runner_stopped"),
+        (500, "llama-server process has terminated: signal: killed", "runner_stopped"),
+        (
+            500,
+            "llama runner exited, you may not have enough available memory to run this model",
+            "runner_stopped",
+        ),
+        (
+            500,
+            "an error was encountered while running the model: context deadline exceeded",
+            "runner_stopped",
+        ),
+        (500, "error reading llm response: unexpected EOF", "runner_stopped"),
+        (500, "read tcp 127.0.0.1:40000->127.0.0.1:40001: read: connection reset by peer", "runner_stopped"),
+        (
+            500,
+            "Post \"http://127.0.0.1:40001/completion\": dial tcp 127.0.0.1:40001: connect: connection refused",
+            "runner_stopped",
+        ),
+        (500, "write tcp 127.0.0.1:40000->127.0.0.1:40001: write: broken pipe", "runner_stopped"),
+        (500, "timed out waiting for llama runner to start: 0.91", "runner_timed_out"),
+        (500, "timed out waiting for llama-server to start", "runner_timed_out"),
+        (503, "server busy, please try again.  maximum pending requests exceeded", "server_busy"),
+        (499, "request canceled", "request_cancelled"),
+    ];
+
+    #[test]
+    fn every_text_of_the_list_is_retried_under_its_code() {
+        for &(status, text, code) in CASES {
+            let failure = answer_failure("h", StatusCode::from_u16(status).unwrap(), &error(text));
+            assert_eq!((failure.verdict(), failure.code()), (Verdict::Retry, code), "{text}");
+            assert!(failure.to_string().contains(text), "{failure}");
+            let failure = stream_failure(text);
+            assert_eq!((failure.verdict(), failure.code()), (Verdict::Retry, code), "in a stream: {text}");
+        }
+        for known in RETRY_TEXTS {
+            let first =
+                |text: &str| RETRY_TEXTS.iter().find(|k| text.to_lowercase().contains(k.text)).unwrap().text;
+            assert!(
+                CASES.iter().any(|(_, text, _)| first(text) == known.text),
+                "{:?} has no case",
+                known.text
+            );
+        }
+    }
+
+    #[test]
+    fn what_no_retry_mends_is_final() {
+        for (status, text, code) in [
+            (400, "unexpected EOF", "ollama_refused"),
+            (400, "\"tiny-embed\" does not support chat", "ollama_refused"),
+            (400, "the input length exceeds the context length", "ollama_refused"),
+            (403, "ollama cloud is disabled: remote model is unavailable", "ollama_refused"),
+            (404, "model 'nope' not found", "model_not_found"),
+            (500, "option \"num_ctx\" must be of type integer", "ollama_error"),
+            (
+                500,
+                "invalid format: \"\\\"yaml\\\"\"; expected \"json\" or a valid JSON Schema object",
+                "ollama_error",
+            ),
+            (500, "tensor \"blk.0\" offset+size (669824) exceeds file size (600000)", "ollama_error"),
+            (501, "This server does not support embeddings. Start it with `--embeddings`", "ollama_error"),
+        ] {
+            let failure = answer_failure("h", StatusCode::from_u16(status).unwrap(), &error(text));
+            assert_eq!((failure.verdict(), failure.code()), (Verdict::Fail, code), "{text}");
+        }
+        assert_eq!(stream_failure("something new").verdict(), Verdict::Fail);
+    }
+
+    #[test]
+    fn what_ollama_never_says_is_the_hosts_or_a_gateways_trouble() {
+        for (status, verdict, code) in [
+            (502, Verdict::Retry, "bad_gateway"),
+            (503, Verdict::Retry, "bad_gateway"),
+            (504, Verdict::Retry, "bad_gateway"),
+            (301, Verdict::HostAway, "not_ollama"),
+            (204, Verdict::HostAway, "not_ollama"),
+        ] {
+            let failure = answer_failure("h", StatusCode::from_u16(status).unwrap(), b"<html>");
+            assert_eq!((failure.verdict(), failure.code()), (verdict, code), "{status}");
+        }
+    }
+
+    #[test]
+    fn errors_are_read_from_whatever_body_comes() {
+        let fail = |body: &[u8]| answer_failure("h", StatusCode::BAD_REQUEST, body).to_string();
+        assert_eq!(fail(br#"{"error":"x"}"#), "Ollama refused the request (400 Bad Request): x");
+        assert_eq!(
+            fail(br#"{"error":{"message":"x"}}"#),
+            r#"Ollama refused the request (400 Bad Request): {"message":"x"}"#
+        );
+        assert_eq!(fail(b""), "Ollama refused the request (400 Bad Request): Bad Request");
+        assert_eq!(fail(b"\xff plain"), "Ollama refused the request (400 Bad Request): \u{fffd} plain");
+        let long = fail("ä".repeat(2000).as_bytes());
+        assert!(long.ends_with('…') && long.chars().count() < 600);
+    }
+}

@@ -1,0 +1,66 @@
+//! What Ollama's listings say, as far as Foreman needs it. Fields that one version has and another has not are optional.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+/// A model of `GET /api/tags`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct InstalledModel {
+    /// The name as Ollama shows it, with its tag: the one for people and for metrics.
+    pub name: String,
+    #[serde(default)]
+    pub digest: String,
+    /// Bytes on disk.
+    #[serde(default)]
+    pub size: u64,
+    #[serde(default)]
+    pub details: ModelDetails,
+    /// What it can do; not said before v0.32.
+    #[serde(default)]
+    pub capabilities: Option<Vec<String>>,
+}
+
+impl InstalledModel {
+    /// Whether it says that it can embed and nothing else, so that chat and generate would be refused.
+    pub fn embeds_only(&self) -> bool {
+        let can = |what| self.capabilities.as_ref().is_some_and(|all| all.iter().any(|one| one == what));
+        can("embedding") && !can("completion")
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ModelDetails {
+    pub family: String,
+    pub parameter_size: String,
+    pub quantization_level: String,
+    /// The model's own limit of `num_ctx`; not said before v0.32.
+    pub context_length: Option<u64>,
+}
+
+/// A model of `GET /api/ps`: loaded, though perhaps under another name of the same weights.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RunningModel {
+    pub name: String,
+    #[serde(default)]
+    pub digest: String,
+    /// When Ollama will throw it out, counted from its last request.
+    #[serde(default)]
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Bytes on the GPU.
+    #[serde(default)]
+    pub size_vram: u64,
+    #[serde(default)]
+    pub context_length: Option<u64>,
+}
+
+/// The envelope of both listings.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Listing<T> {
+    pub(crate) models: Vec<T>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Version {
+    pub(crate) version: String,
+}
