@@ -30,7 +30,8 @@ CREATE TABLE job (
     path            text NOT NULL,
     body            text NOT NULL,
     priority        smallint NOT NULL DEFAULT 0 CHECK (priority BETWEEN -100 AND 100),
-    max_attempts    smallint NOT NULL CHECK (max_attempts BETWEEN 1 AND 20),
+    -- NULL leaves it to the worker's own setting.
+    max_attempts    smallint CHECK (max_attempts BETWEEN 1 AND 20),
     metadata        text,
     webhook_url     text,
     -- The receiver's lane; derived from client and origin, so that the relay can create it unasked.

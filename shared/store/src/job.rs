@@ -37,7 +37,8 @@ pub struct NewJob {
     /// The bytes that Ollama will get.
     pub body: String,
     pub priority: i16,
-    pub max_attempts: i16,
+    /// `None` leaves it to the worker's own setting.
+    pub max_attempts: Option<i16>,
     /// A JSON object as text.
     pub metadata: Option<String>,
     pub receiver: Option<Receiver>,

@@ -38,7 +38,8 @@ pub struct Claimed {
     pub client: ClientId,
     pub attempt: i32,
     pub failures: i16,
-    pub max_attempts: i16,
+    /// `None` leaves it to the worker's own setting.
+    pub max_attempts: Option<i16>,
     pub priority: i16,
     pub load_key: String,
     pub model_label: String,

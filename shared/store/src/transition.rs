@@ -625,7 +625,7 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob]) -> Result<Inserted, Stor
         &texts(|job| &job.path) as &[&str],
         &texts(|job| &job.body) as &[&str],
         &jobs.iter().map(|job| job.priority).collect::<Vec<_>>(),
-        &jobs.iter().map(|job| job.max_attempts).collect::<Vec<_>>(),
+        &jobs.iter().map(|job| job.max_attempts).collect::<Vec<_>>() as &[Option<i16>],
         &maybe_texts(|job| job.metadata.as_deref()) as &[Option<&str>],
         &maybe_texts(|job| Some(job.receiver.as_ref()?.url.as_str())) as &[Option<&str>],
         &lanes as &[Option<uuid::Uuid>],
