@@ -1,1 +1,25 @@
-//! runtime
+//! How a process of Foreman starts, is configured, observed and stopped.
+//!
+//! Nothing here knows what a job is: the services bring their settings, their metrics and their tasks.
+
+pub mod config;
+pub mod settings;
+
+pub mod program;
+
+pub mod logging;
+pub mod metrics;
+pub mod tls;
+
+pub mod background;
+pub mod shutdown;
+
+pub mod http;
+pub mod ops;
+
+pub use config::{ConfigError, Env, Setting};
+pub use program::{Process, Program};
+pub use shutdown::Shutdown;
+
+#[doc(hidden)]
+pub use tracing as __tracing;

@@ -1,0 +1,91 @@
+//! Settings of the worker.
+
+use crate::config::Setting;
+
+pub const OLLAMA_HOST: Setting = Setting::with_default(
+    "OLLAMA_HOST",
+    "http://127.0.0.1:11434",
+    "the Ollama to run jobs on, in any form Ollama reads",
+);
+pub const HOST_ID: Setting = Setting::optional(
+    "FOREMAN_HOST_ID",
+    "the URL; for loopback, machine name and port",
+    "which Ollama host this is; workers of the same host share its slots",
+);
+pub const OPS_ADDR: Setting = Setting::with_default(
+    "FOREMAN_WORKER_OPS_ADDR",
+    "127.0.0.1:9465",
+    "address of /metrics, /healthz and /readyz; no client data",
+);
+pub const STREAM_ADDR: Setting = Setting::with_default(
+    "FOREMAN_WORKER_STREAM_ADDR",
+    "127.0.0.1:9466",
+    "address the api reads live tokens from",
+);
+pub const ADVERTISE: Setting = Setting::optional(
+    "FOREMAN_WORKER_ADVERTISE",
+    "FOREMAN_WORKER_STREAM_ADDR",
+    "URL of the stream address as the api reaches it",
+);
+pub const SLOTS: Setting = Setting::with_default(
+    "FOREMAN_WORKER_SLOTS",
+    "1",
+    "requests to run at the same time; the same number as OLLAMA_NUM_PARALLEL",
+);
+pub const ROLES: Setting =
+    Setting::with_default("FOREMAN_WORKER_ROLES", "run,relay,dispatch,janitor", "what this worker does");
+pub const MAX_ATTEMPTS: Setting = Setting::with_default(
+    "FOREMAN_MAX_ATTEMPTS",
+    "3",
+    "failures after which a job that named no number fails",
+);
+pub const LEASE_TTL: Setting = Setting::with_default(
+    "FOREMAN_LEASE_TTL",
+    "20s",
+    "silence after which a worker counts as dead; at least 2s",
+);
+pub const LOAD_TIMEOUT: Setting =
+    Setting::with_default("FOREMAN_LOAD_TIMEOUT", "10m", "longest wait for the first token");
+pub const IDLE_TIMEOUT: Setting =
+    Setting::with_default("FOREMAN_IDLE_TIMEOUT", "5m", "longest wait between two tokens");
+pub const RUN_TIMEOUT: Setting =
+    Setting::with_default("FOREMAN_RUN_TIMEOUT", "1h", "longest run; a job that needs more fails");
+pub const MAX_RESULT: Setting =
+    Setting::with_default("FOREMAN_MAX_RESULT", "64MiB", "largest result; a job that makes more fails");
+pub const MAX_MODEL_WAIT: Setting = Setting::with_default(
+    "FOREMAN_MAX_MODEL_WAIT",
+    "10m",
+    "longest that a model should wait for its turn while others have work",
+);
+pub const LOAD_SHARE: Setting = Setting::with_default(
+    "FOREMAN_LOAD_SHARE",
+    "10%",
+    "share of GPU time that loading models may take while several have work",
+);
+pub const WEBHOOK_RETRY_SCHEDULE: Setting = Setting::with_default(
+    "FOREMAN_WEBHOOK_RETRY_SCHEDULE",
+    "5s,5m,30m,2h,5h,10h,14h,20h,24h",
+    "waits before attempt 2, 3, … of a webhook",
+);
+pub const WEBHOOK_TIMEOUT: Setting =
+    Setting::with_default("FOREMAN_WEBHOOK_TIMEOUT", "15s", "longest wait for a receiver's answer");
+
+pub const ALL: &[Setting] = &[
+    OLLAMA_HOST,
+    HOST_ID,
+    OPS_ADDR,
+    STREAM_ADDR,
+    ADVERTISE,
+    SLOTS,
+    ROLES,
+    MAX_ATTEMPTS,
+    LEASE_TTL,
+    LOAD_TIMEOUT,
+    IDLE_TIMEOUT,
+    RUN_TIMEOUT,
+    MAX_RESULT,
+    MAX_MODEL_WAIT,
+    LOAD_SHARE,
+    WEBHOOK_RETRY_SCHEDULE,
+    WEBHOOK_TIMEOUT,
+];

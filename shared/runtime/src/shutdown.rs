@@ -1,0 +1,229 @@
+//! Stopping a process, and noticing when it should: two tokens and the tasks that obey them.
+//!
+//! The soft token says "take no new work, finish what runs"; the hard one, shortly before the grace ends, "hand
+//! back what still runs". Every task of a process is spawned here by name, so that none can go missing silently:
+//! a task that ends before it was asked to takes the process with it, and the supervisor starts a whole one.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use metrics::counter;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::background::BACKGROUND_ERRORS;
+use crate::background_error;
+
+/// The end of the grace, kept for handing work back. Of a very short grace it is half.
+const HAND_BACK: Duration = Duration::from_secs(3);
+
+/// Kept for the process itself, so that it ends within its grace and not at it.
+const EXIT: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    soft: CancellationToken,
+    hard: CancellationToken,
+    tasks: TaskTracker,
+    /// How many of each name are running, for the message about those that would not end.
+    running: Mutex<BTreeMap<&'static str, usize>>,
+    failed: AtomicBool,
+}
+
+/// How it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Asked to stop, and every task did.
+    Clean,
+    /// A task failed, or would not end within the grace.
+    Failed,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum TaskError {
+    #[error("the task ended although nobody had asked it to; the process stops")]
+    EndedEarly,
+    #[error("the task panicked; the process stops: {0}")]
+    Panicked(String),
+}
+
+impl Shutdown {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Take no new work once this is cancelled.
+    pub fn soft(&self) -> &CancellationToken {
+        &self.0.soft
+    }
+
+    /// Hand back what still runs once this is cancelled, and end.
+    pub fn hard(&self) -> &CancellationToken {
+        &self.0.hard
+    }
+
+    /// Begins the stop, as a signal would.
+    pub fn stop(&self) {
+        self.0.soft.cancel();
+    }
+
+    /// Runs a task that lives as long as the process: it may end only after the soft token. Ending before it, an
+    /// error at any time and a panic are logged, counted under `name`, and stop the process.
+    pub fn spawn<E: Into<anyhow::Error>>(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        // From the start at 0, or the first failure would be no increase.
+        counter!(BACKGROUND_ERRORS.name, "task" => name).increment(0);
+        let shutdown = self.clone();
+        self.track(name, async move {
+            match task.await {
+                Ok(()) if shutdown.0.soft.is_cancelled() => {}
+                Ok(()) => shutdown.fail(name, TaskError::EndedEarly),
+                Err(error) => shutdown.fail(name, error),
+            }
+        });
+    }
+
+    /// Runs one piece of work that ends by itself and tells its own failures; the process waits for it before it
+    /// ends. A panic stops the process. Work that is aborted through the handle ends silently.
+    pub fn spawn_work(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
+        self.track(name, work)
+    }
+
+    /// Waits for the soft token, then until every task has ended, at most for `grace`.
+    pub async fn finished(&self, grace: Duration) -> Ended {
+        self.0.soft.cancelled().await;
+        self.0.tasks.close();
+        let hand_back = HAND_BACK.min(grace / 2);
+        if timeout(grace - hand_back, self.0.tasks.wait()).await.is_err() {
+            tracing::info!(running = self.running(), "the grace is nearly over; running work is handed back");
+            self.0.hard.cancel();
+            if timeout(hand_back.saturating_sub(EXIT), self.0.tasks.wait()).await.is_err() {
+                tracing::error!(
+                    running = self.running(),
+                    "tasks would not end within the grace; they are dropped"
+                );
+                return Ended::Failed;
+            }
+        }
+        if self.0.failed.load(Ordering::Acquire) { Ended::Failed } else { Ended::Clean }
+    }
+
+    fn track(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let shutdown = self.clone();
+        let entry = Running::enter(self, name);
+        let task = self.0.tasks.spawn(async move {
+            let _entry = entry;
+            // What the work touched is either its own and gone with it, or guards itself against panics.
+            if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+                shutdown.fail(name, TaskError::Panicked(panic_text(&*panic)));
+            }
+        });
+        task.abort_handle()
+    }
+
+    fn fail(&self, name: &'static str, error: impl Into<anyhow::Error>) {
+        background_error!(name, error, "a task failed");
+        self.0.failed.store(true, Ordering::Release);
+        self.stop();
+    }
+
+    /// `relay, run ×3`.
+    fn running(&self) -> String {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = running.iter().map(|(name, count)| match count {
+            1 => (*name).to_owned(),
+            count => format!("{name} ×{count}"),
+        });
+        names.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The entry of one task among those that run, for as long as its future lives.
+struct Running {
+    shutdown: Shutdown,
+    name: &'static str,
+}
+
+impl Running {
+    fn enter(shutdown: &Shutdown, name: &'static str) -> Self {
+        let mut running = shutdown.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        *running.entry(name).or_default() += 1;
+        drop(running);
+        Self { shutdown: shutdown.clone(), name }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut running = self.shutdown.0.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = running.get_mut(self.name) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(self.name);
+            }
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+/// Signals, for the one place that runs a process.
+pub(crate) mod signals {
+    use std::io;
+
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+
+    use super::Shutdown;
+
+    /// Registered from the moment this exists, so that no signal is lost between start and `watch`.
+    pub(crate) struct Signals {
+        terminate: Signal,
+        interrupt: Signal,
+    }
+
+    impl Signals {
+        pub(crate) fn register() -> io::Result<Self> {
+            Ok(Self {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            })
+        }
+
+        /// The first signal begins the stop; the second ends the process now, as if it had not been caught.
+        pub(crate) async fn watch(mut self, shutdown: Shutdown) {
+            let name = self.next().await.0;
+            tracing::info!(signal = name, "stopping; a second signal ends the process now");
+            shutdown.stop();
+            let (name, status) = self.next().await;
+            tracing::warn!(signal = name, "a second signal; running work is left to be rescued");
+            std::process::exit(status);
+        }
+
+        /// The signal's name, and the status that a shell would report for it.
+        async fn next(&mut self) -> (&'static str, i32) {
+            tokio::select! {
+                _ = self.terminate.recv() => ("SIGTERM", 128 + 15),
+                _ = self.interrupt.recv() => ("SIGINT", 128 + 2),
+            }
+        }
+    }
+}
