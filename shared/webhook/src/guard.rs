@@ -19,7 +19,7 @@ pub use submission::{SUBMISSION_BUDGET, SubmissionCheck};
 
 /// A destination that may not be called, in one sentence with the mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("webhooks may not go to {destination}, {kind}; {}", kind.mend())]
+#[error("webhooks may not go to {destination} {kind}; {}", kind.mend())]
 pub struct Refused {
     destination: String,
     pub kind: Kind,
@@ -27,7 +27,7 @@ pub struct Refused {
 
 impl Refused {
     fn address(address: IpAddr, kind: Kind) -> Self {
-        Self { destination: address.to_string(), kind }
+        Self { destination: format!("{address},"), kind }
     }
 
     /// Says what kind of address a name leads to, but not which: names inside the operator's network are none of

@@ -88,3 +88,54 @@ fn keep_allowed(host: &str, found: Vec<SocketAddr>, allow: &Allow) -> Result<Vec
         None => Err(GuardError::NoAddress { host: host.to_owned() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guard::Kind;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 443)).collect()
+    }
+
+    #[test]
+    fn of_a_mixed_answer_only_the_allowed_addresses_are_dialled() {
+        let found = addresses(&["10.0.0.1", "8.8.8.8", "::1", "2606:4700::1111", "169.254.169.254"]);
+        let kept = keep_allowed("h", found, &Allow::default()).unwrap();
+        assert_eq!(kept, addresses(&["8.8.8.8", "2606:4700::1111"]));
+    }
+
+    #[test]
+    fn a_name_that_leads_only_to_refused_addresses_is_blocked_without_telling_them() {
+        let error = keep_allowed("db.internal", addresses(&["10.0.0.1"]), &Allow::default()).unwrap_err();
+        assert!(matches!(&error, GuardError::Blocked(Refused { kind: Kind::Private, .. })));
+        assert_eq!(error.failure(), Failure::BlockedAddress);
+        assert_eq!(
+            error.to_string(),
+            "webhooks may not go to db.internal, which leads to a private address; to allow it, set \
+             FOREMAN_WEBHOOK_ALLOW to private or its CIDR for api and worker"
+        );
+    }
+
+    #[test]
+    fn a_name_without_addresses_is_a_dns_failure() {
+        let error = keep_allowed("h", Vec::new(), &Allow::default()).unwrap_err();
+        assert_eq!(error.failure(), Failure::Dns);
+    }
+
+    #[tokio::test]
+    async fn the_systems_resolver_is_asked_and_its_answer_judged() {
+        let blocked = Guard::new(Allow::default()).resolve("localhost", 8080).await.unwrap_err();
+        assert_eq!(blocked.failure(), Failure::BlockedAddress);
+
+        let allowed = Guard::new(Allow::parse("loopback").unwrap()).resolve("localhost", 8080).await.unwrap();
+        assert!(!allowed.is_empty());
+        assert!(allowed.iter().all(|address| address.ip().is_loopback() && address.port() == 8080));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_a_name_is_a_dns_failure() {
+        let error = Guard::new(Allow::default()).resolve("no such host", 80).await.unwrap_err();
+        assert_eq!(error.failure(), Failure::Dns);
+    }
+}

@@ -31,7 +31,7 @@ impl Kind {
                 "to allow it, set FOREMAN_WEBHOOK_ALLOW to private or its CIDR for api and worker"
             }
             Self::Metadata => "that can never be allowed",
-            Self::Translated => "use the IPv4 address itself",
+            Self::Translated => "give the IPv4 address itself",
             Self::LinkLocal | Self::Shared | Self::Multicast | Self::Reserved => {
                 "to allow it, set FOREMAN_WEBHOOK_ALLOW to its CIDR for api and worker"
             }
@@ -160,3 +160,6 @@ const V6: &[(NetworkV6, Kind)] = &[
     ((v6(0x2001, 0x0db8, 0), 32), Kind::Reserved), // documentation
     ((v6(0x3fff, 0, 0), 20), Kind::Reserved), // documentation
 ];
+
+#[cfg(test)]
+mod tests;
