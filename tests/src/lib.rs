@@ -1,1 +1,20 @@
-//! harness
+//! What the tests of Foreman stand on: a Postgres of their own, the real processes, a receiver of webhooks, and one way
+//! to wait. Nothing here is used by the product, and nothing outside loopback is spoken to.
+
+mod binaries;
+mod cluster;
+mod database;
+mod last_will;
+mod ports;
+mod process;
+mod receiver;
+mod services;
+mod wait;
+
+pub use cluster::Cluster;
+pub use database::{Db, LOAD_KEY, copy_of, reason, success};
+pub use ports::free_port;
+pub use process::{Process, Signal};
+pub use receiver::{Answer, Received, Receiver};
+pub use services::{Api, Worker, http};
+pub use wait::{eventually, within};

@@ -1,0 +1,255 @@
+//! A fresh, migrated database for each test, and short words for what the tests of the store say often. A failing test
+//! keeps its database and says how to look into it.
+
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use chrono::{TimeDelta, Utc};
+use foreman_store::{
+    Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Holder, JobId, Lease, NewJob, Offer,
+    Phase, Reason, Store, WorkerId, ulid_floor,
+};
+use sqlx::{
+    AssertSqlSafe, PgPool, Postgres,
+    postgres::{PgPoolOptions, PgRow},
+};
+
+use crate::cluster::{self, Cluster, TEMPLATE};
+
+/// The load key of [`Db::new_job`].
+pub const LOAD_KEY: &str = "tiny-a";
+
+/// The Ollama host that [`Db::holder`] holds.
+const HOST: &str = "test-host";
+
+/// One test's database.
+#[derive(Debug)]
+pub struct Db {
+    pub store: Store,
+    /// For assertions past the store.
+    pub pool: PgPool,
+    /// Who submits [`Db::new_job`].
+    pub client: ClientId,
+    name: String,
+    url: String,
+    home: PathBuf,
+}
+
+impl Db {
+    /// A database in the cluster that the tests of this process share.
+    pub async fn fresh() -> Self {
+        Self::on(Cluster::shared().await).await
+    }
+
+    /// A database in that cluster.
+    pub async fn on(cluster: &Cluster) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let mut admin = cluster.admin().await.expect("Postgres answers");
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")))
+            .execute(&mut admin)
+            .await
+            .expect("the template can be copied");
+        let url = cluster.url(&name);
+        let options = ConnectOptions::new(&url, None, 16, false).expect("our URL is one");
+        let pool = PgPoolOptions::new().max_connections(8).connect_lazy(&url).expect("our URL is one");
+        let home = cluster.home().to_path_buf();
+        Self { store: Store::new(options), pool, client: ClientId::generate(), name, url, home }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Another process' handle on the same database: its own pool, clock and wake-ups.
+    pub fn another_store(&self) -> Store {
+        Store::new(ConnectOptions::new(&self.url, None, 4, false).expect("our URL is one"))
+    }
+
+    /// Runs a statement past the store, to move time for instance. Returns how many rows it touched.
+    pub async fn run(&self, sql: &str) -> u64 {
+        let done = sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+    }
+
+    /// The one value that a query finds.
+    pub async fn value<T>(&self, sql: &str) -> T
+    where
+        (T,): for<'r> sqlx::FromRow<'r, PgRow>,
+        T: Send + Unpin,
+    {
+        let found =
+            sqlx::query_scalar::<Postgres, T>(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await;
+        found.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// The values of the one column that a query finds.
+    pub async fn values<T>(&self, sql: &str) -> Vec<T>
+    where
+        (T,): for<'r> sqlx::FromRow<'r, PgRow>,
+        T: Send + Unpin,
+    {
+        let found =
+            sqlx::query_scalar::<Postgres, T>(AssertSqlSafe(sql.to_owned())).fetch_all(&self.pool).await;
+        found.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// A plain chat job of [`Db::client`] that may be changed before it is accepted.
+    pub fn new_job(&self) -> NewJob {
+        NewJob {
+            id: self.store.clock().next_job_id(),
+            client: self.client,
+            model: LOAD_KEY.to_owned(),
+            model_label: LOAD_KEY.to_owned(),
+            load_key: LOAD_KEY.to_owned(),
+            path: "/api/chat".to_owned(),
+            body: r#"{"model":"tiny-a","messages":[{"role":"user","content":"hello"}],"stream":true}"#
+                .to_owned(),
+            priority: 0,
+            max_attempts: Some(3),
+            metadata: None,
+            receiver: None,
+            run_at: None,
+            expires_at: Utc::now() + TimeDelta::days(7),
+            retry_of: None,
+            traceparent: None,
+            idempotency: None,
+        }
+    }
+
+    /// Accepts so many plain jobs.
+    pub async fn accept(&self, count: usize) -> Vec<JobId> {
+        let jobs: Vec<NewJob> = (0..count).map(|_| self.new_job()).collect();
+        self.accept_all(&jobs).await
+    }
+
+    /// Accepts these jobs, none of which may be refused.
+    pub async fn accept_all(&self, jobs: &[NewJob]) -> Vec<JobId> {
+        let answers = self.store.accept(jobs).await.expect("the jobs can be accepted");
+        answers
+            .into_iter()
+            .map(|answer| match answer {
+                Acceptance::Accepted(job) => job,
+                refused => panic!("{refused:?}"),
+            })
+            .collect()
+    }
+
+    /// A live worker (whose TTL is 20 s) that takes over the host from whoever had it.
+    pub async fn holder(&self) -> Holder {
+        let worker = WorkerId::generate();
+        sqlx::query(
+            "INSERT INTO worker (id, host_id, roles, ttl) VALUES ($1, $2, '{run,janitor}', interval '20 s')",
+        )
+        .bind(worker)
+        .bind(HOST)
+        .execute(&self.pool)
+        .await
+        .expect("a worker row can be written");
+        let fence = sqlx::query_scalar(
+            "INSERT INTO host AS h (id, url, holder, fence, ttl, slots)
+             VALUES ($1, 'http://127.0.0.1:11434', $2, 1, interval '20 s', 4)
+             ON CONFLICT (id) DO UPDATE SET holder = excluded.holder, fence = h.fence + 1
+             RETURNING fence",
+        )
+        .bind(HOST)
+        .bind(worker)
+        .fetch_one(&self.pool)
+        .await
+        .expect("a host row can be written");
+        Holder { worker, host: HOST.to_owned(), fence }
+    }
+
+    /// Makes this worker look as if it had been silent for an hour.
+    pub async fn silence(&self, holder: &Holder) {
+        let worker = holder.worker.uuid();
+        self.run(&format!("UPDATE worker SET renewed_at = now() - interval '1 hour' WHERE id = '{worker}'"))
+            .await;
+    }
+
+    /// An offer to take so many of [`Db::client`]'s jobs of priority 0, from the first on.
+    pub fn offer(&self, at_most: i32) -> Offer {
+        let lower_bound = ulid_floor(Utc::now() - TimeDelta::days(365));
+        Offer { client: self.client, priority: 0, lower_bound, at_most }
+    }
+
+    /// Claims up to `limit` of [`Db::client`]'s plain jobs.
+    pub async fn claim(&self, holder: &Holder, limit: usize) -> Vec<Claimed> {
+        let offer = self.offer(i32::try_from(limit).expect("a claim is small"));
+        self.store.claim(holder, LOAD_KEY, &[offer], limit).await.expect("a claim gets an answer")
+    }
+
+    /// Claims one plain job and begins it.
+    pub async fn start(&self, holder: &Holder) -> Lease {
+        let lease = self.claim(holder, 1).await.pop().expect("there is a job to claim").lease;
+        self.store.begin(&[(&lease, Phase::Working)]).await.expect("a beginning gets an answer");
+        lease
+    }
+
+    /// The room a job stands in; fails if there is not exactly one.
+    pub async fn room(&self, job: JobId) -> String {
+        let rooms: Vec<String> = sqlx::query_scalar(
+            "SELECT 'ready' FROM job_ready WHERE job_id = $1 UNION ALL
+             SELECT 'scheduled' FROM job_scheduled WHERE job_id = $1 UNION ALL
+             SELECT 'lease' FROM job_lease WHERE job_id = $1 UNION ALL
+             SELECT state FROM job_done WHERE job_id = $1",
+        )
+        .bind(job)
+        .fetch_all(&self.pool)
+        .await
+        .expect("the rooms can be read");
+        let [room] = rooms.as_slice() else { panic!("{job} stands in {rooms:?}") };
+        room.clone()
+    }
+
+    /// The states of a job in the order of `seq`, which must count from 1 without a gap.
+    pub async fn history(&self, job: JobId) -> Vec<String> {
+        let events: Vec<(i32, String)> = sqlx::query_as(
+            "SELECT seq, state FROM outbox WHERE job_id = $1 UNION ALL
+             SELECT seq, state FROM job_event WHERE job_id = $1 ORDER BY seq",
+        )
+        .bind(job)
+        .fetch_all(&self.pool)
+        .await
+        .expect("the events can be read");
+        let numbers: Vec<i32> = events.iter().map(|(seq, _)| *seq).collect();
+        assert!(numbers.iter().copied().eq((1..).take(numbers.len())), "{job} has the events {events:?}");
+        events.into_iter().map(|(_, state)| state).collect()
+    }
+
+    /// Proves the first rule for every job there is.
+    pub async fn every_job_has_one_room(&self) {
+        let misplaced = self.store.misplaced_jobs(10).await.expect("the rooms can be read");
+        assert!(misplaced.is_empty(), "in no room or in several: {misplaced:?}");
+    }
+}
+
+impl Drop for Db {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            cluster::keep(&self.home, &self.name);
+        }
+    }
+}
+
+/// A success with so small a result that nobody looks at it.
+pub fn success() -> Exit {
+    Exit::Done(Completion {
+        completion: br#"{"message":{"role":"assistant","content":"hi"},"done":true}"#.to_vec(),
+        prompt_tokens: Some(3),
+        completion_tokens: Some(1),
+    })
+}
+
+/// A reason for failing, retrying or handing back.
+pub fn reason() -> Reason {
+    Reason { error: "the runner stopped".to_owned(), code: "runner_stopped".to_owned() }
+}
+
+/// The same right once more, as a holder has it that does not know that its first settle was heard.
+pub fn copy_of(lease: &Lease) -> Lease {
+    Lease { job_id: lease.job_id, no: lease.no }
+}

@@ -1,0 +1,167 @@
+//! An independent receiver of webhooks: it knows nothing of Foreman, writes down every request as it came, in the order
+//! of arrival, and answers as it is told.
+
+use std::{
+    convert::Infallible,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    response::Response,
+};
+use futures_util::{StreamExt, future, stream};
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinHandle, time};
+
+/// One request as it came.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub method: Method,
+    /// With the query.
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Received {
+    /// A header as text; empty if it is missing.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("our headers are ASCII"))
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("a webhook is JSON")
+    }
+}
+
+/// How a request is answered.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// This status, an empty body.
+    Status(u16),
+    /// This status with one more header.
+    With(u16, &'static str, String),
+    /// The status comes so late.
+    Late(Duration, u16),
+    /// No answer, ever.
+    Hang,
+    /// 200, and then a body that never ends, a byte each so often.
+    Drip(Duration),
+    /// A redirect to there.
+    Redirect(String),
+    /// The connection is cut instead of an answer.
+    Reset,
+}
+
+type Script = dyn Fn(&Received, usize) -> Answer + Send + Sync;
+
+/// A server on loopback; it ends with the value.
+#[derive(Debug)]
+pub struct Receiver {
+    url: String,
+    received: Arc<Mutex<Vec<Received>>>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Desk {
+    received: Arc<Mutex<Vec<Received>>>,
+    script: Arc<Script>,
+}
+
+impl Receiver {
+    /// Takes everything with a 200.
+    pub async fn start() -> Self {
+        Self::answering(|_, _| Answer::Status(200)).await
+    }
+
+    /// Answers as `script` says, which gets each request and how many came before it.
+    pub async fn answering(script: impl Fn(&Received, usize) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let desk = Desk { received: Arc::clone(&received), script: Arc::new(script) };
+        let router = Router::new().fallback(receive).with_state(desk);
+        let server = tokio::spawn(async move {
+            axum::serve(listener, router).await.expect("axum serves until it is dropped");
+        });
+        Self { url: format!("http://{address}"), received, server }
+    }
+
+    /// Its URL with this path.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    /// All requests so far, in the order of arrival.
+    pub fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many requests have come.
+    pub fn count(&self) -> usize {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn receive(
+    State(desk): State<Desk>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let request = Received { method, path: uri.to_string(), headers, body };
+    let answer = {
+        let mut received = desk.received.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = (desk.script)(&request, received.len());
+        received.push(request);
+        answer
+    };
+    match answer {
+        Answer::Status(status) => respond(status, Body::empty()),
+        Answer::With(status, name, value) => {
+            let mut response = respond(status, Body::empty());
+            response.headers_mut().insert(name, value.parse().expect("the test gives a header's value"));
+            response
+        }
+        Answer::Late(delay, status) => {
+            time::sleep(delay).await;
+            respond(status, Body::empty())
+        }
+        Answer::Hang => future::pending().await,
+        Answer::Drip(pause) => {
+            let bytes = stream::repeat(pause)
+                .then(time::sleep)
+                .map(|()| Ok::<_, Infallible>(Bytes::from_static(b".")));
+            respond(200, Body::from_stream(bytes))
+        }
+        Answer::Redirect(location) => {
+            let mut response = respond(307, Body::empty());
+            response.headers_mut().insert(header::LOCATION, location.parse().expect("the test gives a URL"));
+            response
+        }
+        Answer::Reset => {
+            let cut = stream::once(future::ready(Err::<Bytes, _>(std::io::Error::other("the test cuts it"))));
+            respond(200, Body::from_stream(cut))
+        }
+    }
+}
+
+fn respond(status: u16, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).expect("the test gives a status");
+    response
+}

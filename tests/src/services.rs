@@ -1,0 +1,117 @@
+//! The services of Foreman as processes, with settings that suit a test: free ports, short leases, receivers on loopback
+//! allowed.
+
+use std::{sync::LazyLock, time::Duration};
+
+use reqwest::Client;
+use serde_json::Value;
+
+use crate::{Db, Process, eventually, free_port};
+
+/// A client for everything that tests ask over HTTP.
+pub fn http() -> &'static Client {
+    static HTTP: LazyLock<Client> = LazyLock::new(|| {
+        foreman_runtime::tls::install();
+        // Connections are not kept: the static would carry them from one test's runtime to the next one's.
+        let client =
+            Client::builder().pool_max_idle_per_host(0).timeout(Duration::from_secs(90)).no_proxy().build();
+        client.expect("a client with ring can be built")
+    });
+    &HTTP
+}
+
+/// A `foreman-api`.
+#[derive(Debug)]
+pub struct Api {
+    pub process: Process,
+    pub url: String,
+    pub ops_url: String,
+}
+
+impl Api {
+    /// Starts one with authentication off, and returns when it is ready. `settings` win over ours.
+    pub async fn start(db: &Db, settings: &[(&str, &str)]) -> Self {
+        let (address, ops) = (loopback(), loopback());
+        let ours = [
+            ("DATABASE_URL", db.url()),
+            ("FOREMAN_API_ADDR", &address),
+            ("FOREMAN_API_OPS_ADDR", &ops),
+            ("FOREMAN_AUTH", "off"),
+            ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
+        ];
+        let process = Process::start("foreman-api", &[], &[&ours[..], settings].concat());
+        let api = Self { process, url: format!("http://{address}"), ops_url: format!("http://{ops}") };
+        ready(&api.ops_url).await;
+        api
+    }
+
+    /// Submits a job and returns its id once the 202 was read.
+    pub async fn submit(&self, job: &Value) -> String {
+        let answer = http().post(format!("{}/jobs", self.url)).body(job.to_string()).send().await;
+        let answer = answer.expect("the api answers");
+        let status = answer.status();
+        let body: Value =
+            serde_json::from_str(&answer.text().await.expect("an answer has a body")).expect("JSON");
+        assert_eq!(status, 202, "{body}");
+        body["job_id"].as_str().expect("an accepted job has an id").to_owned()
+    }
+
+    /// `GET` of this path, as JSON.
+    pub async fn get(&self, path: &str) -> Value {
+        let answer = http().get(format!("{}{path}", self.url)).send().await.expect("the api answers");
+        serde_json::from_str(&answer.text().await.expect("an answer has a body")).expect("JSON")
+    }
+}
+
+/// A `foreman-worker`.
+#[derive(Debug)]
+pub struct Worker {
+    pub process: Process,
+    pub ops_url: String,
+}
+
+impl Worker {
+    /// Starts one for the Ollama at `ollama`, and returns when it lives. `settings` win over ours.
+    pub async fn start(db: &Db, ollama: &str, settings: &[(&str, &str)]) -> Self {
+        let (stream, ops) = (loopback(), loopback());
+        let ours = [
+            ("DATABASE_URL", db.url()),
+            ("OLLAMA_HOST", ollama),
+            ("FOREMAN_WORKER_STREAM_ADDR", &stream),
+            ("FOREMAN_WORKER_OPS_ADDR", &ops),
+            ("FOREMAN_LEASE_TTL", "2s"),
+            ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
+        ];
+        let process = Process::start("foreman-worker", &[], &[&ours[..], settings].concat());
+        let worker = Self { process, ops_url: format!("http://{ops}") };
+        ready(&worker.ops_url).await;
+        worker
+    }
+
+    /// The value of a counter or gauge without labels, 0 before it exists.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let answer =
+            http().get(format!("{}/metrics", self.ops_url)).send().await.expect("the worker answers");
+        let text = answer.text().await.expect("metrics are text");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().expect("a metric has a number"))
+    }
+}
+
+fn loopback() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
+
+async fn ready(ops_url: &str) {
+    eventually("a service that is ready", async || {
+        let answer =
+            http().get(format!("{ops_url}/readyz")).send().await.map_err(|error| format!("{error:?}"))?;
+        let status = answer.status();
+        if status.is_success() {
+            Ok(())
+        } else {
+            Err(format!("{status}: {}", answer.text().await.unwrap_or_default()))
+        }
+    })
+    .await;
+}
