@@ -224,7 +224,7 @@ fn look(programs: &Path, dir: &Path, owner: Option<Owner>, port: u16) -> String 
 cd '{dir}' || exit
 pg_ctl() {{ {demote}'{programs}/pg_ctl' -D data -s -w \"$@\"; }}
 if ! pg_ctl status; then
-    pg_ctl -l log -o '-k {dir} -p {port} -c listen_addresses=' start
+    pg_ctl -l look.log -o '-k {dir} -p {port} -c listen_addresses=' start
     trap 'pg_ctl -m fast stop' EXIT
 fi
 psql -h '{dir}' -p {port} -U foreman \"$@\"

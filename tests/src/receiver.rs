@@ -15,6 +15,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri, header},
     response::Response,
 };
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, future, stream};
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle, time};
@@ -27,6 +28,8 @@ pub struct Received {
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// When it had come, for reading the spacing of retries.
+    pub at: DateTime<Utc>,
 }
 
 impl Received {
@@ -123,7 +126,7 @@ async fn receive(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let request = Received { method, path: uri.to_string(), headers, body };
+    let request = Received { method, path: uri.to_string(), headers, body, at: Utc::now() };
     let answer = {
         let mut received = desk.received.lock().unwrap_or_else(PoisonError::into_inner);
         let answer = (desk.script)(&request, received.len());
