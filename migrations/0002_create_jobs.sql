@@ -189,3 +189,31 @@ CREATE TABLE job_event (
 
 -- Lists run newest first within a client.
 CREATE INDEX job_list ON job (client_id, id DESC);
+
+-- A job as the world sees it, whichever room it stands in: everything that shows a job selects from here, and so reads
+-- all rooms in one statement. A job that waits for another try shows when its last attempt began.
+CREATE VIEW job_now AS
+SELECT j.id, j.client_id, j.model, j.load_key, j.priority, j.max_attempts, j.metadata, j.webhook_url, j.webhook_events,
+       j.run_at, j.expires_at, j.retry_of, j.created_at,
+       CASE WHEN d.job_id IS NOT NULL THEN d.state WHEN l.phase <> 'held' THEN l.phase ELSE 'queued' END AS state,
+       coalesce(r.seq, s.seq, l.seq, d.seq) AS seq,
+       coalesce(r.attempt, s.attempt, l.attempt, d.attempt) AS attempt,
+       coalesce(r.failures, s.failures, l.failures, d.failures) AS failures,
+       coalesce(r.rescues, s.rescues, l.rescues, d.rescues) AS rescues,
+       coalesce(r.eligible_at, s.eligible_at, l.eligible_at, d.eligible_at) AS eligible_at,
+       coalesce(l.cancel, d.state = 'cancelled', false) AS cancel_requested,
+       CASE WHEN coalesce(r.attempt, s.attempt, l.attempt, d.attempt) > 0
+            THEN coalesce(l.loading_at, d.loading_at, (
+                SELECT min(e.at)
+                FROM (SELECT job_id, attempt, state, at FROM job_event
+                      UNION ALL SELECT job_id, attempt, state, at FROM outbox) AS e
+                WHERE e.job_id = j.id AND e.state = 'loading'
+                  AND e.attempt = coalesce(r.attempt, s.attempt, l.attempt, d.attempt)))
+       END AS loading_at,
+       coalesce(l.working_at, d.working_at) AS working_at,
+       d.completed_at, d.error, d.error_code, d.prompt_tokens, d.completion_tokens
+FROM job j
+LEFT JOIN job_ready r ON r.client_id = j.client_id AND r.job_id = j.id
+LEFT JOIN job_scheduled s ON s.client_id = j.client_id AND s.job_id = j.id
+LEFT JOIN job_lease l ON l.job_id = j.id
+LEFT JOIN job_done d ON d.job_id = j.id;

@@ -18,6 +18,9 @@ macro_rules! ulid_id {
         pub struct $name(pub(crate) Uuid);
 
         impl $name {
+            /// Above every id that is ever given out.
+            pub const MAX: Self = Self(Uuid::max());
+
             /// A new id stamped with this machine's clock.
             pub fn generate() -> Self {
                 Self::from_ulid(Ulid::generate())

@@ -3,33 +3,53 @@
 //! A [`Store`] is a handle on one Postgres. Its methods each run one statement, or one short transaction that never
 //! stays open while anything but Postgres is being talked to.
 
+mod artifact;
 mod client;
 mod conn;
 mod connect;
+mod delivery_view;
 mod error;
+mod history;
+mod host;
 pub mod id;
+mod inventory;
 mod job;
 mod lease;
 mod moment;
 mod partition;
+mod progress;
+mod queued;
+mod request;
 mod rooms;
 mod schema;
 mod seal;
 mod state;
 mod transition;
+mod view;
 pub mod wake;
+mod worker;
 
+pub use artifact::{ArtifactBytes, ArtifactView};
 pub use client::{Client, ClientError, Credentials, KeyDigest, SignedIn};
 pub use conn::Conn;
 pub use connect::{ConnectOptions, Store};
+pub use delivery_view::{AttemptView, DeliveryState, DeliveryView, Redelivery};
 pub use error::StoreError;
+pub use history::{JobEvent, JobHistory};
+pub use host::{HostOffer, PublishedModel};
 pub use id::{ClientId, DeliveryId, JobId, LaneId, LeaseNo, WorkerId};
+pub use inventory::{Inventory, KnownModel};
 pub use job::{Acceptance, IdempotencyKey, NewJob, Receiver};
 pub use lease::{Begin, Claimed, Completion, Exit, Holder, Lease, Offer, Reason, Settled};
 pub use moment::{Clock, ulid_floor};
 pub use partition::{PartitionUpkeep, days_ahead_needed};
+pub use progress::Progress;
+pub use queued::Queued;
+pub use request::StoredRequest;
 pub use rooms::Misplaced;
 pub use schema::{MigrateError, schema_version_needed};
 pub use seal::{Seal, UnsealError};
 pub use state::{JobState, Phase};
 pub use transition::{Cancelling, MAX_RESCUES, Rescued};
+pub use view::{JobFilter, JobPage, JobView, Scope};
+pub use worker::{OwnLease, ReadyTriple, Renewal};

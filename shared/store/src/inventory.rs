@@ -1,0 +1,66 @@
+//! The models that hosts have published: what may be asked for. A host that is away keeps its models known.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::{Store, StoreError};
+
+/// A model that some host has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownModel {
+    /// The name as `/api/tags` gives it.
+    pub label: String,
+    /// Whether it can chat or generate at all, or only embeds.
+    pub completes: bool,
+}
+
+/// All that was ever published, and how fresh it is.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// By the name as Ollama compares it.
+    pub models: BTreeMap<String, KnownModel>,
+    /// Whether any host has published yet.
+    pub is_published: bool,
+    /// The oldest publication among the hosts that could publish now: live, held, their Ollama answering. `None`
+    /// without such a host.
+    pub live_since: Option<DateTime<Utc>>,
+    /// Postgres' time as this was read.
+    pub read_at: Option<DateTime<Utc>>,
+}
+
+impl Store {
+    /// What hosts have published.
+    pub async fn inventory(&self) -> Result<Inventory, StoreError> {
+        let mut conn = self.open().await?;
+        let rows = sqlx::query!(
+            r#"-- inventory
+            SELECT h.published_at,
+                   h.holder IS NOT NULL AND h.reachable AND clock_timestamp() < h.renewed_at + h.ttl AS "is_live!",
+                   clock_timestamp() AS "read_at!", m.canonical AS "canonical?", m.label AS "label?",
+                   m.completes AS "completes?"
+            FROM host h LEFT JOIN host_model m ON m.host_id = h.id
+            ORDER BY h.id, m.canonical"#
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        let mut inventory = Inventory::default();
+        for row in rows {
+            inventory.read_at = Some(row.read_at);
+            inventory.is_published |= row.published_at.is_some();
+            if row.is_live {
+                // A live host that has never published is older than any that has.
+                let published = row.published_at.unwrap_or(DateTime::<Utc>::MIN_UTC);
+                inventory.live_since =
+                    Some(inventory.live_since.map_or(published, |since| since.min(published)));
+            }
+            if let (Some(canonical), Some(label), Some(completes)) = (row.canonical, row.label, row.completes)
+            {
+                let known = inventory.models.entry(canonical).or_insert(KnownModel { label, completes });
+                known.completes |= completes;
+            }
+        }
+        Ok(inventory)
+    }
+}

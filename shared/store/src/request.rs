@@ -1,0 +1,62 @@
+//! What a job was asked to do, as it stands in `job`: to ask for the same again.
+
+use crate::{ClientId, JobId, JobState, Receiver, Scope, Store, StoreError};
+
+/// A stored request. Its times and its key are left out: they were for that one job.
+#[derive(Debug, Clone)]
+pub struct StoredRequest {
+    pub client: ClientId,
+    pub model: String,
+    pub model_label: String,
+    pub load_key: String,
+    pub path: String,
+    pub body: String,
+    pub priority: i16,
+    pub max_attempts: Option<i16>,
+    pub metadata: Option<String>,
+    pub receiver: Option<Receiver>,
+    /// Whether the job that it belongs to has ended.
+    pub has_ended: bool,
+}
+
+impl Store {
+    /// What this job was asked to do.
+    pub async fn request(&self, scope: Scope, job: JobId) -> Result<Option<StoredRequest>, StoreError> {
+        let mut conn = self.open().await?;
+        let row = sqlx::query!(
+            r#"-- request
+            SELECT j.client_id AS "client: ClientId", j.model, j.model_label, j.load_key, j.path, j.body, j.priority,
+                   j.max_attempts, j.metadata, j.webhook_url, j.webhook_origin, j.webhook_events,
+                   EXISTS (SELECT FROM job_done WHERE job_id = $1) AS "has_ended!"
+            FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2)"#,
+            job.uuid(),
+            scope.client(),
+        )
+        .fetch_optional(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(row.map(|row| {
+            let events = row.webhook_events.map(|events| {
+                // Written by us from states; a name that this version does not know selects nothing it could send.
+                events.iter().filter_map(|event| event.parse::<JobState>().ok()).collect()
+            });
+            StoredRequest {
+                client: row.client,
+                model: row.model,
+                model_label: row.model_label,
+                load_key: row.load_key,
+                path: row.path,
+                body: row.body,
+                priority: row.priority,
+                max_attempts: row.max_attempts,
+                metadata: row.metadata,
+                receiver: row.webhook_url.zip(row.webhook_origin).map(|(url, origin)| Receiver {
+                    url,
+                    origin,
+                    events,
+                }),
+                has_ended: row.has_ended,
+            }
+        }))
+    }
+}
