@@ -12,3 +12,6 @@ pub use env::Env;
 pub use error::ConfigError;
 pub use form::SecretKey;
 pub use setting::{Fallback, Setting};
+
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
     let served = tokio::select! {
         served = serving.as_mut() => served,
         () = shutdown.soft().cancelled() => {
+            // Closes idle and unused connections, and takes no further request on busy ones.
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 served = serving.as_mut() => served,
@@ -129,4 +130,132 @@ fn is_the_clients(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { connections: 8, head: Duration::from_secs(30) };
+
+    async fn start(router: Router, limits: Limits) -> (SocketAddr, Shutdown, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+        let serving = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { serve("test_http", listener, router, limits, &shutdown).await }
+        });
+        (address, shutdown, serving)
+    }
+
+    async fn send(stream: &mut TcpStream, path: &str) {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n").as_bytes()).await.unwrap();
+    }
+
+    /// Reads until the body `end` has come, or the connection is closed.
+    async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+        let mut text = String::new();
+        let mut buffer = [0; 1_024];
+        while !text.ends_with(end) {
+            match stream.read(&mut buffer).await.unwrap() {
+                0 => break,
+                read => text.push_str(std::str::from_utf8(&buffer[..read]).unwrap()),
+            }
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn handlers_see_the_address_of_their_client() {
+        let router = Router::new()
+            .route("/", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()));
+        let (address, shutdown, serving) = start(router, LIMITS).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let peer = stream.local_addr().unwrap().to_string();
+        send(&mut stream, "/").await;
+        assert!(read_until(&mut stream, &peer).await.starts_with("HTTP/1.1 200"));
+        shutdown.stop();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stop_refuses_new_clients_lets_a_running_request_finish_and_closes_idle_ones() {
+        let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let slow = get({
+            let (entered, release) = (Arc::clone(&entered), Arc::clone(&release));
+            async move || {
+                entered.notify_one();
+                release.notified().await;
+                "slow"
+            }
+        });
+        let (address, shutdown, serving) =
+            start(Router::new().route("/slow", slow).route("/fast", get("fast")), LIMITS).await;
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        send(&mut idle, "/fast").await;
+        read_until(&mut idle, "fast").await;
+        let mut unused = TcpStream::connect(address).await.unwrap();
+        let mut busy = TcpStream::connect(address).await.unwrap();
+        send(&mut busy, "/slow").await;
+        entered.notified().await;
+
+        shutdown.stop();
+        assert_eq!(read_until(&mut idle, "?").await, "");
+        assert_eq!(read_until(&mut unused, "?").await, "");
+        assert!(TcpStream::connect(address).await.is_err());
+        assert!(!serving.is_finished());
+        release.notify_one();
+        let answer = read_until(&mut busy, "slow").await;
+        assert!(answer.contains("connection: close") && answer.ends_with("slow"), "{answer}");
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_hard_token_ends_requests_that_would_not() {
+        let entered = Arc::new(Notify::new());
+        let stuck = get({
+            let entered = Arc::clone(&entered);
+            async move || {
+                entered.notify_one();
+                pending::<()>().await;
+            }
+        });
+        let (address, shutdown, serving) = start(Router::new().route("/", stuck), LIMITS).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        send(&mut stream, "/").await;
+        entered.notified().await;
+        shutdown.stop();
+        shutdown.hard().cancel();
+        serving.await.unwrap();
+        assert_eq!(read_until(&mut stream, "?").await, "");
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_gives_the_connection_to_the_next_client() {
+        let limits = Limits { connections: 1, head: Duration::from_millis(50) };
+        let (address, shutdown, serving) = start(Router::new().route("/", get("fast")), limits).await;
+        let mut dripping = TcpStream::connect(address).await.unwrap();
+        dripping.write_all(b"GET / HT").await.unwrap();
+        let mut next = TcpStream::connect(address).await.unwrap();
+        send(&mut next, "/").await;
+        assert!(read_until(&mut next, "fast").await.starts_with("HTTP/1.1 200"));
+        shutdown.stop();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_told_with_the_setting_that_names_it() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = bind(address, &crate::settings::api::ADDR).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
+        assert!(error.ends_with("; free the port or set FOREMAN_API_ADDR to another address"), "{error}");
+    }
 }

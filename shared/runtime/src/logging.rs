@@ -1,7 +1,10 @@
 //! Logs: one line where a failure is handled, on standard error, for people or for machines.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
+use std::panic::{self, PanicHookInfo};
 
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -27,11 +30,7 @@ impl Logging {
             env.read_optional(&LOG_FORMAT, form::choice(&[("text", Format::Text), ("json", Format::Json)]))?;
         let on_terminal = io::stderr().is_terminal();
         Ok(Self {
-            filter: env.read(&LOG, |text| {
-                EnvFilter::builder().parse(text).map_err(|error| {
-                    format!("expected a filter such as info or info,foreman_store=debug ({error})")
-                })
-            })?,
+            filter: env.read(&LOG, filter)?,
             format: format.unwrap_or(if on_terminal { Format::Text } else { Format::Json }),
         })
     }
@@ -44,15 +43,58 @@ impl Logging {
             Format::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init(),
         };
         if started.is_ok() {
-            std::panic::set_hook(Box::new(log_panic));
+            panic::set_hook(Box::new(log_panic));
         }
     }
 }
 
+/// Reads a filter strictly: the library takes a misspelt level for the name of a module, and logs nothing else.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    let expected = "expected a level (off, error, warn, info, debug, trace) or module=level, separated by commas, \
+                    such as info,foreman_store=debug";
+    let parts: Vec<_> = text.split(',').map(str::trim).collect();
+    // An empty part would count as a level too.
+    let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+    let misspelt = |part: &&str| !part.contains(['=', '[', ']']) && !is_level(part);
+    if parts.iter().any(misspelt) {
+        return Err(expected.to_owned());
+    }
+    EnvFilter::builder().parse(parts.join(",")).map_err(|_| expected.to_owned())
+}
+
 /// The default hook writes several lines that no log reader puts together.
-fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let text = panic.payload_as_str().unwrap_or("no message");
-    let backtrace = std::backtrace::Backtrace::capture();
-    tracing::error!(panic.place = place, panic.backtrace = %backtrace, "a thread panicked: {text}");
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(panic.place = place, panic.backtrace = backtrace, "a thread panicked: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_refused_instead_of_silencing_everything() {
+        for text in
+            ["info", "off", "INFO", "info,foreman_store=debug", "warn, sqlx=off", "info,[request{id}]=trace"]
+        {
+            assert!(filter(text).is_ok(), "{text}");
+        }
+        for text in ["inof", "verbose", "info,sqlx", "info,foreman_store=debgu", ",", "=", "a=b=c"] {
+            assert!(filter(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_format_is_one_of_two() {
+        let read = |format| Logging::read(&Env::from_pairs([("FOREMAN_LOG_FORMAT", format)]));
+        assert_eq!(read("json").unwrap().format, Format::Json);
+        assert_eq!(read("text").unwrap().format, Format::Text);
+        assert_eq!(
+            read("yaml").unwrap_err().to_string(),
+            r#"FOREMAN_LOG_FORMAT is "yaml": expected text or json"#
+        );
+    }
 }

@@ -127,3 +127,39 @@ const fn ends_with(text: &[u8], end: &[u8]) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics::histogram;
+
+    use super::*;
+
+    const PLAIN: Metric = Metric::counter("test_plain_total", "Counts.");
+    const LABELLED: Metric = Metric::labelled_counter("test_labelled_total", "Counts by model.");
+    const WAITED: Metric = Metric::histogram("test_waited_seconds", "Waits.");
+
+    #[test]
+    fn counters_without_labels_exist_from_the_start_and_histograms_have_buckets() {
+        let metrics = Metrics::install(&[&[PLAIN, LABELLED], &[WAITED]]);
+        assert!(metrics.render().contains("# TYPE test_plain_total counter\ntest_plain_total 0\n"));
+        assert!(!metrics.render().contains("test_labelled_total{"));
+
+        counter!(PLAIN.name).increment(2);
+        counter!(LABELLED.name, "model" => "tiny-a").increment(1);
+        histogram!(WAITED.name).record(0.004);
+        // A second service in the same process declares its own, and takes nothing from the first.
+        let text = Metrics::install(&[&[PLAIN]]).render();
+        for line in [
+            "# HELP test_plain_total Counts.",
+            "test_plain_total 2",
+            "test_labelled_total{model=\"tiny-a\"} 1",
+            "# TYPE test_waited_seconds histogram",
+            "test_waited_seconds_bucket{le=\"0.0025\"} 0",
+            "test_waited_seconds_bucket{le=\"0.005\"} 1",
+            "test_waited_seconds_bucket{le=\"21600\"} 1",
+            "test_waited_seconds_count 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -82,3 +82,76 @@ async fn ready(readiness: &Readiness, shutdown: &Shutdown) -> Response {
         .expect("names and sentences always serialise");
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Request;
+    use http_body_util::BodyExt;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    async fn ask(path: &str, readiness: Readiness, shutdown: &Shutdown) -> (StatusCode, String) {
+        let router = router(Metrics::install(&[]), readiness, shutdown.clone());
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let answer = TowerToHyperService::new(router).call(request).await.unwrap();
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn all_well() -> Readiness {
+        readiness(async || vec![Check::new("database", Ok(()))])
+    }
+
+    #[tokio::test]
+    async fn a_ready_process_says_so_with_200() {
+        let answer = ask("/readyz", all_well(), &Shutdown::new()).await;
+        assert_eq!(answer, (StatusCode::OK, r#"{"ready":true,"failing":[]}"#.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn failing_checks_are_listed_each_with_its_mend() {
+        let checks = readiness(async || {
+            vec![
+                Check::new("database", Ok(())),
+                Check::new(
+                    "schema",
+                    Err("the schema is at 3 and 4 is needed; run foreman migrate".to_owned()),
+                ),
+            ]
+        });
+        let answer = ask("/readyz", checks, &Shutdown::new()).await;
+        assert_eq!(
+            answer,
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                r#"{"ready":false,"failing":[{"check":"schema","error":"the schema is at 3 and 4 is needed; run foreman migrate"}]}"#.to_owned()
+            )
+        );
+    }
+
+    #[tokio::test]
+    async fn a_stopping_process_is_alive_and_not_ready() {
+        let shutdown = Shutdown::new();
+        shutdown.stop();
+        assert_eq!(ask("/readyz", all_well(), &shutdown).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(ask("/healthz", all_well(), &shutdown).await, (StatusCode::OK, "ok\n".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn checks_that_hang_are_answered_for() {
+        let answer = ask("/readyz", readiness(std::future::pending), &Shutdown::new()).await;
+        assert_eq!(answer.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.1.contains("the checks took longer than 4 s"), "{}", answer.1);
+    }
+
+    #[tokio::test]
+    async fn metrics_are_served_in_prometheus_text() {
+        let (status, text) = ask("/metrics", all_well(), &Shutdown::new()).await;
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.is_empty() || text.starts_with('#'), "{text}");
+    }
+}

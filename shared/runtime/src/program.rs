@@ -159,15 +159,19 @@ impl Process {
         tokio::spawn(Signals::register()?.watch(self.shutdown.clone()));
         tokio::spawn(self.metrics.clone().keep_up());
         tracing::info!(version = program.version, "{} is starting", program.name);
-        tokio::select! {
+        let started = tokio::select! {
             // A failure that came before a signal is told, whichever is noticed first.
             biased;
-            started = start(config, self) => started?,
-            () = self.shutdown.soft().cancelled() => {}
+            started = start(config, self) => started,
+            () = self.shutdown.soft().cancelled() => Ok(()),
+        };
+        if started.is_err() {
+            // What had been spawned by then gets its time to hand back what it holds.
+            self.shutdown.stop();
         }
         let ended = self.shutdown.finished(grace).await;
         tracing::info!("{} has stopped", program.name);
-        Ok(ended)
+        started.map(|()| ended)
     }
 }
 

@@ -227,3 +227,6 @@ pub(crate) mod signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,6 +116,6 @@ pub fn artifact_inline_limit(env: &Env) -> Result<u64, ConfigError> {
     env.read(&ARTIFACT_INLINE_LIMIT, form::byte_size(0..=16 << 20))
 }
 
-pub(crate) fn shutdown_grace(env: &Env) -> Result<Duration, ConfigError> {
+pub fn shutdown_grace(env: &Env) -> Result<Duration, ConfigError> {
     env.read(&SHUTDOWN_GRACE, form::duration(Duration::from_secs(1)..=Duration::from_secs(3_600)))
 }

@@ -17,16 +17,6 @@ pub const OPS_ADDR: Setting = Setting::with_default(
     "127.0.0.1:9465",
     "address of /metrics, /healthz and /readyz; no client data",
 );
-pub const STREAM_ADDR: Setting = Setting::with_default(
-    "FOREMAN_WORKER_STREAM_ADDR",
-    "127.0.0.1:9466",
-    "address the api reads live tokens from",
-);
-pub const ADVERTISE: Setting = Setting::optional(
-    "FOREMAN_WORKER_ADVERTISE",
-    "FOREMAN_WORKER_STREAM_ADDR",
-    "URL of the stream address as the api reaches it",
-);
 pub const SLOTS: Setting = Setting::with_default(
     "FOREMAN_WORKER_SLOTS",
     "1",
@@ -74,8 +64,6 @@ pub const ALL: &[Setting] = &[
     OLLAMA_HOST,
     HOST_ID,
     OPS_ADDR,
-    STREAM_ADDR,
-    ADVERTISE,
     SLOTS,
     ROLES,
     MAX_ATTEMPTS,
