@@ -1,1 +1,53 @@
-fn main() {}
+//! `foreman-worker`: runs jobs on an Ollama, and carries out what follows from that: the history, the webhooks, the
+//! rescue of what others dropped. Any number of workers share one Postgres, and nothing of a worker's own outlives it.
+
+mod config;
+mod host_id;
+mod readiness;
+mod wakeups;
+mod worker;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use foreman_ollama::Client;
+use foreman_runtime::settings::{self, shared};
+use foreman_runtime::{Process, Program, ops};
+use foreman_store::{ConnectOptions, Store, wake::Wakeups};
+
+use config::Config;
+use worker::Worker;
+
+const PROGRAM: Program = Program {
+    name: "foreman-worker",
+    about: "Foreman's worker: runs queued jobs on an Ollama and sends the webhooks that tell of them.",
+    version: env!("CARGO_PKG_VERSION"),
+    settings: &[shared::PROCESS, shared::JOBS, settings::worker::ALL],
+    metrics: &[],
+};
+
+fn main() -> ExitCode {
+    PROGRAM.run(Config::read, start)
+}
+
+async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
+    let database = &config.database;
+    let options =
+        ConnectOptions::new(&database.url, Some(&database.direct_url), database.pool, database.pgbouncer)
+            .context("DATABASE_URL cannot be used")?;
+    let ollama = Client::new(config.host.ollama.clone())?;
+    let worker = Arc::new(Worker {
+        store: Store::new(options),
+        wakeups: Wakeups::default(),
+        shutdown: process.shutdown.clone(),
+        config,
+    });
+    let probed = (Arc::clone(&worker), ollama.clone());
+    let readiness = ops::readiness(move || readiness::checks(Arc::clone(&probed.0), probed.1.clone()));
+    process.serve_ops(worker.config.ops_addr, &settings::worker::OPS_ADDR, readiness).await?;
+
+    readiness::database(&worker.store).await;
+    tokio::spawn(wakeups::run(Arc::clone(&worker)));
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! The worker's settings, read once and refused in one line.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use foreman_ollama::OllamaHost;
+use foreman_runtime::config::{SecretKey, form};
+use foreman_runtime::settings::{shared, worker};
+use foreman_runtime::{ConfigError, Env};
+use foreman_webhook::{Allow, RetrySchedule, SigningSecret};
+
+use crate::host_id::HostId;
+
+/// What this worker does of all that a worker can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// Claims jobs and runs them on Ollama.
+    Run,
+    /// Moves the outbox to the history and to the deliveries.
+    Relay,
+    /// Sends webhooks.
+    Dispatch,
+    /// Rescues, promotes, expires, and keeps partitions.
+    Janitor,
+}
+
+impl Role {
+    const WORDS: [(&'static str, Self); 4] = [
+        ("run", Self::Run),
+        ("relay", Self::Relay),
+        ("dispatch", Self::Dispatch),
+        ("janitor", Self::Janitor),
+    ];
+
+    /// The word in `FOREMAN_WORKER_ROLES` and in the worker's row.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Relay => "relay",
+            Self::Dispatch => "dispatch",
+            Self::Janitor => "janitor",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub database: shared::Database,
+    pub ops_addr: SocketAddr,
+    pub secret_key: Option<SecretKey>,
+    pub roles: BTreeSet<Role>,
+    pub host: Host,
+    /// Silence after which this worker counts as dead.
+    pub lease_ttl: Duration,
+    pub limits: Limits,
+    pub turns: Turns,
+    pub webhooks: Webhooks,
+    pub job_ttl: Duration,
+}
+
+/// The Ollama that this worker runs jobs on.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub ollama: OllamaHost,
+    pub id: HostId,
+    /// Requests that may be in flight there.
+    pub slots: usize,
+}
+
+/// What one job may take.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Failures after which a job fails whose submitter named no number.
+    pub max_attempts: i16,
+    /// Until the first token.
+    pub load_timeout: Duration,
+    /// Between two tokens.
+    pub idle_timeout: Duration,
+    pub run_timeout: Duration,
+    /// Bytes.
+    pub max_result: usize,
+}
+
+/// How models take turns on the GPU.
+#[derive(Debug, Clone)]
+pub(crate) struct Turns {
+    pub max_model_wait: Duration,
+    /// The share of GPU time that loading may take while several models have work, between 0 and 1.
+    pub load_share: f64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Webhooks {
+    pub schedule: RetrySchedule,
+    pub timeout: Duration,
+    pub allow: Allow,
+    /// Signs for clients that have no secret of their own.
+    pub secret: Option<SigningSecret>,
+    /// Artifacts up to this size stand in the webhook itself, in bytes.
+    pub inline_limit: u64,
+    pub public_url: Option<String>,
+}
+
+impl Config {
+    pub(crate) fn read(env: &Env) -> Result<Self, ConfigError> {
+        let ollama: OllamaHost = env.read(&worker::OLLAMA_HOST, OllamaHost::parse)?;
+        let id = env.read_optional(&worker::HOST_ID, HostId::parse)?;
+        Ok(Self {
+            database: shared::Database::read(env)?,
+            ops_addr: env.read(&worker::OPS_ADDR, form::socket_addr)?,
+            secret_key: shared::secret_key(env)?,
+            roles: env.read(&worker::ROLES, form::list(form::choice(&Role::WORDS)))?.into_iter().collect(),
+            host: Host {
+                id: id.unwrap_or_else(|| HostId::of(&ollama)),
+                ollama,
+                slots: env.read(&worker::SLOTS, form::integer(1..=1_024))?,
+            },
+            lease_ttl: env.read(&worker::LEASE_TTL, form::duration(LEAST_TTL..=LONGEST_TTL))?,
+            limits: Limits::read(env)?,
+            turns: Turns {
+                max_model_wait: env.read(&worker::MAX_MODEL_WAIT, form::duration(SECOND..=DAY))?,
+                load_share: env.read(&worker::LOAD_SHARE, form::percent)?,
+            },
+            webhooks: Webhooks::read(env)?,
+            job_ttl: shared::job_ttl(env)?,
+        })
+    }
+}
+
+impl Limits {
+    fn read(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            max_attempts: env.read(&worker::MAX_ATTEMPTS, form::integer(1..=20))?,
+            load_timeout: env.read(&worker::LOAD_TIMEOUT, form::duration(SECOND..=DAY))?,
+            idle_timeout: env.read(&worker::IDLE_TIMEOUT, form::duration(SECOND..=DAY))?,
+            run_timeout: env.read(&worker::RUN_TIMEOUT, form::duration(SECOND..=DAY))?,
+            max_result: usize::try_from(
+                env.read(&worker::MAX_RESULT, form::byte_size(1 << 10..=MOST_RESULT))?,
+            )
+            .unwrap_or(usize::MAX),
+        })
+    }
+}
+
+impl Webhooks {
+    fn read(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            schedule: env.read(&worker::WEBHOOK_RETRY_SCHEDULE, RetrySchedule::parse)?,
+            timeout: env.read(&worker::WEBHOOK_TIMEOUT, form::duration(SECOND..=HOUR))?,
+            allow: env.read_optional(&shared::WEBHOOK_ALLOW, Allow::parse)?.unwrap_or_default(),
+            secret: env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)?,
+            inline_limit: shared::artifact_inline_limit(env)?,
+            public_url: env.read_optional(&shared::PUBLIC_URL, form::text)?,
+        })
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+/// A renewal has an eighth of it to be answered: with less, a busy Postgres would look dead.
+const LEAST_TTL: Duration = Duration::from_secs(2);
+const LONGEST_TTL: Duration = HOUR;
+
+/// Postgres keeps a value in one piece up to 1 GiB, and a job's completion goes through memory several times.
+const MOST_RESULT: u64 = 512 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PROGRAM;
+
+    #[test]
+    fn every_setting_that_help_lists_is_obeyed() {
+        let env = Env::from_pairs([("DATABASE_URL", "postgres://x")]);
+        let config = Config::read(&env).unwrap();
+        assert_eq!(
+            env.unread(PROGRAM.settings),
+            ["FOREMAN_LOG", "FOREMAN_LOG_FORMAT", "FOREMAN_SHUTDOWN_GRACE"]
+        );
+        assert_eq!(config.roles, BTreeSet::from([Role::Run, Role::Relay, Role::Dispatch, Role::Janitor]));
+    }
+
+    #[test]
+    fn a_wrong_value_names_the_variable_and_the_mend() {
+        for (name, value) in [
+            ("FOREMAN_WORKER_ROLES", "run,walk"),
+            ("FOREMAN_WORKER_ROLES", ","),
+            ("FOREMAN_WORKER_SLOTS", "0"),
+            ("FOREMAN_LEASE_TTL", "1s"),
+            ("FOREMAN_LOAD_SHARE", "100%"),
+            ("FOREMAN_HOST_ID", "two words"),
+            ("OLLAMA_HOST", "ftp://x"),
+        ] {
+            let env = Env::from_pairs([("DATABASE_URL", "postgres://x"), (name, value)]);
+            let error = Config::read(&env).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn roles_are_written_as_they_are_read() {
+        for (word, role) in Role::WORDS {
+            assert_eq!(role.as_str(), word);
+        }
+    }
+}

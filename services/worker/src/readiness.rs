@@ -1,0 +1,91 @@
+//! When this worker is ready: what `/readyz` looks at, and what the start waits for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use foreman_ollama::Client;
+use foreman_runtime::ops::Check;
+use foreman_store::{Store, days_ahead_needed, schema_version_needed};
+
+use crate::worker::Worker;
+
+/// With more the ids and times of two machines are out of order.
+const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
+
+/// An Ollama that is there answers this from memory.
+const OLLAMA_WITHIN: Duration = Duration::from_secs(2);
+
+/// Between two looks at a Postgres that is not there or not migrated yet, while the process starts.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+pub(crate) async fn checks(worker: Arc<Worker>, ollama: Client) -> Vec<Check> {
+    let store = &worker.store;
+    let (database, partitions, clock, ollama) =
+        tokio::join!(schema(store), partitions(store), clock(store), reachable(&ollama));
+    vec![
+        Check::new("database", database),
+        Check::new("partitions", partitions),
+        Check::new("clock", clock),
+        Check::new("ollama", ollama),
+    ]
+}
+
+/// Waits until Postgres answers and its schema is new enough, and says what it waits for.
+pub(crate) async fn database(store: &Store) {
+    let mut said = String::new();
+    while let Err(problem) = schema(store).await {
+        if problem != said {
+            tracing::warn!("waiting: {problem}");
+            said = problem;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn schema(store: &Store) -> Result<(), String> {
+    let needed = schema_version_needed();
+    match store.schema_version().await {
+        Ok(Some(version)) if version >= needed => Ok(()),
+        Ok(found) => Err(format!(
+            "the schema is at version {} and {needed} is needed; run `foreman migrate`",
+            found.unwrap_or(0)
+        )),
+        Err(error) => Err(away(error)),
+    }
+}
+
+async fn partitions(store: &Store) -> Result<(), String> {
+    let needed = days_ahead_needed();
+    match store.partition_days_ahead().await {
+        Ok(ahead) if ahead >= needed => Ok(()),
+        Ok(ahead) => Err(format!(
+            "partitions are made for {ahead} days ahead and {needed} are needed; start a worker with the role janitor, \
+             or run `foreman migrate`"
+        )),
+        Err(error) => Err(away(error)),
+    }
+}
+
+async fn clock(store: &Store) -> Result<(), String> {
+    match store.learn_time().await {
+        Ok(offset) if offset.abs() <= CLOCK_TOLERANCE => Ok(()),
+        Ok(offset) => Err(format!(
+            "Postgres' clock is {} s from this machine's; set both by NTP",
+            offset.num_milliseconds() as f64 / 1_000.0
+        )),
+        Err(error) => Err(away(error)),
+    }
+}
+
+async fn reachable(ollama: &Client) -> Result<(), String> {
+    match tokio::time::timeout(OLLAMA_WITHIN, ollama.version()).await {
+        Ok(Ok(_version)) => Ok(()),
+        Ok(Err(failure)) => Err(failure.to_string()),
+        Err(_elapsed) => Err(format!("Ollama at {} does not answer; look at its log", ollama.host())),
+    }
+}
+
+fn away(error: impl Into<anyhow::Error>) -> String {
+    format!("Postgres does not do what it is asked to ({:#}); mend DATABASE_URL or Postgres", error.into())
+}
