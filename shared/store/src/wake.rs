@@ -40,10 +40,12 @@ pub enum Topic {
     Inventory,
     /// A host has published.
     Published,
+    /// A host was released: somebody else may hold it.
+    Host,
 }
 
 impl Topic {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Ready,
         Self::Cancel,
         Self::Outbox,
@@ -51,6 +53,7 @@ impl Topic {
         Self::Job,
         Self::Inventory,
         Self::Published,
+        Self::Host,
     ];
 
     const fn name(self) -> &'static str {
@@ -62,6 +65,7 @@ impl Topic {
             Self::Job => "job",
             Self::Inventory => "inventory",
             Self::Published => "published",
+            Self::Host => "host",
         }
     }
 }
