@@ -1,0 +1,172 @@
+//! Worker processes: that they live, what they hold, and where there is work for them.
+
+use std::time::Duration;
+
+use crate::{ClientId, Holder, JobId, Lease, LeaseNo, Phase, Store, StoreError, WorkerId};
+
+/// What a renewal found still standing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    /// The worker's row. Without it others have taken its leases.
+    pub lives: bool,
+    /// The host lease that was renewed with it.
+    pub holds_host: bool,
+}
+
+/// A lease as its holder finds it in Postgres.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OwnLease {
+    pub lease: Lease,
+    pub phase: Phase,
+}
+
+/// A place where jobs are ready: one client's of one load key and priority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadyTriple {
+    pub load_key: String,
+    pub client: ClientId,
+    pub priority: i16,
+    /// The oldest that was seen there.
+    pub lowest: JobId,
+}
+
+impl Store {
+    /// Says that a worker lives from now on, until it has not renewed for `ttl`. Safe to repeat.
+    pub async fn register_worker(
+        &self,
+        worker: WorkerId,
+        host: &str,
+        roles: &[&str],
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        let mut conn = self.open().await?;
+        sqlx::query!(
+            r#"-- register_worker
+            INSERT INTO worker (id, host_id, roles, ttl, started_at, renewed_at)
+            VALUES ($1, $2, $3, make_interval(secs => $4), clock_timestamp(), clock_timestamp())
+            ON CONFLICT (id) DO UPDATE SET renewed_at = excluded.renewed_at"#,
+            worker.uuid(),
+            host,
+            roles as &[&str],
+            ttl.as_secs_f64(),
+        )
+        .execute(&mut conn)
+        .await?;
+        Ok(conn.done().await?)
+    }
+
+    /// Renews a worker's row, and with it the host lease that it believes to hold.
+    pub async fn renew_worker(
+        &self,
+        worker: WorkerId,
+        holder: Option<&Holder>,
+    ) -> Result<Renewal, StoreError> {
+        let mut conn = self.open().await?;
+        let row = sqlx::query!(
+            r#"-- renew_worker
+            WITH alive AS (
+                UPDATE worker SET renewed_at = clock_timestamp() WHERE id = $1 RETURNING id
+            ), held AS (
+                UPDATE host h SET renewed_at = clock_timestamp() FROM alive
+                WHERE h.id = $2 AND h.holder = alive.id AND h.fence = $3
+                RETURNING h.id
+            )
+            SELECT EXISTS (SELECT FROM alive) AS "lives!", EXISTS (SELECT FROM held) AS "holds_host!""#,
+            worker.uuid(),
+            holder.map(|holder| holder.host.as_str()),
+            holder.map(|holder| holder.fence),
+        )
+        .fetch_one(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(Renewal { lives: row.lives, holds_host: row.holds_host })
+    }
+
+    /// Takes a worker's row away, once it holds nothing any more. What it still holds is rescued at once.
+    pub async fn deregister_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
+        let mut conn = self.open().await?;
+        sqlx::query!("DELETE FROM worker WHERE id = $1", worker.uuid()).execute(&mut conn).await?;
+        Ok(conn.done().await?)
+    }
+
+    /// What a worker holds, whether it knows or not: the answer to a claim may have been lost.
+    pub async fn own_leases(&self, worker: WorkerId) -> Result<Vec<OwnLease>, StoreError> {
+        let mut conn = self.open().await?;
+        let rows = sqlx::query!(
+            r#"-- own_leases
+            SELECT job_id AS "job_id: JobId", lease_no AS "lease_no: LeaseNo", phase AS "phase: Phase"
+            FROM job_lease WHERE worker_id = $1 ORDER BY lease_no"#,
+            worker.uuid(),
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| OwnLease { lease: Lease { job_id: row.job_id, no: row.lease_no }, phase: row.phase })
+            .collect())
+    }
+
+    /// Which of a worker's leases somebody asked to cancel.
+    pub async fn cancelled_leases(&self, worker: WorkerId) -> Result<Vec<LeaseNo>, StoreError> {
+        let mut conn = self.open().await?;
+        let numbers = sqlx::query_scalar!(
+            r#"-- cancelled_leases
+            SELECT lease_no AS "lease_no: LeaseNo" FROM job_lease WHERE worker_id = $1 AND cancel"#,
+            worker.uuid(),
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(numbers)
+    }
+
+    /// Every place where jobs are ready, with the oldest job there: a walk from place to place over the claim's own
+    /// index, whose cost is the number of places and not of jobs. What has expired is left to the janitor.
+    pub async fn ready_triples(&self) -> Result<Vec<ReadyTriple>, StoreError> {
+        let mut conn = self.open().await?;
+        // Each step asks for the next priority of the client, the next client of the key and the next key, and takes
+        // the first that there is: with a descending column in the index no single comparison says "after this".
+        let rows = sqlx::query!(
+            r#"-- ready_triples
+            WITH RECURSIVE place AS (
+                (SELECT load_key, client_id, priority, job_id FROM job_ready
+                 WHERE expires_at > clock_timestamp()
+                 ORDER BY load_key, client_id, priority DESC, job_id LIMIT 1)
+                UNION ALL
+                SELECT next.load_key, next.client_id, next.priority, next.job_id
+                FROM place p CROSS JOIN LATERAL (
+                    (SELECT 1 AS nearness, r.load_key, r.client_id, r.priority, r.job_id FROM job_ready r
+                     WHERE r.load_key = p.load_key AND r.client_id = p.client_id AND r.priority < p.priority
+                       AND r.expires_at > clock_timestamp()
+                     ORDER BY r.load_key, r.client_id, r.priority DESC, r.job_id LIMIT 1)
+                    UNION ALL
+                    (SELECT 2, r.load_key, r.client_id, r.priority, r.job_id FROM job_ready r
+                     WHERE r.load_key = p.load_key AND r.client_id > p.client_id
+                       AND r.expires_at > clock_timestamp()
+                     ORDER BY r.load_key, r.client_id, r.priority DESC, r.job_id LIMIT 1)
+                    UNION ALL
+                    (SELECT 3, r.load_key, r.client_id, r.priority, r.job_id FROM job_ready r
+                     WHERE r.load_key > p.load_key AND r.expires_at > clock_timestamp()
+                     ORDER BY r.load_key, r.client_id, r.priority DESC, r.job_id LIMIT 1)
+                    ORDER BY nearness LIMIT 1
+                ) AS next
+            )
+            SELECT load_key AS "load_key!", client_id AS "client!: ClientId", priority AS "priority!",
+                   job_id AS "lowest!: JobId"
+            FROM place"#,
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| ReadyTriple {
+                load_key: row.load_key,
+                client: row.client,
+                priority: row.priority,
+                lowest: row.lowest,
+            })
+            .collect())
+    }
+}
