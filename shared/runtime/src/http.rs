@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -34,6 +35,8 @@ pub struct Limits {
     pub connections: usize,
     /// For a request's head to arrive, and for an idle connection to be used again.
     pub head: Duration,
+    /// For a client to take what was sent to it, before it counts as gone. (Linux; elsewhere the system's own.)
+    pub stalled: Duration,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +97,7 @@ pub async fn serve(
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, shutdown: Shutdown) {
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = prepare(&stream, limits.stalled) {
         tracing::debug!(%error, "a connection was closed before it was served");
         return;
     }
@@ -125,6 +128,19 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
     }
 }
 
+/// Tokens go out as they come, and a client that has vanished or stopped reading gives its place up: writes alone
+/// would wait for it for ever.
+fn prepare(stream: &TcpStream, stalled: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    // A client that vanished while there is nothing to send is found by probes, counted in whole seconds.
+    let probe_after = (stalled / 2).max(Duration::from_secs(1));
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(probe_after).with_interval(probe_after))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(stalled))?;
+    Ok(())
+}
+
 fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -136,14 +152,17 @@ fn is_the_clients(error: &io::Error) -> bool {
 mod tests {
     use std::future::pending;
 
+    use axum::body::{Body, Bytes};
     use axum::routing::get;
+    use futures_util::stream;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::Notify;
     use tokio::task::JoinHandle;
 
     use super::*;
 
-    const LIMITS: Limits = Limits { connections: 8, head: Duration::from_secs(30) };
+    const LIMITS: Limits =
+        Limits { connections: 8, head: Duration::from_secs(30), stalled: Duration::from_secs(60) };
 
     async fn start(router: Router, limits: Limits) -> (SocketAddr, Shutdown, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -239,12 +258,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_does_not_come_gives_the_connection_to_the_next_client() {
-        let limits = Limits { connections: 1, head: Duration::from_millis(50) };
+        let limits = Limits { connections: 1, head: Duration::from_millis(50), ..LIMITS };
         let (address, shutdown, serving) = start(Router::new().route("/", get("fast")), limits).await;
         let mut dripping = TcpStream::connect(address).await.unwrap();
         dripping.write_all(b"GET / HT").await.unwrap();
         let mut next = TcpStream::connect(address).await.unwrap();
         send(&mut next, "/").await;
+        assert!(read_until(&mut next, "fast").await.starts_with("HTTP/1.1 200"));
+        shutdown.stop();
+        serving.await.unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_client_that_stops_reading_gives_its_connection_to_the_next_client() {
+        let limits = Limits { connections: 1, stalled: Duration::from_millis(300), ..LIMITS };
+        let endless = get(async || {
+            let chunk = Bytes::from(vec![b'x'; 1 << 20]);
+            Body::from_stream(stream::repeat_with(move || Ok::<_, io::Error>(chunk.clone())))
+        });
+        let router = Router::new().route("/endless", endless).route("/fast", get("fast"));
+        let (address, shutdown, serving) = start(router, limits).await;
+        let mut stalled = TcpStream::connect(address).await.unwrap();
+        send(&mut stalled, "/endless").await;
+        let mut next = TcpStream::connect(address).await.unwrap();
+        send(&mut next, "/fast").await;
         assert!(read_until(&mut next, "fast").await.starts_with("HTTP/1.1 200"));
         shutdown.stop();
         serving.await.unwrap();

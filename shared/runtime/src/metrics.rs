@@ -2,7 +2,7 @@
 //!
 //! No label may hold what a client can invent.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram};
@@ -10,6 +10,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::background::BACKGROUND_ERRORS;
+
+mod snapshot;
+
+pub use snapshot::Snapshot;
 
 /// From a fast HTTP answer to a job that waited for hours, in seconds. Every histogram counts seconds and has a
 /// name that says so.
@@ -73,7 +77,10 @@ impl Metric {
 
 /// The process's recorder.
 #[derive(Clone)]
-pub struct Metrics(PrometheusHandle);
+pub struct Metrics {
+    recorded: PrometheusHandle,
+    published: Arc<Mutex<Snapshot>>,
+}
 
 impl Metrics {
     /// Makes the recorder of this process, or finds the one that is there, and declares what it will record.
@@ -90,7 +97,7 @@ impl Metrics {
                     "another metrics recorder is installed in this process; /metrics stays empty"
                 );
             }
-            Self(handle)
+            Self { recorded: handle, published: Arc::default() }
         });
         BACKGROUND_ERRORS.describe();
         declared.iter().copied().flatten().for_each(Metric::describe);
@@ -99,7 +106,19 @@ impl Metrics {
 
     /// In Prometheus' text format.
     pub fn render(&self) -> String {
-        self.0.render()
+        let mut text = self.recorded.render();
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).render(&mut text);
+        text
+    }
+
+    /// Shows these gauges from now on, in place of all that were published before.
+    pub fn publish(&self, gauges: Snapshot) {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = gauges;
+    }
+
+    /// Drops every published gauge, because another process shows them now.
+    pub fn withdraw(&self) {
+        self.publish(Snapshot::default());
     }
 
     /// Counts what has piled up, for as long as it is polled.
@@ -108,7 +127,7 @@ impl Metrics {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.0.run_upkeep();
+            self.recorded.run_upkeep();
         }
     }
 }

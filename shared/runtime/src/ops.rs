@@ -16,7 +16,8 @@ use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
 /// Probes and scrapers are few; whoever opens more only waits.
-pub(crate) const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(15) };
+pub(crate) const LIMITS: Limits =
+    Limits { connections: 64, head: Duration::from_secs(15), stalled: Duration::from_secs(30) };
 
 /// A probe that gets no answer in time says less than one that says so.
 const READY_WITHIN: Duration = Duration::from_secs(4);

@@ -107,7 +107,7 @@ impl Program {
             Err(error) => return self.give_up(MISCONFIGURED, ConfigError::into(error)),
         };
         logging.start();
-        for line in env.unknown(settings::ALL) {
+        for line in env.unknown(&[settings::ALL, self.settings].concat()) {
             tracing::warn!("{line}");
         }
         tls::install();
