@@ -57,3 +57,5 @@ CREATE TABLE webhook_attempt (
     CONSTRAINT a_failure_has_a_code CHECK ((outcome = 'delivered') = (error_code IS NULL))
 ) PARTITION BY RANGE (job_id);
 CREATE INDEX webhook_attempt_delivery ON webhook_attempt (delivery_id);
+-- The receivers that answered 410, hardly any: each claim asks whether its job has one.
+CREATE INDEX webhook_attempt_gone ON webhook_attempt (job_id) WHERE outcome = 'failed' AND error_code = 'gone';

@@ -1,0 +1,122 @@
+//! What the database alone can tell of the whole installation: one worker exports it for all.
+
+use std::time::Duration;
+
+use crate::{Store, StoreError, WorkerId};
+
+/// The waiting jobs of one model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelBacklog {
+    /// As `/api/tags` names it.
+    pub model: String,
+    pub queued: i64,
+    /// Since the oldest of them might have run; zero if all of them wait for their time.
+    pub oldest: Duration,
+}
+
+/// What is on its way to receivers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeliveryBacklog {
+    /// Deliveries that wait for a sender or for an earlier event of their job.
+    pub due: i64,
+    pub oldest_due: Duration,
+}
+
+impl Store {
+    /// Whether this worker is the one that speaks for all: of the live ones that relay, the one with the smallest id.
+    pub async fn exports_gauges(&self, worker: WorkerId) -> Result<bool, StoreError> {
+        let mut conn = self.open().await?;
+        let first = sqlx::query_scalar!(
+            r#"-- exports_gauges
+            SELECT id AS "id: WorkerId" FROM worker
+            WHERE 'relay' = ANY(roles) AND clock_timestamp() < renewed_at + ttl ORDER BY id LIMIT 1"#
+        )
+        .fetch_optional(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(first == Some(worker))
+    }
+
+    /// The jobs whose state is `queued`, by model. Reads what waits, never what has ended; the name is looked up once a
+    /// load key, because the narrow rows do not carry it.
+    pub async fn model_backlogs(&self) -> Result<Vec<ModelBacklog>, StoreError> {
+        let mut conn = self.open().await?;
+        let rows = sqlx::query!(
+            r#"-- model_backlogs
+            WITH waiting AS MATERIALIZED (
+                SELECT 'ready' AS room, load_key, count(*) AS jobs, min(eligible_at) AS oldest
+                FROM job_ready GROUP BY load_key
+                UNION ALL
+                SELECT 'scheduled', load_key, count(*), min(eligible_at) FROM job_scheduled GROUP BY load_key
+                UNION ALL
+                SELECT 'held', load_key, count(*), min(eligible_at) FROM job_lease WHERE phase = 'held' GROUP BY load_key
+            )
+            SELECT j.model_label AS model, sum(w.jobs)::bigint AS "queued!",
+                   greatest(0, extract(epoch FROM now() - min(w.oldest)))::float8 AS "oldest!"
+            FROM waiting w
+            CROSS JOIN LATERAL (
+                (SELECT job_id FROM job_ready WHERE w.room = 'ready' AND load_key = w.load_key LIMIT 1)
+                UNION ALL
+                (SELECT job_id FROM job_scheduled WHERE w.room = 'scheduled' AND load_key = w.load_key LIMIT 1)
+                UNION ALL
+                (SELECT job_id FROM job_lease WHERE w.room = 'held' AND load_key = w.load_key LIMIT 1)
+            ) AS one
+            CROSS JOIN LATERAL (SELECT model_label FROM job WHERE id = one.job_id LIMIT 1) AS j
+            GROUP BY j.model_label"#
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        let backlog =
+            |row: (String, i64, f64)| ModelBacklog { model: row.0, queued: row.1, oldest: seconds(row.2) };
+        Ok(rows.into_iter().map(|row| backlog((row.model, row.queued, row.oldest))).collect())
+    }
+
+    /// Deliveries that could be sent now.
+    pub async fn delivery_backlog(&self) -> Result<DeliveryBacklog, StoreError> {
+        let mut conn = self.open().await?;
+        let row = sqlx::query!(
+            r#"-- delivery_backlog
+            SELECT count(*) AS "due!",
+                   coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0)::float8 AS "oldest!"
+            FROM webhook_delivery WHERE next_attempt_at <= now()"#
+        )
+        .fetch_one(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(DeliveryBacklog { due: row.due, oldest_due: seconds(row.oldest) })
+    }
+
+    /// How long the oldest transition has waited for the relay; zero if none does.
+    pub async fn outbox_oldest(&self) -> Result<Duration, StoreError> {
+        let mut conn = self.open().await?;
+        let oldest = sqlx::query_scalar!(
+            r#"-- outbox_oldest
+            SELECT extract(epoch FROM now() - at)::float8 AS "oldest!" FROM outbox ORDER BY id LIMIT 1"#
+        )
+        .fetch_optional(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(seconds(oldest.unwrap_or_default()))
+    }
+
+    /// The age of the oldest transaction on this database. An old one keeps dead rows from being cleaned away. Without
+    /// `pg_read_all_stats` only those of our own role are seen.
+    pub async fn oldest_transaction(&self) -> Result<Duration, StoreError> {
+        let mut conn = self.open().await?;
+        let oldest = sqlx::query_scalar!(
+            r#"-- oldest_transaction
+            SELECT coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::float8 AS "oldest!"
+            FROM pg_stat_activity
+            WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"#
+        )
+        .fetch_one(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(seconds(oldest))
+    }
+}
+
+fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).unwrap_or_default()
+}

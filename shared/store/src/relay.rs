@@ -1,0 +1,74 @@
+//! The relay's one statement: it moves outbox rows into the history and makes the webhooks that follow from them.
+//!
+//! Everything is derived from what the statement itself deleted, so that two relays can never write a row twice,
+//! however their snapshots lie.
+
+use crate::{Store, StoreError};
+
+/// What one turn of the relay came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relayed {
+    /// So many transitions were moved, and so many webhooks made of them.
+    Moved { events: u64, deliveries: u64 },
+    /// Another relay is at work at this moment.
+    Busy,
+}
+
+impl Store {
+    /// Moves the oldest outbox rows, at most `limit`.
+    ///
+    /// An advisory lock lets one relay work at a time; that is for order and economy. What makes it exact is the
+    /// `DELETE … RETURNING`: a relay whose snapshot is older than another's commit still sees the other's rows, but
+    /// deletes none of them.
+    pub async fn relay(&self, limit: i64) -> Result<Relayed, StoreError> {
+        let mut conn = self.open().await?;
+        // In `deliveries`: what follows an event that waits for its next attempt cannot be sent before it, and stands
+        // at its time from the start, out of the way of the claim. The lanes are compared in a form that no index
+        // matches: by lane alone it would read every delivery of a receiver for each one that is made.
+        let row = sqlx::query!(
+            r#"-- relay_outbox
+            WITH turn AS MATERIALIZED (
+                SELECT pg_try_advisory_xact_lock(hashtext('foreman relay')) AS mine
+            ), gone AS (
+                DELETE FROM outbox
+                WHERE id = ANY(ARRAY(SELECT id FROM outbox WHERE (SELECT mine FROM turn) ORDER BY id LIMIT $1))
+                RETURNING *
+            ), history AS (
+                INSERT INTO job_event (job_id, seq, attempt, state, previous_state, error, at)
+                SELECT job_id, seq, attempt, state, previous_state, error, at FROM gone ORDER BY id
+            ), wanted AS MATERIALIZED (
+                SELECT g.id, g.job_id, g.seq, g.state, j.client_id, j.webhook_lane, j.webhook_origin
+                FROM gone g
+                CROSS JOIN LATERAL (
+                    SELECT client_id, webhook_lane, webhook_origin FROM job
+                    WHERE id = g.job_id AND webhook_lane IS NOT NULL
+                      AND (webhook_events IS NULL OR g.state = ANY(webhook_events))
+                    LIMIT 1
+                ) AS j
+            ), lanes AS (
+                INSERT INTO webhook_lane (id, client_id, origin)
+                SELECT DISTINCT webhook_lane, client_id, webhook_origin FROM wanted ORDER BY webhook_lane
+                ON CONFLICT DO NOTHING
+            ), deliveries AS (
+                INSERT INTO webhook_delivery (lane_id, job_id, seq, terminal, next_attempt_at)
+                SELECT w.webhook_lane, w.job_id, w.seq, w.state IN ('done', 'failed', 'cancelled', 'expired'),
+                       greatest(now(), (
+                           SELECT max(e.next_attempt_at) FROM webhook_delivery e
+                           WHERE e.job_id = w.job_id AND (e.lane_id = w.webhook_lane) IS TRUE
+                             AND e.claim_no IS NULL AND e.attempts > 0 AND NOT e.redelivery))
+                FROM wanted w ORDER BY w.id
+                RETURNING 1
+            )
+            SELECT (SELECT mine FROM turn) AS "mine!", (SELECT count(*) FROM gone) AS "events!",
+                   (SELECT count(*) FROM deliveries) AS "deliveries!""#,
+            limit,
+        )
+        .fetch_one(&mut conn)
+        .await?;
+        conn.done().await?;
+        if !row.mine {
+            return Ok(Relayed::Busy);
+        }
+        Ok(Relayed::Moved { events: row.events.unsigned_abs(), deliveries: row.deliveries.unsigned_abs() })
+    }
+}

@@ -1,0 +1,83 @@
+//! What the janitor ends and throws away, a bounded number of rows at a time.
+
+use crate::{JobId, Store, StoreError};
+
+impl Store {
+    /// Ends deliveries that were made more than six days ago, at most `limit`, each with a last row in the log that says
+    /// so. One that is being sent at this moment is left to its sender.
+    ///
+    /// Their ids are stamped with the time they were made at, so the oldest are the first of the primary key.
+    pub async fn end_old_deliveries(&self, limit: i64) -> Result<Vec<(JobId, i32)>, StoreError> {
+        let mut conn = self.open().await?;
+        let rows = sqlx::query!(
+            r#"-- end_old_deliveries
+            WITH old AS MATERIALIZED (
+                SELECT id FROM webhook_delivery
+                WHERE id < ulid_floor(now() - interval '6 days') AND (claim_no IS NULL OR next_attempt_at <= now())
+                ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+            ), gone AS (
+                DELETE FROM webhook_delivery d USING old o WHERE d.id = o.id RETURNING d.*
+            ), known AS MATERIALIZED (
+                SELECT gone.*, j.webhook_url, e.state
+                FROM gone
+                CROSS JOIN LATERAL (SELECT webhook_url FROM job WHERE id = gone.job_id LIMIT 1) AS j
+                CROSS JOIN LATERAL (
+                    SELECT state FROM job_event WHERE job_id = gone.job_id AND seq = gone.seq LIMIT 1
+                ) AS e
+            ), logged AS (
+                INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome,
+                                             error_code)
+                SELECT job_id, id, attempts, seq, lane_id, webhook_url, state, claimed_at, 'retry', 'dispatcher_lost'
+                FROM known WHERE claim_no IS NOT NULL
+                UNION ALL
+                SELECT job_id, id, attempts + 1, seq, lane_id, webhook_url, state, now(), 'failed', 'too_old' FROM known
+            )
+            SELECT job_id AS "job: JobId", seq FROM gone"#,
+            limit,
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(rows.into_iter().map(|row| (row.job, row.seq)).collect())
+    }
+
+    /// Forgets idempotency keys whose time has passed, at most `limit`. Returns how many.
+    pub async fn prune_idempotency_keys(&self, limit: i64) -> Result<u64, StoreError> {
+        let mut conn = self.open().await?;
+        let pruned = sqlx::query!(
+            r#"-- prune_idempotency_keys
+            WITH old AS MATERIALIZED (
+                SELECT client_id, key FROM idempotency_key WHERE expires_at <= now()
+                ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+            )
+            DELETE FROM idempotency_key k USING old o WHERE k.client_id = o.client_id AND k.key = o.key"#,
+            limit,
+        )
+        .execute(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(pruned.rows_affected())
+    }
+
+    /// Forgets receivers that nothing was sent to for a week and that have nothing waiting, at most `limit`. Returns how
+    /// many. A webhook that is made at this very moment finds its lane missing; that costs it nothing but the memory of
+    /// how its receiver answered last.
+    pub async fn prune_lanes(&self, limit: i64) -> Result<u64, StoreError> {
+        let mut conn = self.open().await?;
+        let pruned = sqlx::query!(
+            r#"-- prune_lanes
+            WITH idle AS MATERIALIZED (
+                SELECT l.id FROM webhook_lane l
+                WHERE l.last_used_at < now() - interval '7 days'
+                  AND NOT EXISTS (SELECT FROM webhook_delivery d WHERE d.lane_id = l.id)
+                LIMIT $1 FOR UPDATE SKIP LOCKED
+            )
+            DELETE FROM webhook_lane l USING idle i WHERE l.id = i.id"#,
+            limit,
+        )
+        .execute(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(pruned.rows_affected())
+    }
+}
