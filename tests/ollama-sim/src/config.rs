@@ -1,0 +1,99 @@
+//! What a simulator is like: its models, its times and its limits.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::model::{self, Model};
+use crate::request::KeepAlive;
+
+/// How a simulator behaves. The default answers at once, with one model at a time, as a fresh Ollama would on a very
+/// fast machine.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen. Port 0 takes a free one that no outgoing connection can take meanwhile, so that the simulator can
+    /// go away and come back.
+    pub addr: SocketAddr,
+    /// Where the routes of `/sim` stay reachable while the simulator is away, besides `addr`.
+    pub control_addr: Option<SocketAddr>,
+    pub version: String,
+    pub models: Vec<Model>,
+    /// How long a load takes.
+    pub load_delay: Duration,
+    /// Loads that take another time; the first that fits holds.
+    pub load_delays: Vec<LoadDelay>,
+    /// From the start of a run to its first token.
+    pub prompt_delay: Duration,
+    /// From one token to the next.
+    pub token_delay: Duration,
+    /// How many tokens an answer has where neither `num_predict` nor the prompt says.
+    pub tokens: u32,
+    /// `OLLAMA_NUM_PARALLEL`.
+    pub parallel: usize,
+    /// `OLLAMA_MAX_LOADED_MODELS`.
+    pub max_loaded: usize,
+    /// `OLLAMA_MAX_QUEUE`.
+    pub max_queue: usize,
+    /// `OLLAMA_KEEP_ALIVE`.
+    pub keep_alive: KeepAlive,
+    /// Adds `"simulated": true` to every final answer, so that nobody takes it for a model's.
+    pub simulated_mark: bool,
+    /// How many requests the log keeps; older ones are forgotten, its counts are not.
+    pub keep_records: usize,
+}
+
+/// A load that takes its own time.
+#[derive(Clone, Debug)]
+pub struct LoadDelay {
+    pub model: String,
+    /// `num_ctx` of the request, if only that one is meant.
+    pub num_ctx: Option<i64>,
+    pub delay: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 0)),
+            control_addr: None,
+            version: "0.32.15".to_owned(),
+            models: vec![
+                Model::new("tiny-a"),
+                Model::new("tiny-b"),
+                Model::new("tiny-tools").with("tools").with("thinking"),
+            ],
+            load_delay: Duration::ZERO,
+            load_delays: Vec::new(),
+            prompt_delay: Duration::ZERO,
+            token_delay: Duration::ZERO,
+            tokens: 8,
+            parallel: 1,
+            max_loaded: 1,
+            max_queue: 512,
+            keep_alive: KeepAlive::For(Duration::from_secs(5 * 60)),
+            simulated_mark: false,
+            keep_records: 200_000,
+        }
+    }
+}
+
+impl Config {
+    /// The models by these names, each as [`Model::new`] makes it.
+    pub fn models<const N: usize>(mut self, names: [&str; N]) -> Self {
+        self.models = names.into_iter().map(Model::new).collect();
+        self
+    }
+
+    /// Makes every load of one model take its own time.
+    pub fn slow_load(mut self, model: &str, delay: Duration) -> Self {
+        self.load_delays.push(LoadDelay { model: model.to_owned(), num_ctx: None, delay });
+        self
+    }
+
+    pub(crate) fn load_delay(&self, loaded: &Model, num_ctx: i64) -> Duration {
+        let fits = |delay: &&LoadDelay| {
+            model::canonical(&delay.model).is_some_and(|name| name.eq_ignore_ascii_case(&loaded.name))
+                && delay.num_ctx.is_none_or(|wanted| wanted == num_ctx)
+        };
+        self.load_delays.iter().find(fits).map_or(self.load_delay, |delay| delay.delay)
+    }
+}

@@ -1,0 +1,267 @@
+//! One run from its slot to its last token.
+//!
+//! A run holds its slot for as long as it lives: a client that stops reading keeps it, one that goes away drops it. The
+//! run only moves when it is asked for its next token, so nothing is ever said to nobody.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::faults::{Due, Trouble};
+use crate::http::Cut;
+use crate::log::{Entry, Outcome};
+use crate::replies::{self, End, Said, Voice};
+use crate::request::Shape;
+use crate::residency::Lease;
+use crate::script::{Piece, Plan};
+
+const STOPPED: &str = "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, \
+                       check ollama server logs for details";
+const UNEXPECTED_EOF: &str = "an error was encountered while running the model: unexpected EOF";
+
+/// Lines that are due at once go out in pieces of about this many bytes.
+const FRAME: usize = 16 << 10;
+
+/// A run that has its slot.
+#[derive(Debug)]
+pub(crate) struct Run {
+    entry: Entry,
+    lease: Lease,
+    _slot: OwnedSemaphorePermit,
+    plan: Plan,
+    voice: Voice,
+    fault: Option<Due>,
+    /// Whether the answer repeats the prompt as tokens.
+    context: bool,
+    arrived: Instant,
+    load: Duration,
+    started: Instant,
+    first_token: Option<Instant>,
+    said: usize,
+    calls: usize,
+}
+
+/// What a run needs to begin.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) entry: Entry,
+    pub(crate) lease: Lease,
+    pub(crate) plan: Plan,
+    pub(crate) voice: Voice,
+    pub(crate) fault: Option<Due>,
+    pub(crate) context: bool,
+    pub(crate) arrived: Instant,
+    pub(crate) load: Duration,
+}
+
+/// Why a run did not come to its end.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    Error { status: u16, text: String },
+    EndEarly,
+    Cut,
+}
+
+impl Run {
+    /// Waits for a slot and for the prompt to be read. An error comes with the entry that it ends.
+    pub(crate) async fn begin(start: Start) -> Result<Self, (Entry, Broken)> {
+        let Start { mut entry, lease, plan, voice, fault, context, arrived, load } = start;
+        let runner = lease.runner.clone();
+        let slot = tokio::select! {
+            biased;
+            () = runner.killed.cancelled() => return Err((entry, stopped())),
+            slot = runner.slots.clone().acquire_owned() => slot,
+        };
+        // The slots of a runner are never closed.
+        let Ok(slot) = slot else { return Err((entry, stopped())) };
+        entry.started();
+        let started = Instant::now();
+        if !plan.prompt_delay.is_zero() {
+            tokio::select! {
+                () = runner.killed.cancelled() => return Err((entry, stopped())),
+                () = tokio::time::sleep(plan.prompt_delay) => {}
+            }
+        }
+        Ok(Self {
+            entry,
+            lease,
+            _slot: slot,
+            plan,
+            voice,
+            fault,
+            context,
+            arrived,
+            load,
+            started,
+            first_token: None,
+            said: 0,
+            calls: 0,
+        })
+    }
+
+    /// The whole answer in one, and the run's end.
+    pub(crate) async fn whole(mut self) -> Result<String, (Entry, Broken)> {
+        let mut said = Said::default();
+        loop {
+            match self.next().await {
+                Ok(Some(at)) => said.add(&self.voice, &self.plan.pieces[at]),
+                Ok(None) => {
+                    let answer = self.voice.whole(&said, &self.end());
+                    self.entry.end(Outcome::Done);
+                    return Ok(answer);
+                }
+                // Whatever was said is the answer then, and does not claim to be done.
+                Err(Broken::EndEarly) => {
+                    let answer = self.voice.unfinished(&said);
+                    self.entry.end(Outcome::Cut);
+                    return Ok(answer);
+                }
+                Err(broken) => return Err((self.entry, broken)),
+            }
+        }
+    }
+
+    /// The answer as lines. Returns once there is a first one, because no headers come before it.
+    pub(crate) async fn lines(
+        mut self,
+    ) -> Result<impl Stream<Item = Result<Bytes, Cut>> + Send + 'static, (Entry, Broken)> {
+        let first = match self.next().await {
+            Ok(first) => first,
+            Err(broken) => return Err((self.entry, broken)),
+        };
+        Ok(stream::unfold(Some((self, Some(first))), |state| async {
+            let (run, first) = state?;
+            let (frame, run) = run.frame(first).await;
+            Some((frame, run.map(|run| (run, None))))
+        }))
+    }
+
+    /// Everything that is due now, and the run unless that was its end. `token` is one that was taken already.
+    async fn frame(mut self, mut token: Option<Option<usize>>) -> (Result<Bytes, Cut>, Option<Self>) {
+        let mut frame = String::new();
+        loop {
+            let next = match token.take() {
+                Some(token) => Ok(token),
+                // What can be said without waiting goes out together; the rest waits for its time.
+                None if frame.is_empty() || self.is_quick() => self.next().await,
+                None => return (Ok(frame.into()), Some(self)),
+            };
+            match next {
+                Ok(Some(at)) => {
+                    let piece = &self.plan.pieces[at];
+                    frame.push_str(&self.voice.line(piece, self.calls));
+                    frame.push('\n');
+                    self.calls += usize::from(matches!(piece, Piece::ToolCall(..)));
+                    if frame.len() >= FRAME {
+                        return (Ok(frame.into()), Some(self));
+                    }
+                }
+                Ok(None) => {
+                    frame.push_str(&self.voice.last_line(&self.end()));
+                    frame.push('\n');
+                    self.entry.end(Outcome::Done);
+                    return (Ok(frame.into()), None);
+                }
+                Err(Broken::Error { text, .. }) => {
+                    frame.push_str(&replies::error(&text));
+                    frame.push('\n');
+                    self.entry.end(Outcome::Failed);
+                    return (Ok(frame.into()), None);
+                }
+                Err(Broken::EndEarly) => {
+                    self.entry.end(Outcome::Cut);
+                    return (Ok(frame.into()), None);
+                }
+                Err(Broken::Cut) => {
+                    self.entry.end(Outcome::Cut);
+                    return (Err(Cut), None);
+                }
+            }
+        }
+    }
+
+    fn is_quick(&self) -> bool {
+        self.plan.token_delay.is_zero() && self.fault.is_none()
+    }
+
+    /// The place of the next piece in the plan, when its time has come; none at the end.
+    async fn next(&mut self) -> Result<Option<usize>, Broken> {
+        let killed = self.lease.runner.killed.clone();
+        if let Some(fault) = &self.fault
+            && self.said == (fault.tokens as usize).min(self.plan.pieces.len())
+        {
+            match fault.what.clone() {
+                Trouble::Error { status, text } => return Err(Broken::Error { status, text }),
+                Trouble::RunnerKilled => killed.cancel(),
+                Trouble::Reset => return Err(Broken::Cut),
+                Trouble::EndEarly => return Err(Broken::EndEarly),
+                Trouble::Hang => match std::future::pending::<Infallible>().await {},
+            }
+        }
+        let delay = self.plan.token_delay;
+        if self.said > 0 && !delay.is_zero() {
+            tokio::select! {
+                biased;
+                () = killed.cancelled() => {}
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+        if killed.is_cancelled() {
+            return Err(if self.said == 0 { stopped() } else { unexpected_eof() });
+        }
+        self.first_token.get_or_insert_with(Instant::now);
+        if self.said == self.plan.pieces.len() {
+            return if self.plan.given_up { Err(Broken::EndEarly) } else { Ok(None) };
+        }
+        self.entry.token();
+        self.said += 1;
+        Ok(Some(self.said - 1))
+    }
+
+    fn end(&self) -> End {
+        let now = Instant::now();
+        let first_token = self.first_token.unwrap_or(now);
+        let reason = if self.plan.cut { "length" } else { "stop" };
+        if !self.plan.metrics {
+            return End { reason, ..End::default() };
+        }
+        let context = match self.context {
+            true => {
+                (0..self.plan.prompt_tokens.min(2_048) + self.plan.eval_count).map(|i| 259 + i % 97).collect()
+            }
+            false => Vec::new(),
+        };
+        End {
+            reason,
+            context,
+            total: now - self.arrived,
+            load: self.load,
+            prompt_tokens: self.plan.prompt_tokens,
+            prompt: whole_micros(first_token - self.started),
+            eval_count: self.plan.eval_count,
+            eval: whole_micros(now - first_token),
+        }
+    }
+
+    /// Whether answers on this route carry their tokens, which can be sent back as a context.
+    pub(crate) fn has_context(shape: Shape, raw: bool) -> bool {
+        shape == Shape::Generate && !raw
+    }
+}
+
+fn stopped() -> Broken {
+    Broken::Error { status: 500, text: STOPPED.to_owned() }
+}
+
+fn unexpected_eof() -> Broken {
+    Broken::Error { status: 500, text: UNEXPECTED_EOF.to_owned() }
+}
+
+/// Runners count in microseconds, and never zero of them.
+fn whole_micros(time: Duration) -> Duration {
+    Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1))
+}

@@ -1,0 +1,372 @@
+//! JSON as Go's `encoding/json` reads and writes it, because that is what a real Ollama does with every body.
+//!
+//! It takes the first value and ignores what follows, replaces invalid UTF-8 and lone surrogates, and keeps repeated keys, of
+//! which the last will win. It never fails on anything that Go accepts, but for nesting beyond [`MAX_DEPTH`].
+
+/// Go stops at 10,000. A tenth of it keeps this reader's recursion within a small stack.
+const MAX_DEPTH: usize = 1_000;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Json {
+    Null,
+    Bool(bool),
+    /// As it is written.
+    Number(String),
+    String(String),
+    Array(Vec<Json>),
+    /// In order, repeats included.
+    Object(Vec<(String, Json)>),
+}
+
+impl Json {
+    /// What Go calls this kind of value in its complaints.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "bool",
+            Self::Number(_) => "number",
+            Self::String(_) => "string",
+            Self::Array(_) => "array",
+            Self::Object(_) => "object",
+        }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&Json> {
+        match self {
+            Self::Object(members) => {
+                members.iter().rev().find(|(known, _)| known == key).map(|(_, value)| value)
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::String(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the first value of a body. `None` is an empty body, which Go calls EOF; an error is Go's own text.
+pub(crate) fn decode(body: &[u8]) -> Result<Option<Json>, String> {
+    let mut reader = Reader { body, at: 0 };
+    reader.space();
+    if reader.peek().is_none() {
+        return Ok(None);
+    }
+    reader.value(0).map(Some)
+}
+
+/// Whether Go takes `key` for the struct field `field`: case aside, with the two letters beyond ASCII that fold into it.
+pub(crate) fn folds_to(key: &str, field: &str) -> bool {
+    let folded = key.chars().map(|c| match c {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    });
+    folded.eq(field.chars())
+}
+
+/// Writes a string as Go's `json.Marshal` does, which escapes what HTML would trip over.
+pub(crate) fn write_string(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\0'..='\x1f' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(c)));
+            }
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+}
+
+/// A string on its own, as JSON.
+pub(crate) fn string(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    write_string(&mut out, text);
+    out
+}
+
+struct Reader<'a> {
+    body: &'a [u8],
+    at: usize,
+}
+
+impl Reader<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.body.get(self.at).copied()
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    /// What Go says of the byte at hand.
+    fn complain<T>(&self, place: &str) -> Result<T, String> {
+        match self.peek() {
+            None => Err("unexpected EOF".to_owned()),
+            Some(b'\'') => Err(format!("invalid character '\\'' {place}")),
+            Some(byte @ b' '..=b'~') => Err(format!("invalid character '{}' {place}", char::from(byte))),
+            Some(byte @ 0xa1..) => Err(format!("invalid character '{}' {place}", char::from(byte))),
+            Some(b'\n') => Err(format!("invalid character '\\n' {place}")),
+            Some(byte) => Err(format!("invalid character '\\x{byte:02x}' {place}")),
+        }
+    }
+
+    fn value(&mut self, depth: usize) -> Result<Json, String> {
+        if depth > MAX_DEPTH {
+            return Err("exceeded max depth".to_owned());
+        }
+        match self.peek() {
+            Some(b'{') => self.object(depth),
+            Some(b'[') => self.array(depth),
+            Some(b'"') => self.text().map(Json::String),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b't') => self.literal("true", Json::Bool(true)),
+            Some(b'f') => self.literal("false", Json::Bool(false)),
+            Some(b'n') => self.literal("null", Json::Null),
+            _ => self.complain("looking for beginning of value"),
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Result<Json, String> {
+        self.at += 1;
+        let mut members = Vec::new();
+        self.space();
+        if self.peek() == Some(b'}') {
+            self.at += 1;
+            return Ok(Json::Object(members));
+        }
+        loop {
+            self.space();
+            if self.peek() != Some(b'"') {
+                return self.complain("looking for beginning of object key string");
+            }
+            let key = self.text()?;
+            self.space();
+            if self.peek() != Some(b':') {
+                return self.complain("after object key");
+            }
+            self.at += 1;
+            self.space();
+            let value = self.value(depth + 1)?;
+            members.push((key, value));
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(Json::Object(members));
+                }
+                _ => return self.complain("after object key:value pair"),
+            }
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Result<Json, String> {
+        self.at += 1;
+        let mut items = Vec::new();
+        self.space();
+        if self.peek() == Some(b']') {
+            self.at += 1;
+            return Ok(Json::Array(items));
+        }
+        loop {
+            self.space();
+            items.push(self.value(depth + 1)?);
+            self.space();
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => {
+                    self.at += 1;
+                    return Ok(Json::Array(items));
+                }
+                _ => return self.complain("after array element"),
+            }
+        }
+    }
+
+    fn literal(&mut self, word: &str, value: Json) -> Result<Json, String> {
+        for expected in word.bytes() {
+            if self.peek() != Some(expected) {
+                return self.complain(&format!("in literal {word} (expecting '{}')", char::from(expected)));
+            }
+            self.at += 1;
+        }
+        Ok(value)
+    }
+
+    fn number(&mut self) -> Result<Json, String> {
+        let start = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            Some(b'1'..=b'9') => self.digits(),
+            _ => return self.complain("in numeric literal"),
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            if !matches!(self.peek(), Some(b'0'..=b'9')) {
+                return self.complain("after decimal point in numeric literal");
+            }
+            self.digits();
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            if !matches!(self.peek(), Some(b'0'..=b'9')) {
+                return self.complain("in exponent of numeric literal");
+            }
+            self.digits();
+        }
+        Ok(Json::Number(String::from_utf8_lossy(&self.body[start..self.at]).into_owned()))
+    }
+
+    fn digits(&mut self) {
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+    }
+
+    fn text(&mut self) -> Result<String, String> {
+        self.at += 1;
+        let mut out = Vec::new();
+        loop {
+            match self.peek() {
+                None | Some(0..=0x1f) => return self.complain("in string literal"),
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(String::from_utf8(out)
+                        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()));
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    let c = self.escape()?;
+                    out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                }
+                Some(byte) => {
+                    self.at += 1;
+                    out.push(byte);
+                }
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char, String> {
+        let c = match self.peek() {
+            Some(c @ (b'"' | b'\\' | b'/')) => char::from(c),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                self.at += 1;
+                return self.unicode();
+            }
+            _ => return self.complain("in string escape code"),
+        };
+        self.at += 1;
+        Ok(c)
+    }
+
+    fn unicode(&mut self) -> Result<char, String> {
+        let first = self.hex()?;
+        if let 0xd800..=0xdbff = first
+            && self.body.get(self.at..self.at + 2) == Some(b"\\u")
+        {
+            let before = self.at;
+            self.at += 2;
+            if let second @ 0xdc00..=0xdfff = self.hex()? {
+                let code = 0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+                return Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            // Only a pair is read as one; what follows a lone half stands for itself.
+            self.at = before;
+        }
+        Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER))
+    }
+
+    fn hex(&mut self) -> Result<u32, String> {
+        let mut code = 0;
+        for _ in 0..4 {
+            match self.peek().and_then(|byte| char::from(byte).to_digit(16)) {
+                Some(digit) => code = code * 16 + digit,
+                None => return self.complain("in \\u hexadecimal character escape"),
+            }
+            self.at += 1;
+        }
+        Ok(code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_go_accepts_is_accepted_as_go_reads_it() {
+        let text = |body: &[u8]| match decode(body) {
+            Ok(Some(Json::String(text))) => text,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(text(br#""\ud83d\ude00 \ud800x \u0000 \/" trailing"#), "\u{1f600} \u{fffd}x \0 /");
+        assert_eq!(text(b"\"a\xffb\""), "a\u{fffd}b");
+        assert_eq!(text(br#""\ud800\u0041""#), "\u{fffd}A");
+        assert_eq!(decode(b" \n"), Ok(None));
+        assert_eq!(
+            decode(br#"{"a":1,"A":[ -1.5e+3 ],"a":null}{"#).unwrap().unwrap(),
+            Json::Object(vec![
+                ("a".to_owned(), Json::Number("1".to_owned())),
+                ("A".to_owned(), Json::Array(vec![Json::Number("-1.5e+3".to_owned())])),
+                ("a".to_owned(), Json::Null),
+            ])
+        );
+    }
+
+    #[test]
+    fn what_go_refuses_is_refused_in_its_words() {
+        for (body, error) in [
+            ("hello", "invalid character 'h' looking for beginning of value"),
+            ("{\"a\":[", "unexpected EOF"),
+            ("{a", "invalid character 'a' looking for beginning of object key string"),
+            ("{\"a\" 1", "invalid character '1' after object key"),
+            ("{\"a\":01}", "invalid character '1' after object key:value pair"),
+            ("[1 2]", "invalid character '2' after array element"),
+            ("nul}", "invalid character '}' in literal null (expecting 'l')"),
+            ("\"\n\"", "invalid character '\\n' in string literal"),
+            ("\"\\x\"", "invalid character 'x' in string escape code"),
+            ("-x", "invalid character 'x' in numeric literal"),
+            ("'", "invalid character '\\'' looking for beginning of value"),
+            (&"[".repeat(100_000), "exceeded max depth"),
+        ] {
+            assert_eq!(decode(body.as_bytes()), Err(error.to_owned()), "{:.20}", body);
+        }
+    }
+
+    #[test]
+    fn strings_are_written_as_go_writes_them() {
+        assert_eq!(string("a\"\\\n\0<b>&\u{2028}ä"), r#""a\"\\\n\u0000\u003cb\u003e\u0026\u2028ä""#);
+    }
+
+    #[test]
+    fn keys_fold_as_in_go() {
+        assert!(folds_to("KEEP_ALIVE", "keep_alive") && folds_to("\u{212a}eep_alive", "keep_alive"));
+        assert!(folds_to("me\u{17f}\u{17f}ages", "messages") && !folds_to("message", "messages"));
+    }
+}

@@ -1,0 +1,75 @@
+//! The shapes of answers on the wire: content types, plain texts and errors as Ollama's router gives them.
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::Stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Frame;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use crate::replies;
+
+/// The connection is to be reset instead of answered on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cut;
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the simulator was told to cut this connection")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, Cut>;
+pub(crate) type Answer = Result<Response<Body>, Cut>;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
+const PLAIN_UTF8: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+pub(crate) fn json(body: impl Into<Bytes>) -> Response<Body> {
+    answer(StatusCode::OK, Some(JSON), body)
+}
+
+pub(crate) fn error(status: u16, text: &str) -> Response<Body> {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    answer(status, Some(JSON), replies::error(text))
+}
+
+pub(crate) fn running() -> Response<Body> {
+    answer(StatusCode::OK, Some(PLAIN_UTF8), "Ollama is running")
+}
+
+pub(crate) fn not_found() -> Response<Body> {
+    answer(StatusCode::NOT_FOUND, Some(PLAIN), "404 page not found")
+}
+
+pub(crate) fn wrong_method(allowed: &'static str) -> Response<Body> {
+    let mut answer = answer(StatusCode::METHOD_NOT_ALLOWED, Some(PLAIN), "405 method not allowed");
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+pub(crate) fn bare(status: StatusCode) -> Response<Body> {
+    answer(status, None, Bytes::new())
+}
+
+pub(crate) fn lines(stream: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static) -> Response<Body> {
+    let mut answer =
+        Response::new(StreamBody::new(stream.map(|piece| piece.map(Frame::data))).boxed_unsync());
+    answer.headers_mut().insert(CONTENT_TYPE, LINES);
+    answer
+}
+
+fn answer(status: StatusCode, kind: Option<HeaderValue>, body: impl Into<Bytes>) -> Response<Body> {
+    let mut answer = Response::new(Full::new(body.into()).map_err(|never| match never {}).boxed_unsync());
+    *answer.status_mut() = status;
+    if let Some(kind) = kind {
+        answer.headers_mut().insert(CONTENT_TYPE, kind);
+    }
+    answer
+}

@@ -1,0 +1,142 @@
+//! The options of a request: their types, and which of them make Ollama load a model anew.
+
+use std::fmt;
+
+use crate::go_json::Json;
+use crate::model::Model;
+use crate::request::RunRequest;
+
+/// What a runner was started with. A request with others reloads the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunnerOptions {
+    pub(crate) num_ctx: i64,
+    num_batch: i64,
+    num_gpu: i64,
+    main_gpu: i64,
+    num_thread: i64,
+    draft_num_predict: i64,
+    shift: bool,
+}
+
+/// What shapes an answer and reloads nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunOptions {
+    pub(crate) num_predict: Option<u32>,
+    pub(crate) stop: Vec<String>,
+}
+
+/// What Ollama leaves to itself.
+const AUTOMATIC: i64 = -1;
+
+const INTEGERS: [&str; 13] = [
+    "num_ctx",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "draft_num_predict",
+    "num_predict",
+    "num_keep",
+    "seed",
+    "top_k",
+    "repeat_last_n",
+    "mirostat",
+    "typical",
+];
+const FLOATS: [&str; 8] = [
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "mirostat_tau",
+];
+const BOOLEANS: [&str; 4] = ["use_mmap", "use_mlock", "numa", "penalize_newline"];
+
+impl RunnerOptions {
+    /// The options of a request over those of its model, or Ollama's complaint about a type.
+    pub(crate) fn read(request: &RunRequest, model: &Model) -> Result<(Self, RunOptions), String> {
+        check_types(request)?;
+        let given = |name: &str| {
+            let of_request = match request.option(name) {
+                Some(Json::Number(number)) => Some(truncated(number)),
+                _ => None,
+            };
+            of_request.or_else(|| model.parameters.get(name).copied())
+        };
+        let runner = Self {
+            // A context beyond what the model was made for is cut, so it does not reload either.
+            num_ctx: given("num_ctx").unwrap_or(4096).clamp(4, model.context_length),
+            num_batch: given("num_batch").unwrap_or(512),
+            num_gpu: given("num_gpu").unwrap_or(AUTOMATIC).max(AUTOMATIC),
+            main_gpu: given("main_gpu").unwrap_or(0),
+            num_thread: given("num_thread").unwrap_or(0),
+            draft_num_predict: given("draft_num_predict").unwrap_or(0),
+            shift: request.shift.unwrap_or(true),
+        };
+        let stop = match request.option("stop") {
+            Some(Json::Array(words)) => {
+                words.iter().filter_map(|word| word.as_str().map(str::to_owned)).collect()
+            }
+            _ => Vec::new(),
+        };
+        // Zero and below mean "until it stops by itself".
+        let num_predict =
+            given("num_predict").and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
+        Ok((runner, RunOptions { num_predict, stop }))
+    }
+
+    /// Whether a runner with these options can take a request that wants others.
+    pub(crate) fn serve(&self, wanted: &Self) -> bool {
+        // Leaving `num_gpu` out again is no reason to reload.
+        let num_gpu = if wanted.num_gpu == AUTOMATIC { self.num_gpu } else { wanted.num_gpu };
+        *self == Self { num_gpu, ..*wanted }
+    }
+}
+
+impl fmt::Display for RunnerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "num_ctx={} num_batch={} num_gpu={} main_gpu={} num_thread={} draft_num_predict={} shift={}",
+            self.num_ctx,
+            self.num_batch,
+            self.num_gpu,
+            self.main_gpu,
+            self.num_thread,
+            self.draft_num_predict,
+            self.shift
+        )
+    }
+}
+
+fn check_types(request: &RunRequest) -> Result<(), String> {
+    for (name, value) in &request.options {
+        let wanted = match (name.as_str(), value) {
+            (_, Json::Null) => continue,
+            (known, Json::Number(_)) if INTEGERS.contains(&known) || FLOATS.contains(&known) => continue,
+            (known, Json::Bool(_)) if BOOLEANS.contains(&known) => continue,
+            ("stop", Json::Array(words)) if words.iter().all(|word| word.as_str().is_some()) => continue,
+            ("stop", Json::Array(_)) => "an array of strings",
+            ("stop", _) => "type array",
+            (known, _) if INTEGERS.contains(&known) => "type integer",
+            (known, _) if FLOATS.contains(&known) => "type float32",
+            (known, _) if BOOLEANS.contains(&known) => "type boolean",
+            // Ollama warns of an option that it does not know, and goes on.
+            _ => continue,
+        };
+        return Err(format!("option \"{name}\" must be of {wanted}"));
+    }
+    Ok(())
+}
+
+/// A number as Go turns it into an integer.
+fn truncated(number: &str) -> i64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a number out of range is cut, which is what is wanted"
+    )]
+    number.parse().unwrap_or_else(|_| number.parse::<f64>().map_or(0, |number| number as i64))
+}

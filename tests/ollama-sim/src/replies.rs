@@ -1,0 +1,225 @@
+//! The lines and objects that a run answers with: every key in Ollama's own order, zeros left out where Go leaves them out.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+
+use crate::go_json;
+use crate::request::Shape;
+use crate::script::Piece;
+
+/// What every line of one answer has in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Voice {
+    pub(crate) shape: Shape,
+    /// The model as the client wrote it, as JSON.
+    pub(crate) model: String,
+    pub(crate) simulated: bool,
+    /// How many alternatives each token's probability comes with; None is no probabilities.
+    pub(crate) top_logprobs: Option<i64>,
+}
+
+/// What the last line says beside the text.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct End {
+    pub(crate) reason: &'static str,
+    pub(crate) context: Vec<u64>,
+    pub(crate) total: Duration,
+    pub(crate) load: Duration,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) prompt: Duration,
+    pub(crate) eval_count: u64,
+    pub(crate) eval: Duration,
+}
+
+/// The parts of an answer, gathered or of one line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said {
+    text: String,
+    thinking: String,
+    tool_calls: Vec<Call>,
+    logprobs: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Call {
+    id: String,
+    name: String,
+    /// As JSON.
+    arguments: String,
+}
+
+impl Said {
+    pub(crate) fn add(&mut self, voice: &Voice, piece: &Piece) {
+        match piece {
+            Piece::Thinking(text) => self.thinking.push_str(text),
+            Piece::Content(text) => self.text.push_str(text),
+            Piece::ToolCall(name, arguments) => self.tool_calls.push(Call {
+                id: format!("call_{}", base36(rand::random())),
+                name: name.clone(),
+                arguments: arguments.clone(),
+            }),
+            Piece::Silent => {}
+        }
+        if let (Some(top), Piece::Content(text) | Piece::Thinking(text)) = (voice.top_logprobs, piece) {
+            self.logprobs.push(logprob(text, top));
+        }
+    }
+}
+
+impl Voice {
+    /// A line of a stream that is not the last. `calls` is how many tools were called before it.
+    pub(crate) fn line(&self, piece: &Piece, calls: usize) -> String {
+        let mut said = Said::default();
+        said.add(self, piece);
+        self.answer(&said, calls, None)
+    }
+
+    /// The last line of a stream, which says nothing any more.
+    pub(crate) fn last_line(&self, end: &End) -> String {
+        self.answer(&Said::default(), 0, Some(end))
+    }
+
+    /// The whole answer in one.
+    pub(crate) fn whole(&self, said: &Said, end: &End) -> String {
+        self.answer(said, 0, Some(end))
+    }
+
+    /// What was said by the time it broke off.
+    pub(crate) fn unfinished(&self, said: &Said) -> String {
+        self.answer(said, 0, None)
+    }
+
+    /// The answer to a request that says nothing.
+    pub(crate) fn empty(&self, reason: &'static str) -> String {
+        self.answer(&Said::default(), 0, Some(&End { reason, ..End::default() }))
+    }
+
+    fn answer(&self, said: &Said, calls: usize, end: Option<&End>) -> String {
+        let mut out = String::with_capacity(160 + said.text.len());
+        out.push_str("{\"model\":");
+        out.push_str(&self.model);
+        _ = write!(out, ",\"created_at\":\"{}\"", timestamp(Utc::now()));
+        let chat = self.shape == Shape::Chat;
+        out.push_str(if chat {
+            ",\"message\":{\"role\":\"assistant\",\"content\":"
+        } else {
+            ",\"response\":"
+        });
+        go_json::write_string(&mut out, &said.text);
+        if !said.thinking.is_empty() {
+            out.push_str(",\"thinking\":");
+            go_json::write_string(&mut out, &said.thinking);
+        }
+        if chat {
+            write_calls(&mut out, said, calls);
+            out.push('}');
+        }
+        _ = write!(out, ",\"done\":{}", end.is_some());
+        if let Some(end) = end {
+            _ = write!(out, ",\"done_reason\":\"{}\"", end.reason);
+        }
+        if chat {
+            write_list(&mut out, "logprobs", &said.logprobs);
+        }
+        if let Some(end) = end {
+            write_metrics(&mut out, end);
+        }
+        if !chat {
+            write_calls(&mut out, said, calls);
+            write_list(&mut out, "logprobs", &said.logprobs);
+        }
+        if self.simulated && end.is_some() {
+            out.push_str(",\"simulated\":true");
+        }
+        out.push('}');
+        out
+    }
+}
+
+fn write_metrics(out: &mut String, end: &End) {
+    write_list(out, "context", &end.context);
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    for (key, value) in [
+        ("total_duration", nanos(end.total)),
+        ("load_duration", nanos(end.load)),
+        ("prompt_eval_count", end.prompt_tokens),
+        ("prompt_eval_duration", nanos(end.prompt)),
+        ("eval_count", end.eval_count),
+        ("eval_duration", nanos(end.eval)),
+    ] {
+        if value > 0 {
+            _ = write!(out, ",\"{key}\":{value}");
+        }
+    }
+}
+
+fn write_calls(out: &mut String, said: &Said, calls: usize) {
+    let numbered: Vec<_> = said
+        .tool_calls
+        .iter()
+        .zip(calls..)
+        .map(|(Call { id, name, arguments }, index)| {
+            let name = go_json::string(name);
+            format!(r#"{{"id":"{id}","function":{{"index":{index},"name":{name},"arguments":{arguments}}}}}"#)
+        })
+        .collect();
+    write_list(out, "tool_calls", &numbered);
+}
+
+fn write_list<T: ToString>(out: &mut String, key: &str, items: &[T]) {
+    if !items.is_empty() {
+        let items: Vec<_> = items.iter().map(T::to_string).collect();
+        _ = write!(out, ",\"{key}\":[{}]", items.join(","));
+    }
+}
+
+/// A time as Go writes it: nanoseconds, without the zeros at their end.
+pub(crate) fn timestamp(time: DateTime<Utc>) -> String {
+    let text = time.to_rfc3339_opts(SecondsFormat::Nanos, true);
+    let text = text.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.');
+    format!("{text}Z")
+}
+
+/// A time from now; none is Go's longest duration, which is what "for ever" is.
+pub(crate) fn time_from_now(after: Option<Duration>) -> String {
+    let forever = TimeDelta::nanoseconds(i64::MAX);
+    let after = after.map_or(forever, |after| TimeDelta::from_std(after).unwrap_or(forever).min(forever));
+    timestamp(Utc::now() + after)
+}
+
+pub(crate) fn error(text: &str) -> String {
+    format!("{{\"error\":{}}}", go_json::string(text))
+}
+
+fn logprob(token: &str, top: i64) -> String {
+    let one = |text: &str, likelihood: f64| {
+        let bytes: Vec<_> = text.bytes().map(|byte| byte.to_string()).collect();
+        format!(r#""token":{},"logprob":{likelihood},"bytes":[{}]"#, go_json::string(text), bytes.join(","))
+    };
+    let surprise =
+        token.bytes().fold(1_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % 9_973;
+    let likelihood = -f64::from(surprise + 1) / 9_973.0;
+    let alternatives: Vec<_> = (0..top)
+        .map(|i| match i {
+            0 => format!("{{{}}}", one(token, likelihood)),
+            _ => format!("{{{}}}", one(&format!(" alternative{i}"), likelihood - 1.5)),
+        })
+        .collect();
+    match alternatives.is_empty() {
+        true => format!("{{{}}}", one(token, likelihood)),
+        false => format!("{{{},\"top_logprobs\":[{}]}}", one(token, likelihood), alternatives.join(",")),
+    }
+}
+
+/// Eight letters and digits, as the ids of tool calls have.
+fn base36(mut number: u64) -> String {
+    let mut id = String::new();
+    for _ in 0..8 {
+        let digit = u32::try_from(number % 36).unwrap_or_default();
+        id.push(char::from_digit(digit, 36).unwrap_or('0'));
+        number /= 36;
+    }
+    id
+}

@@ -1,0 +1,474 @@
+//! Which models are resident, who waits for which, and who is thrown out: Ollama's scheduler, with its bad habits.
+//!
+//! The habits come from its structure, which is kept here. A request for a resident model goes straight to it. Every other
+//! request joins one queue, which one loop serves strictly in turn: it marks the runner that must go as expired, waits for
+//! *some* runner to go, and looks again. Hence newcomers on the resident model go first for ever; hence an explicit
+//! `keep_alive` for it, which takes the mark away, hangs the loop and everyone in the queue; hence a hung-up request still
+//! throws out what it no longer needs.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::faults::{Due, Faults, SERVER_BUSY, Stage, Trouble};
+use crate::log::{Happening, Journal};
+use crate::model::Model;
+use crate::options::RunnerOptions;
+use crate::request::KeepAlive;
+
+const IDLE_AT_ONCE: KeepAlive = KeepAlive::For(Duration::ZERO);
+
+/// A wish for a runner.
+#[derive(Debug)]
+pub(crate) struct Want {
+    pub(crate) model: Arc<Model>,
+    pub(crate) options: RunnerOptions,
+    pub(crate) keep_alive: Option<KeepAlive>,
+    /// Who asks: the model as it is written, and the body, by which a fault of the load is found.
+    pub(crate) written: String,
+    pub(crate) body: Bytes,
+    /// What the prompt orders to go wrong with a load.
+    pub(crate) ordered_fault: Option<Due>,
+}
+
+/// Why there is no runner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoRunner {
+    Busy,
+    Failed { status: u16, text: String },
+    Reset,
+}
+
+impl NoRunner {
+    /// Status and text, or nothing where the connection is to be cut instead.
+    pub(crate) fn answer(self) -> Option<(u16, String)> {
+        match self {
+            Self::Busy => Some((503, SERVER_BUSY.to_owned())),
+            Self::Failed { status, text } => Some((status, text)),
+            Self::Reset => None,
+        }
+    }
+}
+
+/// A process that holds one model.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    pub(crate) model: Arc<Model>,
+    pub(crate) options: RunnerOptions,
+    pub(crate) slots: Arc<Semaphore>,
+    /// Cancelled when the process dies before its time.
+    pub(crate) killed: CancellationToken,
+    /// Cancelled when it is no longer among the residents.
+    gone: CancellationToken,
+    /// True once it is loaded; closed if that will never be.
+    loaded: watch::Sender<bool>,
+    rearm: Notify,
+}
+
+/// What changes about a resident.
+#[derive(Debug)]
+struct Resident {
+    runner: Arc<Runner>,
+    ready: bool,
+    users: usize,
+    keep_alive: KeepAlive,
+    expires_at: Option<Instant>,
+    /// When the expiry task will look next.
+    armed: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    want: Want,
+    reply: oneshot::Sender<Result<Lease, NoRunner>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Residency {
+    config: Arc<Config>,
+    journal: Arc<Journal>,
+    faults: Arc<Faults>,
+    /// By weights, so that two names on the same weights are one resident.
+    residents: Mutex<HashMap<String, Resident>>,
+    queue: mpsc::Sender<Pending>,
+    unloaded: Notify,
+}
+
+/// The use of a runner. Dropped, it makes the runner idle or throws it out.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) runner: Arc<Runner>,
+    residency: Arc<Residency>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.residency.release(&self.runner);
+    }
+}
+
+/// A resident as `/api/ps` tells of it.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) model: Arc<Model>,
+    pub(crate) num_ctx: i64,
+    /// From now on; None is for ever.
+    pub(crate) expires_in: Option<Duration>,
+}
+
+/// What the loop found when it looked.
+enum Found {
+    Usable(Lease),
+    Room,
+    /// Somebody had to go and was idle.
+    RoomMade,
+    /// Somebody has to go and is not idle.
+    Wait,
+}
+
+impl Residency {
+    /// Starts the loop, which lives until `stop`.
+    pub(crate) fn start(
+        config: Arc<Config>,
+        journal: Arc<Journal>,
+        faults: Arc<Faults>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let (queue, pending) = mpsc::channel(config.max_queue.max(1));
+        let residency = Arc::new(Self {
+            config,
+            journal,
+            faults,
+            residents: Mutex::default(),
+            queue,
+            unloaded: Notify::new(),
+        });
+        let this = Arc::clone(&residency);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = this.serve_queue(pending) => {}
+            }
+        });
+        residency
+    }
+
+    /// A runner for a request. Dropping the future hangs up.
+    pub(crate) async fn acquire(self: &Arc<Self>, want: Want) -> Result<Lease, NoRunner> {
+        loop {
+            let mut loading = {
+                let mut residents = self.lock();
+                match residents.get_mut(&want.model.weights) {
+                    Some(resident) if !resident.ready => resident.runner.loaded.subscribe(),
+                    Some(resident) if resident.serves(&want) => {
+                        return Ok(self.lease(resident, want.keep_alive));
+                    }
+                    _ => break,
+                }
+            };
+            // A load in progress is waited for outside the queue; if it fails, whoever waited asks anew.
+            _ = loading.wait_for(|loaded| *loaded).await;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Pending { want, reply }).map_err(|_| NoRunner::Busy)?;
+        match answer.await {
+            Ok(answer) => answer,
+            // The simulator is being stopped, and with it every connection.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Marks a model as expired, so that it goes once it is idle.
+    pub(crate) async fn expire(&self, model: &Model) {
+        loop {
+            let mut loading = {
+                let mut residents = self.lock();
+                let Some(resident) = residents.get_mut(&model.weights) else { return };
+                if resident.ready {
+                    resident.keep_alive = IDLE_AT_ONCE;
+                    if resident.users == 0 {
+                        self.remove(&mut residents, &model.weights);
+                    }
+                    return;
+                }
+                resident.runner.loaded.subscribe()
+            };
+            _ = loading.wait_for(|loaded| *loaded).await;
+        }
+    }
+
+    /// Kills the process that holds a model, which stays listed until somebody needs it.
+    pub(crate) fn kill(&self, name: &str) -> bool {
+        let residents = self.lock();
+        let found = residents.values().find(|resident| resident.runner.model.name.eq_ignore_ascii_case(name));
+        if let Some(Resident { runner, .. }) = found
+            && !runner.killed.is_cancelled()
+        {
+            self.journal.event(Happening::Killed, &runner.model.name, runner.options.to_string());
+            runner.killed.cancel();
+            return true;
+        }
+        false
+    }
+
+    /// What is resident, the one that stays longest first. What loads is not among it.
+    pub(crate) fn list(&self) -> Vec<Listed> {
+        let now = Instant::now();
+        let mut listed: Vec<_> = self
+            .lock()
+            .values()
+            .filter(|resident| resident.ready)
+            .map(|resident| Listed {
+                model: Arc::clone(&resident.runner.model),
+                num_ctx: resident.runner.options.num_ctx,
+                expires_in: match (resident.keep_alive, resident.expires_at) {
+                    (KeepAlive::Forever, _) => None,
+                    (KeepAlive::For(_), Some(at)) => Some(at.saturating_duration_since(now)),
+                    (KeepAlive::For(time), None) => Some(time),
+                },
+            })
+            .collect();
+        listed.sort_by_key(|one| std::cmp::Reverse(one.expires_in.unwrap_or(Duration::MAX)));
+        listed
+    }
+
+    /// Forgets every resident, as a process that dies does. Who uses one keeps it to the end.
+    pub(crate) fn lose_everything(&self) {
+        let mut residents = self.lock();
+        let ready: Vec<_> =
+            residents.iter().filter(|(_, one)| one.ready).map(|(weights, _)| weights.clone()).collect();
+        for weights in ready {
+            self.remove(&mut residents, &weights);
+        }
+    }
+
+    async fn serve_queue(self: Arc<Self>, mut pending: mpsc::Receiver<Pending>) {
+        while let Some(Pending { want, reply }) = pending.recv().await {
+            if reply.is_closed() {
+                continue;
+            }
+            // Once begun, nothing of this looks at whether the client is still there, but the load itself.
+            loop {
+                let mut unloaded = std::pin::pin!(self.unloaded.notified());
+                unloaded.as_mut().enable();
+                match self.look(&want) {
+                    Found::Usable(lease) => {
+                        // A client that has gone drops the lease, which releases it.
+                        _ = reply.send(Ok(lease));
+                        break;
+                    }
+                    Found::Room => {
+                        self.load(want, reply).await;
+                        break;
+                    }
+                    Found::RoomMade => {}
+                    Found::Wait => unloaded.await,
+                }
+            }
+        }
+    }
+
+    fn look(self: &Arc<Self>, want: &Want) -> Found {
+        let mut residents = self.lock();
+        let goes = match residents.get_mut(&want.model.weights) {
+            Some(resident) if resident.serves(want) => {
+                return Found::Usable(self.lease(resident, want.keep_alive));
+            }
+            Some(_) => Some(want.model.weights.clone()),
+            None => None,
+        };
+        let goes = match goes {
+            None if residents.len() >= self.config.max_loaded => victim(&residents),
+            goes => goes,
+        };
+        let Some(weights) = goes else { return Found::Room };
+        let Some(resident) = residents.get_mut(&weights) else { return Found::Room };
+        resident.keep_alive = IDLE_AT_ONCE;
+        resident.expires_at = None;
+        if resident.users == 0 {
+            self.remove(&mut residents, &weights);
+            Found::RoomMade
+        } else {
+            Found::Wait
+        }
+    }
+
+    async fn load(self: &Arc<Self>, want: Want, mut reply: oneshot::Sender<Result<Lease, NoRunner>>) {
+        if reply.is_closed() {
+            return;
+        }
+        let runner = Arc::new(Runner {
+            slots: Arc::new(Semaphore::new(self.config.parallel)),
+            killed: CancellationToken::new(),
+            gone: CancellationToken::new(),
+            loaded: watch::Sender::new(false),
+            rearm: Notify::new(),
+            model: Arc::clone(&want.model),
+            options: want.options,
+        });
+        let (name, options) = (want.model.name.clone(), want.options.to_string());
+        self.journal.event(Happening::LoadStarted, &name, options.clone());
+        self.lock().insert(
+            want.model.weights.clone(),
+            Resident {
+                runner: Arc::clone(&runner),
+                ready: false,
+                users: 1,
+                keep_alive: want.keep_alive.unwrap_or(self.config.keep_alive),
+                expires_at: None,
+                armed: None,
+            },
+        );
+        let delay = self.config.load_delay(&want.model, want.options.num_ctx);
+        let fault = want.ordered_fault.or_else(|| self.faults.due(Stage::Load, &want.written, &want.body));
+        let outcome = tokio::select! {
+            biased;
+            () = reply.closed() => Err(None),
+            () = runner.killed.cancelled() => Err(Some(killed())),
+            outcome = run_load(delay, fault) => outcome.map_err(Some),
+        };
+        match outcome {
+            Ok(()) => {
+                self.journal.event(Happening::Loaded, &name, options);
+                if let Some(resident) = self.lock().get_mut(&want.model.weights) {
+                    resident.ready = true;
+                }
+                runner.loaded.send_replace(true);
+                tokio::spawn(Arc::clone(self).watch_expiry(Arc::clone(&runner)));
+                _ = reply.send(Ok(Lease { runner, residency: Arc::clone(self) }));
+            }
+            Err(failure) => {
+                self.lock().remove(&want.model.weights);
+                runner.gone.cancel();
+                // Dropping the only sender tells those who wait for the load that it will never be.
+                drop(runner);
+                match failure {
+                    None => self.journal.event(Happening::LoadAborted, &name, options),
+                    Some(failure) => {
+                        self.journal.event(Happening::LoadFailed, &name, options);
+                        _ = reply.send(Err(failure));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Throws a runner out when its time has come, for as long as it is resident.
+    async fn watch_expiry(self: Arc<Self>, runner: Arc<Runner>) {
+        loop {
+            let next = {
+                let mut residents = self.lock();
+                let Some(resident) = residents.get_mut(&runner.model.weights) else { return };
+                if !Arc::ptr_eq(&resident.runner, &runner) {
+                    return;
+                }
+                if resident.users == 0 && resident.expires_at.is_some_and(|at| at <= Instant::now()) {
+                    self.remove(&mut residents, &runner.model.weights);
+                    return;
+                }
+                resident.armed = resident.expires_at;
+                resident.armed
+            };
+            let time = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = runner.gone.cancelled() => return,
+                () = runner.rearm.notified() => {}
+                () = time => {}
+            }
+        }
+    }
+
+    fn lease(self: &Arc<Self>, resident: &mut Resident, keep_alive: Option<KeepAlive>) -> Lease {
+        resident.users += 1;
+        resident.expires_at = None;
+        // Left out, the value of the last request that had one stays in force.
+        if let Some(keep_alive) = keep_alive {
+            resident.keep_alive = keep_alive;
+        }
+        Lease { runner: Arc::clone(&resident.runner), residency: Arc::clone(self) }
+    }
+
+    fn release(&self, runner: &Arc<Runner>) {
+        let mut residents = self.lock();
+        let Some(resident) = residents.get_mut(&runner.model.weights) else { return };
+        if !Arc::ptr_eq(&resident.runner, runner) {
+            return;
+        }
+        resident.users -= 1;
+        if resident.users > 0 {
+            return;
+        }
+        match resident.keep_alive {
+            KeepAlive::Forever => {}
+            KeepAlive::For(Duration::ZERO) => self.remove(&mut residents, &runner.model.weights),
+            KeepAlive::For(time) => {
+                let at = Instant::now() + time;
+                resident.expires_at = Some(at);
+                // The expiry task looks again by itself when it wakes; it need only be told of an earlier time.
+                if resident.armed.is_none_or(|armed| at < armed) {
+                    resident.armed = Some(at);
+                    runner.rearm.notify_one();
+                }
+            }
+        }
+    }
+
+    fn remove(&self, residents: &mut HashMap<String, Resident>, weights: &str) {
+        if let Some(Resident { runner, .. }) = residents.remove(weights) {
+            runner.gone.cancel();
+            self.journal.event(Happening::Evicted, &runner.model.name, runner.options.to_string());
+            self.unloaded.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Resident>> {
+        self.residents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Resident {
+    fn serves(&self, want: &Want) -> bool {
+        self.ready && !self.runner.killed.is_cancelled() && self.runner.options.serve(&want.options)
+    }
+}
+
+/// Whom Ollama throws out: an idle one before a busy one, then the shortest keep-alive, then the first by its weights. When
+/// it was last used plays no part.
+fn victim(residents: &HashMap<String, Resident>) -> Option<String> {
+    let rank = |(weights, resident): &(&String, &Resident)| {
+        (resident.users > 0, resident.keep_alive, (*weights).clone())
+    };
+    residents.iter().min_by_key(rank).map(|(weights, _)| weights.clone())
+}
+
+fn killed() -> NoRunner {
+    NoRunner::Failed { status: 500, text: "llama-server process has terminated: signal: killed".to_owned() }
+}
+
+/// The time that a load takes, and what goes wrong half-way.
+async fn run_load(delay: Duration, fault: Option<Due>) -> Result<(), NoRunner> {
+    let Some(fault) = fault else {
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        return Ok(());
+    };
+    tokio::time::sleep(delay / 2).await;
+    match fault.what {
+        Trouble::Error { status, text } => Err(NoRunner::Failed { status, text }),
+        Trouble::RunnerKilled => Err(killed()),
+        Trouble::Reset | Trouble::EndEarly => Err(NoRunner::Reset),
+        Trouble::Hang => std::future::pending().await,
+    }
+}

@@ -1,0 +1,306 @@
+//! The routes of an Ollama: which question gets which answer, and every refusal in its words.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::{Method, Request};
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::faults::{Due, Faults, Stage, Trouble};
+use crate::generation::{Broken, Run, Start};
+use crate::go_json::{self, Json};
+use crate::http::{self, Answer, Cut};
+use crate::log::{Entry, Journal, Kind, Outcome};
+use crate::model::{self, Model};
+use crate::options::RunnerOptions;
+use crate::replies::{self, Voice};
+use crate::request::{KeepAlive, RunRequest, Shape};
+use crate::residency::{Residency, Want};
+use crate::script::{self, Plan};
+use crate::{control, gate};
+
+/// Everything that a request may touch.
+#[derive(Debug)]
+pub(crate) struct Ollama {
+    pub(crate) config: Arc<Config>,
+    pub(crate) models: Vec<Arc<Model>>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) residency: Arc<Residency>,
+}
+
+/// A refusal: status and text.
+type Refusal = (u16, String);
+
+pub(crate) async fn serve(
+    ollama: &Arc<Ollama>,
+    control: &control::Control,
+    request: Request<Incoming>,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    if path.starts_with("/sim/") {
+        return control.serve(ollama, &head, body).await;
+    }
+    ollama.journal.count(path);
+    let allowed = match path {
+        "/" | "/api/version" | "/api/tags" => "GET, HEAD",
+        "/api/ps" => "GET",
+        "/api/show" | "/api/chat" | "/api/generate" => "POST",
+        _ => "",
+    };
+    if let Some(answer) = gate::check(&head.method, &head.headers, allowed) {
+        return Ok(answer);
+    }
+    let mut answer = match (head.method, path) {
+        (Method::GET | Method::HEAD, "/") => http::running(),
+        (Method::GET | Method::HEAD, "/api/version") => {
+            http::json(format!("{{\"version\":{}}}", go_json::string(&ollama.config.version)))
+        }
+        (Method::GET | Method::HEAD, "/api/tags") => http::json(model::tags(&ollama.config.models)),
+        (Method::GET, "/api/ps") => http::json(ollama.ps()),
+        (Method::POST, "/api/show") => ollama.show(&read(body).await?),
+        (Method::POST, "/api/chat") => ollama.run(Shape::Chat, read(body).await?).await?,
+        (Method::POST, "/api/generate") => ollama.run(Shape::Generate, read(body).await?).await?,
+        _ if allowed.is_empty() => http::not_found(),
+        _ => http::wrong_method(allowed),
+    };
+    gate::admit(&head.headers, &mut answer);
+    Ok(answer)
+}
+
+/// A body that breaks off belongs to a client that is gone.
+pub(crate) async fn read(body: Incoming) -> Result<Bytes, Cut> {
+    Ok(body.collect().await.map_err(|_| Cut)?.to_bytes())
+}
+
+impl Ollama {
+    fn find(&self, name: &str) -> Option<&Arc<Model>> {
+        let name = model::canonical(name)?;
+        self.models.iter().find(|model| model.name.eq_ignore_ascii_case(&name))
+    }
+
+    fn ps(&self) -> String {
+        let entries: Vec<_> = self
+            .residency
+            .list()
+            .iter()
+            .map(|one| model::running(&one.model, &replies::time_from_now(one.expires_in), one.num_ctx))
+            .collect();
+        format!("{{\"models\":[{}]}}", entries.join(","))
+    }
+
+    fn show(&self, body: &[u8]) -> hyper::Response<http::Body> {
+        let name = match go_json::decode(body) {
+            Ok(None) => return http::error(400, "missing request body"),
+            Err(error) => return http::error(400, &error),
+            Ok(Some(value)) => {
+                let name = ["model", "name"].iter().find_map(|key| value.get(key).and_then(Json::as_str));
+                name.unwrap_or_default().to_owned()
+            }
+        };
+        match (self.find(&name), model::canonical(&name)) {
+            (Some(model), _) => http::json(model::show(model)),
+            (None, Some(name)) => http::error(404, &format!("model '{name}' not found")),
+            (None, None) if name.is_empty() => http::error(400, "model is required"),
+            (None, None) => http::error(400, "invalid model name"),
+        }
+    }
+
+    async fn run(self: &Arc<Self>, shape: Shape, body: Bytes) -> Answer {
+        let arrived = Instant::now();
+        let path = if shape == Shape::Chat { "/api/chat" } else { "/api/generate" };
+        let mut entry = self.journal.open(path, body.clone());
+        let request = match RunRequest::decode(shape, &body) {
+            Ok(request) => request,
+            Err(text) => return refuse(entry, 400, &text),
+        };
+        if let Some(Due { what, .. }) = self.due(Stage::Arrival, &request, &body) {
+            return match what {
+                Trouble::Error { status, text } => refuse(entry, status, &text),
+                Trouble::Hang => std::future::pending().await,
+                Trouble::RunnerKilled | Trouble::Reset | Trouble::EndEarly => cut(entry),
+            };
+        }
+        let model = match self.check(shape, &request) {
+            Ok(model) => Arc::clone(model),
+            Err((status, text)) => return refuse(entry, status, &text),
+        };
+        let voice = Voice {
+            shape,
+            model: go_json::string(&request.model),
+            simulated: self.config.simulated_mark,
+            top_logprobs: request.logprobs.then_some(request.top_logprobs),
+        };
+        let empty = request.is_empty(shape);
+        if empty && request.keep_alive == Some(KeepAlive::For(std::time::Duration::ZERO)) {
+            entry.is(Kind::Unload, &model.name, &body);
+            self.residency.expire(&model).await;
+            entry.end(Outcome::Done);
+            return Ok(http::json(voice.empty("unload")));
+        }
+        let (options, run_options) = match able(shape, &request, &model)
+            .and_then(|()| RunnerOptions::read(&request, &model).map_err(|text| (500, text)))
+        {
+            Ok(options) => options,
+            Err((status, text)) => return refuse(entry, status, &text),
+        };
+        entry.is(if empty { Kind::Load } else { Kind::Run }, &model.name, &body);
+        let want = Want {
+            model: Arc::clone(&model),
+            options,
+            keep_alive: request.keep_alive,
+            written: request.model.clone(),
+            body: body.clone(),
+            ordered_fault: script::ordered_fault(&request, Stage::Load),
+        };
+        let lease = match self.residency.acquire(want).await {
+            Ok(lease) => lease,
+            Err(failure) => {
+                return match failure.answer() {
+                    Some((status, text)) => refuse(entry, status, &text),
+                    None => cut(entry),
+                };
+            }
+        };
+        let load = arrived.elapsed();
+        if empty {
+            entry.end(Outcome::Done);
+            return Ok(http::json(voice.empty("load")));
+        }
+        if let Err((status, text)) = fits(&request, &model, lease.runner.options.num_ctx) {
+            return refuse(entry, status, &text);
+        }
+        let run = Run::begin(Start {
+            plan: Plan::make(&self.config, &model, shape, &request, &run_options),
+            fault: self.due(Stage::Run, &request, &body),
+            context: Run::has_context(shape, request.raw),
+            entry,
+            lease,
+            voice,
+            arrived,
+            load,
+        })
+        .await;
+        let run = match run {
+            Ok(run) => run,
+            Err((entry, broken)) => return break_off(entry, broken),
+        };
+        if request.stream == Some(false) {
+            match run.whole().await {
+                Ok(answer) => Ok(http::json(answer)),
+                Err((entry, broken)) => break_off(entry, broken),
+            }
+        } else {
+            match run.lines().await {
+                Ok(lines) => Ok(http::lines(lines)),
+                Err((entry, broken)) => break_off(entry, broken),
+            }
+        }
+    }
+
+    fn due(&self, stage: Stage, request: &RunRequest, body: &[u8]) -> Option<Due> {
+        script::ordered_fault(request, stage).or_else(|| self.faults.due(stage, &request.model, body))
+    }
+
+    /// The model of a request, after everything that can be said without it.
+    fn check(&self, shape: Shape, request: &RunRequest) -> Result<&Arc<Model>, Refusal> {
+        if !(0..=20).contains(&request.top_logprobs) {
+            return Err((400, "top_logprobs must be between 0 and 20".to_owned()));
+        }
+        let name = &request.model;
+        let not_found = || (404, format!("model '{name}' not found"));
+        let canonical = match (shape, model::canonical(name)) {
+            (_, Some(canonical)) => canonical,
+            (Shape::Chat, None) if name.is_empty() => return Err((400, "model is required".to_owned())),
+            (Shape::Chat, None) => return Err((400, "invalid model name".to_owned())),
+            (Shape::Generate, None) => return Err(not_found()),
+        };
+        if model::is_cloud(&canonical.to_ascii_lowercase()) {
+            return Err((403, "ollama cloud is disabled: remote model is unavailable".to_owned()));
+        }
+        let model = self.find(name).ok_or_else(not_found)?;
+        let shaped =
+            !request.template.is_empty() || !request.system.is_empty() || !request.context.is_empty();
+        if request.raw && shaped {
+            return Err((400, "raw mode does not support template, system, or context".to_owned()));
+        }
+        Ok(model)
+    }
+}
+
+/// Whether the model knows what the request asks of it.
+fn able(shape: Shape, request: &RunRequest, model: &Model) -> Result<(), Refusal> {
+    let quoted = go_json::string(&request.model);
+    if model.embeds_only {
+        let what = if shape == Shape::Chat { "chat" } else { "generate" };
+        return Err((400, format!("{quoted} does not support {what}")));
+    }
+    if request.think.is_some_and(|think| think.0) && !model.can("thinking") {
+        return Err((400, format!("{quoted} does not support thinking")));
+    }
+    for (wanted, what) in [(!request.tools.is_empty(), "tools"), (!request.suffix.is_empty(), "insert")] {
+        if wanted && !model.can(what) {
+            return Err((400, format!("{} does not support {what}", model.full_name())));
+        }
+    }
+    Ok(())
+}
+
+/// What only the runner finds out.
+fn fits(request: &RunRequest, model: &Model, num_ctx: i64) -> Result<(), Refusal> {
+    if let Some(Json::String(format)) = &request.format
+        && !matches!(format.as_str(), "" | "json")
+    {
+        let quoted = go_json::string(&go_json::string(format));
+        return Err((
+            500,
+            format!("invalid format: {quoted}; expected \"json\" or a valid JSON Schema object"),
+        ));
+    }
+    if request.has_images() && !model.can("vision") {
+        let text = "Multimodal data provided, but model does not support multimodal requests.";
+        return Err((
+            400,
+            format!(r#"{{"error":{{"code":400,"message":"{text}","type":"invalid_request_error"}}}}"#),
+        ));
+    }
+    let tokens = script::prompt_tokens(request);
+    if request.truncate == Some(false) && tokens > u64::try_from(num_ctx).unwrap_or_default() {
+        let message = format!(
+            "request ({tokens} tokens) exceeds the available context size ({num_ctx} tokens), try increasing it"
+        );
+        return Err((
+            400,
+            format!(
+                r#"{{"error":{{"code":400,"message":"{message}","type":"exceed_context_size_error","n_prompt_tokens":{tokens},"n_ctx":{num_ctx}}}}}"#
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn refuse(entry: Entry, status: u16, text: &str) -> Answer {
+    entry.end(Outcome::Refused(status));
+    Ok(http::error(status, text))
+}
+
+fn cut(entry: Entry) -> Answer {
+    entry.end(Outcome::Cut);
+    Err(Cut)
+}
+
+/// A run that broke before anything of it went out.
+fn break_off(entry: Entry, broken: Broken) -> Answer {
+    match broken {
+        Broken::Error { status, text } => refuse(entry, status, &text),
+        Broken::EndEarly => {
+            entry.end(Outcome::Cut);
+            Ok(http::lines(futures_util::stream::empty()))
+        }
+        Broken::Cut => cut(entry),
+    }
+}
