@@ -46,6 +46,8 @@ pub struct Delivery {
     pub attempt: i16,
     /// Whether the event is the job's last.
     pub terminal: bool,
+    /// Asked for again by a person.
+    pub redelivery: bool,
     /// Since the delivery was made, at the claim.
     pub age: Duration,
     /// Since the transition, at the claim.
@@ -63,7 +65,8 @@ pub struct Delivery {
 pub struct EndedUnsent {
     pub job: JobId,
     pub seq: i32,
-    pub code: String,
+    /// `dispatcher_lost` or `gone`.
+    pub code: &'static str,
 }
 
 /// What a claim brought.
@@ -147,7 +150,7 @@ impl Store {
                 RETURNING p.*, d.claim_no AS no, d.attempts AS number
             )
             SELECT id AS "id!: DeliveryId", no, number, claim_no IS NOT NULL AS "lost!", ends_as,
-                   lane_id AS "lane!: LaneId", terminal AS "terminal!",
+                   lane_id AS "lane!: LaneId", terminal AS "terminal!", redelivery AS "redelivery!",
                    extract(epoch FROM now() - created_at)::float8 AS "age!",
                    extract(epoch FROM now() - at)::float8 AS "event_age!",
                    client_id AS "client!: ClientId", webhook_url AS "url!", traceparent, job_id AS "job!: JobId",
@@ -178,6 +181,7 @@ impl Store {
                     traceparent: row.traceparent,
                     attempt,
                     terminal: row.terminal,
+                    redelivery: row.redelivery,
                     age: seconds(row.age),
                     event_age: seconds(row.event_age),
                     job: row.job,
@@ -196,7 +200,7 @@ impl Store {
                 _ => claimed.ended.push(EndedUnsent {
                     job: row.job,
                     seq: row.seq,
-                    code: row.ends_as.unwrap_or_default(),
+                    code: if row.ends_as.as_deref() == Some("gone") { "gone" } else { "dispatcher_lost" },
                 }),
             }
         }

@@ -12,6 +12,7 @@ use crate::{Conn, DeliveryClaim, DeliveryId, JobId, JobState, LaneId, Store, Sto
 pub struct DeliveryReport {
     pub claim: DeliveryClaim,
     pub job: JobId,
+    pub seq: i32,
     pub lane: LaneId,
     pub url: String,
     /// The state that the webhook tells of.
