@@ -98,7 +98,7 @@ impl Client {
 
     async fn empty_request(&self, route: Route, body: String) -> Result<(), Failure> {
         let answer = self.send(self.post(route, body.into())).await?;
-        let body = self.read(answer, MAX_ANSWER).await?;
+        let body = self.read(answer).await?;
         let text = std::str::from_utf8(&body).unwrap_or_default();
         let members =
             Members::parse(text.trim()).map_err(|error| Failure::Unreadable { what: error.to_string() })?;
@@ -113,7 +113,7 @@ impl Client {
         let mut request = self.request(Method::GET, path);
         *request.timeout_mut() = Some(LISTING_TIMEOUT);
         let answer = self.send(request).await?;
-        let body = self.read(answer, MAX_ANSWER).await?;
+        let body = self.read(answer).await?;
         serde_json::from_slice(&body)
             .map_err(|error| Failure::Unreadable { what: format!("{path}: {error}") })
     }
@@ -138,24 +138,30 @@ impl Client {
         match answer.status() {
             StatusCode::OK => Ok(answer),
             status => {
-                // What Ollama has said by now counts, even where the connection breaks in the middle of it.
-                let body = self.read(answer, MAX_ERROR).await.unwrap_or_default();
+                let body = self.read_some(answer, MAX_ERROR).await?;
                 Err(answer_failure(&self.host.to_string(), status, &body))
             }
         }
     }
 
-    async fn read(&self, answer: Response, limit: usize) -> Result<Bytes, Failure> {
+    /// The beginning of a body. What comes after the limit is not waited for.
+    async fn read_some(&self, answer: Response, limit: usize) -> Result<Bytes, Failure> {
         let mut stream = answer.bytes_stream();
         let mut body = BytesMut::new();
-        while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(|error| self.lost(error))?;
-            if body.len() + piece.len() > limit {
-                return Err(Failure::Unreadable { what: format!("more than {limit} bytes") });
-            }
-            body.extend_from_slice(&piece);
+        while body.len() < limit
+            && let Some(piece) = stream.next().await
+        {
+            body.extend_from_slice(&piece.map_err(|error| self.lost(error))?);
         }
         Ok(body.freeze())
+    }
+
+    async fn read(&self, answer: Response) -> Result<Bytes, Failure> {
+        let body = self.read_some(answer, MAX_ANSWER).await?;
+        if body.len() >= MAX_ANSWER {
+            return Err(Failure::Unreadable { what: format!("it is larger than {MAX_ANSWER} bytes") });
+        }
+        Ok(body)
     }
 
     /// Tells a host that is away from a connection that broke once the request was on its way.

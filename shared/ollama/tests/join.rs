@@ -1,6 +1,9 @@
 //! Joining a recorded stream gives the recorded unstreamed answer, byte for byte but for times and ids.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod blanked;
+
+use blanked::comparable;
 use foreman_ollama::{Failure, Join, Metrics, Progress, Route, Verdict};
 use serde_json::value::RawValue;
 
@@ -28,23 +31,6 @@ fn join(route: Route, stream: &str) -> Result<foreman_ollama::Joined, Failure> {
         progress = join.push(line.as_bytes())?;
     }
     join.finish()
-}
-
-/// Blanks what no two answers have in common: times, durations and the ids of tool calls.
-fn comparable(body: &str) -> String {
-    const KEYS: [&str; 6] =
-        ["created_at", "id", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration"];
-    KEYS.iter().fold(body.to_owned(), |body, key| {
-        let key = format!("\"{key}\":");
-        let mut parts = body.split(&key);
-        let mut blanked = parts.next().unwrap().to_owned();
-        for part in parts {
-            let end = part.find([',', '}']).unwrap();
-            blanked.push_str(&key);
-            blanked.push_str(&part[end..]);
-        }
-        blanked
-    })
 }
 
 #[test]

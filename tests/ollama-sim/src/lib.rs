@@ -74,6 +74,11 @@ impl Sim {
         self.server.addr()
     }
 
+    /// Where the routes of `/sim` stay reachable while it is away, if there is such a place.
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.server.control_addr()
+    }
+
     /// What `OLLAMA_HOST` must be.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr())

@@ -117,6 +117,8 @@ pub enum Happening {
     /// The client went away meanwhile.
     LoadAborted,
     LoadFailed,
+    /// Another model wants its place: it goes once it is idle, unless a keep-alive comes in between.
+    Doomed,
     Evicted,
     Killed,
 }

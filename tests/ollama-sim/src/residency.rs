@@ -295,6 +295,11 @@ impl Residency {
             self.remove(&mut residents, &weights);
             Found::RoomMade
         } else {
+            self.journal.event(
+                Happening::Doomed,
+                &resident.runner.model.name,
+                resident.runner.options.to_string(),
+            );
             Found::Wait
         }
     }
@@ -472,3 +477,6 @@ async fn run_load(delay: Duration, fault: Option<Due>) -> Result<(), NoRunner> {
         Trouble::Hang => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ const PORTS: std::ops::Range<u16> = 15_000..32_000;
 #[derive(Debug)]
 pub(crate) struct Server {
     addr: SocketAddr,
-    has_control: bool,
+    control_addr: Option<SocketAddr>,
     ollama: Arc<Ollama>,
     /// What is being served now; None while away.
     session: Mutex<Option<Session>>,
@@ -48,7 +48,7 @@ impl Server {
         };
         let server = Arc::new(Self {
             addr: listener.local_addr()?,
-            has_control: control.is_some(),
+            control_addr: control.as_ref().map(TcpListener::local_addr).transpose()?,
             ollama,
             session: Mutex::default(),
             stop,
@@ -63,6 +63,10 @@ impl Server {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    pub(crate) fn control_addr(&self) -> Option<SocketAddr> {
+        self.control_addr
     }
 
     /// Dies: resets every connection, loses what is resident, and refuses connections from now on.
@@ -105,7 +109,7 @@ impl Server {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, end: CancellationToken) {
         _ = stream.set_nodelay(true);
-        let control = Arc::new(Control::new(self.has_control));
+        let control = Arc::new(Control::new(self.control_addr.is_some()));
         let service = {
             let (ollama, control) = (Arc::clone(&self.ollama), Arc::clone(&control));
             service_fn(move |request| {
