@@ -316,8 +316,8 @@ async fn whatever_answers_a_job_gets_an_end_with_a_verdict() {
         // What the error was, nobody knows.
         (
             b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 99\r\n\r\n{\"err",
-            Verdict::Fail,
-            "ollama_error",
+            Verdict::Retry,
+            "ollama_connection_lost",
         ),
     ] {
         let client = answering(answer).await;
