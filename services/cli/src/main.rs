@@ -1,1 +1,90 @@
-fn main() {}
+//! `foreman`: Foreman's command line.
+
+mod migrate;
+mod up;
+
+mod client;
+
+mod listen;
+mod ollama_models;
+mod submit;
+mod watch;
+
+mod api;
+mod database;
+mod exit;
+mod terminal;
+mod tether;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use foreman_runtime::background::one_line;
+
+/// A durable queue in front of Ollama.
+#[derive(Debug, Parser)]
+#[command(name = "foreman", version, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine, with nothing to configure
+    Up(up::Args),
+    /// The same on a simulated Ollama, in a directory of its own, to try Foreman out
+    Demo(up::Args),
+    /// Bring the database up to date; safe twice and from two places
+    Migrate(migrate::Args),
+    /// Submit a job
+    Submit(submit::Args),
+    /// Follow a job to its end, and print its answer
+    Watch(watch::Args),
+    /// Receive webhooks, check their signatures, and show them
+    Listen(listen::Args),
+    /// Who may submit: keys and webhook secrets
+    #[command(subcommand)]
+    Client(client::Command),
+    #[command(hide = true)]
+    OllamaModels,
+    #[command(hide = true)]
+    Tether(tether::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    foreman_runtime::tls::install();
+    // One thread is plenty, and it is the one that the children of `up` are children of.
+    let ended = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let ended = runtime.block_on(cli.command.run());
+            // A read of standard input that never ends must not hold the exit.
+            runtime.shutdown_background();
+            ended
+        });
+    ended.unwrap_or_else(|error| {
+        let code = exit::of_error(&error);
+        terminal::say(format_args!("foreman: {}", one_line(error)));
+        code
+    })
+}
+
+impl Command {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Up(args) => up::run(args, up::Kind::Real).await,
+            Self::Demo(args) => up::run(args, up::Kind::Demo).await,
+            Self::Migrate(args) => migrate::run(args).await,
+            Self::Submit(args) => submit::run(args).await,
+            Self::Watch(args) => watch::run(args).await,
+            Self::Listen(args) => listen::run(args).await,
+            Self::Client(command) => client::run(command).await,
+            Self::OllamaModels => ollama_models::run().await,
+            Self::Tether(args) => match tether::run(args).await? {},
+        }
+    }
+}

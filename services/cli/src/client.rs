@@ -1,0 +1,134 @@
+//! `foreman client`: who may submit, their keys and their webhook secrets. Both are shown once, when they are made.
+
+use std::process::ExitCode;
+
+use foreman_runtime::Env;
+use foreman_store::{Client, Credentials};
+use serde::Serialize;
+
+use crate::database;
+use crate::terminal::{print, say};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Make a client, and show its key and its webhook secret, once
+    #[command(after_help = "Example: foreman client create reports --json")]
+    Create {
+        name: String,
+        /// It sees the jobs of every client
+        #[arg(long)]
+        admin: bool,
+        /// Print {"client","key","secret"}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show every client
+    #[command(after_help = "Example: foreman client list")]
+    List {
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a client a new key and secret; those of before stay good for a day
+    #[command(after_help = "Example: foreman client rotate reports")]
+    Rotate {
+        name: String,
+        /// Print {"client","key","secret"}
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a client's keys at once and for good; its jobs go on
+    #[command(after_help = "Example: foreman client revoke reports")]
+    Revoke { name: String },
+}
+
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let (store, seal) = database::open_with_key(&Env::from_process())?;
+    match command {
+        Command::Create { name, admin, json } => {
+            let seal = database::needs_key(seal)?;
+            show(&store.create_client(&seal, &name, admin).await?, json)?;
+        }
+        Command::Rotate { name, json } => {
+            let seal = database::needs_key(seal)?;
+            show(&store.rotate_client(&seal, &name).await?, json)?;
+            say("The key and the secret of before stay good for a day.");
+        }
+        Command::List { json } => list(&store.clients().await?, json)?,
+        Command::Revoke { name } => {
+            store.revoke_client(&name).await?;
+            say(format_args!("{name} can no longer sign in."));
+        }
+    }
+    store.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Made<'a> {
+    client: &'a str,
+    key: &'a str,
+    secret: &'a str,
+}
+
+fn show(made: &Credentials, json: bool) -> anyhow::Result<()> {
+    if json {
+        let Credentials { name, key, secret, .. } = made;
+        print(serde_json::to_string(&Made { client: name, key, secret })?);
+    } else {
+        print(format_args!("client  {}\nkey     {}\nsecret  {}", made.name, made.key, made.secret));
+        say(
+            "Shown this once: the key goes with requests (Authorization: Bearer), the secret verifies webhooks.",
+        );
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    client: &'a str,
+    admin: bool,
+    has_key: bool,
+    created_at: String,
+    previous_until: Option<String>,
+    revoked_at: Option<String>,
+}
+
+fn list(clients: &[Client], json: bool) -> anyhow::Result<()> {
+    let width = clients.iter().map(|client| client.name.chars().count()).max().unwrap_or_default();
+    for client in clients {
+        let listed = Listed {
+            client: &client.name,
+            admin: client.is_admin,
+            has_key: client.has_key,
+            created_at: foreman_webhook::rfc3339(client.created_at),
+            previous_until: client.previous_until.map(foreman_webhook::rfc3339),
+            revoked_at: client.revoked_at.map(foreman_webhook::rfc3339),
+        };
+        if json {
+            print(serde_json::to_string(&listed)?);
+        } else {
+            print(format_args!("{:width$}  {}", client.name, listed.in_words()));
+        }
+    }
+    Ok(())
+}
+
+impl Listed<'_> {
+    fn in_words(&self) -> String {
+        let mut words = vec![format!("since {}", self.created_at)];
+        if self.admin {
+            words.push("sees every client's jobs".to_owned());
+        }
+        if !self.has_key {
+            words.push("a source address, without a key".to_owned());
+        }
+        if let Some(until) = &self.previous_until {
+            words.push(format!("its key of before is good until {until}"));
+        }
+        if let Some(at) = &self.revoked_at {
+            words.push(format!("revoked {at}"));
+        }
+        words.join(", ")
+    }
+}

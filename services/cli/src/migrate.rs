@@ -1,0 +1,50 @@
+//! `foreman migrate`: brings the database up to date, whoever else is doing the same.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use foreman_runtime::Env;
+use foreman_runtime::background::one_line;
+use foreman_store::{MigrateError, StoreError, schema_version_needed};
+use tokio::time::{Instant, sleep};
+
+use crate::database;
+use crate::terminal::say;
+
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// A Postgres that starts beside us is up sooner; only a longer wait is worth a word.
+const SAY_AFTER: Duration = Duration::from_secs(2);
+/// Another `foreman migrate` is done sooner; a backup that holds the tables may not be.
+const BUSY_FOR: Duration = Duration::from_secs(60);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Say nothing where all goes well at once
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let store = database::open(&Env::from_process())?;
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        match store.migrate().await {
+            Ok(()) => break,
+            Err(MigrateError::Store(error @ StoreError::Away(_))) => {
+                if !told && began.elapsed() > SAY_AFTER {
+                    told = true;
+                    say(format_args!("Waiting for Postgres: {}.", one_line(error)));
+                }
+            }
+            Err(MigrateError::PartitionsBusy) if began.elapsed() < BUSY_FOR => {}
+            Err(error) => return Err(error.into()),
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    store.close().await;
+    if !args.quiet {
+        say(format_args!("The database is at schema version {}.", schema_version_needed()));
+    }
+    Ok(ExitCode::SUCCESS)
+}

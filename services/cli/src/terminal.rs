@@ -1,0 +1,27 @@
+//! What a command says: results on standard output, everything meant for a person on standard error.
+//!
+//! A reader that has gone away (`foreman submit … | head`) is no failure, and never a panic.
+
+use std::fmt::Display;
+use std::io::{self, Write as _};
+
+/// A result, which a script may read: standard output.
+pub(crate) fn print(text: impl Display) {
+    finish(writeln!(io::stdout().lock(), "{text}"));
+}
+
+/// The same, where the result brings its own line ends.
+pub(crate) fn print_raw(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    finish(out.write_all(bytes).and_then(|()| out.flush()));
+}
+
+/// A remark for the person at the terminal: standard error.
+pub(crate) fn say(text: impl Display) {
+    finish(writeln!(io::stderr().lock(), "{text}"));
+}
+
+fn finish(written: io::Result<()>) {
+    // Nobody is left to tell that nobody listens.
+    let _the_reader_is_gone = written;
+}
