@@ -250,7 +250,7 @@ impl Store {
                 FROM moved m WHERE m.works = 1
                 ORDER BY 1, 2
             )
-            SELECT job_id AS "job_id: JobId", cancel, expired AS "expired!" FROM held"#,
+            SELECT lease_no AS "lease_no: LeaseNo", cancel, expired AS "expired!" FROM held"#,
             &ids,
             &numbers,
             &phases as &[&str],
@@ -258,7 +258,7 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
-        let found: HashMap<JobId, Begin> = rows
+        let found: HashMap<LeaseNo, Begin> = rows
             .into_iter()
             .map(|row| {
                 let begin = match (row.cancel, row.expired) {
@@ -266,12 +266,12 @@ impl Store {
                     (false, true) => Begin::Expired,
                     (false, false) => Begin::Go,
                 };
-                (row.job_id, begin)
+                (row.lease_no, begin)
             })
             .collect();
         Ok(beginnings
             .iter()
-            .map(|(lease, _)| found.get(&lease.job_id).copied().unwrap_or(Begin::Stale))
+            .map(|(lease, _)| found.get(&lease.no).copied().unwrap_or(Begin::Stale))
             .collect())
     }
 
@@ -282,26 +282,26 @@ impl Store {
         let left = leave_leases(&mut conn, exits).await?;
         conn.done().await?;
         let missing: Vec<&Lease> =
-            exits.iter().map(|(lease, _)| lease).filter(|lease| !left.contains_key(&lease.job_id)).collect();
+            exits.iter().map(|(lease, _)| lease).filter(|lease| !left.contains_key(&lease.no)).collect();
         let already = if missing.is_empty() { Vec::new() } else { self.settled_already(&missing).await? };
         Ok(exits
             .iter()
-            .map(|(lease, _)| match left.get(&lease.job_id) {
+            .map(|(lease, _)| match left.get(&lease.no) {
                 Some(state) => Settled::Into(*state),
-                None if already.contains(&lease.job_id) => Settled::Already,
+                None if already.contains(&lease.no) => Settled::Already,
                 None => Settled::Stale,
             })
             .collect())
     }
 
     /// Which of these leases stand in `job_done` under their own number.
-    async fn settled_already(&self, leases: &[&Lease]) -> Result<Vec<JobId>, StoreError> {
+    async fn settled_already(&self, leases: &[&Lease]) -> Result<Vec<LeaseNo>, StoreError> {
         let ids: Vec<_> = leases.iter().map(|lease| lease.job_id.uuid()).collect();
         let numbers: Vec<_> = leases.iter().map(|lease| lease.no.0).collect();
         let mut conn = self.open().await?;
         let found = sqlx::query_scalar!(
             r#"-- settled_already
-            SELECT d.job_id AS "job_id: JobId"
+            SELECT d.lease_no AS "lease_no!: LeaseNo"
             FROM unnest($1::uuid[], $2::bigint[]) AS l (job_id, lease_no)
             JOIN job_done d ON d.job_id = l.job_id AND d.lease_no = l.lease_no"#,
             &ids,
@@ -675,11 +675,11 @@ impl<'a> From<&'a Exit> for ExitRow<'a> {
 }
 
 /// Deletes the leases that are still their holders' and writes what follows from the deleted rows. Returns for each of
-/// them the state it came to.
+/// them the state it came to, by its number: one batch may hold a job's stale lease beside its fresh one.
 async fn leave_leases(
     conn: &mut Conn,
     exits: &[(Lease, Exit)],
-) -> Result<HashMap<JobId, JobState>, StoreError> {
+) -> Result<HashMap<LeaseNo, JobState>, StoreError> {
     use sha2::{Digest, Sha256};
     let ids: Vec<_> = exits.iter().map(|(lease, _)| lease.job_id.uuid()).collect();
     let numbers: Vec<_> = exits.iter().map(|(lease, _)| lease.no.0).collect();
@@ -718,7 +718,7 @@ async fn leave_leases(
                    CASE WHEN g.cancel AND i.wanted <> 'done' THEN NULL ELSE i.error END AS error,
                    CASE WHEN g.cancel AND i.wanted <> 'done' THEN NULL ELSE i.error_code END AS error_code,
                    i.wait, i.data, i.sha256, i.prompt_tokens, i.completion_tokens
-            FROM gone g JOIN input i ON i.job_id = g.job_id
+            FROM gone g JOIN input i ON i.job_id = g.job_id AND i.lease_no = g.lease_no
         ), ended AS (
             INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error, error_code,
                                   prompt_tokens, completion_tokens, eligible_at, loading_at, working_at, completed_at)
@@ -745,7 +745,7 @@ async fn leave_leases(
             INSERT INTO outbox (job_id, seq, attempt, state, previous_state, error, at)
             SELECT job_id, seq + 1, attempt, state, left_state, error, at FROM fate WHERE noted = 1 ORDER BY job_id
         )
-        SELECT job_id AS "job_id: JobId", state AS "state!: JobState" FROM fate"#,
+        SELECT lease_no AS "lease_no: LeaseNo", state AS "state!: JobState" FROM fate"#,
         &ids,
         &numbers,
         &to as &[&str],
@@ -760,5 +760,5 @@ async fn leave_leases(
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|row| (row.job_id, row.state)).collect())
+    Ok(rows.into_iter().map(|row| (row.lease_no, row.state)).collect())
 }
