@@ -50,10 +50,11 @@ impl Store {
 
     async fn make_day(&self, day: NaiveDate) -> Result<bool, StoreError> {
         let mut conn = self.open_transaction().await?;
-        sqlx::query(GIVE_WAY).execute(&mut conn).await?;
+        // Others who make partitions are waited for: that stops nobody.
         sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('foreman partitions'))")
             .execute(&mut conn)
             .await?;
+        sqlx::query(GIVE_WAY).execute(&mut conn).await?;
         let (from, to) = bounds(day);
         let (from, to) = (from.uuid(), to.uuid());
         let mut new = false;
