@@ -5,12 +5,13 @@ use std::{
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
     thread,
+    time::Duration,
 };
 
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
-    Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Holder, JobId, Lease, NewJob, Offer,
-    Phase, Reason, Store, WorkerId, ulid_floor,
+    Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Holder, HostOffer, JobId, Lease, NewJob,
+    Offer, Phase, Reason, Store, WorkerId, ulid_floor,
 };
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres,
@@ -24,6 +25,13 @@ pub const LOAD_KEY: &str = "tiny-a";
 
 /// The Ollama host that [`Db::holder`] holds.
 const HOST: &str = "test-host";
+
+const SKEW: &str = "
+    CREATE SCHEMA IF NOT EXISTS skew;
+    CREATE OR REPLACE FUNCTION skew.now() RETURNS timestamptz LANGUAGE sql STABLE
+        RETURN pg_catalog.now() + current_setting('skew.by')::interval;
+    CREATE OR REPLACE FUNCTION skew.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+        RETURN pg_catalog.clock_timestamp() + current_setting('skew.by')::interval;";
 
 /// One test's database.
 #[derive(Debug)]
@@ -64,14 +72,51 @@ impl Db {
         &self.url
     }
 
-    /// Another process' handle on the same database: its own pool, clock and wake-ups.
-    pub fn another_store(&self) -> Store {
-        Store::new(ConnectOptions::new(&self.url, None, 4, false).expect("our URL is one"))
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Runs a statement past the store, to move time for instance. Returns how many rows it touched.
+    /// Another process' handle on the same database: its own pool and clock.
+    pub fn another_store(&self) -> Store {
+        self.connect(4, &[])
+    }
+
+    /// A handle on one connection, with what that has cached.
+    pub fn one_connection(&self) -> Store {
+        self.connect(1, &[])
+    }
+
+    /// A handle that gives up on a lock that it does not get.
+    pub fn impatient_store(&self) -> Store {
+        self.connect(4, &[("lock_timeout", "1s")])
+    }
+
+    /// A handle whose connections have these settings of Postgres.
+    fn connect(&self, pool_size: u32, settings: &[(&str, &str)]) -> Store {
+        let options: Vec<String> =
+            settings.iter().map(|(name, value)| format!("-c%20{name}%3D{value}")).collect();
+        let url = format!("{}?options={}", self.url, options.join("%20"));
+        Store::new(ConnectOptions::new(&url, None, pool_size, false).expect("our URL is one"))
+    }
+
+    /// A handle for which Postgres' clock stands so far ahead, or behind: it finds `now()` and `clock_timestamp()` in a
+    /// schema of the test before Postgres' own. It has not asked for the time yet.
+    pub async fn skewed_store(&self, ahead: TimeDelta) -> Store {
+        self.run(SKEW).await;
+        let by = format!("{}s", ahead.num_seconds());
+        self.connect(4, &[("search_path", "public,skew,pg_catalog"), ("skew.by", &by)])
+    }
+
+    /// The same, and it knows the time.
+    pub async fn store_at(&self, ahead: TimeDelta) -> Store {
+        let store = self.skewed_store(ahead).await;
+        store.learn_time().await.expect("Postgres answers");
+        store
+    }
+
+    /// Runs statements past the store. Returns how many rows they touched.
     pub async fn run(&self, sql: &str) -> u64 {
-        let done = sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await;
+        let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await;
         done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
     }
 
@@ -99,8 +144,13 @@ impl Db {
 
     /// A plain chat job of [`Db::client`] that may be changed before it is accepted.
     pub fn new_job(&self) -> NewJob {
+        self.new_job_by(&self.store)
+    }
+
+    /// The same with an id that this handle gives out.
+    pub fn new_job_by(&self, store: &Store) -> NewJob {
         NewJob {
-            id: self.store.clock().next_job_id(),
+            id: store.clock().next_job_id(),
             client: self.client,
             model: LOAD_KEY.to_owned(),
             model_label: LOAD_KEY.to_owned(),
@@ -138,29 +188,26 @@ impl Db {
             .collect()
     }
 
-    /// A live worker (whose TTL is 20 s) that takes over the host from whoever had it.
+    /// A live worker (whose TTL is 20 s) that takes the test's host over from whoever had it.
     pub async fn holder(&self) -> Holder {
+        self.holder_of(HOST).await
+    }
+
+    /// The same with another host.
+    pub async fn holder_of(&self, host: &str) -> Holder {
         let worker = WorkerId::generate();
-        sqlx::query(
-            "INSERT INTO worker (id, host_id, roles, ttl) VALUES ($1, $2, '{run,janitor}', interval '20 s')",
-        )
-        .bind(worker)
-        .bind(HOST)
-        .execute(&self.pool)
-        .await
-        .expect("a worker row can be written");
-        let fence = sqlx::query_scalar(
-            "INSERT INTO host AS h (id, url, holder, fence, ttl, slots)
-             VALUES ($1, 'http://127.0.0.1:11434', $2, 1, interval '20 s', 4)
-             ON CONFLICT (id) DO UPDATE SET holder = excluded.holder, fence = h.fence + 1
-             RETURNING fence",
-        )
-        .bind(HOST)
-        .bind(worker)
-        .fetch_one(&self.pool)
-        .await
-        .expect("a host row can be written");
-        Holder { worker, host: HOST.to_owned(), fence }
+        let ttl = Duration::from_secs(20);
+        self.store
+            .register_worker(worker, host, &["run", "janitor"], ttl)
+            .await
+            .expect("a worker row can be written");
+        self.run(&format!("UPDATE host SET holder = NULL WHERE id = '{host}'")).await;
+        let offer = HostOffer { id: host, url: "http://127.0.0.1:11434", slots: 4, ttl };
+        self.store
+            .take_host(worker, &offer)
+            .await
+            .expect("a host row can be written")
+            .expect("nobody holds it")
     }
 
     /// Makes this worker look as if it had been silent for an hour.
@@ -172,8 +219,14 @@ impl Db {
 
     /// An offer to take so many of [`Db::client`]'s jobs of priority 0, from the first on.
     pub fn offer(&self, at_most: i32) -> Offer {
-        let lower_bound = ulid_floor(Utc::now() - TimeDelta::days(365));
+        let lower_bound = ulid_floor(DateTime::UNIX_EPOCH);
         Offer { client: self.client, priority: 0, lower_bound, at_most }
+    }
+
+    /// Says that this worker lives.
+    pub async fn renew(&self, holder: &Holder) {
+        let worker = holder.worker.uuid();
+        self.run(&format!("UPDATE worker SET renewed_at = now() WHERE id = '{worker}'")).await;
     }
 
     /// Claims up to `limit` of [`Db::client`]'s plain jobs.

@@ -8,6 +8,7 @@ mod last_will;
 mod ports;
 mod process;
 mod receiver;
+mod seed;
 mod services;
 mod wait;
 
@@ -16,5 +17,6 @@ pub use database::{Db, LOAD_KEY, copy_of, reason, success};
 pub use ports::free_port;
 pub use process::{Process, Signal};
 pub use receiver::{Answer, Received, Receiver};
+pub use seed::random;
 pub use services::{Api, Worker, http};
 pub use wait::{eventually, within};

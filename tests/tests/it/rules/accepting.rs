@@ -1,0 +1,150 @@
+//! Acceptance: one job a key, whoever else comes at the same moment, and the request as it came.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use foreman_store::{Acceptance, IdempotencyKey, NewJob, StoreError};
+use foreman_tests::{Db, LOAD_KEY};
+
+fn keyed(job: NewJob, key: &str, body: u8) -> NewJob {
+    NewJob { idempotency: Some(IdempotencyKey { key: key.to_owned(), body_digest: [body; 32] }), ..job }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_from_many_callers_at_once_is_one_job() {
+    let db = Arc::new(Db::fresh().await);
+    let other = db.another_store();
+    for round in 0..10 {
+        let callers: Vec<_> = (0..32)
+            .map(|nth| {
+                let store = if nth % 2 == 0 { db.store.clone() } else { other.clone() };
+                let job = keyed(db.new_job(), &format!("key {round}"), 1);
+                tokio::spawn(async move { store.accept(&[job]).await })
+            })
+            .collect();
+        let mut answers = Vec::new();
+        for caller in callers {
+            answers.push(caller.await.unwrap().unwrap()[0]);
+        }
+        let accepted = answers.iter().find_map(|answer| match answer {
+            Acceptance::Accepted(job) => Some(*job),
+            _ => None,
+        });
+        let winner = accepted.unwrap();
+        assert_eq!(answers.iter().filter(|answer| **answer == Acceptance::Accepted(winner)).count(), 1);
+        assert_eq!(answers.iter().filter(|answer| **answer == Acceptance::Replayed(winner)).count(), 31);
+    }
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 10);
+    db.every_job_has_one_room().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_with_the_same_keys_in_other_orders_do_not_deadlock() {
+    let db = Db::fresh().await;
+    for round in 0..20 {
+        let batch = || -> Vec<NewJob> {
+            (0..50).map(|nth| keyed(db.new_job(), &format!("{round} {nth}"), 1)).collect()
+        };
+        let (up, mut down) = (batch(), batch());
+        down.reverse();
+        let (up, down) = tokio::join!(db.store.accept(&up), db.store.accept(&down));
+        let accepted = |answer: &Acceptance| matches!(answer, Acceptance::Accepted(_));
+        assert_eq!(up.unwrap().into_iter().chain(down.unwrap()).filter(accepted).count(), 50);
+    }
+}
+
+#[tokio::test]
+async fn a_key_twice_in_one_batch_is_the_first_of_them() {
+    let db = Db::fresh().await;
+    let batch =
+        [keyed(db.new_job(), "k", 1), keyed(db.new_job(), "k", 1), keyed(db.new_job(), "k", 2), db.new_job()];
+    assert_eq!(
+        db.store.accept(&batch).await.unwrap(),
+        [
+            Acceptance::Accepted(batch[0].id),
+            Acceptance::Replayed(batch[0].id),
+            Acceptance::KeyReused,
+            Acceptance::Accepted(batch[3].id)
+        ]
+    );
+    let elsewhere = NewJob { client: foreman_store::ClientId::generate(), ..keyed(db.new_job(), "k", 2) };
+    let id = elsewhere.id;
+    assert_eq!(
+        db.store.accept(&[elsewhere]).await.unwrap(),
+        [Acceptance::Accepted(id)],
+        "a key is its client's own"
+    );
+}
+
+#[tokio::test]
+async fn a_key_is_free_again_after_a_day() {
+    let db = Db::fresh().await;
+    let first = keyed(db.new_job(), "k", 1);
+    db.accept_all(std::slice::from_ref(&first)).await;
+    let before = db.store_at(TimeDelta::hours(23)).await;
+    let again = keyed(db.new_job_by(&before), "k", 1);
+    assert_eq!(before.accept(&[again]).await.unwrap(), [Acceptance::Replayed(first.id)]);
+    let after = db.store_at(TimeDelta::hours(25)).await;
+    let anew = keyed(db.new_job_by(&after), "k", 2);
+    let id = anew.id;
+    assert_eq!(after.accept(&[anew]).await.unwrap(), [Acceptance::Accepted(id)]);
+    assert_eq!(after.prune_idempotency_keys(10).await.unwrap(), 0, "it is the new job's now");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_can_be_asked_for() {
+    let db = Db::fresh().await;
+    let (taken, lost) = (db.new_job(), db.new_job());
+    db.accept_all(std::slice::from_ref(&taken)).await;
+    assert_eq!(db.store.accepted(&[lost.id, taken.id]).await.unwrap(), [taken.id]);
+}
+
+#[tokio::test]
+async fn a_body_comes_out_byte_for_byte_escaped_nul_included() {
+    let db = Db::fresh().await;
+    let body =
+        "{ \"model\":\"tiny-a\", \"z\":1, \"a\" :2, \"messages\":[{\"content\":\"\\u0000 \\ud83d ü\"}] }";
+    let metadata = r#"{"b":1,"a":"\u0000"}"#;
+    let job = NewJob { body: body.to_owned(), metadata: Some(metadata.to_owned()), ..db.new_job() };
+    db.accept_all(&[job, db.new_job()]).await;
+    let holder = db.holder().await;
+    let claimed = db.claim(&holder, 2).await;
+    assert_eq!(claimed[0].body, body);
+    assert_eq!(db.value::<String>("SELECT metadata FROM job WHERE metadata IS NOT NULL").await, metadata);
+}
+
+#[tokio::test]
+async fn a_value_that_postgres_refuses_refuses_its_batch_as_a_whole() {
+    let db = Db::fresh().await;
+    let refused = NewJob { body: "\0".to_owned(), ..db.new_job() };
+    let error = db.store.accept(&[db.new_job(), refused]).await.unwrap_err();
+    assert!(matches!(error, StoreError::BadData(_)), "{error:?}");
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 0);
+}
+
+#[tokio::test]
+async fn nothing_that_accepts_share_is_locked() {
+    let db = Db::fresh().await;
+    db.holder().await;
+    db.accept(1).await;
+    // Whatever somebody else is doing to these rows, for however long.
+    let mut elsewhere = db.pool.begin().await.unwrap();
+    for table in [
+        "job",
+        "job_ready",
+        "job_scheduled",
+        "outbox",
+        "client",
+        "worker",
+        "host",
+        "host_model",
+        "webhook_lane",
+    ] {
+        let lock = format!("SELECT FROM {table} FOR UPDATE");
+        sqlx::query(sqlx::AssertSqlSafe(lock)).execute(&mut *elsewhere).await.unwrap();
+    }
+    let impatient = db.impatient_store();
+    impatient.accept(&[keyed(db.new_job(), "k", 1), db.new_job()]).await.unwrap();
+    elsewhere.rollback().await.unwrap();
+    assert_eq!(db.claim(&db.holder().await, 10).await[0].load_key, LOAD_KEY);
+}

@@ -1,0 +1,169 @@
+//! A claim takes what it was offered in the order offered, each job once, and only for a live holder.
+
+use std::{collections::HashSet, sync::Arc};
+
+use chrono::TimeDelta;
+use foreman_store::{ClientId, Holder, JobId, NewJob, Offer, WorkerId};
+use foreman_tests::{Db, LOAD_KEY};
+
+#[tokio::test]
+async fn offers_are_served_in_their_order_and_the_oldest_first_within_each() {
+    let db = Db::fresh().await;
+    let (one, other) = (ClientId::generate(), ClientId::generate());
+    let job = |client, priority| NewJob { client, priority, ..db.new_job() };
+    let jobs = [job(one, 0), job(other, 0), job(one, 7), job(one, 0), job(other, 0), job(one, 0)];
+    let id: Vec<JobId> = db.accept_all(&jobs).await;
+    let holder = db.holder().await;
+    let offer = |client, priority, at_most| Offer { client, priority, at_most, ..db.offer(0) };
+    let claim = async |offers: &[Offer], limit| -> Vec<JobId> {
+        let claimed = db.store.claim(&holder, LOAD_KEY, offers, limit).await.unwrap();
+        claimed.into_iter().map(|claimed| claimed.lease.job_id).collect()
+    };
+    assert_eq!(
+        claim(&[offer(other, 0, 1), offer(one, 7, 5), offer(one, 0, 1)], 9).await,
+        [id[1], id[2], id[0]]
+    );
+    assert_eq!(
+        claim(&[offer(one, 0, 9), offer(other, 0, 9)], 2).await,
+        [id[3], id[5]],
+        "the limit is for all"
+    );
+    assert_eq!(claim(&[offer(one, 0, 9), offer(other, 0, 9)], 9).await, [id[4]]);
+    db.every_job_has_one_room().await;
+}
+
+#[tokio::test]
+async fn another_load_key_and_another_client_are_left_alone() {
+    let db = Db::fresh().await;
+    db.accept_all(&[
+        NewJob { load_key: "tiny-b".to_owned(), ..db.new_job() },
+        NewJob { client: ClientId::generate(), ..db.new_job() },
+        NewJob { priority: 1, ..db.new_job() },
+    ])
+    .await;
+    assert!(db.claim(&db.holder().await, 9).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_bare_bound_skips_what_commits_late_until_it_is_lowered() {
+    let db = Db::fresh().await;
+    let holder = db.holder().await;
+    // An api stamps an id and is slow to commit; a later id is claimed meanwhile and raises the bound.
+    let late = db.new_job();
+    let early = db.new_job();
+    db.accept_all(std::slice::from_ref(&early)).await;
+    assert_eq!(db.claim(&holder, 1).await.len(), 1);
+    db.accept_all(std::slice::from_ref(&late)).await;
+
+    let bounded = Offer { lower_bound: early.id, ..db.offer(9) };
+    assert!(db.store.claim(&holder, LOAD_KEY, &[bounded], 9).await.unwrap().is_empty());
+    // The rescan of the holder finds it again.
+    let places = db.store.ready_triples().await.unwrap();
+    assert_eq!((places.len(), places[0].lowest), (1, late.id));
+    let rescanned = Offer { lower_bound: places[0].lowest, ..db.offer(9) };
+    assert_eq!(db.store.claim(&holder, LOAD_KEY, &[rescanned], 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn every_place_with_work_is_found() {
+    let db = Db::fresh().await;
+    let clients = [ClientId::generate(), ClientId::generate(), ClientId::generate()];
+    let mut jobs = Vec::new();
+    for load_key in ["a", "B", "a num_ctx=1", "c"] {
+        for client in clients {
+            for priority in [-100, 0, 0, 5, 100] {
+                jobs.push(NewJob { load_key: load_key.to_owned(), client, priority, ..db.new_job() });
+            }
+        }
+    }
+    db.accept_all(&jobs).await;
+    let places = db.store.ready_triples().await.unwrap();
+    assert_eq!(places.len(), 4 * 3 * 4);
+    for place in places {
+        let here = |job: &&NewJob| {
+            (&job.load_key, job.client, job.priority) == (&place.load_key, place.client, place.priority)
+        };
+        assert_eq!(jobs.iter().find(here).unwrap().id, place.lowest, "the oldest there");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_claimers_never_share_a_job() {
+    let db = Arc::new(Db::fresh().await);
+    let jobs = db.accept(1_000).await;
+    let holders = [db.holder_of("one").await, db.holder_of("another").await];
+    let claimers: Vec<_> = (0..8)
+        .map(|nth| {
+            let (db, holder) = (Arc::clone(&db), holders[nth % 2].clone());
+            tokio::spawn(async move {
+                let mut mine = Vec::new();
+                while mine.len() < 2_000 {
+                    let claimed = db.claim(&holder, 7).await;
+                    if claimed.is_empty() {
+                        break;
+                    }
+                    mine.extend(claimed.into_iter().map(|claimed| (claimed.lease.job_id, claimed.lease.no)));
+                }
+                mine
+            })
+        })
+        .collect();
+    let mut all = Vec::new();
+    for claimer in claimers {
+        all.extend(claimer.await.unwrap());
+    }
+    // An empty answer may come while others hold the last locks: nothing is left in the end.
+    all.extend(
+        db.claim(&holders[0], 1_000)
+            .await
+            .into_iter()
+            .map(|claimed| (claimed.lease.job_id, claimed.lease.no)),
+    );
+    assert_eq!(all.len(), jobs.len());
+    assert_eq!(all.iter().map(|(job, _)| *job).collect::<HashSet<_>>(), jobs.into_iter().collect());
+    assert_eq!(
+        all.iter().map(|(_, no)| *no).collect::<HashSet<_>>().len(),
+        1_000,
+        "each has a number of its own"
+    );
+    db.every_job_has_one_room().await;
+}
+
+#[tokio::test]
+async fn only_the_live_holder_of_the_host_claims() {
+    let db = Db::fresh().await;
+    db.accept(1).await;
+    let old = db.holder().await;
+    let new = db.holder().await;
+    let nothing = async |holder: Holder, why: &str| assert!(db.claim(&holder, 1).await.is_empty(), "{why}");
+    nothing(old.clone(), "it lost the host").await;
+    nothing(Holder { fence: new.fence, ..old.clone() }, "it guesses the number").await;
+    nothing(Holder { fence: new.fence - 1, ..new.clone() }, "its number is an old one").await;
+    nothing(Holder { host: "elsewhere".to_owned(), ..new.clone() }, "another host").await;
+    nothing(Holder { worker: WorkerId::generate(), ..new.clone() }, "no such worker").await;
+    db.silence(&new).await;
+    nothing(new.clone(), "it is silent past its TTL").await;
+    db.renew(&new).await;
+    assert_eq!(db.claim(&new, 1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_brings_all_that_is_needed_to_run_the_job() {
+    let db = Db::fresh().await;
+    let job = NewJob {
+        path: "/api/generate".to_owned(),
+        model_label: "Tiny-A:latest".to_owned(),
+        max_attempts: Some(7),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        ..db.new_job()
+    };
+    db.accept_all(std::slice::from_ref(&job)).await;
+    let claimed = db.claim(&db.holder().await, 1).await.pop().unwrap();
+    assert_eq!(
+        (claimed.lease.job_id, claimed.client, claimed.attempt, claimed.failures, claimed.max_attempts),
+        (job.id, job.client, 1, 0, Some(7))
+    );
+    assert_eq!((claimed.path, claimed.model_label, claimed.body), (job.path, job.model_label, job.body));
+    assert_eq!((claimed.load_key, claimed.traceparent), (job.load_key, job.traceparent));
+    assert!(claimed.eligible_at > chrono::Utc::now() - TimeDelta::minutes(1));
+}

@@ -1,0 +1,108 @@
+//! Hot statements read what they need and no more, whatever statistics Postgres has: plans that were made while the
+//! tables were empty stay cached for days.
+
+use foreman_store::{Exit, JobId, NewJob, Offer, Phase, Store};
+use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
+
+/// The tables that are large when it matters, their partitions included.
+const READ: &str = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables
+                    WHERE relname ~ '^(job|job_ready|job_scheduled|job_lease|job_done|outbox|artifact)(_[0-9]{8})?$'";
+
+/// Closes a handle and waits until Postgres has added up what its connections read: until but `left` are open.
+async fn settle_statistics(db: &Db, store: &Store, left: i64) {
+    store.close().await;
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'foreman'";
+    eventually("the end of a store's connections", async || {
+        let open: i64 = db.value(others).await;
+        if open == left { Ok(()) } else { Err(open) }
+    })
+    .await;
+}
+
+/// One job of each kind through every hot statement.
+async fn work(db: &Db, store: &Store, holder: &foreman_store::Holder) {
+    let jobs: Vec<NewJob> = (0..6).map(|_| NewJob { load_key: "mine".to_owned(), ..db.new_job() }).collect();
+    store.accept(&jobs).await.unwrap();
+    store.cancel(db.client, jobs[0].id).await.unwrap();
+    let mut claimed = store.claim(holder, "mine", &[db.offer(5)], 5).await.unwrap();
+    assert_eq!(claimed.len(), 5);
+    store.cancel(db.client, jobs[1].id).await.unwrap();
+    let beginnings: Vec<_> = claimed.iter().skip(1).map(|claimed| (&claimed.lease, Phase::Working)).collect();
+    store.begin(&beginnings).await.unwrap();
+    store.own_leases(holder.worker).await.unwrap();
+    store.cancelled_leases(holder.worker).await.unwrap();
+    let wait = std::time::Duration::from_secs(3_600);
+    let exits = [
+        Exit::Cancelled,
+        success(),
+        Exit::Failed(reason()),
+        Exit::Retry { reason: reason(), wait },
+        Exit::Failed(reason()),
+    ];
+    let exits: Vec<_> = claimed.drain(..).map(|claimed| claimed.lease).zip(exits).collect();
+    store.settle(&exits).await.unwrap();
+    store.settle(&exits).await.unwrap();
+    store.expire(100).await.unwrap();
+    store.promote(100).await.unwrap();
+    store.rescue().await.unwrap();
+    store.job(foreman_store::Scope::Client(db.client), jobs[2].id, 100).await.unwrap();
+}
+
+#[tokio::test]
+async fn plans_cached_on_empty_tables_do_not_scan_full_ones() {
+    let db = Db::fresh().await;
+    db.run(
+        "DO $$ DECLARE hot text; BEGIN
+             FOREACH hot IN ARRAY '{job_ready,job_scheduled,job_lease,outbox}'::text[] LOOP
+                 EXECUTE format('ALTER TABLE %I SET (autovacuum_enabled = off)', hot);
+             END LOOP;
+         END $$",
+    )
+    .await;
+    let veteran = db.one_connection();
+    let holder = db.holder().await;
+    // Postgres settles on one plan for good from the sixth execution on.
+    for _ in 0..8 {
+        work(&db, &veteran, &holder).await;
+    }
+    for _ in 0..20 {
+        let some = db.accept(500).await;
+        db.claim(&db.holder_of("elsewhere").await, 250).await;
+        assert_eq!(some.len(), 500);
+    }
+    settle_statistics(&db, &db.store, 1).await;
+    let before: i64 = db.value(READ).await;
+    let rounds = 5;
+    for _ in 0..rounds {
+        work(&db, &veteran, &holder).await;
+    }
+    settle_statistics(&db, &veteran, 0).await;
+    let read = db.value::<i64>(READ).await - before;
+    // One read of a table or a day that is nearly empty is nobody's trouble; there are 5,000 leases and ready jobs.
+    assert!(read < 100 * rounds, "{read} rows were read by scanning whole tables");
+}
+
+#[tokio::test]
+async fn a_lower_bound_steps_over_the_dead_that_an_old_snapshot_keeps() {
+    let db = Db::fresh().await;
+    let holder = db.holder().await;
+    let mut snapshot = db.pool.begin().await.unwrap();
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *snapshot).await.unwrap();
+    sqlx::query("SELECT FROM job").execute(&mut *snapshot).await.unwrap();
+    for _ in 0..10 {
+        db.accept(500).await;
+        assert_eq!(db.claim(&holder, 500).await.len(), 500);
+    }
+    let fresh: Vec<JobId> = db.accept(1).await;
+    let claims =
+        "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'job_ready_claim'";
+    settle_statistics(&db, &db.store, 0).await;
+    let before: i64 = db.value(claims).await;
+    let store = db.another_store();
+    let bounded = Offer { lower_bound: fresh[0], ..db.offer(1) };
+    assert_eq!(store.claim(&holder, LOAD_KEY, &[bounded], 1).await.unwrap().len(), 1);
+    settle_statistics(&db, &store, 0).await;
+    let read = db.value::<i64>(claims).await - before;
+    assert!(read < 50, "{read} entries were read for one job");
+    snapshot.rollback().await.unwrap();
+}

@@ -1,0 +1,92 @@
+//! Rescue goes by liveness: what a dead worker held goes back, what a live one holds stays with it.
+
+use foreman_store::{MAX_RESCUES, Phase, Rescued};
+use foreman_tests::Db;
+
+#[tokio::test]
+async fn only_the_dead_are_rescued_from() {
+    let db = Db::fresh().await;
+    let [dead_job, live_job] = db.accept(2).await.try_into().unwrap();
+    let dead = db.holder().await;
+    db.start(&dead).await;
+    let live = db.holder().await;
+    db.start(&live).await;
+    db.silence(&dead).await;
+    assert_eq!(db.store.rescue().await.unwrap(), Rescued { workers: 1, leases: 1 });
+    assert_eq!(db.room(dead_job).await, "ready");
+    assert_eq!(db.room(live_job).await, "lease");
+    assert_eq!(db.store.rescue().await.unwrap(), Rescued::default());
+}
+
+#[tokio::test]
+async fn a_worker_is_dead_by_its_own_ttl() {
+    let db = Db::fresh().await;
+    let holder = db.holder().await;
+    db.run("UPDATE worker SET renewed_at = now() - interval '19 s'").await;
+    assert_eq!(db.store.rescue().await.unwrap(), Rescued::default(), "its TTL is 20 s");
+    db.run("UPDATE worker SET ttl = interval '2 s'").await;
+    assert_eq!(db.store.rescue().await.unwrap().workers, 1);
+    assert!(db.claim(&holder, 1).await.is_empty());
+}
+
+#[tokio::test]
+async fn the_fifth_rescue_fails_the_job_and_says_so() {
+    let db = Db::fresh().await;
+    let job = db.accept(1).await[0];
+    for nth in 1..=MAX_RESCUES {
+        assert_eq!(db.room(job).await, "ready", "before rescue {nth}");
+        let holder = db.holder().await;
+        db.start(&holder).await;
+        db.silence(&holder).await;
+        db.store.rescue().await.unwrap();
+    }
+    assert_eq!(db.room(job).await, "failed");
+    let done = "SELECT format('%s %s %s %s', attempt, failures, rescues, error_code) FROM job_done";
+    assert_eq!(db.value::<String>(done).await, "5 0 5 worker_lost");
+    assert!(db.value::<String>("SELECT error FROM outbox WHERE state = 'failed'").await.contains("5 times"));
+    db.every_job_has_one_room().await;
+}
+
+#[tokio::test]
+async fn what_was_held_and_not_begun_goes_back_uncounted() {
+    let db = Db::fresh().await;
+    let job = db.accept(1).await[0];
+    for _ in 0..=MAX_RESCUES {
+        let holder = db.holder().await;
+        assert_eq!(db.claim(&holder, 1).await.len(), 1);
+        db.silence(&holder).await;
+        assert_eq!(db.store.rescue().await.unwrap().leases, 1);
+    }
+    assert_eq!(db.room(job).await, "ready");
+    assert_eq!(db.history(job).await, ["queued"]);
+}
+
+#[tokio::test]
+async fn a_lease_without_a_worker_row_is_rescued_and_a_cancel_is_honoured() {
+    let db = Db::fresh().await;
+    let [cancelled, requeued] = db.accept(2).await.try_into().unwrap();
+    let holder = db.holder().await;
+    let claimed = db.claim(&holder, 2).await;
+    let beginnings: Vec<_> = claimed.iter().map(|claimed| (&claimed.lease, Phase::Loading)).collect();
+    db.store.begin(&beginnings).await.unwrap();
+    db.store.cancel(db.client, cancelled).await.unwrap();
+    db.run("DELETE FROM worker").await;
+    assert_eq!(db.store.rescue().await.unwrap(), Rescued { workers: 0, leases: 2 });
+    assert_eq!(db.history(cancelled).await, ["queued", "loading", "cancelled"]);
+    assert_eq!(db.history(requeued).await, ["queued", "loading", "queued"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_janitors_rescue_each_lease_once() {
+    let db = Db::fresh().await;
+    let other = db.another_store();
+    for _ in 0..20 {
+        db.accept(20).await;
+        let holder = db.holder().await;
+        assert_eq!(db.claim(&holder, 20).await.len(), 20);
+        db.silence(&holder).await;
+        let (one, another) = tokio::join!(db.store.rescue(), other.rescue());
+        assert_eq!(one.unwrap().leases + another.unwrap().leases, 20);
+        db.run("DELETE FROM job_ready; TRUNCATE job, outbox").await;
+    }
+}
