@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use crate::help;
 use crate::terminal::{print, say};
 use crate::watch::exit_code;
 use arrival::{Arrival, Verdict};
@@ -31,12 +32,12 @@ use arrival::{Arrival, Verdict};
 const LARGEST_BODY: usize = 64 << 20;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = help::after("\
 Example: foreman listen --addr 127.0.0.1:9000
          foreman submit --model llama3.2 'Hello' --webhook http://127.0.0.1:9000/
 
-Signatures are checked with FOREMAN_WEBHOOK_SECRET (or FOREMAN_WEBHOOK_SECRET_FILE): of a client with a key, the secret
-that came with it; with FOREMAN_AUTH=off, the api's and the worker's own.")]
+Signatures are checked with FOREMAN_WEBHOOK_SECRET: for a client with a key, the secret that came with it; with
+FOREMAN_AUTH=off, that of the api and the worker.", &[shared::WEBHOOK_SECRET]))]
 pub(crate) struct Args {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:9000")]

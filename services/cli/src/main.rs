@@ -13,6 +13,7 @@ mod watch;
 mod api;
 mod database;
 mod exit;
+mod help;
 mod terminal;
 mod tether;
 
@@ -32,8 +33,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run everything on this machine, with nothing to configure
+    #[command(after_help = up::help())]
     Up(up::Args),
     /// The same on a simulated Ollama, in a directory of its own, to try Foreman out
+    #[command(after_help = up::demo_help())]
     Demo(up::Args),
     /// Bring the database up to date; safe twice and from two places
     Migrate(migrate::Args),

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use foreman_runtime::Env;
 use foreman_runtime::background::one_line;
+use foreman_runtime::settings::shared;
 use foreman_store::{MigrateError, StoreError, schema_version_needed};
 use tokio::time::{Instant, sleep};
 
-use crate::database;
 use crate::terminal::say;
+use crate::{database, help};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// A Postgres that starts beside us is up sooner; only a longer wait is worth a word.
@@ -18,6 +19,10 @@ const SAY_AFTER: Duration = Duration::from_secs(2);
 const BUSY_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = help::after(
+    "Example: DATABASE_URL=postgres://foreman@db.lan/foreman foreman migrate",
+    &[shared::DATABASE_URL, shared::DATABASE_DIRECT_URL],
+))]
 pub(crate) struct Args {
     /// Say nothing where all goes well at once
     #[arg(short, long)]

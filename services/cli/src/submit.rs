@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use foreman_runtime::Env;
+use foreman_runtime::{Env, settings::cli};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
 use crate::api::{Api, ApiError};
+use crate::help;
 use crate::listen::{Listener, secret};
 use crate::terminal::{print, print_raw, say};
 use crate::watch::{self, Follow};
@@ -22,13 +23,13 @@ use crate::watch::{self, Follow};
 const BUSY_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = help::after("\
 Examples:
   foreman submit --model llama3.2 'Why is the sky blue?'
   foreman submit --model llama3.2 --messages chat.json --wait
   echo '[{\"role\":\"user\",\"content\":\"Hello\"}]' | foreman submit --model llama3.2 --messages - --listen
 
-The job id goes to standard output; watch it with `foreman watch ID`.")]
+The job id goes to standard output; watch it with `foreman watch ID`.", &[cli::URL, cli::API_KEY]))]
 pub(crate) struct Args {
     /// As Ollama knows it
     #[arg(short, long)]

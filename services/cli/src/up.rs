@@ -24,8 +24,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use foreman_runtime::Env;
+use foreman_runtime::settings::{api, cli, shared, worker};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::help;
 use crate::terminal::say;
 use addresses::Addresses;
 use home::Home;
@@ -54,6 +56,33 @@ pub(crate) enum Kind {
     Real,
     /// On the simulator, in a directory of its own.
     Demo,
+}
+
+pub(crate) fn help() -> String {
+    help::after(
+        "\
+Examples:
+  foreman up
+  OLLAMA_HOST=gpu.lan foreman up
+  DATABASE_URL=postgres://foreman@db.lan/foreman foreman up --verbose
+
+Starts a private Postgres, foreman-api and foreman-worker, and keeps them running until Ctrl-C. Not set, FOREMAN_AUTH is
+off here and FOREMAN_WEBHOOK_ALLOW is loopback; every other setting of foreman-api and foreman-worker (see their --help)
+is passed on.",
+        &[cli::HOME, shared::DATABASE_URL, worker::OLLAMA_HOST, api::ADDR, api::OPS_ADDR, worker::OPS_ADDR],
+    )
+}
+
+pub(crate) fn demo_help() -> String {
+    help::after(
+        "\
+Example: foreman demo
+
+Like `foreman up`, on a simulated Ollama: results carry \"simulated\": true. It keeps to a Postgres of its own in the
+directory demo of FOREMAN_HOME, whatever DATABASE_URL and OLLAMA_HOST say, and takes free ports where the default ones
+are taken.",
+        &[cli::HOME, api::ADDR, api::OPS_ADDR, worker::OPS_ADDR],
+    )
 }
 
 /// Runs until a signal comes, or until something cannot be run at all.
@@ -123,10 +152,10 @@ async fn live(
 
 fn announce(kind: Kind, home: &Home, services: &Services<'_>) {
     if kind == Kind::Demo {
-        say("┌──────────────────────────────────────────────────────────────────────────┐");
-        say("│ A SIMULATION. No Ollama and no GPU take part: models and answers are made │");
-        say("│ up, and every result says \"simulated\": true. `foreman up` is the real one. │");
-        say("└──────────────────────────────────────────────────────────────────────────┘");
+        say("==============================================================================");
+        say("  A SIMULATION: no Ollama and no GPU take part. Models and answers are made up,");
+        say("  and every result says \"simulated\": true. The real thing is `foreman up`.");
+        say("==============================================================================");
     }
     say(format_args!("Everything is kept in {}, logs in {}.", home.path().display(), home.logs().display()));
     if let Some(remark) = services.remark() {

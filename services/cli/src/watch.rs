@@ -4,21 +4,21 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use foreman_runtime::Env;
+use foreman_runtime::{Env, settings::cli};
 use serde::Deserialize;
 use tokio::time::sleep;
 
 use crate::api::{Api, ApiError, Event, Job};
-use crate::exit;
 use crate::terminal::{print, print_raw, say};
+use crate::{exit, help};
 
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(after_help = help::after("\
 Example: foreman watch 01JD8Z6Q2M5V0R3N7K4T9W1XYA
 
-States go to standard error, the answer to standard output.")]
+States go to standard error, the answer to standard output.", &[cli::URL, cli::API_KEY]))]
 pub(crate) struct Args {
     /// What `foreman submit` printed
     id: String,

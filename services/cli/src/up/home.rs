@@ -34,10 +34,11 @@ impl Home {
     /// Makes what is missing, and takes the directory for this process alone.
     pub(crate) fn open(env: &Env, kind: Kind) -> anyhow::Result<Self> {
         let mut root = directory(env)?;
+        make_root(&root).with_context(|| mend("cannot be made", &root))?;
         if kind == Kind::Demo {
             root.push("demo");
+            make_root(&root).with_context(|| mend("cannot be made", &root))?;
         }
-        make_root(&root).with_context(|| mend("cannot be made", &root))?;
         let owner = Uid::from_raw(fs::metadata(&root)?.uid());
         if owner != geteuid() {
             bail!("{} belongs to {}; {MEND}", root.display(), name_of(owner));
