@@ -1,1 +1,179 @@
-fn main() {}
+//! `foreman-api`: jobs in and answers out, over HTTP. It never talks to Ollama and keeps nothing that another api could
+//! not answer for: any number of them run against one Postgres.
+
+mod answer;
+mod app;
+mod auth;
+mod body;
+mod config;
+mod inventory;
+mod jitter;
+mod limits;
+mod memory;
+mod new_job;
+mod observe;
+mod path;
+mod prefer;
+mod problem;
+mod query;
+mod ready;
+mod routes;
+mod show;
+mod site;
+mod source_address;
+mod submit;
+mod traceparent;
+mod watch;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use foreman_runtime::background::one_line;
+use foreman_runtime::settings::{self, shared};
+use foreman_runtime::{Process, Program, background_error, http, ops};
+use foreman_store::{ConnectOptions, Store, wake::Wakeups};
+use foreman_webhook::{Guard, SubmissionCheck};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use app::App;
+use auth::Auth;
+use config::Config;
+use inventory::Inventory;
+use jitter::jittered;
+use limits::QueueLimits;
+use memory::Memory;
+use submit::{Submitter, Writer};
+use watch::Watch;
+
+const PROGRAM: Program = Program {
+    name: "foreman-api",
+    about: "Foreman's api: takes jobs for Ollama into the queue and tells what becomes of them.",
+    version: env!("CARGO_PKG_VERSION"),
+    settings: &[shared::PROCESS, shared::JOBS, settings::api::ALL],
+    metrics: &[&[submit::SUBMITTED, observe::REQUESTS, observe::REQUEST_SECONDS]],
+};
+
+const LIMITS: http::Limits =
+    http::Limits { connections: 8_192, head: Duration::from_secs(60), stalled: Duration::from_secs(60) };
+
+/// Bytes of request bodies, and of artifacts on their way out, that may be held at the same time; one of the largest
+/// always fits.
+const INCOMING: usize = 256 << 20;
+const OUTGOING: usize = 256 << 20;
+
+/// Between two tries to reach Postgres.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    PROGRAM.run(Config::read, start)
+}
+
+async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
+    let database = &config.database;
+    let options =
+        ConnectOptions::new(&database.url, Some(&database.direct_url), database.pool, database.pgbouncer)
+            .context("DATABASE_URL cannot be used")?;
+    let store = Store::new(options);
+    let checked = store.clone();
+    let readiness = ops::readiness(move || ready::checks(checked.clone()));
+    process.serve_ops(config.ops_addr, &settings::api::OPS_ADDR, readiness).await?;
+    let listener = http::bind(config.addr, &settings::api::ADDR).await?;
+    wait_for_postgres(&store).await;
+
+    let wakeups = Wakeups::default();
+    let (submitter, queue) = Submitter::new();
+    let app = Arc::new(App {
+        auth: Auth::new(config.access, store.clone()),
+        inventory: Inventory::new(store.clone(), wakeups.clone()),
+        limits: QueueLimits::new(store.clone(), config.max_queued),
+        submitter,
+        watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
+        receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
+        incoming: Memory::new(INCOMING.max(config.max_body)),
+        outgoing: Memory::new(OUTGOING),
+        max_body: config.max_body,
+        job_ttl: config.job_ttl,
+        inline_limit: config.inline_limit,
+        public_url: config.public_url,
+        store: store.clone(),
+        wakeups: wakeups.clone(),
+    });
+
+    // The submitter outlives the last request, which may still bring a job.
+    let last_request = CancellationToken::new();
+    let writer =
+        Writer { store: store.clone(), wakeups: wakeups.clone(), shutdown: process.shutdown.clone() };
+    let no_more = last_request.clone();
+    process.shutdown.spawn("submit", async move {
+        writer.run(queue, no_more).await;
+        anyhow::Ok(())
+    });
+    let shutdown = process.shutdown.clone();
+    process.shutdown.spawn("wakeups", {
+        let (store, wakeups, stop) = (store.clone(), wakeups.clone(), shutdown.soft().clone());
+        async move {
+            carry_wakeups(&store, &wakeups, &stop).await;
+            anyhow::Ok(())
+        }
+    });
+    process.shutdown.spawn("watch", {
+        let (watch, store, wakeups) = (app.watch.clone(), store.clone(), wakeups.clone());
+        async move {
+            watch.run(&store, &wakeups).await;
+            anyhow::Ok(())
+        }
+    });
+    process.shutdown.spawn("inventory", {
+        let (app, stop) = (Arc::clone(&app), shutdown.soft().clone());
+        async move {
+            app.inventory.run(&stop).await;
+            anyhow::Ok(())
+        }
+    });
+    process.shutdown.spawn("http", async move {
+        http::serve("http", listener, routes::table(app), LIMITS, &shutdown).await;
+        last_request.cancel();
+        anyhow::Ok(())
+    });
+    tracing::info!(address = %config.addr, "serving");
+    Ok(())
+}
+
+/// Postgres may come later than we do, and so may its schema. Ids are stamped with its time from the first on.
+async fn wait_for_postgres(store: &Store) {
+    let mut told = None;
+    loop {
+        let problem = match store.learn_time().await {
+            Ok(_) => ready::schema(store).await.err(),
+            Err(error) => Some(one_line(error)),
+        };
+        match problem {
+            None => return,
+            // Said once for each thing that is amiss.
+            Some(problem) if told.as_ref() != Some(&problem) => {
+                tracing::warn!("waiting for Postgres: {problem}");
+                told = Some(problem);
+            }
+            Some(_) => {}
+        }
+        sleep(TRY_AGAIN).await;
+    }
+}
+
+async fn carry_wakeups(store: &Store, wakeups: &Wakeups, stop: &CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Err(error) = wakeups.run(store) => {
+                background_error!("wakeups", error, "wake-ups do not travel; everybody polls meanwhile");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(jittered(TRY_AGAIN)) => {}
+        }
+    }
+}

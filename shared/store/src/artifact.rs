@@ -60,4 +60,27 @@ impl Store {
         conn.done().await?;
         Ok(artifact)
     }
+
+    /// How large an artifact is, before it is read.
+    pub async fn artifact_size(
+        &self,
+        scope: Scope,
+        job: JobId,
+        name: &str,
+    ) -> Result<Option<i64>, StoreError> {
+        let mut conn = self.open().await?;
+        let size = sqlx::query_scalar!(
+            r#"-- artifact_size
+            SELECT a.size FROM artifact a
+            WHERE a.job_id = $1 AND a.name = $3
+              AND EXISTS (SELECT FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2))"#,
+            job.uuid(),
+            scope.client(),
+            name,
+        )
+        .fetch_optional(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(size)
+    }
 }

@@ -1,6 +1,8 @@
 //! What a job was asked to do, as it stands in `job`: to ask for the same again.
 
-use crate::{ClientId, JobId, JobState, Receiver, Scope, Store, StoreError};
+use crate::{
+    Acceptance, ClientId, IdempotencyKey, JobId, JobState, Receiver, Scope, Store, StoreError,
+};
 
 /// A stored request. Its times and its key are left out: they were for that one job.
 #[derive(Debug, Clone)]
@@ -56,6 +58,34 @@ impl Store {
                     events,
                 }),
                 has_ended: row.has_ended,
+            }
+        }))
+    }
+}
+
+impl Store {
+    /// What a key stands for, while it does: the job that it was first used for.
+    pub async fn key_holder(
+        &self,
+        client: ClientId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Acceptance>, StoreError> {
+        let mut conn = self.open().await?;
+        let holder = sqlx::query!(
+            r#"-- key_holder
+            SELECT job_id AS "job_id: JobId", body_digest FROM idempotency_key
+            WHERE client_id = $1 AND key = $2 AND expires_at > now()"#,
+            client.uuid(),
+            key.key,
+        )
+        .fetch_optional(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(holder.map(|row| {
+            if row.body_digest == key.body_digest {
+                Acceptance::Replayed(row.job_id)
+            } else {
+                Acceptance::KeyReused
             }
         }))
     }

@@ -1,0 +1,45 @@
+//! What every request works with.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use foreman_store::{Store, wake::Wakeups};
+use foreman_webhook::SubmissionCheck;
+
+use crate::auth::Auth;
+use crate::inventory::Inventory;
+use crate::limits::QueueLimits;
+use crate::memory::Memory;
+use crate::submit::Submitter;
+use crate::watch::Watch;
+
+/// Shared by all requests of this process.
+pub(crate) struct App {
+    pub(crate) store: Store,
+    pub(crate) wakeups: Wakeups,
+    pub(crate) auth: Auth,
+    pub(crate) inventory: Inventory,
+    pub(crate) limits: QueueLimits,
+    pub(crate) submitter: Submitter,
+    pub(crate) watch: Watch,
+    pub(crate) receivers: SubmissionCheck,
+    /// Request bodies, from their first byte to their commit.
+    pub(crate) incoming: Memory,
+    /// Artifacts, from the database to the client's last byte.
+    pub(crate) outgoing: Memory,
+    pub(crate) max_body: usize,
+    pub(crate) job_ttl: TimeDelta,
+    /// Bytes up to which an artifact stands in an answer.
+    pub(crate) inline_limit: u64,
+    pub(crate) public_url: Option<String>,
+}
+
+/// The state of the routes.
+pub(crate) type Shared = Arc<App>;
+
+impl App {
+    /// A path of ours as clients should call it.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.public_url.as_deref().unwrap_or_default())
+    }
+}

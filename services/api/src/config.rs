@@ -1,0 +1,163 @@
+//! The settings of the api, read once; what cannot be obeyed stops the process here.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::Uri;
+use chrono::TimeDelta;
+use foreman_runtime::config::form;
+use foreman_runtime::settings::{api, shared};
+use foreman_runtime::{ConfigError, Env};
+use foreman_store::Queued;
+use foreman_webhook::{Allow, SigningSecret};
+use ipnet::IpNet;
+
+use crate::site::{Site, read_name};
+
+/// The largest body that may be allowed: Postgres holds no text beyond 1 GB, and Ollama reads no such thing.
+const LARGEST_BODY: u64 = 512 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) database: shared::Database,
+    pub(crate) addr: SocketAddr,
+    pub(crate) ops_addr: SocketAddr,
+    pub(crate) access: Access,
+    /// Without a slash at its end.
+    pub(crate) public_url: Option<String>,
+    pub(crate) max_body: usize,
+    pub(crate) max_queued: Queued,
+    pub(crate) max_streams: usize,
+    pub(crate) job_ttl: TimeDelta,
+    pub(crate) inline_limit: u64,
+    pub(crate) webhook_allow: Allow,
+}
+
+/// How clients are told apart.
+#[derive(Debug)]
+pub(crate) enum Access {
+    /// By their keys.
+    Keys,
+    /// By their addresses, with authentication off.
+    Addresses { site: Site, proxies: Vec<IpNet> },
+}
+
+impl Config {
+    pub(crate) fn read(env: &Env) -> Result<Self, ConfigError> {
+        let addr = env.read(&api::ADDR, form::socket_addr)?;
+        let config = Self {
+            database: shared::Database::read(env)?,
+            addr,
+            ops_addr: env.read(&api::OPS_ADDR, form::socket_addr)?,
+            access: access(env, addr)?,
+            public_url: env.read_optional(&shared::PUBLIC_URL, public_url)?,
+            max_body: usize::try_from(env.read(&api::MAX_BODY, form::byte_size(1 << 10..=LARGEST_BODY))?)
+                .unwrap_or(usize::MAX),
+            max_queued: Queued {
+                jobs: env.read(&api::CLIENT_MAX_QUEUED, form::integer(1..=10_000_000))?,
+                bytes: env.read(&api::CLIENT_MAX_QUEUED_BYTES, form::byte_size(1 << 10..=1 << 50))?,
+            },
+            max_streams: env.read(&api::CLIENT_MAX_STREAMS, form::integer(1..=100_000))?,
+            job_ttl: TimeDelta::from_std(shared::job_ttl(env)?).unwrap_or(TimeDelta::MAX),
+            inline_limit: shared::artifact_inline_limit(env)?,
+            webhook_allow: env.read_optional(&shared::WEBHOOK_ALLOW, Allow::parse)?.unwrap_or_default(),
+        };
+        // Both are the worker's to use; a wrong one is better told here too than found out by the first webhook.
+        shared::secret_key(env)?;
+        env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)?;
+        Ok(config)
+    }
+}
+
+fn access(env: &Env, addr: SocketAddr) -> Result<Access, ConfigError> {
+    let keys = env.read(&api::AUTH, form::choice(&[("required", true), ("off", false)]))?;
+    let anywhere = env.read(&api::AUTH_OFF_ANYWHERE, form::yes_no)?;
+    let names = env.read_optional(&api::ORIGINS, form::list(read_name))?.unwrap_or_default();
+    let proxies = env.read_optional(&api::TRUSTED_PROXIES, form::list(network))?.unwrap_or_default();
+    if keys {
+        return Ok(Access::Keys);
+    }
+    if !addr.ip().to_canonical().is_loopback() && !anywhere {
+        return Err(ConfigError::refused(
+            &api::AUTH,
+            format!(
+                "off lets everybody who reaches {addr} run jobs; listen on loopback, set it to required, \
+                 or accept that with FOREMAN_AUTH_OFF_ANYWHERE=yes"
+            ),
+        ));
+    }
+    Ok(Access::Addresses { site: Site::new(addr.ip(), names), proxies })
+}
+
+/// A CIDR, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
+        format!("expected addresses and CIDRs such as 10.0.0.0/8, separated by commas; {text:?} is none")
+    })
+}
+
+fn public_url(text: &str) -> Result<String, String> {
+    let mend = || "expected a URL such as https://jobs.example.org, without query and fragment".to_owned();
+    let uri: Uri = text.parse().map_err(|_| mend())?;
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+    if !is_http || uri.host().is_none_or(str::is_empty) || uri.query().is_some() || text.contains('#') {
+        return Err(mend());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, String> {
+        let env =
+            Env::from_pairs([("DATABASE_URL", "postgres://x")].into_iter().chain(pairs.iter().copied()));
+        Config::read(&env).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_setting_that_help_lists_is_read() {
+        let env = Env::from_pairs([("DATABASE_URL", "postgres://x")]);
+        Config::read(&env).unwrap();
+        let elsewhere = ["FOREMAN_LOG", "FOREMAN_LOG_FORMAT", "FOREMAN_SHUTDOWN_GRACE"];
+        assert_eq!(env.unread(crate::PROGRAM.settings), elsewhere);
+    }
+
+    #[test]
+    fn authentication_is_off_on_loopback_alone_unless_one_says_anywhere() {
+        assert!(matches!(read(&[]).unwrap().access, Access::Keys));
+        for addr in ["127.0.0.1:8080", "[::1]:8080", "127.9.9.9:1"] {
+            assert!(read(&[("FOREMAN_AUTH", "off"), ("FOREMAN_API_ADDR", addr)]).is_ok(), "{addr}");
+        }
+        for addr in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:8080"] {
+            let off = [("FOREMAN_AUTH", "off"), ("FOREMAN_API_ADDR", addr)];
+            let refused = read(&off).unwrap_err();
+            assert!(refused.contains("FOREMAN_AUTH_OFF_ANYWHERE=yes"), "{refused}");
+            assert!(read(&[&off[..], &[("FOREMAN_AUTH_OFF_ANYWHERE", "yes")]].concat()).is_ok());
+        }
+    }
+
+    #[test]
+    fn wrong_values_name_the_variable() {
+        for (name, value) in [
+            ("FOREMAN_AUTH", "no"),
+            ("FOREMAN_TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("FOREMAN_ORIGINS", "http://"),
+            ("FOREMAN_PUBLIC_URL", "jobs.example.org"),
+            ("FOREMAN_PUBLIC_URL", "ftp://jobs.example.org"),
+            ("FOREMAN_PUBLIC_URL", "https://jobs.example.org?x=1"),
+            ("FOREMAN_MAX_BODY", "0"),
+            ("FOREMAN_CLIENT_MAX_QUEUED", "0"),
+            ("FOREMAN_SECRET_KEY", "short"),
+            ("FOREMAN_WEBHOOK_SECRET", "whsec_no base64"),
+            ("FOREMAN_WEBHOOK_ALLOW", "everything"),
+        ] {
+            let error = read(&[(name, value)]).unwrap_err();
+            assert!(error.starts_with(name), "{error}");
+        }
+        assert_eq!(
+            read(&[("FOREMAN_PUBLIC_URL", "https://a/b/")]).unwrap().public_url.as_deref(),
+            Some("https://a/b")
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! Which models may be asked for: what hosts have published, kept in memory. A miss has the hosts look again before it
+//! is believed, once for all who ask at the same time.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use foreman_ollama::ModelName;
+use foreman_runtime::background_error;
+use foreman_store::{Inventory as Published, KnownModel, Store, StoreError, wake::Topic, wake::Wakeups};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::jitter::jittered;
+use crate::problem::Problem;
+
+/// How long the hosts have to publish anew.
+const ASK_FOR: Duration = Duration::from_secs(2);
+
+/// Between two times that hosts are asked: a flood of unknown names must not have them list their models forever.
+const ASK_SPACING: Duration = Duration::from_millis(500);
+
+/// How often we look while hosts are being asked, if no wake-up tells us.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How old what we know may be, without a wake-up.
+const REFRESH_EVERY: Duration = Duration::from_secs(5);
+
+/// The models that hosts have published.
+pub(crate) struct Inventory {
+    store: Store,
+    wakeups: Wakeups,
+    known: RwLock<Arc<Published>>,
+    /// When the hosts were last asked and had answered, or would not. Locked while they are being asked.
+    asked: Mutex<Option<Instant>>,
+}
+
+impl Inventory {
+    pub(crate) fn new(store: Store, wakeups: Wakeups) -> Self {
+        Self { store, wakeups, known: RwLock::default(), asked: Mutex::default() }
+    }
+
+    /// Keeps what is known fresh, until `stop`.
+    pub(crate) async fn run(&self, stop: &CancellationToken) {
+        let mut published = self.wakeups.subscribe(Topic::Published);
+        loop {
+            if let Err(error) = self.refresh().await {
+                background_error!("inventory", error, "the models could not be read");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = published.changed() => {}
+                () = tokio::time::sleep(jittered(REFRESH_EVERY)) => {}
+            }
+        }
+    }
+
+    /// A model that can run jobs.
+    pub(crate) async fn find(&self, name: &ModelName) -> Result<KnownModel, Problem> {
+        if let Some(model) = self.known().models.get(name.as_str()) {
+            return runs_jobs(name, model);
+        }
+        self.ask_hosts().await?;
+        let known = self.known();
+        match known.models.get(name.as_str()) {
+            Some(model) => runs_jobs(name, model),
+            None if known.is_published => Err(unknown(name)),
+            None => Err(Problem::unavailable(
+                "no_inventory",
+                "no worker has listed its models yet; start foreman-worker beside an Ollama and try again",
+            )
+            .retry_after(Duration::from_secs(5))),
+        }
+    }
+
+    fn known(&self) -> Arc<Published> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn refresh(&self) -> Result<Arc<Published>, StoreError> {
+        let published = Arc::new(self.store.inventory().await?);
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&published);
+        Ok(published)
+    }
+
+    /// Returns once every host that can has published after this call began.
+    async fn ask_hosts(&self) -> Result<(), StoreError> {
+        let came = Instant::now();
+        let mut asked = self.asked.lock().await;
+        if let Some(last) = *asked {
+            // Somebody's question was answered while we waited for our turn.
+            if last >= came {
+                return Ok(());
+            }
+            sleep_until(last + ASK_SPACING).await;
+        }
+        // Before the first look, so that an answer right after it is not lost.
+        let mut published = self.wakeups.subscribe(Topic::Published);
+        let deadline = Instant::now() + ASK_FOR;
+        let mut known = self.refresh().await?;
+        let since = known.read_at;
+        self.wakeups.tell(Topic::Inventory);
+        // Without a live host there is nobody to wait for.
+        while known.live_since.is_some() && known.live_since <= since && Instant::now() < deadline {
+            let wait = deadline.min(Instant::now() + LOOK_EVERY);
+            // Whichever comes first: both mean to look again.
+            let _ = timeout_at(wait, published.changed()).await;
+            known = self.refresh().await?;
+        }
+        *asked = Some(Instant::now());
+        Ok(())
+    }
+}
+
+fn runs_jobs(name: &ModelName, model: &KnownModel) -> Result<KnownModel, Problem> {
+    if model.completes {
+        return Ok(model.clone());
+    }
+    let error = format!(
+        "the model {name} only embeds; use it with /api/embed, or name one that can chat or generate"
+    );
+    Err(Problem::bad_request("model_only_embeds", error))
+}
+
+fn unknown(name: &ModelName) -> Problem {
+    let error = format!("no host has the model {name}; pull it there with `ollama pull {name}`");
+    Problem::new(StatusCode::NOT_FOUND, "unknown_model", error)
+}

@@ -1,0 +1,159 @@
+//! How much a client may have waiting.
+//!
+//! Nobody keeps a counter in the database: it would be the one row that every accept fights for. Each api estimates
+//! instead: what it last counted, and what it has let in since. Jobs that end only make the estimate too high, and near
+//! the limit it is counted anew, at most once a second. So one api never lets in more than the limit; several let in
+//! what the others have accepted within that second on top.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use foreman_store::{ClientId, Queued, Store};
+use tokio::time::Instant;
+
+use crate::problem::Problem;
+
+/// How long a count is good near the limit.
+const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// Clients remembered; beyond these, the idle ones are forgotten and counted when they come back.
+const REMEMBERED: usize = 10_000;
+
+/// Keeps clients within their share of the queue.
+pub(crate) struct QueueLimits {
+    store: Store,
+    max: Queued,
+    clients: Mutex<HashMap<ClientId, Arc<Tally>>>,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    estimate: Mutex<Estimate>,
+    /// Held by the one who counts.
+    counting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Estimate {
+    /// What waits by now, at most.
+    waiting: Queued,
+    /// The part of it that is let in but not yet in the database.
+    under_way: Queued,
+    counted_at: Option<Instant>,
+}
+
+/// Room in the queue for one job; given back when dropped, unless the job was accepted.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    tally: Arc<Tally>,
+    bytes: u64,
+    is_kept: bool,
+}
+
+enum Verdict {
+    In(Admission),
+    Full,
+    /// Only a new count can tell.
+    Count,
+}
+
+impl QueueLimits {
+    pub(crate) fn new(store: Store, max: Queued) -> Self {
+        Self { store, max, clients: Mutex::default() }
+    }
+
+    /// Lets one more job of this client in, with so many bytes of body.
+    pub(crate) async fn admit(&self, client: ClientId, bytes: usize) -> Result<Admission, Problem> {
+        let bytes = bytes as u64;
+        let tally = self.tally(client);
+        loop {
+            match self.judge(&tally, bytes) {
+                Verdict::In(admission) => return Ok(admission),
+                Verdict::Full => return Err(self.full()),
+                Verdict::Count => {}
+            }
+            let _one_at_a_time = tally.counting.lock().await;
+            // Somebody else has counted while we waited for our turn.
+            if !matches!(self.judge(&tally, bytes), Verdict::Count) {
+                continue;
+            }
+            let under_way = tally.estimate().under_way;
+            let counted = self.store.queued(client, self.max.jobs).await?;
+            let mut estimate = tally.estimate();
+            // Those that were on their way when the count began may be in it or not.
+            estimate.waiting =
+                Queued { jobs: counted.jobs + under_way.jobs, bytes: counted.bytes + under_way.bytes };
+            estimate.counted_at = Some(Instant::now());
+        }
+    }
+
+    fn tally(&self, client: ClientId) -> Arc<Tally> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= REMEMBERED && !clients.contains_key(&client) {
+            clients.retain(|_, tally| Arc::strong_count(tally) > 1);
+        }
+        Arc::clone(clients.entry(client).or_default())
+    }
+
+    fn judge(&self, tally: &Arc<Tally>, bytes: u64) -> Verdict {
+        let mut estimate = tally.estimate();
+        let jobs_after = estimate.waiting.jobs + 1;
+        let bytes_after = estimate.waiting.bytes.saturating_add(bytes);
+        let is_near = jobs_after > self.max.jobs / 10 * 9 || bytes_after > self.max.bytes / 10 * 9;
+        let fits = jobs_after <= self.max.jobs && bytes_after <= self.max.bytes;
+        match estimate.counted_at {
+            None => Verdict::Count,
+            Some(counted_at) if is_near && counted_at.elapsed() >= GOOD_FOR => Verdict::Count,
+            Some(_) if fits => {
+                estimate.add(bytes);
+                Verdict::In(Admission { tally: Arc::clone(tally), bytes, is_kept: false })
+            }
+            Some(_) => Verdict::Full,
+        }
+    }
+
+    fn full(&self) -> Problem {
+        let error = format!(
+            "this client has its {} jobs or {} bytes queued; wait until some have run, or have \
+             FOREMAN_CLIENT_MAX_QUEUED or FOREMAN_CLIENT_MAX_QUEUED_BYTES raised",
+            self.max.jobs, self.max.bytes
+        );
+        Problem::too_many("queue_full", error).retry_after(Duration::from_secs(2))
+    }
+}
+
+impl Tally {
+    fn estimate(&self) -> std::sync::MutexGuard<'_, Estimate> {
+        self.estimate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Estimate {
+    fn add(&mut self, bytes: u64) {
+        self.waiting.jobs += 1;
+        self.waiting.bytes += bytes;
+        self.under_way.jobs += 1;
+        self.under_way.bytes += bytes;
+    }
+}
+
+impl Admission {
+    /// The job is in the queue: it is counted from now on.
+    pub(crate) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut estimate = self.tally.estimate();
+        estimate.under_way.jobs -= 1;
+        estimate.under_way.bytes -= self.bytes;
+        if !self.is_kept {
+            // A count in between may have left it out already.
+            estimate.waiting.jobs = estimate.waiting.jobs.saturating_sub(1);
+            estimate.waiting.bytes = estimate.waiting.bytes.saturating_sub(self.bytes);
+        }
+    }
+}

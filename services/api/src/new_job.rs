@@ -1,0 +1,195 @@
+//! The body of `POST /jobs`, read once: what passes here is not checked again. What is Ollama's is read by
+//! [`JobBody`]; here are the fields of our own. `null` means "not given", as it does for Ollama.
+
+use axum::http::HeaderMap;
+use chrono::{DateTime, TimeDelta, Utc};
+use foreman_ollama::JobBody;
+use foreman_store::{IdempotencyKey, JobState};
+use foreman_webhook::ReceiverUrl;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::problem::Problem;
+
+const MAX_PRIORITY: i16 = 100;
+const MAX_ATTEMPTS: i16 = 20;
+const MAX_METADATA: usize = 4 << 10;
+const MAX_KEY: usize = 255;
+
+/// Longest time until `run_at`, and from then until `expires_at`: nothing may keep a day's partition for ever.
+pub(crate) const MAX_AHEAD: TimeDelta = TimeDelta::days(30);
+
+/// A job as its client wants it.
+#[derive(Debug)]
+pub(crate) struct NewJob {
+    pub(crate) body: JobBody,
+    pub(crate) priority: i16,
+    /// `None` leaves it to the worker.
+    pub(crate) max_attempts: Option<i16>,
+    /// A JSON object as it came.
+    pub(crate) metadata: Option<String>,
+    pub(crate) webhook: Option<Webhook>,
+    pub(crate) times: Times,
+}
+
+/// Where to tell of its states, and of which.
+#[derive(Debug)]
+pub(crate) struct Webhook {
+    pub(crate) url: ReceiverUrl,
+    /// `None` is all.
+    pub(crate) events: Option<Vec<JobState>>,
+}
+
+/// From when until when it may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Times {
+    pub(crate) run_at: Option<DateTime<Utc>>,
+    pub(crate) expires_at: DateTime<Utc>,
+}
+
+impl Times {
+    /// Of a job that may run at once and names no end.
+    pub(crate) fn from_now(now: DateTime<Utc>, ttl: TimeDelta) -> Self {
+        Self { run_at: None, expires_at: now + ttl.min(MAX_AHEAD) }
+    }
+}
+
+impl NewJob {
+    /// `now` is Postgres' time, `ttl` how long a job may wait that names no end.
+    pub(crate) fn parse(bytes: &[u8], now: DateTime<Utc>, ttl: TimeDelta) -> Result<Self, Problem> {
+        let body =
+            JobBody::parse(bytes).map_err(|error| Problem::bad_request(error.code(), error.to_string()))?;
+        let own = |field| body.own(field).filter(|raw| raw.get() != "null");
+        let new = Self {
+            priority: own("priority").map(priority).transpose()?.unwrap_or(0),
+            max_attempts: own("max_attempts").map(max_attempts).transpose()?,
+            metadata: own("metadata").map(metadata).transpose()?,
+            webhook: webhook(own("state_webhook_url"), own("webhook_events"))?,
+            times: times(own("run_at"), own("expires_at"), now, ttl)?,
+            body,
+        };
+        Ok(new)
+    }
+}
+
+/// The `Idempotency-Key` of a request, with the digest of its body.
+pub(crate) fn idempotency_key(headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, Problem> {
+    let mend = || {
+        let error = format!("send one Idempotency-Key of 1 to {MAX_KEY} printable ASCII characters, or none");
+        Problem::bad_request("invalid_idempotency_key", error)
+    };
+    let mut keys = headers.get_all("idempotency-key").iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let key = key.to_str().map_err(|_| mend())?;
+    if keys.next().is_some() || key.is_empty() || key.len() > MAX_KEY {
+        return Err(mend());
+    }
+    Ok(Some(IdempotencyKey { key: key.to_owned(), body_digest: Sha256::digest(body).into() }))
+}
+
+fn priority(raw: &RawValue) -> Result<i16, Problem> {
+    read(raw).filter(|priority| (-MAX_PRIORITY..=MAX_PRIORITY).contains(priority)).ok_or_else(|| {
+        let error = format!("`priority` must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}");
+        Problem::bad_request("invalid_priority", error)
+    })
+}
+
+fn max_attempts(raw: &RawValue) -> Result<i16, Problem> {
+    read(raw).filter(|attempts| (1..=MAX_ATTEMPTS).contains(attempts)).ok_or_else(|| {
+        let error = format!("`max_attempts` must be a whole number from 1 to {MAX_ATTEMPTS}");
+        Problem::bad_request("invalid_max_attempts", error)
+    })
+}
+
+fn metadata(raw: &RawValue) -> Result<String, Problem> {
+    let text = raw.get();
+    if !text.starts_with('{') || text.len() > MAX_METADATA {
+        let error = format!("`metadata` must be a JSON object of at most {MAX_METADATA} bytes");
+        return Err(Problem::bad_request("invalid_metadata", error));
+    }
+    Ok(text.to_owned())
+}
+
+fn webhook(url: Option<&RawValue>, events: Option<&RawValue>) -> Result<Option<Webhook>, Problem> {
+    let events = events.map(webhook_events).transpose()?;
+    let Some(url) = url else {
+        return match events {
+            None => Ok(None),
+            Some(_) => {
+                let error = "`webhook_events` says what to send, but `state_webhook_url` is missing; add it";
+                Err(Problem::bad_request("webhook_url_missing", error))
+            }
+        };
+    };
+    let url: String = read(url)
+        .ok_or_else(|| Problem::bad_request("invalid_webhook_url", "`state_webhook_url` must be a string"))?;
+    let url =
+        ReceiverUrl::parse(&url).map_err(|error| Problem::unprocessable(error.code(), error.to_string()))?;
+    Ok(Some(Webhook { url, events }))
+}
+
+fn webhook_events(raw: &RawValue) -> Result<Vec<JobState>, Problem> {
+    let names: Vec<String> = read(raw).unwrap_or_default();
+    let states: Result<Vec<JobState>, _> = names.iter().map(|name| name.parse()).collect();
+    match states {
+        Ok(mut states) if !states.is_empty() => {
+            let mut seen = Vec::with_capacity(states.len());
+            states.retain(|state| {
+                !seen.contains(state) && {
+                    seen.push(*state);
+                    true
+                }
+            });
+            Ok(states)
+        }
+        _ => {
+            let names: Vec<_> = JobState::ALL.iter().map(|state| state.as_str()).collect();
+            let error = format!("`webhook_events` must be an array of some of {}", names.join(", "));
+            Err(Problem::bad_request("invalid_webhook_events", error))
+        }
+    }
+}
+
+fn times(
+    run_at: Option<&RawValue>,
+    expires_at: Option<&RawValue>,
+    now: DateTime<Utc>,
+    ttl: TimeDelta,
+) -> Result<Times, Problem> {
+    let days = MAX_AHEAD.num_days();
+    let run_at = run_at.map(|raw| moment("run_at", raw)).transpose()?;
+    if run_at.is_some_and(|run_at| run_at > now + MAX_AHEAD) {
+        let error = format!("`run_at` must be within {days} days from now");
+        return Err(Problem::bad_request("invalid_run_at", error));
+    }
+    // A time that has passed means "at once".
+    let eligible = run_at.unwrap_or(now).max(now);
+    let Some(expires_at) = expires_at else {
+        return Ok(Times { run_at, ..Times::from_now(eligible, ttl) });
+    };
+    let expires_at = moment("expires_at", expires_at)?;
+    if expires_at <= eligible || expires_at > eligible + MAX_AHEAD {
+        let error = format!("`expires_at` must be later than now and `run_at`, by {days} days at most");
+        return Err(Problem::bad_request("invalid_expires_at", error));
+    }
+    Ok(Times { run_at, expires_at })
+}
+
+/// RFC 3339, with any offset. Nothing else is taken: a number could be seconds or milliseconds.
+fn moment(field: &str, raw: &RawValue) -> Result<DateTime<Utc>, Problem> {
+    let text: Option<String> = read(raw);
+    let moment = text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
+    moment.map(|moment| moment.to_utc()).ok_or_else(|| {
+        let error = format!("`{field}` must be a time as in RFC 3339, such as \"2027-01-31T08:00:00Z\"");
+        let code = if field == "run_at" { "invalid_run_at" } else { "invalid_expires_at" };
+        Problem::bad_request(code, error)
+    })
+}
+
+fn read<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! Ids in paths. What is no id names nothing: it is "not there", like an id that nobody has.
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::request::Parts;
+use foreman_store::{DeliveryId, JobId};
+
+use crate::problem::Problem;
+
+/// The `{id}` of a job's route.
+pub(crate) struct JobPath(pub(crate) JobId);
+
+/// The `{id}` of a delivery's route.
+pub(crate) struct DeliveryPath(pub(crate) DeliveryId);
+
+/// The `{name}` of an artifact's route.
+pub(crate) struct NamePath(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for JobPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
+        id.map(Self).ok_or_else(Problem::no_such_job)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for DeliveryPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
+        id.map(Self).ok_or_else(Problem::no_such_delivery)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for NamePath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let name = parameter(parts, state, "name").await.filter(|name| is_artifact_name(name));
+        name.map(Self).ok_or_else(Problem::no_such_artifact)
+    }
+}
+
+/// The form of the names that we give; no other needs to be looked for.
+fn is_artifact_name(name: &str) -> bool {
+    name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+async fn parameter<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Option<String> {
+    let parameters = RawPathParams::from_request_parts(parts, state).await.ok()?;
+    parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+}

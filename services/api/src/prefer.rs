@@ -1,0 +1,51 @@
+//! `Prefer: wait=N` (RFC 7240): what cannot be understood is ignored, as preferences are.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+
+/// Longest wait for a job.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// How long the client prefers to wait, clamped; `None` if it does not.
+pub(crate) fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+    let lines = headers.get_all("prefer").iter().filter_map(|line| line.to_str().ok());
+    let mut preferences = lines.flat_map(|line| line.split(','));
+    // Of a preference that is repeated the first counts.
+    let wait = preferences.find_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').to_owned())
+    })?;
+    let seconds: u64 = wait.parse().ok()?;
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(MAX_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_found_among_other_preferences() {
+        let wait = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("prefer", axum::http::HeaderValue::from_static(line));
+            }
+            preferred_wait(&headers).map(|wait| wait.as_secs())
+        };
+        for lines in [
+            &["wait=10"][..],
+            &["respond-async, Wait = 10"],
+            &["return=minimal", "wait=\"10\"; x=1"],
+            &["wait=10, wait=20"],
+        ] {
+            assert_eq!(wait(lines), Some(10), "{lines:?}");
+        }
+        assert_eq!(wait(&["wait=3600"]), Some(60));
+        for lines in
+            [&[][..], &["wait"], &["wait=0"], &["wait=-1"], &["wait=x"], &["waiting=10"], &["wait=1.5"]]
+        {
+            assert_eq!(wait(lines), None, "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What a client reads when its request cannot be served: an RFC 9457 problem that also carries `code`, stable for
+//! programs, and `error`, one sentence for people with the mend in it. Causes go to the log and never in here.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use foreman_runtime::background::one_line;
+use foreman_store::StoreError;
+use serde::Serialize;
+
+/// A request that is answered with an error.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    error: Cow<'static, str>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, error: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, code, error: error.into(), header: None }
+    }
+
+    pub(crate) fn bad_request(code: &'static str, error: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, error)
+    }
+
+    pub(crate) fn unprocessable(code: &'static str, error: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, error)
+    }
+
+    pub(crate) fn conflict(code: &'static str, error: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, error)
+    }
+
+    /// The system's own limit or trouble: the same request may succeed in a moment.
+    pub(crate) fn unavailable(code: &'static str, error: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, error).retry_after(Duration::from_secs(1))
+    }
+
+    /// The client's limit.
+    pub(crate) fn too_many(code: &'static str, error: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code, error).retry_after(Duration::from_secs(1))
+    }
+
+    /// Not there, or another client's: the two must not be told apart.
+    pub(crate) fn no_such_job() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no_such_job", "there is no such job; list yours with GET /jobs")
+    }
+
+    pub(crate) fn no_such_artifact() -> Self {
+        let error = "this job has no such artifact (yet); GET /jobs/{id} lists those it has";
+        Self::new(StatusCode::NOT_FOUND, "no_such_artifact", error)
+    }
+
+    pub(crate) fn no_such_delivery() -> Self {
+        let error = "there is no such delivery; list a job's with GET /jobs/{id}/deliveries";
+        Self::new(StatusCode::NOT_FOUND, "no_such_delivery", error)
+    }
+
+    pub(crate) fn retry_after(self, wait: Duration) -> Self {
+        self.with(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
+    }
+
+    pub(crate) fn with(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self { header: Some((name, value)), ..self }
+    }
+}
+
+/// A store that does not answer is the system's trouble, anything else a defect of ours: what clients send is parsed
+/// before it gets there.
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Away(_) | StoreError::Contended(_) => {
+                tracing::warn!(error = one_line(error), "a request could not be served");
+                Self::unavailable("database_away", "the database does not answer; try again in a moment")
+            }
+            StoreError::BadData(_) | StoreError::Other(_) => {
+                tracing::error!(error = one_line(error), "a request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl Problem {
+    pub(crate) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Foreman failed at this request; its log says why",
+        )
+    }
+}
+
+/// The members of RFC 9457 and ours.
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    error: &'a str,
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = Body {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or_default(),
+            status: self.status.as_u16(),
+            detail: &self.error,
+            code: self.code,
+            error: &self.error,
+        };
+        let json = serde_json::to_vec(&body).expect("strings and a number always serialise");
+        let mut response =
+            (self.status, [(header::CONTENT_TYPE, "application/problem+json")], json).into_response();
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}

@@ -1,0 +1,51 @@
+//! Query parameters: those that we know are checked, others are ignored.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::extract::{FromRequestParts, Query};
+use axum::http::request::Parts;
+
+use crate::problem::Problem;
+
+/// The parameters of a request.
+pub(crate) struct Parameters(Vec<(String, String)>);
+
+impl<S: Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let pairs = Query::try_from_uri(&parts.uri).map_err(|_| {
+            Problem::bad_request(
+                "invalid_query",
+                "the query cannot be read; write it as name=value&name=value",
+            )
+        })?;
+        Ok(Self(pairs.0))
+    }
+}
+
+impl Parameters {
+    /// The value of a parameter, if it is given; the first where it is repeated.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The same, read; `expected` says what it must be.
+    pub(crate) fn read<T: FromStr>(&self, name: &str, expected: impl Display) -> Result<Option<T>, Problem> {
+        self.read_if(name, expected, |_| true)
+    }
+
+    /// The same within bounds.
+    pub(crate) fn read_if<T: FromStr>(
+        &self,
+        name: &str,
+        expected: impl Display,
+        is_good: impl Fn(&T) -> bool,
+    ) -> Result<Option<T>, Problem> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        text.parse().ok().filter(is_good).map(Some).ok_or_else(|| {
+            Problem::bad_request("invalid_parameter", format!("the parameter `{name}` must be {expected}"))
+        })
+    }
+}

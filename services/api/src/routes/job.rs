@@ -1,0 +1,109 @@
+//! `GET /jobs/{id}`, `POST /jobs/{id}/cancel`, `POST /jobs/{id}/retry`.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use foreman_store::{Cancelling, JobId, JobView, StoreError, wake::Topic};
+use tokio::time::Instant;
+
+use super::jobs::{not_accepted, queued};
+use crate::answer;
+use crate::app::{App, Shared};
+use crate::auth::Caller;
+use crate::new_job::Times;
+use crate::path::JobPath;
+use crate::prefer::MAX_WAIT;
+use crate::problem::Problem;
+use crate::query::Parameters;
+use crate::show;
+use crate::submit::{Accepted, Submission};
+use crate::traceparent::traceparent;
+use crate::watch::Until;
+
+/// A job of the caller's, with what goes inline.
+pub(super) async fn view(app: &App, caller: Caller, id: JobId) -> Result<Option<JobView>, StoreError> {
+    let inline_limit = i64::try_from(app.inline_limit).unwrap_or(i64::MAX);
+    app.store.job(caller.scope(), id, inline_limit).await
+}
+
+pub(super) async fn show(
+    caller: Caller,
+    JobPath(id): JobPath,
+    State(app): State<Shared>,
+    parameters: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let seconds: Option<u64> = parameters.read("wait", "a whole number of seconds")?;
+    let wait = Duration::from_secs(seconds.unwrap_or(0)).min(MAX_WAIT);
+    let expected = "the `seq` of the last transition that you know";
+    let until = match parameters.read_if("after_seq", expected, |seq: &i32| *seq >= 0)? {
+        Some(seq) => Until::After(seq),
+        None => Until::End,
+    };
+    let mut job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
+    if !wait.is_zero() && !until.is_reached(job.seq, job.state.is_terminal()) {
+        let seat = app.watch.seat(caller.client)?;
+        seat.wait(job.client, id, until, Instant::now() + wait).await;
+        job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
+    }
+    Ok(answer::json_unless_known(&headers, show::job(&app, &job)))
+}
+
+pub(super) async fn cancel(
+    caller: Caller,
+    JobPath(id): JobPath,
+    State(app): State<Shared>,
+) -> Result<Response, Problem> {
+    let owner = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?.client;
+    match app.store.cancel(owner, id).await? {
+        Cancelling::Cancelled => {
+            app.wakeups.tell(Topic::Outbox);
+            app.wakeups.tell(Topic::Job);
+        }
+        Cancelling::Asked => app.wakeups.tell(Topic::Cancel),
+        Cancelling::Ended => {}
+        Cancelling::Missing => return Err(Problem::no_such_job()),
+    }
+    let job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
+    Ok(answer::json(StatusCode::OK, show::job(&app, &job)))
+}
+
+pub(super) async fn retry(
+    caller: Caller,
+    JobPath(id): JobPath,
+    State(app): State<Shared>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let request = app.store.request(caller.scope(), id).await?.ok_or_else(Problem::no_such_job)?;
+    if !request.has_ended {
+        let error = "the job has not ended yet; cancel it first, or wait for its end";
+        return Err(Problem::conflict("job_is_live", error));
+    }
+    let held = app.incoming.take(request.body.len())?;
+    let admission = app.limits.admit(request.client, request.body.len()).await?;
+    let times = Times::from_now(app.store.clock().now(), app.job_ttl);
+    let again = Submission {
+        client: request.client,
+        model: request.model,
+        model_label: request.model_label,
+        load_key: request.load_key,
+        path: request.path,
+        body: request.body,
+        priority: request.priority,
+        max_attempts: request.max_attempts,
+        metadata: request.metadata,
+        receiver: request.receiver,
+        run_at: times.run_at,
+        expires_at: times.expires_at,
+        retry_of: Some(id),
+        traceparent: traceparent(&headers),
+        idempotency: None,
+        admission,
+        held,
+    };
+    let (Accepted::New(id) | Accepted::Replayed(id)) =
+        app.submitter.submit(again).await.map_err(not_accepted)?;
+    Ok(queued(&app, id))
+}

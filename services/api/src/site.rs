@@ -1,0 +1,200 @@
+//! Which names this api answers to while authentication is off.
+//!
+//! A browser on the same machine or network reaches us with no key at all, so a foreign page must not: it could point a
+//! name of its own at our address (DNS rebinding, told by `Host`) or send requests across sites (told by `Origin`).
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use axum::http::HeaderMap;
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::uri::{Authority, Uri};
+
+/// The names by which this api is known.
+#[derive(Debug)]
+pub(crate) struct Site {
+    bound: IpAddr,
+    names: Vec<Name>,
+}
+
+/// An entry of `FOREMAN_ORIGINS`: a host, perhaps with its port, perhaps with a scheme.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Name {
+    scheme: Option<String>,
+    host: String,
+    port: Option<u16>,
+}
+
+/// A header that names somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    Host,
+    Origin,
+}
+
+pub(crate) fn read_name(text: &str) -> Result<Name, String> {
+    let mend = || {
+        format!(
+            "expected hosts and origins such as foreman.lan or https://app.example.org; {text:?} is neither"
+        )
+    };
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if matches!(scheme, "http" | "https") => (Some(scheme.to_owned()), rest),
+        Some(_) => return Err(mend()),
+        None => (None, text),
+    };
+    let authority: Authority = rest.trim_end_matches('/').parse().map_err(|_| mend())?;
+    if authority.host().is_empty() || authority.as_str().contains('@') {
+        return Err(mend());
+    }
+    Ok(Name { scheme, host: plain(authority.host()), port: authority.port_u16() })
+}
+
+impl Site {
+    pub(crate) fn new(bound: IpAddr, names: Vec<Name>) -> Self {
+        Self { bound, names }
+    }
+
+    /// Whether a request was meant for us and comes from a page of ours or from no page at all.
+    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Foreign> {
+        if uri.authority().is_some_and(|authority| !self.answers_to(authority)) {
+            return Err(Foreign::Host);
+        }
+        for host in headers.get_all(HOST) {
+            let authority = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
+            if !authority.is_some_and(|authority| self.answers_to(&authority)) {
+                return Err(Foreign::Host);
+            }
+        }
+        for origin in headers.get_all(ORIGIN) {
+            if !origin.to_str().is_ok_and(|origin| self.is_own_page(origin)) {
+                return Err(Foreign::Origin);
+            }
+        }
+        Ok(())
+    }
+
+    fn answers_to(&self, authority: &Authority) -> bool {
+        let host = plain(authority.host());
+        self.is_local(&host)
+            || self.names.iter().any(|name| {
+                name.host == host
+                    && (name.port.is_none() || name.port == authority.port_u16() || name.scheme.is_some())
+            })
+    }
+
+    fn is_own_page(&self, origin: &str) -> bool {
+        let Some((scheme, rest)) = origin.split_once("://") else { return false };
+        let Ok(authority) = rest.parse::<Authority>() else { return false };
+        let host = plain(authority.host());
+        self.is_local(&host)
+            || self.names.iter().any(|name| {
+                name.host == host
+                    && name.scheme.as_deref().is_none_or(|own| own == scheme)
+                    && (name.port.is_none() && name.scheme.is_none() || name.port == authority.port_u16())
+            })
+    }
+
+    /// Loopback by any name that always means so, or the address that we listen on. Where that is every address, so is
+    /// this: nobody can point an address elsewhere, as one can a name.
+    fn is_local(&self, host: &str) -> bool {
+        match host.parse::<IpAddr>() {
+            Ok(address) => {
+                let address = address.to_canonical();
+                address.is_loopback() || self.bound.is_unspecified() || address == self.bound.to_canonical()
+            }
+            Err(_) => host == "localhost" || host.ends_with(".localhost"),
+        }
+    }
+}
+
+/// A host as it is compared: lower case, no brackets, no dot at the end.
+fn plain(host: &str) -> String {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match bare {
+        Some(v6) if v6.parse::<Ipv6Addr>().is_ok() => v6.to_ascii_lowercase(),
+        _ => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(bound: &str, names: &[&str], host: &str, origin: &str) -> Result<(), Foreign> {
+        let names = names.iter().map(|name| read_name(name).unwrap()).collect();
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host.parse().unwrap());
+        if !origin.is_empty() {
+            headers.insert(ORIGIN, origin.parse().unwrap());
+        }
+        Site::new(bound.parse().unwrap(), names).check(&Uri::from_static("/jobs"), &headers)
+    }
+
+    #[test]
+    fn loopback_and_the_bound_address_are_ours() {
+        for host in [
+            "localhost",
+            "LOCALHOST:1",
+            "a.localhost",
+            "localhost.",
+            "127.0.0.1:8080",
+            "127.8.8.8",
+            "[::1]:8080",
+        ] {
+            assert_eq!(check("127.0.0.1", &[], host, ""), Ok(()), "{host}");
+        }
+        assert_eq!(check("10.0.0.5", &[], "10.0.0.5:8080", "http://10.0.0.5:8080"), Ok(()));
+        assert_eq!(check("0.0.0.0", &[], "192.168.1.9:8080", "http://localhost:3000"), Ok(()));
+    }
+
+    #[test]
+    fn foreign_names_and_pages_are_refused() {
+        for host in
+            ["evil.example", "evil.example:8080", "localhost.evil.example", "10.0.0.5", "notlocalhost", "a b"]
+        {
+            assert_eq!(check("127.0.0.1", &[], host, ""), Err(Foreign::Host), "{host}");
+        }
+        assert_eq!(check("0.0.0.0", &[], "rebound.example", ""), Err(Foreign::Host));
+        for origin in [
+            "null",
+            "http://evil.example",
+            "https://localhost.evil.example",
+            "evil",
+            "http://10.0.0.5",
+            "http://",
+        ] {
+            assert_eq!(check("127.0.0.1", &[], "localhost", origin), Err(Foreign::Origin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn an_operator_may_name_hosts_and_origins() {
+        let names = ["foreman.lan", "https://app.example.org", "box:8080"];
+        for (host, origin) in [
+            ("foreman.lan", ""),
+            ("Foreman.LAN:9999", "http://foreman.lan:9999"),
+            ("box:8080", "https://app.example.org"),
+            ("app.example.org", ""),
+        ] {
+            assert_eq!(check("127.0.0.1", &names, host, origin), Ok(()), "{host} {origin}");
+        }
+        assert_eq!(check("127.0.0.1", &names, "box:8081", ""), Err(Foreign::Host));
+        for origin in ["http://app.example.org", "https://app.example.org:8443", "http://box:1"] {
+            assert_eq!(check("127.0.0.1", &names, "box:8080", origin), Err(Foreign::Origin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_request_for_another_site_through_us_is_refused() {
+        let site = Site::new("127.0.0.1".parse().unwrap(), Vec::new());
+        let uri = Uri::from_static("http://evil.example/jobs");
+        assert_eq!(site.check(&uri, &HeaderMap::new()), Err(Foreign::Host));
+    }
+
+    #[test]
+    fn entries_that_are_no_names_are_refused() {
+        for text in ["http://", "ftp://a", "user@host", "a b", "https://a/path"] {
+            assert!(read_name(text).is_err(), "{text}");
+        }
+    }
+}

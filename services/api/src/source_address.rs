@@ -1,0 +1,70 @@
+//! Whose request it is where clients are told apart by their addresses.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The address that a request comes from: the peer's, or, where the peer is a proxy that we trust, the last one in
+/// `X-Forwarded-For` that is none. Whatever stands before that one its client may have made up.
+pub(crate) fn source_address(peer: SocketAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
+    let is_proxy = |address: IpAddr| proxies.iter().any(|network| network.contains(&address));
+    let mut source = peer.ip().to_canonical();
+    let lines = headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+    let hops: Vec<&str> = lines.flat_map(|line| line.split(',')).collect();
+    for hop in hops.iter().rev() {
+        if !is_proxy(source) {
+            break;
+        }
+        match read_hop(hop.trim()) {
+            Some(address) => source = address,
+            // A proxy that writes no address: it is the last one known.
+            None => break,
+        }
+    }
+    source
+}
+
+/// An address, with a port perhaps, as some proxies write it.
+fn read_hop(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
+    let address = bare.parse().or_else(|_| hop.parse().map(|hop: SocketAddr| hop.ip()));
+    address.ok().map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(peer: &str, forwarded: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for line in forwarded {
+            headers.append(FORWARDED_FOR, line.parse().unwrap());
+        }
+        let proxies = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        source_address(SocketAddr::new(peer.parse().unwrap(), 1), &headers, &proxies).to_string()
+    }
+
+    #[test]
+    fn a_peer_that_is_no_proxy_is_believed_nothing() {
+        assert_eq!(source("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
+        assert_eq!(source("::ffff:192.0.2.1", &[]), "192.0.2.1");
+    }
+
+    #[test]
+    fn behind_proxies_the_last_address_that_is_none_of_them_counts() {
+        assert_eq!(source("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(source("10.0.0.1", &["1.1.1.1, 198.51.100.7, 10.9.9.9"]), "198.51.100.7");
+        assert_eq!(source("10.0.0.1", &["1.1.1.1", "198.51.100.7:4711"]), "198.51.100.7");
+        assert_eq!(source("fd00::1", &["[2001:db8::1]:443"]), "2001:db8::1");
+    }
+
+    #[test]
+    fn nonsense_from_a_proxy_leaves_the_proxy() {
+        assert_eq!(source("10.0.0.1", &["unknown"]), "10.0.0.1");
+        assert_eq!(source("10.0.0.1", &["198.51.100.7, _hidden, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(source("10.0.0.1", &[]), "10.0.0.1");
+    }
+}
