@@ -74,7 +74,9 @@ pub(crate) async fn serve(
 
 /// A body that breaks off belongs to a client that is gone.
 pub(crate) async fn read(body: Incoming) -> Result<Bytes, Cut> {
-    Ok(body.collect().await.map_err(|_| Cut)?.to_bytes())
+    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+    // Copied, because the log would otherwise keep the connection's whole buffer with it.
+    Ok(Bytes::copy_from_slice(&body))
 }
 
 impl Ollama {
