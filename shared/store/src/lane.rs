@@ -1,6 +1,6 @@
 //! Lanes: which receivers have webhooks to be sent, found without reading the webhooks.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
@@ -53,6 +53,7 @@ impl Store {
         let lanes: Vec<_> = known.iter().map(|known| known.lane.uuid()).collect();
         let since: Vec<_> = known.iter().map(|known| known.since).collect();
         let mut conn = self.open().await?;
+        let asked = SystemTime::now();
         let rows = sqlx::query!(
             r#"-- look_at_lanes
             WITH RECURSIVE known AS MATERIALIZED (
@@ -102,6 +103,7 @@ impl Store {
         .await?;
         conn.done().await?;
         let now = rows.first().map_or_else(|| self.clock().now(), |row| row.now);
+        self.clock().learn(asked, now);
         let heads = rows.into_iter().filter_map(|row| {
             Some(LaneHead {
                 lane: row.lane?,

@@ -491,11 +491,17 @@ impl Store {
 
     /// Takes the leases of dead workers, and any lease without a worker, back to the queue. One transaction: the dead
     /// are locked first, so that none of them can claim in between.
-    pub async fn rescue(&self) -> Result<Rescued, StoreError> {
+    ///
+    /// `unbroken` is how long the caller itself has renewed in time. A worker is judged only by one who lived for all of
+    /// that worker's TTL: after an outage of Postgres everybody looks dead who has not renewed since.
+    pub async fn rescue(&self, unbroken: Duration) -> Result<Rescued, StoreError> {
         let mut conn = self.open_transaction().await?;
         let dead = sqlx::query_scalar!(
             "-- lock_dead_workers
-            SELECT id FROM worker WHERE renewed_at + ttl < clock_timestamp() ORDER BY id FOR UPDATE SKIP LOCKED"
+            SELECT id FROM worker
+            WHERE renewed_at + ttl < clock_timestamp() AND extract(epoch FROM ttl)::float8 <= $1
+            ORDER BY id FOR UPDATE SKIP LOCKED",
+            unbroken.as_secs_f64(),
         )
         .fetch_all(&mut conn)
         .await?;

@@ -90,8 +90,8 @@ async fn a_cancel_that_races_with_a_rescue_is_not_lost() {
         db.silence(holder).await;
     };
     let rescue = async |db: &Db, _: &Holder| {
-        db.store.rescue().await.unwrap();
-        db.store.rescue().await.unwrap();
+        db.store.rescue(Duration::MAX).await.unwrap();
+        db.store.rescue(Duration::MAX).await.unwrap();
     };
     race(hold, rescue).await;
 }

@@ -12,7 +12,7 @@ async fn a_stale_worker_cannot_settle_a_reclaimed_job() {
     let paused = db.holder().await;
     let stale = db.start(&paused).await;
     db.silence(&paused).await;
-    db.store.rescue().await.unwrap();
+    db.store.rescue(Duration::MAX).await.unwrap();
     let rescuer = db.holder().await;
     let fresh = db.start(&rescuer).await;
 
@@ -139,12 +139,12 @@ async fn a_rescue_leaves_alone_what_is_being_settled() {
     let mut settling = db.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM job_lease FOR UPDATE").execute(&mut *settling).await.unwrap();
     db.silence(&holder).await;
-    let rescued = db.store.rescue().await.unwrap();
+    let rescued = db.store.rescue(Duration::MAX).await.unwrap();
     assert_eq!((rescued.workers, rescued.leases), (1, 0), "the worker is dead, its lease is busy");
     settling.rollback().await.unwrap();
 
     // The settle came to nothing: what is left has no worker any more, and is found by that.
-    assert_eq!(db.store.rescue().await.unwrap().leases, 1);
+    assert_eq!(db.store.rescue(Duration::MAX).await.unwrap().leases, 1);
     assert_eq!(db.store.settle(&[(lease, success())]).await.unwrap(), [Settled::Stale]);
     assert_eq!(db.room(job).await, "ready");
 }

@@ -1,6 +1,8 @@
 //! Hot statements read what they need and no more, whatever statistics Postgres has: plans that were made while the
 //! tables were empty stay cached for days.
 
+use std::time::Duration;
+
 use foreman_store::{Exit, JobId, NewJob, Offer, Phase, Store};
 use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
 
@@ -31,7 +33,7 @@ async fn work(db: &Db, store: &Store, holder: &foreman_store::Holder) {
     store.begin(&beginnings).await.unwrap();
     store.own_leases(holder.worker).await.unwrap();
     store.cancelled_leases(holder.worker).await.unwrap();
-    let wait = std::time::Duration::from_secs(3_600);
+    let wait = Duration::from_secs(3_600);
     let exits = [
         Exit::Cancelled,
         success(),
@@ -44,7 +46,7 @@ async fn work(db: &Db, store: &Store, holder: &foreman_store::Holder) {
     store.settle(&exits).await.unwrap();
     store.expire(100).await.unwrap();
     store.promote(100).await.unwrap();
-    store.rescue().await.unwrap();
+    store.rescue(Duration::MAX).await.unwrap();
     store.job(foreman_store::Scope::Client(db.client), jobs[2].id, 100).await.unwrap();
 }
 
