@@ -1,6 +1,6 @@
 //! Worker processes: that they live, what they hold, and where there is work for them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::{ClientId, Holder, JobId, Lease, LeaseNo, Phase, Store, StoreError, WorkerId};
 
@@ -55,13 +55,15 @@ impl Store {
         Ok(conn.done().await?)
     }
 
-    /// Renews a worker's row, and with it the host lease that it believes to hold.
+    /// Renews a worker's row, and with it the host lease that it believes to hold. What Postgres' clock says is learned
+    /// on the way.
     pub async fn renew_worker(
         &self,
         worker: WorkerId,
         holder: Option<&Holder>,
     ) -> Result<Renewal, StoreError> {
         let mut conn = self.open().await?;
+        let asked = SystemTime::now();
         let row = sqlx::query!(
             r#"-- renew_worker
             WITH alive AS (
@@ -71,13 +73,15 @@ impl Store {
                 WHERE h.id = $2 AND h.holder = alive.id AND h.fence = $3
                 RETURNING h.id
             )
-            SELECT EXISTS (SELECT FROM alive) AS "lives!", EXISTS (SELECT FROM held) AS "holds_host!""#,
+            SELECT EXISTS (SELECT FROM alive) AS "lives!", EXISTS (SELECT FROM held) AS "holds_host!",
+                   clock_timestamp() AS "now!""#,
             worker.uuid(),
             holder.map(|holder| holder.host.as_str()),
             holder.map(|holder| holder.fence),
         )
         .fetch_one(&mut conn)
         .await?;
+        self.clock().learn(asked, row.now);
         conn.done().await?;
         Ok(Renewal { lives: row.lives, holds_host: row.holds_host })
     }
