@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::keep_alive::KeepAlive;
 use crate::model::{self, Model};
-use crate::request::KeepAlive;
 
 /// How a simulator behaves. The default answers at once, with one model at a time, as a fresh Ollama would on a very
 /// fast machine.

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use crate::faults::{Due, Trouble};
 use crate::http::Cut;
-use crate::log::{Entry, Outcome};
+use crate::journal::Entry;
+use crate::log::Outcome;
 use crate::replies::{self, End, Said, Voice};
 use crate::request::Shape;
 use crate::residency::Lease;

@@ -11,13 +11,17 @@ mod gate;
 mod generation;
 mod go_json;
 mod http;
+mod journal;
+mod keep_alive;
 mod log;
 mod model;
 mod options;
+mod orders;
 mod replies;
 mod request;
 mod residency;
 mod routes;
+mod runner;
 mod script;
 mod server;
 
@@ -29,12 +33,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, LoadDelay};
 pub use faults::{Fault, Moment, Trouble};
+pub use keep_alive::KeepAlive;
 pub use log::{Event, Happening, Kind, Log, Outcome, Record};
 pub use model::Model;
-pub use request::KeepAlive;
 
 use crate::faults::Faults;
-use crate::log::Journal;
+use crate::journal::Journal;
 use crate::residency::Residency;
 use crate::routes::Ollama;
 use crate::server::Server;

@@ -1,8 +1,7 @@
 //! The bodies of `/api/chat` and `/api/generate`, decoded with Go's own leniency and Go's own complaints.
 
-use std::time::Duration;
-
 use crate::go_json::{self, Json};
+use crate::keep_alive::KeepAlive;
 
 /// A request to run a model, of either route; what only the other route knows stays empty.
 #[derive(Clone, Debug, Default)]
@@ -33,13 +32,6 @@ pub(crate) struct Message {
     pub(crate) role: String,
     pub(crate) content: String,
     pub(crate) images: usize,
-}
-
-/// How long a model stays after its last request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum KeepAlive {
-    For(Duration),
-    Forever,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +139,7 @@ impl Fields {
             "shift" => self.pointer(field, value, &mut request.shift),
             "top_logprobs" => self.integer(field, &value, &mut request.top_logprobs),
             "format" => request.format = (value != Json::Null).then_some(value),
-            "keep_alive" => request.keep_alive = keep_alive(&value)?,
+            "keep_alive" => request.keep_alive = KeepAlive::read(&value)?,
             "think" => request.think = think(&value)?,
             "tools" => request.tools = self.list(field, "api.Tools", value).unwrap_or_default(),
             "images" => {
@@ -256,64 +248,6 @@ impl Fields {
     }
 }
 
-fn keep_alive(value: &Json) -> Result<Option<KeepAlive>, String> {
-    match value {
-        Json::Null => Ok(None),
-        Json::Number(number) => {
-            let seconds = number.parse::<f64>().map_err(|_| format!("invalid duration {number}"))?;
-            Ok(Some(in_seconds(seconds)))
-        }
-        Json::String(text) => duration(text).map(|seconds| Some(in_seconds(seconds))),
-        other => Err(format!("Unsupported type: '{}'", other.kind())),
-    }
-}
-
-fn in_seconds(seconds: f64) -> KeepAlive {
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(time) => KeepAlive::For(time),
-        // Negative, or too long to mean anything else.
-        Err(_) => KeepAlive::Forever,
-    }
-}
-
-/// Go's `time.ParseDuration`, in seconds.
-fn duration(text: &str) -> Result<f64, String> {
-    let quoted = go_json::string(text);
-    let invalid = || format!("time: invalid duration {quoted}");
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Ok(0.0);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let scale = match &rest[..unit] {
-            "" => return Err(format!("time: missing unit in duration {quoted}")),
-            "ns" => 1e-9,
-            "us" | "µs" | "μs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            other => {
-                return Err(format!("time: unknown unit {} in duration {quoted}", go_json::string(other)));
-            }
-        };
-        seconds += number * scale;
-        rest = &rest[unit..];
-    }
-    Ok(sign * seconds)
-}
-
 fn think(value: &Json) -> Result<Option<Think>, String> {
     match value {
         Json::Null => Ok(None),
@@ -359,31 +293,5 @@ mod tests {
         let request = RunRequest::decode(Shape::Chat, body).unwrap();
         assert_eq!((request.model.as_str(), request.stream), ("b", None));
         assert_eq!(request.option("x"), Some(&Json::Number("2".to_owned())));
-    }
-
-    #[test]
-    fn keep_alives_are_read_in_every_form() {
-        use KeepAlive::{For, Forever};
-        for (written, meant) in [
-            ("0", For(Duration::ZERO)),
-            ("-1", Forever),
-            ("300", For(Duration::from_secs(300))),
-            ("\"0\"", For(Duration::ZERO)),
-            ("\"-1m\"", Forever),
-            ("\"1h1.5m\"", For(Duration::from_secs(3690))),
-            ("\"250ms\"", For(Duration::from_millis(250))),
-        ] {
-            let body = format!(r#"{{"keep_alive":{written}}}"#);
-            let request = RunRequest::decode(Shape::Generate, body.as_bytes()).unwrap();
-            assert_eq!(request.keep_alive, Some(meant), "{written}");
-        }
-        for (written, error) in [
-            ("\"soon\"", "time: invalid duration \"soon\""),
-            ("\"5\"", "time: missing unit in duration \"5\""),
-            ("\"5x\"", "time: unknown unit \"x\" in duration \"5x\""),
-        ] {
-            let body = format!(r#"{{"keep_alive":{written}}}"#);
-            assert_eq!(RunRequest::decode(Shape::Chat, body.as_bytes()).unwrap_err(), error);
-        }
     }
 }

@@ -10,78 +10,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::faults::{Due, Faults, SERVER_BUSY, Stage, Trouble};
-use crate::log::{Happening, Journal};
+use crate::faults::{Faults, Stage};
+use crate::journal::Journal;
+use crate::keep_alive::KeepAlive;
+use crate::log::Happening;
 use crate::model::Model;
-use crate::options::RunnerOptions;
-use crate::request::KeepAlive;
+use crate::runner::{self, NoRunner, Resident, Runner, Want};
 
 const IDLE_AT_ONCE: KeepAlive = KeepAlive::For(Duration::ZERO);
-
-/// A wish for a runner.
-#[derive(Debug)]
-pub(crate) struct Want {
-    pub(crate) model: Arc<Model>,
-    pub(crate) options: RunnerOptions,
-    pub(crate) keep_alive: Option<KeepAlive>,
-    /// Who asks: the model as it is written, and the body, by which a fault of the load is found.
-    pub(crate) written: String,
-    pub(crate) body: Bytes,
-    /// What the prompt orders to go wrong with a load.
-    pub(crate) ordered_fault: Option<Due>,
-}
-
-/// Why there is no runner.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NoRunner {
-    Busy,
-    Failed { status: u16, text: String },
-    Reset,
-}
-
-impl NoRunner {
-    /// Status and text, or nothing where the connection is to be cut instead.
-    pub(crate) fn answer(self) -> Option<(u16, String)> {
-        match self {
-            Self::Busy => Some((503, SERVER_BUSY.to_owned())),
-            Self::Failed { status, text } => Some((status, text)),
-            Self::Reset => None,
-        }
-    }
-}
-
-/// A process that holds one model.
-#[derive(Debug)]
-pub(crate) struct Runner {
-    pub(crate) model: Arc<Model>,
-    pub(crate) options: RunnerOptions,
-    pub(crate) slots: Arc<Semaphore>,
-    /// Cancelled when the process dies before its time.
-    pub(crate) killed: CancellationToken,
-    /// Cancelled when it is no longer among the residents.
-    gone: CancellationToken,
-    /// True once it is loaded; closed if that will never be.
-    loaded: watch::Sender<bool>,
-    rearm: Notify,
-}
-
-/// What changes about a resident.
-#[derive(Debug)]
-struct Resident {
-    runner: Arc<Runner>,
-    ready: bool,
-    users: usize,
-    keep_alive: KeepAlive,
-    expires_at: Option<Instant>,
-    /// When the expiry task will look next.
-    armed: Option<Instant>,
-}
 
 #[derive(Debug)]
 struct Pending {
@@ -276,16 +217,15 @@ impl Residency {
 
     fn look(self: &Arc<Self>, want: &Want) -> Found {
         let mut residents = self.lock();
+        let full = residents.len() >= self.config.max_loaded;
         let goes = match residents.get_mut(&want.model.weights) {
             Some(resident) if resident.serves(want) => {
                 return Found::Usable(self.lease(resident, want.keep_alive));
             }
+            // The same weights, but loaded otherwise or dead.
             Some(_) => Some(want.model.weights.clone()),
+            None if full => runner::victim(&residents),
             None => None,
-        };
-        let goes = match goes {
-            None if residents.len() >= self.config.max_loaded => victim(&residents),
-            goes => goes,
         };
         let Some(weights) = goes else { return Found::Room };
         let Some(resident) = residents.get_mut(&weights) else { return Found::Room };
@@ -335,8 +275,8 @@ impl Residency {
         let outcome = tokio::select! {
             biased;
             () = reply.closed() => Err(None),
-            () = runner.killed.cancelled() => Err(Some(killed())),
-            outcome = run_load(delay, fault) => outcome.map_err(Some),
+            () = runner.killed.cancelled() => Err(Some(runner::killed())),
+            outcome = runner::run_load(delay, fault) => outcome.map_err(Some),
         };
         match outcome {
             Ok(()) => {
@@ -418,7 +358,8 @@ impl Residency {
             KeepAlive::Forever => {}
             KeepAlive::For(Duration::ZERO) => self.remove(&mut residents, &runner.model.weights),
             KeepAlive::For(time) => {
-                let at = Instant::now() + time;
+                // A time beyond what a clock can say is as good as for ever.
+                let Some(at) = Instant::now().checked_add(time) else { return };
                 resident.expires_at = Some(at);
                 // The expiry task looks again by itself when it wakes; it need only be told of an earlier time.
                 if resident.armed.is_none_or(|armed| at < armed) {
@@ -439,42 +380,6 @@ impl Residency {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Resident>> {
         self.residents.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Resident {
-    fn serves(&self, want: &Want) -> bool {
-        self.ready && !self.runner.killed.is_cancelled() && self.runner.options.serve(&want.options)
-    }
-}
-
-/// Whom Ollama throws out: an idle one before a busy one, then the shortest keep-alive, then the first by its weights. When
-/// it was last used plays no part.
-fn victim(residents: &HashMap<String, Resident>) -> Option<String> {
-    let rank = |(weights, resident): &(&String, &Resident)| {
-        (resident.users > 0, resident.keep_alive, (*weights).clone())
-    };
-    residents.iter().min_by_key(rank).map(|(weights, _)| weights.clone())
-}
-
-fn killed() -> NoRunner {
-    NoRunner::Failed { status: 500, text: "llama-server process has terminated: signal: killed".to_owned() }
-}
-
-/// The time that a load takes, and what goes wrong half-way.
-async fn run_load(delay: Duration, fault: Option<Due>) -> Result<(), NoRunner> {
-    let Some(fault) = fault else {
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
-        return Ok(());
-    };
-    tokio::time::sleep(delay / 2).await;
-    match fault.what {
-        Trouble::Error { status, text } => Err(NoRunner::Failed { status, text }),
-        Trouble::RunnerKilled => Err(killed()),
-        Trouble::Reset | Trouble::EndEarly => Err(NoRunner::Reset),
-        Trouble::Hang => std::future::pending().await,
     }
 }
 

@@ -13,12 +13,16 @@ use crate::faults::{Due, Faults, Stage, Trouble};
 use crate::generation::{Broken, Run, Start};
 use crate::go_json::{self, Json};
 use crate::http::{self, Answer, Cut};
-use crate::log::{Entry, Journal, Kind, Outcome};
+use crate::journal::{Entry, Journal};
+use crate::keep_alive::KeepAlive;
+use crate::log::{Kind, Outcome};
 use crate::model::{self, Model};
 use crate::options::RunnerOptions;
+use crate::orders;
 use crate::replies::{self, Voice};
-use crate::request::{KeepAlive, RunRequest, Shape};
-use crate::residency::{Residency, Want};
+use crate::request::{RunRequest, Shape};
+use crate::residency::Residency;
+use crate::runner::Want;
 use crate::script::{self, Plan};
 use crate::{control, gate};
 
@@ -157,7 +161,7 @@ impl Ollama {
             keep_alive: request.keep_alive,
             written: request.model.clone(),
             body: body.clone(),
-            ordered_fault: script::ordered_fault(&request, Stage::Load),
+            ordered_fault: orders::ordered_fault(&request, Stage::Load),
         };
         let lease = match self.residency.acquire(want).await {
             Ok(lease) => lease,
@@ -205,7 +209,7 @@ impl Ollama {
     }
 
     fn due(&self, stage: Stage, request: &RunRequest, body: &[u8]) -> Option<Due> {
-        script::ordered_fault(request, stage).or_else(|| self.faults.due(stage, &request.model, body))
+        orders::ordered_fault(request, stage).or_else(|| self.faults.due(stage, &request.model, body))
     }
 
     /// The model of a request, after everything that can be said without it.

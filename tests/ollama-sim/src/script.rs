@@ -1,26 +1,12 @@
 //! What a model says: words that depend on nothing but the prompt, or what the prompt asks the simulator for.
-//!
-//! Words in the last message, or in the prompt, that begin with `sim:` are orders to the simulator:
-//!
-//! | order | what it does |
-//! |---|---|
-//! | `sim:tokens=N` | the answer has N tokens, unless `num_predict` is smaller |
-//! | `sim:bytes=N` | the answer has about N bytes, in at most 1,000 tokens |
-//! | `sim:echo` | the answer repeats the prompt |
-//! | `sim:loop` | it falls into a loop, which Ollama ends after 31 equal tokens, without a last line |
-//! | `sim:think` | it thinks first, if the request lets it |
-//! | `sim:tools=N` | it calls the first tool of the request N times |
-//! | `sim:prompt-delay=1s`, `sim:token-delay=50ms` | its own times |
-//! | `sim:no-metrics` | counts and durations are zero, and so left out |
-//! | `sim:fault=…` | something goes wrong; see [`crate::Fault`] for the names |
 
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::faults::{Due, Fault, Moment, Stage};
 use crate::go_json::{self, Json};
 use crate::model::Model;
 use crate::options::RunOptions;
+use crate::orders::Orders;
 use crate::request::{RunRequest, Shape};
 
 /// One line of a stream, before it is one.
@@ -49,66 +35,9 @@ pub(crate) struct Plan {
     pub(crate) given_up: bool,
 }
 
-/// The orders of a prompt.
-#[derive(Clone, Debug, Default)]
-struct Orders {
-    tokens: Option<u32>,
-    bytes: Option<usize>,
-    echo: bool,
-    looping: bool,
-    think: bool,
-    tools: u32,
-    prompt_delay: Option<Duration>,
-    token_delay: Option<Duration>,
-    no_metrics: bool,
-}
-
 const MOST_PIECES: usize = 1_000;
 /// How often Ollama lets a model repeat itself.
 const MOST_REPEATS: usize = 31;
-
-/// The fault that the prompt of a request orders for this stage.
-pub(crate) fn ordered_fault(request: &RunRequest, stage: Stage) -> Option<Due> {
-    let fault = orders(request.last_text()).find_map(|(name, value)| match name {
-        "fault" => value.parse::<Fault>().ok(),
-        _ => None,
-    })?;
-    let here = match fault.when {
-        Moment::Arrival => Stage::Arrival,
-        Moment::Load => Stage::Load,
-        Moment::Tokens(_) => Stage::Run,
-    };
-    (here == stage).then(|| Due::of(&fault))
-}
-
-fn orders(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    let words = if text.contains("sim:") { text } else { "" };
-    words
-        .split_whitespace()
-        .filter_map(|word| word.strip_prefix("sim:"))
-        .map(|order| order.split_once('=').unwrap_or((order, "")))
-}
-
-impl Orders {
-    fn read(text: &str) -> Self {
-        let mut read = Self::default();
-        for (name, value) in orders(text) {
-            match name {
-                "tokens" => read.tokens = value.parse().ok(),
-                "bytes" => read.bytes = value.parse().ok(),
-                "echo" => read.echo = true,
-                "loop" => read.looping = true,
-                "think" => read.think = true,
-                "tools" => read.tools = value.parse().unwrap_or(1),
-                "prompt-delay" => read.prompt_delay = humantime::parse_duration(value).ok(),
-                "token-delay" => read.token_delay = humantime::parse_duration(value).ok(),
-                "no-metrics" => read.no_metrics = true,
-                _ => {}
-            }
-        }
-        read
-    }
-}
 
 impl Plan {
     pub(crate) fn make(
@@ -131,9 +60,7 @@ impl Plan {
             }
             match request.tools.first().filter(|_| orders.tools > 0) {
                 Some(tool) => pieces.extend((0..orders.tools).map(|_| call(tool))),
-                None => {
-                    pieces.extend(content(config, &orders, request, options).into_iter().map(Piece::Content))
-                }
+                None => pieces.extend(content(config, &orders, request).into_iter().map(Piece::Content)),
             }
             pieces
         });
@@ -165,7 +92,7 @@ pub(crate) fn prompt_tokens(request: &RunRequest) -> u64 {
     (characters + request.prompt.chars().count() + request.context.len() + 2) as u64
 }
 
-fn content(config: &Config, orders: &Orders, request: &RunRequest, options: &RunOptions) -> Vec<String> {
+fn content(config: &Config, orders: &Orders, request: &RunRequest) -> Vec<String> {
     if orders.looping {
         return vec![" loop".to_owned(); MOST_REPEATS];
     }
@@ -184,8 +111,7 @@ fn content(config: &Config, orders: &Orders, request: &RunRequest, options: &Run
             .map(|i| letter(i).repeat(bytes * (i + 1) / pieces - bytes * i / pieces))
             .collect();
     }
-    // A limit that the request sets is reached rather than fallen short of, as with the recorded models.
-    let count = orders.tokens.or(options.num_predict).unwrap_or(config.tokens);
+    let count = orders.tokens.unwrap_or(config.tokens);
     let seed =
         request.last_text().bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
     (0..u64::from(count)).map(|i| format!(" w{}", seed.wrapping_add(i.wrapping_mul(37)) % 256)).collect()

@@ -2,10 +2,14 @@
 
 use std::pin::Pin;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::faults::{Fault, Moment};
+use crate::config::Config;
+use crate::faults::{Fault, Moment, Trouble};
+use crate::model::Model;
+use crate::options::RunnerOptions;
 use crate::request::{RunRequest, Shape};
 
 const MINUTE: Duration = Duration::from_secs(60);
