@@ -2,10 +2,16 @@
 //! rescue of what others dropped. Any number of workers share one Postgres, and nothing of a worker's own outlives it.
 
 mod config;
-mod host_id;
-mod readiness;
-mod wakeups;
 mod worker;
+
+mod host_id;
+mod host_lease;
+mod liveness;
+mod readiness;
+mod stale;
+mod wakeups;
+
+mod runner;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,8 +21,10 @@ use foreman_ollama::Client;
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ConnectOptions, Store, wake::Wakeups};
+use tokio_util::task::TaskTracker;
 
-use config::Config;
+use config::{Config, Role};
+use liveness::Liveness;
 use worker::Worker;
 
 const PROGRAM: Program = Program {
@@ -24,7 +32,7 @@ const PROGRAM: Program = Program {
     about: "Foreman's worker: runs queued jobs on an Ollama and sends the webhooks that tell of them.",
     version: env!("CARGO_PKG_VERSION"),
     settings: &[shared::PROCESS, shared::JOBS, settings::worker::ALL],
-    metrics: &[],
+    metrics: &[runner::metrics::METRICS, stale::METRICS],
 };
 
 fn main() -> ExitCode {
@@ -40,7 +48,9 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let worker = Arc::new(Worker {
         store: Store::new(options),
         wakeups: Wakeups::default(),
+        liveness: Liveness::new(config.lease_ttl),
         shutdown: process.shutdown.clone(),
+        metrics: process.metrics.clone(),
         config,
     });
     let probed = (Arc::clone(&worker), ollama.clone());
@@ -49,5 +59,25 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
 
     readiness::database(&worker.store).await;
     tokio::spawn(wakeups::run(Arc::clone(&worker)));
+    spawn_roles(&worker, &ollama);
     Ok(())
+}
+
+/// Starts what this worker is there for, and keeps it registered for as long as any of that goes on.
+fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
+    let shutdown = &worker.shutdown;
+    let roles = TaskTracker::new();
+    for role in &worker.config.roles {
+        let (name, its) = (role.as_str(), Arc::clone(worker));
+        match role {
+            Role::Run => shutdown.spawn(name, roles.track_future(runner::run(its, ollama.clone()))),
+            Role::Relay | Role::Dispatch | Role::Janitor => {}
+        }
+    }
+    roles.close();
+    let its = Arc::clone(worker);
+    shutdown.spawn("liveness", async move {
+        its.liveness.keep(&its, roles).await;
+        anyhow::Ok(())
+    });
 }

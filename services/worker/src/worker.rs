@@ -1,15 +1,19 @@
 //! What every role of this process works with.
 
 use foreman_runtime::Shutdown;
+use foreman_runtime::metrics::Metrics;
 use foreman_store::{Store, wake::Wakeups};
 
 use crate::config::Config;
+use crate::liveness::Liveness;
 
 /// The process as its roles see it. One for all of them, shared.
-#[derive(Debug)]
 pub(crate) struct Worker {
     pub config: Config,
     pub store: Store,
     pub wakeups: Wakeups,
+    /// Under which id this process lives, and whether it still may act under it.
+    pub liveness: Liveness,
     pub shutdown: Shutdown,
+    pub metrics: Metrics,
 }

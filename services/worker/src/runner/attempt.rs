@@ -1,0 +1,169 @@
+//! One attempt of one job: from the moment it may have a slot to its outcome. The floor only schedules it.
+//!
+//! No transaction is open while Ollama is talked to, and nothing is sent before Postgres has said that the job is still
+//! ours to begin.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use foreman_ollama::{Client, Failure, Join, Joined, ModelName, Progress, Route, Verdict};
+use foreman_store::{Begin, Clock, Lease, Phase};
+use metrics::histogram;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::load::{Load, LoadFailure};
+use super::metrics::{JOB_LOAD, JOB_RUN, JOB_WAIT};
+use super::outcome::{Abort, Outcome, reason_of};
+use super::record::{Began, Recorder};
+use super::trouble::Trouble;
+use crate::config::Limits;
+use crate::liveness::Spell;
+
+/// Once Ollama has said `done`, its answer ends by itself; waiting for that keeps the connection for the next request.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
+/// Lines are taken as fast as they come, so this bounds only what piles up while this machine is too busy for that.
+const UNREAD: usize = 4 << 20;
+
+/// What every attempt works with.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub ollama: Client,
+    pub recorder: Recorder,
+    pub limits: Limits,
+    pub clock: Clock,
+}
+
+/// A job that may run now.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// The numbers that prove the lease. The right to end it stays on the floor.
+    pub lease: Lease,
+    pub model: ModelName,
+    pub model_label: String,
+    pub route: Route,
+    pub body: String,
+    pub eligible_at: DateTime<Utc>,
+    /// The load to wait for, or nothing where the model needs none.
+    pub load: Option<Load>,
+    pub abort: watch::Receiver<Option<Abort>>,
+    pub spell: Spell,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub outcome: Outcome,
+    /// How long its own request took, if there was one.
+    pub ran: Option<Duration>,
+}
+
+/// Runs the attempt to its end, or until it is stopped from outside: then Ollama is hung up on.
+pub(crate) async fn run(desk: &Desk, attempt: Attempt) -> Ended {
+    let (mut abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
+    let stopped = async {
+        tokio::select! {
+            // An error means that the floor is gone, which never goes before its attempts.
+            asked = abort.wait_for(Option::is_some) => asked.ok().and_then(|asked| *asked),
+            () = spell.ended() => Some(Abort::Fenced),
+        }
+    };
+    tokio::select! {
+        biased;
+        Some(abort) = stopped => Outcome::Aborted(abort).into(),
+        ended = attempt.work(desk) => ended,
+    }
+}
+
+impl From<Outcome> for Ended {
+    /// An attempt whose request was never answered.
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, ran: None }
+    }
+}
+
+impl Attempt {
+    async fn work(self, desk: &Desk) -> Ended {
+        let first = if self.load.is_some() { Phase::Loading } else { Phase::Working };
+        if let Err(outcome) = self.begin(first, desk).await {
+            return outcome.into();
+        }
+        let waited = (desk.clock.now() - self.eligible_at).to_std().unwrap_or_default();
+        histogram!(JOB_WAIT.name).record(waited);
+        // For the load and the prompt together.
+        let first_token_by = Instant::now() + desk.limits.load_timeout;
+        if let Some(load) = &self.load {
+            if let Err(outcome) = self.wait_for(load, first_token_by, desk).await {
+                return outcome.into();
+            }
+            if let Err(outcome) = self.begin(Phase::Working, desk).await {
+                return outcome.into();
+            }
+        }
+        let began = Instant::now();
+        let (job, model, label) = (self.lease.job_id, self.model.clone(), self.model_label.clone());
+        let answer = self.ask(first_token_by, desk).await;
+        let ran = began.elapsed();
+        histogram!(JOB_RUN.name, "model" => label).record(ran);
+        let outcome = match answer {
+            Ok(joined) => Outcome::Done(joined),
+            Err(trouble) => trouble.outcome(job, &model, &desk.ollama).await,
+        };
+        Ended { outcome, ran: Some(ran) }
+    }
+
+    /// Asks Postgres whether the job is still ours, and records that it begins.
+    async fn begin(&self, phase: Phase, desk: &Desk) -> Result<(), Outcome> {
+        match desk.recorder.begin(&self.lease, phase, &self.spell).await {
+            Began::Answered(Begin::Go) => Ok(()),
+            Began::Answered(Begin::Cancelled) => Err(Outcome::Cancelled),
+            Began::Answered(Begin::Expired) => Err(Outcome::Expired),
+            Began::Answered(Begin::Stale) => Err(Outcome::Stale),
+            Began::Fenced => Err(Outcome::Aborted(Abort::Fenced)),
+        }
+    }
+
+    async fn wait_for(&self, load: &Load, by: Instant, desk: &Desk) -> Result<(), Outcome> {
+        let began = Instant::now();
+        let outcome = timeout_at(by, load.done()).await;
+        histogram!(JOB_LOAD.name, "model" => self.model_label.clone()).record(began.elapsed());
+        let trouble = match outcome {
+            Ok(Ok(())) => return Ok(()),
+            Err(_elapsed) => Trouble::no_token(desk.limits.load_timeout),
+            // It was asked for on another route: what is wrong there may be right on this job's own.
+            Ok(Err(LoadFailure::Ollama(failure)))
+                if failure.verdict() == Verdict::Fail && load.route != self.route =>
+            {
+                return Err(Outcome::HandBack(reason_of(&failure)));
+            }
+            Ok(Err(failure)) => failure.into(),
+        };
+        Err(trouble.outcome(self.lease.job_id, &self.model, &desk.ollama).await)
+    }
+
+    /// Sends the body as it is stored, and joins what comes back.
+    async fn ask(self, first_token_by: Instant, desk: &Desk) -> Result<Joined, Trouble> {
+        let limits = &desk.limits;
+        let end_by = Instant::now() + limits.run_timeout;
+        let mut join = Join::new(self.route, limits.max_result);
+        let mut answer = desk.ollama.run(self.route, self.body, limits.max_result.max(UNREAD));
+        let mut spoken = false;
+        loop {
+            let word_by = if spoken { Instant::now() + limits.idle_timeout } else { first_token_by };
+            let line = match timeout_at(word_by.min(end_by), answer.next()).await {
+                Ok(line) => line?.ok_or(Failure::EndedEarly)?,
+                Err(_elapsed) if end_by <= word_by => return Err(Trouble::too_long(limits.run_timeout)),
+                Err(_elapsed) if spoken => return Err(Trouble::no_further_token(limits.idle_timeout)),
+                Err(_elapsed) => return Err(Trouble::no_token(limits.load_timeout)),
+            };
+            if join.push(&line)? == Progress::Done {
+                break;
+            }
+            spoken = true;
+        }
+        // Whatever comes after `done` is no part of the answer.
+        _ = timeout(LAST_BYTES, answer.next()).await;
+        Ok(join.finish()?)
+    }
+}

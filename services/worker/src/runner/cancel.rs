@@ -1,0 +1,33 @@
+//! Hears of cancels for what this worker holds: woken by whoever asks, and by a poll for when that gets lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreman_runtime::background_error;
+use foreman_store::wake::Topic;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::signal::Signal;
+use crate::worker::Worker;
+
+/// Half of the second within which a job is to be cancelled.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(worker: Arc<Worker>, signals: mpsc::UnboundedSender<Signal>) {
+    let mut woken = worker.wakeups.subscribe(Topic::Cancel);
+    loop {
+        if let Some(id) = worker.liveness.id() {
+            match worker.store.cancelled_leases(id).await {
+                Ok(numbers) if numbers.is_empty() => {}
+                Ok(numbers) => {
+                    if signals.send(Signal::CancelAsked(numbers)).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => background_error!("cancel", error),
+            }
+        }
+        _ = timeout(POLL, woken.changed()).await;
+    }
+}

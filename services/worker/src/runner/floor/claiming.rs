@@ -1,0 +1,267 @@
+//! What the floor asks Postgres for: more work, and now and then what it holds.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use foreman_runtime::background_error;
+use foreman_store::{Claimed, Exit, Holder, LeaseNo, Offer, OwnLease, StoreError, ulid_floor};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, timeout};
+
+use super::Floor;
+use crate::liveness::Spell;
+use crate::runner::drain::Next;
+use crate::runner::job::{Job, Lane};
+use crate::runner::load::Key;
+use crate::runner::outcome::reason;
+use crate::runner::presence::Stands;
+use crate::runner::record::Leaving;
+
+/// The wait after a question that Postgres did not answer, doubled for each in a row.
+pub(super) const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
+
+/// Past this many outcomes a slot that Postgres has not taken yet, nothing more is claimed.
+const UNSETTLED_A_SLOT: usize = 4;
+
+/// A job is claimed ahead of its slot only where the one before it takes less: so Ollama never waits for us, and a job
+/// that is held is never held for long.
+const HELD_AHEAD_OF: Duration = Duration::from_secs(1);
+
+/// Ids are stamped before they commit. No bound may pass an id that can still come.
+const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
+
+/// Jobs without a model that fail together.
+const GONE_AT_ONCE: usize = 32;
+
+/// The keys that have work, by the lane that their jobs need.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    gpu: Vec<Key>,
+    cloud: Vec<Key>,
+    gone: Vec<Key>,
+}
+
+pub(crate) enum Answer {
+    Claimed {
+        order: Order,
+        result: Result<Vec<Claimed>, Trouble>,
+    },
+    /// What we hold by Postgres' account, and what we knew of when it was asked.
+    Own {
+        known: HashSet<LeaseNo>,
+        result: Result<Vec<OwnLease>, Trouble>,
+    },
+}
+
+/// A claim that was asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    key: Key,
+    lane: Lane,
+    offers: Vec<Offer>,
+    limit: usize,
+    spell: Spell,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("Postgres did not answer within {0:?}")]
+    Silent(Duration),
+}
+
+impl Trouble {
+    fn outcome_is_unknown(&self) -> bool {
+        match self {
+            Self::Store(error) => error.outcome_is_unknown(),
+            Self::Silent(_) => true,
+        }
+    }
+}
+
+impl Floor {
+    /// Which key has the GPU next.
+    pub(super) fn next_key(&mut self, now: Instant) -> Next<Key> {
+        let mut waiting = self.waiting(now).gpu.clone();
+        // What is held already is work for the key that has the turn, though nothing more may be ready.
+        for job in self.held.iter().filter(|job| job.lane == Lane::Gpu) {
+            if !waiting.contains(&job.key) {
+                waiting.push(Key::clone(&job.key));
+            }
+        }
+        let busy = self.gpu_is_busy();
+        self.drain.next(&waiting, busy, &self.pace, now)
+    }
+
+    fn waiting(&mut self, now: Instant) -> &Waiting {
+        let (ready, presence) = (&self.ready, &mut self.presence);
+        self.waiting.get_or_insert_with(|| {
+            let mut waiting = Waiting::default();
+            for key in ready.keys() {
+                match presence.of(key.model(), now) {
+                    Stands::Here if key.model().is_cloud() => waiting.cloud.push(Key::clone(key)),
+                    Stands::Here => waiting.gpu.push(Key::clone(key)),
+                    Stands::Missing => {}
+                    Stands::Gone => waiting.gone.push(Key::clone(key)),
+                }
+            }
+            waiting
+        })
+    }
+
+    pub(super) fn next_question(
+        &mut self,
+        next: Next<Key>,
+        now: Instant,
+    ) -> Option<BoxFuture<'static, Answer>> {
+        if self.look_at_own {
+            return self.ask_for_own();
+        }
+        let (holder, spell) = self.right_to_claim()?;
+        if self.unsettled.len() >= UNSETTLED_A_SLOT * self.worker.config.host.slots {
+            return None;
+        }
+        let (key, lane, limit) = self.next_claim(next, now)?;
+        let floor = ulid_floor(self.desk.clock.now() - LATE_COMMITS);
+        let offers = self.turns.offers(&self.ready.places(&key), limit, floor);
+        Some(self.claim(holder, Order { key, lane, offers, limit, spell }))
+    }
+
+    /// For which key to claim, and how many at most.
+    fn next_claim(&mut self, next: Next<Key>, now: Instant) -> Option<(Key, Lane, usize)> {
+        let Waiting { gone, cloud, .. } = self.waiting(now);
+        if let Some(key) = gone.first() {
+            return Some((Key::clone(key), Lane::Gone, GONE_AT_ONCE));
+        }
+        let cloud = cloud.first().cloned();
+        let free = self.free_slots().saturating_sub(self.held.len());
+        let on_gpu = match next {
+            Next::Stay(key) => {
+                let quick = self.pace.usual_run(&key).is_some_and(|usual| usual < HELD_AHEAD_OF);
+                let ahead = usize::from(quick && self.held.is_empty());
+                Some((key, Lane::Gpu, free + ahead))
+            }
+            Next::Switch(key) => Some((key, Lane::Gpu, free)),
+            Next::Drain | Next::Rest => None,
+        };
+        let on_gpu = on_gpu.filter(|(key, _, limit)| *limit > 0 && self.ready.has(key));
+        let in_cloud = cloud.filter(|_| free > 0).map(|key| (key, Lane::Cloud, free));
+        // The two share the slots, so they take turns.
+        let order = match (on_gpu, in_cloud) {
+            (Some(_), Some(cloud)) if self.cloud_next => Some(cloud),
+            (Some(gpu), _) => Some(gpu),
+            (None, cloud) => cloud,
+        };
+        self.cloud_next = order.as_ref().is_some_and(|(_, lane, _)| *lane == Lane::Gpu);
+        order
+    }
+
+    fn claim(&self, holder: Holder, order: Order) -> BoxFuture<'static, Answer> {
+        let (store, patience) = (self.worker.store.clone(), self.patience());
+        async move {
+            let claim = store.claim(&holder, order.key.as_str(), &order.offers, order.limit);
+            let result = within(patience, claim).await;
+            Answer::Claimed { order, result }
+        }
+        .boxed()
+    }
+
+    fn ask_for_own(&self) -> Option<BoxFuture<'static, Answer>> {
+        let id = self.worker.liveness.id()?;
+        let (store, patience) = (self.worker.store.clone(), self.patience());
+        let running = self.running.values().map(|running| running.number());
+        let held = self.held.iter().map(|job| job.lease.no);
+        let known = running.chain(held).chain(self.unsettled.iter().copied()).collect();
+        let question = async move {
+            let result = within(patience, store.own_leases(id)).await;
+            Answer::Own { known, result }
+        };
+        Some(question.boxed())
+    }
+
+    /// Long enough for a busy Postgres, and short enough that a lost answer does not cost the lease.
+    fn patience(&self) -> Duration {
+        self.worker.config.lease_ttl / 4
+    }
+
+    pub(super) fn answered(&mut self, answer: Answer, now: Instant) {
+        let trouble = match answer {
+            Answer::Claimed { order, result: Ok(claimed) } => {
+                self.claimed(&order, claimed, now);
+                None
+            }
+            Answer::Claimed { result: Err(trouble), .. } => {
+                // What may have been claimed without our knowing stands among our own leases.
+                self.look_at_own |= trouble.outcome_is_unknown();
+                Some(trouble)
+            }
+            Answer::Own { known, result: Ok(own) } => {
+                self.look_at_own = false;
+                self.hand_back_unknown(&known, own);
+                None
+            }
+            Answer::Own { result: Err(trouble), .. } => Some(trouble),
+        };
+        match trouble {
+            None => self.ask_delay = FIRST_DELAY,
+            Some(trouble) => {
+                background_error!("claim", trouble);
+                self.ask_again_at = now + self.ask_delay;
+                self.ask_delay = (self.ask_delay * 2).min(LONGEST_DELAY);
+            }
+        }
+    }
+
+    fn claimed(&mut self, order: &Order, claimed: Vec<Claimed>, now: Instant) {
+        let brought: Vec<_> =
+            claimed.iter().map(|job| (job.client, job.priority, job.lease.job_id)).collect();
+        self.ready.claimed(&order.key, &order.offers, order.limit, &brought);
+        self.waiting = None;
+        if order.lane == Lane::Gpu && !claimed.is_empty() {
+            self.drain.enter(&order.key, now);
+        }
+        for job in claimed {
+            self.turns.served(job.client);
+            let max_attempts = self.desk.limits.max_attempts;
+            match Job::new(job, &order.key, order.lane, &order.spell, max_attempts) {
+                Ok(job) if order.lane == Lane::Gone => self.fail_for_want_of_model(job),
+                Ok(job) => self.held.push_back(job),
+                Err(leaving) => self.settle(leaving),
+            }
+        }
+    }
+
+    fn fail_for_want_of_model(&mut self, job: Job) {
+        let model = job.key.model();
+        let error = format!(
+            "no Ollama has the model {model} any more; run `ollama pull {model}` and submit the job again"
+        );
+        tracing::warn!(job.id = %job.lease.job_id, code = "model_gone", "a job failed for want of its model");
+        self.settle(job.leave(Exit::Failed(reason("model_gone", &error))));
+    }
+
+    /// Jobs that a claim brought whose answer was lost. Nothing was claimed between question and answer.
+    fn hand_back_unknown(&mut self, known: &HashSet<LeaseNo>, own: Vec<OwnLease>) {
+        for OwnLease { lease, phase } in own {
+            if !known.contains(&lease.no) {
+                tracing::warn!(job.id = %lease.job_id, phase = phase.as_str(), "a lease that nobody here knows of is handed back");
+                let exit = Exit::HandBack {
+                    reason: reason("claim_lost", "the worker did not hear of its own claim"),
+                };
+                // Handed back, it ends in no state that a label would be counted with.
+                self.settle(Leaving { lease, exit, model_label: String::new() });
+            }
+        }
+    }
+}
+
+async fn within<T>(
+    patience: Duration,
+    statement: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, Trouble> {
+    Ok(timeout(patience, statement).await.map_err(|_elapsed| Trouble::Silent(patience))??)
+}

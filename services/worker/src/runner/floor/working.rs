@@ -1,0 +1,183 @@
+//! What becomes of the jobs on the floor: begun when a slot is free, and settled when they have ended.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreman_ollama::ModelName;
+use foreman_runtime::background_error;
+use foreman_store::{Exit, Lease};
+use metrics::counter;
+use tokio::sync::watch;
+use tokio::task::{Id, JoinError};
+use tokio::time::Instant;
+
+use super::Floor;
+use crate::runner::attempt::{self, Attempt, Ended};
+use crate::runner::drain::Next;
+use crate::runner::job::{Job, Lane, Running};
+use crate::runner::load::{Key, Load};
+use crate::runner::metrics::MODEL_SWITCHES;
+use crate::runner::outcome::{Outcome, reason};
+use crate::runner::record::Leaving;
+
+impl Floor {
+    /// Begins what is held and has a slot, and hands back what may not begin any more.
+    pub(super) fn serve_held(&mut self, next: &Next<Key>, now: Instant) {
+        if self.held.is_empty() {
+            return;
+        }
+        let may_begin = self.right_to_claim().is_some();
+        // Another key's turn comes: what is held for this one would only lengthen its wait.
+        let gpu_goes_on = !matches!(next, Next::Drain | Next::Switch(_));
+        let keeps = |job: &Job| may_begin && job.spell.goes_on() && (gpu_goes_on || job.lane == Lane::Cloud);
+        let (kept, back): (VecDeque<Job>, _) = std::mem::take(&mut self.held).into_iter().partition(keeps);
+        self.held = kept;
+        for job in back {
+            self.settle(job.leave(Exit::HandBack { reason: reason("not_begun", "it was not begun") }));
+        }
+        while self.free_slots() > 0
+            && let Some(job) = self.held.pop_front()
+        {
+            self.begin(job, now);
+        }
+    }
+
+    fn begin(&mut self, job: Job, now: Instant) {
+        let load = match job.lane {
+            Lane::Gpu => self.load_for(&job, now),
+            Lane::Cloud | Lane::Gone => None,
+        };
+        let (abort, aborted) = watch::channel(None);
+        let attempt = Attempt {
+            lease: Lease { job_id: job.lease.job_id, no: job.lease.no },
+            model: job.key.model().clone(),
+            model_label: job.model_label.clone(),
+            route: job.route,
+            body: job.body,
+            eligible_at: job.eligible_at,
+            load,
+            abort: aborted,
+            spell: job.spell,
+        };
+        let desk = Arc::clone(&self.desk);
+        let task = self.attempts.spawn(async move { attempt::run(&desk, attempt).await });
+        let running = Running {
+            lease: job.lease,
+            key: job.key,
+            lane: job.lane,
+            record: job.record,
+            model_label: job.model_label,
+            abort,
+        };
+        self.running.insert(task.id(), running);
+    }
+
+    /// The load that a job must wait for, if its model is not there.
+    fn load_for(&mut self, job: &Job, now: Instant) -> Option<Load> {
+        if self.residency.holds(&job.key, self.gpu_is_busy(), now) {
+            self.drain.loaded(now);
+            return None;
+        }
+        if let Some(load) = self.load.as_ref().filter(|load| load.key == job.key) {
+            return Some(load.clone());
+        }
+        self.residency.lost();
+        let limit = self.desk.limits.load_timeout;
+        let (ollama, signals) = (self.desk.ollama.clone(), self.signals.clone());
+        let load = Load::new(ollama, Key::clone(&job.key), job.route, limit, signals);
+        self.load = Some(load.clone());
+        Some(load)
+    }
+
+    pub(super) fn loaded(&mut self, key: Key, took: Duration, now: Instant) {
+        self.load.take_if(|load| load.key == key);
+        if self.loaded_last.replace(Key::clone(&key)).is_some_and(|last| last != key) {
+            counter!(MODEL_SWITCHES.name).increment(1);
+        }
+        self.pace.loaded(&key, took);
+        if self.drain.has_turn(&key) {
+            self.drain.loaded(now);
+        }
+        self.residency.loaded(key, now);
+    }
+
+    /// Its turn ends, or a model that cannot be loaded would keep the others waiting for its whole queue.
+    pub(super) fn load_failed(&mut self, key: &Key, now: Instant) {
+        self.load.take_if(|load| load.key == *key);
+        self.residency.lost();
+        if self.drain.has_turn(key) {
+            self.drain.leave(now);
+        }
+    }
+
+    /// Gives up a load that nobody waits for any more and nobody will: Ollama is hung up on.
+    pub(super) fn drop_unwanted_load(&mut self) {
+        let Some(key) = self.load.as_ref().map(|load| &load.key) else { return };
+        let waited_for = self.running.values().any(|running| running.key == *key)
+            || self.held.iter().any(|job| job.key == *key);
+        let will_be = self.drain.has_turn(key) && self.ready.has(key) && self.right_to_claim().is_some();
+        if !waited_for && !will_be {
+            self.load = None;
+            self.residency.lost();
+        }
+    }
+
+    pub(super) fn host_is_away(&mut self) {
+        self.host_up = false;
+        self.load = None;
+        self.residency.lost();
+    }
+
+    pub(super) fn joined(&mut self, joined: Result<(Id, Ended), JoinError>, now: Instant) {
+        let (id, ended) = match joined {
+            Ok(joined) => joined,
+            Err(error) => {
+                let id = error.id();
+                background_error!("attempt", error, "an attempt panicked");
+                let why =
+                    reason("internal_error", "the worker failed while it ran the job; its log says why");
+                (id, Outcome::Again(why).into())
+            }
+        };
+        // Every attempt is entered here when it is begun.
+        if let Some(running) = self.running.remove(&id) {
+            self.ended(running, ended, now);
+        }
+    }
+
+    fn ended(&mut self, running: Running, ended: Ended, now: Instant) {
+        let job = running.lease.job_id;
+        if running.lane == Lane::Gpu {
+            self.residency.used(&running.key, now);
+        }
+        let outcome = match ended.outcome {
+            Outcome::HostAway { reason, under_it } => {
+                self.host_is_away();
+                self.doubt.notify_one();
+                if under_it && self.vanished.too_often(job) {
+                    Outcome::Again(reason)
+                } else {
+                    Outcome::HostAway { reason, under_it }
+                }
+            }
+            Outcome::ModelGone(reason) => {
+                let model: &ModelName = running.key.model();
+                self.presence.missed(model);
+                self.waiting = None;
+                self.doubt.notify_one();
+                Outcome::ModelGone(reason)
+            }
+            Outcome::Done(joined) => {
+                if let Some(ran) = ended.ran {
+                    self.pace.ran(&running.key, ran);
+                }
+                Outcome::Done(joined)
+            }
+            other => other,
+        };
+        if let Some(exit) = outcome.exit(running.record) {
+            self.settle(Leaving { lease: running.lease, exit, model_label: running.model_label });
+        }
+    }
+}

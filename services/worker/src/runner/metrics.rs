@@ -1,0 +1,27 @@
+//! What the role `run` counts. `model` is always the name as `/api/tags` gives it, never what a client wrote.
+
+use foreman_runtime::metrics::Metric;
+
+pub(crate) const JOBS_FINISHED: Metric = Metric::labelled_counter(
+    "foreman_jobs_finished_total",
+    "Jobs that came to their end, by model and state.",
+);
+pub(crate) const JOB_WAIT: Metric =
+    Metric::histogram("foreman_job_wait_seconds", "From the time a job could run to its first loading.");
+pub(crate) const JOB_LOAD: Metric =
+    Metric::histogram("foreman_job_load_seconds", "How long a job waited for its model to load, by model.");
+pub(crate) const JOB_RUN: Metric =
+    Metric::histogram("foreman_job_run_seconds", "How long Ollama took for a job's own request, by model.");
+pub(crate) const TOKENS: Metric = Metric::labelled_counter(
+    "foreman_tokens_total",
+    "Tokens read and made, by model and kind (prompt, completion).",
+);
+pub(crate) const MODEL_SWITCHES: Metric = Metric::counter(
+    "foreman_model_switches_total",
+    "Loads of another model, or of the same with other options, than the one before.",
+);
+pub(crate) const GPU_IDLE: Metric =
+    Metric::counter("foreman_gpu_idle_seconds_total", "Seconds in which nothing ran while work waited.");
+
+pub(crate) const METRICS: &[Metric] =
+    &[JOBS_FINISHED, JOB_WAIT, JOB_LOAD, JOB_RUN, TOKENS, MODEL_SWITCHES, GPU_IDLE];

@@ -1,0 +1,105 @@
+//! How long loads and runs take, as measured here. Estimates only: a restart forgets them, and nothing breaks.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+/// Past so many keys the estimates are dropped and learned anew: clients can make up keys without end.
+const MOST_KEYS: usize = 4_096;
+
+#[derive(Debug)]
+pub(crate) struct Pace<K>(HashMap<K, Measured>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    load: Duration,
+    longest_run: Duration,
+    usual_run: Option<Duration>,
+}
+
+impl<K> Default for Pace<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash + Clone> Pace<K> {
+    /// Notes a load. A model that was resident after all answers at once, which says nothing about loading it: an
+    /// estimate falls by half at most.
+    pub(crate) fn loaded(&mut self, key: &K, took: Duration) {
+        let measured = self.entry(key);
+        measured.load = took.max(measured.load / 2);
+    }
+
+    /// Notes a run.
+    pub(crate) fn ran(&mut self, key: &K, took: Duration) {
+        let measured = self.entry(key);
+        // The longest fades slowly, so that one odd job does not shorten everybody's turns for ever.
+        measured.longest_run = took.max(measured.longest_run.mul_f64(0.98));
+        measured.usual_run = Some(match measured.usual_run {
+            None => took,
+            Some(usual) => usual.mul_f64(0.875) + took.mul_f64(0.125),
+        });
+    }
+
+    /// S of the design: nothing for a key that was never loaded.
+    pub(crate) fn load(&self, key: &K) -> Duration {
+        self.0.get(key).map_or(Duration::ZERO, |measured| measured.load)
+    }
+
+    /// L of the design.
+    pub(crate) fn longest_run(&self, key: &K) -> Duration {
+        self.0.get(key).map_or(Duration::ZERO, |measured| measured.longest_run)
+    }
+
+    /// What the next run is expected to take, if any was seen.
+    pub(crate) fn usual_run(&self, key: &K) -> Option<Duration> {
+        self.0.get(key).and_then(|measured| measured.usual_run)
+    }
+
+    fn entry(&mut self, key: &K) -> &mut Measured {
+        if self.0.len() >= MOST_KEYS && !self.0.contains_key(key) {
+            self.0.clear();
+        }
+        self.0.entry(key.clone()).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_preload_that_finds_its_model_resident_hardly_changes_the_estimate() {
+        let mut pace = Pace::default();
+        pace.loaded(&'a', secs(8));
+        pace.loaded(&'a', Duration::from_millis(3));
+        assert_eq!(pace.load(&'a'), secs(4));
+        pace.loaded(&'a', secs(9));
+        assert_eq!(pace.load(&'a'), secs(9));
+        assert_eq!(pace.load(&'b'), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_longest_run_fades_and_the_usual_one_follows() {
+        let mut pace = Pace::default();
+        pace.ran(&'a', secs(60));
+        for _ in 0..1_000 {
+            pace.ran(&'a', secs(1));
+        }
+        assert_eq!(pace.longest_run(&'a'), secs(1));
+        assert!(pace.usual_run(&'a').is_some_and(|usual| usual < secs(2)));
+        assert_eq!(pace.usual_run(&'b'), None);
+    }
+
+    #[test]
+    fn keys_without_end_do_not_fill_the_memory() {
+        let mut pace = Pace::default();
+        (0..100_000).for_each(|key| pace.ran(&key, secs(1)));
+        assert!(pace.0.len() <= MOST_KEYS);
+    }
+}

@@ -1,0 +1,257 @@
+//! What Postgres is told of attempts: that they begin, and how they ended. Two tasks write, each taking all that has
+//! gathered while its last write was under way, so that many jobs share a commit and a lone one does not wait.
+//!
+//! An outcome is written until Postgres has taken it or says that the lease is another's. It is never dropped for want
+//! of an answer: the lease number alone decides, however late that is.
+
+use std::time::Duration;
+
+use foreman_runtime::background_error;
+use foreman_store::wake::Topic;
+use foreman_store::{Begin, Exit, JobState, Lease, Phase, Settled, Store, StoreError, wake::Wakeups};
+use metrics::counter;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::metrics::{JOBS_FINISHED, TOKENS};
+use super::outcome::reason;
+use super::signal::Signal;
+use crate::liveness::Spell;
+use crate::stale::STALE_WRITES;
+
+/// More than the slots of any host, and few enough for one statement.
+const BATCH: usize = 256;
+
+/// A batch takes no further completion past this, in bytes.
+const BATCH_BYTES: usize = 16 << 20;
+
+/// The wait after a failure, doubled for each in a row.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
+
+/// The way to both tasks. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Recorder {
+    begins: mpsc::UnboundedSender<Beginning>,
+    exits: mpsc::UnboundedSender<Leaving>,
+}
+
+/// What came of the wish to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Began {
+    Answered(Begin),
+    /// The right to begin anything ended before Postgres answered.
+    Fenced,
+}
+
+/// A lease on its way out.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    pub lease: Lease,
+    pub exit: Exit,
+    pub model_label: String,
+}
+
+#[derive(Debug)]
+struct Beginning {
+    lease: Lease,
+    phase: Phase,
+    spell: Spell,
+    answer: oneshot::Sender<Began>,
+}
+
+impl Recorder {
+    /// The recorder, and the two tasks that must run for it. They end when every clone is gone and all is written.
+    pub(crate) fn new(
+        store: Store,
+        wakeups: Wakeups,
+        signals: mpsc::UnboundedSender<Signal>,
+    ) -> (Self, impl Future<Output = ()>, impl Future<Output = ()>) {
+        let (begins, to_begin) = mpsc::unbounded_channel();
+        let (exits, to_exit) = mpsc::unbounded_channel();
+        let scribe = Scribe { store, wakeups, signals };
+        (Self { begins, exits }, scribe.clone().record_begins(to_begin), scribe.record_exits(to_exit))
+    }
+
+    /// Records that a holder begins, and asks whether it may. Safe to drop: the lease is settled after it in any case.
+    pub(crate) async fn begin(&self, lease: &Lease, phase: Phase, spell: &Spell) -> Began {
+        let (answer, answered) = oneshot::channel();
+        let lease = Lease { job_id: lease.job_id, no: lease.no };
+        let beginning = Beginning { lease, phase, spell: spell.clone(), answer };
+        // Without the task nothing is begun any more, which is what a fence means.
+        if self.begins.send(beginning).is_err() {
+            return Began::Fenced;
+        }
+        answered.await.unwrap_or(Began::Fenced)
+    }
+
+    /// Lets go of a lease. [`Signal::Settled`] tells when that is written.
+    pub(crate) fn settle(&self, leaving: Leaving) {
+        if let Err(lost) = self.exits.send(leaving) {
+            // The task ends only when every recorder is gone; should it have died, the lease is rescued.
+            tracing::error!(job.id = %lost.0.lease.job_id, "an outcome was not recorded");
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Scribe {
+    store: Store,
+    wakeups: Wakeups,
+    signals: mpsc::UnboundedSender<Signal>,
+}
+
+impl Scribe {
+    async fn record_begins(self, mut queue: mpsc::UnboundedReceiver<Beginning>) {
+        let mut batch = Vec::new();
+        while queue.recv_many(&mut batch, BATCH).await > 0 {
+            let mut delay = FIRST_DELAY;
+            loop {
+                // Whoever waits is told as soon as the right to begin has ended, however long Postgres is away.
+                for fenced in batch.extract_if(.., |beginning| !beginning.spell.goes_on()) {
+                    _ = fenced.answer.send(Began::Fenced);
+                }
+                let asked: Vec<_> = batch.iter().map(|one| (&one.lease, one.phase)).collect();
+                if asked.is_empty() {
+                    break;
+                }
+                match self.store.begin(&asked).await {
+                    Ok(answers) => {
+                        self.tell_of_transitions();
+                        for (beginning, answer) in batch.drain(..).zip(answers) {
+                            if answer == Begin::Stale {
+                                counter!(STALE_WRITES.name).increment(1);
+                            }
+                            // An attempt that was stopped meanwhile asks no more.
+                            _ = beginning.answer.send(Began::Answered(answer));
+                        }
+                        break;
+                    }
+                    Err(error) => wait_after("begin", error, &mut delay).await,
+                }
+            }
+        }
+    }
+
+    async fn record_exits(self, mut queue: mpsc::UnboundedReceiver<Leaving>) {
+        let mut gathered = Vec::new();
+        while !gathered.is_empty() || queue.recv_many(&mut gathered, BATCH).await > 0 {
+            let mut bytes = 0;
+            let fitting = gathered.iter().take_while(|leaving| {
+                bytes += weight(&leaving.exit);
+                bytes <= BATCH_BYTES
+            });
+            // A completion that is larger than a batch goes alone.
+            let fitting = fitting.count().max(1);
+            let (labels, exits): (Vec<_>, Vec<_>) =
+                gathered.drain(..fitting).map(|one| (one.model_label, (one.lease, one.exit))).unzip();
+            match self.write(&exits).await {
+                Ok(settled) => self.settled(&labels, &exits, &settled),
+                // Whichever of them it is must not hold the others back.
+                Err(_refused) => {
+                    for (label, exit) in labels.iter().zip(exits) {
+                        self.settle_alone(label, exit).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes one outcome, or in its stead that it cannot be written.
+    async fn settle_alone(&self, label: &str, exit: (Lease, Exit)) {
+        let label = [label.to_owned()];
+        let exits = [exit];
+        let refused = match self.write(&exits).await {
+            Ok(settled) => return self.settled(&label, &exits, &settled),
+            Err(refused) => refused,
+        };
+        let [(lease, _unwritable)] = exits;
+        let (job, number) = (lease.job_id, lease.no);
+        background_error!("settle", refused, job.id = %job, "an outcome was refused; the job fails in its stead");
+        let why = reason("outcome_refused", "its outcome could not be stored; the worker's log says why");
+        let exits = [(lease, Exit::Failed(why))];
+        match self.write(&exits).await {
+            Ok(settled) => self.settled(&label, &exits, &settled),
+            Err(refused) => {
+                background_error!("settle", refused, job.id = %job, "not even that could be stored");
+                // Forgotten here, the lease is found again among our own and handed back.
+                _ = self.signals.send(Signal::Settled(number));
+            }
+        }
+    }
+
+    /// Writes until Postgres has answered. The only error left is a value that it refuses.
+    async fn write(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
+        let mut delay = FIRST_DELAY;
+        loop {
+            match self.store.settle(exits).await {
+                Err(error @ StoreError::BadData(_)) => return Err(error),
+                Err(error) => wait_after("settle", error, &mut delay).await,
+                Ok(settled) => return Ok(settled),
+            }
+        }
+    }
+
+    fn settled(&self, labels: &[String], exits: &[(Lease, Exit)], settled: &[Settled]) {
+        self.tell_of_transitions();
+        let requeued = settled.iter().any(|one| matches!(one, Settled::Into(JobState::Queued)));
+        if requeued {
+            self.wakeups.tell(Topic::Ready);
+        }
+        for ((label, (lease, exit)), settled) in labels.iter().zip(exits).zip(settled) {
+            match settled {
+                Settled::Into(state) => count(label, *state, exit),
+                // The answer to the COMMIT was lost, and with it which state a cancel may have made of it.
+                Settled::Already => count(label, intended(exit), exit),
+                Settled::Stale => {
+                    counter!(STALE_WRITES.name).increment(1);
+                    tracing::warn!(job.id = %lease.job_id, "an outcome came too late: the job is another's");
+                }
+            }
+            // The floor goes only when it has heard of every lease.
+            _ = self.signals.send(Signal::Settled(lease.no));
+        }
+    }
+
+    fn tell_of_transitions(&self) {
+        self.wakeups.tell(Topic::Outbox);
+        self.wakeups.tell(Topic::Job);
+    }
+}
+
+async fn wait_after(task: &'static str, error: StoreError, delay: &mut Duration) {
+    background_error!(task, error);
+    sleep(*delay).await;
+    *delay = (*delay * 2).min(LONGEST_DELAY);
+}
+
+/// What an exit adds to a batch, in bytes.
+fn weight(exit: &Exit) -> usize {
+    match exit {
+        Exit::Done(done) => done.completion.len(),
+        _ => 0,
+    }
+}
+
+fn intended(exit: &Exit) -> JobState {
+    match exit {
+        Exit::Done(_) => JobState::Done,
+        Exit::Failed(_) => JobState::Failed,
+        Exit::Retry { .. } | Exit::HandBack { .. } => JobState::Queued,
+        Exit::Cancelled => JobState::Cancelled,
+        Exit::Expired => JobState::Expired,
+    }
+}
+
+fn count(label: &str, state: JobState, exit: &Exit) {
+    if !state.is_terminal() {
+        return;
+    }
+    counter!(JOBS_FINISHED.name, "model" => label.to_owned(), "state" => state.as_str()).increment(1);
+    if let (JobState::Done, Exit::Done(done)) = (state, exit) {
+        for (kind, tokens) in [("prompt", done.prompt_tokens), ("completion", done.completion_tokens)] {
+            let tokens = tokens.and_then(|tokens| u64::try_from(tokens).ok()).unwrap_or(0);
+            counter!(TOKENS.name, "model" => label.to_owned(), "kind" => kind).increment(tokens);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Looks where jobs are ready: each second, and sooner when somebody says that there may be more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreman_ollama::LoadKey;
+use foreman_runtime::background_error;
+use foreman_store::wake::Topic;
+use foreman_store::{Holder, ReadyTriple};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::load::Key;
+use super::ready::Place;
+use super::signal::Signal;
+use crate::worker::Worker;
+
+/// The poll behind the wake-ups.
+const POLL: Duration = Duration::from_secs(1);
+
+/// After a scan we rest for this many times what it took: however many places there are, and however often we are
+/// woken, Postgres spends but a part of its time on us.
+const REST: u32 = 3;
+
+/// Scans while this worker holds its host.
+pub(crate) async fn run(
+    worker: Arc<Worker>,
+    mut command: watch::Receiver<Option<Holder>>,
+    signals: mpsc::UnboundedSender<Signal>,
+) {
+    let mut woken = worker.wakeups.subscribe(Topic::Ready);
+    // Load keys that a newer api may have written: left to a newer worker, and each told of once.
+    let mut unreadable = BTreeSet::new();
+    while command.wait_for(Option::is_some).await.is_ok() {
+        let began = Instant::now();
+        match worker.store.ready_triples().await {
+            Ok(triples) => {
+                let places = triples.into_iter().filter_map(|triple| read(triple, &mut unreadable)).collect();
+                if signals.send(Signal::Scanned(places)).is_err() {
+                    return;
+                }
+                sleep(began.elapsed() * REST).await;
+            }
+            Err(error) => {
+                background_error!("scan", error);
+                sleep(POLL).await;
+            }
+        }
+        _ = timeout(POLL, woken.changed()).await;
+    }
+}
+
+fn read(triple: ReadyTriple, unreadable: &mut BTreeSet<String>) -> Option<(Key, Place)> {
+    let ReadyTriple { load_key, client, priority, lowest } = triple;
+    match load_key.parse::<LoadKey>() {
+        Ok(key) => Some((Arc::new(key), Place { client, priority, lowest })),
+        Err(error) => {
+            if unreadable.insert(load_key) {
+                background_error!("scan", error, "jobs wait for a newer worker");
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What went wrong in an attempt, and whose trouble that is: the job's, the host's, or nobody's.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreman_ollama::{Client, Failure, ModelName, Verdict};
+use foreman_runtime::background::one_line;
+use foreman_store::{JobId, Reason};
+
+use super::load::LoadFailure;
+use super::outcome::{Outcome, reason, reason_of};
+
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// Ollama failed, or could not be asked. `sent` says that the job's own request was under way, and not a load that
+    /// others waited for too.
+    Ollama { failure: Arc<Failure>, sent: bool },
+    /// A limit of ours ran out.
+    Limit { reason: Reason, again: bool },
+}
+
+impl Trouble {
+    pub(crate) fn no_token(within: Duration) -> Self {
+        let error = format!(
+            "no token came within {}: the model is too large or Ollama hangs; raise FOREMAN_LOAD_TIMEOUT if it needs longer",
+            seconds(within)
+        );
+        Self::Limit { reason: reason("load_timeout", &error), again: true }
+    }
+
+    pub(crate) fn no_further_token(within: Duration) -> Self {
+        let error = format!(
+            "no further token came within {}: Ollama hangs; raise FOREMAN_IDLE_TIMEOUT if the model needs longer",
+            seconds(within)
+        );
+        Self::Limit { reason: reason("idle_timeout", &error), again: true }
+    }
+
+    pub(crate) fn too_long(limit: Duration) -> Self {
+        let error =
+            format!("it ran for longer than {}: ask for less, or raise FOREMAN_RUN_TIMEOUT", seconds(limit));
+        Self::Limit { reason: reason("run_timeout", &error), again: false }
+    }
+
+    /// What it means for the job. It is logged here, where the causes are still known.
+    pub(crate) async fn outcome(self, job: JobId, model: &ModelName, ollama: &Client) -> Outcome {
+        match self {
+            Self::Limit { reason, again } => {
+                tracing::warn!(job.id = %job, code = reason.code, "an attempt ran into a limit");
+                if again { Outcome::Again(reason) } else { Outcome::Failed(reason) }
+            }
+            Self::Ollama { failure, sent } => {
+                let (code, reason) = (failure.code(), reason_of(&failure));
+                let outcome = match failure.verdict() {
+                    Verdict::HostAway => Outcome::HostAway { reason, under_it: false },
+                    // A failure that may pass is the host's own where the host is gone right after it.
+                    Verdict::Retry if is_away(ollama).await => Outcome::HostAway { reason, under_it: sent },
+                    Verdict::Retry => Outcome::Again(reason),
+                    Verdict::Fail if code == "model_not_found" && is_gone(ollama, model).await => {
+                        Outcome::ModelGone(reason)
+                    }
+                    Verdict::Fail => Outcome::Failed(reason),
+                };
+                tracing::warn!(job.id = %job, code, error = one_line(failure), "an attempt failed");
+                outcome
+            }
+        }
+    }
+}
+
+impl From<Failure> for Trouble {
+    /// The job's own request failed.
+    fn from(failure: Failure) -> Self {
+        Self::Ollama { failure: Arc::new(failure), sent: true }
+    }
+}
+
+impl From<LoadFailure> for Trouble {
+    fn from(failure: LoadFailure) -> Self {
+        match failure {
+            LoadFailure::Ollama(failure) => Self::Ollama { failure, sent: false },
+            LoadFailure::TimedOut(limit) => Self::no_token(limit),
+        }
+    }
+}
+
+async fn is_away(ollama: &Client) -> bool {
+    ollama.version().await.is_err_and(|failure| failure.verdict() == Verdict::HostAway)
+}
+
+/// Whether Ollama lists the model no more. One that it lists and yet does not find fails its job.
+async fn is_gone(ollama: &Client, model: &ModelName) -> bool {
+    let listed = ollama.tags().await;
+    listed.is_ok_and(|models| !models.iter().any(|one| ModelName::parse(&one.name).as_ref() == Ok(model)))
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs())
+}
