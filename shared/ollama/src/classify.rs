@@ -64,6 +64,7 @@ pub fn answer_failure(host: &str, status: StatusCode, body: &[u8]) -> Failure {
             }
             None => Failure::Refused { status, text },
         },
+        404 if text.contains("not found") => Failure::ModelMissing { text },
         502 | 504 => Failure::Transient { code: "bad_gateway", text },
         400..=599 => Failure::Refused { status, text },
         _ => Failure::NotOllama { host: host.to_owned(), status },
@@ -184,6 +185,7 @@ mod tests {
             (400, "the input length exceeds the context length", "ollama_refused"),
             (403, "ollama cloud is disabled: remote model is unavailable", "ollama_refused"),
             (404, "model 'nope' not found", "model_not_found"),
+            (404, "no such page", "ollama_refused"),
             (500, "option \"num_ctx\" must be of type integer", "ollama_error"),
             (
                 500,

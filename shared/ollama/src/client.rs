@@ -112,8 +112,14 @@ impl Client {
     async fn listing<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         let mut request = self.request(Method::GET, path);
         *request.timeout_mut() = Some(LISTING_TIMEOUT);
-        let answer = self.send(request).await?;
-        let body = self.read(answer).await?;
+        let body = async { self.read(self.send(request).await?).await };
+        let body = body.await.map_err(|failure| match failure {
+            // No job hangs on a listing: whatever breaks it off, it is the host that cannot be reached.
+            Failure::ConnectionLost { source } => {
+                Failure::Unreachable { host: self.host.to_string(), source }
+            }
+            failure => failure,
+        })?;
         serde_json::from_slice(&body)
             .map_err(|error| Failure::Unreadable { what: format!("{path}: {error}") })
     }
@@ -168,8 +174,7 @@ impl Client {
     pub(crate) fn lost(&self, error: reqwest::Error) -> Failure {
         // The errors carry the URL, which the failure says already.
         let source = error.without_url();
-        if source.is_connect() || source.is_timeout() {
-            // Only listings have a timeout, and an Ollama that cannot answer one is away.
+        if source.is_connect() {
             Failure::Unreachable { host: self.host.to_string(), source }
         } else {
             Failure::ConnectionLost { source }

@@ -27,6 +27,8 @@ pub enum Failure {
     /// Ollama said something that a second attempt may mend; see [`crate::RETRY_TEXTS`].
     #[error("Ollama could not run the model now: {text}")]
     Transient { code: &'static str, text: String },
+    #[error("{text}: pull it on the Ollama host with `ollama pull`, or name one that `ollama list` shows")]
+    ModelMissing { text: String },
     /// Ollama said that the request itself is wrong, or that the model cannot run it.
     #[error("Ollama refused the request ({status}): {text}")]
     Refused { status: StatusCode, text: String },
@@ -50,7 +52,10 @@ impl Failure {
             | Self::EndedEarly
             | Self::Transient { .. }
             | Self::Unreadable { .. } => Verdict::Retry,
-            Self::Refused { .. } | Self::StreamError { .. } | Self::TooLarge { .. } => Verdict::Fail,
+            Self::ModelMissing { .. }
+            | Self::Refused { .. }
+            | Self::StreamError { .. }
+            | Self::TooLarge { .. } => Verdict::Fail,
         }
     }
 
@@ -61,7 +66,7 @@ impl Failure {
             Self::ConnectionLost { .. } => "ollama_connection_lost",
             Self::EndedEarly => "ollama_ended_early",
             Self::Transient { code, .. } => code,
-            Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND => "model_not_found",
+            Self::ModelMissing { .. } => "model_not_found",
             Self::Refused { status, .. } if status.is_client_error() => "ollama_refused",
             Self::Refused { .. } | Self::StreamError { .. } => "ollama_error",
             Self::NotOllama { .. } => "not_ollama",

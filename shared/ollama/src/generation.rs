@@ -38,7 +38,7 @@ impl Generation {
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self.lines.recv().await {
             Some(Ok(line)) => {
-                self.unread.fetch_sub(line.len(), Ordering::Relaxed);
+                self.unread.fetch_sub(cost(&line), Ordering::Relaxed);
                 Ok(Some(line))
             }
             Some(Err(failure)) => Err(failure),
@@ -87,13 +87,18 @@ impl Reader {
         if line.is_empty() {
             return Ok(());
         }
-        let unread = self.unread.fetch_add(line.len(), Ordering::Relaxed) + line.len();
+        let unread = self.unread.fetch_add(cost(&line), Ordering::Relaxed) + cost(&line);
         if unread > self.max_unread {
             return Err(Failure::TooLarge { limit: self.max_unread });
         }
         _ = self.lines.send(Ok(line));
         Ok(())
     }
+}
+
+/// What it takes to keep a line, so that a flood of tiny ones is bounded too.
+fn cost(line: &Bytes) -> usize {
+    line.len() + size_of::<Result<Bytes, Failure>>()
 }
 
 /// Bytes on their way to becoming lines.

@@ -272,6 +272,26 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_key_is_found_again_by_its_text(
+            model in "[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}(:[a-z0-9]{1,8})?",
+            num_ctx in proptest::option::of(proptest::prelude::any::<i64>()),
+            num_gpu in proptest::option::of(-1_i64..100),
+            use_mmap in proptest::option::of(proptest::prelude::any::<bool>()),
+            shift in proptest::option::of(proptest::prelude::any::<bool>()),
+        ) {
+            let options = serde_json::json!({ "num_ctx": num_ctx, "use_mmap": use_mmap, "num_gpu": num_gpu });
+            let made = key(&model, &options.to_string(), &serde_json::json!(shift).to_string()).unwrap();
+            proptest::prop_assert_eq!(&made.as_str().parse::<LoadKey>().unwrap(), &made);
+            // A preload is a request for the same key.
+            let body: serde_json::Value = serde_json::from_str(&made.preload_body(Route::Chat)).unwrap();
+            let part = |name: &str| body.get(name).map(ToString::to_string).unwrap_or_default();
+            let again = key(body["model"].as_str().unwrap(), &part("options"), &part("shift")).unwrap();
+            proptest::prop_assert_eq!(again, made);
+        }
+    }
+
     #[test]
     fn preloads_carry_the_key_and_nothing_else() {
         let key: LoadKey = "a:latest num_ctx=6 shift=false use_mmap=true".parse().unwrap();
