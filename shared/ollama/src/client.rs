@@ -141,6 +141,9 @@ impl Client {
     /// Sends a request and returns its answer if that is a 200.
     pub(crate) async fn send(&self, request: Request) -> Result<Response, Failure> {
         let answer = self.http.execute(request).await.map_err(|error| self.lost(error))?;
+        if is_foreman(&answer) {
+            return Err(Failure::IsForeman { host: self.host.to_string() });
+        }
         match answer.status() {
             StatusCode::OK => Ok(answer),
             status => {
@@ -180,4 +183,9 @@ impl Client {
             Failure::ConnectionLost { source }
         }
     }
+}
+
+/// Foreman answers much as Ollama does, and says who it is in a header.
+fn is_foreman(answer: &Response) -> bool {
+    answer.headers().get(header::SERVER).is_some_and(|server| server.as_bytes().starts_with(b"foreman"))
 }

@@ -35,6 +35,9 @@ pub enum Failure {
     /// Ollama said so in mid-stream, where there is no status any more.
     #[error("Ollama gave up in the middle of its answer: {text}")]
     StreamError { text: String },
+    /// Its jobs would wait for themselves.
+    #[error("{host} is Foreman itself and not an Ollama: set OLLAMA_HOST to the Ollama behind it")]
+    IsForeman { host: String },
     /// A status that Ollama itself never sends: something else listens there, or stands in between.
     #[error("{host} answered {status}, which Ollama never does: check what OLLAMA_HOST points at")]
     NotOllama { host: String, status: StatusCode },
@@ -47,7 +50,7 @@ pub enum Failure {
 impl Failure {
     pub fn verdict(&self) -> Verdict {
         match self {
-            Self::Unreachable { .. } | Self::NotOllama { .. } => Verdict::HostAway,
+            Self::Unreachable { .. } | Self::IsForeman { .. } | Self::NotOllama { .. } => Verdict::HostAway,
             Self::ConnectionLost { .. }
             | Self::EndedEarly
             | Self::Transient { .. }
@@ -69,6 +72,7 @@ impl Failure {
             Self::ModelMissing { .. } => "model_not_found",
             Self::Refused { status, .. } if status.is_client_error() => "ollama_refused",
             Self::Refused { .. } | Self::StreamError { .. } => "ollama_error",
+            Self::IsForeman { .. } => "ollama_is_foreman",
             Self::NotOllama { .. } => "not_ollama",
             Self::Unreadable { .. } => "ollama_unreadable",
             Self::TooLarge { .. } => "result_too_large",

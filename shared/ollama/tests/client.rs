@@ -310,6 +310,11 @@ async fn whatever_answers_a_job_gets_an_end_with_a_verdict() {
             Verdict::HostAway,
             "not_ollama",
         ),
+        (
+            b"HTTP/1.1 404 Not Found\r\nserver: foreman/0.1.0\r\ncontent-length: 0\r\n\r\n",
+            Verdict::HostAway,
+            "ollama_is_foreman",
+        ),
         (b"HTTP/1.1 204 No Content\r\n\r\n", Verdict::HostAway, "not_ollama"),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\nbad", Verdict::Retry, "bad_gateway"),
         (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", Verdict::Fail, "ollama_refused"),
