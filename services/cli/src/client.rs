@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use foreman_runtime::Env;
+use foreman_runtime::settings::{cli, shared};
 use foreman_store::{Client, Credentials};
 use serde::Serialize;
 
-use crate::database;
 use crate::terminal::{print, say};
+use crate::{database, help};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -40,6 +41,13 @@ pub(crate) enum Command {
     /// End a client's keys at once and for good; its jobs go on
     #[command(after_help = "Example: foreman client revoke reports")]
     Revoke { name: String },
+}
+
+pub(crate) fn help() -> String {
+    help::after(
+        "Where DATABASE_URL is not set, the clients are those of the `foreman up` that runs on this machine.",
+        &[shared::DATABASE_URL, shared::SECRET_KEY, cli::HOME],
+    )
 }
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -20,7 +20,6 @@ mod tether;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use foreman_runtime::background::one_line;
 
 /// A durable queue in front of Ollama.
 #[derive(Debug, Parser)]
@@ -47,7 +46,7 @@ enum Command {
     /// Receive webhooks, check their signatures, and show them
     Listen(listen::Args),
     /// Who may submit: keys and webhook secrets
-    #[command(subcommand)]
+    #[command(subcommand, after_help = client::help())]
     Client(client::Command),
     #[command(hide = true)]
     OllamaModels,
@@ -71,7 +70,7 @@ fn main() -> ExitCode {
         });
     ended.unwrap_or_else(|error| {
         let code = exit::of_error(&error);
-        terminal::say(format_args!("foreman: {}", one_line(error)));
+        terminal::say(format_args!("foreman: {}", terminal::sentence(&error)));
         code
     })
 }

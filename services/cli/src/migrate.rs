@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use foreman_runtime::Env;
-use foreman_runtime::background::one_line;
 use foreman_runtime::settings::shared;
 use foreman_store::{MigrateError, StoreError, schema_version_needed};
 use tokio::time::{Instant, sleep};
 
-use crate::terminal::say;
+use crate::terminal::{say, sentence};
 use crate::{database, help};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -39,11 +39,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Err(MigrateError::Store(error @ StoreError::Away(_))) => {
                 if !told && began.elapsed() > SAY_AFTER {
                     told = true;
-                    say(format_args!("Waiting for Postgres: {}.", one_line(error)));
+                    say(format_args!("Waiting for Postgres: {}.", sentence(&error.into())));
                 }
             }
             Err(MigrateError::PartitionsBusy) if began.elapsed() < BUSY_FOR => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error).context("the database that DATABASE_URL names cannot be used"),
         }
         sleep(LOOK_AGAIN).await;
     }

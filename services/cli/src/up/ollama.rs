@@ -22,9 +22,7 @@ pub(super) async fn wait(ollama: &Client) {
             Err(_) if told => {}
             Err(failure) => {
                 told = true;
-                say(format_args!(
-                    "Waiting for Ollama ({failure}): start it with `ollama serve`, or set OLLAMA_HOST."
-                ));
+                say(format_args!("{failure}. Waiting for it; jobs are accepted and kept meanwhile."));
             }
         }
         sleep(LOOK_AGAIN).await;
