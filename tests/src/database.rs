@@ -18,7 +18,10 @@ use sqlx::{
     postgres::{PgPoolOptions, PgRow},
 };
 
-use crate::cluster::{self, Cluster, TEMPLATE};
+use crate::{
+    cluster::{self, Cluster, TEMPLATE},
+    within,
+};
 
 /// The load key of [`Db::new_job`].
 pub const LOAD_KEY: &str = "tiny-a";
@@ -271,6 +274,21 @@ impl Db {
         let numbers: Vec<i32> = events.iter().map(|(seq, _)| *seq).collect();
         assert!(numbers.iter().copied().eq((1..).take(numbers.len())), "{job} has the events {events:?}");
         events.into_iter().map(|(_, state)| state).collect()
+    }
+
+    /// Waits until every job there is has ended.
+    pub async fn every_job_ends(&self) {
+        within(Duration::from_secs(120), "the end of every job", async || {
+            let left: i64 =
+                self.value("SELECT (SELECT count(*) FROM job) - (SELECT count(*) FROM job_done)").await;
+            if left == 0 { Ok(()) } else { Err(format!("{left} have not ended")) }
+        })
+        .await;
+    }
+
+    /// Postgres' time now.
+    pub async fn now(&self) -> DateTime<Utc> {
+        self.value("SELECT clock_timestamp()").await
     }
 
     /// Proves the first rule for every job there is.

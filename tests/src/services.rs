@@ -3,7 +3,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use reqwest::Client;
+use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 
 use crate::{Db, Process, eventually, free_port};
@@ -45,15 +45,15 @@ impl Api {
         api
     }
 
-    /// Submits a job and returns its id once the 202 was read.
+    /// Submits a job, which must be accepted, and returns its id.
     pub async fn submit(&self, job: &Value) -> String {
         let answer = http().post(format!("{}/jobs", self.url)).body(job.to_string()).send().await;
-        let answer = answer.expect("the api answers");
-        let status = answer.status();
-        let body: Value =
-            serde_json::from_str(&answer.text().await.expect("an answer has a body")).expect("JSON");
-        assert_eq!(status, 202, "{body}");
-        body["job_id"].as_str().expect("an accepted job has an id").to_owned()
+        accepted(answer.expect("the api answers")).await.expect("the api accepts")
+    }
+
+    /// Submits a job while the api may be dying: its id if, and only if, a 202 was read to its end.
+    pub async fn submit_if_it_lives(url: &str, job: &Value) -> Option<String> {
+        accepted(http().post(format!("{url}/jobs")).body(job.to_string()).send().await.ok()?).await.ok()
     }
 
     /// `GET` of this path, as JSON.
@@ -71,20 +71,25 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts one for the Ollama at `ollama`, and returns when it lives. `settings` win over ours.
+    /// Starts one for the Ollama at `ollama`, and returns when it is ready and somebody has published that Ollama's
+    /// models. `settings` win over ours.
     pub async fn start(db: &Db, ollama: &str, settings: &[(&str, &str)]) -> Self {
-        let (stream, ops) = (loopback(), loopback());
+        let ops = loopback();
         let ours = [
             ("DATABASE_URL", db.url()),
             ("OLLAMA_HOST", ollama),
-            ("FOREMAN_WORKER_STREAM_ADDR", &stream),
             ("FOREMAN_WORKER_OPS_ADDR", &ops),
-            ("FOREMAN_LEASE_TTL", "2s"),
+            ("FOREMAN_LEASE_TTL", "4s"),
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
         ];
         let process = Process::start("foreman-worker", &[], &[&ours[..], settings].concat());
         let worker = Self { process, ops_url: format!("http://{ops}") };
         ready(&worker.ops_url).await;
+        eventually("published models", async || {
+            let published = "SELECT count(*) FROM host WHERE published_at IS NOT NULL";
+            if db.value::<i64>(published).await > 0 { Ok(()) } else { Err("no host has any") }
+        })
+        .await;
         worker
     }
 
@@ -96,6 +101,15 @@ impl Worker {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().expect("a metric has a number"))
     }
+}
+
+/// The id in a 202, or what came instead.
+async fn accepted(answer: Response) -> Result<String, String> {
+    let status = answer.status();
+    let text = answer.text().await.map_err(|error| error.to_string())?;
+    let body: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let id = body["job_id"].as_str().filter(|_| status == StatusCode::ACCEPTED);
+    id.map(str::to_owned).ok_or_else(|| format!("{status}: {text}"))
 }
 
 fn loopback() -> String {
