@@ -41,27 +41,32 @@ impl HostWatch {
             let models = self.come_up().await;
             tracing::info!(ollama = %self.ollama.host(), models = models.len(), "Ollama answers");
             let failure = self.stay(models, &mut asked).await;
-            if self.tell(Signal::HostAway).is_err() {
-                return;
-            }
-            tracing::warn!(
-                ollama = %self.ollama.host(), error = one_line(failure),
-                "Ollama does not answer; nothing is claimed until it does"
-            );
+            // The floor is gone only at the very end.
+            _ = self.signals.send(Signal::HostAway);
+            tracing::warn!(ollama = %self.ollama.host(), error = one_line(failure), "Ollama went away");
             self.note_unreachable().await;
         }
     }
 
-    /// Looks again and again until Ollama answers, and returns what it has.
+    /// Looks again and again until Ollama answers, and returns what it has. Says once what it waits for.
     async fn come_up(&self) -> Vec<InstalledModel> {
+        let mut said = "";
         loop {
-            if self.ollama.version().await.is_ok()
-                && let Ok(models) = self.ollama.tags().await
-            {
-                return models;
+            let failure = match self.look().await {
+                Ok(models) => return models,
+                Err(failure) => failure,
+            };
+            if said != failure.code() {
+                said = failure.code();
+                tracing::warn!(error = one_line(failure), "waiting for Ollama; nothing is claimed until it answers");
             }
             sleep(PROBE.mul_f64(rand::random_range(0.75..=1.0))).await;
         }
+    }
+
+    async fn look(&self) -> Result<Vec<InstalledModel>, Failure> {
+        self.ollama.version().await?;
+        self.ollama.tags().await
     }
 
     /// Publishes what there is, at once and whenever that may have changed, until Ollama cannot be reached.
@@ -97,8 +102,7 @@ impl HostWatch {
     async fn publish(&self, models: &[InstalledModel]) -> Instant {
         let published = published(models);
         let names: BTreeSet<ModelName> = published.keys().cloned().collect();
-        // The floor is gone only at the very end.
-        _ = self.tell(Signal::HostUp(names));
+        _ = self.signals.send(Signal::HostUp(names));
         let Some(holder) = self.command.borrow().clone() else {
             return Instant::now() + INVENTORY;
         };
@@ -119,7 +123,7 @@ impl HostWatch {
     async fn look_at_loaded(&self) -> Result<(), Failure> {
         match self.ollama.ps().await {
             Ok(loaded) if loaded.is_empty() => {
-                _ = self.tell(Signal::NothingResident);
+                _ = self.signals.send(Signal::NothingResident);
                 Ok(())
             }
             Ok(_) => Ok(()),
@@ -138,10 +142,6 @@ impl HostWatch {
         {
             background_error!("inventory", error);
         }
-    }
-
-    fn tell(&self, signal: Signal) -> Result<(), mpsc::error::SendError<Signal>> {
-        self.signals.send(signal)
     }
 }
 

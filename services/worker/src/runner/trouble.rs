@@ -50,17 +50,18 @@ impl Trouble {
                 if again { Outcome::Again(reason) } else { Outcome::Failed(reason) }
             }
             Self::Ollama { failure, sent } => {
-                let (code, reason) = (failure.code(), reason_of(&failure));
+                let reason = reason_of(&failure);
                 let outcome = match failure.verdict() {
                     Verdict::HostAway => Outcome::HostAway { reason, under_it: false },
                     // A failure that may pass is the host's own where the host is gone right after it.
                     Verdict::Retry if is_away(ollama).await => Outcome::HostAway { reason, under_it: sent },
                     Verdict::Retry => Outcome::Again(reason),
-                    Verdict::Fail if code == "model_not_found" && is_gone(ollama, model).await => {
-                        Outcome::ModelGone(reason)
-                    }
-                    Verdict::Fail => Outcome::Failed(reason),
+                    Verdict::Fail => match *failure {
+                        Failure::ModelMissing { .. } if is_gone(ollama, model).await => Outcome::ModelGone(reason),
+                        _ => Outcome::Failed(reason),
+                    },
                 };
+                let code = failure.code();
                 tracing::warn!(job.id = %job, code, error = one_line(failure), "an attempt failed");
                 outcome
             }
