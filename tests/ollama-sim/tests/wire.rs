@@ -98,7 +98,7 @@ async fn a_client_that_stops_reading_keeps_its_slot_until_it_closes() {
     let rig = Rig::new(Config::default()).await;
     let mut lazy = TcpStream::connect(rig.sim.addr()).await.unwrap();
     // Far more than what the sockets on both sides can hold.
-    let body = chat("sim:bytes=100000000", true);
+    let body = chat("sim:bytes=30000000", true);
     let request =
         format!("POST /api/chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     lazy.write_all(request.as_bytes()).await.unwrap();
