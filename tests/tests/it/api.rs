@@ -1,0 +1,104 @@
+//! The api over real HTTP. No worker runs here: where a job has to move, the test itself plays one.
+
+mod access;
+mod bad_input;
+mod limits;
+mod reading;
+mod submitting;
+
+use foreman_store::{ClientId, Exit, Holder, JobId, Lease, Offer, Phase};
+use foreman_tests::{Api, Db, http};
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::Value;
+
+/// The model that can run jobs on [`publish`]'s host.
+const MODEL: &str = "tiny-a";
+
+/// The smallest job.
+const JOB: &str = r#"{"model":"tiny-a","messages":[{"role":"user","content":"hello"}]}"#;
+
+/// Writes what a worker would have published, before it went away.
+async fn publish(db: &Db) {
+    db.run(
+        "INSERT INTO host (id, url, ttl, slots, published_at)
+         VALUES ('gpu', 'http://127.0.0.1:11434', interval '20 s', 1, now()) ON CONFLICT DO NOTHING",
+    )
+    .await;
+    db.run(
+        "INSERT INTO host_model VALUES ('gpu', 'tiny-a:latest', 'tiny-a:latest', true),
+                                       ('gpu', 'tiny-embed:latest', 'tiny-embed:latest', false)",
+    )
+    .await;
+}
+
+/// A database with known models, and an api on it.
+async fn start(settings: &[(&str, &str)]) -> (Db, Api) {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    let api = Api::start(&db, settings).await;
+    (db, api)
+}
+
+fn ask(api: &Api, method: Method, path: &str) -> RequestBuilder {
+    http().request(method, format!("{}{path}", api.url))
+}
+
+async fn get(api: &Api, path: &str) -> Response {
+    ask(api, Method::GET, path).send().await.unwrap()
+}
+
+async fn post(api: &Api, path: &str, body: impl Into<reqwest::Body>) -> Response {
+    ask(api, Method::POST, path).body(body).send().await.unwrap()
+}
+
+async fn json(response: Response) -> Value {
+    serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+}
+
+/// Checks that an answer is a problem in the promised form, and returns its `code`.
+async fn problem(response: Response, status: u16, what: &str) -> String {
+    assert_eq!(response.status(), status, "{what}");
+    assert_eq!(response.headers()["content-type"], "application/problem+json", "{what}");
+    let body = json(response).await;
+    assert_eq!(body["status"], status, "{what}");
+    assert_eq!(body["error"], body["detail"], "{what}");
+    assert!(body["title"].is_string() && body["type"].is_string(), "{what}");
+    let error = body["error"].as_str().unwrap();
+    assert!(!error.is_empty() && !error.contains('\n') && error.len() < 400, "{what}: {error}");
+    body["code"].as_str().unwrap().to_owned()
+}
+
+/// A header as text; empty if it is missing.
+fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+    response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+/// Submits a job and returns its id.
+async fn submit(api: &Api, body: &str) -> JobId {
+    let answer = post(api, "/jobs", body.to_owned()).await;
+    assert_eq!(answer.status(), 202, "{body}");
+    json(answer).await["job_id"].as_str().unwrap().parse().unwrap()
+}
+
+/// Whose job this is.
+async fn owner(db: &Db, job: JobId) -> ClientId {
+    db.value::<sqlx::types::Uuid>(&format!("SELECT client_id FROM job WHERE id = '{}'", job.uuid()))
+        .await
+        .into()
+}
+
+/// Claims this job as a worker would.
+async fn claim(db: &Db, holder: &Holder, job: JobId) -> Lease {
+    let offer = Offer { client: owner(db, job).await, priority: 0, lower_bound: job, at_most: 1 };
+    let mut claimed = db.store.claim(holder, "tiny-a:latest", &[offer], 1).await.unwrap();
+    let lease = claimed.pop().unwrap().lease;
+    assert_eq!(lease.job_id, job);
+    lease
+}
+
+/// Runs this job to its end.
+async fn run(db: &Db, job: JobId, exit: Exit) {
+    let lease = claim(db, &db.holder().await, job).await;
+    db.store.begin(&[(&lease, Phase::Working)]).await.unwrap();
+    db.store.settle(&[(lease, exit)]).await.unwrap();
+}

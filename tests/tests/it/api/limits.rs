@@ -1,0 +1,87 @@
+//! What one client may take of the queue and of the waiting.
+
+use foreman_tests::{Api, Db, eventually, success};
+use reqwest::Method;
+
+use super::{JOB, ask, get, header, post, problem, publish, run, start, submit};
+
+#[tokio::test]
+async fn a_client_that_has_its_jobs_queued_is_refused_until_some_have_run() {
+    let (db, api) = start(&[("FOREMAN_CLIENT_MAX_QUEUED", "20")]).await;
+    let answers = futures_util::future::join_all((0..60).map(|_| post(&api, "/jobs", JOB))).await;
+    let (accepted, refused): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.status() == 202);
+    assert_eq!(accepted.len(), 20, "exactly as many as the limit, by one api");
+    for answer in refused {
+        assert!(!header(&answer, "retry-after").is_empty());
+        assert_eq!(problem(answer, 429, "over the limit").await, "queue_full");
+    }
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 20);
+    let first: sqlx::types::Uuid = db.value("SELECT id FROM job ORDER BY id LIMIT 1").await;
+    run(&db, first.into(), success()).await;
+    eventually("room in the queue", async || {
+        let status = post(&api, "/jobs", JOB).await.status();
+        if status == 202 { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_are_limited_too_and_jobs_for_later_count() {
+    let (db, api) = start(&[("FOREMAN_CLIENT_MAX_QUEUED_BYTES", "4KiB")]).await;
+    let later = foreman_webhook::rfc3339(chrono::Utc::now() + chrono::TimeDelta::hours(1));
+    let large = format!(r#"{{"model":"tiny-a","prompt":"{}","run_at":"{later}"}}"#, "x".repeat(3_000));
+    submit(&api, &large).await;
+    assert_eq!(problem(post(&api, "/jobs", large.clone()).await, 429, "bytes").await, "queue_full");
+    submit(&api, JOB).await;
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 2);
+}
+
+#[tokio::test]
+async fn one_clients_full_queue_is_not_anothers() {
+    let (_db, api) =
+        start(&[("FOREMAN_CLIENT_MAX_QUEUED", "1"), ("FOREMAN_TRUSTED_PROXIES", "127.0.0.1")]).await;
+    for (address, status) in [("203.0.113.1", 202), ("203.0.113.1", 429), ("203.0.113.2", 202)] {
+        let answer = ask(&api, Method::POST, "/jobs")
+            .header("x-forwarded-for", address)
+            .body(JOB)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), status, "{address}");
+    }
+}
+
+#[tokio::test]
+async fn another_api_counts_what_this_one_accepted() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    let limit = [("FOREMAN_CLIENT_MAX_QUEUED", "2")];
+    let (one, other) = (Api::start(&db, &limit).await, Api::start(&db, &limit).await);
+    submit(&one, JOB).await;
+    submit(&one, JOB).await;
+    assert_eq!(problem(post(&other, "/jobs", JOB).await, 429, "the other api").await, "queue_full");
+}
+
+#[tokio::test]
+async fn waiting_requests_are_limited_but_never_at_the_cost_of_a_job() {
+    let (db, api) = start(&[("FOREMAN_CLIENT_MAX_STREAMS", "1")]).await;
+    let job = submit(&api, JOB).await;
+    let url = format!("{}/jobs/{job}?wait=60", api.url);
+    let waiting = tokio::spawn(foreman_tests::http().get(url).send());
+    eventually("a request that waits", async || {
+        let asked: i64 = db
+            .value("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '-- progress%'")
+            .await;
+        if asked > 0 { Ok(()) } else { Err("nobody waits") }
+    })
+    .await;
+    let second = get(&api, &format!("/jobs/{job}?wait=60")).await;
+    assert!(!header(&second, "retry-after").is_empty());
+    assert_eq!(problem(second, 429, "a second").await, "too_many_waiting");
+    let preferring =
+        ask(&api, Method::POST, "/jobs").header("prefer", "wait=60").body(JOB).send().await.unwrap();
+    assert_eq!(preferring.status(), 202, "accepted, without the wait");
+    ask(&api, Method::POST, &format!("/jobs/{job}/cancel")).send().await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+}
