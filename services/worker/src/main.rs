@@ -4,6 +4,7 @@
 mod config;
 mod worker;
 
+mod alarm;
 mod host_id;
 mod host_lease;
 mod liveness;
@@ -11,13 +12,17 @@ mod readiness;
 mod stale;
 mod wakeups;
 
+mod dispatch;
+mod gauges;
+mod janitor;
+mod relay;
 mod runner;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use foreman_ollama::Client;
+use foreman_ollama::{Client, Failure};
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ConnectOptions, Store, wake::Wakeups};
@@ -32,7 +37,13 @@ const PROGRAM: Program = Program {
     about: "Foreman's worker: runs queued jobs on an Ollama and sends the webhooks that tell of them.",
     version: env!("CARGO_PKG_VERSION"),
     settings: &[shared::PROCESS, shared::JOBS, settings::worker::ALL],
-    metrics: &[runner::metrics::METRICS, stale::METRICS],
+    metrics: &[
+        runner::metrics::METRICS,
+        dispatch::METRICS,
+        janitor::METRICS,
+        gauges::METRICS,
+        stale::METRICS,
+    ],
 };
 
 fn main() -> ExitCode {
@@ -57,6 +68,11 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let readiness = ops::readiness(move || readiness::checks(Arc::clone(&probed.0), probed.1.clone()));
     process.serve_ops(worker.config.ops_addr, &settings::worker::OPS_ADDR, readiness).await?;
 
+    if worker.config.roles.contains(&Role::Run)
+        && let Err(failure @ Failure::IsForeman { .. }) = ollama.version().await
+    {
+        return Err(failure.into());
+    }
     readiness::database(&worker.store).await;
     tokio::spawn(wakeups::run(Arc::clone(&worker)));
     spawn_roles(&worker, &ollama);
@@ -71,7 +87,12 @@ fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
         let (name, its) = (role.as_str(), Arc::clone(worker));
         match role {
             Role::Run => shutdown.spawn(name, roles.track_future(runner::run(its, ollama.clone()))),
-            Role::Relay | Role::Dispatch | Role::Janitor => {}
+            Role::Relay => {
+                shutdown.spawn("gauges", gauges::run(Arc::clone(worker)));
+                shutdown.spawn(name, roles.track_future(relay::run(its)));
+            }
+            Role::Dispatch => shutdown.spawn(name, roles.track_future(dispatch::run(its))),
+            Role::Janitor => shutdown.spawn(name, roles.track_future(janitor::run(its))),
         }
     }
     roles.close();

@@ -1,0 +1,266 @@
+//! Sends webhooks: looks which receivers have something due, claims as much as there are seats for, sends, and writes
+//! what became of it. A claim is leased, numbered and counted before a byte goes out, and no database transaction is
+//! open while a receiver is being talked to.
+
+mod attempt;
+mod destination;
+mod failure;
+mod lane_memory;
+mod pool;
+mod render;
+mod resolver;
+mod secrets;
+mod sender;
+mod settler;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use foreman_runtime::background::{self, Round, Rounds};
+use foreman_runtime::background_error;
+use foreman_runtime::metrics::Metric;
+use foreman_store::{
+    ClaimedDeliveries, Delivery, DeliveryTerms, LaneHead, LaneId, LaneOffer, StoreError, wake::Topic,
+};
+use foreman_webhook::Guard;
+use metrics::counter;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::alarm::Alarm;
+use crate::worker::Worker;
+use attempt::{Kit, LEASE_MARGIN, release};
+use destination::Destinations;
+use lane_memory::LaneMemory;
+use pool::{Place, Pool};
+use secrets::{Secrets, Signing};
+use sender::Sender;
+use settler::Over;
+
+pub(crate) const DELIVERIES: Metric = Metric::labelled_counter(
+    "foreman_deliveries_total",
+    "Attempts to deliver a webhook, by what became of the delivery: delivered, retry or failed; and why.",
+);
+const CLAIMED: Metric =
+    Metric::counter("foreman_deliveries_claimed_total", "Webhooks claimed for an attempt.");
+const UNSIGNED: Metric = Metric::counter(
+    "foreman_deliveries_unsigned_total",
+    "Attempts to deliver a webhook without a signature, because nobody has a secret.",
+);
+const ATTEMPT_SECONDS: Metric =
+    Metric::histogram("foreman_delivery_attempt_seconds", "How long one attempt to deliver a webhook took.");
+const LAG_SECONDS: Metric = Metric::histogram(
+    "foreman_delivery_lag_seconds",
+    "From a job's change of state to its webhook being accepted by the receiver.",
+);
+
+pub(crate) const METRICS: &[Metric] = &[DELIVERIES, CLAIMED, UNSIGNED, ATTEMPT_SECONDS, LAG_SECONDS];
+
+/// Between two looks when nobody wakes us and nothing is known to come due.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Before a webhook whose secret cannot be read is looked at again. Somebody must mend the settings first.
+const WITHHELD_FOR: Duration = Duration::from_secs(30);
+
+/// Before a claim is tried again whose secrets or artifacts could not be read.
+const RELEASED_FOR: Duration = Duration::from_secs(1);
+
+/// A batch this large was made under load. Then the next one gathers for a moment first: a statement over 100 rows costs
+/// hardly more than one over 10, and nobody notices the wait.
+const UNDER_LOAD: usize = 16;
+const GATHER_FOR: Duration = Duration::from_millis(3);
+
+/// More reports than can be under way never gather.
+const REPORTS: usize = 1_024;
+
+/// Sends until the process stops, then waits for what is under way.
+pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
+    let alarm = Arc::new(Alarm::new());
+    let (over, reports) = mpsc::channel(REPORTS);
+    let dispatcher = Dispatcher::new(Arc::clone(&worker), Arc::clone(&alarm), over)?;
+    worker.shutdown.spawn("settle-deliveries", settler::run(Arc::clone(&worker), reports));
+    let news = worker.wakeups.subscribe(Topic::Delivery);
+    tokio::select! {
+        () = background::repeat(dispatcher, worker.shutdown.soft(), &alarm.wake, POLL) => Ok(()),
+        never = alarm.ring_for(news) => match never {},
+    }
+}
+
+struct Dispatcher {
+    worker: Arc<Worker>,
+    kit: Arc<Kit>,
+    alarm: Arc<Alarm>,
+    pool: Pool,
+    memory: LaneMemory,
+    destinations: Destinations,
+    secrets: Secrets,
+    terms: DeliveryTerms,
+    over: mpsc::Sender<Over>,
+}
+
+impl Dispatcher {
+    fn new(worker: Arc<Worker>, alarm: Arc<Alarm>, over: mpsc::Sender<Over>) -> anyhow::Result<Self> {
+        let settings = &worker.config.webhooks;
+        let destinations = Destinations::default();
+        let guard = Guard::new(settings.allow.clone());
+        let most = |terminal| i16::try_from(settings.schedule.max_attempts(terminal)).unwrap_or(i16::MAX);
+        let seal = worker.config.secret_key.as_ref().map(|key| foreman_store::Seal::new(key.bytes()));
+        Ok(Self {
+            kit: Arc::new(Kit {
+                sender: Sender::new(guard, destinations.clone(), settings.timeout)?,
+                schedule: settings.schedule.clone(),
+                clock: worker.store.clock().clone(),
+                inline_limit: settings.inline_limit,
+                public_url: settings.public_url.clone(),
+            }),
+            pool: Pool::new(Arc::clone(&alarm)),
+            memory: LaneMemory::new(),
+            secrets: Secrets::new(seal, settings.secret.clone()),
+            terms: DeliveryTerms {
+                lease: settings.timeout + LEASE_MARGIN,
+                max_attempts_terminal: most(true),
+                max_attempts: most(false),
+            },
+            destinations,
+            alarm,
+            over,
+            worker,
+        })
+    }
+
+    /// The seats there are, offered to the lanes that have something due.
+    fn offers(&self, due: Vec<LaneHead>) -> (Vec<LaneOffer>, HashMap<LaneId, Place>) {
+        let places: Vec<Place> = due
+            .into_iter()
+            .map(|head| Place {
+                lane: head.lane,
+                client: head.client,
+                destination: head.origin.and_then(|origin| self.destinations.of(&origin)),
+                proven: head.healthy == Some(true),
+            })
+            .collect();
+        // With more lanes than seats, chance decides whose turn it is: there is no last one that always goes without.
+        let first = rand::random_range(0..places.len().max(1));
+        let offered = self.pool.offer(&places, first);
+        let offers: Vec<LaneOffer> = places
+            .iter()
+            .zip(offered)
+            .filter(|(_, at_most)| *at_most > 0)
+            .map(|(place, at_most)| LaneOffer {
+                lane: place.lane,
+                since: self.memory.since(place.lane),
+                at_most: i32::try_from(at_most).unwrap_or(i32::MAX),
+            })
+            .collect();
+        (offers, places.into_iter().map(|place| (place.lane, place)).collect())
+    }
+
+    /// Begins the attempts. Each keeps its seat until its report is written.
+    async fn begin(
+        &mut self,
+        mut deliveries: Vec<Delivery>,
+        claimed: Instant,
+        places: &HashMap<LaneId, Place>,
+    ) -> Result<(), StoreError> {
+        let store = &self.worker.store;
+        let inline_limit = i64::try_from(self.kit.inline_limit).unwrap_or(i64::MAX);
+        let read = async {
+            store.add_artifacts(&mut deliveries, inline_limit).await?;
+            self.secrets.of(store, deliveries.iter().map(|delivery| delivery.client)).await
+        };
+        let (signing, failed) = match read.await {
+            Ok(signing) => (signing, None),
+            Err(error) => (HashMap::new(), Some(error)),
+        };
+        let mut withheld = None;
+        for delivery in deliveries {
+            let Some(place) = places.get(&delivery.lane) else { continue };
+            let seat = self.pool.take(place.clone());
+            let over = self.over.clone();
+            match signing.get(&delivery.client) {
+                Some(Signing::With(secrets)) => {
+                    let (kit, secrets) = (Arc::clone(&self.kit), Arc::clone(secrets));
+                    let hard = self.worker.shutdown.hard().clone();
+                    self.worker.shutdown.spawn_work("delivery", async move {
+                        // At the end of the grace it is let go: its claim ends by itself, and it is sent again.
+                        if let Some(attempted) =
+                            hard.run_until_cancelled(kit.attempt(delivery, claimed, secrets)).await
+                        {
+                            tell(&over, (attempted, seat)).await;
+                        }
+                    });
+                }
+                Some(Signing::Withheld(why)) => {
+                    withheld = Some(Arc::clone(why));
+                    tell(&over, (release(delivery, claimed, WITHHELD_FOR), seat)).await;
+                }
+                None => tell(&over, (release(delivery, claimed, RELEASED_FOR), seat)).await,
+            }
+        }
+        if let Some(why) = withheld {
+            background_error!(Self::TASK, why);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Rounds for Dispatcher {
+    const TASK: &'static str = "dispatch";
+    type Error = StoreError;
+
+    /// One look, one claim, and the sending begun of what it brought.
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        if self.pool.is_full() {
+            // The next seat that is left rings.
+            return Ok(Round::Idle);
+        }
+        let began = Instant::now();
+        let lanes = self.worker.store.look_at_lanes(&self.memory.known(began)).await?;
+        self.memory.learn(&lanes, began, Instant::now());
+        let (due, later): (Vec<LaneHead>, Vec<LaneHead>) =
+            lanes.heads.into_iter().partition(|head| head.first_at <= lanes.now);
+        let next = later.iter().map(|head| head.due_in(lanes.now)).min();
+        self.alarm.set(next.map(|wait| (Instant::now() + wait).into()));
+
+        let (offers, places) = self.offers(due);
+        if offers.is_empty() {
+            return Ok(Round::Idle);
+        }
+        let claimed_at = Instant::now();
+        let claimed = self.worker.store.claim_deliveries(&offers, self.terms).await?;
+        count(&claimed);
+        let mut brought: HashMap<LaneId, i32> = HashMap::new();
+        for delivery in &claimed.to_send {
+            *brought.entry(delivery.lane).or_default() += 1;
+        }
+        let under_load = claimed.to_send.len() >= UNDER_LOAD;
+        self.begin(claimed.to_send, claimed_at, &places).await?;
+        if under_load {
+            sleep(GATHER_FOR).await;
+        }
+        // A lane that gave less than it might have has nothing more for now.
+        let more = offers.iter().any(|offer| brought.get(&offer.lane) == Some(&offer.at_most));
+        Ok(if more && !self.pool.is_full() { Round::More } else { Round::Idle })
+    }
+}
+
+/// The settler listens for as long as anybody can report to it, but for the end of the grace.
+async fn tell(over: &mpsc::Sender<Over>, attempted: Over) {
+    if over.send(attempted).await.is_err() {
+        tracing::warn!("the process ends before a webhook's outcome could be written; it will be sent again");
+    }
+}
+
+fn count(claimed: &ClaimedDeliveries) {
+    counter!(CLAIMED.name).increment(claimed.to_send.len() as u64);
+    let lost = claimed.lost - claimed.ended.iter().filter(|ended| ended.code == "dispatcher_lost").count();
+    if lost > 0 {
+        counter!(DELIVERIES.name, "outcome" => "retry", "code" => "dispatcher_lost").increment(lost as u64);
+    }
+    for ended in &claimed.ended {
+        let code = ended.code;
+        counter!(DELIVERIES.name, "outcome" => "failed", "code" => code).increment(1);
+        tracing::warn!(job.id = %ended.job, seq = ended.seq, code, "a webhook is given up unsent");
+    }
+}

@@ -1,0 +1,118 @@
+//! One attempt at one delivery, from the claim to the report of what became of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use foreman_store::{Clock, Delivery, DeliveryReport, Verdict};
+use foreman_webhook::schedule::{self, Jitter};
+use foreman_webhook::{Decision, Failure, Outcome, ReceiverUrl, RetrySchedule, SigningSecret, sign};
+use metrics::counter;
+
+use super::sender::{Answer, Sender, headers};
+use super::{UNSIGNED, render};
+
+/// A claim holds for the timeout of its attempt and this much more: half of it to begin, half to write the report.
+pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(10);
+
+/// What was claimed this long ago and not begun is given back: its claim might end while it is being sent.
+const BEGIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// What attempts are made with.
+#[derive(Debug)]
+pub(super) struct Kit {
+    pub(super) sender: Sender,
+    pub(super) schedule: RetrySchedule,
+    pub(super) clock: Clock,
+    /// Bytes.
+    pub(super) inline_limit: u64,
+    pub(super) public_url: Option<String>,
+}
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub(super) struct Attempted {
+    pub(super) report: DeliveryReport,
+    /// From the transition to the end of the attempt; `None` for what was sent again by hand.
+    pub(super) lag: Option<Duration>,
+}
+
+impl Kit {
+    /// Makes the attempt. `claimed` is a moment before the claim.
+    pub(super) async fn attempt(
+        &self,
+        delivery: Delivery,
+        claimed: Instant,
+        secrets: Arc<[SigningSecret]>,
+    ) -> Attempted {
+        let started = Instant::now();
+        if started - claimed > BEGIN_WITHIN {
+            return release(delivery, claimed, Duration::ZERO);
+        }
+        let answer = match ReceiverUrl::parse(&delivery.url) {
+            Ok(url) => {
+                let body =
+                    Bytes::from(render::body(&delivery, self.inline_limit, self.public_url.as_deref()));
+                let message = sign::message_id(&delivery.job.to_string(), delivery.event.seq.into());
+                let signature = sign::headers(&secrets, &message, self.clock.now().timestamp(), &body);
+                if secrets.is_empty() {
+                    counter!(UNSIGNED.name).increment(1);
+                }
+                self.sender.send(&url, headers(signature, delivery.traceparent.as_deref()), body).await
+            }
+            Err(_) => Answer::none(Failure::InvalidUrl),
+        };
+        let ended = Instant::now();
+        let since_claim = ended - claimed;
+        let attempt = schedule::Attempt {
+            number: delivery.attempt.unsigned_abs().into(),
+            terminal: delivery.terminal,
+            delivery_age: delivery.age + since_claim,
+        };
+        let decision = self.schedule.decide(attempt, &answer.outcome, Jitter::random());
+        let lag = (!delivery.redelivery).then_some(delivery.event_age + since_claim);
+        let verdict = verdict(decision, &answer.outcome);
+        let report = DeliveryReport {
+            started,
+            ended,
+            status: answer.outcome.status(),
+            response: answer.response,
+            ..report(delivery, started, verdict)
+        };
+        Attempted { report, lag }
+    }
+}
+
+/// Gives a claimed delivery back unsent and uncounted, for a reason of ours.
+pub(super) fn release(delivery: Delivery, claimed: Instant, wait: Duration) -> Attempted {
+    Attempted { report: report(delivery, claimed, Verdict::Release { wait }), lag: None }
+}
+
+fn report(delivery: Delivery, at: Instant, verdict: Verdict) -> DeliveryReport {
+    DeliveryReport {
+        claim: delivery.claim,
+        job: delivery.job,
+        seq: delivery.event.seq,
+        lane: delivery.lane,
+        url: delivery.url,
+        event: delivery.event.state,
+        attempt: delivery.attempt,
+        started: at,
+        ended: at,
+        status: None,
+        response: None,
+        verdict,
+    }
+}
+
+fn verdict(decision: Decision, outcome: &Outcome) -> Verdict {
+    // Only a delivered webhook has no code, and that one is not retried.
+    let code = outcome.error_code().unwrap_or_default();
+    match decision {
+        Decision::Delivered => Verdict::Delivered,
+        Decision::RetryIn(wait) => Verdict::Retry { wait, code },
+        Decision::Failed { code } => Verdict::Failed { code },
+        // The claim ends the job's later events to this receiver when it finds this one.
+        Decision::EndReceiver => Verdict::Failed { code },
+    }
+}

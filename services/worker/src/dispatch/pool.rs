@@ -1,0 +1,235 @@
+//! Who may send how much at the same time. A receiver that hangs, a client that sends much and a receiver that many
+//! clients name each get a bounded part of the pool, so that none of them can stop the others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foreman_store::{ClientId, LaneId};
+
+use super::destination::Destination;
+use crate::alarm::Alarm;
+
+/// Attempts at the same time.
+const SEATS: usize = 256;
+
+/// Of these for lanes that have not proved themselves: new ones, and those whose last attempt failed. However many of
+/// them hang, three quarters of the pool go on.
+const UNPROVEN: usize = SEATS / 4;
+
+/// For one lane: a receiver that answers in 10 ms gets 3,200 webhooks a second with it.
+const LANE: usize = 32;
+
+/// For one address, under however many names and by however many clients it is called.
+const DESTINATION: usize = SEATS / 4;
+
+/// For one client, whatever number of receivers it names.
+const CLIENT: usize = SEATS / 2;
+
+/// What a delivery is counted under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) lane: LaneId,
+    /// `None` where the lane's row is gone; then only the lane itself is counted.
+    pub(super) client: Option<ClientId>,
+    pub(super) destination: Option<Destination>,
+    /// Whether the lane's last attempt succeeded.
+    pub(super) proven: bool,
+}
+
+/// The seats, shared by those who take them and those who leave.
+#[derive(Debug, Clone)]
+pub(super) struct Pool {
+    taken: Arc<Mutex<Taken>>,
+    /// Rings when a seat is free again.
+    alarm: Arc<Alarm>,
+}
+
+/// The right to one attempt, given back on drop.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pool: Pool,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Taken {
+    all: usize,
+    unproven: usize,
+    lanes: HashMap<LaneId, usize>,
+    clients: HashMap<ClientId, usize>,
+    destinations: HashMap<Destination, usize>,
+}
+
+impl Pool {
+    pub(super) fn new(alarm: Arc<Alarm>) -> Self {
+        Self { taken: Arc::default(), alarm }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.taken().all >= SEATS
+    }
+
+    /// How many seats each of these places may have now. They get one each in turn, from `first` on, until nothing is
+    /// left that any of them may have.
+    pub(super) fn offer(&self, places: &[Place], first: usize) -> Vec<usize> {
+        let mut trial = self.taken().clone();
+        let mut offered = vec![0; places.len()];
+        let mut hungry: Vec<usize> = (first..places.len()).chain(0..first.min(places.len())).collect();
+        while !hungry.is_empty() {
+            hungry.retain(|&index| {
+                let admitted = trial.admits(&places[index]);
+                if admitted {
+                    trial.enter(&places[index]);
+                    offered[index] += 1;
+                }
+                admitted
+            });
+        }
+        offered
+    }
+
+    /// Takes a seat that was offered.
+    pub(super) fn take(&self, place: Place) -> Seat {
+        self.taken().enter(&place);
+        Seat { pool: self.clone(), place }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.pool.taken().leave(&self.place);
+        self.pool.alarm.wake.notify_one();
+    }
+}
+
+impl Taken {
+    fn admits(&self, place: &Place) -> bool {
+        let of_client = place.client.map_or(0, |client| count(&self.clients, &client));
+        let of_destination = place.destination.as_ref().map_or(0, |one| count(&self.destinations, one));
+        self.all < SEATS
+            && (place.proven || self.unproven < UNPROVEN)
+            && count(&self.lanes, &place.lane) < LANE
+            && of_client < CLIENT
+            && of_destination < DESTINATION
+    }
+
+    fn enter(&mut self, place: &Place) {
+        self.all += 1;
+        self.unproven += usize::from(!place.proven);
+        *self.lanes.entry(place.lane).or_default() += 1;
+        if let Some(client) = place.client {
+            *self.clients.entry(client).or_default() += 1;
+        }
+        if let Some(destination) = &place.destination {
+            *self.destinations.entry(destination.clone()).or_default() += 1;
+        }
+    }
+
+    fn leave(&mut self, place: &Place) {
+        self.all -= 1;
+        self.unproven -= usize::from(!place.proven);
+        decrease(&mut self.lanes, &place.lane);
+        if let Some(client) = place.client {
+            decrease(&mut self.clients, &client);
+        }
+        if let Some(destination) = &place.destination {
+            decrease(&mut self.destinations, destination);
+        }
+    }
+}
+
+fn count<K: std::hash::Hash + Eq>(counts: &HashMap<K, usize>, key: &K) -> usize {
+    counts.get(key).copied().unwrap_or_default()
+}
+
+/// Entries at zero go, so that the maps are no larger than the pool.
+fn decrease<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool() -> Pool {
+        Pool::new(Arc::new(Alarm::new()))
+    }
+
+    /// A lane of its own client and destination, unless they are set afterwards.
+    fn place(number: usize, proven: bool) -> Place {
+        let client = ClientId::generate();
+        let host = format!("receiver-{number}.example");
+        let lane = LaneId::derive(client, &host);
+        Place { lane, client: Some(client), destination: Some(Destination::Name(host)), proven }
+    }
+
+    fn take_all(pool: &Pool, places: &[Place]) -> Vec<Seat> {
+        let offered = pool.offer(places, 0);
+        let seats = places.iter().zip(offered);
+        seats.flat_map(|(place, offered)| (0..offered).map(|_| pool.take(place.clone()))).collect()
+    }
+
+    #[test]
+    fn a_hanging_receiver_gets_no_more_than_a_lane() {
+        let pool = pool();
+        let (hanging, other) = (place(1, true), place(2, true));
+        let seats = take_all(&pool, std::slice::from_ref(&hanging));
+        assert_eq!(seats.len(), LANE);
+        assert_eq!(pool.offer(&[hanging, other], 0), [0, LANE]);
+    }
+
+    #[test]
+    fn lanes_that_are_new_or_failing_share_a_quarter_however_many_they_are() {
+        let pool = pool();
+        let failing: Vec<Place> = (0..100).map(|number| place(number, false)).collect();
+        let seats = take_all(&pool, &failing);
+        assert_eq!(seats.len(), UNPROVEN);
+        let proven: Vec<Place> = (100..200).map(|number| place(number, true)).collect();
+        assert_eq!(take_all(&pool, &proven).len(), SEATS - UNPROVEN);
+        assert!(pool.offer(&[place(300, true)], 0) == [0] || !pool.is_full());
+    }
+
+    #[test]
+    fn one_address_is_bounded_under_many_names_and_one_client_with_many_receivers() {
+        let pool = pool();
+        let address = Destination::Address([192, 0, 2, 1].into());
+        let same_address: Vec<Place> = (0..10)
+            .map(|number| Place { destination: Some(address.clone()), ..place(number, true) })
+            .collect();
+        assert_eq!(pool.offer(&same_address, 0).iter().sum::<usize>(), DESTINATION);
+        let client = Some(ClientId::generate());
+        let same_client: Vec<Place> = (0..10).map(|number| Place { client, ..place(number, true) }).collect();
+        assert_eq!(pool.offer(&same_client, 0).iter().sum::<usize>(), CLIENT);
+    }
+
+    #[test]
+    fn seats_are_shared_evenly_and_the_odd_ones_go_round() {
+        let pool = pool();
+        let places: Vec<Place> = (0..100).map(|number| place(number, true)).collect();
+        let offered = pool.offer(&places, 90);
+        assert_eq!(offered.iter().sum::<usize>(), SEATS);
+        assert!(offered.iter().all(|&offered| offered == 2 || offered == 3), "{offered:?}");
+        assert_eq!((offered[90], offered[99], offered[0], offered[89]), (3, 3, 3, 2));
+    }
+
+    #[test]
+    fn what_is_left_is_free_again_and_leaves_no_trace() {
+        let pool = pool();
+        let seats =
+            take_all(&pool, &(0..20).map(|number| place(number, number % 2 == 0)).collect::<Vec<_>>());
+        assert!(!seats.is_empty());
+        drop(seats);
+        let taken = pool.taken();
+        assert_eq!((taken.all, taken.unproven), (0, 0));
+        assert!(taken.lanes.is_empty() && taken.clients.is_empty() && taken.destinations.is_empty());
+    }
+}

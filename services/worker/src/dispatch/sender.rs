@@ -1,0 +1,115 @@
+//! One request to one receiver, from the dial to the status. Whatever the receiver does, it is over in time, has read no
+//! more than a little of the answer, and has not gone anywhere but where it was sent.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use foreman_webhook::{Failure, Guard, Outcome, ReceiverUrl, guard::classify};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use reqwest::{Client, Method, Request, Response, redirect::Policy};
+use tokio::time::{Instant, timeout_at};
+
+use super::destination::Destinations;
+use super::failure;
+use super::resolver::GuardedResolver;
+
+/// Of the answer's body this much is kept for people to look at.
+const KEPT: usize = 1_024;
+
+/// A longer answer's connection is closed instead of read to the end and used again.
+const READ_AT_MOST: usize = 64 * 1_024;
+
+/// Once the status is there, the rest may take no longer: it decides nothing.
+const READ_FOR: Duration = Duration::from_secs(2);
+
+/// Shorter than the 60 s and more after which servers and firewalls drop an idle connection.
+const KEEP_IDLE: Duration = Duration::from_secs(30);
+
+const AGENT: &str = concat!("foreman/", env!("CARGO_PKG_VERSION"), " (webhooks)");
+
+#[derive(Debug, Clone)]
+pub(super) struct Sender {
+    client: Client,
+    guard: Guard,
+    timeout: Duration,
+}
+
+/// What a request brought.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) outcome: Outcome,
+    /// The first bytes of the answer, of public receivers alone: what a private one says is none of the client's
+    /// business.
+    pub(super) response: Option<Vec<u8>>,
+}
+
+impl Sender {
+    /// `timeout` is for dial, request and status together.
+    pub(super) fn new(guard: Guard, destinations: Destinations, timeout: Duration) -> reqwest::Result<Self> {
+        let client = Client::builder()
+            .http1_only()
+            .redirect(Policy::none())
+            .referer(false)
+            .no_proxy()
+            .tcp_nodelay(true)
+            .pool_idle_timeout(KEEP_IDLE)
+            .dns_resolver(GuardedResolver::new(guard.clone(), destinations))
+            .build()?;
+        Ok(Self { client, guard, timeout })
+    }
+
+    pub(super) async fn send(&self, url: &ReceiverUrl, headers: HeaderMap, body: Bytes) -> Answer {
+        let deadline = Instant::now() + self.timeout;
+        // The client asks no resolver about an address that stands in the URL.
+        if url.check_literal(self.guard.allow()).is_err() {
+            return Answer::none(Failure::BlockedAddress);
+        }
+        let mut request = Request::new(Method::POST, url.as_url().clone());
+        *request.headers_mut() = headers;
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        *request.body_mut() = Some(body.into());
+        match timeout_at(deadline, self.client.execute(request)).await {
+            Ok(Ok(response)) => Answer::read(response, deadline.min(Instant::now() + READ_FOR)).await,
+            Ok(Err(error)) => Answer::none(failure::of(&error)),
+            Err(_elapsed) => Answer::none(Failure::Timeout),
+        }
+    }
+}
+
+impl Answer {
+    pub(super) fn none(failure: Failure) -> Self {
+        Self { outcome: Outcome::NotAnswered(failure), response: None }
+    }
+
+    async fn read(mut response: Response, deadline: Instant) -> Self {
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let outcome = Outcome::answered(response.status().as_u16(), retry_after, SystemTime::now());
+        let is_public = response.remote_addr().is_some_and(|address| classify(address.ip()).is_none());
+        let mut kept = Vec::new();
+        let mut read = 0;
+        // Read to the end, a short answer leaves its connection fit for the next webhook. However the reading ends, the
+        // status has been heard.
+        while let Ok(Ok(Some(chunk))) = timeout_at(deadline, response.chunk()).await {
+            let room = KEPT - kept.len();
+            kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            read += chunk.len();
+            if read > READ_AT_MOST {
+                break;
+            }
+        }
+        Self { outcome, response: is_public.then_some(kept) }
+    }
+}
+
+/// The signature's headers, and the submitter's trace if it is one.
+pub(super) fn headers(signature: Vec<(&'static str, String)>, traceparent: Option<&str>) -> HeaderMap {
+    let traceparent = traceparent.map(|trace| ("traceparent", trace.to_owned()));
+    signature
+        .into_iter()
+        .chain(traceparent)
+        .filter_map(|(name, value)| {
+            Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
+        })
+        .collect()
+}

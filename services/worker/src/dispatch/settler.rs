@@ -1,0 +1,83 @@
+//! Writes what became of attempts. Whatever gathers while one batch is written goes with the next, so that the batches
+//! grow with the load and nothing waits for company.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreman_runtime::background_error;
+use foreman_store::{DeliveryReport, ReportSettled, Verdict};
+use metrics::{counter, histogram};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::attempt::Attempted;
+use super::pool::Seat;
+use super::{ATTEMPT_SECONDS, DELIVERIES, GATHER_FOR, LAG_SECONDS, UNDER_LOAD};
+use crate::stale::STALE_WRITES;
+use crate::worker::Worker;
+
+/// Reports a statement.
+const BATCH: usize = 256;
+
+/// After a failure; Postgres is away, most likely.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// An attempt that is over, with its seat, which is free once that is written: claims then come in batches too.
+pub(super) type Over = (Attempted, Seat);
+
+/// Writes until the last sender is gone. What cannot be written by the end of the grace lapses, and is sent again.
+pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Over>) -> anyhow::Result<()> {
+    let mut batch: Vec<Over> = Vec::with_capacity(BATCH);
+    while over.recv_many(&mut batch, BATCH).await > 0 {
+        let (attempted, seats): (Vec<Attempted>, Vec<Seat>) = batch.drain(..).unzip();
+        let (reports, lags): (Vec<DeliveryReport>, Vec<Option<Duration>>) =
+            attempted.into_iter().map(|attempted| (attempted.report, attempted.lag)).unzip();
+        let Some(settled) = write(&worker, &reports).await else { return Ok(()) };
+        drop(seats);
+        for ((report, lag), settled) in reports.iter().zip(lags).zip(settled) {
+            record(report, lag, settled);
+        }
+        if reports.len() >= UNDER_LOAD {
+            sleep(GATHER_FOR).await;
+        }
+    }
+    Ok(())
+}
+
+/// Until it is written: a second time it finds what it wrote the first. `None` if the process must end before.
+async fn write(worker: &Worker, reports: &[DeliveryReport]) -> Option<Vec<ReportSettled>> {
+    loop {
+        match worker.store.settle_deliveries(reports).await {
+            Ok(settled) => return Some(settled),
+            Err(error) => background_error!("settle-deliveries", error, reports = reports.len()),
+        }
+        tokio::select! {
+            () = worker.shutdown.hard().cancelled() => return None,
+            () = sleep(TRY_AGAIN) => {}
+        }
+    }
+}
+
+fn record(report: &DeliveryReport, lag: Option<Duration>, settled: ReportSettled) {
+    if settled == ReportSettled::Stale {
+        counter!(STALE_WRITES.name).increment(1);
+        tracing::warn!(job.id = %report.job, seq = report.seq, "a webhook's claim had lapsed; it is sent again");
+        return;
+    }
+    let (outcome, code) = match report.verdict {
+        Verdict::Delivered => ("delivered", "2xx"),
+        Verdict::Retry { code, .. } => ("retry", code),
+        Verdict::Failed { code } => ("failed", code),
+        Verdict::Release { .. } => return,
+    };
+    counter!(DELIVERIES.name, "outcome" => outcome, "code" => code).increment(1);
+    let took = report.ended.saturating_duration_since(report.started);
+    histogram!(ATTEMPT_SECONDS.name).record(took.as_secs_f64());
+    match (report.verdict, lag) {
+        (Verdict::Delivered, Some(lag)) => histogram!(LAG_SECONDS.name).record(lag.as_secs_f64()),
+        (Verdict::Failed { code }, _) => {
+            tracing::warn!(job.id = %report.job, seq = report.seq, attempt = report.attempt, code, "a webhook is given up");
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,34 @@
+//! What must happen although nobody asks for it: jobs whose time has come or has passed, what dead workers dropped,
+//! partitions, and the end of what is old. Any number of janitors may work beside each other, and what one of them is
+//! doing no other waits for.
+//!
+//! Each chore is a loop of its own: one that fails, or takes long, does not hold up the others.
+
+mod partitions;
+mod promote;
+mod rescue;
+mod sweep;
+
+use std::sync::Arc;
+
+use foreman_runtime::metrics::Metric;
+
+use crate::worker::Worker;
+
+pub(crate) const METRICS: &[Metric] = &[rescue::RESCUES];
+
+/// Does the chores until the process stops.
+pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
+    let shared = || Arc::clone(&worker);
+    tokio::join!(
+        promote::run(shared()),
+        rescue::run(shared()),
+        partitions::make(shared()),
+        partitions::drop_old(shared()),
+        sweep::run(&worker, sweep::Expiry(shared()), sweep::SOON),
+        sweep::run(&worker, sweep::OldDeliveries(shared()), sweep::SOMETIMES),
+        sweep::run(&worker, sweep::IdempotencyKeys(shared()), sweep::SOMETIMES),
+        sweep::run(&worker, sweep::Lanes(shared()), sweep::SOMETIMES),
+    );
+    Ok(())
+}

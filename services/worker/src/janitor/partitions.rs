@@ -1,0 +1,73 @@
+//! Partitions by day: made well before they are needed, dropped once nothing of theirs is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use foreman_runtime::background::{self, Round, Rounds};
+use foreman_store::{PartitionUpkeep, StoreError};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::worker::Worker;
+
+/// Days are made a fortnight ahead, so that an hour more or less is nothing.
+const EVERY: Duration = Duration::from_secs(3_600);
+
+/// While somebody else locks the tables, a backup say.
+const BUSY: Duration = Duration::from_secs(60);
+
+pub(super) async fn make(worker: Arc<Worker>) {
+    let making = Making { worker: Arc::clone(&worker), due: Instant::now() };
+    background::repeat(making, worker.shutdown.soft(), &Notify::new(), BUSY).await;
+}
+
+pub(super) async fn drop_old(worker: Arc<Worker>) {
+    let dropping = Dropping { worker: Arc::clone(&worker), due: Instant::now() };
+    background::repeat(dropping, worker.shutdown.soft(), &Notify::new(), BUSY).await;
+}
+
+struct Making {
+    worker: Arc<Worker>,
+    due: Instant,
+}
+
+impl Rounds for Making {
+    const TASK: &'static str = "make-partitions";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        if Instant::now() >= self.due
+            && let PartitionUpkeep::Done(days) = self.worker.store.make_partitions().await?
+        {
+            self.due = Instant::now() + EVERY;
+            if days > 0 {
+                tracing::info!(days, "made partitions");
+            }
+        }
+        Ok(Round::Idle)
+    }
+}
+
+struct Dropping {
+    worker: Arc<Worker>,
+    due: Instant,
+}
+
+impl Rounds for Dropping {
+    const TASK: &'static str = "drop-partitions";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        let ttl = TimeDelta::from_std(self.worker.config.job_ttl).unwrap_or(TimeDelta::MAX);
+        if Instant::now() >= self.due
+            && let PartitionUpkeep::Done(days) = self.worker.store.drop_partitions(ttl).await?
+        {
+            self.due = Instant::now() + EVERY;
+            if days > 0 {
+                tracing::info!(days, "dropped partitions");
+            }
+        }
+        Ok(Round::Idle)
+    }
+}

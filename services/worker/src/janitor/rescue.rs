@@ -1,0 +1,57 @@
+//! Takes from dead workers what they held, and from nobody what he still holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreman_runtime::background::{self, Round, Rounds};
+use foreman_runtime::metrics::Metric;
+use foreman_store::{StoreError, wake::Topic};
+use metrics::counter;
+use tokio::sync::Notify;
+
+use crate::worker::Worker;
+
+pub(super) const RESCUES: Metric =
+    Metric::counter("foreman_lease_rescues_total", "Jobs taken back from workers that had died or hung.");
+
+/// A quarter of the shortest TTL: the dead are found well within half of theirs.
+const POLL: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(worker: Arc<Worker>) {
+    let rescue = Rescue { worker: Arc::clone(&worker) };
+    background::repeat(rescue, worker.shutdown.soft(), &Notify::new(), POLL).await;
+}
+
+struct Rescue {
+    worker: Arc<Worker>,
+}
+
+impl Rounds for Rescue {
+    const TASK: &'static str = "rescue";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        if !may_judge(&self.worker) {
+            return Ok(Round::Idle);
+        }
+        let rescued = self.worker.store.rescue(self.worker.liveness.unbroken_for()).await?;
+        if rescued.workers > 0 || rescued.leases > 0 {
+            counter!(RESCUES.name).increment(rescued.leases as u64);
+            tracing::warn!(
+                workers = rescued.workers,
+                leases = rescued.leases,
+                "took back what dead workers held"
+            );
+            for topic in [Topic::Ready, Topic::Outbox, Topic::Job] {
+                self.worker.wakeups.tell(topic);
+            }
+        }
+        Ok(Round::Idle)
+    }
+}
+
+/// After an outage of Postgres everybody looks dead who has not renewed since. Whoever has renewed for a full TTL
+/// himself, up to now, knows that the others could have.
+fn may_judge(worker: &Worker) -> bool {
+    worker.liveness.id().is_some() && worker.liveness.unbroken_for() >= worker.config.lease_ttl
+}

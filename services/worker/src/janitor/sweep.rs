@@ -1,0 +1,89 @@
+//! Chores that go over what is due or old, a batch at a time, until nothing is left for now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreman_runtime::background::{self, Round, Rounds};
+use foreman_store::{StoreError, wake::Topic};
+use foreman_webhook::schedule::TOO_OLD;
+use metrics::counter;
+use tokio::sync::Notify;
+
+use crate::dispatch::DELIVERIES;
+use crate::worker::Worker;
+
+/// Rows a batch: some ten milliseconds.
+const BATCH: u32 = 1_000;
+
+/// For what somebody waits for.
+pub(super) const SOON: Duration = Duration::from_secs(1);
+/// For what only takes room.
+pub(super) const SOMETIMES: Duration = Duration::from_secs(60);
+
+/// Sweeps until the process stops.
+pub(super) async fn run(worker: &Worker, chore: impl Rounds, every: Duration) {
+    background::repeat(chore, worker.shutdown.soft(), &Notify::new(), every).await;
+}
+
+/// A full batch may not have been all.
+fn after(found: u64) -> Round {
+    if found >= BATCH.into() { Round::More } else { Round::Idle }
+}
+
+/// Ends waiting jobs whose `expires_at` has passed.
+pub(super) struct Expiry(pub(super) Arc<Worker>);
+
+impl Rounds for Expiry {
+    const TASK: &'static str = "expire";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        let expired = self.0.store.expire(BATCH.into()).await?;
+        if expired > 0 {
+            self.0.wakeups.tell(Topic::Outbox);
+            self.0.wakeups.tell(Topic::Job);
+        }
+        Ok(after(expired))
+    }
+}
+
+/// Ends webhooks that nobody took for six days, so that no receiver can keep a day's jobs from being dropped.
+pub(super) struct OldDeliveries(pub(super) Arc<Worker>);
+
+impl Rounds for OldDeliveries {
+    const TASK: &'static str = "end-old-deliveries";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        let ended = self.0.store.end_old_deliveries(BATCH.into()).await?;
+        for (job, seq) in &ended {
+            counter!(DELIVERIES.name, "outcome" => "failed", "code" => TOO_OLD).increment(1);
+            tracing::warn!(job.id = %job, seq, code = TOO_OLD, "a webhook is given up");
+        }
+        Ok(after(ended.len() as u64))
+    }
+}
+
+/// Forgets keys whose day is over.
+pub(super) struct IdempotencyKeys(pub(super) Arc<Worker>);
+
+impl Rounds for IdempotencyKeys {
+    const TASK: &'static str = "prune-idempotency-keys";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        Ok(after(self.0.store.prune_idempotency_keys(BATCH.into()).await?))
+    }
+}
+
+/// Forgets receivers that have long had nothing to receive.
+pub(super) struct Lanes(pub(super) Arc<Worker>);
+
+impl Rounds for Lanes {
+    const TASK: &'static str = "prune-lanes";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        Ok(after(self.0.store.prune_lanes(BATCH.into()).await?))
+    }
+}

@@ -1,0 +1,52 @@
+//! Moves transitions on: from the outbox to the history, and to the deliveries that follow from them. It must never
+//! look at a receiver: what is slow or dead out there cannot hold up the history.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreman_runtime::background::{self, Round, Rounds};
+use foreman_store::{Relayed, StoreError, wake::Topic};
+
+use crate::alarm::Alarm;
+use crate::worker::Worker;
+
+/// Rows a turn: enough to catch up with a burst, and over in some 20 ms.
+const BATCH: u32 = 1_000;
+
+/// Between two looks when nobody wakes us. It guarantees what the wake-ups only hasten.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Takes turns with the relays of the other workers until the process stops.
+pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
+    let alarm = Alarm::new();
+    let outbox = worker.wakeups.subscribe(Topic::Outbox);
+    let relay = Relay { worker: Arc::clone(&worker) };
+    tokio::select! {
+        () = background::repeat(relay, worker.shutdown.soft(), &alarm.wake, POLL) => Ok(()),
+        never = alarm.ring_for(outbox) => match never {},
+    }
+}
+
+struct Relay {
+    worker: Arc<Worker>,
+}
+
+impl Rounds for Relay {
+    const TASK: &'static str = "relay";
+    type Error = StoreError;
+
+    /// One turn. What gathers while it runs goes with the next one: the busier it is, the larger the batches.
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        match self.worker.store.relay(BATCH.into()).await? {
+            // Whoever is at work was woken by the same news, and looks again when its turn is over.
+            Relayed::Busy | Relayed::Moved { events: 0, .. } => Ok(Round::Idle),
+            Relayed::Moved { events, deliveries } => {
+                self.worker.wakeups.tell(Topic::Job);
+                if deliveries > 0 {
+                    self.worker.wakeups.tell(Topic::Delivery);
+                }
+                Ok(if events < BATCH.into() { Round::Idle } else { Round::More })
+            }
+        }
+    }
+}
