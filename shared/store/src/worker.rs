@@ -18,6 +18,8 @@ pub struct Renewal {
 pub struct OwnLease {
     pub lease: Lease,
     pub phase: Phase,
+    /// The model as `/api/tags` names it.
+    pub model_label: String,
 }
 
 /// A place where jobs are ready: one client's of one load key and priority.
@@ -98,8 +100,10 @@ impl Store {
         let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- own_leases
-            SELECT job_id AS "job_id: JobId", lease_no AS "lease_no: LeaseNo", phase AS "phase: Phase"
-            FROM job_lease WHERE worker_id = $1 ORDER BY lease_no"#,
+            SELECT l.job_id AS "job_id: JobId", l.lease_no AS "lease_no: LeaseNo", l.phase AS "phase: Phase",
+                   j.model_label
+            FROM job_lease l JOIN job j ON j.id = l.job_id
+            WHERE l.worker_id = $1 ORDER BY l.lease_no"#,
             worker.uuid(),
         )
         .fetch_all(&mut conn)
@@ -107,7 +111,11 @@ impl Store {
         conn.done().await?;
         Ok(rows
             .into_iter()
-            .map(|row| OwnLease { lease: Lease { job_id: row.job_id, no: row.lease_no }, phase: row.phase })
+            .map(|row| OwnLease {
+                lease: Lease { job_id: row.job_id, no: row.lease_no },
+                phase: row.phase,
+                model_label: row.model_label,
+            })
             .collect())
     }
 
