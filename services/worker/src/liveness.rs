@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use foreman_runtime::background_error;
-use foreman_store::{Holder, Store, StoreError, WorkerId};
+use foreman_store::{Holder, Store, WorkerId};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Role};
+use crate::patience::within;
 use crate::worker::Worker;
 
 /// The process' standing as others see it. Cheap to clone.
@@ -174,10 +175,11 @@ impl Identity<'_> {
     async fn register(&self, id: WorkerId) -> Instant {
         let roles: &BTreeSet<Role> = &self.config.roles;
         let roles: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
+        let ttl = self.liveness.0.ttl;
         loop {
             let sent = Instant::now();
             let host = self.config.host.id.as_str();
-            match self.within(self.store.register_worker(id, host, &roles, self.liveness.0.ttl)).await {
+            match within(ttl / 8, self.store.register_worker(id, host, &roles, ttl)).await {
                 Ok(()) => {
                     self.liveness.acknowledged();
                     tracing::info!(worker.id = %id, host, "registered");
@@ -185,23 +187,23 @@ impl Identity<'_> {
                 }
                 Err(error) => {
                     background_error!("liveness", error, "the worker could not be registered");
-                    sleep(self.liveness.0.ttl / 8).await;
+                    sleep(ttl / 8).await;
                 }
             }
         }
     }
 
     /// Renews until the row is gone.
-    async fn renew(&self, id: WorkerId, mut sent: Instant) {
+    async fn renew(&self, id: WorkerId, registered: Instant) {
         let ttl = self.liveness.0.ttl;
-        let (mut spell, mut extend) = Spell::begin(id, sent + ttl / 2);
+        let (mut spell, mut extend) = Spell::begin(id, registered + ttl / 2);
         self.liveness.0.spell.send_replace(Some(spell.clone()));
-        let mut wait = ttl / 4;
+        let mut next = registered + ttl / 4;
         loop {
-            sleep_until(sent + wait).await;
-            sent = Instant::now();
+            sleep_until(next).await;
+            let sent = Instant::now();
             let holder = self.liveness.0.holder.borrow().clone();
-            match self.within(self.store.renew_worker(id, holder.as_ref())).await {
+            match within(ttl / 8, self.store.renew_worker(id, holder.as_ref())).await {
                 Ok(renewal) if !renewal.lives => {
                     spell.ended.cancel();
                     return;
@@ -222,23 +224,15 @@ impl Identity<'_> {
                         });
                     }
                     self.liveness.acknowledged();
-                    wait = ttl / 4;
+                    next = sent + ttl / 4;
                 }
                 Err(error) => {
                     self.liveness.missed();
                     background_error!("liveness", error, worker.id = %id, "a renewal was not acknowledged");
-                    wait = ttl / 16;
+                    next = Instant::now() + ttl / 16;
                 }
             }
         }
-    }
-
-    /// With a limit, or one lost answer would use up the time of all the renewals after it.
-    async fn within<T>(&self, statement: impl Future<Output = Result<T, StoreError>>) -> anyhow::Result<T> {
-        let limit = self.liveness.0.ttl / 8;
-        Ok(timeout(limit, statement)
-            .await
-            .map_err(|_| anyhow::anyhow!("Postgres did not answer within {limit:?}"))??)
     }
 }
 

@@ -8,6 +8,7 @@ mod alarm;
 mod host_id;
 mod host_lease;
 mod liveness;
+mod patience;
 mod readiness;
 mod stale;
 mod wakeups;

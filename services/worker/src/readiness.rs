@@ -8,6 +8,7 @@ use foreman_ollama::Client;
 use foreman_runtime::ops::Check;
 use foreman_store::{Store, days_ahead_needed, schema_version_needed};
 
+use crate::config::Role;
 use crate::worker::Worker;
 
 /// With more the ids and times of two machines are out of order.
@@ -21,14 +22,17 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn checks(worker: Arc<Worker>, ollama: Client) -> Vec<Check> {
     let store = &worker.store;
-    let (database, partitions, clock, ollama) =
-        tokio::join!(schema(store), partitions(store), clock(store), reachable(&ollama));
-    vec![
+    let (database, partitions, clock) = tokio::join!(schema(store), partitions(store), clock(store));
+    let mut checks = vec![
         Check::new("database", database),
         Check::new("partitions", partitions),
         Check::new("clock", clock),
-        Check::new("ollama", ollama),
-    ]
+    ];
+    // A worker that only relays or sends needs none.
+    if worker.config.roles.contains(&Role::Run) {
+        checks.push(Check::new("ollama", reachable(&ollama).await));
+    }
+    checks
 }
 
 /// Waits until Postgres answers and its schema is new enough, and says what it waits for.

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::signal::Signal;
+use crate::patience::ask;
 use crate::worker::Worker;
 
 /// Between two looks for an Ollama that is away; somewhat less at random, so that workers do not look in step.
@@ -37,20 +38,25 @@ pub(crate) struct HostWatch {
 impl HostWatch {
     pub(crate) async fn run(mut self) {
         let mut asked = self.worker.wakeups.subscribe(Topic::Inventory);
+        let mut said = "";
         loop {
-            let models = self.come_up().await;
+            let models = self.come_up(said).await;
             tracing::info!(ollama = %self.ollama.host(), models = models.len(), "Ollama answers");
             let failure = self.stay(models, &mut asked).await;
             // The floor is gone only at the very end.
             _ = self.signals.send(Signal::HostAway);
-            tracing::warn!(ollama = %self.ollama.host(), error = one_line(failure), "Ollama went away");
+            said = failure.code();
+            tracing::warn!(
+                error = one_line(failure),
+                "Ollama went away; nothing is claimed until it answers"
+            );
             self.note_unreachable().await;
         }
     }
 
-    /// Looks again and again until Ollama answers, and returns what it has. Says once what it waits for.
-    async fn come_up(&self) -> Vec<InstalledModel> {
-        let mut said = "";
+    /// Looks again and again until Ollama answers, and returns what it has. Says what it waits for, where that has
+    /// not been `said` already.
+    async fn come_up(&self, mut said: &'static str) -> Vec<InstalledModel> {
         loop {
             let failure = match self.look().await {
                 Ok(models) => return models,
@@ -58,7 +64,10 @@ impl HostWatch {
             };
             if said != failure.code() {
                 said = failure.code();
-                tracing::warn!(error = one_line(failure), "waiting for Ollama; nothing is claimed until it answers");
+                tracing::warn!(
+                    error = one_line(failure),
+                    "waiting for Ollama; nothing is claimed until it answers"
+                );
             }
             sleep(PROBE.mul_f64(rand::random_range(0.75..=1.0))).await;
         }
@@ -107,7 +116,7 @@ impl HostWatch {
             return Instant::now() + INVENTORY;
         };
         let models: Vec<_> = published.into_values().collect();
-        match self.worker.store.publish_models(&holder, &models).await {
+        match ask(self.worker.store.publish_models(&holder, &models)).await {
             Ok(_held) => {
                 self.worker.wakeups.tell(Topic::Published);
                 Instant::now() + INVENTORY
@@ -138,7 +147,7 @@ impl HostWatch {
     async fn note_unreachable(&self) {
         let holder = self.command.borrow().clone();
         if let Some(holder) = holder
-            && let Err(error) = self.worker.store.note_unreachable(&holder).await
+            && let Err(error) = ask(self.worker.store.note_unreachable(&holder)).await
         {
             background_error!("inventory", error);
         }

@@ -17,6 +17,7 @@ use super::metrics::{JOBS_FINISHED, TOKENS};
 use super::outcome::reason;
 use super::signal::Signal;
 use crate::liveness::Spell;
+use crate::patience::{NoAnswer, ask};
 use crate::stale::STALE_WRITES;
 
 /// More than the slots of any host, and few enough for one statement.
@@ -115,7 +116,7 @@ impl Scribe {
                 if asked.is_empty() {
                     break;
                 }
-                match self.store.begin(&asked).await {
+                match ask(self.store.begin(&asked)).await {
                     Ok(answers) => {
                         self.tell_of_transitions();
                         for (beginning, answer) in batch.drain(..).zip(answers) {
@@ -184,8 +185,8 @@ impl Scribe {
     async fn write(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
         let mut delay = FIRST_DELAY;
         loop {
-            match self.store.settle(exits).await {
-                Err(error @ StoreError::BadData(_)) => return Err(error),
+            match ask(self.store.settle(exits)).await {
+                Err(NoAnswer::Store(refused @ StoreError::BadData(_))) => return Err(refused),
                 Err(error) => wait_after("settle", error, &mut delay).await,
                 Ok(settled) => return Ok(settled),
             }
@@ -219,7 +220,7 @@ impl Scribe {
     }
 }
 
-async fn wait_after(task: &'static str, error: StoreError, delay: &mut Duration) {
+async fn wait_after(task: &'static str, error: NoAnswer, delay: &mut Duration) {
     background_error!(task, error);
     sleep(*delay).await;
     *delay = (*delay * 2).min(LONGEST_DELAY);

@@ -57,7 +57,9 @@ impl Trouble {
                     Verdict::Retry if is_away(ollama).await => Outcome::HostAway { reason, under_it: sent },
                     Verdict::Retry => Outcome::Again(reason),
                     Verdict::Fail => match *failure {
-                        Failure::ModelMissing { .. } if is_gone(ollama, model).await => Outcome::ModelGone(reason),
+                        Failure::ModelMissing { .. } if is_gone(ollama, model).await => {
+                            Outcome::ModelGone(reason)
+                        }
                         _ => Outcome::Failed(reason),
                     },
                 };

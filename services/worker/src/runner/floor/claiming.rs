@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use foreman_runtime::background_error;
-use foreman_store::{Claimed, Exit, Holder, LeaseNo, Offer, OwnLease, StoreError, ulid_floor};
+use foreman_store::{Claimed, Exit, Holder, LeaseNo, Offer, OwnLease, ulid_floor};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::Floor;
 use crate::liveness::Spell;
+use crate::patience::{NoAnswer, within};
 use crate::runner::drain::Next;
 use crate::runner::job::{Job, Lane};
 use crate::runner::load::Key;
@@ -47,12 +48,12 @@ pub(crate) struct Waiting {
 pub(crate) enum Answer {
     Claimed {
         order: Order,
-        result: Result<Vec<Claimed>, Trouble>,
+        result: Result<Vec<Claimed>, NoAnswer>,
     },
     /// What we hold by Postgres' account, and what we knew of when it was asked.
     Own {
         known: HashSet<LeaseNo>,
-        result: Result<Vec<OwnLease>, Trouble>,
+        result: Result<Vec<OwnLease>, NoAnswer>,
     },
 }
 
@@ -64,23 +65,6 @@ pub(crate) struct Order {
     offers: Vec<Offer>,
     limit: usize,
     spell: Spell,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("Postgres did not answer within {0:?}")]
-    Silent(Duration),
-}
-
-impl Trouble {
-    fn outcome_is_unknown(&self) -> bool {
-        match self {
-            Self::Store(error) => error.outcome_is_unknown(),
-            Self::Silent(_) => true,
-        }
-    }
 }
 
 impl Floor {
@@ -189,27 +173,27 @@ impl Floor {
     }
 
     pub(super) fn answered(&mut self, answer: Answer, now: Instant) {
-        let trouble = match answer {
+        let no_answer = match answer {
             Answer::Claimed { order, result: Ok(claimed) } => {
                 self.claimed(&order, claimed, now);
                 None
             }
-            Answer::Claimed { result: Err(trouble), .. } => {
+            Answer::Claimed { result: Err(no_answer), .. } => {
                 // What may have been claimed without our knowing stands among our own leases.
-                self.look_at_own |= trouble.outcome_is_unknown();
-                Some(trouble)
+                self.look_at_own |= no_answer.outcome_is_unknown();
+                Some(no_answer)
             }
             Answer::Own { known, result: Ok(own) } => {
                 self.look_at_own = false;
                 self.hand_back_unknown(&known, own);
                 None
             }
-            Answer::Own { result: Err(trouble), .. } => Some(trouble),
+            Answer::Own { result: Err(no_answer), .. } => Some(no_answer),
         };
-        match trouble {
+        match no_answer {
             None => self.ask_delay = FIRST_DELAY,
-            Some(trouble) => {
-                background_error!("claim", trouble);
+            Some(no_answer) => {
+                background_error!("claim", no_answer);
                 self.ask_again_at = now + self.ask_delay;
                 self.ask_delay = (self.ask_delay * 2).min(LONGEST_DELAY);
             }
@@ -246,22 +230,14 @@ impl Floor {
 
     /// Jobs that a claim brought whose answer was lost. Nothing was claimed between question and answer.
     fn hand_back_unknown(&mut self, known: &HashSet<LeaseNo>, own: Vec<OwnLease>) {
-        for OwnLease { lease, phase } in own {
+        for OwnLease { lease, phase, model_label } in own {
             if !known.contains(&lease.no) {
                 tracing::warn!(job.id = %lease.job_id, phase = phase.as_str(), "a lease that nobody here knows of is handed back");
                 let exit = Exit::HandBack {
                     reason: reason("claim_lost", "the worker did not hear of its own claim"),
                 };
-                // Handed back, it ends in no state that a label would be counted with.
-                self.settle(Leaving { lease, exit, model_label: String::new() });
+                self.settle(Leaving { lease, exit, model_label });
             }
         }
     }
-}
-
-async fn within<T>(
-    patience: Duration,
-    statement: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, Trouble> {
-    Ok(timeout(patience, statement).await.map_err(|_elapsed| Trouble::Silent(patience))??)
 }
