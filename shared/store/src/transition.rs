@@ -317,7 +317,7 @@ impl Store {
     /// cannot see the room that the job is moving to.
     pub async fn cancel(&self, client: ClientId, job: JobId) -> Result<Cancelling, StoreError> {
         for _ in 0..CANCEL_ROUNDS {
-            if self.cancel_ready(client, job).await? || self.cancel_scheduled(client, job).await? {
+            if self.cancel_waiting(client, job).await? {
                 return Ok(Cancelling::Cancelled);
             }
             if self.cancel_leased(client, job).await? {
@@ -332,37 +332,18 @@ impl Store {
         Err(StoreError::Contended(sqlx::Error::RowNotFound))
     }
 
-    async fn cancel_ready(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
+    async fn cancel_waiting(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
         let mut conn = self.open().await?;
         let hit = sqlx::query!(
-            r#"-- cancel_ready
-            WITH gone AS (
+            r#"-- cancel_waiting
+            WITH ready AS (
                 DELETE FROM job_ready WHERE client_id = $1 AND job_id = $2
-                RETURNING job_id, client_id, seq + 1 AS seq, attempt, failures, rescues, eligible_at,
-                          clock_timestamp() AS at
-            ), ended AS (
-                INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
-                SELECT job_id, client_id, 'cancelled', seq, attempt, failures, rescues, eligible_at, at FROM gone
-            )
-            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
-            SELECT job_id, seq, attempt, 'cancelled', 'queued', at FROM gone"#,
-            client.uuid(),
-            job.uuid(),
-        )
-        .execute(&mut conn)
-        .await?;
-        conn.done().await?;
-        Ok(hit.rows_affected() > 0)
-    }
-
-    async fn cancel_scheduled(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
-        let mut conn = self.open().await?;
-        let hit = sqlx::query!(
-            r#"-- cancel_scheduled
-            WITH gone AS (
+                RETURNING job_id, client_id, seq + 1 AS seq, attempt, failures, rescues, eligible_at
+            ), scheduled AS (
                 DELETE FROM job_scheduled WHERE client_id = $1 AND job_id = $2
-                RETURNING job_id, client_id, seq + 1 AS seq, attempt, failures, rescues, eligible_at,
-                          clock_timestamp() AS at
+                RETURNING job_id, client_id, seq + 1 AS seq, attempt, failures, rescues, eligible_at
+            ), gone AS MATERIALIZED (
+                SELECT *, clock_timestamp() AS at FROM (TABLE ready UNION ALL TABLE scheduled) AS waiting
             ), ended AS (
                 INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
                 SELECT job_id, client_id, 'cancelled', seq, attempt, failures, rescues, eligible_at, at FROM gone
@@ -410,45 +391,24 @@ impl Store {
 
     /// Ends waiting jobs whose time has passed, at most `limit` of each room. Returns how many.
     pub async fn expire(&self, limit: i64) -> Result<u64, StoreError> {
-        Ok(self.expire_ready(limit).await? + self.expire_scheduled(limit).await?)
-    }
-
-    async fn expire_ready(&self, limit: i64) -> Result<u64, StoreError> {
         let mut conn = self.open().await?;
         let hit = sqlx::query!(
-            r#"-- expire_ready
-            WITH late AS MATERIALIZED (
+            r#"-- expire_jobs
+            WITH late_ready AS MATERIALIZED (
                 SELECT client_id, job_id FROM job_ready WHERE expires_at <= now()
                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
-            ), gone AS (
-                DELETE FROM job_ready r USING late WHERE r.client_id = late.client_id AND r.job_id = late.job_id
-                RETURNING r.job_id, r.client_id, r.seq + 1 AS seq, r.attempt, r.failures, r.rescues, r.eligible_at,
-                          clock_timestamp() AS at
-            ), ended AS (
-                INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
-                SELECT job_id, client_id, 'expired', seq, attempt, failures, rescues, eligible_at, at FROM gone
-            )
-            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
-            SELECT job_id, seq, attempt, 'expired', 'queued', at FROM gone"#,
-            limit,
-        )
-        .execute(&mut conn)
-        .await?;
-        conn.done().await?;
-        Ok(hit.rows_affected())
-    }
-
-    async fn expire_scheduled(&self, limit: i64) -> Result<u64, StoreError> {
-        let mut conn = self.open().await?;
-        let hit = sqlx::query!(
-            r#"-- expire_scheduled
-            WITH late AS MATERIALIZED (
+            ), late_scheduled AS MATERIALIZED (
                 SELECT client_id, job_id FROM job_scheduled WHERE expires_at <= now()
                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
-            ), gone AS (
-                DELETE FROM job_scheduled s USING late WHERE s.client_id = late.client_id AND s.job_id = late.job_id
-                RETURNING s.job_id, s.client_id, s.seq + 1 AS seq, s.attempt, s.failures, s.rescues, s.eligible_at,
-                          clock_timestamp() AS at
+            ), ready AS (
+                DELETE FROM job_ready r USING late_ready l WHERE r.client_id = l.client_id AND r.job_id = l.job_id
+                RETURNING r.job_id, r.client_id, r.seq + 1 AS seq, r.attempt, r.failures, r.rescues, r.eligible_at
+            ), scheduled AS (
+                DELETE FROM job_scheduled s USING late_scheduled l
+                WHERE s.client_id = l.client_id AND s.job_id = l.job_id
+                RETURNING s.job_id, s.client_id, s.seq + 1 AS seq, s.attempt, s.failures, s.rescues, s.eligible_at
+            ), gone AS MATERIALIZED (
+                SELECT *, clock_timestamp() AS at FROM (TABLE ready UNION ALL TABLE scheduled) AS waiting
             ), ended AS (
                 INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
                 SELECT job_id, client_id, 'expired', seq, attempt, failures, rescues, eligible_at, at FROM gone
