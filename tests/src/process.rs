@@ -77,10 +77,11 @@ impl Process {
         self.ended().await;
     }
 
-    /// Asks it to stop with SIGTERM and returns when it has.
-    pub async fn terminate(&mut self) -> ExitStatus {
+    /// Asks it to stop with SIGTERM and returns when it has, which must be with success.
+    pub async fn terminate(&mut self) {
         self.signal(Signal::SIGTERM);
-        self.ended().await
+        let status = self.ended().await;
+        assert!(status.success(), "{} was told to stop and ended with {status}", self.binary);
     }
 
     /// Waits for its end.

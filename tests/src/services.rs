@@ -41,8 +41,13 @@ impl Api {
         ];
         let process = Process::start("foreman-api", &[], &[&ours[..], settings].concat());
         let api = Self { process, url: format!("http://{address}"), ops_url: format!("http://{ops}") };
-        ready(&api.ops_url).await;
+        api.ready().await;
         api
+    }
+
+    /// Returns once it is ready.
+    pub async fn ready(&self) {
+        ready(&self.ops_url).await;
     }
 
     /// Submits a job, which must be accepted, and returns its id.
@@ -84,13 +89,18 @@ impl Worker {
         ];
         let process = Process::start("foreman-worker", &[], &[&ours[..], settings].concat());
         let worker = Self { process, ops_url: format!("http://{ops}") };
-        ready(&worker.ops_url).await;
+        worker.ready().await;
         eventually("published models", async || {
             let published = "SELECT count(*) FROM host WHERE published_at IS NOT NULL";
             if db.value::<i64>(published).await > 0 { Ok(()) } else { Err("no host has any") }
         })
         .await;
         worker
+    }
+
+    /// Returns once it is ready.
+    pub async fn ready(&self) {
+        ready(&self.ops_url).await;
     }
 
     /// The value of a counter or gauge without labels, 0 before it exists.

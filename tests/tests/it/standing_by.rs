@@ -71,7 +71,7 @@ async fn a_standby_takes_over_at_once_when_the_holder_is_told_to_stop() {
     submit(&apis, 60, "sim:tokens=10 sim:token-delay=20ms").await;
     sim.until(|log| log.completed >= 5).await;
     let told_at = db.now().await;
-    assert!(holder.process.terminate().await.success());
+    holder.process.terminate().await;
     let taken_at = holder_since(&db, "1").await;
     // A quarter of the TTL is far less than the lease would have lasted by itself.
     assert!(taken_at - told_at < TimeDelta::seconds(5), "taken over after {}", taken_at - told_at);
