@@ -61,6 +61,15 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "no_such_delivery", error)
     }
 
+    /// A defect of ours, never what a client sent.
+    pub(crate) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Foreman failed at this request; its log says why",
+        )
+    }
+
     pub(crate) fn retry_after(self, wait: Duration) -> Self {
         self.with(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
     }
@@ -84,16 +93,6 @@ impl From<StoreError> for Problem {
                 Self::internal()
             }
         }
-    }
-}
-
-impl Problem {
-    pub(crate) fn internal() -> Self {
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "Foreman failed at this request; its log says why",
-        )
     }
 }
 

@@ -4,58 +4,24 @@
 //! 18,500 accepts a second instead of 5,200. A lingering timer or a second writer made it slower. An accepted job is
 //! never taken back because its client went away, and nobody is told "accepted" before the commit.
 
-use std::time::Duration;
-
 use foreman_runtime::metrics::Metric;
-use foreman_runtime::{Shutdown, background_error};
-use foreman_store::{
-    Acceptance, ClientId, IdempotencyKey, JobId, NewJob, Receiver, Store, StoreError, wake::Topic,
-    wake::Wakeups,
-};
-use metrics::counter;
+use foreman_store::{JobId, NewJob};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
-use crate::jitter::jittered;
 use crate::limits::Admission;
 use crate::memory::Held;
+
+mod writer;
+
+pub(crate) use writer::Writer;
 
 pub(crate) const SUBMITTED: Metric =
     Metric::labelled_counter("foreman_jobs_submitted_total", "Jobs accepted into the queue, by model.");
 
-/// One flush is at most so many jobs and so many bytes of bodies; a larger body goes alone.
-const MAX_JOBS: usize = 500;
-const MAX_BYTES: usize = 8 << 20;
-
-/// How often a flush that lost a conflict is tried again, and after what wait.
-const CONFLICTS: usize = 5;
-const CONFLICT_DELAY: Duration = Duration::from_millis(20);
-
-/// A flush that takes longer has lost its answer.
-const FLUSH_WITHIN: Duration = Duration::from_secs(15);
-
-/// How long we ask which jobs of a flush without an answer were accepted.
-const LOOK_UP_FOR: Duration = Duration::from_secs(5);
-const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
-
 /// A job that has passed every check, on its way to the queue.
 pub(crate) struct Submission {
-    pub(crate) client: ClientId,
-    pub(crate) model: String,
-    pub(crate) model_label: String,
-    pub(crate) load_key: String,
-    pub(crate) path: String,
-    pub(crate) body: String,
-    pub(crate) priority: i16,
-    pub(crate) max_attempts: Option<i16>,
-    pub(crate) metadata: Option<String>,
-    pub(crate) receiver: Option<Receiver>,
-    pub(crate) run_at: Option<chrono::DateTime<chrono::Utc>>,
-    pub(crate) expires_at: chrono::DateTime<chrono::Utc>,
-    pub(crate) retry_of: Option<JobId>,
-    pub(crate) traceparent: Option<String>,
-    pub(crate) idempotency: Option<IdempotencyKey>,
+    /// Its id is given anew when it is written.
+    pub(crate) job: NewJob,
     pub(crate) admission: Admission,
     pub(crate) held: Held,
 }
@@ -81,15 +47,6 @@ pub(crate) enum NotAccepted {
     Unknown,
 }
 
-/// Why a flush brought no answers.
-#[derive(Debug, thiserror::Error)]
-enum FlushError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("Postgres gave no answer within {} s", FLUSH_WITHIN.as_secs())]
-    TimedOut,
-}
-
 type Answer = Result<Accepted, NotAccepted>;
 
 /// Hands jobs to the submitter.
@@ -101,14 +58,6 @@ pub(crate) struct Queue(mpsc::UnboundedReceiver<Queued>);
 
 struct Queued {
     submission: Submission,
-    answer: oneshot::Sender<Answer>,
-}
-
-/// What is kept of a submission while its job is being written.
-struct Ticket {
-    model_label: String,
-    admission: Admission,
-    _held: Held,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -125,198 +74,4 @@ impl Submitter {
         // The task drops a submission unanswered only where it ends in the middle of it.
         answered.await.unwrap_or(Err(NotAccepted::Unknown))
     }
-}
-
-/// Writes what the submitter is handed.
-pub(crate) struct Writer {
-    pub(crate) store: Store,
-    pub(crate) wakeups: Wakeups,
-    pub(crate) shutdown: Shutdown,
-}
-
-impl Writer {
-    /// Flushes until nobody submits any more, which `last_request` says, and then what is left.
-    pub(crate) async fn run(self, mut queue: Queue, last_request: CancellationToken) {
-        let mut carried = None;
-        loop {
-            let first = match carried.take() {
-                Some(queued) => queued,
-                None => tokio::select! {
-                    Some(queued) = queue.0.recv() => queued,
-                    () = last_request.cancelled(), if !queue.0.is_closed() => {
-                        queue.0.close();
-                        continue;
-                    }
-                    else => return,
-                },
-            };
-            let mut batch = vec![first];
-            let mut bytes = size(&batch[0]);
-            while batch.len() < MAX_JOBS
-                && let Ok(next) = queue.0.try_recv()
-            {
-                bytes += size(&next);
-                if bytes > MAX_BYTES {
-                    carried = Some(next);
-                    break;
-                }
-                batch.push(next);
-            }
-            self.flush(batch).await;
-        }
-    }
-
-    async fn flush(&self, batch: Vec<Queued>) {
-        // Numbered here, one after the other, so that ids rise in the order of the queue.
-        let (jobs, tickets): (Vec<NewJob>, Vec<Ticket>) =
-            batch.into_iter().map(|queued| queued.stamp(self.store.clock().next_job_id())).unzip();
-        match self.accept(&jobs).await {
-            Ok(acceptances) => self.answer(acceptances, tickets),
-            Err(FlushError::Store(StoreError::BadData(error))) if jobs.len() > 1 => {
-                tracing::debug!(%error, "a flush holds a job that cannot be stored; each goes by itself");
-                for (job, ticket) in jobs.into_iter().zip(tickets) {
-                    match self.accept(std::slice::from_ref(&job)).await {
-                        Ok(acceptances) => self.answer(acceptances, vec![ticket]),
-                        Err(error) => self.give_up(error, vec![job.id], vec![ticket]),
-                    }
-                }
-            }
-            Err(error) => self.give_up(error, jobs.iter().map(|job| job.id).collect(), tickets),
-        }
-    }
-
-    /// Accepts all of them, whoever stands in the way.
-    async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>, FlushError> {
-        let mut conflicts = 0;
-        loop {
-            match timeout(FLUSH_WITHIN, self.store.accept(jobs)).await {
-                Ok(Err(StoreError::Contended(_))) if conflicts < CONFLICTS => {
-                    conflicts += 1;
-                    sleep(jittered(CONFLICT_DELAY)).await;
-                }
-                Ok(answer) => return Ok(answer?),
-                Err(_) => return Err(FlushError::TimedOut),
-            }
-        }
-    }
-
-    fn answer(&self, acceptances: Vec<Acceptance>, tickets: Vec<Ticket>) {
-        if acceptances.iter().any(|acceptance| matches!(acceptance, Acceptance::Accepted(_))) {
-            tell_the_workers(&self.wakeups);
-        }
-        for (acceptance, ticket) in acceptances.into_iter().zip(tickets) {
-            match acceptance {
-                Acceptance::Accepted(job) => ticket.accepted(job),
-                Acceptance::Replayed(job) => ticket.tell(Ok(Accepted::Replayed(job))),
-                Acceptance::KeyReused => ticket.tell(Err(NotAccepted::KeyReused)),
-                // Once in the life of a key, at its end: the client may offer the job again.
-                Acceptance::KeyFreed => ticket.tell(Err(NotAccepted::Unavailable)),
-            }
-        }
-    }
-
-    fn give_up(&self, error: FlushError, ids: Vec<JobId>, tickets: Vec<Ticket>) {
-        let answer = match error {
-            FlushError::Store(StoreError::BadData(error)) => {
-                tracing::warn!(%error, "the database refused a job");
-                NotAccepted::Refused
-            }
-            FlushError::Store(error) if !error.outcome_is_unknown() => {
-                background_error!("submit", error, jobs = ids.len(), "a flush failed");
-                NotAccepted::Unavailable
-            }
-            error => {
-                background_error!("submit", error, jobs = ids.len(), "a flush got no answer");
-                let (store, wakeups) = (self.store.clone(), self.wakeups.clone());
-                // Beside the loop: others need not wait for these.
-                self.shutdown.spawn_work("submit", look_up(store, wakeups, ids, tickets));
-                return;
-            }
-        };
-        tickets.into_iter().for_each(|ticket| ticket.tell(Err(answer)));
-    }
-}
-
-fn tell_the_workers(wakeups: &Wakeups) {
-    wakeups.tell(Topic::Ready);
-    wakeups.tell(Topic::Outbox);
-}
-
-/// Finds out which jobs of a flush without an answer were accepted.
-async fn look_up(store: Store, wakeups: Wakeups, ids: Vec<JobId>, tickets: Vec<Ticket>) {
-    let deadline = Instant::now() + LOOK_UP_FOR;
-    let found = loop {
-        match store.accepted(&ids).await {
-            Ok(found) => break Some(found),
-            Err(_) if Instant::now() < deadline => sleep(jittered(LOOK_UP_EVERY)).await,
-            Err(error) => {
-                background_error!(
-                    "submit",
-                    error,
-                    jobs = ids.len(),
-                    "nobody knows whether these jobs were accepted"
-                );
-                break None;
-            }
-        }
-    };
-    if found.as_ref().is_some_and(|found| !found.is_empty()) {
-        tell_the_workers(&wakeups);
-    }
-    for (id, ticket) in ids.into_iter().zip(tickets) {
-        match &found {
-            Some(found) if found.contains(&id) => ticket.accepted(id),
-            Some(_) => ticket.tell(Err(NotAccepted::Unavailable)),
-            None => ticket.tell(Err(NotAccepted::Unknown)),
-        }
-    }
-}
-
-impl Queued {
-    fn stamp(self, id: JobId) -> (NewJob, Ticket) {
-        let Self { submission, answer } = self;
-        let ticket = Ticket {
-            model_label: submission.model_label.clone(),
-            admission: submission.admission,
-            _held: submission.held,
-            answer,
-        };
-        let job = NewJob {
-            id,
-            client: submission.client,
-            model: submission.model,
-            model_label: submission.model_label,
-            load_key: submission.load_key,
-            path: submission.path,
-            body: submission.body,
-            priority: submission.priority,
-            max_attempts: submission.max_attempts,
-            metadata: submission.metadata,
-            receiver: submission.receiver,
-            run_at: submission.run_at,
-            expires_at: submission.expires_at,
-            retry_of: submission.retry_of,
-            traceparent: submission.traceparent,
-            idempotency: submission.idempotency,
-        };
-        (job, ticket)
-    }
-}
-
-impl Ticket {
-    fn accepted(self, job: JobId) {
-        counter!(SUBMITTED.name, "model" => self.model_label).increment(1);
-        self.admission.keep();
-        // A client that is gone finds its job by its key, or in the list.
-        let _ = self.answer.send(Ok(Accepted::New(job)));
-    }
-
-    fn tell(self, answer: Answer) {
-        // Whoever is gone needs no answer.
-        let _ = self.answer.send(answer);
-    }
-}
-
-fn size(queued: &Queued) -> usize {
-    queued.submission.body.len()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use foreman_store::{Cancelling, JobId, JobView, StoreError, wake::Topic};
+use foreman_store::{Cancelling, JobId, JobView, NewJob, StoreError, wake::Topic};
 use tokio::time::Instant;
 
 use super::jobs::{not_accepted, queued};
@@ -84,7 +84,8 @@ pub(super) async fn retry(
     let held = app.incoming.take(request.body.len())?;
     let admission = app.limits.admit(request.client, request.body.len()).await?;
     let times = Times::from_now(app.store.clock().now(), app.job_ttl);
-    let again = Submission {
+    let again = NewJob {
+        id: app.store.clock().next_job_id(),
         client: request.client,
         model: request.model,
         model_label: request.model_label,
@@ -100,10 +101,8 @@ pub(super) async fn retry(
         retry_of: Some(id),
         traceparent: traceparent(&headers),
         idempotency: None,
-        admission,
-        held,
     };
     let (Accepted::New(id) | Accepted::Replayed(id)) =
-        app.submitter.submit(again).await.map_err(not_accepted)?;
+        app.submitter.submit(Submission { job: again, admission, held }).await.map_err(not_accepted)?;
     Ok(queued(&app, id))
 }

@@ -87,7 +87,8 @@ async fn admit(
     }
     let model = app.inventory.find(job.body.load_key.model()).await?;
     let admission = app.limits.admit(caller.client, job.body.payload.len()).await?;
-    Ok(Submission {
+    let new = foreman_store::NewJob {
+        id: app.store.clock().next_job_id(),
         client: caller.client,
         model: job.body.model,
         model_label: model.label,
@@ -107,9 +108,8 @@ async fn admit(
         retry_of: None,
         traceparent: traceparent(headers),
         idempotency,
-        admission,
-        held,
-    })
+    };
+    Ok(Submission { job: new, admission, held })
 }
 
 /// A job that was accepted once under this key stays accepted, even where it would be refused now: the client's queue
