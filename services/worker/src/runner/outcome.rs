@@ -19,7 +19,7 @@ pub(crate) enum Outcome {
     Failed(Reason),
     /// Not the job's trouble: back to the queue, nothing counted.
     HandBack(Reason),
-    /// Ollama cannot be reached. `under_it` says that Ollama went away while the job's own request ran.
+    /// Ollama cannot be reached. `under_it` says that it went away while the job, or the load for it, ran.
     HostAway {
         reason: Reason,
         under_it: bool,

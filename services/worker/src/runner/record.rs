@@ -61,6 +61,15 @@ struct Beginning {
     answer: oneshot::Sender<Began>,
 }
 
+impl Beginning {
+    fn answer(self, answer: Begin) {
+        // An attempt that was stopped meanwhile asks no more, and its lease may be settled already.
+        if self.answer.send(Began::Answered(answer)).is_ok() && answer == Begin::Stale {
+            counter!(STALE_WRITES.name).increment(1);
+        }
+    }
+}
+
 impl Recorder {
     /// The recorder, and the two tasks that must run for it. They end when every clone is gone and all is written.
     pub(crate) fn new(
@@ -106,30 +115,36 @@ impl Scribe {
     async fn record_begins(self, mut queue: mpsc::UnboundedReceiver<Beginning>) {
         let mut batch = Vec::new();
         while queue.recv_many(&mut batch, BATCH).await > 0 {
-            let mut delay = FIRST_DELAY;
-            loop {
-                // Whoever waits is told as soon as the right to begin has ended, however long Postgres is away.
-                for fenced in batch.extract_if(.., |beginning| !beginning.spell.goes_on()) {
-                    _ = fenced.answer.send(Began::Fenced);
+            self.begin(&mut batch).await;
+            // Something was refused. Whichever of them it is must not hold the others back.
+            for beginning in std::mem::take(&mut batch) {
+                self.begin(&mut vec![beginning]).await;
+            }
+        }
+    }
+
+    /// Writes until all are answered, or one is refused. Those who are left without an answer may not begin.
+    async fn begin(&self, batch: &mut Vec<Beginning>) {
+        let mut delay = FIRST_DELAY;
+        loop {
+            // Whoever waits is told as soon as the right to begin has ended, however long Postgres is away.
+            for fenced in batch.extract_if(.., |beginning| !beginning.spell.goes_on()) {
+                _ = fenced.answer.send(Began::Fenced);
+            }
+            if batch.is_empty() {
+                return;
+            }
+            let asked: Vec<_> = batch.iter().map(|one| (&one.lease, one.phase)).collect();
+            match ask(self.store.begin(&asked)).await {
+                Ok(answers) => {
+                    self.tell_of_transitions();
+                    batch.drain(..).zip(answers).for_each(|(beginning, answer)| beginning.answer(answer));
+                    return;
                 }
-                let asked: Vec<_> = batch.iter().map(|one| (&one.lease, one.phase)).collect();
-                if asked.is_empty() {
-                    break;
+                Err(NoAnswer::Store(refused @ StoreError::BadData(_))) => {
+                    return background_error!("begin", refused);
                 }
-                match ask(self.store.begin(&asked)).await {
-                    Ok(answers) => {
-                        self.tell_of_transitions();
-                        for (beginning, answer) in batch.drain(..).zip(answers) {
-                            if answer == Begin::Stale {
-                                counter!(STALE_WRITES.name).increment(1);
-                            }
-                            // An attempt that was stopped meanwhile asks no more.
-                            _ = beginning.answer.send(Began::Answered(answer));
-                        }
-                        break;
-                    }
-                    Err(error) => wait_after("begin", error, &mut delay).await,
-                }
+                Err(error) => wait_after("begin", error, &mut delay).await,
             }
         }
     }

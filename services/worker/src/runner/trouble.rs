@@ -12,9 +12,8 @@ use super::outcome::{Outcome, reason, reason_of};
 
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    /// Ollama failed, or could not be asked. `sent` says that the job's own request was under way, and not a load that
-    /// others waited for too.
-    Ollama { failure: Arc<Failure>, sent: bool },
+    /// Ollama failed, or could not be asked.
+    Ollama(Arc<Failure>),
     /// A limit of ours ran out.
     Limit { reason: Reason, again: bool },
 }
@@ -49,12 +48,12 @@ impl Trouble {
                 tracing::warn!(job.id = %job, code = reason.code, "an attempt ran into a limit");
                 if again { Outcome::Again(reason) } else { Outcome::Failed(reason) }
             }
-            Self::Ollama { failure, sent } => {
+            Self::Ollama(failure) => {
                 let reason = reason_of(&failure);
                 let outcome = match failure.verdict() {
                     Verdict::HostAway => Outcome::HostAway { reason, under_it: false },
                     // A failure that may pass is the host's own where the host is gone right after it.
-                    Verdict::Retry if is_away(ollama).await => Outcome::HostAway { reason, under_it: sent },
+                    Verdict::Retry if is_away(ollama).await => Outcome::HostAway { reason, under_it: true },
                     Verdict::Retry => Outcome::Again(reason),
                     Verdict::Fail => match *failure {
                         Failure::ModelMissing { .. } if is_gone(ollama, model).await => {
@@ -72,16 +71,15 @@ impl Trouble {
 }
 
 impl From<Failure> for Trouble {
-    /// The job's own request failed.
     fn from(failure: Failure) -> Self {
-        Self::Ollama { failure: Arc::new(failure), sent: true }
+        Self::Ollama(Arc::new(failure))
     }
 }
 
 impl From<LoadFailure> for Trouble {
     fn from(failure: LoadFailure) -> Self {
         match failure {
-            LoadFailure::Ollama(failure) => Self::Ollama { failure, sent: false },
+            LoadFailure::Ollama(failure) => Self::Ollama(failure),
             LoadFailure::TimedOut(limit) => Self::no_token(limit),
         }
     }
