@@ -4,6 +4,7 @@ mod accepting;
 mod cancelling;
 mod claiming;
 mod holding;
+mod hosting;
 mod partitions;
 mod plans;
 mod rescuing;
