@@ -2,6 +2,7 @@
 
 mod access;
 mod bad_input;
+mod flushing;
 mod limits;
 mod reading;
 mod submitting;
