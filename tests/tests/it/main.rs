@@ -2,4 +2,26 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod api;
+mod cli;
+mod kills;
+mod lifecycle;
+mod ollama_away;
+mod pausing;
 mod rules;
+mod standing_by;
+mod stopping;
+mod webhooks;
+
+use serde_json::{Value, json};
+
+/// A chat job; `prompt` may hold orders to the simulator.
+fn chat(prompt: &str) -> Value {
+    json!({"model": "tiny-a", "messages": [{"role": "user", "content": prompt}]})
+}
+
+/// The same with a receiver.
+fn chat_with_webhook(prompt: &str, url: &str) -> Value {
+    let mut job = chat(prompt);
+    job["state_webhook_url"] = url.into();
+    job
+}
