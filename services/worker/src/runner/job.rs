@@ -44,10 +44,9 @@ impl Job {
         spell: &Spell,
         max_attempts: i16,
     ) -> Result<Self, Leaving> {
-        let route = match claimed.path.parse() {
+        let route = match claimed.path.parse::<Route>() {
             Ok(route) => route,
             Err(unknown) => {
-                let unknown: foreman_ollama::UnknownRoute = unknown;
                 let exit = Exit::Failed(reason("unknown_route", &unknown.to_string()));
                 return Err(Leaving { lease: claimed.lease, exit, model_label: claimed.model_label });
             }

@@ -17,56 +17,74 @@ pub(crate) struct Place {
 }
 
 #[derive(Debug)]
-pub(crate) struct Ready<K>(BTreeMap<K, Places>);
+pub(crate) struct Ready<K> {
+    keys: BTreeMap<K, Places>,
+    scan: Scan,
+}
+
+/// Numbers the scans. What a claim says holds of the scan that it was offered places of, and of no later one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Scan(u64);
 
 /// In the order of clients, the highest priority of each first.
 type Places = BTreeMap<(ClientId, Reverse<i16>), JobId>;
 
 impl<K> Default for Ready<K> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self { keys: BTreeMap::new(), scan: Scan::default() }
     }
 }
 
 impl<K: Ord + Clone> Ready<K> {
     /// What a scan found, in place of all that was known.
     pub(crate) fn scanned(&mut self, places: impl IntoIterator<Item = (K, Place)>) {
-        self.0.clear();
+        self.scan.0 += 1;
+        self.keys.clear();
         for (key, place) in places {
-            let places = self.0.entry(key).or_default();
+            let places = self.keys.entry(key).or_default();
             places.insert((place.client, Reverse(place.priority)), place.lowest);
         }
     }
 
+    /// The last scan.
+    pub(crate) fn scan(&self) -> Scan {
+        self.scan
+    }
+
     /// The keys that have work.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.0.keys()
+        self.keys.keys()
     }
 
     pub(crate) fn has(&self, key: &K) -> bool {
-        self.0.contains_key(key)
+        self.keys.contains_key(key)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     /// Where a key has work: client by client, the highest priority of each first.
     pub(crate) fn places(&self, key: &K) -> Vec<Place> {
-        let places = self.0.get(key).into_iter().flatten();
+        let places = self.keys.get(key).into_iter().flatten();
         places.map(|(&(client, Reverse(priority)), &lowest)| Place { client, priority, lowest }).collect()
     }
 
     /// Takes note of what a claim of at most `limit` jobs brought, in the order of its offers: bounds rise, and places
-    /// that gave less than they were asked for are done with.
+    /// that gave less than they were asked for are done with. A claim that was overtaken by a scan says nothing: there
+    /// may be jobs by now that it could not see.
     pub(crate) fn claimed(
         &mut self,
         key: &K,
         offers: &[Offer],
         limit: usize,
         brought: &[(ClientId, i16, JobId)],
+        offered: Scan,
     ) {
-        let Some(places) = self.0.get_mut(key) else { return };
+        if offered != self.scan {
+            return;
+        }
+        let Some(places) = self.keys.get_mut(key) else { return };
         let of = |offer: &Offer| {
             let (client, priority) = (offer.client, offer.priority);
             brought.iter().filter(move |job| (job.0, job.1) == (client, priority)).map(|job| job.2)
@@ -85,7 +103,7 @@ impl<K: Ord + Clone> Ready<K> {
             }
         }
         if places.is_empty() {
-            self.0.remove(key);
+            self.keys.remove(key);
         }
     }
 }
@@ -134,7 +152,13 @@ mod tests {
         let mut ready = Ready::default();
         let place = place(1, 0, 10);
         ready.scanned([('a', place)]);
-        ready.claimed(&'a', &[offer(place, 2)], 2, &[(place.client, 0, id(10)), (place.client, 0, id(15))]);
+        ready.claimed(
+            &'a',
+            &[offer(place, 2)],
+            2,
+            &[(place.client, 0, id(10)), (place.client, 0, id(15))],
+            ready.scan(),
+        );
         assert_eq!(ready.places(&'a'), [Place { lowest: id(15), ..place }]);
     }
 
@@ -143,7 +167,7 @@ mod tests {
         let mut ready = Ready::default();
         let (one, two) = (place(1, 0, 10), place(2, 0, 20));
         ready.scanned([('a', one), ('a', two)]);
-        ready.claimed(&'a', &[offer(one, 4), offer(two, 4)], 8, &[(two.client, 0, id(20))]);
+        ready.claimed(&'a', &[offer(one, 4), offer(two, 4)], 8, &[(two.client, 0, id(20))], ready.scan());
         assert!(!ready.has(&'a') && ready.is_empty());
     }
 
@@ -153,7 +177,19 @@ mod tests {
         let (one, two, three) = (place(1, 0, 10), place(2, 0, 20), place(3, 0, 30));
         ready.scanned([('a', one), ('a', two), ('a', three)]);
         let offers = [offer(one, 2), offer(two, 2), offer(three, 2)];
-        ready.claimed(&'a', &offers, 2, &[(one.client, 0, id(10)), (two.client, 0, id(20))]);
+        ready.claimed(&'a', &offers, 2, &[(one.client, 0, id(10)), (two.client, 0, id(20))], ready.scan());
         assert_eq!(ready.places(&'a'), [two, three], "one had a single job; two may have more");
+    }
+
+    #[test]
+    fn a_job_that_a_scan_found_while_a_claim_was_under_way_is_not_forgotten() {
+        let mut ready = Ready::default();
+        let place = place(1, 0, 10);
+        ready.scanned([('a', place)]);
+        let offered = ready.scan();
+        let newer = Place { lowest: id(12), ..place };
+        ready.scanned([('a', newer)]);
+        ready.claimed(&'a', &[offer(place, 4)], 4, &[(place.client, 0, id(10))], offered);
+        assert_eq!(ready.places(&'a'), [newer]);
     }
 }

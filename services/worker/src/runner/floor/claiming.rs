@@ -18,6 +18,7 @@ use crate::runner::job::{Job, Lane};
 use crate::runner::load::Key;
 use crate::runner::outcome::reason;
 use crate::runner::presence::Stands;
+use crate::runner::ready::Scan;
 use crate::runner::record::Leaving;
 
 /// The wait after a question that Postgres did not answer, doubled for each in a row.
@@ -64,6 +65,8 @@ pub(crate) struct Order {
     lane: Lane,
     offers: Vec<Offer>,
     limit: usize,
+    /// Of which scan the offers are.
+    scan: Scan,
     spell: Spell,
 }
 
@@ -112,7 +115,7 @@ impl Floor {
         let (key, lane, limit) = self.next_claim(next, now)?;
         let floor = ulid_floor(self.desk.clock.now() - LATE_COMMITS);
         let offers = self.turns.offers(&self.ready.places(&key), limit, floor);
-        Some(self.claim(holder, Order { key, lane, offers, limit, spell }))
+        Some(self.claim(holder, Order { key, lane, offers, limit, scan: self.ready.scan(), spell }))
     }
 
     /// For which key to claim, and how many at most.
@@ -203,7 +206,7 @@ impl Floor {
     fn claimed(&mut self, order: &Order, claimed: Vec<Claimed>, now: Instant) {
         let brought: Vec<_> =
             claimed.iter().map(|job| (job.client, job.priority, job.lease.job_id)).collect();
-        self.ready.claimed(&order.key, &order.offers, order.limit, &brought);
+        self.ready.claimed(&order.key, &order.offers, order.limit, &brought, order.scan);
         self.waiting = None;
         if order.lane == Lane::Gpu && !claimed.is_empty() {
             self.drain.enter(&order.key, now);
