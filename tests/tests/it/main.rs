@@ -10,6 +10,7 @@ mod pausing;
 mod rules;
 mod standing_by;
 mod stopping;
+mod verifying;
 mod webhooks;
 
 use serde_json::{Value, json};
