@@ -1,0 +1,96 @@
+//! Webhooks, from the transition to the receiver: what is promised of them, and the interleavings and receivers that
+//! would break it.
+
+mod claiming;
+mod lanes;
+mod relaying;
+mod settling;
+
+use std::time::{Duration, Instant};
+
+use chrono::DateTime;
+use foreman_store::{
+    ClaimedDeliveries, Delivery, DeliveryReport, DeliveryTerms, JobId, LaneOffer, NewJob, Relayed,
+    ReportSettled, Store, Verdict,
+};
+use foreman_tests::{Db, success};
+use foreman_webhook::ReceiverUrl;
+
+const URL: &str = "http://127.0.0.1:9/hook";
+
+/// As `FOREMAN_WEBHOOK_RETRY_SCHEDULE` with many waits makes them.
+const TERMS: DeliveryTerms =
+    DeliveryTerms { lease: Duration::from_secs(25), max_attempts_terminal: 10, max_attempts: 4 };
+
+const RETRY: Verdict = Verdict::Retry { wait: Duration::from_secs(60), code: "http_5xx" };
+
+/// A job whose receiver is at `url`.
+fn job_to(db: &Db, url: &str) -> NewJob {
+    let url = ReceiverUrl::parse(url).unwrap();
+    let receiver = foreman_store::Receiver { url: url.to_string(), origin: url.origin(), events: None };
+    NewJob { receiver: Some(receiver), ..db.new_job() }
+}
+
+/// Jobs to one receiver that have come to `done`, with the four events of each still in the outbox.
+async fn done_jobs_to(db: &Db, url: &str, count: usize) -> Vec<JobId> {
+    let jobs: Vec<NewJob> = (0..count).map(|_| job_to(db, url)).collect();
+    let jobs = db.accept_all(&jobs).await;
+    let holder = db.holder().await;
+    for _ in 0..count {
+        let lease = db.start(&holder).await;
+        db.store.settle(&[(lease, success())]).await.unwrap();
+    }
+    jobs
+}
+
+/// Relays until nothing is left.
+async fn relay(store: &Store) {
+    while !matches!(store.relay(1_000).await.unwrap(), Relayed::Moved { events: 0, .. }) {}
+}
+
+/// Claims everything that may be claimed now, of every lane.
+async fn claim(store: &Store) -> ClaimedDeliveries {
+    let lanes = store.look_at_lanes(&[]).await.unwrap();
+    let offers: Vec<LaneOffer> = lanes
+        .heads
+        .iter()
+        .map(|head| LaneOffer { lane: head.lane, since: DateTime::UNIX_EPOCH, at_most: 1_000 })
+        .collect();
+    store.claim_deliveries(&offers, TERMS).await.unwrap()
+}
+
+/// Claims the one delivery that may be claimed now.
+async fn claim_one(store: &Store) -> Delivery {
+    let claimed = claim(store).await;
+    let [delivery] = <[Delivery; 1]>::try_from(claimed.to_send).unwrap_or_else(|found| panic!("{found:?}"));
+    delivery
+}
+
+/// What an attempt that has just ended reports.
+fn report(delivery: Delivery, verdict: Verdict) -> DeliveryReport {
+    let now = Instant::now();
+    DeliveryReport {
+        claim: delivery.claim,
+        job: delivery.job,
+        seq: delivery.event.seq,
+        lane: delivery.lane,
+        url: delivery.url,
+        event: delivery.event.state,
+        attempt: delivery.attempt,
+        started: now,
+        ended: now,
+        status: (verdict == Verdict::Delivered).then_some(200),
+        response: None,
+        verdict,
+    }
+}
+
+async fn settle(store: &Store, delivery: Delivery, verdict: Verdict) -> ReportSettled {
+    store.settle_deliveries(&[report(delivery, verdict)]).await.unwrap()[0]
+}
+
+/// The log of all attempts: seq, number, outcome and code of each, in this order.
+async fn log(db: &Db) -> Vec<String> {
+    db.values("SELECT concat_ws(' ', seq, attempt, outcome, error_code) FROM webhook_attempt ORDER BY job_id, seq, attempt")
+        .await
+}

@@ -1,0 +1,124 @@
+//! What became of an attempt is written once, under the number of its claim, and decides when the next one is.
+
+use std::time::{Duration, Instant};
+
+use foreman_store::{DeliveryReport, Redelivery, ReportSettled, Scope, Verdict};
+use foreman_tests::Db;
+
+use super::{RETRY, URL, claim, claim_one, done_jobs_to, log, relay, report, settle};
+
+/// Seconds until each delivery may be claimed, by the order of events.
+const WAITS: &str =
+    "SELECT extract(epoch FROM next_attempt_at - now())::float8 FROM webhook_delivery ORDER BY job_id, seq";
+
+#[tokio::test]
+async fn a_wait_runs_from_the_end_of_the_attempt_however_late_that_is_written() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 1).await;
+    relay(&db.store).await;
+    let delivery = claim_one(&db.store).await;
+    let ended = Instant::now().checked_sub(Duration::from_secs(20)).unwrap();
+    let late = DeliveryReport { started: ended, ended, ..report(delivery, RETRY) };
+    db.store.settle_deliveries(&[late]).await.unwrap();
+    let wait = db.values::<f64>(WAITS).await[0];
+    assert!((0.0..=40.0).contains(&wait), "{wait}");
+}
+
+#[tokio::test]
+async fn a_report_whose_commit_was_lost_is_recognised_and_not_repeated() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 3).await;
+    relay(&db.store).await;
+    let verdicts = [Verdict::Delivered, RETRY, Verdict::Failed { code: "http_4xx" }];
+    let reports: Vec<DeliveryReport> = claim(&db.store)
+        .await
+        .to_send
+        .into_iter()
+        .zip(verdicts)
+        .map(|(one, verdict)| report(one, verdict))
+        .collect();
+    assert_eq!(db.store.settle_deliveries(&reports).await.unwrap(), [ReportSettled::Written; 3]);
+    let written = log(&db).await;
+    assert_eq!(db.store.settle_deliveries(&reports).await.unwrap(), [ReportSettled::Already; 3]);
+    assert_eq!(log(&db).await, written);
+}
+
+#[tokio::test]
+async fn stale_reports_fall_out_one_by_one_and_the_rest_commits() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 2).await;
+    relay(&db.store).await;
+    let mut claimed = claim(&db.store).await.to_send;
+    let (fresh, stale) = (claimed.remove(0), claimed.remove(0));
+    let id = stale.claim.id.uuid();
+    db.run(&format!("UPDATE webhook_delivery SET claim_no = nextval('delivery_claim_no') WHERE id = '{id}'"))
+        .await;
+    let reports = [report(stale, Verdict::Delivered), report(fresh, Verdict::Delivered)];
+    let settled = db.store.settle_deliveries(&reports).await.unwrap();
+    assert_eq!(settled, [ReportSettled::Stale, ReportSettled::Written]);
+    assert_eq!(log(&db).await, ["1 1 delivered"]);
+}
+
+#[tokio::test]
+async fn what_follows_a_failed_event_waits_with_it_and_comes_back_when_that_has_ended() {
+    let db = Db::fresh().await;
+    let job = done_jobs_to(&db, URL, 1).await[0];
+    relay(&db.store).await;
+    let first = claim_one(&db.store).await;
+    let id = first.claim.id;
+    settle(&db.store, first, RETRY).await;
+    let waits: Vec<f64> = db.values(WAITS).await;
+    assert!(waits.len() == 4 && waits.iter().all(|wait| *wait > 0.0 && *wait == waits[0]), "{waits:?}");
+
+    // Somebody has mended the receiver and asks for the first one now.
+    assert_eq!(db.store.redeliver(Scope::Everyone, id).await.unwrap(), Redelivery::Due(id));
+    let first = claim_one(&db.store).await;
+    settle(&db.store, first, Verdict::Delivered).await;
+    assert_eq!(claim_one(&db.store).await.event.seq, 2, "{job} goes on at once");
+}
+
+#[tokio::test]
+async fn what_was_not_sent_for_a_reason_of_ours_is_not_counted() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 1).await;
+    relay(&db.store).await;
+    let delivery = claim_one(&db.store).await;
+    settle(&db.store, delivery, Verdict::Release { wait: Duration::ZERO }).await;
+    assert!(log(&db).await.is_empty());
+    assert_eq!(claim_one(&db.store).await.attempt, 1);
+}
+
+#[tokio::test]
+async fn a_lane_remembers_how_its_last_attempt_went() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 1).await;
+    relay(&db.store).await;
+    for (verdict, healthy) in [(RETRY, Some(false)), (Verdict::Delivered, Some(true))] {
+        db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
+        let delivery = claim_one(&db.store).await;
+        settle(&db.store, delivery, verdict).await;
+        assert_eq!(db.store.look_at_lanes(&[]).await.unwrap().heads[0].healthy, healthy);
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_older_than_six_days_ends_with_a_last_row_that_says_so() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 1).await;
+    relay(&db.store).await;
+    let delivery = claim_one(&db.store).await;
+    settle(&db.store, delivery, RETRY).await;
+    // Ids carry the time at which deliveries were made.
+    db.run(
+        "UPDATE webhook_delivery
+         SET id = (left(replace(ulid_floor(now() - interval '6 days 1 minute')::text, '-', ''), 12)
+                   || right(replace(id::text, '-', ''), 20))::uuid
+         WHERE seq < 3",
+    )
+    .await;
+    let ended = db.store.end_old_deliveries(100).await.unwrap();
+    assert_eq!(ended.len(), 2);
+    assert_eq!(log(&db).await, ["1 1 retry http_5xx", "1 2 failed too_old", "2 1 failed too_old"]);
+    db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
+    assert_eq!(claim_one(&db.store).await.event.seq, 3);
+}
