@@ -1,7 +1,5 @@
 //! The database of the commands that need no api: the one that `DATABASE_URL` names, or that of `foreman up`.
 
-use std::fs;
-
 use anyhow::Context as _;
 use foreman_runtime::config::SecretKey;
 use foreman_runtime::settings::shared::{self, Database};
@@ -9,7 +7,7 @@ use foreman_runtime::{ConfigError, Env};
 use foreman_store::{ConnectOptions, Seal, Store};
 
 use crate::up::environment::is_set;
-use crate::up::{home, postgres, secrets::Secrets};
+use crate::up::{home, postgres};
 
 /// A store that connects when it is first used.
 pub(crate) fn open(env: &Env) -> anyhow::Result<Store> {
@@ -21,18 +19,14 @@ pub(crate) fn open(env: &Env) -> anyhow::Result<Store> {
 /// `foreman up`: its administrator has nothing to look up.
 pub(crate) fn open_with_key(env: &Env) -> anyhow::Result<(Store, Option<Seal>)> {
     let mut key = shared::secret_key(env)?;
-    if !is_set(&shared::DATABASE_URL) {
-        let home = home::directory(env)?;
-        let postgres = home.join("postgres");
-        if postgres::is_running_in(&postgres) {
-            let secrets = Secrets::within(&home.join("secrets"));
-            if key.is_none()
-                && let Ok(text) = fs::read_to_string(&secrets.key)
-            {
-                key = Some(SecretKey::parse(text.trim_end()).map_err(anyhow::Error::msg)?);
-            }
-            return Ok((connect(&postgres::url(&postgres), None, 2, false)?, key.as_ref().map(seal)));
+    if !is_set(&shared::DATABASE_URL)
+        && let Some(home) = home::running(env)?
+    {
+        if key.is_none() {
+            key = Some(home::secrets_of(&home).read_key()?);
         }
+        let url = postgres::url(&home::postgres_of(&home));
+        return Ok((connect(&url, None, 2, false)?, key.as_ref().map(seal)));
     }
     Ok((open(env)?, key.as_ref().map(seal)))
 }

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use foreman_runtime::Env;
 use foreman_runtime::settings::shared;
-use foreman_runtime::{ConfigError, Env};
 use foreman_webhook::SigningSecret;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Incoming;
@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::help;
 use crate::terminal::{print, say};
+use crate::up::home;
 use crate::watch::exit_code;
 use arrival::{Arrival, Verdict};
 
@@ -37,7 +38,7 @@ Example: foreman listen --addr 127.0.0.1:9000
          foreman submit --model llama3.2 'Hello' --webhook http://127.0.0.1:9000/
 
 Signatures are checked with FOREMAN_WEBHOOK_SECRET: for a client with a key, the secret that came with it; with
-FOREMAN_AUTH=off, that of the api and the worker.", &[shared::WEBHOOK_SECRET]))]
+FOREMAN_AUTH=off, that of the api and the worker. Where it is not set and `foreman up` runs here, its own is used.", &[shared::WEBHOOK_SECRET]))]
 pub(crate) struct Args {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:9000")]
@@ -53,9 +54,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What signatures are checked with, if anything.
-pub(crate) fn secret(env: &Env) -> Result<Option<SigningSecret>, ConfigError> {
-    env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)
+/// What signatures are checked with, if anything: what is set, or else what the `foreman up` on this machine signs with.
+pub(crate) fn secret(env: &Env) -> anyhow::Result<Option<SigningSecret>> {
+    if let Some(set) = env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)? {
+        return Ok(Some(set));
+    }
+    home::running(env)?.map(|home| home::secrets_of(&home).read_webhook()).transpose()
 }
 
 pub(crate) struct Listener {

@@ -124,7 +124,7 @@ async fn live(
 ) -> anyhow::Result<Infallible> {
     leftovers::end(home).await?;
     let addresses = Addresses::choose(env, kind)?;
-    let services = Services::configure(env, kind, args.verbose, home, programs, &addresses)?;
+    let services = Services::configure(env, kind, args.verbose, home, programs, &addresses).await?;
     announce(kind, home, &services);
     if let Some(postgres) = services.postgres() {
         stack.start(postgres)?;

@@ -20,6 +20,7 @@ use anyhow::{Context as _, bail};
 use foreman_runtime::{Env, config::form, settings};
 use nix::unistd::{Uid, User, geteuid};
 
+use super::secrets::Secrets;
 use super::{Kind, lock};
 
 const AS_ROOT: &str = "/var/lib/foreman";
@@ -36,7 +37,7 @@ impl Home {
         let mut root = directory(env)?;
         make_root(&root).with_context(|| mend("cannot be made", &root))?;
         if kind == Kind::Demo {
-            root.push("demo");
+            root.push(DEMO);
             make_root(&root).with_context(|| mend("cannot be made", &root))?;
         }
         let owner = Uid::from_raw(fs::metadata(&root)?.uid());
@@ -47,7 +48,7 @@ impl Home {
             let path = root.join(private);
             make_private(&path).with_context(|| mend("cannot be made", &path))?;
         }
-        let path = root.join("run/up.lock");
+        let path = root.join(UP_LOCK);
         match lock::try_take(&path).with_context(|| mend("cannot be locked", &path))? {
             Ok(mut lock) => {
                 lock.set_len(0)?;
@@ -67,11 +68,11 @@ impl Home {
     }
 
     pub(crate) fn postgres(&self) -> PathBuf {
-        self.root.join("postgres")
+        postgres_of(&self.root)
     }
 
-    pub(crate) fn secrets(&self) -> PathBuf {
-        self.root.join("secrets")
+    pub(crate) fn secrets(&self) -> Secrets {
+        secrets_of(&self.root)
     }
 
     pub(crate) fn logs(&self) -> PathBuf {
@@ -86,6 +87,11 @@ impl Home {
         self.root.join("run").join(format!("{program}.lock"))
     }
 }
+
+/// Held by `foreman up` itself.
+const UP_LOCK: &str = "run/up.lock";
+/// The home of `foreman demo`, within that of `foreman up`.
+const DEMO: &str = "demo";
 
 const MEND: &str = "run as that user, or set FOREMAN_HOME to a directory of yours";
 
@@ -110,6 +116,23 @@ pub(crate) fn directory(env: &Env) -> anyhow::Result<PathBuf> {
     Ok(data
         .context("neither XDG_DATA_HOME nor HOME is set; set FOREMAN_HOME to a directory of yours")?
         .join("foreman"))
+}
+
+/// The home of the `foreman up` or `foreman demo` that runs on this machine as this user.
+pub(crate) fn running(env: &Env) -> anyhow::Result<Option<PathBuf>> {
+    let up = directory(env)?;
+    let demo = up.join(DEMO);
+    Ok([up, demo].into_iter().find(|home| lock::is_held(&home.join(UP_LOCK))))
+}
+
+/// Where the secrets of a home are.
+pub(crate) fn secrets_of(home: &Path) -> Secrets {
+    Secrets::within(&home.join("secrets"))
+}
+
+/// Where the Postgres of a home is.
+pub(crate) fn postgres_of(home: &Path) -> PathBuf {
+    home.join("postgres")
 }
 
 fn make_root(root: &Path) -> io::Result<()> {

@@ -29,6 +29,12 @@ pub(crate) fn try_take(path: &Path) -> io::Result<Result<File, Option<Pid>>> {
     }
 }
 
+/// Whether a process holds it now.
+pub(crate) fn is_held(path: &Path) -> bool {
+    // A file that is not there, or not for us to read, is held by nobody that we could do something with.
+    File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// The file, locked as soon as it is free.
 pub(crate) async fn take_within(path: &Path, time: Duration) -> anyhow::Result<File> {
     let deadline = Instant::now() + time;

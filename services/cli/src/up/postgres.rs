@@ -7,18 +7,20 @@ mod installation;
 mod server_account;
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::unistd::{User, geteuid};
 use url::Url;
 
 use super::home::Home;
+use super::lock;
 pub(crate) use server_account::ServerAccount;
 
 /// The role and the database. Nobody else shares the server, so its owner may do everything there.
@@ -27,6 +29,9 @@ const NAME: &str = "foreman";
 const PORT: u16 = 5432;
 /// A socket's path is limited by the kernel (`sun_path`), with its final zero.
 const LONGEST_SOCKET: usize = 107;
+
+/// It takes seconds.
+const INITDB_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) struct Postgres {
     programs: PathBuf,
@@ -39,7 +44,7 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     /// Finds a Postgres, and makes its cluster where there is none yet.
-    pub(crate) fn prepare(home: &Home) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(home: &Home) -> anyhow::Result<Self> {
         let directory = home.postgres();
         let socket = socket(&directory);
         if socket.as_os_str().len() > LONGEST_SOCKET {
@@ -61,7 +66,9 @@ impl Postgres {
         postgres.make_directory()?;
         postgres.write_access()?;
         if !data.exists() {
-            postgres.make_cluster(&data)?;
+            // An `initdb` whose `foreman up` was killed goes on, and must not find its files gone.
+            let lock = lock::take_within(&home.lock_of("initdb"), INITDB_WITHIN).await?;
+            postgres.make_cluster(&data, lock)?;
         }
         Ok(postgres)
     }
@@ -126,18 +133,21 @@ impl Postgres {
     }
 
     /// Under another name first, so that a half-made cluster is never taken for one.
-    fn make_cluster(&self, data: &Path) -> anyhow::Result<()> {
+    fn make_cluster(&self, data: &Path, lock: File) -> anyhow::Result<()> {
         let draft = self.directory.join("data.new");
         if draft.exists() {
             fs::remove_dir_all(&draft)?;
         }
         let mut initdb = self.program("initdb");
         initdb.args(["--username", NAME, "--auth", "reject", "--encoding", "UTF8", "--locale", "C"]);
-        run(initdb.arg("--pgdata").arg(&draft), "")?;
+        run(initdb.arg("--pgdata").arg(&draft).stdin(lock))?;
         // In the same step, while the server is not one yet: no client program is needed for it.
         let mut server = self.program("postgres");
         server.arg("--single").arg("-D").arg(&draft).args(["-c", "exit_on_error=on", "template1"]);
-        run(&mut server, &format!("CREATE DATABASE {NAME};\n"))?;
+        let (statements, mut pipe) = std::io::pipe()?;
+        writeln!(pipe, "CREATE DATABASE {NAME};")?;
+        drop(pipe);
+        run(server.stdin(statements))?;
         fs::rename(&draft, data)?;
         Ok(())
     }
@@ -160,11 +170,6 @@ pub(crate) fn url(directory: &Path) -> String {
     url.into()
 }
 
-/// Whether one has its socket in `directory`. It may still be starting, or have been killed.
-pub(crate) fn is_running_in(directory: &Path) -> bool {
-    socket(directory).exists()
-}
-
 fn socket(directory: &Path) -> PathBuf {
     directory.join(format!(".s.PGSQL.{PORT}"))
 }
@@ -174,17 +179,9 @@ pub(crate) fn environment() -> impl Iterator<Item = (&'static str, OsString)> {
     ["PATH", "TZ"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)))
 }
 
-fn run(command: &mut Command, input: &str) -> anyhow::Result<()> {
+fn run(command: &mut Command) -> anyhow::Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let mut start = || -> std::io::Result<_> {
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.as_bytes())?;
-        }
-        child.wait_with_output()
-    };
-    let output = start().with_context(|| format!("{name} cannot be run"))?;
+    let output = command.output().with_context(|| format!("{name} cannot be run"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said: Vec<_> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();

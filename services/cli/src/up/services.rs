@@ -16,7 +16,6 @@ use super::environment::{Environment, is_set};
 use super::home::Home;
 use super::postgres::{self, Postgres};
 use super::programs::Programs;
-use super::secrets::Secrets;
 use super::{API, Kind, POSTGRES, SIM, WORKER};
 use crate::tether::Shown;
 
@@ -31,7 +30,7 @@ pub(super) struct Services<'a> {
 }
 
 impl<'a> Services<'a> {
-    pub(super) fn configure(
+    pub(super) async fn configure(
         env: &Env,
         kind: Kind,
         verbose: bool,
@@ -42,8 +41,8 @@ impl<'a> Services<'a> {
         let mut environment = Environment::inherited();
         addresses.put_into(&mut environment);
         let ollama = ollama(env, kind, &mut environment)?;
-        let (postgres, remark) = database(kind, home, &mut environment)?;
-        let secrets = Secrets::within(&home.secrets());
+        let (postgres, remark) = database(kind, home, &mut environment).await?;
+        let secrets = home.secrets();
         secrets.make_once()?;
         environment.set_default_file(&shared::SECRET_KEY, &secrets.key);
         environment.set_default_file(&shared::WEBHOOK_SECRET, &secrets.webhook);
@@ -135,7 +134,7 @@ fn ollama(env: &Env, kind: Kind, environment: &mut Environment) -> anyhow::Resul
 }
 
 /// The private Postgres, unless the user has a database; and what to say about that.
-fn database(
+async fn database(
     kind: Kind,
     home: &Home,
     environment: &mut Environment,
@@ -149,7 +148,7 @@ fn database(
         }
         _ => {}
     }
-    let postgres = Postgres::prepare(home)?;
+    let postgres = Postgres::prepare(home).await?;
     environment.remove_postgres();
     environment.remove(&shared::DATABASE_DIRECT_URL);
     environment.remove(&shared::PGBOUNCER);
