@@ -11,7 +11,7 @@ use foreman_store::Queued;
 use foreman_webhook::{Allow, SigningSecret};
 use ipnet::IpNet;
 
-use crate::site::{Site, read_name};
+use crate::site::{Name, Site, read_name};
 
 /// The largest body that may be allowed: Postgres holds no text beyond 1 GB, and Ollama reads no such thing.
 const LARGEST_BODY: u64 = 512 << 20;
@@ -44,12 +44,13 @@ pub(crate) enum Access {
 impl Config {
     pub(crate) fn read(env: &Env) -> Result<Self, ConfigError> {
         let addr = env.read(&api::ADDR, form::socket_addr)?;
+        let public_url = env.read_optional(&shared::PUBLIC_URL, public_url)?;
         let config = Self {
             database: shared::Database::read(env)?,
             addr,
             ops_addr: env.read(&api::OPS_ADDR, form::socket_addr)?,
-            access: access(env, addr)?,
-            public_url: env.read_optional(&shared::PUBLIC_URL, public_url)?,
+            access: access(env, addr, public_url.as_deref())?,
+            public_url,
             max_body: usize::try_from(env.read(&api::MAX_BODY, form::byte_size(1 << 10..=LARGEST_BODY))?)
                 .unwrap_or(usize::MAX),
             max_queued: Queued {
@@ -68,10 +69,12 @@ impl Config {
     }
 }
 
-fn access(env: &Env, addr: SocketAddr) -> Result<Access, ConfigError> {
+fn access(env: &Env, addr: SocketAddr, public_url: Option<&str>) -> Result<Access, ConfigError> {
     let keys = env.read(&api::AUTH, form::choice(&[("required", true), ("off", false)]))?;
     let anywhere = env.read(&api::AUTH_OFF_ANYWHERE, form::yes_no)?;
-    let names = env.read_optional(&api::ORIGINS, form::list(read_name))?.unwrap_or_default();
+    let mut names = env.read_optional(&api::ORIGINS, form::list(read_name))?.unwrap_or_default();
+    // Whoever follows our own links is no stranger.
+    names.extend(public_url.and_then(Name::of_url));
     let proxies = env.read_optional(&api::TRUSTED_PROXIES, form::list(network))?.unwrap_or_default();
     if keys {
         return Ok(Access::Keys);

@@ -24,6 +24,15 @@ pub(crate) struct Name {
     port: Option<u16>,
 }
 
+impl Name {
+    /// The scheme, host and port of a URL.
+    pub(crate) fn of_url(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let authority = rest.split('/').next()?;
+        read_name(&format!("{scheme}://{authority}")).ok()
+    }
+}
+
 /// A header that names somebody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Foreign {
@@ -182,6 +191,16 @@ mod tests {
         for origin in ["http://app.example.org", "https://app.example.org:8443", "http://box:1"] {
             assert_eq!(check("127.0.0.1", &names, "box:8080", origin), Err(Foreign::Origin), "{origin}");
         }
+    }
+
+    #[test]
+    fn a_public_url_names_its_host_and_origin() {
+        let name = Name::of_url("https://jobs.example.org:8443/base").unwrap();
+        let site = Site::new("127.0.0.1".parse().unwrap(), vec![name]);
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, "jobs.example.org:8443".parse().unwrap());
+        headers.insert(ORIGIN, "https://jobs.example.org:8443".parse().unwrap());
+        assert_eq!(site.check(&Uri::from_static("/jobs"), &headers), Ok(()));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub struct NewJob {
     pub idempotency: Option<IdempotencyKey>,
 }
 
-/// What became of a job offered to [`Store::accept`].
+/// What became of a job offered to [`Store::accept`](crate::Store::accept).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceptance {
     /// It is in the queue.

@@ -75,7 +75,7 @@ pub struct JobFilter {
 pub struct JobPage {
     pub jobs: Vec<JobView>,
     /// The `after` of the next page, if there may be one. A page can be short, even empty, and still have a next: jobs
-    /// change their state while we look, and a search for a model gives up for this page after [`MODEL_SCAN`] jobs.
+    /// change their state while we look, and a search for a model gives up for this page after 10,000 jobs.
     pub next: Option<JobId>,
 }
 
