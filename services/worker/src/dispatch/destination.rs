@@ -1,5 +1,5 @@
-//! Whom a lane leads to, as far as we know before we dial: the address that its name led to last. Receivers under many
-//! names on one machine are then counted as one.
+//! Whom a lane leads to, as far as we know before we dial: the address that its name led to last, and the port. Receivers
+//! under many names on one machine are then counted as one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,9 +11,16 @@ use foreman_webhook::receiver_url::Target;
 /// Names remembered. They only bound the pool's use: forgetting all of them now and then does no harm.
 const MAX_REMEMBERED: usize = 10_000;
 
+/// What accepts our connections.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Destination {
+    host: Host,
+    port: u16,
+}
+
 /// An address, or a name whose address is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Destination {
+enum Host {
     Address(IpAddr),
     Name(String),
 }
@@ -35,13 +42,16 @@ impl Destinations {
     /// Where webhooks to this origin go; `None` for an origin that is none.
     pub(super) fn of(&self, origin: &str) -> Option<Destination> {
         let url = ReceiverUrl::parse(origin).ok()?;
-        let name = match url.target() {
-            Target::Address(address) => return Some(Destination::Address(address)),
-            Target::Name(name) => name,
+        let host = match url.target() {
+            Target::Address(address) => Host::Address(address),
+            Target::Name(name) => self.host(name),
         };
+        Some(Destination { host, port: url.port() })
+    }
+
+    fn host(&self, name: &str) -> Host {
         let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let address = addresses.get(name).copied();
-        Some(address.map_or_else(|| Destination::Name(name.to_owned()), Destination::Address))
+        addresses.get(name).map_or_else(|| Host::Name(name.to_owned()), |address| Host::Address(*address))
     }
 }
 
@@ -56,8 +66,10 @@ mod tests {
         let address = [192, 0, 2, 1].into();
         destinations.learn("a.example", address);
         destinations.learn("b.example", address);
-        assert_eq!(destinations.of("https://a.example"), Some(Destination::Address(address)));
-        assert_eq!(destinations.of("https://a.example"), destinations.of("http://b.example:8080"));
-        assert_eq!(destinations.of("http://192.0.2.1:9"), Some(Destination::Address(address)));
+        let one = destinations.of("https://a.example");
+        assert_eq!(one, Some(Destination { host: Host::Address(address), port: 443 }));
+        assert_eq!(one, destinations.of("https://b.example"));
+        assert_eq!(one, destinations.of("https://192.0.2.1"));
+        assert_ne!(one, destinations.of("https://b.example:8443"), "another server on the same machine");
     }
 }
