@@ -72,6 +72,7 @@ pub(crate) struct Floor {
     ask_delay: Duration,
     look_at_own: bool,
     cloud_next: bool,
+    last_in_cloud: Option<Key>,
 
     stopping: bool,
     out_of_time: bool,
@@ -114,6 +115,7 @@ impl Floor {
             ask_delay: claiming::FIRST_DELAY,
             look_at_own: false,
             cloud_next: false,
+            last_in_cloud: None,
             stopping: false,
             out_of_time: false,
         }

@@ -120,30 +120,36 @@ impl Floor {
 
     /// For which key to claim, and how many at most.
     fn next_claim(&mut self, next: Next<Key>, now: Instant) -> Option<(Key, Lane, usize)> {
+        let last_in_cloud = self.last_in_cloud.clone();
         let Waiting { gone, cloud, .. } = self.waiting(now);
         if let Some(key) = gone.first() {
             return Some((Key::clone(key), Lane::Gone, GONE_AT_ONCE));
         }
-        let cloud = cloud.first().cloned();
+        // In a ring: nothing has to be loaded for any of them.
+        let cloud = cloud.iter().find(|key| Some(*key) > last_in_cloud.as_ref()).or(cloud.first()).cloned();
         let free = self.free_slots().saturating_sub(self.held.len());
+        // GPU and cloud share the slots, so they take turns, and neither holds a job ahead of the other's.
+        let cloud_first = self.cloud_next && cloud.is_some();
+        let ahead = |key: &Key| {
+            let quick = self.pace.usual_run(key).is_some_and(|usual| usual < HELD_AHEAD_OF);
+            usize::from(quick && self.held.is_empty())
+        };
         let on_gpu = match next {
-            Next::Stay(key) => {
-                let quick = self.pace.usual_run(&key).is_some_and(|usual| usual < HELD_AHEAD_OF);
-                let ahead = usize::from(quick && self.held.is_empty());
-                Some((key, Lane::Gpu, free + ahead))
-            }
+            Next::Stay(key) if cloud_first => Some((key, Lane::Gpu, free)),
+            Next::Stay(key) => Some((Key::clone(&key), Lane::Gpu, free + ahead(&key))),
             Next::Switch(key) => Some((key, Lane::Gpu, free)),
             Next::Drain | Next::Rest => None,
         };
+        let in_cloud = cloud.map(|key| (Key::clone(&key), Lane::Cloud, free + ahead(&key)));
         let on_gpu = on_gpu.filter(|(key, _, limit)| *limit > 0 && self.ready.has(key));
-        let in_cloud = cloud.filter(|_| free > 0).map(|key| (key, Lane::Cloud, free));
-        // The two share the slots, so they take turns.
-        let order = match (on_gpu, in_cloud) {
-            (Some(_), Some(cloud)) if self.cloud_next => Some(cloud),
-            (Some(gpu), _) => Some(gpu),
-            (None, cloud) => cloud,
-        };
-        self.cloud_next = order.as_ref().is_some_and(|(_, lane, _)| *lane == Lane::Gpu);
+        let in_cloud = in_cloud.filter(|(_, _, limit)| *limit > 0);
+        let order = if cloud_first { in_cloud.or(on_gpu) } else { on_gpu.or(in_cloud) };
+        if let Some((key, lane, _)) = &order {
+            self.cloud_next = *lane == Lane::Gpu;
+            if *lane == Lane::Cloud {
+                self.last_in_cloud = Some(Key::clone(key));
+            }
+        }
         order
     }
 
