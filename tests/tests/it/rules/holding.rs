@@ -139,7 +139,7 @@ async fn a_rescue_leaves_alone_what_is_being_settled() {
     let mut settling = db.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM job_lease FOR UPDATE").execute(&mut *settling).await.unwrap();
     db.silence(&holder).await;
-    let rescued = db.store.rescue(Duration::MAX).await.unwrap();
+    let rescued = db.impatient_store().rescue(Duration::MAX).await.unwrap();
     assert_eq!((rescued.workers, rescued.leases), (1, 0), "the worker is dead, its lease is busy");
     settling.rollback().await.unwrap();
 
