@@ -2,8 +2,8 @@
 //!
 //! Nobody keeps a counter in the database: it would be the one row that every accept fights for. Each api estimates
 //! instead: what it last counted, and what it has let in since. Jobs that end only make the estimate too high, and near
-//! the limit it is counted anew, at most once a second. So one api never lets in more than the limit; several let in
-//! what the others have accepted within that second on top.
+//! the limit it is counted anew, at most once a second. So one api never lets in more than the limit; with several, each
+//! learns what the others let in only when it counts: at nine tenths of the limit by its own estimate.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

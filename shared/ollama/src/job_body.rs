@@ -63,7 +63,7 @@ pub enum JobBodyError {
     ModelType,
     #[error("`model` must not contain the NUL character")]
     ModelNul,
-    #[error("{0}: write them as in llama3.2 or llama3.2:3b, and options as Ollama documents them")]
+    #[error("{0}")]
     LoadKey(#[from] LoadKeyError),
     #[error("`messages` or `prompt` is missing: send `messages` for a chat, or `prompt` to generate")]
     NothingToRun,

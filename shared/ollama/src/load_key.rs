@@ -52,7 +52,7 @@ enum Setting {
 /// Why there is no load key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadKeyError {
-    #[error("the name of the model {0}")]
+    #[error("the name of the model {0}: write it as `ollama list` shows it, such as llama3.2:3b")]
     Model(#[from] ModelNameError),
     #[error("`options` must be an object")]
     OptionsType,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_tests::{Api, Db, Receiver, Worker, eventually};
+use foreman_tests::{Api, Db, Process, Receiver, Worker, eventually, free_port};
 use ollama_sim::{Config, Kind, Sim};
 use serde_json::{Value, json};
 
@@ -138,4 +138,19 @@ async fn jobs_that_alternate_between_models_are_drained_one_model_after_the_othe
     assert_eq!(log.records.iter().filter(|record| record.kind == Kind::Run).count(), 40);
     assert!(worker.metric("foreman_model_switches_total").await >= 1.0);
     db.every_job_has_one_room().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_refuses_foreman_in_ollamas_place() {
+    let db = Db::fresh().await;
+    let api = Api::start(&db, &[]).await;
+    let ops = format!("127.0.0.1:{}", free_port());
+    let settings = [
+        ("DATABASE_URL", db.url()),
+        ("OLLAMA_HOST", api.url.as_str()),
+        ("FOREMAN_WORKER_OPS_ADDR", ops.as_str()),
+    ];
+    let mut worker = Process::start("foreman-worker", &[], &settings);
+    assert!(!worker.ended().await.success());
+    assert!(worker.log().contains("set OLLAMA_HOST to the Ollama behind it"), "{}", worker.log());
 }
