@@ -2,9 +2,13 @@
 //! would break it.
 
 mod claiming;
+mod keeping_house;
 mod lanes;
+mod receivers;
 mod relaying;
+mod retrying;
 mod settling;
+mod signing;
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +17,7 @@ use foreman_store::{
     ClaimedDeliveries, Delivery, DeliveryReport, DeliveryTerms, JobId, LaneOffer, NewJob, Relayed,
     ReportSettled, Store, Verdict,
 };
-use foreman_tests::{Db, success};
+use foreman_tests::{Db, Process, Worker, eventually, free_port, success};
 use foreman_webhook::ReceiverUrl;
 
 const URL: &str = "http://127.0.0.1:9/hook";
@@ -93,4 +97,29 @@ async fn settle(store: &Store, delivery: Delivery, verdict: Verdict) -> ReportSe
 async fn log(db: &Db) -> Vec<String> {
     db.values("SELECT concat_ws(' ', seq, attempt, outcome, error_code) FROM webhook_attempt ORDER BY job_id, seq, attempt")
         .await
+}
+
+/// A worker that runs no jobs: it relays, sends and keeps house. `settings` win over ours.
+async fn dispatcher(db: &Db, settings: &[(&str, &str)]) -> Worker {
+    let ops = format!("127.0.0.1:{}", free_port());
+    let ours = [
+        ("DATABASE_URL", db.url()),
+        ("FOREMAN_WORKER_ROLES", "relay,dispatch,janitor"),
+        ("FOREMAN_WORKER_OPS_ADDR", &ops),
+        ("FOREMAN_LEASE_TTL", "4s"),
+        ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
+    ];
+    let process = Process::start("foreman-worker", &[], &[&ours[..], settings].concat());
+    let worker = Worker { process, ops_url: format!("http://{ops}") };
+    worker.ready().await;
+    worker
+}
+
+/// The log once it has so many entries.
+async fn logged(db: &Db, count: usize) -> Vec<String> {
+    eventually(&format!("{count} attempts"), async || {
+        let log = log(db).await;
+        if log.len() == count { Ok(log) } else { Err(format!("{log:?}")) }
+    })
+    .await
 }
