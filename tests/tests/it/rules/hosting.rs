@@ -120,7 +120,7 @@ async fn a_new_holder_sees_what_live_workers_still_run_on_its_host() {
     db.accept(3).await;
     let last = db.holder().await;
     let begun = db.start(&last).await;
-    let held = db.claim(&last, 1).await.pop().unwrap().lease;
+    let _held = db.claim(&last, 1).await.pop().unwrap().lease;
     let elsewhere = db.holder_of("another-host").await;
     db.start(&elsewhere).await;
     let next = db.holder().await;
@@ -129,7 +129,6 @@ async fn a_new_holder_sees_what_live_workers_still_run_on_its_host() {
     assert_eq!(db.store.foreign_leases(&next).await.unwrap(), 1);
     db.silence(&last).await;
     assert_eq!(db.store.foreign_leases(&next).await.unwrap(), 0, "the dead run nothing");
-    drop(held);
 }
 
 #[tokio::test]
