@@ -24,13 +24,15 @@ CREATE TABLE webhook_delivery (
     -- Asked for again by a person: the stated exception from the order.
     redelivery       boolean NOT NULL DEFAULT false,
     attempts         smallint NOT NULL DEFAULT 0 CHECK (attempts >= 0),
-    -- When it may be claimed: the next attempt, or the end of the claim that somebody holds.
+    -- When it may be claimed. A claim leaves it alone: it stands in an index, and a claim that touches none is written
+    -- in place.
     next_attempt_at  timestamptz NOT NULL,
-    -- The claim in force, NULL while nobody sends.
+    -- The claim in force and its end, NULL while nobody sends.
     claim_no         bigint,
     claimed_at       timestamptz,
+    claimed_until    timestamptz,
     created_at       timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT a_claim_is_whole CHECK ((claim_no IS NULL) = (claimed_at IS NULL))
+    CONSTRAINT a_claim_is_whole CHECK (num_nulls(claim_no, claimed_at, claimed_until) IN (0, 3))
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
         autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 50000,
         autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 20000);

@@ -69,7 +69,7 @@ const RELEASED_FOR: Duration = Duration::from_secs(1);
 /// A batch this large was made under load. Then the next one gathers for a moment first: a statement over 100 rows costs
 /// hardly more than one over 10, and nobody notices the wait.
 const UNDER_LOAD: usize = 16;
-const GATHER_FOR: Duration = Duration::from_millis(3);
+const GATHER_FOR: Duration = Duration::from_millis(5);
 
 /// More reports than can be under way never gather.
 const REPORTS: usize = 1_024;
@@ -175,18 +175,18 @@ impl Dispatcher {
         };
         let mut withheld = None;
         for delivery in deliveries {
-            let Some(place) = places.get(&delivery.lane) else { continue };
+            let place =
+                places.get(&delivery.lane).expect("only lanes that were offered seats are claimed from");
             let seat = self.pool.take(place.clone());
             let over = self.over.clone();
             match signing.get(&delivery.client) {
                 Some(Signing::With(secrets)) => {
-                    let (kit, secrets) = (Arc::clone(&self.kit), Arc::clone(secrets));
+                    // In a box before it is wrapped: each wrapper would copy its kilobytes.
+                    let attempt = Box::pin(Arc::clone(&self.kit).attempt(delivery, claimed, Arc::clone(secrets)));
                     let hard = self.worker.shutdown.hard().clone();
                     self.worker.shutdown.spawn_work("delivery", async move {
                         // At the end of the grace it is let go: its claim ends by itself, and it is sent again.
-                        if let Some(attempted) =
-                            hard.run_until_cancelled(kit.attempt(delivery, claimed, secrets)).await
-                        {
+                        if let Some(attempted) = hard.run_until_cancelled(attempt).await {
                             tell(&over, (attempted, seat)).await;
                         }
                     });

@@ -106,6 +106,7 @@ impl Store {
                     FROM webhook_delivery q
                     WHERE q.lane_id = offer.lane_id
                       AND q.next_attempt_at >= offer.since AND q.next_attempt_at <= now()
+                      AND (q.claim_no IS NULL OR q.claimed_until <= now())
                       AND (q.redelivery OR NOT EXISTS (
                           SELECT FROM webhook_delivery e
                           WHERE e.job_id = q.job_id AND e.seq < q.seq AND (e.lane_id = q.lane_id) IS TRUE
@@ -145,7 +146,7 @@ impl Store {
             ), claimed AS (
                 UPDATE webhook_delivery d
                 SET attempts = d.attempts + 1, claim_no = nextval('delivery_claim_no'), claimed_at = now(),
-                    next_attempt_at = now() + make_interval(secs => $4)
+                    claimed_until = now() + make_interval(secs => $4)
                 FROM judged p WHERE d.id = p.id AND p.ends_as IS NULL
                 RETURNING p.*, d.claim_no AS no, d.attempts AS number
             )

@@ -98,6 +98,8 @@ impl Store {
             .map(|report| match report.claim.id {
                 id if written.contains(&id) => ReportSettled::Written,
                 id if already.contains(&id) => ReportSettled::Already,
+                // Nothing was sent and nothing is said: whoever has it now misses nothing.
+                _ if matches!(report.verdict, Verdict::Release { .. }) => ReportSettled::Already,
                 _ => ReportSettled::Stale,
             })
             .collect())
@@ -165,7 +167,8 @@ async fn write_reports(
             DELETE FROM webhook_delivery d USING held h WHERE d.id = h.id AND h.outcome IN ('delivered', 'failed')
         ), waiting AS (
             UPDATE webhook_delivery d
-            SET claim_no = NULL, claimed_at = NULL, attempts = d.attempts - (h.outcome = 'release')::integer,
+            SET claim_no = NULL, claimed_at = NULL, claimed_until = NULL,
+                attempts = d.attempts - (h.outcome = 'release')::integer,
                 next_attempt_at = now() + make_interval(secs => h.wait)
             FROM held h WHERE d.id = h.id AND h.outcome IN ('retry', 'release')
             RETURNING d.job_id, d.lane_id, d.seq, d.redelivery, d.next_attempt_at

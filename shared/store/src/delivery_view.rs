@@ -76,7 +76,7 @@ impl Store {
                    a.latency_ms, a.response
             FROM job j
             LEFT JOIN LATERAL (
-                SELECT id, seq, CASE WHEN claim_no IS NULL THEN next_attempt_at ELSE claimed_at END AS next_attempt_at
+                SELECT id, seq, next_attempt_at
                 FROM webhook_delivery WHERE job_id = $1
                 UNION ALL
                 SELECT delivery_id, seq, NULL FROM webhook_attempt WHERE job_id = $1 AND outcome <> 'retry'
@@ -152,7 +152,7 @@ impl Store {
         let pending = sqlx::query!(
             r#"-- bring_forward
             WITH pending AS MATERIALIZED (
-                SELECT d.id, d.claim_no IS NULL OR d.next_attempt_at <= now() AS free
+                SELECT d.id, d.claim_no IS NULL OR d.claimed_until <= now() AS free
                 FROM webhook_delivery d
                 WHERE d.id = $1 AND EXISTS (
                     SELECT FROM job j WHERE j.id = d.job_id AND ($2::uuid IS NULL OR j.client_id = $2))

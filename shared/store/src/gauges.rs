@@ -79,7 +79,7 @@ impl Store {
             r#"-- delivery_backlog
             SELECT count(*) AS "due!",
                    coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0)::float8 AS "oldest!"
-            FROM webhook_delivery WHERE next_attempt_at <= now()"#
+            FROM webhook_delivery WHERE next_attempt_at <= now() AND (claim_no IS NULL OR claimed_until <= now())"#
         )
         .fetch_one(&mut conn)
         .await?;

@@ -15,7 +15,7 @@ pub struct KnownLane {
     pub since: DateTime<Utc>,
 }
 
-/// A lane with its first delivery, due or not.
+/// A lane with the first delivery that nobody holds, due or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneHead {
     pub lane: LaneId,
@@ -44,8 +44,8 @@ impl LaneHead {
 }
 
 impl Store {
-    /// The first delivery of every lane that has any. Costs one or two descents of an index a lane, however many
-    /// deliveries there are.
+    /// The first delivery that nobody holds, of every lane that has one. Costs one or two descents of an index a lane,
+    /// however many deliveries there are.
     ///
     /// The known lanes are looked at past their dead entries. In the gaps between them every lane is found by its
     /// first entry, live or dead: nothing known is nothing skipped.
@@ -69,7 +69,7 @@ impl Store {
                 SELECT d.lane_id, d.next_attempt_at, gap.high
                 FROM gap CROSS JOIN LATERAL (
                     SELECT lane_id, next_attempt_at FROM webhook_delivery
-                    WHERE lane_id > gap.low AND lane_id < gap.high
+                    WHERE lane_id > gap.low AND lane_id < gap.high AND (claim_no IS NULL OR claimed_until <= now())
                     ORDER BY lane_id, next_attempt_at LIMIT 1
                 ) AS d
                 UNION ALL
@@ -77,6 +77,7 @@ impl Store {
                 FROM unknown CROSS JOIN LATERAL (
                     SELECT lane_id, next_attempt_at FROM webhook_delivery
                     WHERE lane_id > unknown.lane_id AND lane_id < unknown.high
+                      AND (claim_no IS NULL OR claimed_until <= now())
                     ORDER BY lane_id, next_attempt_at LIMIT 1
                 ) AS d
             ), head AS (
@@ -86,6 +87,7 @@ impl Store {
                 FROM known CROSS JOIN LATERAL (
                     SELECT next_attempt_at FROM webhook_delivery
                     WHERE lane_id = known.lane_id AND next_attempt_at >= known.since
+                      AND (claim_no IS NULL OR claimed_until <= now())
                     ORDER BY next_attempt_at LIMIT 1
                 ) AS d
             )

@@ -22,13 +22,14 @@ impl Store {
     /// deletes none of them.
     pub async fn relay(&self, limit: i64) -> Result<Relayed, StoreError> {
         let mut conn = self.open().await?;
-        // In `deliveries`: what follows an event that waits for its next attempt cannot be sent before it, and stands
+        // In `deliveries`: the ids are ULIDs whose time is read once, which is most of what one costs. What follows an event that waits for its next attempt cannot be sent before it, and stands
         // at its time from the start, out of the way of the claim. The lanes are compared in a form that no index
         // matches: by lane alone it would read every delivery of a receiver for each one that is made.
         let row = sqlx::query!(
             r#"-- relay_outbox
             WITH turn AS MATERIALIZED (
-                SELECT pg_try_advisory_xact_lock(hashtext('foreman relay')) AS mine
+                SELECT pg_try_advisory_xact_lock(hashtext('foreman relay')) AS mine,
+                       left(replace(ulid_floor(clock_timestamp())::text, '-', ''), 12) AS stamp
             ), gone AS (
                 DELETE FROM outbox
                 WHERE id = ANY(ARRAY(SELECT id FROM outbox WHERE (SELECT mine FROM turn) ORDER BY id LIMIT $1))
@@ -50,13 +51,14 @@ impl Store {
                 SELECT DISTINCT webhook_lane, client_id, webhook_origin FROM wanted ORDER BY webhook_lane
                 ON CONFLICT DO NOTHING
             ), deliveries AS (
-                INSERT INTO webhook_delivery (lane_id, job_id, seq, terminal, next_attempt_at)
-                SELECT w.webhook_lane, w.job_id, w.seq, w.state IN ('done', 'failed', 'cancelled', 'expired'),
+                INSERT INTO webhook_delivery (id, lane_id, job_id, seq, terminal, next_attempt_at)
+                SELECT (turn.stamp || right(replace(gen_random_uuid()::text, '-', ''), 20))::uuid,
+                       w.webhook_lane, w.job_id, w.seq, w.state IN ('done', 'failed', 'cancelled', 'expired'),
                        greatest(now(), (
                            SELECT max(e.next_attempt_at) FROM webhook_delivery e
                            WHERE e.job_id = w.job_id AND (e.lane_id = w.webhook_lane) IS TRUE
                              AND e.claim_no IS NULL AND e.attempts > 0 AND NOT e.redelivery))
-                FROM wanted w ORDER BY w.id
+                FROM wanted w, turn ORDER BY w.id
                 RETURNING 1
             )
             SELECT (SELECT mine FROM turn) AS "mine!", (SELECT count(*) FROM gone) AS "events!",

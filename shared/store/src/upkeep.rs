@@ -13,7 +13,7 @@ impl Store {
             r#"-- end_old_deliveries
             WITH old AS MATERIALIZED (
                 SELECT id FROM webhook_delivery
-                WHERE id < ulid_floor(now() - interval '6 days') AND (claim_no IS NULL OR next_attempt_at <= now())
+                WHERE id < ulid_floor(now() - interval '6 days') AND (claim_no IS NULL OR claimed_until <= now())
                 ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
             ), gone AS (
                 DELETE FROM webhook_delivery d USING old o WHERE d.id = o.id RETURNING d.*

@@ -40,7 +40,7 @@ pub(super) struct Attempted {
 impl Kit {
     /// Makes the attempt. `claimed` is a moment before the claim.
     pub(super) async fn attempt(
-        &self,
+        self: Arc<Self>,
         delivery: Delivery,
         claimed: Instant,
         secrets: Arc<[SigningSecret]>,

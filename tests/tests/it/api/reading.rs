@@ -374,6 +374,6 @@ async fn deliveries_are_shown_with_every_attempt_and_can_be_sent_again() {
         db.value("SELECT concat_ws('|', seq, terminal, redelivery, attempts) FROM webhook_delivery").await;
     assert_eq!(row, "1|f|t|0");
     assert_eq!(db.value::<i64>("SELECT count(*) FROM webhook_lane").await, 1, "a pruned lane is there again");
-    db.run("UPDATE webhook_delivery SET claim_no = 1, claimed_at = now(), next_attempt_at = now() + interval '1 minute'").await;
+    db.run("UPDATE webhook_delivery SET claim_no = 1, claimed_at = now(), claimed_until = now() + interval '1 minute'").await;
     assert_eq!(problem(redeliver(&again).await, 409, "claimed").await, "being_sent");
 }

@@ -10,7 +10,7 @@ use foreman_tests::{Db, eventually};
 use super::{RETRY, URL, claim, claim_one, done_jobs_to, job_to, log, relay, settle};
 
 /// Ends the claims that are held, as time would.
-const LAPSE: &str = "UPDATE webhook_delivery SET next_attempt_at = now() WHERE claim_no IS NOT NULL";
+const LAPSE: &str = "UPDATE webhook_delivery SET claimed_until = now() WHERE claim_no IS NOT NULL";
 
 /// The head of each job may be claimed now, whatever its retry waits for.
 const COME_DUE: &str = "UPDATE webhook_delivery SET next_attempt_at = now()";
@@ -23,7 +23,7 @@ async fn a_claim_is_counted_before_anything_is_sent() {
     let delivery = claim_one(&db.store).await;
     assert_eq!((delivery.attempt, delivery.event.seq, delivery.terminal), (1, 1, false));
     let held: bool = db
-        .value("SELECT attempts = 1 AND claimed_at IS NOT NULL AND next_attempt_at = claimed_at + interval '25 s'
+        .value("SELECT attempts = 1 AND claimed_at IS NOT NULL AND claimed_until = claimed_at + interval '25 s'
                 FROM webhook_delivery WHERE claim_no IS NOT NULL")
         .await;
     assert!(held);

@@ -95,7 +95,7 @@ async fn a_sender_that_is_killed_while_it_sends_has_cost_an_attempt() {
         .await;
     dispatcher.process.kill().await;
     dispatcher.process.start_again();
-    db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
+    db.run("UPDATE webhook_delivery SET claimed_until = now()").await;
     assert_eq!(logged(&db, 2).await, ["1 1 retry dispatcher_lost", "1 2 delivered"]);
 }
 
@@ -111,7 +111,7 @@ async fn a_sender_that_was_paused_for_too_long_writes_nothing_over_its_successor
     eventually("a webhook on its way", async || if receiver.count() == 1 { Ok(()) } else { Err("none") })
         .await;
     paused.process.signal(foreman_tests::Signal::SIGSTOP);
-    db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
+    db.run("UPDATE webhook_delivery SET claimed_until = now()").await;
     let _successor = dispatcher(&db, &[]).await;
     let after_both = ["1 1 retry dispatcher_lost", "1 2 delivered"];
     assert_eq!(logged(&db, 2).await, after_both);
