@@ -1,9 +1,11 @@
 //! Webhooks, from the transition to the receiver: what is promised of them, and the interleavings and receivers that
 //! would break it.
 
+mod bodies;
 mod claiming;
 mod keeping_house;
 mod lanes;
+mod plans;
 mod receivers;
 mod relaying;
 mod retrying;

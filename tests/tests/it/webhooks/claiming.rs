@@ -23,8 +23,10 @@ async fn a_claim_is_counted_before_anything_is_sent() {
     let delivery = claim_one(&db.store).await;
     assert_eq!((delivery.attempt, delivery.event.seq, delivery.terminal), (1, 1, false));
     let held: bool = db
-        .value("SELECT attempts = 1 AND claimed_at IS NOT NULL AND claimed_until = claimed_at + interval '25 s'
-                FROM webhook_delivery WHERE claim_no IS NOT NULL")
+        .value(
+            "SELECT attempts = 1 AND claimed_at IS NOT NULL AND claimed_until = claimed_at + interval '25 s'
+                FROM webhook_delivery WHERE claim_no IS NOT NULL",
+        )
         .await;
     assert!(held);
     assert!(claim(&db.store).await.to_send.is_empty(), "what is held is not claimed again");
