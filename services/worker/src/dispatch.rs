@@ -182,7 +182,8 @@ impl Dispatcher {
             match signing.get(&delivery.client) {
                 Some(Signing::With(secrets)) => {
                     // In a box before it is wrapped: each wrapper would copy its kilobytes.
-                    let attempt = Box::pin(Arc::clone(&self.kit).attempt(delivery, claimed, Arc::clone(secrets)));
+                    let attempt =
+                        Box::pin(Arc::clone(&self.kit).attempt(delivery, claimed, Arc::clone(secrets)));
                     let hard = self.worker.shutdown.hard().clone();
                     self.worker.shutdown.spawn_work("delivery", async move {
                         // At the end of the grace it is let go: its claim ends by itself, and it is sent again.
