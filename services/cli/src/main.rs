@@ -4,6 +4,7 @@ mod migrate;
 mod up;
 
 mod client;
+mod healthcheck;
 
 mod listen;
 mod ollama_models;
@@ -49,6 +50,8 @@ enum Command {
     #[command(subcommand, after_help = client::help())]
     Client(client::Command),
     #[command(hide = true)]
+    Healthcheck(healthcheck::Args),
+    #[command(hide = true)]
     OllamaModels,
     #[command(hide = true)]
     Tether(tether::Args),
@@ -85,6 +88,7 @@ impl Command {
             Self::Watch(args) => watch::run(args).await,
             Self::Listen(args) => listen::run(args).await,
             Self::Client(command) => client::run(command).await,
+            Self::Healthcheck(args) => healthcheck::run(args).await,
             Self::OllamaModels => ollama_models::run().await,
             Self::Tether(args) => match tether::run(args).await? {},
         }
