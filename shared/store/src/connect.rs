@@ -30,13 +30,17 @@ const PLANNER: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
 ];
 
+/// How the transactions of a checkup begin. Whoever waits for its answer waits no longer than this.
+const BEGIN_CHECKUP: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '20s'";
+
 /// Where Postgres is and how it is spoken to.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    pooled: PgConnectOptions,
-    direct: PgConnectOptions,
+    pub(crate) pooled: PgConnectOptions,
+    pub(crate) direct: PgConnectOptions,
     pool_size: u32,
     pgbouncer: bool,
+    begin: &'static str,
 }
 
 impl ConnectOptions {
@@ -57,7 +61,13 @@ impl ConnectOptions {
         let direct = direct_url.map_or_else(|| Ok(pooled.clone()), parse)?;
         // A pooler refuses settings at the start of a connection; through it every statement is planned anew anyway.
         let pooled = if pgbouncer { pooled } else { pooled.options(PLANNER) };
-        Ok(Self { pooled, direct, pool_size, pgbouncer })
+        Ok(Self { pooled, direct, pool_size, pgbouncer, begin: "BEGIN" })
+    }
+
+    /// For one who only looks: nothing can be written, no statement outlives its bound, and a pooler may stand in
+    /// between whether anybody said so or not.
+    pub fn for_checkup(url: &str, direct_url: Option<&str>) -> Result<Self, sqlx::Error> {
+        Ok(Self { begin: BEGIN_CHECKUP, ..Self::new(url, direct_url, 2, true)? })
     }
 }
 
@@ -67,6 +77,8 @@ pub struct Store {
     pool: PgPool,
     direct: PgConnectOptions,
     pgbouncer: bool,
+    /// The statement that begins a transaction.
+    begin: &'static str,
     clock: Clock,
 }
 
@@ -86,7 +98,8 @@ impl Store {
                 })
             })
             .connect_lazy_with(options.pooled);
-        Self { pool, direct: options.direct, pgbouncer: options.pgbouncer, clock: Clock::default() }
+        let ConnectOptions { direct, pgbouncer, begin, .. } = options;
+        Self { pool, direct, pgbouncer, begin, clock: Clock::default() }
     }
 
     /// What this process has learned of Postgres' time.
@@ -106,7 +119,7 @@ impl Store {
 
     /// A connection with a transaction begun on it.
     pub async fn open_transaction(&self) -> Result<Conn, StoreError> {
-        Ok(Conn::transaction(self.pool.begin().await?, !self.pgbouncer))
+        Ok(Conn::transaction(self.pool.begin_with(self.begin).await?, !self.pgbouncer))
     }
 
     /// A connection outside the pool and past any pooler, for what belongs to a session: migrations, LISTEN.

@@ -4,6 +4,7 @@
 //! stays open while anything but Postgres is being talked to.
 
 mod artifact;
+mod checkup;
 mod client;
 mod conn;
 mod connect;
@@ -36,6 +37,10 @@ pub mod wake;
 mod worker;
 
 pub use artifact::{ArtifactBytes, ArtifactView};
+pub use checkup::{
+    ClientSecret, HostRow, OpenTransaction, OrphanedLeases, Place, Reached, Rights, SchemaState,
+    SealedSecret, Server, Unreachable, WorkerRow,
+};
 pub use client::{Client, ClientError, Credentials, KeyDigest, SignedIn};
 pub use conn::Conn;
 pub use connect::{ConnectOptions, Store};

@@ -4,7 +4,7 @@ use sqlx::{Connection, migrate::Migrator, postgres::PgConnection};
 
 use crate::{Store, StoreError, partition::PartitionUpkeep};
 
-static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
+pub(crate) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]

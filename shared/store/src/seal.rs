@@ -52,6 +52,17 @@ impl Seal {
         }
     }
 
+    /// Tells this key from others, and nothing of what it is.
+    pub fn key_id(&self) -> String {
+        hex::encode(self.key_id)
+    }
+
+    /// The id of the key that something was sealed with, if it has our form.
+    pub fn key_id_of(sealed: &[u8]) -> Option<String> {
+        let (form, rest) = sealed.split_first()?;
+        (*form == FORM).then(|| rest.get(..KEY_ID_BYTES).map(hex::encode))?
+    }
+
     /// `form ‖ key id ‖ nonce ‖ ciphertext and tag`, readable for this owner alone.
     pub fn seal(&self, owner: Uuid, secret: &str) -> Vec<u8> {
         let nonce: [u8; NONCE_BYTES] = rand::random();
@@ -85,7 +96,7 @@ impl Seal {
 
 impl fmt::Debug for Seal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Seal({})", hex::encode(self.key_id))
+        write!(f, "Seal({})", self.key_id())
     }
 }
 

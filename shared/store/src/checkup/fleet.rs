@@ -1,0 +1,111 @@
+//! The workers and their hosts by their rows, the dead ones too.
+
+use std::time::Duration;
+
+use super::seconds;
+use crate::{Store, StoreError, WorkerId};
+
+/// A worker process by its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerRow {
+    pub id: WorkerId,
+    pub host: String,
+    pub roles: Vec<String>,
+    pub is_alive: bool,
+    /// Since it was last heard of.
+    pub silent: Duration,
+}
+
+/// An Ollama host by its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRow {
+    pub id: String,
+    pub url: String,
+    /// The live worker that holds it.
+    pub holder: Option<WorkerId>,
+    /// Whether Ollama answered its last holder.
+    pub is_reachable: bool,
+    pub models: i64,
+    /// Since its models were last published; `None` before the first time.
+    pub published: Option<Duration>,
+}
+
+/// Jobs in the hands of workers that are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrphanedLeases {
+    pub jobs: i64,
+    /// Since the first of them could have been rescued.
+    pub oldest: Duration,
+}
+
+impl Store {
+    /// Every worker that has a row, the living first.
+    pub async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
+        let mut conn = self.open().await?;
+        let rows = sqlx::query!(
+            r#"-- workers
+            SELECT id AS "id: WorkerId", host_id, roles, clock_timestamp() < renewed_at + ttl AS "is_alive!",
+                   extract(epoch FROM clock_timestamp() - renewed_at)::float8 AS "silent!"
+            FROM worker ORDER BY clock_timestamp() < renewed_at + ttl DESC, id"#
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        let worker = |row: (WorkerId, String, Vec<String>, bool, f64)| WorkerRow {
+            id: row.0,
+            host: row.1,
+            roles: row.2,
+            is_alive: row.3,
+            silent: seconds(row.4),
+        };
+        Ok(rows
+            .into_iter()
+            .map(|row| worker((row.id, row.host_id, row.roles, row.is_alive, row.silent)))
+            .collect())
+    }
+
+    /// Every host that a worker ever had.
+    pub async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
+        let mut conn = self.open().await?;
+        let rows = sqlx::query!(
+            r#"-- hosts
+            SELECT h.id, h.url, w.id AS "holder?: WorkerId", h.reachable,
+                   (SELECT count(*) FROM host_model m WHERE m.host_id = h.id) AS "models!",
+                   extract(epoch FROM clock_timestamp() - h.published_at)::float8 AS published
+            FROM host h
+            LEFT JOIN worker w ON w.id = h.holder AND clock_timestamp() < h.renewed_at + h.ttl
+            ORDER BY h.id"#
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| HostRow {
+                id: row.id,
+                url: row.url,
+                holder: row.holder,
+                is_reachable: row.reachable,
+                models: row.models,
+                published: row.published.map(seconds),
+            })
+            .collect())
+    }
+
+    /// Leases whose worker is dead or has no row, and which nobody has rescued yet.
+    pub async fn orphaned_leases(&self) -> Result<OrphanedLeases, StoreError> {
+        let mut conn = self.open().await?;
+        let row = sqlx::query!(
+            r#"-- orphaned_leases
+            SELECT count(*) AS "jobs!",
+                   coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(w.renewed_at + w.ttl, l.claimed_at))), 0)::float8
+                       AS "oldest!"
+            FROM job_lease l LEFT JOIN worker w ON w.id = l.worker_id
+            WHERE w.id IS NULL OR w.renewed_at + w.ttl < clock_timestamp()"#
+        )
+        .fetch_one(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(OrphanedLeases { jobs: row.jobs, oldest: seconds(row.oldest) })
+    }
+}

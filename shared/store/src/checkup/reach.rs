@@ -1,0 +1,128 @@
+//! Whether a Postgres can be reached at all, by which way, and if not, why.
+
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _, postgres::PgConnectOptions};
+
+use crate::ConnectOptions;
+
+/// Two connections ask for their server so often. A transaction pooler that is busy may give them different ones now and
+/// then; without a pooler they never have the same.
+const LOOKS: usize = 4;
+
+/// Where a URL leads, without its password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// A name or an address, or the directory of a socket.
+    pub host: String,
+    pub port: u16,
+    pub role: String,
+    pub database: String,
+}
+
+/// Why there is no connection. The text is the reason alone; what to do depends on the place.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    #[error("nobody answers there ({0})")]
+    NoAnswer(std::io::Error),
+    #[error("it speaks no TLS that we trust ({0})")]
+    Tls(Box<dyn std::error::Error + Send + Sync>),
+    #[error("the password is wrong")]
+    Password,
+    #[error("it does not admit us ({0})")]
+    NotAdmitted(String),
+    #[error("there is no such database")]
+    NoDatabase,
+    #[error("all of its connections are taken")]
+    Full,
+    #[error("it is starting or stopping")]
+    NotReady,
+    /// What a pooler says that knows settings of a connection only by name.
+    #[error("a pooler refuses what a connection begins with ({0})")]
+    Pooler(String),
+    #[error("{0}")]
+    Other(sqlx::Error),
+}
+
+/// A Postgres that was reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reached {
+    /// Whether a transaction pooler stands in between.
+    pub pooled: bool,
+    /// The same for two ways to one database, and different for two databases.
+    pub database: String,
+}
+
+impl ConnectOptions {
+    /// Where `DATABASE_URL` leads.
+    pub fn place(&self) -> Place {
+        let options = &self.pooled;
+        let host = match options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => options.get_host().to_owned(),
+        };
+        let role = options.get_username();
+        let database = options.get_database().unwrap_or(role);
+        Place { host, port: options.get_port(), role: role.to_owned(), database: database.to_owned() }
+    }
+
+    /// Connects as a service would, and hangs up.
+    pub async fn try_once(&self) -> Result<(), Unreachable> {
+        let connection = self.pooled.connect().await.map_err(Unreachable::from)?;
+        connection.close().await.map_err(Unreachable::from)
+    }
+
+    /// Connects by `DATABASE_URL`.
+    pub async fn reach(&self) -> Result<Reached, Unreachable> {
+        Ok(reach(&self.pooled).await?)
+    }
+
+    /// Connects by `DATABASE_DIRECT_URL`.
+    pub async fn reach_directly(&self) -> Result<Reached, Unreachable> {
+        Ok(reach(&self.direct).await?)
+    }
+}
+
+async fn reach(options: &PgConnectOptions) -> Result<Reached, sqlx::Error> {
+    let (mut one, mut other) = (options.connect().await?, options.connect().await?);
+    let mut pooled = false;
+    for _ in 0..LOOKS {
+        pooled |= server_process(&mut one).await? == server_process(&mut other).await?;
+    }
+    // A role may be denied this; then two databases of one name are taken for the same.
+    let system =
+        sqlx::raw_sql("SELECT system_identifier::text FROM pg_control_system()").fetch_one(&mut one).await;
+    let system: String = system.and_then(|row| row.try_get(0)).unwrap_or_default();
+    let name = sqlx::raw_sql("SELECT current_database()::text").fetch_one(&mut one).await?;
+    let name: String = name.try_get(0)?;
+    one.close().await?;
+    other.close().await?;
+    Ok(Reached { pooled, database: format!("{system}/{name}") })
+}
+
+/// In one message, so that a pooler cannot change servers in its middle.
+async fn server_process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)
+}
+
+impl From<sqlx::Error> for Unreachable {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error as E;
+        match error {
+            E::Io(error) => Self::NoAnswer(error),
+            E::Tls(error) => Self::Tls(error),
+            E::Database(refused) => {
+                let said = refused.message().to_owned();
+                match refused.code().as_deref() {
+                    Some("28P01") => Self::Password,
+                    // 28000: no such role, or none that pg_hba.conf lets in from here; 42501: no CONNECT right.
+                    Some("28000" | "42501") => Self::NotAdmitted(said),
+                    Some("3D000") => Self::NoDatabase,
+                    Some("53300") => Self::Full,
+                    Some("57P01" | "57P02" | "57P03") => Self::NotReady,
+                    _ if said.contains("startup parameter") => Self::Pooler(said),
+                    _ => Self::Other(E::Database(refused)),
+                }
+            }
+            error => Self::Other(error),
+        }
+    }
+}

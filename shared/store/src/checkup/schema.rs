@@ -1,0 +1,66 @@
+//! How far a database was migrated, and whether by us.
+
+use sqlx::Row as _;
+
+use crate::{Store, StoreError, schema::MIGRATOR, schema_version_needed};
+
+/// How the schema of the database stands to the one that this build knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaState {
+    /// No migration was ever applied.
+    Absent,
+    /// This one began and did not end.
+    Failed(i64),
+    /// This one was applied from another text than ours.
+    Altered(i64),
+    /// This is the first that is missing, `newest` the last that was applied.
+    Behind {
+        missing: i64,
+        newest: i64,
+    },
+    /// A newer build has been here.
+    Ahead {
+        newest: i64,
+    },
+    Current,
+}
+
+impl Store {
+    /// How the schema stands to the migrations of this build.
+    pub async fn schema_state(&self) -> Result<SchemaState, StoreError> {
+        let mut conn = self.open().await?;
+        // Unchecked at build time: the table belongs to the migrator, not to us.
+        let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+            .fetch_one(&mut conn)
+            .await?;
+        let mut applied: Vec<(i64, bool, Vec<u8>)> = Vec::new();
+        if exists {
+            let rows = sqlx::query(
+                "-- applied_migrations
+                SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version",
+            );
+            for row in rows.fetch_all(&mut conn).await? {
+                applied.push((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+            }
+        }
+        conn.done().await?;
+        Ok(SchemaState::of(&applied))
+    }
+}
+
+impl SchemaState {
+    fn of(applied: &[(i64, bool, Vec<u8>)]) -> Self {
+        let Some(newest) = applied.last().map(|(version, ..)| *version) else { return Self::Absent };
+        if let Some((version, ..)) = applied.iter().find(|(_, success, _)| !success) {
+            return Self::Failed(*version);
+        }
+        for ours in MIGRATOR.iter() {
+            match applied.iter().find(|(version, ..)| *version == ours.version) {
+                None => return Self::Behind { missing: ours.version, newest },
+                Some((_, _, checksum)) if *checksum != *ours.checksum => return Self::Altered(ours.version),
+                Some(_) => {}
+            }
+        }
+        if newest > schema_version_needed() { Self::Ahead { newest } } else { Self::Current }
+    }
+}
