@@ -17,8 +17,7 @@ pub struct ModelBacklog {
 /// What is on its way to receivers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeliveryBacklog {
-    /// Deliveries that a sender could take now. What waits behind an earlier event of its job is not among them, or a
-    /// dead receiver's backlog would look like ours.
+    /// Deliveries that wait for a sender or for an earlier event of their job.
     pub due: i64,
     pub oldest_due: Duration,
 }
@@ -79,12 +78,8 @@ impl Store {
         let row = sqlx::query!(
             r#"-- delivery_backlog
             SELECT count(*) AS "due!",
-                   coalesce(extract(epoch FROM now() - min(q.next_attempt_at)), 0)::float8 AS "oldest!"
-            FROM webhook_delivery q
-            WHERE q.next_attempt_at <= now() AND (q.claim_no IS NULL OR q.claimed_until <= now())
-              AND (q.redelivery OR NOT EXISTS (
-                  SELECT FROM webhook_delivery e
-                  WHERE e.job_id = q.job_id AND e.seq < q.seq AND (e.lane_id = q.lane_id) IS TRUE AND NOT e.redelivery))"#
+                   coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0)::float8 AS "oldest!"
+            FROM webhook_delivery WHERE next_attempt_at <= now() AND (claim_no IS NULL OR claimed_until <= now())"#
         )
         .fetch_one(&mut conn)
         .await?;
