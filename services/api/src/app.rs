@@ -5,6 +5,7 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 use foreman_store::{Store, wake::Wakeups};
 use foreman_webhook::SubmissionCheck;
+use tokio::sync::Semaphore;
 
 use crate::auth::Auth;
 use crate::inventory::Inventory;
@@ -25,6 +26,8 @@ pub(crate) struct App {
     pub(crate) receivers: SubmissionCheck,
     /// Request bodies, from their first byte to their commit.
     pub(crate) incoming: Memory,
+    /// Places of batches before the submitter.
+    pub(crate) in_line: Arc<Semaphore>,
     /// Artifacts, from the database to the client's last byte.
     pub(crate) outgoing: Memory,
     pub(crate) max_body: usize,

@@ -56,12 +56,12 @@ impl Inventory {
         }
     }
 
-    /// A model that can run jobs.
-    pub(crate) async fn find(&self, name: &ModelName) -> Result<KnownModel, Problem> {
+    /// A model that can run jobs. What hosts were asked for after `since` is believed, also where it is missing.
+    pub(crate) async fn find(&self, name: &ModelName, since: Instant) -> Result<KnownModel, Problem> {
         if let Some(model) = self.known().models.get(name.as_str()) {
             return runs_jobs(name, model);
         }
-        self.ask_hosts().await?;
+        self.ask_hosts(since).await?;
         let known = self.known();
         match known.models.get(name.as_str()) {
             Some(model) => runs_jobs(name, model),
@@ -84,13 +84,12 @@ impl Inventory {
         Ok(published)
     }
 
-    /// Returns once every host that can has published after this call began.
-    async fn ask_hosts(&self) -> Result<(), StoreError> {
-        let came = Instant::now();
+    /// Returns once every host that can has published after `since`.
+    async fn ask_hosts(&self, since: Instant) -> Result<(), StoreError> {
         let mut asked = self.asked.lock().await;
         if let Some(last) = *asked {
-            // Somebody's question was answered while we waited for our turn.
-            if last >= came {
+            // Somebody's question was answered since, perhaps while we waited for our turn.
+            if last >= since {
                 return Ok(());
             }
             sleep_until(last + ASK_SPACING).await;
@@ -99,10 +98,10 @@ impl Inventory {
         let mut published = self.wakeups.subscribe(Topic::Published);
         let deadline = Instant::now() + ASK_FOR;
         let mut known = self.refresh().await?;
-        let since = known.read_at;
+        let before = known.read_at;
         self.wakeups.tell(Topic::Inventory);
         // Without a live host there is nobody to wait for.
-        while known.live_since.is_some() && known.live_since <= since && Instant::now() < deadline {
+        while known.live_since.is_some() && known.live_since <= before && Instant::now() < deadline {
             let wait = deadline.min(Instant::now() + LOOK_EVERY);
             // Whichever comes first: both mean to look again.
             let _ = timeout_at(wait, published.changed()).await;

@@ -6,9 +6,11 @@ mod app;
 mod auth;
 mod body;
 mod config;
+mod intake;
 mod inventory;
 mod jitter;
 mod limits;
+mod lines;
 mod memory;
 mod new_job;
 mod observe;
@@ -35,6 +37,7 @@ use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, background_error, http, ops};
 use foreman_store::{ConnectOptions, Store, wake::Wakeups};
 use foreman_webhook::{Guard, SubmissionCheck};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +96,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
         receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
         incoming: Memory::new(INCOMING.max(config.max_body)),
+        in_line: Arc::new(Semaphore::new(intake::IN_LINE)),
         outgoing: Memory::new(OUTGOING),
         max_body: config.max_body,
         job_ttl: config.job_ttl,

@@ -1,5 +1,5 @@
-//! The body of `POST /jobs`, read once: what passes here is not checked again. What is Ollama's is read by
-//! [`JobBody`]; here are the fields of our own. `null` means "not given", as it does for Ollama.
+//! What a client asks for, read once: what passes here is not checked again. What is Ollama's is read by [`JobBody`];
+//! here are the fields of our own. `null` means "not given", as it does for Ollama.
 
 use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -57,9 +57,7 @@ impl Times {
 
 impl NewJob {
     /// `now` is Postgres' time, `ttl` how long a job may wait that names no end.
-    pub(crate) fn parse(bytes: &[u8], now: DateTime<Utc>, ttl: TimeDelta) -> Result<Self, Problem> {
-        let body =
-            JobBody::parse(bytes).map_err(|error| Problem::bad_request(error.code(), error.to_string()))?;
+    pub(crate) fn of(body: JobBody, now: DateTime<Utc>, ttl: TimeDelta) -> Result<Self, Problem> {
         let own = |field| body.own(field).filter(|raw| raw.get() != "null");
         let new = Self {
             priority: own("priority").map(priority).transpose()?.unwrap_or(0),
@@ -73,19 +71,33 @@ impl NewJob {
     }
 }
 
-/// The `Idempotency-Key` of a request, with the digest of its body.
-pub(crate) fn idempotency_key(headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, Problem> {
-    let mend = || {
-        let error = format!("send one Idempotency-Key of 1 to {MAX_KEY} printable ASCII characters, or none");
-        Problem::bad_request("invalid_idempotency_key", error)
+/// The key under which a job is accepted once, with the digest of the bytes that ask for it. It comes in the header or
+/// in the job itself, which is how each line of a batch has its own.
+pub(crate) fn idempotency_key(
+    headers: &HeaderMap,
+    body: &JobBody,
+    bytes: &[u8],
+) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut in_headers = headers.get_all("idempotency-key").iter();
+    let in_header = in_headers.next().map(|key| key.to_str().map_err(|_| key_unfit())).transpose()?;
+    let in_body = body.own("idempotency_key").filter(|raw| raw.get() != "null");
+    let in_body: Option<String> = in_body.map(|raw| read(raw).ok_or_else(key_unfit)).transpose()?;
+    let key = match (in_header, in_body) {
+        (None, None) => return Ok(None),
+        (Some(one), Some(other)) if one != other => return Err(key_unfit()),
+        (Some(key), _) => key.to_owned(),
+        (None, Some(key)) => key,
     };
-    let mut keys = headers.get_all("idempotency-key").iter();
-    let Some(key) = keys.next() else { return Ok(None) };
-    let key = key.to_str().map_err(|_| mend())?;
-    if keys.next().is_some() || key.is_empty() || key.len() > MAX_KEY {
-        return Err(mend());
+    let is_printable = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if in_headers.next().is_some() || key.is_empty() || key.len() > MAX_KEY || !is_printable {
+        return Err(key_unfit());
     }
-    Ok(Some(IdempotencyKey { key: key.to_owned(), body_digest: Sha256::digest(body).into() }))
+    Ok(Some(IdempotencyKey { key, body_digest: Sha256::digest(bytes).into() }))
+}
+
+fn key_unfit() -> Problem {
+    let error = format!("send one idempotency key of 1 to {MAX_KEY} printable ASCII characters, or none");
+    Problem::bad_request("invalid_idempotency_key", error)
 }
 
 fn priority(raw: &RawValue) -> Result<i16, Problem> {

@@ -10,6 +10,8 @@ use foreman_runtime::background::one_line;
 use foreman_store::StoreError;
 use serde::Serialize;
 
+use crate::submit::NotAccepted;
+
 /// A request that is answered with an error.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -70,6 +72,20 @@ impl Problem {
         )
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    #[cfg(test)]
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The sentence for people.
+    pub(crate) fn error(&self) -> &str {
+        &self.error
+    }
+
     pub(crate) fn retry_after(self, wait: Duration) -> Self {
         self.with(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
     }
@@ -93,6 +109,28 @@ impl From<StoreError> for Problem {
                 Self::internal()
             }
         }
+    }
+}
+
+/// Why the submitter did not take a job.
+pub(crate) fn not_accepted(reason: NotAccepted) -> Problem {
+    match reason {
+        NotAccepted::KeyReused => Problem::unprocessable(
+            "idempotency_key_reused",
+            "this idempotency key was used with another body; send a new key with a new job",
+        ),
+        NotAccepted::Refused => {
+            Problem::bad_request("not_storable", "the job holds a value that cannot be stored; simplify it")
+        }
+        NotAccepted::Unavailable => Problem::unavailable(
+            "not_accepted",
+            "the job was not accepted, because the database did not take it; try again in a moment",
+        ),
+        NotAccepted::Unknown => Problem::unavailable(
+            "acceptance_unknown",
+            "the database went away while it took the job; send it again with the same idempotency key to be sure",
+        )
+        .retry_after(Duration::from_secs(5)),
     }
 }
 

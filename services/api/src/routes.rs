@@ -12,6 +12,7 @@ use crate::observe::observe;
 use crate::problem::Problem;
 
 mod artifacts;
+mod batch;
 mod deliveries;
 mod events;
 mod job;
@@ -24,6 +25,7 @@ pub(crate) fn table(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(RUNNING))
         .route("/jobs", get(jobs::list).post(jobs::submit))
+        .route("/jobs/batch", post(batch::submit))
         .route("/jobs/{id}", get(job::show))
         .route("/jobs/{id}/cancel", post(job::cancel))
         .route("/jobs/{id}/retry", post(job::retry))

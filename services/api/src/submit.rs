@@ -69,9 +69,25 @@ impl Submitter {
 
     /// Returns once the job is committed, or is known not to be.
     pub(crate) async fn submit(&self, submission: Submission) -> Answer {
+        self.offer(submission)?.answer().await
+    }
+
+    /// Puts a job in line behind all that was offered before. It is written once its turn comes, unless what is returned
+    /// here was dropped by then.
+    pub(crate) fn offer(&self, submission: Submission) -> Result<Offered, NotAccepted> {
         let (answer, answered) = oneshot::channel();
         self.0.send(Queued { submission, answer }).map_err(|_| NotAccepted::Unavailable)?;
+        Ok(Offered(answered))
+    }
+}
+
+/// A job in line.
+pub(crate) struct Offered(oneshot::Receiver<Answer>);
+
+impl Offered {
+    /// Returns once the job is committed, or is known not to be.
+    pub(crate) async fn answer(self) -> Answer {
         // The task drops a submission unanswered only where it ends in the middle of it.
-        answered.await.unwrap_or(Err(NotAccepted::Unknown))
+        self.0.await.unwrap_or(Err(NotAccepted::Unknown))
     }
 }

@@ -14,8 +14,16 @@ use crate::object::{self, Member, Members};
 use crate::route::Route;
 
 /// The fields of a job that are Foreman's own and never reach Ollama.
-pub const OWN_FIELDS: [&str; 7] =
-    ["state_webhook_url", "webhook_events", "priority", "metadata", "run_at", "expires_at", "max_attempts"];
+pub const OWN_FIELDS: [&str; 8] = [
+    "state_webhook_url",
+    "webhook_events",
+    "priority",
+    "metadata",
+    "run_at",
+    "expires_at",
+    "max_attempts",
+    "idempotency_key",
+];
 
 /// The keys of the payload that we read ourselves.
 const READ_KEYS: [&str; 7] = ["model", "messages", "prompt", "stream", "options", "keep_alive", "shift"];

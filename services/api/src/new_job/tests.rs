@@ -1,5 +1,4 @@
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
 
 use super::*;
 
@@ -9,8 +8,8 @@ fn now() -> DateTime<Utc> {
 
 fn parse(own: &str) -> Result<NewJob, StatusCode> {
     let body = format!(r#"{{"model":"a","prompt":"x"{own}}}"#);
-    NewJob::parse(body.as_bytes(), now(), TimeDelta::days(7))
-        .map_err(|problem| problem.into_response().status())
+    let body = JobBody::parse(body.as_bytes()).map_err(|_| StatusCode::BAD_REQUEST)?;
+    NewJob::of(body, now(), TimeDelta::days(7)).map_err(|problem| problem.status())
 }
 
 #[test]
@@ -97,19 +96,37 @@ fn urls_that_cannot_be_called_are_unprocessable() {
     }
 }
 
+fn key(headers: &[&[u8]], own: &str) -> Result<Option<String>, StatusCode> {
+    let mut given = HeaderMap::new();
+    for key in headers {
+        given.append("idempotency-key", axum::http::HeaderValue::from_bytes(key).unwrap());
+    }
+    let bytes = format!(r#"{{"model":"a","prompt":"x"{own}}}"#);
+    let body = JobBody::parse(bytes.as_bytes()).unwrap();
+    let key = idempotency_key(&given, &body, bytes.as_bytes());
+    key.map(|key| key.map(|key| key.key)).map_err(|problem| problem.status())
+}
+
 #[test]
 fn a_key_is_short_printable_and_alone() {
-    let key = |keys: &[&[u8]]| {
-        let mut headers = HeaderMap::new();
-        for key in keys {
-            headers.append("idempotency-key", axum::http::HeaderValue::from_bytes(key).unwrap());
-        }
-        idempotency_key(&headers, b"body").map(|key| key.map(|key| key.key)).map_err(|_| ())
-    };
+    let key = |keys| key(keys, "");
     assert_eq!(key(&[]), Ok(None));
     assert_eq!(key(&[b"order 7"]), Ok(Some("order 7".to_owned())));
     assert_eq!(key(&[&[b'x'; 255]]).map(|key| key.is_some()), Ok(true));
     for keys in [&[b"".as_slice()][..], &[&[b'x'; 256]], &[b"a", b"b"], &["é".as_bytes()]] {
-        assert_eq!(key(keys), Err(()));
+        assert_eq!(key(keys), Err(StatusCode::BAD_REQUEST));
+    }
+}
+
+#[test]
+fn a_job_may_carry_its_key_itself_and_a_header_must_not_contradict_it() {
+    let own = r#","idempotency_key":"order 7""#;
+    assert_eq!(key(&[], own), Ok(Some("order 7".to_owned())));
+    assert_eq!(key(&[b"order 7"], own), Ok(Some("order 7".to_owned())));
+    assert_eq!(key(&[b"order 8"], own), Err(StatusCode::BAD_REQUEST));
+    assert_eq!(key(&[], r#","idempotency_key":null"#), Ok(None));
+    for value in ["7", "\"\"", "\"\\u0000\"", "\"é\"", "[\"a\"]", &format!("\"{}\"", "x".repeat(256))] {
+        let own = format!(r#","idempotency_key":{value}"#);
+        assert_eq!(key(&[], &own), Err(StatusCode::BAD_REQUEST), "{value}");
     }
 }

@@ -8,14 +8,14 @@ use axum::response::Response;
 use foreman_store::{Cancelling, JobId, JobView, NewJob, StoreError, wake::Topic};
 use tokio::time::Instant;
 
-use super::jobs::{not_accepted, queued};
+use super::jobs::queued;
 use crate::answer;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
 use crate::new_job::Times;
 use crate::path::JobPath;
 use crate::prefer::MAX_WAIT;
-use crate::problem::Problem;
+use crate::problem::{Problem, not_accepted};
 use crate::query::Parameters;
 use crate::show;
 use crate::submit::{Accepted, Submission};

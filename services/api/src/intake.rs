@@ -1,0 +1,136 @@
+//! A job on its way into the queue, whichever route it came by: read, checked against all that can be wrong with it,
+//! and offered to the submitter. Nothing is refused any more once it is in the queue.
+
+use std::sync::Arc;
+
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use foreman_ollama::JobBody;
+use foreman_store::{Acceptance, IdempotencyKey, JobId, Receiver};
+use foreman_webhook::guard::SUBMISSION_BUDGET;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::app::Shared;
+use crate::auth::Caller;
+use crate::memory::Held;
+use crate::new_job::{NewJob, idempotency_key};
+use crate::problem::{Problem, not_accepted};
+use crate::submit::{Accepted, Offered, Submission};
+use crate::traceparent::traceparent;
+
+/// From this size on reading a body takes so long that other requests would notice, were it done on their thread.
+const LARGE: usize = 256 << 10;
+
+/// Lines of all batches that may stand before the submitter at the same time: one flush that is being written and one
+/// that gathers. So a batch keeps it busy, and a single job waits for two flushes at most.
+pub(crate) const IN_LINE: usize = 1_000;
+
+/// A request that brings jobs: what all of these share.
+pub(crate) struct Intake {
+    app: Shared,
+    caller: Caller,
+    headers: HeaderMap,
+    came: Instant,
+}
+
+/// A job that was taken in.
+pub(crate) enum Entry {
+    /// It stands in line; its answer is still to come.
+    Offered(Offered),
+    /// It was accepted before, under the same key.
+    Replayed(JobId),
+}
+
+impl Entry {
+    /// Returns once the job is committed, or is known not to be.
+    pub(crate) async fn answer(self) -> Result<Accepted, Problem> {
+        match self {
+            Self::Offered(offered) => offered.answer().await.map_err(not_accepted),
+            Self::Replayed(job) => Ok(Accepted::Replayed(job)),
+        }
+    }
+}
+
+impl Intake {
+    pub(crate) fn new(app: Shared, caller: Caller, headers: HeaderMap) -> Self {
+        Self { app, caller, headers, came: Instant::now() }
+    }
+
+    /// Takes in one job. `held` is the memory of its bytes, until it is written.
+    pub(crate) async fn take_in(&self, bytes: Bytes, held: Held) -> Result<Entry, Problem> {
+        let (body, key) = beside_others(bytes.len(), || {
+            let body = JobBody::parse(&bytes)
+                .map_err(|error| Problem::bad_request(error.code(), error.to_string()))?;
+            let key = idempotency_key(&self.headers, &body, &bytes)?;
+            Ok::<_, Problem>((body, key))
+        })?;
+        drop(bytes);
+        match self.admit(body, held, key.clone()).await {
+            Ok(submission) => self.app.submitter.offer(submission).map(Entry::Offered).map_err(not_accepted),
+            Err(problem) => self.replay(key.as_ref(), problem).await.map(Entry::Replayed),
+        }
+    }
+
+    /// Takes in one job of many, with its place in the line before the submitter.
+    pub(crate) async fn take_in_line(&self, bytes: Bytes) -> Result<(Entry, OwnedSemaphorePermit), Problem> {
+        let place = Arc::clone(&self.app.in_line).acquire_owned().await.map_err(|_| Problem::internal())?;
+        let held = self.app.incoming.take(bytes.len())?;
+        Ok((self.take_in(bytes, held).await?, place))
+    }
+
+    async fn admit(
+        &self,
+        body: JobBody,
+        held: Held,
+        idempotency: Option<IdempotencyKey>,
+    ) -> Result<Submission, Problem> {
+        let Self { app, caller, .. } = self;
+        let job = NewJob::of(body, app.store.clock().now(), app.job_ttl)?;
+        if let Some(webhook) = &job.webhook {
+            // One budget for all the names in a request.
+            let checked = app.receivers.check(&webhook.url, self.came + SUBMISSION_BUDGET).await;
+            checked.map_err(|error| Problem::unprocessable(error.code(), error.to_string()))?;
+        }
+        let model = app.inventory.find(job.body.load_key.model(), self.came).await?;
+        let admission = app.limits.admit(caller.client, job.body.payload.len()).await?;
+        let new = foreman_store::NewJob {
+            id: app.store.clock().next_job_id(),
+            client: caller.client,
+            model: job.body.model,
+            model_label: model.label,
+            load_key: job.body.load_key.as_str().to_owned(),
+            path: job.body.route.path().to_owned(),
+            body: job.body.payload,
+            priority: job.priority,
+            max_attempts: job.max_attempts,
+            metadata: job.metadata,
+            receiver: job.webhook.map(|webhook| Receiver {
+                url: webhook.url.as_str().to_owned(),
+                origin: webhook.url.origin(),
+                events: webhook.events,
+            }),
+            run_at: job.times.run_at,
+            expires_at: job.times.expires_at,
+            retry_of: None,
+            traceparent: traceparent(&self.headers),
+            idempotency,
+        };
+        Ok(Submission { job: new, admission, held })
+    }
+
+    /// A job that was accepted once under this key stays accepted, even where it would be refused now: the client's
+    /// queue may be full by now, or its `expires_at` past.
+    async fn replay(&self, key: Option<&IdempotencyKey>, problem: Problem) -> Result<JobId, Problem> {
+        let Some(key) = key else { return Err(problem) };
+        match self.app.store.key_holder(self.caller.client, key).await {
+            Ok(Some(Acceptance::Replayed(job))) => Ok(job),
+            _ => Err(problem),
+        }
+    }
+}
+
+/// Runs what takes its time over so many bytes; if they are many, where it keeps no other request waiting.
+pub(crate) fn beside_others<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes < LARGE { work() } else { tokio::task::block_in_place(work) }
+}

@@ -1,0 +1,128 @@
+//! `POST /jobs/batch`.
+//!
+//! The body is read whole, under the same bound as any other, so that what is wrong with it as a whole is said before
+//! any job is accepted. Answers go out while jobs go in; a client that reads slowly holds no bodies in memory, only the
+//! answers that it has not read, a line each. One that hangs up ends the batch: what was not written by then is not.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use foreman_store::JobId;
+use futures_util::{StreamExt, stream};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::app::Shared;
+use crate::auth::Caller;
+use crate::body::Bounded;
+use crate::intake::{IN_LINE, Intake, beside_others};
+use crate::lines::{self, Line};
+use crate::problem::Problem;
+use crate::show;
+use crate::submit::Accepted;
+
+/// Answers that go out together.
+const TOGETHER: usize = 256;
+
+/// What became of a line: `job_id`, or `error`.
+#[derive(Serialize)]
+struct Told<'a> {
+    line: usize,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_id: Option<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+}
+
+pub(super) async fn submit(
+    caller: Caller,
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    body: Bounded,
+) -> Result<Response, Problem> {
+    if headers.contains_key("idempotency-key") {
+        let error = "a batch has no key of its own; give each line its own as `idempotency_key`";
+        return Err(Problem::bad_request("invalid_idempotency_key", error));
+    }
+    let Bounded { bytes, held } = body;
+    let lines = beside_others(bytes.len(), || lines::split(&bytes))?;
+    drop(bytes);
+    let expected = lines.len();
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let gone = tell.clone();
+        tokio::select! {
+            () = gone.closed() => {}
+            () = take_in_all(Intake::new(app, caller, headers), lines, &tell) => {}
+        }
+        drop(held);
+    });
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
+    Ok((StatusCode::OK, headers, answers(told, expected)).into_response())
+}
+
+/// Offers every line to the submitter, in order, and tells what became of each, in order.
+async fn take_in_all(intake: Intake, lines: Vec<Line>, tell: &mpsc::UnboundedSender<Bytes>) {
+    let intake = Arc::new(intake);
+    stream::iter(lines)
+        // One after the other, so that ids rise with the lines and the first of two equal keys wins.
+        .then(|Line { number, bytes }| {
+            let intake = Arc::clone(&intake);
+            async move { (number, intake.take_in_line(bytes).await) }
+        })
+        .map(|(number, entry)| async move {
+            let answer = match entry {
+                Ok((entry, place)) => {
+                    let answer = entry.answer().await;
+                    drop(place);
+                    answer
+                }
+                Err(problem) => Err(problem),
+            };
+            line(number, &answer)
+        })
+        .buffered(IN_LINE)
+        .for_each(|line| async {
+            // Whoever is gone needs no answer, and ends the batch.
+            let _ = tell.send(line);
+        })
+        .await;
+}
+
+fn line(number: usize, answer: &Result<Accepted, Problem>) -> Bytes {
+    let told = match answer {
+        Ok(Accepted::New(job) | Accepted::Replayed(job)) => {
+            Told { line: number, status: StatusCode::ACCEPTED.as_u16(), job_id: Some(*job), error: None }
+        }
+        Err(problem) => Told {
+            line: number,
+            status: problem.status().as_u16(),
+            job_id: None,
+            error: Some(problem.error()),
+        },
+    };
+    let mut json = show::json(&told);
+    json.push(b'\n');
+    json.into()
+}
+
+/// As many lines as are expected, in order. If they end before, so does the connection: an answer that is cut off must
+/// not look complete.
+fn answers(told: mpsc::UnboundedReceiver<Bytes>, expected: usize) -> Body {
+    Body::from_stream(stream::unfold((told, expected), |(mut told, expected)| async move {
+        if expected == 0 {
+            return None;
+        }
+        let mut lines = Vec::with_capacity(TOGETHER);
+        match told.recv_many(&mut lines, TOGETHER).await {
+            0 => Some((Err(io::ErrorKind::Interrupted.into()), (told, 0))),
+            count => Some((Ok::<_, io::Error>(lines.concat()), (told, expected.saturating_sub(count)))),
+        }
+    }))
+}
