@@ -17,13 +17,20 @@ const HEADERS: &str = "Authorization,Content-Type,User-Agent,Accept,X-Requested-
                        X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout";
 const METHODS: &str = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS";
 
-/// The refusal of a request, or the answer to a browser's preflight.
-pub(crate) fn check(method: &Method, headers: &HeaderMap, allowed: &'static str) -> Option<Response<Body>> {
-    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
-    if !text(HOST).is_none_or(host_is_near) {
-        return Some(http::bare(StatusCode::FORBIDDEN));
-    }
-    let origin = text(ORIGIN)?;
+/// The refusal of a request that means another host. An Ollama that listens for others too asks nothing of the kind: it
+/// cannot know all of its names.
+pub(crate) fn check_host(listens_at: IpAddr, headers: &HeaderMap) -> Option<Response<Body>> {
+    let refused = listens_at.is_loopback() && !text(headers, HOST).is_none_or(host_is_near);
+    refused.then(|| http::bare(StatusCode::FORBIDDEN))
+}
+
+/// The refusal of a page from elsewhere, or the answer to a browser's preflight.
+pub(crate) fn check_origin(
+    method: &Method,
+    headers: &HeaderMap,
+    allowed: &'static str,
+) -> Option<Response<Body>> {
+    let origin = text(headers, ORIGIN)?;
     if !origin_is_near(origin) {
         return Some(http::bare(StatusCode::FORBIDDEN));
     }
@@ -49,6 +56,10 @@ pub(crate) fn admit(headers: &HeaderMap, answer: &mut Response<Body>) {
         answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         answer.headers_mut().insert(VARY, HeaderValue::from_static("Origin"));
     }
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"))
 }
 
 fn host_is_near(host: &str) -> bool {
@@ -83,5 +94,21 @@ fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
         _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_ollama_on_loopback_minds_the_host() {
+        let refuses = |listens_at: &str, host: &'static str| {
+            let headers = HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]);
+            check_host(listens_at.parse().unwrap(), &headers).is_some()
+        };
+        assert!(refuses("127.0.0.1", "ollama:11434"));
+        assert!(!refuses("127.0.0.1", "localhost:11434"));
+        assert!(!refuses("0.0.0.0", "ollama:11434"));
     }
 }

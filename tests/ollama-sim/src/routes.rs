@@ -56,7 +56,9 @@ pub(crate) async fn serve(
         "/api/show" | "/api/chat" | "/api/generate" => "POST",
         _ => "",
     };
-    if let Some(answer) = gate::check(&head.method, &head.headers, allowed) {
+    let refused = gate::check_host(ollama.config.addr.ip(), &head.headers)
+        .or_else(|| gate::check_origin(&head.method, &head.headers, allowed));
+    if let Some(answer) = refused {
         return Ok(answer);
     }
     let mut answer = match (head.method, path) {
