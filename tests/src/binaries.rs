@@ -11,23 +11,45 @@ use std::{
 /// The directory with the fresh binaries.
 static FRESH: LazyLock<PathBuf> = LazyLock::new(build);
 
-/// Where the binary `name` of this workspace lies, built from the sources as they are now.
+/// Where the binary `name` of this workspace lies, built from the sources as they are now. A path is taken as it is.
 pub(crate) fn binary(name: &str) -> PathBuf {
-    FRESH.join(name)
+    let path = Path::new(name);
+    if path.is_absolute() { path.to_path_buf() } else { FRESH.join(name) }
+}
+
+/// Builds these packages as they are built for production, by themselves, and returns the directory they are in.
+pub fn built_for_release(packages: &[&str]) -> PathBuf {
+    let target_dir = parent(&own_profile_dir());
+    let named = packages.iter().flat_map(|package| ["--package", package]);
+    cargo_build(named.chain(["--release"]), &target_dir);
+    target_dir.join("release")
 }
 
 fn build() -> PathBuf {
-    // target/<profile>/deps/<test>
-    let test = env::current_exe().expect("a test knows its path");
-    let profile_dir = test.ancestors().nth(2).expect("a test lies in target/<profile>/deps").to_path_buf();
+    let profile_dir = own_profile_dir();
+    let release = profile_dir.ends_with("release").then_some("--release");
+    cargo_build(["--workspace", "--bins"].into_iter().chain(release), &parent(&profile_dir));
+    profile_dir
+}
+
+/// A program lies in `target/<profile>`, a test in `deps` there.
+fn own_profile_dir() -> PathBuf {
+    let own = env::current_exe().expect("a program knows its path");
+    let dir = parent(&own);
+    if dir.ends_with("deps") { parent(&dir) } else { dir }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    path.parent().expect("a program lies in target/<profile>").to_path_buf()
+}
+
+fn cargo_build<'a>(what: impl Iterator<Item = &'a str>, target_dir: &Path) {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--workspace", "--bins", "--target-dir"])
-        .arg(profile_dir.parent().expect("a profile lies in the target directory"))
+        .args(["build", "--quiet", "--target-dir"])
+        .arg(target_dir)
+        .args(what)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    if profile_dir.ends_with("release") {
-        cargo.arg("--release");
-    }
     // What cargo told this test about its own package would make build scripts run again.
     for (name, _) in env::vars_os() {
         if name
@@ -39,5 +61,4 @@ fn build() -> PathBuf {
     }
     let built = cargo.status().expect("cargo can be started");
     assert!(built.success(), "the binaries do not build: run `cargo build --workspace --bins`");
-    profile_dir
 }

@@ -56,6 +56,11 @@ impl Cluster {
         Self::start(&[]).await
     }
 
+    /// The same with settings for postgres.
+    pub async fn durable_with(settings: &'static [&'static str]) -> Self {
+        Self::start(settings).await
+    }
+
     async fn start(settings: &'static [&'static str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

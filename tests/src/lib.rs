@@ -12,10 +12,11 @@ mod seed;
 mod services;
 mod wait;
 
+pub use binaries::built_for_release;
 pub use cluster::Cluster;
 pub use database::{Db, LOAD_KEY, copy_of, reason, success};
 pub use ports::free_port;
-pub use process::{Process, Signal};
+pub use process::{Pid, Process, Signal};
 pub use receiver::{Answer, Received, Receiver};
 pub use seed::random;
 pub use services::{Api, Worker, http};

@@ -3,14 +3,14 @@
 
 use std::{
     env, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 
-pub use nix::sys::signal::Signal;
-use nix::{sys::signal::kill, unistd::Pid};
+use nix::sys::signal::kill;
+pub use nix::{sys::signal::Signal, unistd::Pid};
 
 use crate::{binaries, eventually, last_will::LastWill};
 
@@ -28,15 +28,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `binary` with these settings and nothing else of our environment but `PATH`.
+    /// Starts `binary`, a program of this workspace or the path of any other, with these settings and nothing else of
+    /// our environment but `PATH`.
     pub fn start(binary: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = Path::new(binary).file_name().expect("a program has a name").display();
         let mut process = Self {
             binary: binary.to_owned(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             settings: settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            log: env::temp_dir().join(format!("foreman-tests-{}-{number}-{binary}.log", std::process::id())),
+            log: env::temp_dir().join(format!("foreman-tests-{}-{number}-{name}.log", std::process::id())),
             running: None,
         };
         process.start_again();
@@ -61,7 +63,7 @@ impl Process {
         self.running = Some((child, will));
     }
 
-    fn id(&self) -> Pid {
+    pub fn id(&self) -> Pid {
         let (child, _) = self.running.as_ref().expect("the process runs");
         Pid::from_raw(child.id().try_into().expect("a process id is a small number"))
     }

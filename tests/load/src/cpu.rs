@@ -1,0 +1,51 @@
+//! CPU time of other processes, from `/proc`: it says what a unit costs even where the machine is busy with others.
+
+use std::fs;
+use std::time::Duration;
+
+use foreman_tests::{Db, Pid};
+
+/// The unit of `/proc`, whatever the kernel's own tick is (proc(5), `sysconf(_SC_CLK_TCK)` on every Linux).
+const TICK: Duration = Duration::from_millis(10);
+
+/// What one line of `/proc/PID/stat` says.
+struct Stat {
+    parent: i32,
+    /// Of all its threads.
+    own: Duration,
+    /// Of the children that have ended and that it has waited for.
+    of_the_ended: Duration,
+}
+
+/// What a process has used since its start.
+pub(crate) fn of(process: Pid) -> Duration {
+    Stat::read(process.as_raw()).expect("the process runs").own
+}
+
+/// What Postgres has used since its start: the postmaster, its children, and those of them that have ended.
+pub(crate) async fn of_postgres(db: &Db) -> Duration {
+    let backend = db.value("SELECT pg_backend_pid()").await;
+    let postmaster = Stat::read(backend).expect("the backend that answered runs").parent;
+    let processes = fs::read_dir("/proc").expect("Linux has /proc").flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let stats = ids.filter_map(|id| Some((id, Stat::read(id)?)));
+    let ours = stats.filter(|(id, stat)| *id == postmaster || stat.parent == postmaster);
+    ours.map(|(_, stat)| stat.own + stat.of_the_ended).sum()
+}
+
+impl Stat {
+    /// `None` if there is no such process any more.
+    fn read(id: i32) -> Option<Self> {
+        let line = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // The name before it, in parentheses, may hold anything.
+        let (_, fields) = line.rsplit_once(')')?;
+        let fields: Vec<i64> =
+            fields.split_whitespace().skip(1).map(|field| field.parse().unwrap_or_default()).collect();
+        let ticks = |field: usize| Some(TICK * u32::try_from(*fields.get(field)?).ok()?);
+        Some(Self {
+            parent: i32::try_from(*fields.first()?).ok()?,
+            own: ticks(10)? + ticks(11)?,
+            of_the_ended: ticks(12)? + ticks(13)?,
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! How fast Foreman is, as a ratio: each scenario beside a baseline that does the least such work could cost on the same
+//! machine, in the same run, turn by turn. Durability is what production has, or the figure would say nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use foreman_tests::Cluster;
+
+mod accept;
+mod backend;
+mod connection;
+mod cpu;
+mod deliver;
+mod measure;
+mod pgbench;
+mod programs;
+mod run;
+mod server;
+mod services;
+mod statements;
+mod workload;
+
+use accept::Accept;
+use deliver::Deliver;
+use measure::{Row, Sample, Scenario};
+use programs::Programs;
+use run::Run;
+use statements::Statements;
+
+/// Measures Foreman against baselines on this machine and prints a table in Markdown.
+#[derive(Debug, Parser)]
+#[command(after_help = "For example: foreman-load --scenario run --repeats 3")]
+struct Options {
+    /// What to measure; everything if none is named.
+    #[arg(long, value_enum)]
+    scenario: Vec<Name>,
+    /// Turns of each contender; the figures are medians over them.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=20))]
+    repeats: u8,
+    /// A tenth of the work: to see that everything runs, not how fast.
+    #[arg(long)]
+    quick: bool,
+    /// A directory with the foreman-api and foreman-worker to measure; several are measured turn by turn. Built from
+    /// this tree if none is named.
+    #[arg(long, value_name = "DIR")]
+    programs: Vec<PathBuf>,
+    /// Also shows after each turn of Foreman what its statements cost Postgres, which costs a little itself.
+    #[arg(long)]
+    statements: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// `POST /jobs` until the 202, against pgbench.
+    Accept,
+    /// A backlog of jobs on an instant Ollama, against a bare loop of the same requests.
+    Run,
+    /// A backlog of webhooks, against a bare loop that signs and sends.
+    Deliver,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    foreman_runtime::tls::install();
+    let named: Result<Vec<Programs>, _> = options.programs.iter().map(|dir| Programs::in_dir(dir)).collect();
+    let mut contenders = named.context("--programs")?;
+    if contenders.is_empty() {
+        contenders.push(Programs::of_this_tree());
+    }
+    let cluster = if options.statements { statements::cluster().await } else { Cluster::durable().await };
+    let statements = if options.statements { Some(Statements::of(&cluster).await) } else { None };
+    let scale = if options.quick { Scale::quick() } else { Scale::full() };
+    let mut rows = Vec::new();
+    for name in Name::value_variants() {
+        if !options.scenario.is_empty() && !options.scenario.contains(name) {
+            continue;
+        }
+        let (contenders, repeats, statements) = (&contenders[..], options.repeats, statements.as_ref());
+        let result = match name {
+            Name::Accept => turns(&Accept::new(&cluster, &scale), contenders, repeats, statements).await,
+            Name::Run => turns(&Run::start(&cluster, &scale)?, contenders, repeats, statements).await,
+            Name::Deliver => turns(&Deliver::start(&cluster, &scale)?, contenders, repeats, statements).await,
+        };
+        rows.extend(result?);
+    }
+    say(&measure::table(&rows));
+    Ok(())
+}
+
+/// How much each turn does.
+struct Scale {
+    accept_for: Duration,
+    jobs: usize,
+    deliveries: usize,
+}
+
+impl Scale {
+    const fn full() -> Self {
+        Self { accept_for: Duration::from_secs(6), jobs: 20_000, deliveries: 20_000 }
+    }
+
+    const fn quick() -> Self {
+        Self { accept_for: Duration::from_secs(1), jobs: 2_000, deliveries: 2_000 }
+    }
+}
+
+/// Baseline, Foreman, baseline, Foreman, …: whatever else the machine does meets both alike.
+async fn turns(
+    scenario: &impl Scenario,
+    contenders: &[Programs],
+    repeats: u8,
+    statements: Option<&Statements>,
+) -> anyhow::Result<Vec<Row>> {
+    let mut baseline = Vec::new();
+    let mut ours: Vec<Vec<Sample>> = contenders.iter().map(|_| Vec::new()).collect();
+    for turn in 1..=repeats {
+        let sample = scenario.baseline().await.context("the baseline")?;
+        say(&format!("{} {turn}/{repeats}: baseline {sample}", scenario.name()));
+        baseline.push(sample);
+        for (programs, samples) in contenders.iter().zip(&mut ours) {
+            let sample = scenario.foreman(programs).await.with_context(|| programs.to_string())?;
+            say(&format!("{} {turn}/{repeats}: {programs} {sample}", scenario.name()));
+            if let Some(statements) = statements {
+                say(&statements.since_last().await);
+            }
+            samples.push(sample);
+        }
+    }
+    let rows = contenders.iter().zip(ours).map(|(programs, samples)| {
+        Row::new(scenario.name(), scenario.aim(), programs.to_string(), &baseline, &samples)
+    });
+    Ok(rows.collect())
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are what this program is for")]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,83 @@
+//! The services under load, with the settings that one of production has by default, but for their addresses.
+
+use anyhow::{Context as _, bail};
+use foreman_tests::{Db, Process, eventually, free_port, http};
+
+use crate::programs::Programs;
+
+/// A `foreman-api` that is ready.
+pub(crate) struct Api {
+    pub(crate) process: Process,
+    pub(crate) address: String,
+}
+
+impl Api {
+    pub(crate) async fn start(programs: &Programs, db: &Db) -> Self {
+        let (address, ops) = (loopback(), loopback());
+        let settings = [
+            ("DATABASE_URL", db.url()),
+            ("FOREMAN_API_ADDR", &address),
+            ("FOREMAN_API_OPS_ADDR", &ops),
+            ("FOREMAN_AUTH", "off"),
+            ("FOREMAN_LOG_FORMAT", "json"),
+            // All jobs come from one address, and nothing runs them meanwhile.
+            ("FOREMAN_CLIENT_MAX_QUEUED", "10000000"),
+            ("FOREMAN_CLIENT_MAX_QUEUED_BYTES", "100GiB"),
+        ];
+        let process = Process::start(&programs.path("foreman-api"), &[], &settings);
+        ready(&ops).await;
+        Self { process, address }
+    }
+}
+
+/// A `foreman-worker` with all its roles.
+pub(crate) struct Worker {
+    pub(crate) process: Process,
+}
+
+impl Worker {
+    /// Starts one and returns at once: the work that waits for it is its measure.
+    pub(crate) fn start(programs: &Programs, db: &Db, ollama: &str, slots: usize, secret: &str) -> Self {
+        let ops = loopback();
+        let slots = slots.to_string();
+        let settings = [
+            ("DATABASE_URL", db.url()),
+            ("OLLAMA_HOST", ollama),
+            ("FOREMAN_WORKER_OPS_ADDR", &ops),
+            ("FOREMAN_WORKER_SLOTS", &slots),
+            ("FOREMAN_LOG_FORMAT", "json"),
+            ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
+            ("FOREMAN_WEBHOOK_SECRET", secret),
+        ];
+        Self { process: Process::start(&programs.path("foreman-worker"), &[], &settings) }
+    }
+
+    /// Whether nothing went wrong, by its own account.
+    pub(crate) fn has_no_complaints(&self) -> anyhow::Result<()> {
+        complaints(&self.process)
+    }
+}
+
+/// A figure of a service that met errors is the figure of something else.
+pub(crate) fn complaints(process: &Process) -> anyhow::Result<()> {
+    let log = process.log();
+    let complaint = log
+        .lines()
+        .find(|line| ["WARN", "ERROR"].iter().any(|level| line.contains(&format!("\"level\":\"{level}\""))));
+    match complaint {
+        None => Ok(()),
+        Some(line) => bail!("it complained: {line}"),
+    }
+}
+
+fn loopback() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
+
+async fn ready(ops: &str) {
+    eventually("an api that is ready", async || {
+        let answer = http().get(format!("http://{ops}/readyz")).send().await.context("no answer")?;
+        if answer.status().is_success() { Ok(()) } else { bail!("{}", answer.status()) }
+    })
+    .await;
+}

@@ -1,0 +1,48 @@
+//! The jobs: all alike, about as large as a short chat is.
+
+use chrono::{TimeDelta, Utc};
+use foreman_ollama::{LoadKey, ModelName};
+use foreman_store::{NewJob, Receiver};
+use foreman_tests::Db;
+
+/// As `/api/tags` names it.
+pub(crate) const MODEL: &str = "tiny-a:latest";
+
+/// As long as it takes for a request of 700 bytes.
+const PROMPT: usize = 614;
+
+/// Jobs that go to Postgres together.
+const BATCH: usize = 500;
+
+/// The body of `POST /jobs`, about 700 bytes.
+pub(crate) fn request_body() -> String {
+    let words = "What does a foreman do all day, and who would miss it? ";
+    let prompt: String = words.chars().cycle().take(PROMPT).collect();
+    format!(
+        r#"{{"model":"tiny-a","messages":[{{"role":"user","content":"{prompt}"}}],"options":{{"temperature":0}}}}"#
+    )
+}
+
+/// The body that goes to Ollama for it.
+pub(crate) fn ollama_body() -> String {
+    request_body().replacen(r#""options""#, r#""stream":true,"options""#, 1)
+}
+
+/// Accepts so many jobs past the api; `receiver` gets the number of each.
+pub(crate) async fn accept(db: &Db, count: usize, receiver: impl Fn(usize) -> Option<Receiver>) {
+    let model = ModelName::parse(MODEL).expect("the model has a name");
+    let load_key = LoadKey::of_model(model).as_str().to_owned();
+    let body = ollama_body();
+    let job = |number| NewJob {
+        model_label: MODEL.to_owned(),
+        load_key: load_key.clone(),
+        body: body.clone(),
+        receiver: receiver(number),
+        expires_at: Utc::now() + TimeDelta::days(7),
+        ..db.new_job()
+    };
+    let jobs: Vec<NewJob> = (0..count).map(job).collect();
+    for batch in jobs.chunks(BATCH) {
+        db.accept_all(batch).await;
+    }
+}
