@@ -3,7 +3,7 @@
 //! Starts Postgres, the services and, for a demo, the simulator; keeps them alive; stops them in order. What the user
 //! set always wins over what is chosen here, but in a demo, which must never touch a real database or Ollama.
 
-mod addresses;
+pub(crate) mod addresses;
 mod child;
 pub(crate) mod environment;
 pub(crate) mod home;

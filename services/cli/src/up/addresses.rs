@@ -56,7 +56,7 @@ pub(super) fn free_port() -> io::Result<SocketAddr> {
 }
 
 /// "Every address of this machine" is one to listen on, not one to call.
-pub(super) fn dialled(listening: SocketAddr) -> SocketAddr {
+pub(crate) fn dialled(listening: SocketAddr) -> SocketAddr {
     let ip = match listening.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
