@@ -59,8 +59,9 @@ impl ConnectOptions {
         };
         let pooled = parse(url)?;
         let direct = direct_url.map_or_else(|| Ok(pooled.clone()), parse)?;
-        // A pooler refuses settings at the start of a connection; through it every statement is planned anew anyway.
-        let pooled = if pgbouncer { pooled } else { pooled.options(PLANNER) };
+        // A pooler refuses settings at the start of a connection, our library's own among them; through it every
+        // statement is planned anew anyway.
+        let pooled = if pgbouncer { pooled.extra_float_digits(None) } else { pooled.options(PLANNER) };
         Ok(Self { pooled, direct, pool_size, pgbouncer, begin: "BEGIN" })
     }
 
