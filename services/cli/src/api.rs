@@ -1,52 +1,37 @@
 //! The api as the commands of a client call it: one function a route, and every refusal as one sentence.
+//!
+//! Nothing here asks twice: the caller knows whether that is safe.
+
+mod batch;
+mod deliveries;
+mod error;
+mod jobs;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use foreman_runtime::config::form;
 use foreman_runtime::{Env, settings::cli};
-use reqwest::{Method, RequestBuilder, StatusCode, header};
+use reqwest::header::{self, HeaderValue};
+use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 use url::{Host, Url};
+
+pub(crate) use batch::Answered;
+pub(crate) use deliveries::Delivery;
+pub(crate) use error::ApiError;
+pub(crate) use jobs::{Event, Filter, Job};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Of an answer that does not wait for a job.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// How long one request waits for a job; the api allows 60.
-const WAIT_SECONDS: u64 = 30;
+/// Where an answer that says "later" does not say when.
+const LATER: Duration = Duration::from_secs(1);
 
 pub(crate) struct Api {
     http: reqwest::Client,
+    /// Ends in a slash.
     base: Url,
-    key: Option<String>,
-}
-
-/// A job, as far as the command line looks into it.
-#[derive(Deserialize)]
-pub(crate) struct Job {
-    pub(crate) state: String,
-    pub(crate) seq: i64,
-    pub(crate) error: Option<String>,
-    pub(crate) result: Option<Box<RawValue>>,
-    #[serde(default)]
-    pub(crate) artifacts: Vec<Artifact>,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Artifact {
-    pub(crate) name: String,
-    pub(crate) url: Option<String>,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct Event {
-    pub(crate) seq: i64,
-    pub(crate) state: String,
-    pub(crate) timestamp: String,
-    pub(crate) attempt: i64,
-    pub(crate) error: Option<String>,
+    authorization: Option<HeaderValue>,
 }
 
 /// An answer and its bytes, which are passed on as they came.
@@ -55,27 +40,13 @@ pub(crate) struct Answer<T> {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Why a request has no answer to use.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ApiError {
-    /// It may be there again in a moment.
-    #[error("{base} cannot be reached ({reason}); start it with `foreman up`, or set FOREMAN_URL")]
-    Away { base: Url, reason: String },
-    /// In the api's own words; nothing was accepted.
-    #[error("{sentence}")]
-    Busy { sentence: String, retry_after: Duration },
-    /// In the api's own words.
-    #[error("{0}")]
-    Refused(String),
-    #[error("what answers at {base} is not Foreman's api ({reason}); set FOREMAN_URL to the api")]
-    Strange { base: Url, reason: String },
-}
-
 impl Api {
     pub(crate) fn from_env(env: &Env) -> anyhow::Result<Self> {
         let base = env.read(&cli::URL, base_url)?;
-        let key = env.read_optional(&cli::API_KEY, form::text)?;
-        let mut http = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN);
+        let authorization = env.read_optional(&cli::API_KEY, bearer)?;
+        // A key goes nowhere but where it was meant for.
+        let mut http =
+            reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).redirect(redirect::Policy::none());
         let is_loopback = match base.host() {
             Some(Host::Ipv4(ip)) => ip.is_loopback(),
             Some(Host::Ipv6(ip)) => ip.is_loopback(),
@@ -86,76 +57,35 @@ impl Api {
             // What is set for the world outside cannot lead back to this machine.
             http = http.no_proxy();
         }
-        Ok(Self { http: http.build()?, base, key })
-    }
-
-    /// The id of the job that was made, or, for a key that was used before, of the one it made then.
-    pub(crate) async fn submit(
-        &self,
-        body: String,
-        idempotency_key: Option<&str>,
-    ) -> Result<String, ApiError> {
-        #[derive(Deserialize)]
-        struct Accepted {
-            job_id: String,
-        }
-        let mut request = self.request(Method::POST, "jobs").header(header::CONTENT_TYPE, "application/json");
-        if let Some(key) = idempotency_key {
-            request = request.header("idempotency-key", key);
-        }
-        let accepted: Answer<Accepted> = self.send(request.timeout(ANSWER_WITHIN).body(body)).await?;
-        Ok(accepted.value.job_id)
-    }
-
-    pub(crate) async fn job(&self, id: &str) -> Result<Answer<Job>, ApiError> {
-        self.send(self.request(Method::GET, &job_path(id)).timeout(ANSWER_WITHIN)).await
-    }
-
-    /// The job once it has gone past `seq`, or as it is after a while.
-    pub(crate) async fn job_after(&self, id: &str, seq: i64) -> Result<Answer<Job>, ApiError> {
-        let query = [("wait", WAIT_SECONDS.to_string()), ("after_seq", seq.to_string())];
-        let mut request = self.request(Method::GET, &job_path(id));
-        request = request.timeout(ANSWER_WITHIN + Duration::from_secs(WAIT_SECONDS));
-        let mut request = request.build().map_err(|error| self.strange(&error))?;
-        request.url_mut().query_pairs_mut().extend_pairs(query);
-        self.execute(request).await
-    }
-
-    /// The job's history.
-    pub(crate) async fn events(&self, id: &str) -> Result<Vec<Event>, ApiError> {
-        #[derive(Deserialize)]
-        struct Events {
-            data: Vec<Event>,
-        }
-        let path = format!("{}/events", job_path(id));
-        let events: Answer<Events> =
-            self.send(self.request(Method::GET, &path).timeout(ANSWER_WITHIN)).await?;
-        Ok(events.value.data)
-    }
-
-    /// The bytes behind an artifact's URL, which may be relative.
-    pub(crate) async fn artifact(&self, url: &str) -> anyhow::Result<Vec<u8>> {
-        let url = self.base.join(url.trim_start_matches('/')).context("the artifact's URL cannot be read")?;
-        if url.origin() != self.base.origin() {
-            bail!("the artifact is at {url}, not at FOREMAN_URL; fetch it there");
-        }
-        let mut request = self.request(Method::GET, "").build()?;
-        *request.url_mut() = url;
-        Ok(self.execute_raw(request).await?)
+        Ok(Self { http: http.build()?, base, authorization })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         // Joining a relative path to a base that ends in a slash cannot fail.
         let url = self.base.join(path).unwrap_or_else(|_| self.base.clone());
         let request = self.http.request(method, url);
-        match &self.key {
-            Some(key) => request.bearer_auth(key),
+        match &self.authorization {
+            Some(authorization) => request.header(header::AUTHORIZATION, authorization.clone()),
             None => request,
         }
     }
 
+    fn build(&self, request: RequestBuilder) -> Result<reqwest::Request, ApiError> {
+        request.build().map_err(|error| self.strange(&error))
+    }
+
     async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<Answer<T>, ApiError> {
-        self.execute(request.build().map_err(|error| self.strange(&error))?).await
+        self.execute(self.build(request)?).await
+    }
+
+    async fn send_query<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        query: impl IntoIterator<Item = (&str, impl AsRef<str>)>,
+    ) -> Result<Answer<T>, ApiError> {
+        let mut request = self.build(request)?;
+        request.url_mut().query_pairs_mut().extend_pairs(query);
+        self.execute(request).await
     }
 
     async fn execute<T: DeserializeOwned>(&self, request: reqwest::Request) -> Result<Answer<T>, ApiError> {
@@ -165,11 +95,11 @@ impl Api {
     }
 
     async fn execute_raw(&self, request: reqwest::Request) -> Result<Vec<u8>, ApiError> {
-        let answer = self.http.execute(request).await.map_err(|error| self.away(&error))?;
+        let answer = self.http.execute(request).await.map_err(|error| self.unanswered(&error))?;
         let status = answer.status();
         let retry_after =
             answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        let bytes = answer.bytes().await.map_err(|error| self.away(&error))?;
+        let bytes = answer.bytes().await.map_err(|error| self.unanswered(&error))?;
         if status.is_success() {
             return Ok(bytes.into());
         }
@@ -177,33 +107,46 @@ impl Api {
         struct Problem {
             error: String,
         }
-        match serde_json::from_slice(&bytes) {
-            Ok(Problem { error }) if status == StatusCode::UNAUTHORIZED => {
-                Err(ApiError::Refused(format!("{error} (FOREMAN_API_KEY is what this program sends)")))
+        let problem = serde_json::from_slice(&bytes).ok().map(|Problem { error }| error);
+        Err(self.refusal(status, problem, retry_after.map_or(LATER, Duration::from_secs)))
+    }
+
+    /// `problem` is what Foreman says; a gateway before it says something else.
+    fn refusal(&self, status: StatusCode, problem: Option<String>, retry_after: Duration) -> ApiError {
+        match (status, problem) {
+            (StatusCode::UNAUTHORIZED, Some(error)) => {
+                let sentence = format!("{error} (FOREMAN_API_KEY is what this program sends)");
+                ApiError::Refused { status, sentence }
             }
-            Ok(Problem { error }) => Err(match retry_after {
-                Some(seconds) => {
-                    ApiError::Busy { sentence: error, retry_after: Duration::from_secs(seconds) }
-                }
-                None => ApiError::Refused(error),
-            }),
-            Err(_) if matches!(status.as_u16(), 502..=504) => {
-                Err(ApiError::Away { base: self.base.clone(), reason: format!("a gateway answers {status}") })
+            (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, Some(sentence)) => {
+                ApiError::Busy { status, sentence, retry_after }
             }
-            Err(_) => Err(self.strange(&format_args!("it answers {status}"))),
+            (_, Some(sentence)) => ApiError::Refused { status, sentence },
+            (StatusCode::TOO_MANY_REQUESTS, None) => {
+                let sentence = format!("a gateway at {} lets no more requests through for now", self.base);
+                ApiError::Busy { status, sentence, retry_after }
+            }
+            (StatusCode::PAYLOAD_TOO_LARGE, None) => {
+                let sentence = format!(
+                    "a gateway at {} lets no request of this size through; raise its limit",
+                    self.base
+                );
+                ApiError::Refused { status, sentence }
+            }
+            (_, None) if matches!(status.as_u16(), 502..=504) => {
+                ApiError::Lost { base: self.base.clone(), reason: format!("a gateway answers {status}") }
+            }
+            (_, None) => self.strange(&format_args!("it answers {status}")),
         }
     }
 
-    fn away(&self, error: &reqwest::Error) -> ApiError {
-        let reason = match error {
-            error if error.is_timeout() => "no answer in time".to_owned(),
-            error if error.is_connect() => innermost(error),
-            error => innermost(error),
-        };
-        ApiError::Away { base: self.base.clone(), reason }
+    fn unanswered(&self, error: &reqwest::Error) -> ApiError {
+        let base = self.base.clone();
+        let reason = if error.is_timeout() { "no answer in time".to_owned() } else { innermost(error) };
+        if error.is_connect() { ApiError::Away { base, reason } } else { ApiError::Lost { base, reason } }
     }
 
-    fn strange(&self, reason: &dyn std::fmt::Display) -> ApiError {
+    pub(crate) fn strange(&self, reason: &dyn std::fmt::Display) -> ApiError {
         ApiError::Strange { base: self.base.clone(), reason: reason.to_string() }
     }
 }
@@ -225,6 +168,13 @@ fn base_url(text: &str) -> Result<Url, String> {
     let path = format!("{}/", url.path().trim_end_matches('/'));
     url.set_path(&path);
     Ok(url)
+}
+
+fn bearer(key: &str) -> Result<HeaderValue, String> {
+    let mut bearer = HeaderValue::from_str(&format!("Bearer {key}"))
+        .map_err(|_| "expected the one line that `foreman client create` printed as the key".to_owned())?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
 }
 
 /// "connection refused" says more than the layers around it.

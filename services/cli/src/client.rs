@@ -45,7 +45,10 @@ pub(crate) enum Command {
 
 pub(crate) fn help() -> String {
     help::after(
-        "Where DATABASE_URL is not set, the clients are those of the `foreman up` that runs on this machine.",
+        "\
+Example: foreman client create reports
+
+Where DATABASE_URL is not set, the clients are those of the `foreman up` that runs on this machine.",
         &[shared::DATABASE_URL, shared::SECRET_KEY, cli::HOME],
     )
 }
@@ -82,9 +85,9 @@ struct Made<'a> {
 fn show(made: &Credentials, json: bool) -> anyhow::Result<()> {
     if json {
         let Credentials { name, key, secret, .. } = made;
-        print(serde_json::to_string(&Made { client: name, key, secret })?);
+        print(serde_json::to_string(&Made { client: name, key, secret })?)?;
     } else {
-        print(format_args!("client  {}\nkey     {}\nsecret  {}", made.name, made.key, made.secret));
+        print(format_args!("client  {}\nkey     {}\nsecret  {}", made.name, made.key, made.secret))?;
         say(
             "Shown this once: the key goes with requests (Authorization: Bearer), the secret verifies webhooks.",
         );
@@ -114,9 +117,9 @@ fn list(clients: &[Client], json: bool) -> anyhow::Result<()> {
             revoked_at: client.revoked_at.map(foreman_webhook::rfc3339),
         };
         if json {
-            print(serde_json::to_string(&listed)?);
+            print(serde_json::to_string(&listed)?)?;
         } else {
-            print(format_args!("{:width$}  {}", client.name, listed.in_words()));
+            print(format_args!("{:width$}  {}", client.name, listed.in_words()))?;
         }
     }
     Ok(())

@@ -4,23 +4,45 @@ use std::process::ExitCode;
 
 use foreman_runtime::ConfigError;
 
+use crate::terminal::PrintError;
+
+pub(crate) const FAILED: u8 = 1;
+/// The same as clap's, and as a service's that is misconfigured.
+const MISUSED: u8 = 2;
+
 /// What became of the job, for `submit --wait` and `watch`.
 pub(crate) const JOB_FAILED: u8 = 3;
 pub(crate) const JOB_CANCELLED: u8 = 4;
 pub(crate) const JOB_EXPIRED: u8 = 5;
 
-const FAILED: u8 = 1;
-/// The same as clap's, and as a service's that is misconfigured.
-const MISUSED: u8 = 2;
+/// Of a file of jobs, or of several ids; the others went well.
+pub(crate) const SOME_REFUSED: u8 = 6;
+
+/// What `doctor` found.
+pub(crate) const TROUBLE: u8 = 7;
+
+/// What a shell makes of a program that SIGINT or SIGPIPE ended.
+pub(crate) const INTERRUPTED: u8 = 130;
+const READER_GONE: u8 = 141;
 
 pub(crate) const HELP: &str = "\
 Exit codes:
-  0  done
-  1  it failed, and standard error says why
-  2  wrong arguments or settings
-  3  the job failed     (submit --wait, watch)
-  4  it was cancelled
-  5  it expired";
+    0  done
+    1  it failed, and standard error says why
+    2  wrong arguments or settings
+    3  the job failed        (submit --wait, submit --listen, watch)
+    4  it was cancelled
+    5  it expired
+    6  some were refused, the others went well  (submit --file, cancel, retry)
+    7  something is wrong with the installation  (doctor)
+  130  interrupted with Ctrl-C  (submit --file: the same command goes on from there)
+  141  standard output was closed early, as by `| head`";
+
+/// `None` where there is nobody to tell.
+pub(crate) fn quietly(error: &anyhow::Error) -> Option<ExitCode> {
+    let gone = matches!(error.downcast_ref(), Some(PrintError::ReaderGone));
+    gone.then(|| READER_GONE.into())
+}
 
 pub(crate) fn of_error(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if error.is::<ConfigError>() { MISUSED } else { FAILED })

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     say(format_args!("Listening on {}; Ctrl-C ends it.", listener.url()));
     loop {
         let arrival = listener.next().await?;
-        print(&arrival);
+        print(&arrival)?;
     }
 }
 

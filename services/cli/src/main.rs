@@ -4,6 +4,7 @@ mod migrate;
 mod up;
 
 mod client;
+mod doctor;
 mod healthcheck;
 
 mod listen;
@@ -11,10 +12,18 @@ mod ollama_models;
 mod submit;
 mod watch;
 
+mod deliveries;
+mod each;
+mod jobs;
+
+mod completions;
+
 mod api;
 mod database;
 mod exit;
 mod help;
+mod moment;
+mod table;
 mod terminal;
 mod tether;
 
@@ -24,7 +33,7 @@ use clap::{Parser, Subcommand};
 
 /// A durable queue in front of Ollama.
 #[derive(Debug, Parser)]
-#[command(name = "foreman", version, after_help = exit::HELP)]
+#[command(name = "foreman", version, after_help = help::overview())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -40,17 +49,29 @@ enum Command {
     Demo(up::Args),
     /// Bring the database up to date; safe twice and from two places
     Migrate(migrate::Args),
-    /// Submit a job
+    /// Submit a job, or a file of them
     Submit(submit::Args),
     /// Follow a job to its end, and print its answer
     Watch(watch::Args),
+    /// List jobs, newest first
+    Jobs(jobs::Args),
+    /// Show the webhooks of a job, and what their receivers said
+    Deliveries(deliveries::Args),
+    /// Cancel jobs
+    Cancel(each::Cancel),
+    /// Run jobs that have ended once more, as new jobs
+    Retry(each::Retry),
     /// Receive webhooks, check their signatures, and show them
     Listen(listen::Args),
     /// Who may submit: keys and webhook secrets
     #[command(subcommand, after_help = client::help())]
     Client(client::Command),
+    /// Look the installation over: what is wrong, and how to mend it
+    Doctor(doctor::Args),
     #[command(hide = true)]
     Healthcheck(healthcheck::Args),
+    /// Print what a shell needs to complete these commands
+    Completions(completions::Args),
     #[command(hide = true)]
     OllamaModels,
     #[command(hide = true)]
@@ -72,6 +93,9 @@ fn main() -> ExitCode {
             ended
         });
     ended.unwrap_or_else(|error| {
+        if let Some(code) = exit::quietly(&error) {
+            return code;
+        }
         let code = exit::of_error(&error);
         terminal::say(format_args!("foreman: {}", terminal::sentence(&error)));
         code
@@ -86,9 +110,15 @@ impl Command {
             Self::Migrate(args) => migrate::run(args).await,
             Self::Submit(args) => submit::run(args).await,
             Self::Watch(args) => watch::run(args).await,
+            Self::Jobs(args) => jobs::run(args).await,
+            Self::Deliveries(args) => deliveries::run(args).await,
+            Self::Cancel(args) => each::cancel(args).await,
+            Self::Retry(args) => each::retry(args).await,
             Self::Listen(args) => listen::run(args).await,
             Self::Client(command) => client::run(command).await,
+            Self::Doctor(args) => doctor::run(args).await,
             Self::Healthcheck(args) => healthcheck::run(args).await,
+            Self::Completions(args) => completions::run(args),
             Self::OllamaModels => ollama_models::run().await,
             Self::Tether(args) => match tether::run(args).await? {},
         }

@@ -14,7 +14,7 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     models.retain(|model| !model.embeds_only());
     models.sort_by_key(|model| model.size);
     for model in models {
-        print(model.name);
+        print(model.name)?;
     }
     Ok(ExitCode::SUCCESS)
 }

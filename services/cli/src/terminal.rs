@@ -1,24 +1,56 @@
 //! What a command says: results on standard output, everything meant for a person on standard error.
 //!
-//! A reader that has gone away (`foreman submit … | head`) is no failure, and never a panic.
+//! A reader that has gone away (`foreman jobs | head`) ends a command quietly, and is never a panic.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
+use console::Term;
+
+/// Why a result is not where it belongs.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrintError {
+    /// As `head` does it.
+    #[error("nobody reads standard output any more")]
+    ReaderGone,
+    #[error("standard output cannot be written")]
+    Io(#[source] io::Error),
+}
+
 /// A result, which a script may read: standard output.
-pub(crate) fn print(text: impl Display) {
-    finish(writeln!(io::stdout().lock(), "{text}"));
+pub(crate) fn print(text: impl Display) -> Result<(), PrintError> {
+    print_raw(format!("{text}\n").as_bytes())
 }
 
 /// The same, where the result brings its own line ends.
-pub(crate) fn print_raw(bytes: &[u8]) {
+pub(crate) fn print_raw(bytes: &[u8]) -> Result<(), PrintError> {
     let mut out = io::stdout().lock();
-    finish(out.write_all(bytes).and_then(|()| out.flush()));
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => PrintError::ReaderGone,
+        _ => PrintError::Io(error),
+    })
 }
 
 /// A remark for the person at the terminal: standard error.
 pub(crate) fn say(text: impl Display) {
-    finish(writeln!(io::stderr().lock(), "{text}"));
+    // Nobody is left to tell that nobody listens.
+    let _the_reader_is_gone = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Whether a person watches, so that lines may be drawn again.
+pub(crate) fn is_watched() -> bool {
+    Term::stderr().is_term()
+}
+
+/// How many columns results may have; `None` where they do not go to a terminal.
+pub(crate) fn columns() -> Option<usize> {
+    let term = Term::stdout();
+    term.is_term().then(|| term.size().1.into())
+}
+
+/// Text of others on one line: what came from a model, a receiver or a file must not steer the terminal.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// An error and its causes as one line. Many an error repeats its cause; what was said is not said again.
@@ -30,12 +62,7 @@ pub(crate) fn sentence(error: &anyhow::Error) -> String {
             sentence = format!("{sentence}{colon}{cause}");
         }
     }
-    sentence.replace(['\n', '\r'], " ")
-}
-
-fn finish(written: io::Result<()>) {
-    // Nobody is left to tell that nobody listens.
-    let _the_reader_is_gone = written;
+    one_line(&sentence)
 }
 
 #[cfg(test)]
@@ -46,5 +73,10 @@ mod tests {
     fn a_cause_is_not_said_twice() {
         let error = anyhow::anyhow!("refused").context("it failed: refused").context("it cannot\nbe done");
         assert_eq!(sentence(&error), "it cannot be done: it failed: refused");
+    }
+
+    #[test]
+    fn what_others_wrote_does_not_steer_the_terminal() {
+        assert_eq!(one_line("a\u{1b}[2Jb\r\nc\u{9b}"), "a [2Jb c");
     }
 }

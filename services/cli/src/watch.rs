@@ -1,5 +1,7 @@
 //! `foreman watch`: a job's states as they come, then its answer. It outlives restarts of the api.
 
+mod show;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,8 +11,9 @@ use serde::Deserialize;
 use tokio::time::sleep;
 
 use crate::api::{Api, ApiError, Event, Job};
-use crate::terminal::{print, print_raw, say};
+use crate::terminal::{print, print_raw};
 use crate::{exit, help};
+use show::Show;
 
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -18,7 +21,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 #[command(after_help = help::after("\
 Example: foreman watch 01JD8Z6Q2M5V0R3N7K4T9W1XYA
 
-States go to standard error, the answer to standard output.", &[cli::URL, cli::API_KEY]))]
+States go to standard error, on a terminal with how long each takes; the answer goes to standard output. The exit code
+tells how the job ended.", &[cli::URL, cli::API_KEY]))]
 pub(crate) struct Args {
     /// What `foreman submit` printed
     id: String,
@@ -29,53 +33,47 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let api = Api::from_env(&Env::from_process())?;
-    let code = to_the_end(&api, &args.id, Follow::States).await?;
+    let code = to_the_end(&api, &args.id).await?;
     let job = api.job(&args.id).await?;
     if args.json {
-        print_raw(&job.bytes);
-        print("");
+        print_raw(&job.bytes)?;
+        print("")?;
     } else if job.value.state == "done" {
-        print(answer(&api, &job.value).await?);
+        print(answer(&api, &job.value).await?)?;
     }
     Ok(code)
 }
 
-/// What is said on the way.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Follow {
-    States,
-    /// The answer too.
-    Answer,
-}
-
 /// Says every state until the last, and gives the exit code for it.
-pub(crate) async fn to_the_end(api: &Api, id: &str, follow: Follow) -> anyhow::Result<ExitCode> {
+pub(crate) async fn to_the_end(api: &Api, id: &str) -> anyhow::Result<ExitCode> {
+    let mut show = Show::begin()?;
     let mut seen = 0;
-    let mut is_away = false;
     loop {
-        let step = step(api, id, seen).await;
-        if let Err(ApiError::Away { .. }) = &step
-            && seen > 0
-        {
-            if !is_away {
-                is_away = true;
-                say("The api is away; waiting for it.");
+        let (job, events) = match step(api, id, seen).await {
+            Ok(step) => step,
+            Err(error) if error.is_away() && seen > 0 => {
+                show.away("The api is away; waiting for it.");
+                sleep(TRY_AGAIN).await;
+                continue;
             }
-            sleep(TRY_AGAIN).await;
-            continue;
+            Err(ApiError::Busy { sentence, retry_after, .. }) if seen > 0 => {
+                show.away(&sentence);
+                sleep(retry_after).await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        show.back();
+        let is_past = seen == 0;
+        for event in events {
+            if event.seq > seen {
+                seen = event.seq;
+                show.event(event, is_past);
+            }
         }
-        is_away = false;
-        let (job, events) = step?;
-        for event in events.iter().filter(|event| event.seq > seen) {
-            say(in_words(event));
-        }
-        seen = events.iter().map(|event| event.seq).max().unwrap_or_default().max(seen);
         if let Some(code) = exit_code(&job.state)
             && seen >= job.seq
         {
-            if follow == Follow::Answer && job.state == "done" {
-                say(answer(api, &job).await?);
-            }
             return Ok(code);
         }
     }
@@ -97,13 +95,6 @@ pub(crate) fn exit_code(state: &str) -> Option<ExitCode> {
         "expired" => Some(exit::JOB_EXPIRED.into()),
         _ => None,
     }
-}
-
-fn in_words(event: &Event) -> String {
-    let Event { state, timestamp, attempt, error, .. } = event;
-    let attempt = if *attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
-    let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-    format!("{timestamp}  {state}{attempt}{error}")
 }
 
 /// What the model said, as text; the whole answer as JSON where it is more than text.

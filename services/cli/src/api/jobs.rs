@@ -1,0 +1,164 @@
+//! Jobs: submitted, looked at, listed, cancelled, retried.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use chrono::{DateTime, Utc};
+use reqwest::{Method, header};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{ANSWER_WITHIN, Answer, Api, ApiError, job_path};
+
+/// How long one request waits for a job; the api allows 60.
+const WAIT_SECONDS: u64 = 30;
+/// The most that the api puts on a page.
+const PAGE: usize = 500;
+
+/// A job, as far as the command line looks into it.
+#[derive(Deserialize)]
+pub(crate) struct Job {
+    pub(crate) job_id: String,
+    pub(crate) state: String,
+    pub(crate) model: String,
+    pub(crate) seq: i64,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) started_at: Option<DateTime<Utc>>,
+    pub(crate) completed_at: Option<DateTime<Utc>>,
+    pub(crate) run_at: Option<DateTime<Utc>>,
+    pub(crate) cancel_requested: bool,
+    pub(crate) timing: Timing,
+    pub(crate) error: Option<String>,
+    pub(crate) result: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(crate) artifacts: Vec<Artifact>,
+}
+
+/// Of the last attempt; what it has not come to yet is unknown.
+#[derive(Deserialize)]
+pub(crate) struct Timing {
+    pub(crate) wait_ms: Option<u64>,
+    pub(crate) load_ms: Option<u64>,
+    pub(crate) run_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Artifact {
+    pub(crate) name: String,
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Event {
+    pub(crate) seq: i64,
+    pub(crate) state: String,
+    pub(crate) timestamp: DateTime<Utc>,
+    pub(crate) attempt: i64,
+    pub(crate) error: Option<String>,
+}
+
+/// Which jobs are listed.
+#[derive(Default)]
+pub(crate) struct Filter {
+    pub(crate) state: Option<String>,
+    pub(crate) model: Option<String>,
+}
+
+/// A part of a list, newest first, each entry as it came.
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Box<RawValue>>,
+    /// Where the next part begins, if there is one.
+    pub(crate) next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Accepted {
+    job_id: String,
+}
+
+impl Api {
+    /// The id of the job that was made, or, for a key that was used before, of the one it made then.
+    pub(crate) async fn submit(&self, body: String, idempotency_key: &str) -> Result<String, ApiError> {
+        let request = self
+            .request(Method::POST, "jobs")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header("idempotency-key", idempotency_key);
+        let accepted: Answer<Accepted> = self.send(request.timeout(ANSWER_WITHIN).body(body)).await?;
+        Ok(accepted.value.job_id)
+    }
+
+    pub(crate) async fn job(&self, id: &str) -> Result<Answer<Job>, ApiError> {
+        self.send(self.request(Method::GET, &job_path(id)).timeout(ANSWER_WITHIN)).await
+    }
+
+    /// The job once it has gone past `seq`, or as it is after a while.
+    pub(crate) async fn job_after(&self, id: &str, seq: i64) -> Result<Answer<Job>, ApiError> {
+        let query = [("wait", WAIT_SECONDS.to_string()), ("after_seq", seq.to_string())];
+        let request = self.request(Method::GET, &job_path(id));
+        let request = request.timeout(ANSWER_WITHIN + Duration::from_secs(WAIT_SECONDS));
+        self.send_query(request, query).await
+    }
+
+    /// At most `limit` jobs; a page can be short, even empty, and still have a next.
+    pub(crate) async fn jobs(
+        &self,
+        filter: &Filter,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<Page, ApiError> {
+        #[derive(Deserialize)]
+        struct Jobs {
+            data: Vec<Box<RawValue>>,
+            has_more: bool,
+            last_id: Option<String>,
+        }
+        let limit = limit.min(PAGE).to_string();
+        let query = [
+            ("limit", Some(limit.as_str())),
+            ("state", filter.state.as_deref()),
+            ("model", filter.model.as_deref()),
+            ("after", after),
+        ];
+        let query = query.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let request = self.request(Method::GET, "jobs").timeout(ANSWER_WITHIN);
+        let Jobs { data, has_more, last_id } = self.send_query(request, query).await?.value;
+        Ok(Page { entries: data, next: last_id.filter(|_| has_more) })
+    }
+
+    /// The job as it stands then: one that a worker holds is cancelled a moment later.
+    pub(crate) async fn cancel(&self, id: &str) -> Result<Answer<Job>, ApiError> {
+        let path = format!("{}/cancel", job_path(id));
+        self.send(self.request(Method::POST, &path).timeout(ANSWER_WITHIN)).await
+    }
+
+    /// The id of a new job like this one. Asked twice, it makes two.
+    pub(crate) async fn retry(&self, id: &str) -> Result<String, ApiError> {
+        let path = format!("{}/retry", job_path(id));
+        let accepted: Answer<Accepted> =
+            self.send(self.request(Method::POST, &path).timeout(ANSWER_WITHIN)).await?;
+        Ok(accepted.value.job_id)
+    }
+
+    /// The job's history.
+    pub(crate) async fn events(&self, id: &str) -> Result<Vec<Event>, ApiError> {
+        #[derive(Deserialize)]
+        struct Events {
+            data: Vec<Event>,
+        }
+        let path = format!("{}/events", job_path(id));
+        let events: Answer<Events> =
+            self.send(self.request(Method::GET, &path).timeout(ANSWER_WITHIN)).await?;
+        Ok(events.value.data)
+    }
+
+    /// The bytes behind an artifact's URL, which may be relative.
+    pub(crate) async fn artifact(&self, url: &str) -> anyhow::Result<Vec<u8>> {
+        let url = self.base.join(url.trim_start_matches('/')).context("the artifact's URL cannot be read")?;
+        if url.origin() != self.base.origin() {
+            bail!("the artifact is at {url}, not at FOREMAN_URL; fetch it there");
+        }
+        let mut request = self.request(Method::GET, "").build()?;
+        *request.url_mut() = url;
+        Ok(self.execute_raw(request).await?)
+    }
+}

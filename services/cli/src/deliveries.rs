@@ -1,0 +1,70 @@
+//! `foreman deliveries`: the webhooks of a job, and what their receivers said.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use foreman_runtime::{Env, settings::cli};
+
+use crate::api::{Api, Delivery};
+use crate::help;
+use crate::moment::from_now;
+use crate::table::Table;
+use crate::terminal::{is_watched, print, say};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = help::after("\
+Example: foreman deliveries 01JD8Z6Q2M5V0R3N7K4T9W1XYA
+
+ANSWER is that of the last attempt. With --json every line is a delivery with all of its attempts, as
+GET /jobs/{id}/deliveries gives it.", &[cli::URL, cli::API_KEY]))]
+pub(crate) struct Args {
+    /// What `foreman submit` printed
+    job: String,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let api = Api::from_env(&Env::from_process())?;
+    let deliveries = api.deliveries(&args.job).await?;
+    if !args.json && deliveries.is_empty() {
+        if is_watched() {
+            say("Nobody is told of this job: it has no webhook, or nothing has happened to it yet.");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new(["SEQ", "EVENT", "DELIVERY", "STATE", "ATTEMPTS", "ANSWER", "NEXT", "URL"]);
+    for entry in deliveries {
+        if args.json {
+            print(entry.get())?;
+        } else {
+            let delivery = serde_json::from_str(entry.get()).map_err(|error| api.strange(&error))?;
+            table.push(row(delivery, Utc::now()));
+        }
+    }
+    if !args.json {
+        table.print()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(delivery: Delivery, now: DateTime<Utc>) -> [String; 8] {
+    let answer = delivery.attempts.last().map(|last| {
+        let status = last.status.map(|status| status.to_string());
+        let error = last.error_code.as_deref().map(|code| code.replace('_', " "));
+        let said: Vec<String> = status.into_iter().chain(error).collect();
+        let took = last.latency_ms.map(|millis| format!(" in {millis} ms")).unwrap_or_default();
+        format!("{}{took}, {}", said.join(" "), from_now(last.at, now))
+    });
+    [
+        delivery.seq.to_string(),
+        delivery.r#type,
+        delivery.delivery_id,
+        delivery.state,
+        delivery.attempts.len().to_string(),
+        answer.unwrap_or_default(),
+        delivery.next_attempt_at.map(|at| from_now(at, now)).unwrap_or_default(),
+        delivery.url,
+    ]
+}
