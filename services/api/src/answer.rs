@@ -1,7 +1,6 @@
-//! Answers with a body that the client may already have: `ETag` and `If-None-Match` (RFC 9110, 13.1.2).
+//! Answers with a body that the client may already have: `ETag` and the conditions on it (RFC 9110, 13.1).
 
-use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
@@ -18,60 +17,75 @@ pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Response {
 /// JSON with an `ETag` of its bytes, or 304 if the client has them.
 pub(crate) fn json_unless_known(request: &HeaderMap, body: Vec<u8>) -> Response {
     let digest = Sha256::digest(&body);
-    unless_known(request, &hex::encode(&digest[..16]), JSON, || body.into())
-}
-
-/// A body under this tag, or 304 if the client has it.
-pub(crate) fn unless_known(
-    request: &HeaderMap,
-    tag: &str,
-    content_type: &str,
-    body: impl FnOnce() -> Body,
-) -> Response {
-    let tag = format!("\"{tag}\"");
+    let tag = tag(&digest[..16]);
     let mut response = if is_known(request, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let mut response = Response::new(body());
-        let content_type = HeaderValue::from_str(content_type);
-        let any = HeaderValue::from_static("application/octet-stream");
-        response.headers_mut().insert(header::CONTENT_TYPE, content_type.unwrap_or(any));
-        response
+        json(StatusCode::OK, body)
     };
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, CACHING);
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        headers.insert(header::ETAG, tag);
-    }
+    tell_tag(&mut response, tag);
     response
 }
 
-fn is_known(request: &HeaderMap, tag: &str) -> bool {
-    let lines = request.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim).any(|known| {
-        // The comparison is a weak one.
-        known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag
-    })
+/// The strong tag of bytes with this digest.
+pub(crate) fn tag(digest: &[u8]) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{}\"", hex::encode(digest))).expect("hex in quotes is a header's value")
+}
+
+/// Says which bytes these are, and that they are the client's alone.
+pub(crate) fn tell_tag(response: &mut Response, tag: HeaderValue) {
+    response.headers_mut().insert(header::CACHE_CONTROL, CACHING);
+    response.headers_mut().insert(header::ETAG, tag);
+}
+
+/// Whether the client has the bytes under this tag: `If-None-Match`, compared weakly.
+pub(crate) fn is_known(request: &HeaderMap, tag: &HeaderValue) -> bool {
+    tags(request, header::IF_NONE_MATCH)
+        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
+}
+
+/// Whether the client wants these bytes or none: `If-Match`, compared strongly, as it is without the header.
+pub(crate) fn is_wanted(request: &HeaderMap, tag: &HeaderValue) -> bool {
+    !request.contains_key(header::IF_MATCH)
+        || tags(request, header::IF_MATCH).any(|wanted| wanted == "*" || wanted == tag)
+}
+
+fn tags(request: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let lines = request.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if !value.is_empty() {
+            headers.insert(name, value.parse().unwrap());
+        }
+        headers
+    }
+
     #[test]
     fn a_client_that_has_the_bytes_is_not_sent_them_again() {
-        let status = |known: &str| {
-            let mut headers = HeaderMap::new();
-            if !known.is_empty() {
-                headers.insert(header::IF_NONE_MATCH, known.parse().unwrap());
-            }
-            unless_known(&headers, "a", JSON, Body::empty).status()
-        };
-        for known in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*"] {
-            assert_eq!(status(known), StatusCode::NOT_MODIFIED, "{known}");
+        let is_known = |value| is_known(&headers(header::IF_NONE_MATCH, value), &tag(&[0xaa]));
+        for value in ["\"aa\"", "W/\"aa\"", "\"b\", \"aa\"", "*"] {
+            assert!(is_known(value), "{value}");
         }
-        for known in ["", "\"b\"", "a", "\"A\""] {
-            assert_eq!(status(known), StatusCode::OK, "{known}");
+        for value in ["", "\"b\"", "aa", "\"AA\""] {
+            assert!(!is_known(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_wants_other_bytes_gets_none() {
+        let is_wanted = |value| is_wanted(&headers(header::IF_MATCH, value), &tag(&[0xaa]));
+        for value in ["", "\"aa\"", "\"b\", \"aa\"", "*"] {
+            assert!(is_wanted(value), "{value}");
+        }
+        for value in ["\"b\"", "W/\"aa\"", "aa"] {
+            assert!(!is_wanted(value), "{value}");
         }
     }
 }

@@ -52,6 +52,19 @@ impl Entry {
     }
 }
 
+/// One of many that was taken in.
+pub(crate) struct InLine {
+    entry: Entry,
+    _place: OwnedSemaphorePermit,
+}
+
+impl InLine {
+    /// Returns once the job is committed, or is known not to be.
+    pub(crate) async fn answer(self) -> Result<Accepted, Problem> {
+        self.entry.answer().await
+    }
+}
+
 impl Intake {
     pub(crate) fn new(app: Shared, caller: Caller, headers: HeaderMap) -> Self {
         Self { app, caller, headers, came: Instant::now() }
@@ -73,10 +86,10 @@ impl Intake {
     }
 
     /// Takes in one job of many, with its place in the line before the submitter.
-    pub(crate) async fn take_in_line(&self, bytes: Bytes) -> Result<(Entry, OwnedSemaphorePermit), Problem> {
+    pub(crate) async fn take_in_line(&self, bytes: Bytes) -> Result<InLine, Problem> {
         let place = Arc::clone(&self.app.in_line).acquire_owned().await.map_err(|_| Problem::internal())?;
         let held = self.app.incoming.take(bytes.len())?;
-        Ok((self.take_in(bytes, held).await?, place))
+        Ok(InLine { entry: self.take_in(bytes, held).await?, _place: place })
     }
 
     async fn admit(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::problem::Problem;
@@ -39,6 +40,24 @@ impl Held {
     /// Makes one of two.
     pub(crate) fn merge(&mut self, other: Self) {
         self.0.merge(other.0);
+    }
+}
+
+/// Bytes on their way out, with the memory they hold until the client has taken them.
+pub(crate) struct Outgoing {
+    data: Vec<u8>,
+    _held: Held,
+}
+
+impl Outgoing {
+    pub(crate) fn bytes(data: Vec<u8>, held: Held) -> Bytes {
+        Bytes::from_owner(Self { data, _held: held })
+    }
+}
+
+impl AsRef<[u8]> for Outgoing {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
     }
 }
 

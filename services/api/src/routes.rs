@@ -29,7 +29,7 @@ pub(crate) fn table(app: Arc<App>) -> Router {
         .route("/jobs/{id}", get(job::show))
         .route("/jobs/{id}/cancel", post(job::cancel))
         .route("/jobs/{id}/retry", post(job::retry))
-        .route("/jobs/{id}/events", get(events::list))
+        .route("/jobs/{id}/events", get(events::show))
         .route("/jobs/{id}/artifacts/{name}", get(artifacts::show))
         .route("/jobs/{id}/deliveries", get(deliveries::list))
         .route("/deliveries/{id}/redeliver", post(deliveries::redeliver))

@@ -7,7 +7,7 @@ use foreman_store::{ArtifactView, DeliveryView, JobHistory, JobId, JobView};
 use foreman_webhook::event::artifact_url;
 use foreman_webhook::{Artifact, ArtifactContent, Event, rfc3339};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::app::App;
 
@@ -106,37 +106,42 @@ pub(crate) fn jobs(app: &App, jobs: &[JobView], next: Option<JobId>) -> Vec<u8> 
 
 /// The history of a job, each entry as the webhook's body.
 pub(crate) fn history(app: &App, job: JobId, history: &JobHistory) -> Vec<u8> {
-    let job_id = job.to_string();
-    let metadata = history.metadata.as_deref().and_then(raw);
-    let digests: Vec<Digests> = history.events.iter().map(|event| Digests::of(&event.artifacts)).collect();
-    let artifacts: Vec<Vec<Artifact<'_>>> = history
-        .events
-        .iter()
-        .zip(&digests)
-        .map(|(event, digests)| artifacts(app, job, &event.artifacts, digests))
-        .collect();
-    let events = history.events.iter().zip(&artifacts).map(|(event, artifacts)| Event {
-        job_id: &job_id,
-        seq: event.seq.into(),
-        state: event.state.as_str(),
-        previous_state: event.previous_state.map(|state| state.as_str()),
-        timestamp: event.at,
-        model: &history.model,
-        attempt: event.attempt.into(),
-        result: completion(&event.artifacts),
-        artifacts,
-        error: event.error.as_deref(),
-        metadata,
-    });
     #[derive(Serialize)]
-    struct Events<'a> {
-        data: Vec<Event<'a>>,
+    struct Events {
+        data: Vec<Box<RawValue>>,
         has_more: bool,
         last_id: Option<String>,
     }
-    let last_id =
-        history.events.last().map(|event| foreman_webhook::sign::message_id(&job_id, event.seq.into()));
-    json(&Events { data: events.collect(), has_more: false, last_id })
+    let (seqs, data): (Vec<i32>, Vec<_>) = events(app, job, history).unzip();
+    let last_id = seqs.last().map(|seq| foreman_webhook::sign::message_id(&job.to_string(), (*seq).into()));
+    json(&Events { data, has_more: false, last_id })
+}
+
+/// Each event of a history as the webhook's body, with its `seq`.
+pub(crate) fn events(
+    app: &App,
+    job: JobId,
+    history: &JobHistory,
+) -> impl Iterator<Item = (i32, Box<RawValue>)> {
+    let job_id = job.to_string();
+    history.events.iter().map(move |event| {
+        let digests = Digests::of(&event.artifacts);
+        let body = Event {
+            job_id: &job_id,
+            seq: event.seq.into(),
+            state: event.state.as_str(),
+            previous_state: event.previous_state.map(|state| state.as_str()),
+            timestamp: event.at,
+            model: &history.model,
+            attempt: event.attempt.into(),
+            result: completion(&event.artifacts),
+            artifacts: &artifacts(app, job, &event.artifacts, &digests),
+            error: event.error.as_deref(),
+            metadata: history.metadata.as_deref().and_then(raw),
+        };
+        let json = to_raw_value(&body).expect("strings, numbers and raw JSON always serialise");
+        (event.seq, json)
+    })
 }
 
 /// The deliveries of a job.

@@ -63,6 +63,16 @@ impl Until {
     }
 }
 
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    Reached,
+    /// The deadline came first.
+    InVain,
+    /// The process stops: another one can go on.
+    Stopping,
+}
+
 /// The right to wait. Taken before a job is accepted, so that a refusal comes before it.
 pub(crate) struct Seat {
     watch: Watch,
@@ -160,15 +170,15 @@ impl Waiting {
 }
 
 impl Seat {
-    /// Waits until the job has come so far, `deadline` has passed, or the process stops; whoever asks then looks for
-    /// itself.
-    pub(crate) async fn wait(self, owner: ClientId, job: JobId, until: Until, deadline: Instant) {
+    /// Waits until the job has come so far, `deadline` has passed, or the process stops, and says which; whoever asks
+    /// then looks for itself.
+    pub(crate) async fn wait(&self, owner: ClientId, job: JobId, until: Until, deadline: Instant) -> Waited {
         let (tell, told) = oneshot::channel();
         self.watch.waiting().by_job.entry(job).or_default().push(Waiter { owner, until, tell });
         self.watch.0.entered.notify_one();
         tokio::select! {
-            _ = timeout_at(deadline, told) => {}
-            () = self.watch.0.stop.cancelled() => {}
+            told = timeout_at(deadline, told) => if told.is_ok() { Waited::Reached } else { Waited::InVain },
+            () = self.watch.0.stop.cancelled() => Waited::Stopping,
         }
     }
 }
@@ -212,17 +222,18 @@ mod tests {
         let (client, job) = (ClientId::generate(), JobId::generate());
         let far = Instant::now() + Duration::from_secs(60);
         let seat = |watch: &Watch| watch.seat(client).unwrap_or_else(|_| panic!("there is a seat"));
-        let next = tokio::spawn(seat(&watch).wait(client, job, Until::After(2), far));
-        let end = tokio::spawn(seat(&watch).wait(client, job, Until::End, far));
+        let wait = |seat: Seat, until| async move { seat.wait(client, job, until, far).await };
+        let next = tokio::spawn(wait(seat(&watch), Until::After(2)));
+        let end = tokio::spawn(wait(seat(&watch), Until::End));
         while watch.waiting().by_job.get(&job).map_or(0, Vec::len) < 2 {
             tokio::task::yield_now().await;
         }
         watch.waiting().tell(Progress { job, seq: 2, has_ended: false });
         assert_eq!(watch.waiting().by_job[&job].len(), 2, "nothing new");
         watch.waiting().tell(Progress { job, seq: 3, has_ended: false });
-        next.await.unwrap();
+        assert_eq!(next.await.unwrap(), Waited::Reached);
         watch.waiting().tell(Progress { job, seq: 4, has_ended: true });
-        end.await.unwrap();
+        assert_eq!(end.await.unwrap(), Waited::Reached);
         assert_eq!(watch.waiting().taken, 0);
         assert!(watch.waiting().by_job.is_empty());
     }
@@ -234,6 +245,7 @@ mod tests {
         let client = ClientId::generate();
         let seat = watch.seat(client).unwrap_or_else(|_| panic!("there is a seat"));
         stop.cancel();
-        seat.wait(client, JobId::generate(), Until::End, Instant::now() + Duration::from_secs(60)).await;
+        let far = Instant::now() + Duration::from_secs(60);
+        assert_eq!(seat.wait(client, JobId::generate(), Until::End, far).await, Waited::Stopping);
     }
 }

@@ -27,27 +27,28 @@ impl ArtifactView {
     }
 }
 
-/// An artifact with its bytes.
-#[derive(Debug)]
-pub struct ArtifactBytes {
+/// An artifact without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactHead {
     pub content_type: String,
+    /// Bytes.
+    pub size: i64,
     pub sha256: Vec<u8>,
-    pub data: Vec<u8>,
 }
 
 impl Store {
-    /// One artifact of a job, in full.
-    pub async fn artifact(
+    /// What is known of an artifact without reading it.
+    pub async fn artifact_head(
         &self,
         scope: Scope,
         job: JobId,
         name: &str,
-    ) -> Result<Option<ArtifactBytes>, StoreError> {
+    ) -> Result<Option<ArtifactHead>, StoreError> {
         let mut conn = self.open().await?;
-        let artifact = sqlx::query_as!(
-            ArtifactBytes,
-            r#"-- artifact
-            SELECT a.content_type, a.sha256, a.data
+        let head = sqlx::query_as!(
+            ArtifactHead,
+            r#"-- artifact_head
+            SELECT a.content_type, a.size, a.sha256
             FROM artifact a
             WHERE a.job_id = $1 AND a.name = $3
               AND EXISTS (SELECT FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2))"#,
@@ -58,29 +59,34 @@ impl Store {
         .fetch_optional(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(artifact)
+        Ok(head)
     }
 
-    /// How large an artifact is, before it is read.
-    pub async fn artifact_size(
+    /// So many bytes of an artifact, from this one on (the first is 0); only these leave Postgres.
+    pub async fn artifact_part(
         &self,
         scope: Scope,
         job: JobId,
         name: &str,
-    ) -> Result<Option<i64>, StoreError> {
+        from: i32,
+        length: i32,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let mut conn = self.open().await?;
-        let size = sqlx::query_scalar!(
-            r#"-- artifact_size
-            SELECT a.size FROM artifact a
+        let part = sqlx::query_scalar!(
+            r#"-- artifact_part
+            SELECT substring(a.data FROM $4::integer + 1 FOR $5::integer) AS "part!"
+            FROM artifact a
             WHERE a.job_id = $1 AND a.name = $3
               AND EXISTS (SELECT FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2))"#,
             job.uuid(),
             scope.client(),
             name,
+            from,
+            length,
         )
         .fetch_optional(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(size)
+        Ok(part)
     }
 }

@@ -36,7 +36,7 @@ mod view;
 pub mod wake;
 mod worker;
 
-pub use artifact::{ArtifactBytes, ArtifactView};
+pub use artifact::{ArtifactHead, ArtifactView};
 pub use checkup::{
     ClientSecret, HostRow, OpenTransaction, OrphanedLeases, Place, Reached, Rights, SchemaState,
     SealedSecret, Server, Unreachable, WorkerRow,

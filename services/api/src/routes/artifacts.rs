@@ -2,46 +2,82 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::Response;
-use bytes::Bytes;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 
 use crate::answer;
 use crate::app::Shared;
 use crate::auth::Caller;
-use crate::memory::Held;
+use crate::memory::Outgoing;
 use crate::path::{JobPath, NamePath};
 use crate::problem::Problem;
+use crate::range::{self, Part};
 
+/// Conditions are judged in the order of RFC 9110, 13.2.2.
 pub(super) async fn show(
     caller: Caller,
     JobPath(id): JobPath,
     NamePath(name): NamePath,
     State(app): State<Shared>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let size = app.store.artifact_size(caller.scope(), id, &name).await?;
-    let size = size.ok_or_else(Problem::no_such_artifact)?;
-    // Held until the client has read it all: whoever reads slowly keeps others out, not the memory of the process.
-    let held = app.outgoing.take(usize::try_from(size).unwrap_or(usize::MAX))?;
-    let artifact = app.store.artifact(caller.scope(), id, &name).await?;
-    let artifact = artifact.ok_or_else(Problem::no_such_artifact)?;
-    let tag = hex::encode(&artifact.sha256);
-    let mut response = answer::unless_known(&headers, &tag, &artifact.content_type, || {
-        Body::from(Bytes::from_owner(Outgoing { data: artifact.data, _held: held }))
-    });
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let head = app.store.artifact_head(caller.scope(), id, &name).await?;
+    let head = head.ok_or_else(Problem::no_such_artifact)?;
+    let (tag, size) = (answer::tag(&head.sha256), head.size.unsigned_abs());
+    if !answer::is_wanted(&headers, &tag) {
+        return Err(other_bytes());
+    }
+    if answer::is_known(&headers, &tag) {
+        let mut response = StatusCode::NOT_MODIFIED.into_response();
+        answer::tell_tag(&mut response, tag);
+        return Ok(response);
+    }
+    // A range is asked for with GET alone.
+    let part = if method == Method::GET { range::part(&headers, &tag, size) } else { Part::Whole };
+    let (first, length) = match part {
+        Part::Whole => (0, size),
+        Part::Bytes { first, last } => (first, last - first + 1),
+        Part::Beyond => return Err(beyond(size)),
+    };
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        // Held until the client has read it all: whoever reads slowly keeps others out, not the memory of the process.
+        let held = app.outgoing.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+        // Postgres holds no value that these cannot count.
+        let [from, length] = [first, length].map(|bytes| i32::try_from(bytes).unwrap_or(i32::MAX));
+        let data = app.store.artifact_part(caller.scope(), id, &name, from, length).await?;
+        Body::from(Outgoing::bytes(data.ok_or_else(Problem::no_such_artifact)?, held))
+    };
+    let mut response = Response::new(body);
+    answer::tell_tag(&mut response, tag);
+    let headers = response.headers_mut();
+    let content_type = HeaderValue::try_from(head.content_type);
+    let any = HeaderValue::from_static("application/octet-stream");
+    headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(any));
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Part::Bytes { first, last } = part {
+        headers.insert(header::CONTENT_RANGE, content_range(format_args!("{first}-{last}"), size));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
     Ok(response)
 }
 
-/// Bytes on their way out, with the memory they hold.
-struct Outgoing {
-    data: Vec<u8>,
-    _held: Held,
+fn content_range(range: impl std::fmt::Display, size: u64) -> HeaderValue {
+    HeaderValue::try_from(format!("bytes {range}/{size}")).expect("digits and signs are a header's value")
 }
 
-impl AsRef<[u8]> for Outgoing {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
-    }
+fn other_bytes() -> Problem {
+    let error =
+        "the artifact has another ETag than those in If-Match; ask without If-Match for what there is";
+    Problem::new(StatusCode::PRECONDITION_FAILED, "other_bytes", error)
+}
+
+fn beyond(size: u64) -> Problem {
+    let error = format!("the artifact has {size} bytes and the range begins beyond them; ask for one within");
+    Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", error)
+        .with(header::CONTENT_RANGE, content_range('*', size))
 }

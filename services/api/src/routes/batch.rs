@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
 use axum::extract::State;
@@ -70,22 +71,32 @@ pub(super) async fn submit(
 /// Offers every line to the submitter, in order, and tells what became of each, in order.
 async fn take_in_all(intake: Intake, lines: Vec<Line>, tell: &mpsc::UnboundedSender<Bytes>) {
     let intake = Arc::new(intake);
+    // Set once a line could not be taken for want of something of ours. Those behind it would wait, one flush after the
+    // other, for what their client can learn at once.
+    let in_trouble = Arc::new(AtomicBool::new(false));
     stream::iter(lines)
         // One after the other, so that ids rise with the lines and the first of two equal keys wins.
         .then(|Line { number, bytes }| {
-            let intake = Arc::clone(&intake);
-            async move { (number, intake.take_in_line(bytes).await) }
-        })
-        .map(|(number, entry)| async move {
-            let answer = match entry {
-                Ok((entry, place)) => {
-                    let answer = entry.answer().await;
-                    drop(place);
-                    answer
+            let (intake, in_trouble) = (Arc::clone(&intake), Arc::clone(&in_trouble));
+            async move {
+                if in_trouble.load(Ordering::Relaxed) {
+                    return (number, Err(not_tried()));
                 }
-                Err(problem) => Err(problem),
-            };
-            line(number, &answer)
+                (number, intake.take_in_line(bytes).await)
+            }
+        })
+        .map(|(number, entry)| {
+            let in_trouble = Arc::clone(&in_trouble);
+            async move {
+                let answer = match entry {
+                    Ok(in_line) => in_line.answer().await,
+                    Err(problem) => Err(problem),
+                };
+                if matches!(&answer, Err(problem) if problem.status() == StatusCode::SERVICE_UNAVAILABLE) {
+                    in_trouble.store(true, Ordering::Relaxed);
+                }
+                line(number, &answer)
+            }
         })
         .buffered(IN_LINE)
         .for_each(|line| async {
@@ -93,6 +104,11 @@ async fn take_in_all(intake: Intake, lines: Vec<Line>, tell: &mpsc::UnboundedSen
             let _ = tell.send(line);
         })
         .await;
+}
+
+fn not_tried() -> Problem {
+    let error = "the line was not tried, because one before it could not be taken; send it again in a moment";
+    Problem::unavailable("not_tried", error)
 }
 
 fn line(number: usize, answer: &Result<Accepted, Problem>) -> Bytes {

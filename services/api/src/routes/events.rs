@@ -1,23 +1,149 @@
-//! `GET /jobs/{id}/events`.
+//! `GET /jobs/{id}/events`: the history as it is, or as it goes on.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use foreman_store::{ClientId, JobHistory, JobId};
+use futures_util::stream::{self, Stream};
+use tokio::time::Instant;
 
 use crate::answer;
-use crate::app::Shared;
+use crate::app::{App, Shared};
 use crate::auth::Caller;
+use crate::memory::Outgoing;
 use crate::path::JobPath;
 use crate::problem::Problem;
 use crate::show;
+use crate::sse;
+use crate::watch::{Seat, Until, Waited};
 
-pub(super) async fn list(
+/// Between two signs of life: proxies cut connections that are silent for a minute, some for half of one.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// The longest stream. Whoever follows a job for longer comes back with `Last-Event-ID`, and with a key that is still good.
+const LONGEST: Duration = Duration::from_secs(15 * 60);
+
+pub(super) async fn show(
     caller: Caller,
     JobPath(id): JobPath,
     State(app): State<Shared>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let mut response = if sse::is_wanted(&headers) {
+        follow(app, caller, id, sse::last_event_id(&headers)?).await?
+    } else {
+        let history = history(&app, caller, id, 0).await?;
+        answer::json(StatusCode::OK, show::history(&app, id, &history))
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+async fn history(app: &App, caller: Caller, id: JobId, after: i32) -> Result<JobHistory, Problem> {
     let inline_limit = i64::try_from(app.inline_limit).unwrap_or(i64::MAX);
-    let history = app.store.job_history(caller.scope(), id, inline_limit).await?;
-    let history = history.ok_or_else(Problem::no_such_job)?;
-    Ok(answer::json(StatusCode::OK, show::history(&app, id, &history)))
+    let history = app.store.job_history(caller.scope(), id, after, inline_limit).await?;
+    history.ok_or_else(Problem::no_such_job)
+}
+
+/// All events after `last`, those that are still to come included.
+async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Response, Problem> {
+    let seat = app.watch.seat(caller.client)?;
+    let history = history(&app, caller, id, last).await?;
+    let owner = history.client;
+    if history.events.is_empty() {
+        let progress = app.store.progress(&[(owner, id)]).await?;
+        let progress = progress.first().ok_or_else(Problem::no_such_job)?;
+        if last > progress.seq {
+            return Err(sse::not_an_id());
+        }
+        // There is nothing to come: only this keeps a browser from asking again.
+        if progress.has_ended && last == progress.seq {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+    }
+    let follower = Follower { app, caller, id, owner, seat, last, until: Instant::now() + LONGEST };
+    let headers = [
+        (header::CONTENT_TYPE, sse::CONTENT_TYPE),
+        (header::CACHE_CONTROL, "no-store"),
+        // A proxy that gathers answers would make news late.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    Ok((StatusCode::OK, headers, Body::from_stream(follower.stream(history))).into_response())
+}
+
+/// One client that follows one job. It asks for more only when the client has taken what there was.
+struct Follower {
+    app: Arc<App>,
+    caller: Caller,
+    id: JobId,
+    owner: ClientId,
+    seat: Seat,
+    /// The last event that was sent.
+    last: i32,
+    until: Instant,
+}
+
+/// What a wait brought.
+enum News {
+    Events(JobHistory),
+    /// None yet.
+    Silence,
+    /// None any more, or none from this process.
+    End,
+}
+
+impl Follower {
+    fn stream(self, begun: JobHistory) -> impl Stream<Item = Result<Bytes, Infallible>> {
+        stream::unfold(Some((self, Some(begun))), |state| async move {
+            let (follower, begun) = state?;
+            let (bytes, follower) = follower.go_on(begun).await?;
+            Some((Ok(bytes), follower.map(|follower| (follower, None))))
+        })
+    }
+
+    /// What to send next, and who sends what comes after it.
+    async fn go_on(mut self, begun: Option<JobHistory>) -> Option<(Bytes, Option<Self>)> {
+        let mut text = Vec::new();
+        if begun.is_some() {
+            text.extend_from_slice(sse::COME_BACK.as_bytes());
+        }
+        let news = match begun {
+            Some(history) => News::Events(history),
+            None => self.news().await,
+        };
+        let history = match news {
+            News::Events(history) => history,
+            News::Silence => return Some((Bytes::from_static(sse::HEARTBEAT.as_bytes()), Some(self))),
+            News::End => return None,
+        };
+        for (seq, event) in show::events(&self.app, self.id, &history) {
+            sse::write(&mut text, seq, event.get().as_bytes());
+            self.last = seq;
+        }
+        // Without room for it the stream ends, and the client comes back for the same events.
+        let held = self.app.outgoing.take(text.len()).ok()?;
+        let has_ended = history.events.last().is_some_and(|event| event.state.is_terminal());
+        Some((Outgoing::bytes(text, held), (!has_ended).then_some(self)))
+    }
+
+    /// Waits for the next event. The wait is entered before the history is asked for, and begins with a look at the job,
+    /// so that nothing is lost between the two.
+    async fn news(&self) -> News {
+        let deadline = self.until.min(Instant::now() + HEARTBEAT);
+        match self.seat.wait(self.owner, self.id, Until::After(self.last), deadline).await {
+            Waited::Reached => match history(&self.app, self.caller, self.id, self.last).await {
+                Ok(history) if !history.events.is_empty() => News::Events(history),
+                // The job is gone, or the database away, which is logged by now.
+                Ok(_) | Err(_) => News::End,
+            },
+            Waited::InVain if Instant::now() < self.until => News::Silence,
+            Waited::InVain | Waited::Stopping => News::End,
+        }
+    }
 }

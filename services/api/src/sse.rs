@@ -1,0 +1,105 @@
+//! Server-sent events, as the HTML standard has them: who wants them, from where on, and how they are written.
+
+use axum::http::{HeaderMap, header};
+
+use crate::problem::Problem;
+
+pub(crate) const CONTENT_TYPE: &str = "text/event-stream";
+
+/// A line that says nothing, so that a connection without news is not taken for dead.
+pub(crate) const HEARTBEAT: &str = ":\n\n";
+
+/// How soon a client should come back after the end of a stream.
+pub(crate) const COME_BACK: &str = "retry: 1000\n\n";
+
+/// Whether a client wants events as they happen: it names their type, `*/*` is not enough.
+pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(CONTENT_TYPE));
+        let is_refused = parts.any(|parameter| {
+            let weight = parameter.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+            weight.is_some_and(|(_, weight)| weight.trim().parse() == Ok(0.0_f32))
+        });
+        is_named && !is_refused
+    })
+}
+
+/// The `seq` of the last event that the client has seen; 0 if it has seen none.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<i32, Problem> {
+    let mut ids = headers.get_all("last-event-id").iter();
+    let Some(id) = ids.next() else { return Ok(0) };
+    let id = id.to_str().ok().map(str::trim);
+    match id {
+        _ if ids.next().is_some() => Err(not_an_id()),
+        // Browsers send an empty one for a stream that had no ids yet.
+        Some("") => Ok(0),
+        Some(id) => id.parse().ok().filter(|seq| *seq >= 0).ok_or_else(not_an_id),
+        None => Err(not_an_id()),
+    }
+}
+
+pub(crate) fn not_an_id() -> Problem {
+    let error = "Last-Event-ID must be the `seq` of an event of this job; leave it out to get all of them";
+    Problem::bad_request("invalid_last_event_id", error)
+}
+
+/// Writes one event. A line break in the data, which JSON allows between its tokens, begins another line of data.
+pub(crate) fn write(stream: &mut Vec<u8>, id: i32, data: &[u8]) {
+    stream.extend_from_slice(format!("id: {id}\n").as_bytes());
+    for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        stream.extend_from_slice(b"data: ");
+        stream.extend_from_slice(line);
+        stream.push(b'\n');
+    }
+    stream.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, values: &[&'static str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(&name, header::HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_stream_is_for_those_who_name_it() {
+        for values in [
+            &["text/event-stream"][..],
+            &["Text/Event-Stream"],
+            &["application/json, text/event-stream;q=0.5"],
+            &["*/*", "text/event-stream; charset=utf-8"],
+        ] {
+            assert!(is_wanted(&headers(header::ACCEPT, values)), "{values:?}");
+        }
+        for values in [&[][..], &["*/*"], &["text/*"], &["application/json"], &["text/event-stream;q=0"]] {
+            assert!(!is_wanted(&headers(header::ACCEPT, values)), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_last_event_is_a_number_or_nothing() {
+        let read = |values: &[&'static str]| {
+            last_event_id(&headers(header::HeaderName::from_static("last-event-id"), values)).ok()
+        };
+        assert_eq!(read(&[]), Some(0));
+        assert_eq!(read(&[""]), Some(0));
+        assert_eq!(read(&[" 7 "]), Some(7));
+        for values in [&["x"][..], &["-1"], &["1.0"], &["99999999999"], &["1", "2"], &["01J_2"]] {
+            assert_eq!(read(values), None, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn line_breaks_between_tokens_do_not_end_an_event() {
+        let mut stream = Vec::new();
+        write(&mut stream, 3, b"{\n\"a\":\r\n1}");
+        assert_eq!(stream, b"id: 3\ndata: {\ndata: \"a\":\ndata: \ndata: 1}\n\n");
+    }
+}
