@@ -3,6 +3,8 @@
 //!
 //! It serves HTTP/1.1; TLS and HTTP/2 are the gateway's.
 
+mod unread;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::background_error;
 use crate::shutdown::Shutdown;
+use unread::Lingering;
 
 /// The wait after an `accept` that failed for want of something, file descriptors say.
 const ACCEPT_DELAY: Duration = Duration::from_millis(200);
@@ -104,7 +107,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.call(request)
+        router.call(request.map(Lingering::new))
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -200,6 +203,21 @@ mod tests {
         let peer = stream.local_addr().unwrap().to_string();
         send(&mut stream, "/").await;
         assert!(read_until(&mut stream, &peer).await.starts_with("HTTP/1.1 200"));
+        shutdown.stop();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_refused_before_its_body_was_read_still_hears_why() {
+        const LARGE: usize = 16 << 20;
+        let router = Router::new().route("/", axum::routing::post(async || "refused"));
+        let (address, shutdown, serving) = start(router, LIMITS).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {LARGE}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // As gateways do: all of it first.
+        stream.write_all(&vec![b'x'; LARGE]).await.unwrap();
+        assert!(read_until(&mut stream, "refused").await.starts_with("HTTP/1.1 200"));
         shutdown.stop();
         serving.await.unwrap();
     }
