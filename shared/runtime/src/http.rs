@@ -21,7 +21,8 @@ use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::background_error;
@@ -30,6 +31,10 @@ use unread::Lingering;
 
 /// The wait after an `accept` that failed for want of something, file descriptors say.
 const ACCEPT_DELAY: Duration = Duration::from_millis(200);
+
+/// How long a stop waits for the first request on a connection that has just been made. A gateway makes one for each
+/// request, and must not repeat a POST that it has sent; its request follows within a round trip.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// What clients may take.
 #[derive(Debug, Clone, Copy)]
@@ -72,19 +77,20 @@ pub async fn serve(
         };
         (permit, listener.accept().await)
     };
+    let serve_one = |permit, stream, peer| {
+        let connection = connection(stream, peer, router.clone(), limits, shutdown.clone());
+        connections.spawn(async move {
+            connection.await;
+            drop(permit);
+        });
+    };
     loop {
         let (permit, accepted) = tokio::select! {
             () = shutdown.soft().cancelled() => break,
             accepted = accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                let connection = connection(stream, peer, router.clone(), limits, shutdown.clone());
-                connections.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
-            }
+            Ok((stream, peer)) => serve_one(permit, stream, peer),
             // The client was gone before we took its connection.
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
@@ -93,8 +99,14 @@ pub async fn serve(
             }
         }
     }
-    // New clients get a refusal at once, and so go to another process, instead of waiting for this one.
-    drop(listener);
+    // Who is connected already is still served. New clients get a refusal at once, and so go to another process, instead
+    // of waiting for this one.
+    for (stream, peer) in waiting(name, listener) {
+        // Beyond the limit they are turned away.
+        if let Ok(permit) = Arc::clone(&free).try_acquire_owned() {
+            serve_one(permit, stream, peer);
+        }
+    }
     connections.close();
     connections.wait().await;
 }
@@ -105,7 +117,9 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
         return;
     }
     let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let used = CancellationToken::new();
+    let service = service_fn(|mut request: Request<Incoming>| {
+        used.cancel();
         request.extensions_mut().insert(ConnectInfo(peer));
         router.call(request.map(Lingering::new))
     });
@@ -114,9 +128,14 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
         .header_read_timeout(limits.head)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
+    let first_request = async {
+        shutdown.soft().cancelled().await;
+        // Only an unused connection is waited for: `used` stays as it is once it is.
+        let _either = timeout(FIRST_REQUEST, used.cancelled()).await;
+    };
     let served = tokio::select! {
         served = serving.as_mut() => served,
-        () = shutdown.soft().cancelled() => {
+        () = first_request => {
             // Closes idle and unused connections, and takes no further request on busy ones.
             serving.as_mut().graceful_shutdown();
             tokio::select! {
@@ -129,6 +148,29 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended badly");
     }
+}
+
+/// Closes the listener, and returns whom the kernel had accepted for it by then: they would be reset.
+fn waiting(name: &'static str, listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let mut waiting = Vec::new();
+    let take_all = || -> io::Result<()> {
+        let listener = listener.into_std()?;
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    stream.set_nonblocking(true)?;
+                    waiting.push((TcpStream::from_std(stream)?, peer));
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    if let Err(error) = take_all() {
+        background_error!(name, error, "those who still waited for a connection are turned away");
+    }
+    waiting
 }
 
 /// Tokens go out as they come, and a client that has vanished or stopped reading gives its place up: writes alone
@@ -252,6 +294,30 @@ mod tests {
         let answer = read_until(&mut busy, "slow").await;
         assert!(answer.contains("connection: close") && answer.ends_with("slow"), "{answer}");
         serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_is_connected_when_the_stop_comes_may_still_ask() {
+        let router = Router::new().route("/fast", get("fast"));
+        let (address, shutdown, serving) = start(router.clone(), LIMITS).await;
+        let mut unused = TcpStream::connect(address).await.unwrap();
+        let mut later = TcpStream::connect(address).await.unwrap();
+        send(&mut later, "/fast").await;
+        read_until(&mut later, "fast").await;
+        // By now the first one is accepted too.
+        shutdown.stop();
+        send(&mut unused, "/fast").await;
+        assert!(read_until(&mut unused, "fast").await.ends_with("fast"));
+        serving.await.unwrap();
+
+        // Nobody accepts yet, and when somebody could, it is to stop.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut waiting = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        send(&mut waiting, "/fast").await;
+        let shutdown = Shutdown::new();
+        shutdown.stop();
+        serve("test_http", listener, router, LIMITS, &shutdown).await;
+        assert!(read_until(&mut waiting, "fast").await.ends_with("fast"));
     }
 
     #[tokio::test]
