@@ -57,10 +57,19 @@ impl Db {
 
     /// A database in that cluster.
     pub async fn on(cluster: &Cluster) -> Self {
+        Self::copied_from(TEMPLATE, cluster).await
+    }
+
+    /// A database in that cluster in which nothing is yet, not even the schema.
+    pub async fn unmigrated(cluster: &Cluster) -> Self {
+        Self::copied_from("template0", cluster).await
+    }
+
+    async fn copied_from(template: &str, cluster: &Cluster) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut admin = cluster.admin().await.expect("Postgres answers");
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}")))
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE {template}")))
             .execute(&mut admin)
             .await
             .expect("the template can be copied");

@@ -12,6 +12,7 @@ mod pooled;
 mod rules;
 mod standing_by;
 mod stopping;
+mod upgrading;
 mod verifying;
 mod webhooks;
 

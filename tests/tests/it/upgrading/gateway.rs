@@ -1,0 +1,59 @@
+//! The gateway of the compose stack before apis on loopback: the same file, but for where things are.
+
+use std::{fs, path::Path};
+
+use foreman_tests::{Process, eventually, free_port, http};
+use nix::unistd::geteuid;
+
+/// A running nginx; it ends with the value.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    pub(super) url: String,
+    _process: Process,
+    _home: tempfile::TempDir,
+}
+
+impl Gateway {
+    /// Starts one before these apis, and returns when an answer of theirs comes through it.
+    pub(super) async fn before(apis: &[String]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let servers: String = apis.iter().map(|address| format!("server {address};")).collect();
+        let mut settings =
+            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/gateway/nginx.conf"))
+                .unwrap();
+        for (there, here) in [
+            ("/tmp/", format!("{}/", home.path().display())),
+            ("/dev/stdout", home.path().join("access.log").display().to_string()),
+            ("/dev/stderr", "stderr".to_owned()),
+            ("resolver 127.0.0.11 valid=1s ipv6=off;", format!("upstream apis {{ {servers} }}")),
+            ("listen 8080 ", format!("listen 127.0.0.1:{port} ")),
+            ("set $api api:8080;", "set $api apis;".to_owned()),
+        ] {
+            assert!(settings.contains(there), "the gateway's file has no `{there}` any more");
+            settings = settings.replace(there, &here);
+        }
+        // Its children would be somebody who cannot look into our directory.
+        let user = if geteuid().is_root() { "user root;" } else { "" };
+        let file = home.path().join("nginx.conf");
+        fs::write(&file, format!("{user}\n{settings}")).unwrap();
+        let process = Process::start(program(), &["-c", file.to_str().unwrap(), "-g", "daemon off;"], &[]);
+        let gateway = Self { url: format!("http://127.0.0.1:{port}"), _process: process, _home: home };
+        eventually("an answer through the gateway", async || {
+            let answer = http().get(format!("{}/jobs", gateway.url)).send().await;
+            match answer.map(|answer| answer.status().as_u16()) {
+                Ok(200) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        gateway
+    }
+}
+
+/// Debian's place is not in everybody's PATH.
+fn program() -> &'static str {
+    let places = ["/usr/sbin/nginx", "/usr/local/bin/nginx", "/opt/homebrew/bin/nginx"];
+    let found = places.into_iter().find(|place| Path::new(place).exists());
+    found.expect("this test needs nginx: apt-get install nginx-light")
+}
