@@ -1,6 +1,6 @@
 //! Through PgBouncer in transaction mode: another server for every transaction, and nothing comes out different.
 
-mod pgbouncer;
+pub(crate) mod pgbouncer;
 
 use std::{
     collections::{BTreeMap, HashSet},

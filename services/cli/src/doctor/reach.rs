@@ -67,11 +67,13 @@ fn described(Place { host, port, role, database }: &Place) -> String {
 fn mend(why: &Unreachable, place: &Place) -> String {
     let Place { host, port, role, database } = place;
     match why {
-        Unreachable::NoAnswer(_) if is_own_container(host) => format!(
-            "in a container {host} is the container itself; set DATABASE_URL to Postgres' own name, such as postgres"
-        ),
         Unreachable::NoAnswer(_) => {
-            format!("pg_isready -h {host} -p {port}  (tells whether it listens; start it, or mend DATABASE_URL)")
+            let hint = if is_own_container(host) {
+                format!("; in a container {host} is the container itself")
+            } else {
+                String::new()
+            };
+            format!("pg_isready -h {host} -p {port}  (tells whether it listens; start it, or mend DATABASE_URL{hint})")
         }
         Unreachable::Tls(_) => {
             "mend its certificate or name its authority in DATABASE_URL (?sslrootcert=/path/to/ca.pem); without TLS: \
@@ -94,7 +96,7 @@ fn mend(why: &Unreachable, place: &Place) -> String {
         ),
         Unreachable::NotReady => "wait for it; if that lasts, its log says why".to_owned(),
         Unreachable::Pooler(_) => {
-            "in pgbouncer.ini: ignore_startup_parameters = extra_float_digits; here: FOREMAN_PGBOUNCER=yes".to_owned()
+            "take that out of DATABASE_URL, or name it in ignore_startup_parameters of pgbouncer.ini".to_owned()
         }
         Unreachable::Other(_) => "mend DATABASE_URL, or what Postgres complains of".to_owned(),
     }
@@ -146,7 +148,7 @@ async fn as_services_connect(database: &Database) -> anyhow::Result<()> {
 
 async fn directly(looking: &ConnectOptions, reached: &Reached) -> Finding {
     match within(looking.reach_directly()).await {
-        Ok(direct) if direct.pooled => Finding::trouble(
+        Ok(Reached { pooled: true, .. }) | Err(Unreachable::Pooler(_)) => Finding::trouble(
             "DATABASE_DIRECT_URL leads through a transaction pooler too; LISTEN and migrations do not work there.",
             "set DATABASE_DIRECT_URL to Postgres' own address",
         ),

@@ -10,7 +10,7 @@ pub(super) const SERVERS: i64 = 4;
 
 /// Running; it ends with the value.
 #[derive(Debug)]
-pub(super) struct PgBouncer {
+pub(crate) struct PgBouncer {
     _process: Process,
     _home: tempfile::TempDir,
     port: u16,
@@ -18,7 +18,7 @@ pub(super) struct PgBouncer {
 
 impl PgBouncer {
     /// Starts one before the cluster of `db`, for any of its databases.
-    pub(super) fn start(db: &Db) -> Self {
+    pub(crate) fn start(db: &Db) -> Self {
         let home = tempfile::tempdir().unwrap();
         let port = free_port();
         let postgres = url::Url::parse(db.url()).unwrap().port().unwrap();
@@ -44,7 +44,7 @@ impl PgBouncer {
     }
 
     /// The URL of `db` through it.
-    pub(super) fn url(&self, db: &Db) -> String {
+    pub(crate) fn url(&self, db: &Db) -> String {
         format!("postgres://foreman@127.0.0.1:{}/{}", self.port, db.name())
     }
 }

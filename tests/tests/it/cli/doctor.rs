@@ -1,0 +1,150 @@
+//! `foreman doctor`: a sound installation is clean, and each broken one has its trouble named, with the mend. Every one of
+//! them is broken for real.
+
+mod outside;
+mod postgres;
+mod tables;
+mod work;
+
+use foreman_runtime::config::SecretKey;
+use foreman_store::Seal;
+use foreman_tests::{Api, Cluster, Db, Worker, free_port};
+use ollama_sim::{Config, Sim};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use super::{foreman, stdout};
+
+/// 32 bytes in base64.
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// A database as `foreman migrate` leaves it, in a cluster that promises to keep what it is given, and an Ollama.
+struct House {
+    db: Db,
+    sim: Sim,
+}
+
+impl House {
+    async fn sound() -> Self {
+        // That of the other tests has fsync off.
+        static DURABLE: OnceCell<Cluster> = OnceCell::const_new();
+        let db = Db::on(DURABLE.get_or_init(Cluster::durable).await).await;
+        // A copied database has none of the settings that its role has in the template.
+        db.store.migrate().await.unwrap();
+        Self { db, sim: Sim::start(Config::default()).await.unwrap() }
+    }
+
+    /// What doctor says of it. `settings` win over ours, and an empty one is not set.
+    async fn examined(&self, settings: &[(&str, &str)]) -> Examined {
+        self.examined_with(&[], settings).await
+    }
+
+    async fn examined_with(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Examined {
+        let ollama = self.sim.url();
+        let ours = [
+            ("DATABASE_URL", self.db.url()),
+            ("FOREMAN_SECRET_KEY", KEY),
+            ("OLLAMA_HOST", &ollama),
+            // Where the api would be, and is not.
+            ("FOREMAN_API_ADDR", &format!("127.0.0.1:{}", free_port())),
+        ];
+        doctor(arguments, &[&ours[..], settings].concat()).await
+    }
+}
+
+async fn doctor(arguments: &[&str], settings: &[(&str, &str)]) -> Examined {
+    let output = foreman(&[&["doctor", "--json"], arguments].concat(), settings).await;
+    let said = stdout(&output);
+    let findings = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    Examined { findings, code: output.status.code().unwrap() }
+}
+
+#[derive(Debug)]
+struct Examined {
+    findings: Vec<Value>,
+    code: i32,
+}
+
+impl Examined {
+    /// The checks that found something of this level, each once.
+    fn checks(&self, level: &str) -> Vec<&str> {
+        let of_level = self.findings.iter().filter(|finding| finding["level"] == level);
+        let mut checks: Vec<_> = of_level.map(|finding| finding["check"].as_str().unwrap()).collect();
+        checks.dedup();
+        checks
+    }
+
+    /// Nothing but this is wrong, and it is said with these words and this mend.
+    #[track_caller]
+    fn only_trouble(&self, check: &str, what: &str, mend: &str) {
+        assert_eq!(self.checks("trouble"), [check], "{self:#?}");
+        self.trouble(check, what, mend);
+    }
+
+    /// This is among what is wrong.
+    #[track_caller]
+    fn trouble(&self, check: &str, what: &str, mend: &str) {
+        assert_eq!(self.code, 7, "{self:#?}");
+        let says = |finding: &Value, field: &str, text: &str| {
+            finding[field].as_str().unwrap_or_default().contains(text)
+        };
+        let named = self.findings.iter().any(|finding| {
+            finding["level"] == "trouble"
+                && finding["check"] == check
+                && says(finding, "what", what)
+                && says(finding, "mend", mend)
+        });
+        assert!(named, "nothing of {check} says {what:?} with the mend {mend:?}: {self:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_installation_is_clean() {
+    let house = House::sound().await;
+    let ollama = house.sim.url();
+    let key = [("FOREMAN_SECRET_KEY", KEY)];
+    let required = [("FOREMAN_AUTH", "required"), key[0]];
+    let (api, _worker) =
+        tokio::join!(Api::start(&house.db, &required), Worker::start(&house.db, &ollama, &key));
+    let seal = Seal::new(SecretKey::parse(KEY).unwrap().bytes());
+    let client = house.db.store.create_client(&seal, "reports", false).await.unwrap();
+    let settings = [("FOREMAN_URL", api.url.as_str()), ("FOREMAN_API_KEY", &client.key)];
+    let examined = house.examined(&settings).await;
+    assert_eq!((examined.checks("trouble"), examined.checks("note")), (vec![], vec![]), "{examined:#?}");
+    assert_eq!(examined.code, 0);
+
+    // The same for people; nothing of it is a secret.
+    let said = foreman(
+        &["doctor"],
+        &[
+            &settings[..],
+            &[("DATABASE_URL", house.db.url()), ("FOREMAN_SECRET_KEY", KEY), ("OLLAMA_HOST", &ollama)],
+        ]
+        .concat(),
+    )
+    .await;
+    let text = stdout(&said);
+    assert!(text.lines().count() >= 20 && text.lines().all(|line| line.starts_with("ok ")), "{text}");
+    for secret in [KEY, client.key.as_str(), client.secret.as_str()] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_installation_at_rest_has_notes_and_no_trouble() {
+    let house = House::sound().await;
+    let examined = house.examined(&[]).await;
+    assert_eq!(examined.checks("trouble"), Vec::<&str>::new(), "{examined:#?}");
+    assert_eq!(examined.checks("note"), ["workers", "models", "api"], "{examined:#?}");
+    assert_eq!(examined.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installation_that_is_nowhere_is_trouble_of_its_own() {
+    let home = std::env::temp_dir().join(format!("foreman-doctor-{}", free_port()));
+    let sim = Sim::start(Config::default()).await.unwrap();
+    let examined =
+        doctor(&[], &[("FOREMAN_HOME", home.to_str().unwrap()), ("OLLAMA_HOST", &sim.url())]).await;
+    examined.only_trouble("settings", "DATABASE_URL is not set", "foreman up");
+    assert!(!home.exists(), "doctor makes nothing");
+}
