@@ -6,6 +6,7 @@ mod app;
 mod auth;
 mod body;
 mod config;
+mod describe;
 mod intake;
 mod inventory;
 mod jitter;

@@ -9,8 +9,11 @@ use axum::response::{IntoResponse, Response};
 use foreman_runtime::background::one_line;
 use foreman_store::StoreError;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::submit::NotAccepted;
+
+pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
 
 /// A request that is answered with an error.
 #[derive(Debug)]
@@ -134,14 +137,20 @@ pub(crate) fn not_accepted(reason: NotAccepted) -> Problem {
     }
 }
 
-/// The members of RFC 9457 and ours.
-#[derive(Serialize)]
-struct Body<'a> {
+/// An RFC 9457 problem, with a `code` for programs and an `error` for people.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct Body<'a> {
+    /// Always `about:blank`: `code` says more.
     r#type: &'static str,
+    /// The status in words.
     title: &'static str,
     status: u16,
+    /// The same as `error`.
     detail: &'a str,
+    /// Stable snake_case.
     code: &'static str,
+    /// One sentence with the mend in it.
     error: &'a str,
 }
 
@@ -156,8 +165,7 @@ impl IntoResponse for Problem {
             error: &self.error,
         };
         let json = serde_json::to_vec(&body).expect("strings and a number always serialise");
-        let mut response =
-            (self.status, [(header::CONTENT_TYPE, "application/problem+json")], json).into_response();
+        let mut response = (self.status, [(header::CONTENT_TYPE, CONTENT_TYPE)], json).into_response();
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
         }

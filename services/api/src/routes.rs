@@ -5,34 +5,49 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware::from_fn;
-use axum::routing::{get, post};
+use axum::routing::MethodRouter;
 
-use crate::app::App;
+use crate::app::{App, Shared};
 use crate::observe::observe;
 use crate::problem::Problem;
 
-mod artifacts;
-mod batch;
-mod deliveries;
-mod events;
-mod job;
-mod jobs;
+pub(crate) mod artifacts;
+pub(crate) mod batch;
+pub(crate) mod deliveries;
+pub(crate) mod docs;
+pub(crate) mod events;
+pub(crate) mod job;
+pub(crate) mod jobs;
 
-/// What stands where Ollama would stand, for those who only ask whether it is there.
-const RUNNING: &str = "Ollama is running";
+/// Makes the routes, and the list of them that the description is held against.
+macro_rules! routes {
+    ($($path:literal => $($method:ident($handler:path)).+,)+) => {
+        #[cfg(test)]
+        pub(crate) const ROUTES: &[(&str, &[&str])] = &[$(($path, &[$(stringify!($method)),+])),+];
+
+        fn routes() -> Router<Shared> {
+            Router::new()$(.route($path, MethodRouter::new()$(.$method($handler))+))+
+        }
+    };
+}
+
+routes! {
+    "/" => get(docs::root),
+    "/openapi.json" => get(docs::openapi),
+    "/docs" => get(docs::page),
+    "/jobs" => get(jobs::list).post(jobs::submit),
+    "/jobs/batch" => post(batch::submit),
+    "/jobs/{id}" => get(job::show),
+    "/jobs/{id}/cancel" => post(job::cancel),
+    "/jobs/{id}/retry" => post(job::retry),
+    "/jobs/{id}/events" => get(events::show),
+    "/jobs/{id}/artifacts/{name}" => get(artifacts::show),
+    "/jobs/{id}/deliveries" => get(deliveries::list),
+    "/deliveries/{id}/redeliver" => post(deliveries::redeliver),
+}
 
 pub(crate) fn table(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/", get(RUNNING))
-        .route("/jobs", get(jobs::list).post(jobs::submit))
-        .route("/jobs/batch", post(batch::submit))
-        .route("/jobs/{id}", get(job::show))
-        .route("/jobs/{id}/cancel", post(job::cancel))
-        .route("/jobs/{id}/retry", post(job::retry))
-        .route("/jobs/{id}/events", get(events::show))
-        .route("/jobs/{id}/artifacts/{name}", get(artifacts::show))
-        .route("/jobs/{id}/deliveries", get(deliveries::list))
-        .route("/deliveries/{id}/redeliver", post(deliveries::redeliver))
+    routes()
         .fallback(async || no_such_route())
         .method_not_allowed_fallback(async || wrong_method())
         .layer(from_fn(observe))

@@ -8,85 +8,138 @@ use foreman_webhook::event::artifact_url;
 use foreman_webhook::{Artifact, ArtifactContent, Event, rfc3339};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
+use utoipa::ToSchema;
 
 use crate::app::App;
+use crate::describe::schema;
 
 /// The artifact that is also shown as `result`.
 const COMPLETION: &str = "completion";
 
-#[derive(Serialize)]
-struct Job<'a> {
+/// A job. Every field is always there; what has no value is `null`. Times are RFC 3339, in UTC.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Job<'a> {
+    /// Its ULID.
+    #[schema(value_type = String, min_length = 26, max_length = 26)]
     job_id: JobId,
+    #[schema(value_type = schema::State)]
     state: &'static str,
+    /// The model as the job names it.
     model: &'a str,
+    #[schema(format = DateTime)]
     created_at: String,
+    /// When the last attempt began.
+    #[schema(format = DateTime)]
     started_at: Option<String>,
+    #[schema(format = DateTime)]
     completed_at: Option<String>,
+    /// How often it was claimed by a worker.
+    #[schema(minimum = 0)]
     attempt: i32,
+    /// The number of its last transition, from 1.
+    #[schema(minimum = 1)]
     seq: i32,
-    /// Left out of lists.
+    /// What Ollama would have answered unstreamed; `null` before the end and above the inline limit. Left out of lists.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, required = false)]
     result: Option<Option<&'a RawValue>>,
+    /// Why it failed, or why its last attempt did.
     error: Option<&'a str>,
+    /// The same for programs: stable snake_case.
     error_code: Option<&'a str>,
+    #[schema(value_type = Vec<schema::Artifact>)]
     artifacts: Vec<Artifact<'a>>,
-    /// How many jobs go before it, and when its turn is expected: the scheduler's to know.
+    /// How many jobs go before it: not known by this version.
     position: Option<u64>,
+    /// When its turn is expected: not known by this version.
+    #[schema(format = DateTime)]
     eta: Option<String>,
     usage: Usage,
     timing: Timing,
+    /// Failed attempts, which `max_attempts` limits.
+    #[schema(minimum = 0)]
     failures: i16,
+    /// How often its worker was lost.
+    #[schema(minimum = 0)]
     rescues: i16,
     cancel_requested: bool,
+    /// The job that this one repeats.
+    #[schema(value_type = Option<String>)]
     retry_of: Option<JobId>,
+    #[schema(minimum = -100, maximum = 100)]
     priority: i16,
+    /// `null` leaves it to the worker.
+    #[schema(minimum = 1, maximum = 20)]
     max_attempts: Option<i16>,
+    /// As it came with the job.
+    #[schema(value_type = Option<Object>)]
     metadata: Option<&'a RawValue>,
     state_webhook_url: Option<&'a str>,
+    /// The states that are sent; `null` is all of them.
+    #[schema(value_type = Option<Vec<schema::State>>)]
     webhook_events: Option<&'a [String]>,
+    #[schema(format = DateTime)]
     run_at: Option<String>,
+    /// When it gives up waiting.
+    #[schema(format = DateTime)]
     expires_at: String,
 }
 
-#[derive(Serialize)]
-struct Usage {
+/// Tokens, as Ollama counted them.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Usage {
     prompt_tokens: Option<i64>,
     completion_tokens: Option<i64>,
 }
 
-/// Of the last attempt; what it has not come to yet is unknown.
-#[derive(Serialize)]
-struct Timing {
+/// Milliseconds of the last attempt; what it has not come to yet is unknown.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Timing {
     wait_ms: Option<i64>,
     load_ms: Option<i64>,
     run_ms: Option<i64>,
 }
 
-#[derive(Serialize)]
-struct Page<T> {
+/// A page of a list. `last_id` is the `after` of the next one.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Page<T> {
     data: Vec<T>,
     has_more: bool,
-    last_id: Option<JobId>,
+    last_id: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Delivery<'a> {
+/// A webhook on its way to one receiver, or arrived there.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Delivery<'a> {
+    /// Its ULID.
     delivery_id: String,
+    /// The transition that it tells of.
+    #[schema(minimum = 1)]
     seq: i32,
+    /// `job.` and the state.
     r#type: String,
     url: &'a str,
+    #[schema(value_type = schema::DeliveryState)]
     state: &'static str,
+    #[schema(format = DateTime)]
     next_attempt_at: Option<String>,
     attempts: Vec<Attempt<'a>>,
 }
 
-#[derive(Serialize)]
-struct Attempt<'a> {
+/// One attempt to deliver a webhook.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Attempt<'a> {
+    /// From 1.
+    #[schema(minimum = 1)]
     attempt: i16,
+    #[schema(format = DateTime)]
     at: String,
+    /// The status that the receiver answered with, if it did.
     status: Option<i16>,
     error_code: Option<&'a str>,
     latency_ms: Option<i32>,
+    /// The first bytes of the receiver's answer.
+    #[schema(value_type = Option<String>)]
     response: Option<Cow<'a, str>>,
 }
 
@@ -100,21 +153,15 @@ pub(crate) fn job(app: &App, job: &JobView) -> Vec<u8> {
 pub(crate) fn jobs(app: &App, jobs: &[JobView], next: Option<JobId>) -> Vec<u8> {
     let digests: Vec<Digests> = jobs.iter().map(|job| Digests::of(&job.artifacts)).collect();
     let data: Vec<_> = jobs.iter().zip(&digests).map(|(job, digests)| show(app, job, digests)).collect();
-    let last_id = next.or_else(|| jobs.last().map(|job| job.id));
+    let last_id = next.or_else(|| jobs.last().map(|job| job.id)).map(|id| id.to_string());
     json(&Page { data, has_more: next.is_some(), last_id })
 }
 
 /// The history of a job, each entry as the webhook's body.
 pub(crate) fn history(app: &App, job: JobId, history: &JobHistory) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Events {
-        data: Vec<Box<RawValue>>,
-        has_more: bool,
-        last_id: Option<String>,
-    }
     let (seqs, data): (Vec<i32>, Vec<_>) = events(app, job, history).unzip();
     let last_id = seqs.last().map(|seq| foreman_webhook::sign::message_id(&job.to_string(), (*seq).into()));
-    json(&Events { data, has_more: false, last_id })
+    json(&Page { data, has_more: false, last_id })
 }
 
 /// Each event of a history as the webhook's body, with its `seq`.
@@ -146,15 +193,9 @@ pub(crate) fn events(
 
 /// The deliveries of a job.
 pub(crate) fn deliveries(deliveries: &[DeliveryView]) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Deliveries<'a> {
-        data: Vec<Delivery<'a>>,
-        has_more: bool,
-        last_id: Option<String>,
-    }
     let data: Vec<_> = deliveries.iter().map(delivery).collect();
     let last_id = deliveries.last().map(|delivery| delivery.id.to_string());
-    json(&Deliveries { data, has_more: false, last_id })
+    json(&Page { data, has_more: false, last_id })
 }
 
 fn show<'a>(app: &App, job: &'a JobView, digests: &'a Digests) -> Job<'a> {

@@ -13,8 +13,32 @@ use crate::path::{JobPath, NamePath};
 use crate::problem::Problem;
 use crate::range::{self, Part};
 
-/// Conditions are judged in the order of RFC 9110, 13.2.2.
-pub(super) async fn show(
+/// Sends what a job made, whole or in part.
+#[utoipa::path(
+    get,
+    path = "/jobs/{id}/artifacts/{name}",
+    tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The job's ULID."),
+        ("name" = String, Path, description = "Such as `completion`."),
+        ("Range" = Option<String>, Header, description = "One range of bytes; several are answered with the whole.", example = "bytes=0-1023"),
+        ("If-Range" = Option<String>, Header, description = "The `ETag` of the bytes that the range is of."),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of what the client has."),
+        ("If-Match" = Option<String>, Header, description = "The `ETag` of the only bytes that are wanted."),
+    ),
+    responses(
+        (status = 200, description = "The bytes, under the artifact's own content type.", body = Vec<u8>, content_type = "*/*",
+            headers(("ETag" = String, description = "Of all the bytes: their SHA-256."), ("Accept-Ranges" = String, description = "`bytes`"))),
+        (status = 206, description = "The range.", body = Vec<u8>, content_type = "*/*",
+            headers(("Content-Range" = String, description = "Which bytes these are, of how many."), ("ETag" = String, description = "Of all the bytes."))),
+        (status = 304, description = "The client has it already."),
+        (status = 404, description = "`no_such_artifact`, `no_such_job`"),
+        (status = 412, description = "`other_bytes`"),
+        (status = 416, description = "`range_not_satisfiable`", headers(("Content-Range" = String, description = "How many bytes there are."))),
+        (status = 503, description = "`busy`"),
+    ),
+)]
+pub(crate) async fn show(
     caller: Caller,
     JobPath(id): JobPath,
     NamePath(name): NamePath,
@@ -25,6 +49,7 @@ pub(super) async fn show(
     let head = app.store.artifact_head(caller.scope(), id, &name).await?;
     let head = head.ok_or_else(Problem::no_such_artifact)?;
     let (tag, size) = (answer::tag(&head.sha256), head.size.unsigned_abs());
+    // The order of RFC 9110, 13.2.2: conditions first, then the range.
     if !answer::is_wanted(&headers, &tag) {
         return Err(other_bytes());
     }

@@ -17,10 +17,12 @@ use foreman_store::JobId;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use utoipa::ToSchema;
 
 use crate::app::Shared;
 use crate::auth::Caller;
 use crate::body::Bounded;
+use crate::describe::schema;
 use crate::intake::{IN_LINE, Intake, beside_others};
 use crate::lines::{self, Line};
 use crate::problem::Problem;
@@ -30,18 +32,46 @@ use crate::submit::Accepted;
 /// Answers that go out together.
 const TOGETHER: usize = 256;
 
-/// What became of a line: `job_id`, or `error`.
-#[derive(Serialize)]
-struct Told<'a> {
+/// What became of one line of a batch: it has either `job_id` or `error`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchLine)]
+pub(crate) struct Told<'a> {
+    /// From 1: of NDJSON the line, blank ones counted; of an array the element.
+    #[schema(minimum = 1)]
     line: usize,
+    /// The status that the job would have had alone: 202 if it is in the queue.
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     job_id: Option<JobId>,
+    /// One sentence with the mend in it. After 429 and 503 the line may be sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
     error: Option<&'a str>,
 }
 
-pub(super) async fn submit(
+/// Submits up to 10,000 jobs.
+///
+/// Each line stands for a job as in `POST /jobs`, and may carry its own `idempotency_key`: sent again with the same
+/// bytes, it is answered with the same job. A bad line fails alone. What is wrong with the batch as a whole is said
+/// before any job is accepted.
+#[utoipa::path(
+    post,
+    path = "/jobs/batch",
+    tag = "jobs",
+    request_body(
+        description = "One job a line (NDJSON; blank lines are skipped), or one JSON array of jobs.",
+        content((schema::NewJob = "application/x-ndjson"), (Vec<schema::NewJob> = "application/json")),
+    ),
+    responses(
+        (status = 200, description = "One line for each job, in order.", body = Told, content_type = "application/x-ndjson"),
+        (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `trailing_data`, `invalid_idempotency_key`"),
+        (status = 408, description = "`body_too_slow`"),
+        (status = 413, description = "`too_many_jobs`, `body_too_large`"),
+        (status = 503, description = "`busy`"),
+    ),
+)]
+pub(crate) async fn submit(
     caller: Caller,
     State(app): State<Shared>,
     headers: HeaderMap,

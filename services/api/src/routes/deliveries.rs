@@ -9,11 +9,23 @@ use serde_json::json;
 use crate::answer;
 use crate::app::Shared;
 use crate::auth::Caller;
+use crate::describe::schema;
 use crate::path::{DeliveryPath, JobPath};
 use crate::problem::Problem;
 use crate::show;
 
-pub(super) async fn list(
+/// Lists the webhooks of a job, with every attempt.
+#[utoipa::path(
+    get,
+    path = "/jobs/{id}/deliveries",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "The job's ULID.")),
+    responses(
+        (status = 200, description = "All of them.", body = show::Page<show::Delivery>),
+        (status = 404, description = "`no_such_job`"),
+    ),
+)]
+pub(crate) async fn list(
     caller: Caller,
     JobPath(id): JobPath,
     State(app): State<Shared>,
@@ -22,7 +34,19 @@ pub(super) async fn list(
     Ok(answer::json(StatusCode::OK, show::deliveries(&deliveries)))
 }
 
-pub(super) async fn redeliver(
+/// Sends a webhook again, or one that waits at once.
+#[utoipa::path(
+    post,
+    path = "/deliveries/{id}/redeliver",
+    tag = "webhooks",
+    params(("id" = String, Path, description = "The delivery's ULID.")),
+    responses(
+        (status = 202, description = "The delivery that is due now: a new one for a webhook that had ended.", body = schema::DeliveryRef),
+        (status = 404, description = "`no_such_delivery`"),
+        (status = 409, description = "`being_sent`"),
+    ),
+)]
+pub(crate) async fn redeliver(
     caller: Caller,
     DeliveryPath(id): DeliveryPath,
     State(app): State<Shared>,

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::answer;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
+use crate::describe::schema;
 use crate::memory::Outgoing;
 use crate::path::JobPath;
 use crate::problem::Problem;
@@ -29,7 +30,31 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// The longest stream. Whoever follows a job for longer comes back with `Last-Event-ID`, and with a key that is still good.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
-pub(super) async fn show(
+/// Tells a job's history, or follows it.
+///
+/// With `Accept: text/event-stream` events come as they happen: `id` is the `seq`, `data` the body of the webhook, and none
+/// has a name, so that `EventSource` hands them to `onmessage`. The stream ends after the last event of the job, after
+/// 15 minutes, and when this process stops; whoever comes back with `Last-Event-ID` misses nothing.
+#[utoipa::path(
+    get,
+    path = "/jobs/{id}/events",
+    tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The job's ULID."),
+        ("Accept" = Option<String>, Header, description = "`text/event-stream` for events as they happen.", example = "text/event-stream"),
+        ("Last-Event-ID" = Option<String>, Header, description = "With a stream: the `seq` of the last event that the client has."),
+    ),
+    responses(
+        (status = 200, description = "All events so far, or a stream of them.", content(
+            (show::Page<schema::Event> = "application/json"), (String = "text/event-stream"))),
+        (status = 204, description = "Of a stream: the client has them all, and no more will come."),
+        (status = 400, description = "`invalid_last_event_id`"),
+        (status = 404, description = "`no_such_job`"),
+        (status = 429, description = "`too_many_waiting`"),
+        (status = 503, description = "`too_many_waiting`"),
+    ),
+)]
+pub(crate) async fn show(
     caller: Caller,
     JobPath(id): JobPath,
     State(app): State<Shared>,

@@ -12,6 +12,7 @@ use super::jobs::queued;
 use crate::answer;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
+use crate::describe::schema;
 use crate::new_job::Times;
 use crate::path::JobPath;
 use crate::prefer::MAX_WAIT;
@@ -28,7 +29,27 @@ pub(super) async fn view(app: &App, caller: Caller, id: JobId) -> Result<Option<
     app.store.job(caller.scope(), id, inline_limit).await
 }
 
-pub(super) async fn show(
+/// Shows a job, at once or after a wait.
+#[utoipa::path(
+    get,
+    path = "/jobs/{id}",
+    tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The job's ULID."),
+        ("wait" = Option<u64>, Query, description = "Seconds to wait for the job's end, at most 60."),
+        ("after_seq" = Option<i32>, Query, minimum = 0, description = "With `wait`: wait for a transition after this one instead."),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of what the client has."),
+    ),
+    responses(
+        (status = 200, description = "The job as it stands.", body = show::Job, headers(("ETag" = String, description = "Of these bytes."))),
+        (status = 304, description = "The client has it already."),
+        (status = 400, description = "`invalid_parameter`, `invalid_query`"),
+        (status = 404, description = "`no_such_job`: not there, or another client's"),
+        (status = 429, description = "`too_many_waiting`"),
+        (status = 503, description = "`too_many_waiting`"),
+    ),
+)]
+pub(crate) async fn show(
     caller: Caller,
     JobPath(id): JobPath,
     State(app): State<Shared>,
@@ -51,7 +72,21 @@ pub(super) async fn show(
     Ok(answer::json_unless_known(&headers, show::job(&app, &job)))
 }
 
-pub(super) async fn cancel(
+/// Cancels a job, in whatever state it is.
+///
+/// One that a worker holds shows `cancel_requested` and ends within a second, unless it succeeds first; one that has ended
+/// is shown unchanged.
+#[utoipa::path(
+    post,
+    path = "/jobs/{id}/cancel",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's ULID.")),
+    responses(
+        (status = 200, description = "The job as it stands now.", body = show::Job),
+        (status = 404, description = "`no_such_job`"),
+    ),
+)]
+pub(crate) async fn cancel(
     caller: Caller,
     JobPath(id): JobPath,
     State(app): State<Shared>,
@@ -70,7 +105,21 @@ pub(super) async fn cancel(
     Ok(answer::json(StatusCode::OK, show::job(&app, &job)))
 }
 
-pub(super) async fn retry(
+/// Submits again what an ended job was asked to do, as a new job.
+#[utoipa::path(
+    post,
+    path = "/jobs/{id}/retry",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The job's ULID.")),
+    responses(
+        (status = 202, description = "The new job, with `retry_of`.", body = schema::JobRef, headers(("Location" = String, description = "The new job's URL."))),
+        (status = 404, description = "`no_such_job`"),
+        (status = 409, description = "`job_is_live`"),
+        (status = 429, description = "`queue_full`"),
+        (status = 503, description = "`not_accepted`, `acceptance_unknown`, `busy`"),
+    ),
+)]
+pub(crate) async fn retry(
     caller: Caller,
     JobPath(id): JobPath,
     State(app): State<Shared>,

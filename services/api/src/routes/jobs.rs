@@ -13,6 +13,7 @@ use crate::answer;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
 use crate::body::Bounded;
+use crate::describe::schema;
 use crate::intake::Intake;
 use crate::prefer::preferred_wait;
 use crate::problem::Problem;
@@ -28,7 +29,35 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 const PAGE: usize = 50;
 const LARGEST_PAGE: usize = 500;
 
-pub(super) async fn submit(
+/// Submits a job.
+///
+/// The body is what `/api/chat` takes, or `/api/generate` where it has `prompt`, with fields of Foreman's own beside it.
+/// They and `keep_alive` are taken out, `stream` is set; all else reaches Ollama byte for byte.
+#[utoipa::path(
+    post,
+    path = "/jobs",
+    tag = "jobs",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, max_length = 255, description = "For 24 hours the same key with the same bytes is the same job."),
+        ("Prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 60, for the job's end.", example = "wait=30"),
+        ("traceparent" = Option<String>, Header, description = "W3C Trace Context; passed on to Ollama and to webhooks."),
+    ),
+    request_body(content = schema::NewJob, content_type = "application/json", description = "One job. The content type is not checked."),
+    responses(
+        (status = 200, description = "The job's end came within the wait that was preferred; it may have failed.", body = show::Job,
+            headers(("Preference-Applied" = String, description = "The wait."), ("Idempotency-Replayed" = String, description = "`true` for a job that was there before."))),
+        (status = 202, description = "The job is in the queue, for good.", body = schema::JobRef,
+            headers(("Location" = String, description = "The job's URL."), ("Idempotency-Replayed" = String, description = "`true` for a job that was there before."))),
+        (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `not_an_object`, `trailing_data`, `too_deep`, `repeated_key`, `key_in_other_case`, `model_missing`, `invalid_model`, `model_only_embeds`, `nothing_to_run`, `two_things_to_run`, `invalid_messages`, `invalid_prompt`, `invalid_stream`, `invalid_options`, `invalid_priority`, `invalid_max_attempts`, `invalid_metadata`, `invalid_run_at`, `invalid_expires_at`, `invalid_webhook_url`, `invalid_webhook_events`, `webhook_url_missing`, `invalid_idempotency_key`, `not_storable`"),
+        (status = 404, description = "`unknown_model`"),
+        (status = 408, description = "`body_too_slow`"),
+        (status = 413, description = "`body_too_large`"),
+        (status = 422, description = "`idempotency_key_reused`, and URLs that may not be called, each with a code of its own"),
+        (status = 429, description = "`queue_full`"),
+        (status = 503, description = "`no_inventory`, `not_accepted`, `acceptance_unknown`, `busy`"),
+    ),
+)]
+pub(crate) async fn submit(
     caller: Caller,
     State(app): State<Shared>,
     headers: HeaderMap,
@@ -75,7 +104,23 @@ pub(super) fn queued(app: &App, job: JobId) -> Response {
     response
 }
 
-pub(super) async fn list(
+/// Lists jobs, newest first.
+#[utoipa::path(
+    get,
+    path = "/jobs",
+    tag = "jobs",
+    params(
+        ("state" = Option<schema::State>, Query, description = "Only jobs in this state."),
+        ("model" = Option<String>, Query, description = "Only jobs of this model, in any of its spellings."),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Jobs on the page; 50 unless told."),
+        ("after" = Option<String>, Query, description = "The `last_id` of the page before."),
+    ),
+    responses(
+        (status = 200, description = "A page; jobs without `result`, artifacts without `data`.", body = show::Page<show::Job>),
+        (status = 400, description = "`invalid_parameter`, `invalid_query`"),
+    ),
+)]
+pub(crate) async fn list(
     caller: Caller,
     State(app): State<Shared>,
     parameters: Parameters,
