@@ -1,6 +1,7 @@
 //! The command line as its users have it: real processes, their exit codes, and what stands on which output.
 
 mod clients;
+mod healthcheck;
 mod jobs;
 mod up;
 

@@ -10,6 +10,7 @@ mod ollama_away;
 mod pausing;
 mod pooled;
 mod rules;
+mod stack;
 mod standing_by;
 mod stopping;
 mod upgrading;
