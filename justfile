@@ -25,3 +25,7 @@ lint:
 # After a change to a query or a migration
 prepare:
     shared/store/prepare
+
+# The stack on a Docker engine: built, used, killed, backed up and restored
+smoke:
+    deploy/smoke
