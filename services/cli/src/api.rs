@@ -10,6 +10,7 @@ mod jobs;
 use std::time::Duration;
 
 use foreman_runtime::{Env, settings::cli};
+use foreman_store::JobId;
 use reqwest::header::{self, HeaderValue};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use serde::Deserialize;
@@ -151,11 +152,12 @@ impl Api {
     }
 }
 
-fn job_path(id: &str) -> String {
-    // An id is one path segment whatever is in it.
-    let mut path = String::from("jobs/");
-    path.extend(url::form_urlencoded::byte_serialize(id.as_bytes()));
-    path
+/// An id as arguments name it. Nothing else may become a part of a path.
+pub(crate) fn job_id(text: &str) -> Result<String, String> {
+    match text.parse::<JobId>() {
+        Ok(id) => Ok(id.to_string()),
+        Err(error) => Err(format!("{error}, as `foreman submit` prints it")),
+    }
 }
 
 /// With a slash at its end, so that routes are joined behind a prefix.
@@ -202,9 +204,8 @@ mod tests {
         for text in ["127.0.0.1:8080", "ftp://x", "", "http://"] {
             base_url(text).unwrap_err();
         }
-        assert_eq!(
-            base_url("http://x/a").unwrap().join(&job_path("../b c")).unwrap().as_str(),
-            "http://x/a/jobs/..%2Fb+c"
-        );
+        for text in ["", "..", "x/cancel", "01jd8z6q2m5v0r3n7k4t9w1xya"] {
+            job_id(text).unwrap_err();
+        }
     }
 }

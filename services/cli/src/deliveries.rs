@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use foreman_runtime::{Env, settings::cli};
 
-use crate::api::{Api, Delivery};
+use crate::api::{Api, Delivery, job_id};
 use crate::help;
 use crate::moment::from_now;
 use crate::table::Table;
@@ -19,6 +19,7 @@ ANSWER is that of the last attempt. With --json every line is a delivery with al
 GET /jobs/{id}/deliveries gives it.", &[cli::URL, cli::API_KEY]))]
 pub(crate) struct Args {
     /// What `foreman submit` printed
+    #[arg(value_name = "ID", value_parser = job_id)]
     job: String,
     /// Print one JSON object a line
     #[arg(long)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use foreman_runtime::{Env, settings::cli};
 
-use crate::api::{Api, ApiError};
+use crate::api::{Api, ApiError, job_id};
 use crate::terminal::{print, print_raw, say};
 use crate::watch::exit_code;
 use crate::{exit, help};
@@ -19,7 +19,7 @@ Examples:
 A job that is being run is stopped within a second, unless it succeeds before; one that has ended stays as it is.", &[cli::URL, cli::API_KEY]))]
 pub(crate) struct Cancel {
     /// What `foreman submit` printed
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = job_id)]
     ids: Vec<String>,
     /// Print each job, one JSON object a line
     #[arg(long)]
@@ -35,7 +35,7 @@ Examples:
 Makes a new job of one that has ended, and prints its id. Asked twice, it makes two.", &[cli::URL, cli::API_KEY]))]
 pub(crate) struct Retry {
     /// What `foreman submit` printed
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = job_id)]
     ids: Vec<String>,
     /// Print each new job, one JSON object a line
     #[arg(long)]

@@ -54,7 +54,7 @@ pub(crate) struct Args {
           conflicts_with_all = ["prompt", "messages", "idempotency_key", "wait", "listen"])]
     file: Option<PathBuf>,
     /// With --file: makes the same lines other jobs than those of other runs
-    #[arg(long, value_name = "NAME", requires = "file")]
+    #[arg(long, value_name = "NAME", requires = "file", conflicts_with_all = ["prompt", "messages"])]
     run: Option<String>,
     /// Is told of every state the job reaches; with --file, for lines that name none
     #[arg(long, value_name = "URL")]

@@ -10,7 +10,7 @@ use foreman_runtime::{Env, settings::cli};
 use serde::Deserialize;
 use tokio::time::sleep;
 
-use crate::api::{Api, ApiError, Event, Job};
+use crate::api::{Api, ApiError, Event, Job, job_id};
 use crate::terminal::{print, print_raw};
 use crate::{exit, help};
 use show::Show;
@@ -25,6 +25,7 @@ States go to standard error, on a terminal with how long each takes; the answer 
 tells how the job ended.", &[cli::URL, cli::API_KEY]))]
 pub(crate) struct Args {
     /// What `foreman submit` printed
+    #[arg(value_parser = job_id)]
     id: String,
     /// Print the finished job instead of its answer
     #[arg(long)]

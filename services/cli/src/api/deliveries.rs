@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{ANSWER_WITHIN, Answer, Api, ApiError, job_path};
+use super::{ANSWER_WITHIN, Answer, Api, ApiError};
 
 /// One webhook to one receiver.
 #[derive(Deserialize)]
@@ -34,7 +34,7 @@ impl Api {
         struct Deliveries {
             data: Vec<Box<RawValue>>,
         }
-        let path = format!("{}/deliveries", job_path(job));
+        let path = format!("jobs/{job}/deliveries");
         let deliveries: Answer<Deliveries> =
             self.send(self.request(Method::GET, &path).timeout(ANSWER_WITHIN)).await?;
         Ok(deliveries.value.data)

@@ -8,7 +8,7 @@ use reqwest::{Method, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{ANSWER_WITHIN, Answer, Api, ApiError, job_path};
+use super::{ANSWER_WITHIN, Answer, Api, ApiError};
 
 /// How long one request waits for a job; the api allows 60.
 const WAIT_SECONDS: u64 = 30;
@@ -88,13 +88,13 @@ impl Api {
     }
 
     pub(crate) async fn job(&self, id: &str) -> Result<Answer<Job>, ApiError> {
-        self.send(self.request(Method::GET, &job_path(id)).timeout(ANSWER_WITHIN)).await
+        self.send(self.request(Method::GET, &format!("jobs/{id}")).timeout(ANSWER_WITHIN)).await
     }
 
     /// The job once it has gone past `seq`, or as it is after a while.
     pub(crate) async fn job_after(&self, id: &str, seq: i64) -> Result<Answer<Job>, ApiError> {
         let query = [("wait", WAIT_SECONDS.to_string()), ("after_seq", seq.to_string())];
-        let request = self.request(Method::GET, &job_path(id));
+        let request = self.request(Method::GET, &format!("jobs/{id}"));
         let request = request.timeout(ANSWER_WITHIN + Duration::from_secs(WAIT_SECONDS));
         self.send_query(request, query).await
     }
@@ -127,13 +127,13 @@ impl Api {
 
     /// The job as it stands then: one that a worker holds is cancelled a moment later.
     pub(crate) async fn cancel(&self, id: &str) -> Result<Answer<Job>, ApiError> {
-        let path = format!("{}/cancel", job_path(id));
+        let path = format!("jobs/{id}/cancel");
         self.send(self.request(Method::POST, &path).timeout(ANSWER_WITHIN)).await
     }
 
     /// The id of a new job like this one. Asked twice, it makes two.
     pub(crate) async fn retry(&self, id: &str) -> Result<String, ApiError> {
-        let path = format!("{}/retry", job_path(id));
+        let path = format!("jobs/{id}/retry");
         let accepted: Answer<Accepted> =
             self.send(self.request(Method::POST, &path).timeout(ANSWER_WITHIN)).await?;
         Ok(accepted.value.job_id)
@@ -145,7 +145,7 @@ impl Api {
         struct Events {
             data: Vec<Event>,
         }
-        let path = format!("{}/events", job_path(id));
+        let path = format!("jobs/{id}/events");
         let events: Answer<Events> =
             self.send(self.request(Method::GET, &path).timeout(ANSWER_WITHIN)).await?;
         Ok(events.value.data)
