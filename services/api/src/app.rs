@@ -11,6 +11,7 @@ use crate::auth::Auth;
 use crate::inventory::Inventory;
 use crate::limits::QueueLimits;
 use crate::memory::Memory;
+use crate::queue::Queue;
 use crate::submit::Submitter;
 use crate::watch::Watch;
 
@@ -22,6 +23,7 @@ pub(crate) struct App {
     pub(crate) inventory: Inventory,
     pub(crate) limits: QueueLimits,
     pub(crate) submitter: Submitter,
+    pub(crate) queue: Queue,
     pub(crate) watch: Watch,
     pub(crate) receivers: SubmissionCheck,
     /// Request bodies, from their first byte to their commit.

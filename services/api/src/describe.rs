@@ -7,7 +7,7 @@ use utoipa::openapi::{Content, OpenApi as Description, Ref, RefOr, Response, Sch
 use utoipa::{Modify, OpenApi};
 
 use crate::problem;
-use crate::routes::{artifacts, batch, deliveries, docs, events, job, jobs};
+use crate::routes::{artifacts, batch, deliveries, docs, events, job, jobs, queue};
 
 pub(crate) mod page;
 pub(crate) mod schema;
@@ -44,7 +44,7 @@ const EVERYWHERE: [(&str, &str); 4] = [
     ),
     paths(
         jobs::submit, jobs::list, batch::submit, job::show, job::cancel, job::retry, events::show, artifacts::show,
-        deliveries::list, deliveries::redeliver, docs::root, docs::openapi, docs::page,
+        deliveries::list, deliveries::redeliver, queue::show, docs::root, docs::openapi, docs::page,
     ),
     components(schemas(problem::Body)),
     modifiers(&Common),

@@ -74,6 +74,11 @@ impl Inventory {
         }
     }
 
+    /// The name of a model as `/api/tags` gives it; of one that no host has any more, the name as Ollama compares it.
+    pub(crate) fn label(&self, name: &str) -> String {
+        self.known().models.get(name).map_or_else(|| name.to_owned(), |model| model.label.clone())
+    }
+
     fn known(&self) -> Arc<Published> {
         Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }

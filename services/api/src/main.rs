@@ -19,6 +19,7 @@ mod path;
 mod prefer;
 mod problem;
 mod query;
+mod queue;
 mod range;
 mod ready;
 mod routes;
@@ -51,6 +52,7 @@ use inventory::Inventory;
 use jitter::jittered;
 use limits::QueueLimits;
 use memory::Memory;
+use queue::Queue;
 use submit::{Submitter, Writer};
 use watch::Watch;
 
@@ -96,6 +98,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         inventory: Inventory::new(store.clone(), wakeups.clone()),
         limits: QueueLimits::new(store.clone(), config.max_queued),
         submitter,
+        queue: Queue::new(store.clone()),
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
         receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
         incoming: Memory::new(INCOMING.max(config.max_body)),

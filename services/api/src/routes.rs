@@ -18,6 +18,7 @@ pub(crate) mod docs;
 pub(crate) mod events;
 pub(crate) mod job;
 pub(crate) mod jobs;
+pub(crate) mod queue;
 
 /// Makes the routes, and the list of them that the description is held against.
 macro_rules! routes {
@@ -43,6 +44,7 @@ routes! {
     "/jobs/{id}/events" => get(events::show),
     "/jobs/{id}/artifacts/{name}" => get(artifacts::show),
     "/jobs/{id}/deliveries" => get(deliveries::list),
+    "/queue" => get(queue::show),
     "/deliveries/{id}/redeliver" => post(deliveries::redeliver),
 }
 

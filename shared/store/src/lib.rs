@@ -23,6 +23,7 @@ mod lease;
 mod moment;
 mod partition;
 mod progress;
+mod queue;
 mod queued;
 mod relay;
 mod request;
@@ -59,6 +60,7 @@ pub use lease::{Begin, Claimed, Completion, Exit, Holder, Lease, Offer, Reason, 
 pub use moment::{Clock, ulid_floor};
 pub use partition::{PartitionUpkeep, days_ahead_needed};
 pub use progress::Progress;
+pub use queue::QueueShare;
 pub use queued::Queued;
 pub use relay::Relayed;
 pub use request::StoredRequest;

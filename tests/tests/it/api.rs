@@ -1,8 +1,12 @@
 //! The api over real HTTP. No worker runs here: where a job has to move, the test itself plays one.
 
 mod access;
+mod artifacts;
 mod bad_input;
+mod batch;
+mod described;
 mod flushing;
+mod following;
 mod limits;
 mod reading;
 mod submitting;
@@ -19,7 +23,7 @@ const MODEL: &str = "tiny-a";
 const JOB: &str = r#"{"model":"tiny-a","messages":[{"role":"user","content":"hello"}]}"#;
 
 /// Writes what a worker would have published, before it went away.
-async fn publish(db: &Db) {
+pub(super) async fn publish(db: &Db) {
     db.run(
         "INSERT INTO host (id, url, ttl, slots, published_at)
          VALUES ('gpu', 'http://127.0.0.1:11434', interval '20 s', 1, now()) ON CONFLICT DO NOTHING",
@@ -90,7 +94,11 @@ async fn owner(db: &Db, job: JobId) -> ClientId {
 
 /// Claims this job as a worker would.
 async fn claim(db: &Db, holder: &Holder, job: JobId) -> Lease {
-    let offer = Offer { client: owner(db, job).await, priority: 0, lower_bound: job, at_most: 1 };
+    claim_with_priority(db, holder, job, 0).await
+}
+
+async fn claim_with_priority(db: &Db, holder: &Holder, job: JobId, priority: i16) -> Lease {
+    let offer = Offer { client: owner(db, job).await, priority, lower_bound: job, at_most: 1 };
     let mut claimed = db.store.claim(holder, "tiny-a:latest", &[offer], 1).await.unwrap();
     let lease = claimed.pop().unwrap().lease;
     assert_eq!(lease.job_id, job);

@@ -1,0 +1,118 @@
+//! `GET /queue`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use foreman_store::{QueueShare, Scope};
+use foreman_webhook::rfc3339;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::answer;
+use crate::app::Shared;
+use crate::auth::Caller;
+use crate::problem::Problem;
+use crate::show;
+
+/// What waits and what runs. Models without either are left out.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Queue {
+    /// When this was read. The longer the queue, the older a reading may be: twenty times what it took.
+    #[schema(format = DateTime)]
+    as_of: String,
+    models: Vec<QueuedModel>,
+}
+
+/// The queue of one model.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct QueuedModel {
+    /// As `/api/tags` names it.
+    model: String,
+    /// Jobs of all clients that wait for their turn or their time.
+    #[schema(minimum = 0)]
+    queued: i64,
+    /// Jobs of all clients that load or work.
+    #[schema(minimum = 0)]
+    running: i64,
+    /// From when on the oldest queued one might have run, or may.
+    #[schema(format = DateTime)]
+    oldest: Option<String>,
+    /// The hosts that have it loaded: not known by this version.
+    resident_on: Option<Vec<String>>,
+    /// The longest that the first of its jobs may have to wait for its turn: not known by this version.
+    #[schema(minimum = 0)]
+    longest_wait_ms: Option<u64>,
+    own: Share,
+    others: Share,
+    /// Every client by its name; `null` for those who are no administrators.
+    clients: Option<Vec<ClientShare>>,
+}
+
+/// Jobs of the queue.
+#[derive(Debug, Default, Clone, Copy, Serialize, ToSchema)]
+pub(crate) struct Share {
+    #[schema(minimum = 0)]
+    queued: i64,
+    #[schema(minimum = 0)]
+    running: i64,
+}
+
+/// One client's jobs of the queue.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ClientShare {
+    name: String,
+    #[schema(minimum = 0)]
+    queued: i64,
+    #[schema(minimum = 0)]
+    running: i64,
+}
+
+/// Tells what waits and what runs, by model: the caller's own part, and that of all others together.
+#[utoipa::path(
+    get,
+    path = "/queue",
+    tag = "jobs",
+    responses((status = 200, description = "The queue.", body = Queue)),
+)]
+pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Response, Problem> {
+    let reading = app.queue.read().await?;
+    let models = reading.shares.chunk_by(|one, other| one.model == other.model);
+    let models = models.map(|shares| model(&app, caller, shares)).collect();
+    let queue = Queue { as_of: rfc3339(reading.as_of), models };
+    Ok(answer::json(StatusCode::OK, show::json(&queue)))
+}
+
+/// The shares of one model, of which there is at least one.
+fn model(app: &Shared, caller: Caller, shares: &[QueueShare]) -> QueuedModel {
+    let (own, others): (Vec<_>, Vec<_>) = shares.iter().partition(|share| share.client == caller.client);
+    let (own, others) = (sum(&own), sum(&others));
+    let oldest: Option<DateTime<Utc>> = shares.iter().filter_map(|share| share.oldest).min();
+    let clients = (caller.scope() == Scope::Everyone).then(|| {
+        let client = |share: &QueueShare| ClientShare {
+            name: share.name.clone(),
+            queued: share.queued,
+            running: share.running,
+        };
+        shares.iter().map(client).collect()
+    });
+    let name = shares.first().map(|share| share.model.as_str()).unwrap_or_default();
+    QueuedModel {
+        model: app.inventory.label(name),
+        queued: own.queued + others.queued,
+        running: own.running + others.running,
+        oldest: oldest.map(rfc3339),
+        resident_on: None,
+        longest_wait_ms: None,
+        own,
+        others,
+        clients,
+    }
+}
+
+fn sum(shares: &[&QueueShare]) -> Share {
+    shares.iter().fold(Share::default(), |sum, share| Share {
+        queued: sum.queued + share.queued,
+        running: sum.running + share.running,
+    })
+}

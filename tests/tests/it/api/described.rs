@@ -1,0 +1,321 @@
+//! The description of the api, held against what the api answers.
+
+use std::collections::BTreeSet;
+
+use foreman_store::{Completion, Exit, Seal};
+use foreman_tests::{Api, Db};
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+
+use super::{JOB, ask, get, header, json as read, post, publish, run, start, submit};
+
+/// The description, and which of it has been seen.
+struct Contract {
+    api: Value,
+    seen: BTreeSet<(String, String, u16)>,
+}
+
+impl Contract {
+    async fn of(api: &Api) -> Self {
+        let mut api = read(get(api, "/openapi.json").await).await;
+        // Clients should not mind a field more; here one that nobody described is a mistake.
+        for schema in api["components"]["schemas"].as_object_mut().unwrap().values_mut() {
+            if schema.get("properties").is_some() {
+                schema["additionalProperties"] = json!(false);
+            }
+        }
+        Self { api, seen: BTreeSet::new() }
+    }
+
+    fn operations(&self) -> impl Iterator<Item = (&str, &str, &Value)> {
+        self.api["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
+            item.as_object()
+                .unwrap()
+                .iter()
+                .map(move |(method, operation)| (path.as_str(), method.as_str(), operation))
+        })
+    }
+
+    /// Checks an answer of this route: its status, its content type, the headers and the body.
+    async fn check(&mut self, method: &Method, path: &str, answer: Response) {
+        let (status, what) = (answer.status().as_u16(), format!("{method} {path} {}", answer.status()));
+        let method = method.as_str().to_lowercase();
+        let described = &self.api["paths"][path][&method]["responses"][status.to_string()];
+        assert!(described.is_object(), "{what} is not described");
+        for name in described["headers"].as_object().into_iter().flat_map(|headers| headers.keys()) {
+            let is_sometimes = name == "Idempotency-Replayed";
+            assert!(is_sometimes || !header(&answer, name).is_empty(), "{what} lacks {name}");
+        }
+        let kind = header(&answer, "content-type").split(';').next().unwrap().to_owned();
+        let body = answer.bytes().await.unwrap();
+        self.seen.insert((path.to_owned(), method, status));
+        let Some(content) = described["content"].as_object() else {
+            assert!(body.is_empty(), "{what} has a body that nobody described");
+            return;
+        };
+        let Some(content) = content.get(&kind).or(content.get("*/*")) else {
+            panic!("{what} is {kind}: {content:?}")
+        };
+        let bodies: Vec<Value> = match kind.as_str() {
+            "application/json" | "application/problem+json" if content["schema"]["type"] != "array" => {
+                vec![serde_json::from_slice(&body).unwrap()]
+            }
+            "application/x-ndjson" => body
+                .split(|byte| *byte == b'\n')
+                .filter(|line| !line.is_empty())
+                .map(|line| serde_json::from_slice(line).unwrap())
+                .collect(),
+            _ => return,
+        };
+        let mut schema = content["schema"].clone();
+        schema["components"] = self.api["components"].clone();
+        let validator =
+            jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap();
+        for body in bodies {
+            let errors: Vec<String> = validator
+                .iter_errors(&body)
+                .map(|error| format!("{}: {error}", error.instance_path()))
+                .collect();
+            assert!(errors.is_empty(), "{what}: {errors:#?}\n{body:#}");
+        }
+    }
+
+    async fn ask(
+        &mut self,
+        api: &Api,
+        method: Method,
+        path: &str,
+        of: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) {
+        let request = ask(api, method.clone(), path).body(body.to_owned());
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let answer = request.send().await.unwrap();
+        self.check(&method, of, answer).await;
+    }
+}
+
+/// A job that has been through much: failed once, done, with a webhook that nobody takes.
+async fn seasoned(db: &Db, api: &Api) -> String {
+    let job = submit(api, r#"{"model":"tiny-a","prompt":"x","metadata":{"a":[1]},"priority":-1,"max_attempts":3,"state_webhook_url":"http://127.0.0.1:9/","webhook_events":["done"]}"#).await;
+    let lease = super::claim_with_priority(db, &db.holder().await, job, -1).await;
+    db.store.begin(&[(&lease, foreman_store::Phase::Working)]).await.unwrap();
+    let completion = br#"{"done":true}"#.to_vec();
+    let completion = Completion { completion, prompt_tokens: Some(1), completion_tokens: Some(2) };
+    db.store.settle(&[(lease, Exit::Done(completion))]).await.unwrap();
+    db.store.relay(100).await.unwrap();
+    job.to_string()
+}
+
+#[tokio::test]
+async fn what_is_answered_is_what_is_described() {
+    let (db, api) = start(&[]).await;
+    let mut contract = Contract::of(&api).await;
+    let (get, post) = (Method::GET, Method::POST);
+    let (done, live) = (seasoned(&db, &api).await, submit(&api, JOB).await.to_string());
+    let none = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let follow = ("accept", "text/event-stream");
+
+    contract.ask(&api, get.clone(), "/", "/", &[], "").await;
+    for path in ["/docs", "/openapi.json"] {
+        let tag = header(&super::get(&api, path).await, "etag").to_owned();
+        contract.ask(&api, get.clone(), path, path, &[], "").await;
+        contract.ask(&api, get.clone(), path, path, &[("if-none-match", &tag)], "").await;
+    }
+
+    let jobs = "/jobs";
+    contract.ask(&api, post.clone(), jobs, jobs, &[], JOB).await;
+    contract.ask(&api, post.clone(), jobs, jobs, &[], "{}").await;
+    contract.ask(&api, post.clone(), jobs, jobs, &[], r#"{"model":"llama9","prompt":"x"}"#).await;
+    contract
+        .ask(
+            &api,
+            post.clone(),
+            jobs,
+            jobs,
+            &[],
+            r#"{"model":"tiny-a","prompt":"x","state_webhook_url":"x"}"#,
+        )
+        .await;
+    contract.ask(&api, get.clone(), jobs, jobs, &[], "").await;
+    contract.ask(&api, get.clone(), "/jobs?state=done&limit=1", jobs, &[], "").await;
+    contract.ask(&api, get.clone(), "/jobs?limit=x", jobs, &[], "").await;
+
+    let batch = "/jobs/batch";
+    contract.ask(&api, post.clone(), batch, batch, &[], &format!("{JOB}\n7\n")).await;
+    contract.ask(&api, post.clone(), batch, batch, &[], &format!("[{JOB}]")).await;
+    contract.ask(&api, post.clone(), batch, batch, &[], "").await;
+    contract.ask(&api, post.clone(), batch, batch, &[], &"{}\n".repeat(10_001)).await;
+
+    let of = "/jobs/{id}";
+    let tag = header(&super::get(&api, &format!("/jobs/{done}")).await, "etag").to_owned();
+    for path in [&done, &live, none].map(|id| format!("/jobs/{id}")) {
+        contract.ask(&api, get.clone(), &path, of, &[("if-none-match", &tag)], "").await;
+        contract.ask(&api, get.clone(), &path, of, &[], "").await;
+    }
+    contract.ask(&api, get.clone(), &format!("/jobs/{done}?wait=x"), of, &[], "").await;
+
+    let of = "/jobs/{id}/events";
+    for (id, headers) in [
+        (done.as_str(), &[][..]),
+        (&live, &[]),
+        (none, &[]),
+        (&done, &[follow]),
+        (&done, &[follow, ("last-event-id", "4")]),
+        (&done, &[follow, ("last-event-id", "x")]),
+    ] {
+        contract.ask(&api, get.clone(), &format!("/jobs/{id}/events"), of, headers, "").await;
+    }
+
+    let of = "/jobs/{id}/artifacts/{name}";
+    let path = format!("/jobs/{done}/artifacts/completion");
+    let tag = header(&super::get(&api, &path).await, "etag").to_owned();
+    for headers in [
+        &[][..],
+        &[("range", "bytes=0-1")],
+        &[("range", "bytes=99-")],
+        &[("if-none-match", &tag)],
+        &[("if-match", "\"x\"")],
+    ] {
+        contract.ask(&api, get.clone(), &path, of, headers, "").await;
+    }
+    contract.ask(&api, get.clone(), &format!("/jobs/{done}/artifacts/other"), of, &[], "").await;
+
+    let of = "/jobs/{id}/deliveries";
+    let deliveries = read(super::get(&api, &format!("/jobs/{done}/deliveries")).await).await;
+    let delivery = deliveries["data"][0]["delivery_id"].as_str().unwrap().to_owned();
+    contract.ask(&api, get.clone(), &format!("/jobs/{done}/deliveries"), of, &[], "").await;
+    contract.ask(&api, get.clone(), &format!("/jobs/{none}/deliveries"), of, &[], "").await;
+    let of = "/deliveries/{id}/redeliver";
+    contract.ask(&api, post.clone(), &format!("/deliveries/{none}/redeliver"), of, &[], "").await;
+    contract.ask(&api, post.clone(), &format!("/deliveries/{delivery}/redeliver"), of, &[], "").await;
+    db.run("UPDATE webhook_delivery SET claim_no = 1, claimed_until = now() + interval '1 h'").await;
+    contract.ask(&api, post.clone(), &format!("/deliveries/{delivery}/redeliver"), of, &[], "").await;
+
+    for action in ["retry", "cancel"] {
+        let of = &format!("/jobs/{{id}}/{action}");
+        for id in [&done, &live, none] {
+            contract.ask(&api, post.clone(), &format!("/jobs/{id}/{action}"), of, &[], "").await;
+        }
+    }
+    contract.what_a_client_may_not(&db).await;
+
+    // What needs a slow sender, a defect of ours or an outage is left to other tests.
+    let unseen: Vec<(&str, &str, &str)> = contract
+        .operations()
+        .flat_map(|(path, method, operation)| {
+            operation["responses"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(move |status| (path, method, status.as_str()))
+        })
+        .filter(|(path, method, status)| {
+            !["408", "500", "503"].contains(status)
+                && !contract.seen.contains(&(
+                    (*path).to_owned(),
+                    (*method).to_owned(),
+                    status.parse().unwrap(),
+                ))
+        })
+        .collect();
+    assert!(unseen.is_empty(), "described and not seen: {unseen:?}");
+}
+
+impl Contract {
+    /// Answers of apis that are stricter, or full.
+    async fn what_a_client_may_not(&mut self, db: &Db) {
+        let none = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        let keys = Api::start(db, &[("FOREMAN_AUTH", "required")]).await;
+        let pages = Api::start(db, &[]).await;
+        let operations: Vec<(String, Method)> = self
+            .operations()
+            .filter(|(.., operation)| operation["security"].is_array())
+            .map(|(path, method, _)| (path.to_owned(), method.to_uppercase().parse().unwrap()))
+            .collect();
+        for (path, method) in operations {
+            let concrete = path.replace("{id}", none).replace("{name}", "completion");
+            self.ask(&keys, method.clone(), &concrete, &path, &[], "").await;
+            self.ask(&pages, method, &concrete, &path, &[("origin", "http://evil.example")], "").await;
+        }
+        let full = [
+            ("FOREMAN_CLIENT_MAX_QUEUED", "1"),
+            ("FOREMAN_CLIENT_MAX_STREAMS", "1"),
+            ("FOREMAN_MAX_BODY", "1KiB"),
+            ("FOREMAN_AUTH", "required"),
+        ];
+        let full = Api::start(db, &full).await;
+        let key = db.store.create_client(&Seal::new(&[7; 32]), "full", false).await.unwrap().key;
+        let bearer = format!("Bearer {key}");
+        let auth = ("authorization", bearer.as_str());
+        let (get, post) = (Method::GET, Method::POST);
+        let sent = ask(&full, post.clone(), "/jobs").bearer_auth(&key).body(JOB).send().await.unwrap();
+        let ended = read(sent).await["job_id"].as_str().unwrap().to_owned();
+        run(db, ended.parse().unwrap(), foreman_tests::success()).await;
+        // One that is done is waited for no longer.
+        let wait = ("prefer", "wait=60");
+        let again = [auth, wait, ("idempotency-key", "k")];
+        let submitted =
+            ask(&full, post.clone(), "/jobs").bearer_auth(&key).header("idempotency-key", "k").body(JOB);
+        let live = read(submitted.send().await.unwrap()).await["job_id"].as_str().unwrap().to_owned();
+        self.ask(&full, post.clone(), "/jobs", "/jobs", &[auth], JOB).await;
+        self.ask(&full, post.clone(), "/jobs", "/jobs", &[auth], &format!("{JOB}{}", " ".repeat(1_024)))
+            .await;
+        self.ask(&full, post.clone(), &format!("/jobs/{ended}/retry"), "/jobs/{id}/retry", &[auth], "").await;
+        let held = ask(&full, get.clone(), &format!("/jobs/{live}/events"))
+            .bearer_auth(&key)
+            .header("accept", "text/event-stream")
+            .send()
+            .await
+            .unwrap();
+        let follow = ("accept", "text/event-stream");
+        self.ask(
+            &full,
+            get.clone(),
+            &format!("/jobs/{live}/events"),
+            "/jobs/{id}/events",
+            &[auth, follow],
+            "",
+        )
+        .await;
+        self.ask(&full, get, &format!("/jobs/{live}?wait=1"), "/jobs/{id}", &[auth], "").await;
+        drop(held);
+        run(db, live.parse().unwrap(), foreman_tests::success()).await;
+        foreman_tests::eventually("a free seat and a 200", async || {
+            let request = ask(&full, post.clone(), "/jobs").body(JOB);
+            let request = again.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            let status = request.send().await.unwrap().status();
+            if status == 200 { Ok(()) } else { Err(status) }
+        })
+        .await;
+        self.ask(&full, post, "/jobs", "/jobs", &again, JOB).await;
+    }
+}
+
+#[tokio::test]
+async fn the_page_needs_nothing_from_elsewhere_and_no_key() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    let api = Api::start(&db, &[("FOREMAN_AUTH", "required")]).await;
+    let answer = get(&api, "/docs").await;
+    assert_eq!(
+        (answer.status().as_u16(), header(&answer, "content-type")),
+        (200, "text/html; charset=utf-8")
+    );
+    let policy = header(&answer, "content-security-policy").to_owned();
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'sha256-") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    let page = answer.text().await.unwrap();
+    for word in ["src=", "<script", "<link", "@import", "url(", "http://", "https://", "onclick", "style=\""]
+    {
+        assert!(!page.contains(word), "{word}");
+    }
+    let described = read(get(&api, "/openapi.json").await).await;
+    for path in described["paths"].as_object().unwrap().keys() {
+        assert!(page.contains(path.as_str()), "{path}");
+    }
+    assert_eq!(post(&api, "/docs", "").await.status(), 405);
+}
