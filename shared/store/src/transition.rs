@@ -139,6 +139,29 @@ impl Store {
         offers: &[Offer],
         limit: usize,
     ) -> Result<Vec<Claimed>, StoreError> {
+        self.take(holder, load_key, offers, limit, Phase::Held).await
+    }
+
+    /// The same for jobs that are sent as soon as the answer is there: they are `working` at once, as by a
+    /// [`begin`](Self::begin) in the same moment, and one commit less stands between a free slot and its next request.
+    pub async fn claim_and_begin(
+        &self,
+        holder: &Holder,
+        load_key: &str,
+        offers: &[Offer],
+        limit: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        self.take(holder, load_key, offers, limit, Phase::Working).await
+    }
+
+    async fn take(
+        &self,
+        holder: &Holder,
+        load_key: &str,
+        offers: &[Offer],
+        limit: usize,
+        phase: Phase,
+    ) -> Result<Vec<Claimed>, StoreError> {
         let clients: Vec<_> = offers.iter().map(|offer| offer.client.uuid()).collect();
         let priorities: Vec<_> = offers.iter().map(|offer| offer.priority).collect();
         let bounds: Vec<_> = offers.iter().map(|offer| offer.lower_bound.uuid()).collect();
@@ -169,18 +192,27 @@ impl Store {
                 WHERE r.client_id = p.client_id AND r.job_id = p.job_id
                 RETURNING r.*, p.turn
             ), leased AS (
-                INSERT INTO job_lease (job_id, client_id, lease_no, worker_id, load_key, priority, attempt, failures,
-                                       rescues, seq, bytes, eligible_at, expires_at)
-                SELECT job_id, client_id, nextval('lease_no'), $1, load_key, priority, attempt + 1, failures,
-                       rescues, seq, bytes, eligible_at, expires_at
-                FROM taken
-                RETURNING job_id, lease_no, attempt, failures
+                -- Numbered in the order of the offers, which the answer keeps.
+                INSERT INTO job_lease (job_id, client_id, lease_no, worker_id, phase, load_key, priority, attempt,
+                                       failures, rescues, seq, bytes, eligible_at, expires_at, loading_at, working_at)
+                SELECT job_id, client_id, nextval('lease_no'), $1, $10, load_key, priority, attempt + 1, failures,
+                       rescues, seq + CASE $10 WHEN 'working' THEN 2 ELSE 0 END, bytes, eligible_at, expires_at,
+                       CASE $10 WHEN 'working' THEN clock_timestamp() END,
+                       CASE $10 WHEN 'working' THEN clock_timestamp() END
+                FROM (SELECT * FROM taken ORDER BY turn, job_id) AS t
+                RETURNING *
+            ), noted AS (
+                INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+                SELECT job_id, seq - 1, attempt, 'loading', 'queued', loading_at FROM leased WHERE phase = 'working'
+                UNION ALL
+                SELECT job_id, seq, attempt, 'working', 'loading', working_at FROM leased WHERE phase = 'working'
+                ORDER BY 1, 2
             )
             SELECT l.job_id AS "job_id: JobId", l.lease_no AS "lease_no: LeaseNo", l.attempt, l.failures,
-                   t.client_id AS "client_id!: ClientId", t.priority AS "priority!", t.eligible_at AS "eligible_at!",
+                   l.client_id AS "client_id: ClientId", l.priority, l.eligible_at,
                    j.load_key, j.model_label, j.path, j.body, j.max_attempts, j.traceparent
-            FROM leased l JOIN taken t ON t.job_id = l.job_id JOIN job j ON j.id = l.job_id
-            ORDER BY t.turn, l.job_id"#,
+            FROM leased l JOIN job j ON j.id = l.job_id
+            ORDER BY l.lease_no"#,
             holder.worker.uuid(),
             holder.host,
             holder.fence,
@@ -190,6 +222,7 @@ impl Store {
             &quotas,
             load_key,
             i64::try_from(limit).unwrap_or(i64::MAX),
+            phase.as_str(),
         )
         .fetch_all(&mut conn)
         .await?;
@@ -668,23 +701,24 @@ async fn leave_leases(
             AS t (job_id, lease_no, wanted, wait, counts, error, error_code, data, sha256, prompt_tokens,
                   completion_tokens)
         ), locked AS MATERIALIZED (
-            SELECT l.job_id, l.lease_no FROM job_lease l JOIN input i ON i.job_id = l.job_id AND i.lease_no = l.lease_no
+            SELECT i.* FROM job_lease l JOIN input i ON i.job_id = l.job_id AND i.lease_no = l.lease_no
             ORDER BY l.job_id FOR UPDATE OF l
         ), gone AS (
             DELETE FROM job_lease l USING locked k WHERE l.job_id = k.job_id AND l.lease_no = k.lease_no
-            RETURNING l.*
+            RETURNING l.*, k.wanted, k.wait, k.counts, k.error, k.error_code, k.data, k.sha256, k.prompt_tokens,
+                      k.completion_tokens
         ), fate AS MATERIALIZED (
             SELECT g.job_id, g.client_id, g.lease_no, g.load_key, g.priority, g.attempt, g.rescues, g.seq, g.bytes,
                    g.eligible_at, g.expires_at, g.loading_at, g.working_at, clock_timestamp() AS at,
-                   CASE WHEN i.wanted = 'done' THEN 'done' WHEN g.cancel THEN 'cancelled' ELSE i.wanted END AS state,
+                   CASE WHEN g.wanted = 'done' THEN 'done' WHEN g.cancel THEN 'cancelled' ELSE g.wanted END AS state,
                    CASE g.phase WHEN 'held' THEN 'queued' ELSE g.phase END AS left_state,
                    -- A held job that goes back was queued to the world all along.
-                   (g.phase <> 'held' OR g.cancel OR i.wanted <> 'queued')::integer AS noted,
-                   CASE WHEN g.cancel AND i.wanted <> 'done' THEN 0 ELSE i.counts END + g.failures AS failures,
-                   CASE WHEN g.cancel AND i.wanted <> 'done' THEN NULL ELSE i.error END AS error,
-                   CASE WHEN g.cancel AND i.wanted <> 'done' THEN NULL ELSE i.error_code END AS error_code,
-                   i.wait, i.data, i.sha256, i.prompt_tokens, i.completion_tokens
-            FROM gone g JOIN input i ON i.job_id = g.job_id AND i.lease_no = g.lease_no
+                   (g.phase <> 'held' OR g.cancel OR g.wanted <> 'queued')::integer AS noted,
+                   CASE WHEN g.cancel AND g.wanted <> 'done' THEN 0 ELSE g.counts END + g.failures AS failures,
+                   CASE WHEN g.cancel AND g.wanted <> 'done' THEN NULL ELSE g.error END AS error,
+                   CASE WHEN g.cancel AND g.wanted <> 'done' THEN NULL ELSE g.error_code END AS error_code,
+                   g.wait, g.data, g.sha256, g.prompt_tokens, g.completion_tokens
+            FROM gone g
         ), ended AS (
             INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error, error_code,
                                   prompt_tokens, completion_tokens, eligible_at, loading_at, working_at, completed_at)

@@ -45,6 +45,8 @@ pub(crate) struct Attempt {
     pub route: Route,
     pub body: String,
     pub eligible_at: DateTime<Utc>,
+    /// Whether its claim has recorded that it begins.
+    pub begun: bool,
     /// The load to wait for, or nothing where the model needs none.
     pub load: Option<Load>,
     pub abort: watch::Receiver<Option<Abort>>,
@@ -115,6 +117,9 @@ impl Attempt {
 
     /// Asks Postgres whether the job is still ours, and records that it begins.
     async fn begin(&self, phase: Phase, desk: &Desk) -> Result<(), Outcome> {
+        if self.begun {
+            return Ok(());
+        }
         match desk.recorder.begin(&self.lease, phase, &self.spell).await {
             Began::Answered(Begin::Go) => Ok(()),
             Began::Answered(Begin::Cancelled) => Err(Outcome::Cancelled),

@@ -33,6 +33,8 @@ pub(crate) struct Job {
     pub eligible_at: DateTime<Utc>,
     /// The spell under which it was claimed. What is not begun within it is not begun.
     pub spell: Spell,
+    /// Whether its claim began it.
+    pub begun: bool,
 }
 
 impl Job {
@@ -62,11 +64,17 @@ impl Job {
             body: claimed.body,
             eligible_at: claimed.eligible_at,
             spell: spell.clone(),
+            begun: false,
         })
     }
 
     pub(crate) fn leave(self, exit: Exit) -> Leaving {
         Leaving { lease: self.lease, exit, model_label: self.model_label }
+    }
+
+    /// Back to the queue: there is no slot, no turn or no right for it any more.
+    pub(crate) fn not_begun(self) -> Leaving {
+        self.leave(Exit::HandBack { reason: reason("not_begun", "it was not begun") })
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{collections::HashSet, sync::Arc};
 
 use chrono::TimeDelta;
-use foreman_store::{ClientId, Holder, JobId, NewJob, Offer, WorkerId};
-use foreman_tests::{Db, LOAD_KEY};
+use foreman_store::{Begin, ClientId, Exit, Holder, JobId, NewJob, Offer, Phase, WorkerId};
+use foreman_tests::{Db, LOAD_KEY, reason, success};
 
 #[tokio::test]
 async fn offers_are_served_in_their_order_and_the_oldest_first_within_each() {
@@ -29,6 +29,33 @@ async fn offers_are_served_in_their_order_and_the_oldest_first_within_each() {
         "the limit is for all"
     );
     assert_eq!(claim(&[offer(one, 0, 9), offer(other, 0, 9)], 9).await, [id[4]]);
+    db.every_job_has_one_room().await;
+}
+
+#[tokio::test]
+async fn a_job_that_its_claim_begins_has_passed_every_state() {
+    let db = Db::fresh().await;
+    db.accept(3).await;
+    let holder = db.holder().await;
+    let claimed = db.store.claim_and_begin(&holder, LOAD_KEY, &[db.offer(9)], 9).await.unwrap();
+    let [done, back, cancelled] = claimed.try_into().unwrap();
+    for job in [&done, &back, &cancelled] {
+        assert_eq!(db.history(job.lease.job_id).await, ["queued", "loading", "working"]);
+        assert_eq!(db.room(job.lease.job_id).await, "lease");
+    }
+    // Whoever asks again whether it may begin hears that it has.
+    let again = db.store.begin(&[(&done.lease, Phase::Working)]).await.unwrap();
+    assert_eq!(again, [Begin::Go]);
+    db.store.cancel(db.client, cancelled.lease.job_id).await.unwrap();
+
+    let ids = [done.lease.job_id, back.lease.job_id, cancelled.lease.job_id];
+    let hand_back = || Exit::HandBack { reason: reason() };
+    let exits = [(done.lease, success()), (back.lease, hand_back()), (cancelled.lease, hand_back())];
+    db.store.settle(&exits).await.unwrap();
+    for (id, last) in ids.into_iter().zip(["done", "queued", "cancelled"]) {
+        assert_eq!(db.history(id).await, ["queued", "loading", "working", last]);
+    }
+    assert_eq!(db.room(ids[1]).await, "ready");
     db.every_job_has_one_room().await;
 }
 

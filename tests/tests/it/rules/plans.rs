@@ -23,11 +23,13 @@ async fn settle_statistics(db: &Db, store: &Store, left: i64) {
 
 /// One job of each kind through every hot statement.
 async fn work(db: &Db, store: &Store, holder: &foreman_store::Holder) {
-    let jobs: Vec<NewJob> = (0..6).map(|_| NewJob { load_key: "mine".to_owned(), ..db.new_job() }).collect();
+    let jobs: Vec<NewJob> = (0..8).map(|_| NewJob { load_key: "mine".to_owned(), ..db.new_job() }).collect();
     store.accept(&jobs).await.unwrap();
     store.cancel(db.client, jobs[0].id).await.unwrap();
     let mut claimed = store.claim(holder, "mine", &[db.offer(5)], 5).await.unwrap();
     assert_eq!(claimed.len(), 5);
+    let begun = store.claim_and_begin(holder, "mine", &[db.offer(5)], 5).await.unwrap();
+    assert_eq!(begun.len(), 2);
     store.cancel(db.client, jobs[1].id).await.unwrap();
     let beginnings: Vec<_> = claimed.iter().skip(1).map(|claimed| (&claimed.lease, Phase::Working)).collect();
     store.begin(&beginnings).await.unwrap();
@@ -40,8 +42,10 @@ async fn work(db: &Db, store: &Store, holder: &foreman_store::Holder) {
         Exit::Failed(reason()),
         Exit::Retry { reason: reason(), wait },
         Exit::Failed(reason()),
+        success(),
+        success(),
     ];
-    let exits: Vec<_> = claimed.drain(..).map(|claimed| claimed.lease).zip(exits).collect();
+    let exits: Vec<_> = claimed.drain(..).chain(begun).map(|claimed| claimed.lease).zip(exits).collect();
     store.settle(&exits).await.unwrap();
     store.settle(&exits).await.unwrap();
     store.expire(100).await.unwrap();

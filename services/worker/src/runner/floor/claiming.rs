@@ -1,6 +1,7 @@
 //! What the floor asks Postgres for: more work, and now and then what it holds.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -28,9 +29,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// Past this many outcomes a slot that Postgres has not taken yet, nothing more is claimed.
 const UNSETTLED_A_SLOT: usize = 4;
 
-/// A job is claimed ahead of its slot only where the one before it takes less: so Ollama never waits for us, and a job
-/// that is held is never held for long.
-const HELD_AHEAD_OF: Duration = Duration::from_secs(1);
+/// A job is claimed ahead of its slot only where the one before it takes about so long: so Ollama never waits for us, and
+/// a job that is held is never held for long. Where runs are shorter, a slot is free again before a claim is answered.
+const HELD_AHEAD_OF: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
 /// Ids are stamped before they commit. No bound may pass an id that can still come.
 const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
@@ -65,9 +66,19 @@ pub(crate) struct Order {
     lane: Lane,
     offers: Vec<Offer>,
     limit: usize,
+    /// Whether the jobs are begun with the claim, since there is nothing to be loaded for them.
+    begins: bool,
     /// Of which scan the offers are.
     scan: Scan,
     spell: Spell,
+}
+
+/// For which key to claim, and how.
+struct Wish {
+    key: Key,
+    lane: Lane,
+    limit: usize,
+    begins: bool,
 }
 
 impl Floor {
@@ -112,52 +123,62 @@ impl Floor {
         if self.unsettled.len() >= UNSETTLED_A_SLOT * self.worker.config.host.slots {
             return None;
         }
-        let (key, lane, limit) = self.next_claim(next, now)?;
+        let Wish { key, lane, limit, begins } = self.next_claim(next, now)?;
         let floor = ulid_floor(self.desk.clock.now() - LATE_COMMITS);
         let offers = self.turns.offers(&self.ready.places(&key), limit, floor);
-        Some(self.claim(holder, Order { key, lane, offers, limit, scan: self.ready.scan(), spell }))
+        Some(self.claim(holder, Order { key, lane, offers, limit, begins, scan: self.ready.scan(), spell }))
     }
 
     /// For which key to claim, and how many at most.
-    fn next_claim(&mut self, next: Next<Key>, now: Instant) -> Option<(Key, Lane, usize)> {
+    fn next_claim(&mut self, next: Next<Key>, now: Instant) -> Option<Wish> {
         let last_in_cloud = self.last_in_cloud.clone();
         let Waiting { gone, cloud, .. } = self.waiting(now);
         if let Some(key) = gone.first() {
-            return Some((Key::clone(key), Lane::Gone, GONE_AT_ONCE));
+            return Some(Wish { key: Key::clone(key), lane: Lane::Gone, limit: GONE_AT_ONCE, begins: false });
         }
         // In a ring: nothing has to be loaded for any of them.
         let cloud = cloud.iter().find(|key| Some(*key) > last_in_cloud.as_ref()).or(cloud.first()).cloned();
-        let free = self.free_slots().saturating_sub(self.held.len());
         // GPU and cloud share the slots, so they take turns, and neither holds a job ahead of the other's.
         let cloud_first = self.cloud_next && cloud.is_some();
-        let ahead = |key: &Key| {
-            let quick = self.pace.usual_run(key).is_some_and(|usual| usual < HELD_AHEAD_OF);
-            usize::from(quick && self.held.is_empty())
-        };
         let on_gpu = match next {
-            Next::Stay(key) if cloud_first => Some((key, Lane::Gpu, free)),
-            Next::Stay(key) => Some((Key::clone(&key), Lane::Gpu, free + ahead(&key))),
-            Next::Switch(key) => Some((key, Lane::Gpu, free)),
+            Next::Stay(key) => self.wish(key, Lane::Gpu, !cloud_first, now),
+            Next::Switch(key) => self.wish(key, Lane::Gpu, false, now),
             Next::Drain | Next::Rest => None,
         };
-        let in_cloud = cloud.map(|key| (Key::clone(&key), Lane::Cloud, free + ahead(&key)));
-        let on_gpu = on_gpu.filter(|(key, _, limit)| *limit > 0 && self.ready.has(key));
-        let in_cloud = in_cloud.filter(|(_, _, limit)| *limit > 0);
-        let order = if cloud_first { in_cloud.or(on_gpu) } else { on_gpu.or(in_cloud) };
-        if let Some((key, lane, _)) = &order {
+        let on_gpu = on_gpu.filter(|wish| self.ready.has(&wish.key));
+        let in_cloud = cloud.and_then(|key| self.wish(key, Lane::Cloud, true, now));
+        let wish = if cloud_first { in_cloud.or(on_gpu) } else { on_gpu.or(in_cloud) };
+        if let Some(Wish { key, lane, .. }) = &wish {
             self.cloud_next = *lane == Lane::Gpu;
             if *lane == Lane::Cloud {
                 self.last_in_cloud = Some(Key::clone(key));
             }
         }
-        order
+        wish
+    }
+
+    /// A claim for the free slots, or for one job more that may be held until a slot is free.
+    fn wish(&self, key: Key, lane: Lane, may_hold: bool, now: Instant) -> Option<Wish> {
+        let free = self.free_slots().saturating_sub(self.held.len());
+        let needs_no_load = lane == Lane::Cloud || self.residency.holds(&key, self.gpu_is_busy(), now);
+        // What is held comes first, and a job that is begun waits for nothing.
+        if free > 0 && needs_no_load && self.held.is_empty() {
+            return Some(Wish { key, lane, limit: free, begins: true });
+        }
+        let quick = self.pace.usual_run(&key).is_some_and(|usual| HELD_AHEAD_OF.contains(&usual));
+        let limit = free + usize::from(may_hold && quick && self.held.is_empty());
+        (limit > 0).then_some(Wish { key, lane, limit, begins: false })
     }
 
     fn claim(&self, holder: Holder, order: Order) -> BoxFuture<'static, Answer> {
         let (store, patience) = (self.worker.store.clone(), self.patience());
         async move {
-            let claim = store.claim(&holder, order.key.as_str(), &order.offers, order.limit);
-            let result = within(patience, claim).await;
+            let (key, offers, limit) = (order.key.as_str(), &order.offers, order.limit);
+            let result = if order.begins {
+                within(patience, store.claim_and_begin(&holder, key, offers, limit)).await
+            } else {
+                within(patience, store.claim(&holder, key, offers, limit)).await
+            };
             Answer::Claimed { order, result }
         }
         .boxed()
@@ -217,11 +238,15 @@ impl Floor {
         if order.lane == Lane::Gpu && !claimed.is_empty() {
             self.drain.enter(&order.key, now);
         }
+        let may_begin = self.right_to_claim().is_some() && order.spell.goes_on();
         for job in claimed {
             self.turns.served(job.client);
             let max_attempts = self.desk.limits.max_attempts;
             match Job::new(job, &order.key, order.lane, &order.spell, max_attempts) {
                 Ok(job) if order.lane == Lane::Gone => self.fail_for_want_of_model(job),
+                // Whoever has the turn by now: these have begun.
+                Ok(job) if order.begins && may_begin => self.begin(Job { begun: true, ..job }, now),
+                Ok(job) if order.begins => self.settle(job.not_begun()),
                 Ok(job) => self.held.push_back(job),
                 Err(leaving) => self.settle(leaving),
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use foreman_ollama::ModelName;
 use foreman_runtime::background_error;
-use foreman_store::{Exit, Lease};
+use foreman_store::Lease;
 use metrics::counter;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError};
@@ -34,7 +34,7 @@ impl Floor {
         let (kept, back): (VecDeque<Job>, _) = std::mem::take(&mut self.held).into_iter().partition(keeps);
         self.held = kept;
         for job in back {
-            self.settle(job.leave(Exit::HandBack { reason: reason("not_begun", "it was not begun") }));
+            self.settle(job.not_begun());
         }
         while self.free_slots() > 0
             && let Some(job) = self.held.pop_front()
@@ -43,7 +43,7 @@ impl Floor {
         }
     }
 
-    fn begin(&mut self, job: Job, now: Instant) {
+    pub(super) fn begin(&mut self, job: Job, now: Instant) {
         let load = match job.lane {
             Lane::Gpu => self.load_for(&job, now),
             Lane::Cloud | Lane::Gone => None,
@@ -56,6 +56,7 @@ impl Floor {
             route: job.route,
             body: job.body,
             eligible_at: job.eligible_at,
+            begun: job.begun,
             load,
             abort: aborted,
             spell: job.spell,
