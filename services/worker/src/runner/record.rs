@@ -26,6 +26,11 @@ const BATCH: usize = 256;
 /// A batch takes no further completion past this, in bytes.
 const BATCH_BYTES: usize = 16 << 20;
 
+/// So many outcomes in one batch were made under load. Then the next one gathers for a moment first: a statement costs
+/// about as much as 20 outcomes do, and no slot waits for it.
+const UNDER_LOAD: usize = 16;
+const GATHER_FOR: Duration = Duration::from_millis(5);
+
 /// The wait after a failure, doubled for each in a row.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
@@ -161,6 +166,7 @@ impl Scribe {
             let fitting = fitting.count().max(1);
             let (labels, exits): (Vec<_>, Vec<_>) =
                 gathered.drain(..fitting).map(|one| (one.model_label, (one.lease, one.exit))).unzip();
+            let under_load = exits.len() >= UNDER_LOAD;
             match self.write(&exits).await {
                 Ok(settled) => self.settled(&labels, &exits, &settled),
                 // Whichever of them it is must not hold the others back.
@@ -169,6 +175,9 @@ impl Scribe {
                         self.settle_alone(label, exit).await;
                     }
                 }
+            }
+            if under_load && gathered.is_empty() {
+                sleep(GATHER_FOR).await;
             }
         }
     }
