@@ -30,13 +30,12 @@ use tokio::time::sleep;
 
 use crate::alarm::Alarm;
 use crate::worker::Worker;
-use attempt::{Kit, LEASE_MARGIN, release};
+use attempt::{Attempted, Kit, LEASE_MARGIN, release};
 use destination::Destinations;
 use lane_memory::LaneMemory;
 use pool::{Place, Pool};
 use secrets::{Secrets, Signing};
 use sender::Sender;
-use settler::Over;
 
 pub(crate) const DELIVERIES: Metric = Metric::labelled_counter(
     "foreman_deliveries_total",
@@ -71,7 +70,7 @@ const RELEASED_FOR: Duration = Duration::from_secs(1);
 const UNDER_LOAD: usize = 16;
 const GATHER_FOR: Duration = Duration::from_millis(5);
 
-/// More reports than can be under way never gather.
+/// Reports that may wait for the settler. Past that, attempts that are over keep their seats.
 const REPORTS: usize = 1_024;
 
 /// Sends until the process stops, then waits for what is under way.
@@ -96,11 +95,11 @@ struct Dispatcher {
     destinations: Destinations,
     secrets: Secrets,
     terms: DeliveryTerms,
-    over: mpsc::Sender<Over>,
+    over: mpsc::Sender<Attempted>,
 }
 
 impl Dispatcher {
-    fn new(worker: Arc<Worker>, alarm: Arc<Alarm>, over: mpsc::Sender<Over>) -> anyhow::Result<Self> {
+    fn new(worker: Arc<Worker>, alarm: Arc<Alarm>, over: mpsc::Sender<Attempted>) -> anyhow::Result<Self> {
         let settings = &worker.config.webhooks;
         let destinations = Destinations::default();
         let guard = Guard::new(settings.allow.clone());
@@ -156,7 +155,8 @@ impl Dispatcher {
         (offers, places.into_iter().map(|place| (place.lane, place)).collect())
     }
 
-    /// Begins the attempts. Each keeps its seat until its report is written.
+    /// Begins the attempts. Each keeps its seat until its report is on its way to the settler, who takes only so many: what
+    /// is under way is bounded even where Postgres is slow to write.
     async fn begin(
         &mut self,
         mut deliveries: Vec<Delivery>,
@@ -188,15 +188,16 @@ impl Dispatcher {
                     self.worker.shutdown.spawn_work("delivery", async move {
                         // At the end of the grace it is let go: its claim ends by itself, and it is sent again.
                         if let Some(attempted) = hard.run_until_cancelled(attempt).await {
-                            tell(&over, (attempted, seat)).await;
+                            tell(&over, attempted).await;
+                            drop(seat);
                         }
                     });
                 }
                 Some(Signing::Withheld(why)) => {
                     withheld = Some(Arc::clone(why));
-                    tell(&over, (release(delivery, claimed, WITHHELD_FOR), seat)).await;
+                    tell(&over, release(delivery, claimed, WITHHELD_FOR)).await;
                 }
-                None => tell(&over, (release(delivery, claimed, RELEASED_FOR), seat)).await,
+                None => tell(&over, release(delivery, claimed, RELEASED_FOR)).await,
             }
         }
         if let Some(why) = withheld {
@@ -247,7 +248,7 @@ impl Rounds for Dispatcher {
 }
 
 /// The settler listens for as long as anybody can report to it, but for the end of the grace.
-async fn tell(over: &mpsc::Sender<Over>, attempted: Over) {
+async fn tell(over: &mpsc::Sender<Attempted>, attempted: Attempted) {
     if over.send(attempted).await.is_err() {
         tracing::warn!("the process ends before a webhook's outcome could be written; it will be sent again");
     }

@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::attempt::Attempted;
-use super::pool::Seat;
 use super::{ATTEMPT_SECONDS, DELIVERIES, GATHER_FOR, LAG_SECONDS, UNDER_LOAD};
 use crate::stale::STALE_WRITES;
 use crate::worker::Worker;
@@ -22,18 +21,13 @@ const BATCH: usize = 256;
 /// After a failure; Postgres is away, most likely.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// An attempt that is over, with its seat, which is free once that is written: claims then come in batches too.
-pub(super) type Over = (Attempted, Seat);
-
 /// Writes until the last sender is gone. What cannot be written by the end of the grace lapses, and is sent again.
-pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Over>) -> anyhow::Result<()> {
-    let mut batch: Vec<Over> = Vec::with_capacity(BATCH);
+pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>) -> anyhow::Result<()> {
+    let mut batch: Vec<Attempted> = Vec::with_capacity(BATCH);
     while over.recv_many(&mut batch, BATCH).await > 0 {
-        let (attempted, seats): (Vec<Attempted>, Vec<Seat>) = batch.drain(..).unzip();
         let (reports, lags): (Vec<DeliveryReport>, Vec<Option<Duration>>) =
-            attempted.into_iter().map(|attempted| (attempted.report, attempted.lag)).unzip();
+            batch.drain(..).map(|attempted| (attempted.report, attempted.lag)).unzip();
         let Some(settled) = write(&worker, &reports).await else { return Ok(()) };
-        drop(seats);
         for ((report, lag), settled) in reports.iter().zip(lags).zip(settled) {
             record(report, lag, settled);
         }
