@@ -20,7 +20,7 @@ async fn foreman(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
 }
 
 /// Beside the tests, built by the harness before the first process starts.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     Process::start("foreman", &["--version"], &[]);
     env::current_exe().unwrap().ancestors().nth(2).unwrap().join("foreman")
 }

@@ -3,6 +3,7 @@
 
 mod api;
 mod cli;
+mod documents;
 mod kills;
 mod lifecycle;
 mod metrics;
