@@ -8,6 +8,7 @@ mod installation;
 mod report;
 
 mod api;
+mod disk;
 mod fleet;
 mod ollama;
 mod reach;
@@ -139,6 +140,9 @@ async fn examine_installation(
     args: &Args,
     report: &mut Report,
 ) -> Result<Option<Fleet>, PrintError> {
+    if let Some(home) = site.home() {
+        report.look("disk", disk::look(home)).await?;
+    }
     let (found, key) = secrets::key(site);
     report.found("secret_key", [found])?;
     let (found, webhook) = secrets::webhook(site, args.show_secrets);

@@ -32,7 +32,9 @@ pub(super) async fn look(site: &Installation) -> anyhow::Result<Vec<Finding>> {
         }
     };
     let key = site.env.read_optional(&cli::API_KEY, form::text)?;
-    Ok(match ask(&base, key.as_deref()).await? {
+    let answer = ask(&base, key.as_deref()).await?;
+    let base = without_password(base);
+    Ok(match answer {
         Ok(answer) if answer.is_ours() => judge(&base, &answer, key.is_some()),
         Ok(Answer { status, .. }) if matches!(status.as_u16(), 502..=504) => {
             vec![Finding::trouble(format!("The gateway at {base} finds no api behind it ({status})."), START)]
@@ -45,6 +47,13 @@ pub(super) async fn look(site: &Installation) -> anyhow::Result<Vec<Finding>> {
 }
 
 const START: &str = "foreman-api  (or foreman up; if it is elsewhere, set FOREMAN_URL)";
+
+/// As it may be shown.
+fn without_password(mut base: Url) -> Url {
+    // Only a URL without a host refuses this, and that has no password either.
+    let _no_host = base.set_password(None);
+    base
+}
 
 /// Where nobody said where the api is, it may well be elsewhere.
 fn absent(what: String, is_named: bool) -> Finding {

@@ -1,10 +1,15 @@
 //! Who works: the workers by their rows, and who holds which host.
 
+use std::time::Duration;
+
 use foreman_store::{HostRow, Store, StoreError, WorkerRow};
 
 use super::finding::{Finding, amount, count, plural};
 use super::work::Waiting;
 use crate::moment::long;
+
+/// A worker publishes what its Ollama has twice a minute.
+const PUBLISHED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Every worker and every host that has a row.
 pub(super) struct Fleet {
@@ -94,14 +99,19 @@ fn of_host(host: &HostRow, fleet: &Fleet) -> Finding {
             format!("Host {id}: its worker {holder} does not reach Ollama at {url}."),
             "start Ollama there (systemctl start ollama), or mend OLLAMA_HOST of that worker",
         ),
-        (Some(holder), _) => {
-            let published =
-                published.map_or_else(|| "not yet".to_owned(), |ago| format!("{} ago", long(ago)));
-            let models = count(*models, "model");
-            Finding::ok(format!(
-                "Host {id} ({url}): held by worker {holder}, {models} published {published}."
-            ))
-        }
+        (Some(holder), _) => match published {
+            Some(ago) if *ago < PUBLISHED_WITHIN => Finding::ok(format!(
+                "Host {id} ({url}): held by worker {holder}, {} published {} ago.",
+                count(*models, "model"),
+                long(*ago)
+            )),
+            _ => Finding::note(
+                format!(
+                    "Host {id} ({url}): worker {holder} holds it, and has not said of late which models it has."
+                ),
+                "look again in a minute; if that lasts, the worker's log says why",
+            ),
+        },
         (None, Some(worker)) => Finding::note(
             format!("Host {id} ({url}): held by nobody; worker {} is about to take it.", worker.id),
             "look again in a moment; if that lasts, the worker's log says why",

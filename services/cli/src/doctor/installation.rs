@@ -1,7 +1,7 @@
 //! Which installation is looked at: the one that the environment describes, or where that names no database, the
 //! `foreman up` of this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
 use foreman_runtime::config::{SecretKey, form};
@@ -75,6 +75,14 @@ impl Installation {
     /// Whether there is anything to look at.
     pub(super) fn is_there(&self) -> bool {
         matches!(self.place, Place::Environment | Place::Up(_))
+    }
+
+    /// The directory that holds everything, where there is one such.
+    pub(super) fn home(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Up(home) => Some(home),
+            Place::Environment | Place::Stopped(_) | Place::Nowhere => None,
+        }
     }
 
     pub(super) fn database(&self) -> Result<Database, ConfigError> {
