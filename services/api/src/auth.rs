@@ -1,6 +1,7 @@
 //! Who asks. A handler can only speak of jobs with the scope that it gets from a [`Caller`], and a caller is made here
 //! alone, before anything of the body is read.
 
+use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use foreman_runtime::background::one_line;
 use foreman_store::{ClientId, KeyDigest, Scope, SignedIn, Store, StoreError};
 use moka::future::Cache;
+use tokio::sync::Semaphore;
 
 use crate::app::Shared;
 use crate::config::Access;
@@ -24,6 +26,14 @@ const BELIEVED_FOR: Duration = Duration::from_secs(2);
 
 /// Keys and addresses remembered at most, wrong ones included.
 const REMEMBERED: u64 = 10_000;
+
+/// How long a key that was good is remembered as one, used or not.
+const REGULAR_FOR: Duration = Duration::from_secs(24 * 3_600);
+
+/// Keys that were never good here are looked up two at a time, and so many may wait for that: whoever tries keys can
+/// neither take the connections of others nor fill the memory.
+const STRANGERS_AT_ONCE: usize = 2;
+const STRANGERS_WAITING: usize = 256;
 
 /// A client that has proved who it is.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +69,24 @@ pub(crate) struct Auth {
     store: Store,
     keys: Cache<KeyDigest, Option<SignedIn>>,
     addresses: Cache<IpAddr, Option<SignedIn>>,
+    /// Keys that were good when they were last looked up.
+    regulars: Cache<KeyDigest, ()>,
+    strangers: Strangers,
+}
+
+/// The way in for keys that were never good here.
+struct Strangers {
+    waiting: Semaphore,
+    at_once: Semaphore,
+}
+
+/// Why it is not known whose key this is.
+#[derive(Debug, thiserror::Error)]
+enum LookupError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("too many unknown keys are being looked up")]
+    TooManyStrangers,
 }
 
 impl Auth {
@@ -68,7 +96,28 @@ impl Auth {
             store,
             keys: Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED_FOR).build(),
             addresses: Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED_FOR).build(),
+            regulars: Cache::builder().max_capacity(REMEMBERED).time_to_live(REGULAR_FOR).build(),
+            strangers: Strangers {
+                waiting: Semaphore::new(STRANGERS_WAITING),
+                at_once: Semaphore::new(STRANGERS_AT_ONCE),
+            },
         }
+    }
+
+    async fn look_up(&self, key: KeyDigest) -> Result<Option<SignedIn>, LookupError> {
+        let found = if self.regulars.contains_key(&key) {
+            self.store.sign_in(key).await?
+        } else {
+            let crowded = |_| LookupError::TooManyStrangers;
+            let _waiting = self.strangers.waiting.try_acquire().map_err(crowded)?;
+            let _turn = self.strangers.at_once.acquire().await.map_err(|_| LookupError::TooManyStrangers)?;
+            self.store.sign_in(key).await?
+        };
+        match found {
+            Some(_) => self.regulars.insert(key, ()).await,
+            None => self.regulars.invalidate(&key).await,
+        }
+        Ok(found)
     }
 
     async fn caller(&self, parts: &Parts) -> Result<Caller, Problem> {
@@ -76,8 +125,8 @@ impl Auth {
             Access::Keys => {
                 let key = bearer(&parts.headers)?;
                 let digest = KeyDigest::of(key);
-                let found = self.keys.try_get_with(digest, self.store.sign_in(digest)).await;
-                found.map_err(lookup_failed)?.map(Caller::from).ok_or_else(key_wrong)
+                let found = self.keys.try_get_with(digest, self.look_up(digest)).await;
+                found.map_err(not_looked_up)?.map(Caller::from).ok_or_else(key_wrong)
             }
             Access::Addresses { site, proxies } => {
                 site.check(&parts.uri, &parts.headers).map_err(foreign)?;
@@ -88,7 +137,7 @@ impl Auth {
                     .ok_or_else(Problem::internal)?;
                 let address = source_address(peer, &parts.headers, proxies);
                 let found = self.addresses.try_get_with(address, self.store.address_client(address)).await;
-                found.map_err(lookup_failed)?.map(Caller::from).ok_or_else(address_revoked)
+                found.map_err(away)?.map(Caller::from).ok_or_else(address_revoked)
             }
         }
     }
@@ -102,7 +151,15 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 }
 
 /// One lookup serves all who wait for the same answer, so its error is shared.
-fn lookup_failed(error: Arc<StoreError>) -> Problem {
+fn not_looked_up(error: Arc<LookupError>) -> Problem {
+    if matches!(*error, LookupError::TooManyStrangers) {
+        let error = "too many unknown keys are being looked up at this moment; try again in a few seconds";
+        return Problem::unavailable("too_many_strangers", error).retry_after(Duration::from_secs(2));
+    }
+    away(error)
+}
+
+fn away<E: Error + Send + Sync + 'static>(error: Arc<E>) -> Problem {
     tracing::warn!(error = one_line(error), "a client could not be looked up");
     Problem::unavailable("database_away", "the database does not answer; try again in a moment")
 }

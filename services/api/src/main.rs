@@ -114,8 +114,12 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
 
     // The submitter outlives the last request, which may still bring a job.
     let last_request = CancellationToken::new();
-    let writer =
-        Writer { store: store.clone(), wakeups: wakeups.clone(), shutdown: process.shutdown.clone() };
+    let writer = Writer {
+        flushes: store.on_own_connection(),
+        store: store.clone(),
+        wakeups: wakeups.clone(),
+        shutdown: process.shutdown.clone(),
+    };
     let no_more = last_request.clone();
     process.shutdown.spawn("submit", async move {
         writer.run(queue, no_more).await;

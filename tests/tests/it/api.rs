@@ -8,6 +8,7 @@ mod described;
 mod flushing;
 mod following;
 mod limits;
+mod queue;
 mod reading;
 mod submitting;
 

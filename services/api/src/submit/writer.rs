@@ -49,6 +49,8 @@ struct Ticket {
 /// Writes what the submitter is handed.
 pub(crate) struct Writer {
     pub(crate) store: Store,
+    /// For flushes alone.
+    pub(crate) flushes: Store,
     pub(crate) wakeups: Wakeups,
     pub(crate) shutdown: Shutdown,
 }
@@ -113,7 +115,7 @@ impl Writer {
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>, FlushError> {
         let mut conflicts = 0;
         loop {
-            match timeout(FLUSH_WITHIN, self.store.accept(jobs)).await {
+            match timeout(FLUSH_WITHIN, self.flushes.accept(jobs)).await {
                 Ok(Err(StoreError::Contended(_))) if conflicts < CONFLICTS => {
                     conflicts += 1;
                     sleep(jittered(CONFLICT_DELAY)).await;

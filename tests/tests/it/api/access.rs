@@ -2,6 +2,8 @@
 
 use foreman_store::Seal;
 use foreman_tests::{Api, Db, eventually, http};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use reqwest::{Method, Response};
 use serde_json::json;
 
@@ -33,6 +35,8 @@ async fn without_a_good_key_nothing_is_told() {
         (Method::GET, format!("/jobs/{ulid}/artifacts/completion")),
         (Method::GET, format!("/jobs/{ulid}/deliveries")),
         (Method::POST, format!("/deliveries/{ulid}/redeliver")),
+        (Method::POST, "/jobs/batch".to_owned()),
+        (Method::GET, "/queue".to_owned()),
     ] {
         for (value, code) in [
             (None, "key_missing"),
@@ -117,6 +121,27 @@ async fn a_rotated_key_ends_after_its_grace_and_a_revoked_one_soon() {
     assert_eq!(with_key(&api, Method::GET, "/jobs", &new.key).await.status(), 200);
     db.store.revoke_client("team").await.unwrap();
     ends(&new.key).await;
+}
+
+#[tokio::test]
+async fn whoever_tries_keys_waits_in_a_line_of_its_own_that_ends() {
+    let (db, api) = start(KEYS).await;
+    let mut lock = db.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE client IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let mut tries: FuturesUnordered<_> = (0..300)
+        .map(async |index| with_key(&api, Method::GET, "/jobs", &format!("fk_guess_{index}")).await)
+        .collect();
+    for _ in 256..300 {
+        let refused = tries.next().await.unwrap();
+        assert!(!super::header(&refused, "retry-after").is_empty());
+        assert_eq!(problem(refused, 503, "one too many").await, "too_many_strangers");
+    }
+    lock.rollback().await.unwrap();
+    while let Some(answer) = tries.next().await {
+        assert_eq!(problem(answer, 401, "a guess").await, "key_wrong");
+    }
+    let key = db.store.create_client(&seal(), "team", false).await.unwrap().key;
+    assert_eq!(with_key(&api, Method::GET, "/jobs", &key).await.status(), 200);
 }
 
 #[tokio::test]

@@ -190,9 +190,10 @@ async fn what_is_answered_is_what_is_described() {
     let of = "/deliveries/{id}/redeliver";
     contract.ask(&api, post.clone(), &format!("/deliveries/{none}/redeliver"), of, &[], "").await;
     contract.ask(&api, post.clone(), &format!("/deliveries/{delivery}/redeliver"), of, &[], "").await;
-    db.run("UPDATE webhook_delivery SET claim_no = 1, claimed_until = now() + interval '1 h'").await;
+    db.run("UPDATE webhook_delivery SET claim_no = 1, claimed_at = now(), claimed_until = now() + interval '1 h'").await;
     contract.ask(&api, post.clone(), &format!("/deliveries/{delivery}/redeliver"), of, &[], "").await;
 
+    contract.ask(&api, get.clone(), "/queue", "/queue", &[], "").await;
     for action in ["retry", "cancel"] {
         let of = &format!("/jobs/{{id}}/{action}");
         for id in [&done, &live, none] {

@@ -1,0 +1,92 @@
+//! The queue from outside: who has how much in it, and what of that who may know.
+
+use foreman_store::{Phase, Seal};
+use foreman_tests::{Api, Db, eventually};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{JOB, ask, claim, json as read, publish};
+
+async fn queue(api: &Api, key: &str) -> Value {
+    read(ask(api, Method::GET, "/queue").bearer_auth(key).send().await.unwrap()).await
+}
+
+async fn submit(api: &Api, key: &str, body: &str) -> foreman_store::JobId {
+    let answer = ask(api, Method::POST, "/jobs").bearer_auth(key).body(body.to_owned()).send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    read(answer).await["job_id"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn everybody_sees_their_own_and_the_others_and_an_admin_sees_whose() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    db.run("INSERT INTO host_model VALUES ('gpu', 'tiny-b:latest', 'Tiny-B:latest', true)").await;
+    let api = Api::start(&db, &[("FOREMAN_AUTH", "required")]).await;
+    let client = async |name: &str, is_admin| {
+        db.store.create_client(&Seal::new(&[7; 32]), name, is_admin).await.unwrap().key
+    };
+    let (mine, other, admin) =
+        (client("mine", false).await, client("other", false).await, client("admin", true).await);
+    assert_eq!(queue(&api, &mine).await["models"], json!([]));
+
+    let later = foreman_webhook::rfc3339(chrono::Utc::now() + chrono::TimeDelta::hours(1));
+    let running = submit(&api, &mine, JOB).await;
+    let held = submit(&api, &mine, JOB).await;
+    submit(&api, &mine, &format!(r#"{{"model":"tiny-a","prompt":"x","run_at":"{later}"}}"#)).await;
+    // Loaded otherwise, it is the same model.
+    submit(&api, &other, r#"{"model":"tiny-a","prompt":"x","options":{"num_ctx":512}}"#).await;
+    submit(&api, &other, r#"{"model":"tiny-b","prompt":"x"}"#).await;
+    let holder = db.holder().await;
+    let lease = claim(&db, &holder, running).await;
+    db.store.begin(&[(&lease, Phase::Working)]).await.unwrap();
+    claim(&db, &holder, held).await;
+
+    // A reading is good for a while.
+    let seen = eventually("a new reading", async || {
+        let seen = queue(&api, &mine).await;
+        let is_new = seen["models"][0]["running"] == 1 && seen["models"][0]["queued"] == 3;
+        if is_new { Ok(seen) } else { Err(seen) }
+    })
+    .await;
+    let [a, b] = seen["models"].as_array().unwrap().as_slice() else { panic!("{seen:#}") };
+    assert_eq!((&a["model"], &b["model"]), (&json!("tiny-a:latest"), &json!("Tiny-B:latest")));
+    assert_eq!(a["own"], json!({"queued": 2, "running": 1}));
+    assert_eq!(a["others"], json!({"queued": 1, "running": 0}));
+    assert_eq!((&b["queued"], &b["own"]), (&json!(1), &json!({"queued": 0, "running": 0})));
+    let text = seen.to_string();
+    assert!(!text.contains("other\"") || !text.contains("\"name\""), "nobody is named: {text}");
+    assert!(a["clients"].is_null() && b["clients"].is_null());
+    let since = a["oldest"].as_str().unwrap();
+    assert!(since < seen["as_of"].as_str().unwrap(), "the oldest could run already");
+
+    let seen = queue(&api, &admin).await;
+    assert_eq!(
+        seen["models"][0]["clients"],
+        json!([{"name": "mine", "queued": 2, "running": 1}, {"name": "other", "queued": 1, "running": 0}])
+    );
+    assert_eq!(seen["models"][0]["own"], json!({"queued": 0, "running": 0}));
+    assert_eq!(seen["models"][0]["others"], json!({"queued": 3, "running": 1}));
+}
+
+#[tokio::test]
+async fn many_who_ask_at_once_share_one_reading() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    let api = Api::start(&db, &[]).await;
+    let mut lock = db.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE job_ready IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let asking = futures_util::future::join_all((0..50).map(|_| api.get("/queue")));
+    let releasing = async {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '-- queue%' AND wait_event_type = 'Lock'
+                       AND datname = current_database()";
+        eventually("a reading that waits", async || {
+            if db.value::<i64>(waiting).await == 1 { Ok(()) } else { Err("none") }
+        })
+        .await;
+        lock.rollback().await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(asking, releasing);
+    assert!(answers.iter().all(|answer| answer["as_of"] == answers[0]["as_of"]));
+}
