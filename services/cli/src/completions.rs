@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::Cli;
@@ -21,8 +21,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let cli = Cli::command();
+    // A shell would offer hidden commands too.
+    let visible = cli.get_subcommands().filter(|command| !command.is_hide_set());
+    let mut shown = Command::new("foreman").version(env!("CARGO_PKG_VERSION")).subcommands(visible);
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "foreman", &mut script);
+    clap_complete::generate(args.shell, &mut shown, "foreman", &mut script);
     print_raw(&script)?;
     Ok(ExitCode::SUCCESS)
 }

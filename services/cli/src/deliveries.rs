@@ -15,7 +15,7 @@ use crate::terminal::{is_watched, print, say};
 #[command(after_help = help::after("\
 Example: foreman deliveries 01JD8Z6Q2M5V0R3N7K4T9W1XYA
 
-ANSWER is that of the last attempt. With --json every line is a delivery with all of its attempts, as
+ANSWER is that of the last attempt. With --json every line is a delivery with its id and all of its attempts, as
 GET /jobs/{id}/deliveries gives it.", &[cli::URL, cli::API_KEY]))]
 pub(crate) struct Args {
     /// What `foreman submit` printed
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new(["SEQ", "EVENT", "DELIVERY", "STATE", "ATTEMPTS", "ANSWER", "NEXT", "URL"]);
+    let mut table = Table::new(["SEQ", "EVENT", "STATE", "TRIES", "ANSWER", "LAST", "NEXT", "URL"]);
     for entry in deliveries {
         if args.json {
             print(entry.get())?;
@@ -51,20 +51,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn row(delivery: Delivery, now: DateTime<Utc>) -> [String; 8] {
-    let answer = delivery.attempts.last().map(|last| {
+    let last = delivery.attempts.last();
+    let answer = last.map(|last| {
         let status = last.status.map(|status| status.to_string());
         let error = last.error_code.as_deref().map(|code| code.replace('_', " "));
-        let said: Vec<String> = status.into_iter().chain(error).collect();
-        let took = last.latency_ms.map(|millis| format!(" in {millis} ms")).unwrap_or_default();
-        format!("{}{took}, {}", said.join(" "), from_now(last.at, now))
+        let took = last.latency_ms.map(|millis| format!("in {millis} ms"));
+        [status, error, took].into_iter().flatten().collect::<Vec<_>>().join(" ")
     });
+    let event = delivery.r#type.strip_prefix("job.").unwrap_or(&delivery.r#type);
     [
         delivery.seq.to_string(),
-        delivery.r#type,
-        delivery.delivery_id,
+        event.to_owned(),
         delivery.state,
         delivery.attempts.len().to_string(),
         answer.unwrap_or_default(),
+        last.map(|last| from_now(last.at, now)).unwrap_or_default(),
         delivery.next_attempt_at.map(|at| from_now(at, now)).unwrap_or_default(),
         delivery.url,
     ]

@@ -1,6 +1,7 @@
 //! `foreman jobs`: the jobs there are, newest first.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, RangedU64ValueParser};
@@ -9,7 +10,7 @@ use foreman_store::JobState;
 
 use crate::api::{Api, Filter, Job};
 use crate::help;
-use crate::moment::{between, from_now, long};
+use crate::moment::{about, between, from_now};
 use crate::table::Table;
 use crate::terminal::{is_watched, print, say};
 
@@ -40,7 +41,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let api = Api::from_env(&Env::from_process())?;
     let filter = Filter { state: args.state, model: args.model };
-    let mut table = Table::new(["JOB", "STATE", "MODEL", "CREATED", "WAITED", "TOOK", "REMARK"]);
+    let mut table = Table::new(["JOB", "STATE", "MODEL", "AGE", "WAITED", "TOOK", "REMARK"]);
     let mut left = args.limit;
     let mut after = None;
     let has_more = loop {
@@ -69,7 +70,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn row(job: &Job, now: DateTime<Utc>) -> [String; 7] {
-    let millis = |millis: Option<u64>| millis.map(std::time::Duration::from_millis);
+    let millis = |millis: Option<u64>| millis.map(Duration::from_millis);
     let waited = millis(job.timing.wait_ms).or_else(|| {
         let ready_at = job.run_at.unwrap_or(job.created_at);
         (job.state == "queued").then(|| between(ready_at, now))
@@ -81,12 +82,12 @@ fn row(job: &Job, now: DateTime<Utc>) -> [String; 7] {
             (load, run) => Some(load.unwrap_or_default() + run.unwrap_or_default()),
         },
     };
-    let said = |duration: Option<_>| duration.map(long).unwrap_or_default();
+    let said = |duration: Option<_>| duration.map(about).unwrap_or_default();
     [
         job.job_id.clone(),
         job.state.clone(),
         job.model.clone(),
-        from_now(job.created_at, now),
+        about(between(job.created_at, now)),
         said(waited),
         said(took),
         remark(job, now),

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::help;
-use crate::terminal::{print, say};
+use crate::terminal::{one_line, print, say};
 use crate::up::home;
 use crate::watch::exit_code;
 use arrival::{Arrival, Verdict};
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     say(format_args!("Listening on {}; Ctrl-C ends it.", listener.url()));
     loop {
         let arrival = listener.next().await?;
-        print(&arrival)?;
+        print(one_line(&arrival.to_string()))?;
     }
 }
 
@@ -92,7 +92,7 @@ impl Listener {
         let mut seen = BTreeSet::new();
         loop {
             let arrival = self.next().await?;
-            say(&arrival);
+            say(one_line(&arrival.to_string()));
             if arrival.job_id != job {
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 /// As exact as one wants to know: `0.4 s`, `42 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`.
 pub(crate) fn long(duration: Duration) -> String {
@@ -22,22 +22,30 @@ pub(crate) fn between(from: DateTime<Utc>, to: DateTime<Utc>) -> Duration {
     (to - from).to_std().unwrap_or_default()
 }
 
-/// `just now`, `5 min ago`, `in 2 h`: the largest unit says enough.
-pub(crate) fn from_now(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
-    let away = at - now;
-    let seconds = away.abs().num_seconds();
-    let about = match seconds {
-        0 => return "just now".to_owned(),
-        1..60 => format!("{seconds} s"),
+/// The largest unit says enough: `0.4 s`, `42 s`, `3 min`, `2 h`, `3 d`.
+pub(crate) fn about(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => long(duration),
         60..3_600 => format!("{} min", seconds / 60),
         3_600..86_400 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
-    };
-    if away > TimeDelta::zero() { format!("in {about}") } else { format!("{about} ago") }
+    }
+}
+
+/// `5 min ago`, `in 2 h`.
+pub(crate) fn from_now(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    if at > now {
+        format!("in {}", about(between(now, at)))
+    } else {
+        format!("{} ago", about(between(at, now)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
 
     #[test]
@@ -58,9 +66,13 @@ mod tests {
     #[test]
     fn a_moment_is_before_or_after_now() {
         let now = Utc::now();
-        for (seconds, said) in
-            [(0, "just now"), (-59, "59 s ago"), (-60, "1 min ago"), (7_300, "in 2 h"), (-200_000, "2 d ago")]
-        {
+        for (seconds, said) in [
+            (0, "0.0 s ago"),
+            (-59, "59 s ago"),
+            (-60, "1 min ago"),
+            (7_300, "in 2 h"),
+            (-200_000, "2 d ago"),
+        ] {
             assert_eq!(from_now(now + TimeDelta::seconds(seconds), now), said);
         }
         assert_eq!(between(now, now - TimeDelta::seconds(1)), Duration::ZERO);

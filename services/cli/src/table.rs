@@ -8,7 +8,7 @@ use crate::terminal::{PrintError, columns, one_line, print_raw};
 
 const GAP: &str = "  ";
 /// The last column is not cut below this, however narrow the terminal.
-const NARROWEST: usize = 12;
+const NARROWEST: usize = 8;
 
 pub(crate) struct Table<const N: usize> {
     header: [&'static str; N],
@@ -70,6 +70,6 @@ mod tests {
         table.push(["llama".to_owned(), String::new()]);
         assert_eq!(table.text(None), "MODEL  NOTE\n模型   a long story of what went wrong\nllama\n");
         assert_eq!(table.text(Some(20)), "MODEL  NOTE\n模型   a long story…\nllama\n");
-        assert_eq!(table.text(Some(5)), "MODEL  NOTE\n模型   a long stor…\nllama\n");
+        assert_eq!(table.text(Some(5)), "MODEL  NOTE\n模型   a long …\nllama\n");
     }
 }

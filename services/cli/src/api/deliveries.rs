@@ -10,7 +10,6 @@ use super::{ANSWER_WITHIN, Answer, Api, ApiError};
 /// One webhook to one receiver.
 #[derive(Deserialize)]
 pub(crate) struct Delivery {
-    pub(crate) delivery_id: String,
     pub(crate) seq: i64,
     pub(crate) r#type: String,
     pub(crate) url: String,
