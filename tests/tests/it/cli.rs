@@ -1,8 +1,13 @@
 //! The command line as its users have it: real processes, their exit codes, and what stands on which output.
 
 mod clients;
+mod doctor;
+mod files;
 mod healthcheck;
 mod jobs;
+mod lists;
+mod terminals;
+mod troubles;
 mod up;
 
 use std::env;
@@ -29,9 +34,13 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
 /// One line for people, which must be all that was said there.
 fn sentence(output: &Output) -> String {
-    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    let said = stderr(output);
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 1, "{said}");
     lines[0].to_owned()
