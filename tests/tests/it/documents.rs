@@ -9,6 +9,7 @@ use std::{env, fs, iter};
 use foreman_tests::{Api, Cluster, Db, Worker, free_port};
 use ollama_sim::{Config, Model, Sim};
 use serde_json::Value;
+use sqlx::PgPool;
 
 use crate::cli::program;
 
@@ -117,11 +118,13 @@ async fn the_commands_of_the_readme_do_what_they_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_parts_start_as_the_readme_says() {
+async fn the_parts_start_and_are_backed_up_as_the_documents_say() {
     // As it would be in earnest: the doctor minds a Postgres that does not sync.
     let cluster = Cluster::durable().await;
     let (db, desk, sim) = (Db::on(&cluster).await, Desk::new(), sim().await);
-    let lines = marked(&document("README.md"), "sh run parts")
+    let lines =
+        ["README.md", "docs/operations.md"].map(|name| marked(&document(name), "sh run parts")).concat();
+    let lines = lines
         .replace("postgres://foreman:secret@db:5432/foreman", db.url())
         // Nobody types faster than the services start.
         .replace("foreman doctor", "until foreman doctor > doctor.txt; do :; done; cat doctor.txt");
@@ -136,7 +139,10 @@ async fn the_parts_start_as_the_readme_says() {
     ]);
     let output = desk.type_in(&lines, &settings).await;
     assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(db.value::<i64>("SELECT count(*) FROM client WHERE name = 'reports'").await, 1);
+    let restored = PgPool::connect(&db.url().replace(db.name(), "restored")).await.unwrap();
+    let clients =
+        sqlx::query_scalar::<_, String>("SELECT name FROM client").fetch_all(&restored).await.unwrap();
+    assert_eq!(clients, ["reports"]);
 }
 
 /// What needs a Docker engine is run by deploy/smoke, and the two commands by whoever tries Foreman or changes it.
