@@ -6,9 +6,14 @@ mod postgres;
 mod tables;
 mod work;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use foreman_runtime::config::SecretKey;
-use foreman_store::Seal;
-use foreman_tests::{Api, Cluster, Db, Worker, free_port};
+use foreman_store::{ConnectOptions, Seal, Store};
+use foreman_tests::{Api, Cluster, Db, Process, Worker, free_port, within};
 use ollama_sim::{Config, Sim};
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -147,4 +152,70 @@ async fn an_installation_that_is_nowhere_is_trouble_of_its_own() {
         doctor(&[], &[("FOREMAN_HOME", home.to_str().unwrap()), ("OLLAMA_HOST", &sim.url())]).await;
     examined.only_trouble("settings", "DATABASE_URL is not set", "foreman up");
     assert!(!home.exists(), "doctor makes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_foreman_up_runs_nothing_has_to_be_set() {
+    let sim = Sim::start(Config::default()).await.unwrap();
+    let home = Home::new();
+    let path = home.0.to_str().unwrap();
+    let here = [("FOREMAN_HOME", path)];
+    let free = || format!("127.0.0.1:{}", free_port());
+    let (api, api_ops, worker_ops) = (free(), free(), free());
+    let settings = [
+        here[0],
+        ("OLLAMA_HOST", &sim.url()),
+        ("FOREMAN_API_ADDR", &api),
+        ("FOREMAN_API_OPS_ADDR", &api_ops),
+        ("FOREMAN_WORKER_OPS_ADDR", &worker_ops),
+    ];
+    let mut up = Process::start("foreman", &["up"], &settings);
+    within(Duration::from_secs(120), "a clean foreman up", async || {
+        assert!(up.has_ended().is_none(), "{}", up.log());
+        let examined = doctor(&[], &[here[0], ("FOREMAN_URL", &format!("http://{api}"))]).await;
+        if examined.code == 0 && examined.checks("note").is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{examined:?}"))
+        }
+    })
+    .await;
+    up.terminate().await;
+    let examined = doctor(&[], &[here[0], ("OLLAMA_HOST", &sim.url())]).await;
+    examined.only_trouble("settings", "does not run", "foreman up");
+}
+
+/// A `FOREMAN_HOME` that goes when the test does.
+struct Home(PathBuf);
+
+impl Home {
+    fn new() -> Self {
+        let path =
+            std::env::temp_dir().join(format!("foreman-doctor-{}-{}", std::process::id(), free_port()));
+        fs::create_dir(&path).unwrap();
+        // As root, Postgres runs under another account and has to pass.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o711)).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkup_cannot_write() {
+    let db = Db::fresh().await;
+    let store = Store::new(ConnectOptions::for_checkup(db.url(), None).unwrap());
+    let refused = store.accept(&[db.new_job()]).await.unwrap_err();
+    let causes: Vec<_> =
+        std::iter::successors(Some(&refused as &dyn std::error::Error), |error| error.source())
+            .map(ToString::to_string)
+            .collect();
+    assert!(causes.iter().any(|cause| cause.contains("read-only transaction")), "{causes:?}");
+    store.close().await;
 }

@@ -68,6 +68,16 @@ async fn a_worker_whose_ollama_went_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_says_no_more_what_its_ollama_has() {
+    let house = House::sound().await;
+    let holder = house.db.holder().await;
+    house.speaks_for(&holder).await;
+    house.db.run("UPDATE host SET published_at = now() - interval '5 minutes'").await;
+    let examined = house.examined(&[]).await;
+    assert_eq!((examined.checks("note"), examined.code), (vec!["hosts", "api"], 0), "{examined:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_in_the_hands_of_the_dead() {
     let house = House::sound().await;
     let holder = house.db.holder().await;
