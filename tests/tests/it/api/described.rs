@@ -251,7 +251,7 @@ impl Contract {
         let bearer = format!("Bearer {key}");
         let auth = ("authorization", bearer.as_str());
         let (get, post) = (Method::GET, Method::POST);
-        let sent = ask(&full, post.clone(), "/jobs").bearer_auth(&key).body(JOB).send().await.unwrap();
+        let sent = ask(&keys, post.clone(), "/jobs").bearer_auth(&key).body(JOB).send().await.unwrap();
         let ended = read(sent).await["job_id"].as_str().unwrap().to_owned();
         run(db, ended.parse().unwrap(), foreman_tests::success()).await;
         // One that is done is waited for no longer.
