@@ -29,7 +29,7 @@ Examples:
   foreman submit --model llama3.2 'Why is the sky blue?'
   foreman submit --model llama3.2 --messages chat.json --wait
   foreman submit --file jobs.ndjson > ids
-  jq -c .[] jobs.json | foreman submit --file - --model llama3.2 --webhook https://example.org/hook
+  jq -c '.[]' jobs.json | foreman submit --file - --model llama3.2 --webhook https://example.org/hook
 
 The job id goes to standard output; watch it with `foreman watch ID`.
 

@@ -12,10 +12,14 @@ use crate::terminal::{is_watched, say};
 const REDRAW: Duration = Duration::from_millis(200);
 /// Between two lines of a log.
 const SAY_EVERY: Duration = Duration::from_secs(10);
+/// The same where only the time has changed: a queue may be full for hours.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     said: Instant,
+    /// What was last said to be waited for.
+    waits_for: String,
     counts: Counts,
 }
 
@@ -31,18 +35,18 @@ impl Progress {
         let bar = match (is_watched(), bytes) {
             (false, _) => None,
             (true, Some(bytes)) => {
-                let style = "{bar:30} {percent:>3} %  {msg}  ({elapsed}, {eta} left)";
+                let style = "{bar:30} {percent:>3} %  {elapsed}, {eta} left  {wide_msg}";
                 Some(ProgressBar::new(bytes).with_style(ProgressStyle::with_template(style)?))
             }
             (true, None) => {
-                let style = "{spinner} {msg}  ({elapsed})";
+                let style = "{spinner} {elapsed}  {wide_msg}";
                 Some(ProgressBar::new_spinner().with_style(ProgressStyle::with_template(style)?))
             }
         };
         if let Some(bar) = &bar {
             bar.enable_steady_tick(REDRAW);
         }
-        Ok(Self { bar, said: Instant::now(), counts: Counts::default() })
+        Ok(Self { bar, said: Instant::now(), waits_for: String::new(), counts: Counts::default() })
     }
 
     pub(super) fn count(&mut self, outcome: &Outcome) {
@@ -70,7 +74,11 @@ impl Progress {
     pub(super) fn waits(&mut self, why: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(format!("{}, waiting: {why}", self.counts.in_words())),
-            None => self.say(format_args!("{} so far; waiting: {why}", self.counts.in_words())),
+            None if self.waits_for == why && self.said.elapsed() < SAY_AGAIN => {}
+            None => {
+                self.waits_for = why.to_owned();
+                self.say(format_args!("{} so far; waiting: {why}", self.counts.in_words()));
+            }
         }
     }
 

@@ -100,10 +100,10 @@ impl Template {
 
 fn wrong(error: &serde_json::Error) -> String {
     if error.is_eof() {
-        return "it ends in the middle of a job; write each job on one line (`jq -c .` does)".to_owned();
+        return "it ends in the middle of a job; write each job on one line (`jq -c .` does it)".to_owned();
     }
     if error.is_data() {
-        return "it is not a JSON object; write one job a line (`jq -c .[]` makes lines of an array)"
+        return "it is not a JSON object; write one job a line (`jq -c '.[]'` makes lines of an array)"
             .to_owned();
     }
     let error = error.to_string();
