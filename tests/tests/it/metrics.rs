@@ -1,7 +1,7 @@
 //! What the services tell Prometheus, as dashboards and the alerts know it.
 
 mod alerts;
-mod exposition;
+pub(crate) mod exposition;
 
 use std::collections::BTreeSet;
 

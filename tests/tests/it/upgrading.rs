@@ -12,9 +12,10 @@ use std::{
 };
 
 use foreman_store::JobId;
-use foreman_tests::{Api, Cluster, Db, Process, Receiver, Worker, free_port, within};
+use foreman_tests::{Api, Cluster, Db, Process, Receiver, Worker, eventually, free_port, within};
 use ollama_sim::{Config, Sim};
 
+use crate::metrics::exposition::Exposition;
 use gateway::Gateway;
 use load::Load;
 
@@ -75,6 +76,21 @@ impl Build {
     }
 }
 
+/// Waits until the gateway gives this api no further job.
+async fn until_left_alone(api: &Api, load: &Load) {
+    let accepted = async || {
+        let scraped = Exposition::scrape(&api.ops_url).await;
+        scraped.sum("foreman_http_requests_total", &[("route", "/jobs"), ("status", "202")])
+    };
+    eventually("an api that gets no further job", async || {
+        let before = accepted().await;
+        load.accepted_more(20).await;
+        let after = accepted().await;
+        if before == after { Ok(()) } else { Err(format!("{before:?}, then {after:?}")) }
+    })
+    .await;
+}
+
 fn loopback() -> String {
     format!("127.0.0.1:{}", free_port())
 }
@@ -90,21 +106,34 @@ async fn an_upgrade_under_load_loses_nothing_and_shows_clients_no_error() {
     let config = Config { parallel: 4, token_delay: Duration::from_millis(4), ..Config::default() };
     let sim = Sim::start(config).await.unwrap();
 
+    // Now, and not under load, the harness sees to it that ours are fresh.
+    assert!(ours.start("foreman", &["--help"], &[]).ended().await.success());
     released.migrate(&db).await;
     let addresses = [loopback(), loopback()];
     let mut apis = [released.api(&db, &addresses[0]).await, released.api(&db, &addresses[1]).await];
     let mut workers = [released.worker(&db, &sim.url()).await, released.worker(&db, &sim.url()).await];
-    let gateway = Gateway::before(&addresses).await;
+    let both = [addresses[0].as_str(), addresses[1].as_str()];
+    let gateway = Gateway::before(&both).await;
     let load = Load::start(&gateway.url, &receiver.url("/"));
     load.accepted_more(STEP).await;
 
     println!("{} jobs accepted; migrating", load.accepted());
     ours.migrate(&db).await;
     load.accepted_more(STEP).await;
-    for (api, address) in apis.iter_mut().zip(&addresses) {
-        println!("{} jobs accepted; exchanging the api at {address}", load.accepted());
+    for (place, api) in apis.iter_mut().enumerate() {
+        println!("{} jobs accepted; exchanging the api at {}", load.accepted(), both[place]);
+        // The first release resets whoever is connected to it and has not asked yet when it is told to stop.
+        gateway.send_to(&[both[1 - place]]);
+        until_left_alone(api, &load).await;
         api.process.terminate().await;
-        *api = ours.api(&db, address).await;
+        *api = ours.api(&db, both[place]).await;
+        gateway.send_to(&both);
+        load.accepted_more(STEP).await;
+    }
+    for (place, api) in apis.iter_mut().enumerate() {
+        println!("{} jobs accepted; restarting the new api at {}", load.accepted(), both[place]);
+        api.process.terminate().await;
+        *api = ours.api(&db, both[place]).await;
         load.accepted_more(STEP).await;
     }
     for worker in &mut workers {

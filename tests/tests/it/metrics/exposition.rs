@@ -8,7 +8,7 @@ pub(super) type Labels = BTreeMap<String, String>;
 
 /// One scrape.
 #[derive(Debug)]
-pub(super) struct Exposition(BTreeMap<String, Family>);
+pub(crate) struct Exposition(BTreeMap<String, Family>);
 
 #[derive(Debug)]
 pub(super) struct Family {
@@ -24,7 +24,7 @@ struct Sample {
 }
 
 impl Exposition {
-    pub(super) async fn scrape(ops_url: &str) -> Self {
+    pub(crate) async fn scrape(ops_url: &str) -> Self {
         let answer = http().get(format!("{ops_url}/metrics")).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         assert!(answer.headers()["content-type"].to_str().unwrap().starts_with("text/plain"));
@@ -66,7 +66,7 @@ impl Exposition {
     }
 
     /// The sum over the series of a counter or gauge that have these labels; `None` if there is none.
-    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let family = self.0.get(name)?;
         let values: Vec<f64> = family.of(name, labels).map(|sample| sample.value).collect();
         (!values.is_empty()).then(|| values.iter().sum())
