@@ -17,8 +17,8 @@ const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 /// What `foreman migrate` sets for the role.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// LISTEN has a connection of its own in each process.
-const BESIDE_POOL: u32 = 1;
+/// In each process LISTEN has a connection of its own, and NOTIFY another.
+const BESIDE_POOL: u32 = 2;
 
 pub(super) fn version(server: &Server) -> Finding {
     let (major, minor) = (server.version / 10_000, server.version % 10_000);
@@ -209,7 +209,7 @@ mod tests {
     fn the_pool_that_is_advised_finds_room() {
         let tight = Server { connections: 37, ..server() };
         let advised = connections(&tight, 40, 3).mend.unwrap();
-        assert!(advised.starts_with("FOREMAN_DB_POOL=8,"), "{advised}");
-        assert_eq!(connections(&tight, 8, 3).level, Level::Ok);
+        assert!(advised.starts_with("FOREMAN_DB_POOL=7,"), "{advised}");
+        assert_eq!(connections(&tight, 7, 3).level, Level::Ok);
     }
 }
