@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use utoipa::openapi::schema::ArrayItems;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi as Description, Ref, RefOr, Response, Schema, SecurityRequirement};
 use utoipa::{Modify, OpenApi};
@@ -13,6 +14,9 @@ pub(crate) mod page;
 pub(crate) mod schema;
 
 const KEY: &str = "key";
+
+/// The content type of what may have any.
+const ANYTHING: &str = "*/*";
 
 /// Types whose fields may be missing, and which; all else always stands in an answer.
 const OPTIONAL: [(&str, &[&str]); 3] =
@@ -64,12 +68,18 @@ impl Modify for Common {
         let components = api.components.get_or_insert_default();
         let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         components.add_security_scheme(KEY, bearer);
+        let pages = components.schemas.iter_mut();
+        let items: Vec<_> =
+            pages.filter_map(|(name, page)| page_items(name.strip_prefix("Page_")?, page)).collect();
+        components.schemas.extend(items);
         for (name, schema) in &mut components.schemas {
             require_all(name, schema);
         }
-        for item in api.paths.paths.values_mut() {
-            let operations = [&mut item.get, &mut item.post].into_iter().flatten();
-            for operation in operations {
+        for (path, item) in &mut api.paths.paths {
+            let operations = [("get", &mut item.get), ("post", &mut item.post)];
+            for (method, operation) in operations {
+                let Some(operation) = operation else { continue };
+                operation.operation_id = Some(operation_id(method, path));
                 let is_open =
                     operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == "about"));
                 if !is_open {
@@ -77,9 +87,12 @@ impl Modify for Common {
                     add_common_problems(&mut operation.responses.responses);
                 }
                 for (status, response) in &mut operation.responses.responses {
-                    if let RefOr::T(response) = response
-                        && status.as_str() >= "400"
-                    {
+                    let RefOr::T(response) = response else { continue };
+                    // Bytes of any kind have no shape.
+                    if let Some(content) = response.content.get_mut(ANYTHING) {
+                        *content = Content::new(None::<Ref>).into();
+                    }
+                    if status.as_str() >= "400" {
                         let problem = Ref::from_schema_name("Problem");
                         response
                             .content
@@ -89,6 +102,21 @@ impl Modify for Common {
             }
         }
     }
+}
+
+/// The type that a page is made of, with its name, which the page then only refers to.
+fn page_items(of: &str, page: &mut RefOr<Schema>) -> Option<(String, RefOr<Schema>)> {
+    let RefOr::T(Schema::Object(page)) = page else { return None };
+    let RefOr::T(Schema::Array(data)) = page.properties.get_mut("data")? else { return None };
+    let ArrayItems::RefOrSchema(items) = &mut data.items else { return None };
+    let reference = RefOr::Ref(Ref::from_schema_name(of));
+    Some((of.to_owned(), std::mem::replace(items.as_mut(), reference)))
+}
+
+/// One name for each operation, as generators of clients want it: `get_jobs_id_events`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.fold(method.to_owned(), |id, word| format!("{id}_{word}"))
 }
 
 fn require_all(name: &str, schema: &mut RefOr<Schema>) {
@@ -132,6 +160,30 @@ mod tests {
         let routed: BTreeSet<(&str, &str)> =
             ROUTES.iter().flat_map(|(path, methods)| methods.iter().map(|method| (*path, *method))).collect();
         assert_eq!(described, routed);
+    }
+
+    #[test]
+    fn no_two_operations_have_the_same_name() {
+        let text = serde_json::to_string(&super::description()).unwrap();
+        let names: Vec<&str> =
+            text.split(r#""operationId":""#).skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        let routed: usize = ROUTES.iter().map(|(_, methods)| methods.len()).sum();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), routed, "{names:?}");
+        assert!(names.contains(&"get_jobs_id_events"));
+    }
+
+    #[test]
+    fn pages_refer_to_what_they_are_made_of() {
+        let api = serde_json::to_value(super::description()).unwrap();
+        for name in ["Job", "Event", "Delivery"] {
+            let items = &api["components"]["schemas"][format!("Page_{name}")]["properties"]["data"]["items"];
+            assert_eq!(items["$ref"], format!("#/components/schemas/{name}"));
+        }
+        let event = &api["components"]["schemas"]["Event"];
+        assert_eq!(
+            event["required"].as_array().unwrap().len(),
+            event["properties"].as_object().unwrap().len()
+        );
     }
 
     #[test]

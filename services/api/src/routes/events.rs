@@ -41,7 +41,6 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
     tag = "jobs",
     params(
         ("id" = String, Path, description = "The job's ULID."),
-        ("Accept" = Option<String>, Header, description = "`text/event-stream` for events as they happen.", example = "text/event-stream"),
         ("Last-Event-ID" = Option<String>, Header, description = "With a stream: the `seq` of the last event that the client has."),
     ),
     responses(
