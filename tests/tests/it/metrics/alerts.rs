@@ -30,15 +30,20 @@ fn every_metric_that_an_alert_asks_for_is_exported() {
 }
 
 #[test]
-fn every_alert_has_a_history_in_which_it_fires_and_one_in_which_it_does_not() {
+fn every_alert_has_histories_with_and_without_it_and_a_mend() {
     let text = alerts();
     let names: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() > 5, "{names:?}");
+    let operations = fs::read_to_string(prometheus().join("../../docs/operations.md")).unwrap();
     for name in &names {
         let history = fs::read_to_string(prometheus().join(format!("tests/{name}.yml"))).unwrap();
         for case in ["exp_alerts: []", "- exp_labels:", "- name: fires", "- name: is silent"] {
             assert!(history.contains(case), "{name}: {case}");
         }
         assert!(text.contains(&format!("runbook: docs/operations.md#{}\n", name.to_lowercase())), "{name}");
+        assert!(
+            operations.contains(&format!("\n### {name}\n")),
+            "{name}: docs/operations.md does not say what to do"
+        );
     }
 }
