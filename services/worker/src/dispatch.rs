@@ -21,7 +21,7 @@ use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::background_error;
 use foreman_runtime::metrics::Metric;
 use foreman_store::{
-    ClaimedDeliveries, Delivery, DeliveryTerms, LaneHead, LaneId, LaneOffer, StoreError, wake::Topic,
+    ClaimedDeliveries, Delivery, DeliveryTerms, LaneHead, LaneId, LaneOffer, Store, StoreError, wake::Topic,
 };
 use foreman_webhook::Guard;
 use metrics::counter;
@@ -88,6 +88,7 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
 
 struct Dispatcher {
     worker: Arc<Worker>,
+    store: Store,
     kit: Arc<Kit>,
     alarm: Arc<Alarm>,
     pool: Pool,
@@ -124,6 +125,7 @@ impl Dispatcher {
             destinations,
             alarm,
             over,
+            store: worker.store.on_own_connection(),
             worker,
         })
     }
@@ -163,7 +165,7 @@ impl Dispatcher {
         claimed: Instant,
         places: &HashMap<LaneId, Place>,
     ) -> Result<(), StoreError> {
-        let store = &self.worker.store;
+        let store = &self.store;
         let inline_limit = i64::try_from(self.kit.inline_limit).unwrap_or(i64::MAX);
         let read = async {
             store.add_artifacts(&mut deliveries, inline_limit).await?;
@@ -218,7 +220,7 @@ impl Rounds for Dispatcher {
             return Ok(Round::Idle);
         }
         let began = Instant::now();
-        let lanes = self.worker.store.look_at_lanes(&self.memory.known(began)).await?;
+        let lanes = self.store.look_at_lanes(&self.memory.known(began)).await?;
         self.memory.learn(&lanes, began, Instant::now());
         let (due, later): (Vec<LaneHead>, Vec<LaneHead>) =
             lanes.heads.into_iter().partition(|head| head.first_at <= lanes.now);
@@ -230,7 +232,7 @@ impl Rounds for Dispatcher {
             return Ok(Round::Idle);
         }
         let claimed_at = Instant::now();
-        let claimed = self.worker.store.claim_deliveries(&offers, self.terms).await?;
+        let claimed = self.store.claim_deliveries(&offers, self.terms).await?;
         count(&claimed);
         let mut brought: HashMap<LaneId, i32> = HashMap::new();
         for delivery in &claimed.to_send {

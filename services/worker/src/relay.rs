@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
-use foreman_store::{Relayed, StoreError, wake::Topic};
+use foreman_store::{Relayed, Store, StoreError, wake::Topic};
 use tokio::time::sleep;
 
 use crate::alarm::Alarm;
@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(500);
 pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
     let alarm = Alarm::new();
     let outbox = worker.wakeups.subscribe(Topic::Outbox);
-    let relay = Relay { worker: Arc::clone(&worker) };
+    let relay = Relay { store: worker.store.on_own_connection(), worker: Arc::clone(&worker) };
     tokio::select! {
         () = background::repeat(relay, worker.shutdown.soft(), &alarm.wake, POLL) => Ok(()),
         never = alarm.ring_for(outbox) => match never {},
@@ -34,6 +34,7 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
 }
 
 struct Relay {
+    store: Store,
     worker: Arc<Worker>,
 }
 
@@ -43,7 +44,7 @@ impl Rounds for Relay {
 
     /// One turn. What gathers while it runs goes with the next one: the busier it is, the larger the batches.
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        match self.worker.store.relay(BATCH.into()).await? {
+        match self.store.relay(BATCH.into()).await? {
             // Whoever is at work was woken by the same news, and looks again when its turn is over.
             Relayed::Busy | Relayed::Moved { events: 0, .. } => Ok(Round::Idle),
             Relayed::Moved { events, deliveries } => {

@@ -9,7 +9,9 @@ use sqlx::{
     postgres::{PgArguments, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
 
-/// A connection taken from the pool. Statements run on `&mut conn`; [`done`](Self::done) ends the unit, and a drop
+use crate::own_connection::Borrowed;
+
+/// A connection taken from the pool, or a loop's own. Statements run on `&mut conn`; [`done`](Self::done) ends the unit, and a drop
 /// without it undoes what a transaction had begun.
 #[derive(Debug)]
 pub struct Conn {
@@ -21,12 +23,18 @@ pub struct Conn {
 enum Unit {
     /// Each statement commits by itself.
     Autocommit(PoolConnection<Postgres>),
+    /// The same.
+    Own(Borrowed),
     Transaction(Transaction<'static, Postgres>),
 }
 
 impl Conn {
     pub(crate) fn autocommit(connection: PoolConnection<Postgres>) -> Self {
         Self { unit: Unit::Autocommit(connection), named_statements: true }
+    }
+
+    pub(crate) fn own(borrowed: Borrowed) -> Self {
+        Self { unit: Unit::Own(borrowed), named_statements: true }
     }
 
     pub(crate) fn transaction(transaction: Transaction<'static, Postgres>, named_statements: bool) -> Self {
@@ -37,6 +45,10 @@ impl Conn {
     pub async fn done(self) -> Result<(), sqlx::Error> {
         match self.unit {
             Unit::Autocommit(_) => Ok(()),
+            Unit::Own(borrowed) => {
+                borrowed.give_back();
+                Ok(())
+            }
             Unit::Transaction(transaction) => transaction.commit().await,
         }
     }
@@ -44,6 +56,7 @@ impl Conn {
     fn raw(&mut self) -> &mut PgConnection {
         match &mut self.unit {
             Unit::Autocommit(connection) => connection,
+            Unit::Own(borrowed) => &mut borrowed.connection,
             Unit::Transaction(transaction) => transaction,
         }
     }

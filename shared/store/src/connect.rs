@@ -8,13 +8,13 @@ use sqlx::{
 };
 use tracing::log::LevelFilter;
 
-use crate::{Clock, Conn, StoreError};
+use crate::{Clock, Conn, StoreError, own_connection::OwnConnection};
 
 /// How long a caller waits for a connection before it is told that Postgres is away.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that lay idle for longer is tried before it is used: Postgres may have restarted meanwhile. Under
 /// load none lies idle for so long, and the trial costs nothing.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+pub(crate) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Our statements name the rows they want by key. A plan made while a table was empty, or thought to be, scans it or
 /// hashes it whole, and a prepared statement keeps that plan while the table grows: an accept then waits 284 ms
@@ -76,6 +76,8 @@ impl ConnectOptions {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    own: Option<OwnConnection>,
+    pooled: PgConnectOptions,
     direct: PgConnectOptions,
     pgbouncer: bool,
     /// The statement that begins a transaction.
@@ -86,8 +88,9 @@ pub struct Store {
 impl Store {
     /// A store whose connections are made when they are first needed: Postgres may come later than we do.
     pub fn new(options: ConnectOptions) -> Self {
+        let ConnectOptions { pooled, direct, pool_size, pgbouncer, begin } = options;
         let pool = PgPoolOptions::new()
-            .max_connections(options.pool_size)
+            .max_connections(pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
@@ -98,9 +101,15 @@ impl Store {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(options.pooled);
-        let ConnectOptions { direct, pgbouncer, begin, .. } = options;
-        Self { pool, direct, pgbouncer, begin, clock: Clock::default() }
+            .connect_lazy_with(pooled.clone());
+        Self { pool, own: None, pooled, direct, pgbouncer, begin, clock: Clock::default() }
+    }
+
+    /// A handle with a connection of its own beside the pool, for a loop that runs the same few statements over and over.
+    /// Behind a transaction pooler nobody has one, and the handle is like any other.
+    pub fn on_own_connection(&self) -> Self {
+        let own = (!self.pgbouncer).then(|| OwnConnection::new(self.pooled.clone()));
+        Self { own, ..self.clone() }
     }
 
     /// What this process has learned of Postgres' time.
@@ -111,10 +120,10 @@ impl Store {
     /// A connection on which each statement commits by itself. Through a transaction pooler the whole unit is one
     /// transaction, or the server could change between preparing a statement and running it.
     pub(crate) async fn open(&self) -> Result<Conn, StoreError> {
-        if self.pgbouncer {
-            self.open_transaction().await
-        } else {
-            Ok(Conn::autocommit(self.pool.acquire().await?))
+        match &self.own {
+            _ if self.pgbouncer => self.open_transaction().await,
+            Some(own) => Ok(Conn::own(own.borrow().await?)),
+            None => Ok(Conn::autocommit(self.pool.acquire().await?)),
         }
     }
 

@@ -21,6 +21,7 @@ mod job;
 mod lane;
 mod lease;
 mod moment;
+mod own_connection;
 mod partition;
 mod progress;
 mod queue;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background_error;
-use foreman_store::{DeliveryReport, ReportSettled, Verdict};
+use foreman_store::{DeliveryReport, ReportSettled, Store, Verdict};
 use metrics::{counter, histogram};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -23,11 +23,12 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// Writes until the last sender is gone. What cannot be written by the end of the grace lapses, and is sent again.
 pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>) -> anyhow::Result<()> {
+    let store = worker.store.on_own_connection();
     let mut batch: Vec<Attempted> = Vec::with_capacity(BATCH);
     while over.recv_many(&mut batch, BATCH).await > 0 {
         let (reports, lags): (Vec<DeliveryReport>, Vec<Option<Duration>>) =
             batch.drain(..).map(|attempted| (attempted.report, attempted.lag)).unzip();
-        let Some(settled) = write(&worker, &reports).await else { return Ok(()) };
+        let Some(settled) = write(&worker, &store, &reports).await else { return Ok(()) };
         for ((report, lag), settled) in reports.iter().zip(lags).zip(settled) {
             record(report, lag, settled);
         }
@@ -39,9 +40,9 @@ pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>
 }
 
 /// Until it is written: a second time it finds what it wrote the first. `None` if the process must end before.
-async fn write(worker: &Worker, reports: &[DeliveryReport]) -> Option<Vec<ReportSettled>> {
+async fn write(worker: &Worker, store: &Store, reports: &[DeliveryReport]) -> Option<Vec<ReportSettled>> {
     loop {
-        match worker.store.settle_deliveries(reports).await {
+        match store.settle_deliveries(reports).await {
             Ok(settled) => return Some(settled),
             Err(error) => background_error!("settle-deliveries", error, reports = reports.len()),
         }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_store::{Exit, Holder, LeaseNo};
+use foreman_store::{Exit, Holder, LeaseNo, Store};
 use futures_util::future::BoxFuture;
 use metrics::counter;
 use tokio::sync::{Notify, mpsc, watch};
@@ -36,6 +36,8 @@ use claiming::{Answer, Waiting};
 
 pub(crate) struct Floor {
     worker: Arc<Worker>,
+    /// For claims.
+    store: Store,
     desk: Arc<Desk>,
     command: watch::Receiver<Option<Holder>>,
     inbox: mpsc::UnboundedReceiver<Signal>,
@@ -90,6 +92,7 @@ impl Floor {
         Self {
             drain: Drain::new(turns.load_share, turns.max_model_wait),
             desk: Arc::new(desk),
+            store: worker.store.on_own_connection(),
             worker,
             command,
             inbox,

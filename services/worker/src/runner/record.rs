@@ -84,8 +84,12 @@ impl Recorder {
     ) -> (Self, impl Future<Output = ()>, impl Future<Output = ()>) {
         let (begins, to_begin) = mpsc::unbounded_channel();
         let (exits, to_exit) = mpsc::unbounded_channel();
-        let scribe = Scribe { store, wakeups, signals };
-        (Self { begins, exits }, scribe.clone().record_begins(to_begin), scribe.record_exits(to_exit))
+        let scribe = || Scribe {
+            store: store.on_own_connection(),
+            wakeups: wakeups.clone(),
+            signals: signals.clone(),
+        };
+        (Self { begins, exits }, scribe().record_begins(to_begin), scribe().record_exits(to_exit))
     }
 
     /// Records that a holder begins, and asks whether it may. Safe to drop: the lease is settled after it in any case.
@@ -109,7 +113,6 @@ impl Recorder {
     }
 }
 
-#[derive(Clone)]
 struct Scribe {
     store: Store,
     wakeups: Wakeups,

@@ -171,7 +171,7 @@ impl Floor {
     }
 
     fn claim(&self, holder: Holder, order: Order) -> BoxFuture<'static, Answer> {
-        let (store, patience) = (self.worker.store.clone(), self.patience());
+        let (store, patience) = (self.store.clone(), self.patience());
         async move {
             let (key, offers, limit) = (order.key.as_str(), &order.offers, order.limit);
             let result = if order.begins {
@@ -186,7 +186,7 @@ impl Floor {
 
     fn ask_for_own(&self) -> Option<BoxFuture<'static, Answer>> {
         let id = self.worker.liveness.id()?;
-        let (store, patience) = (self.worker.store.clone(), self.patience());
+        let (store, patience) = (self.store.clone(), self.patience());
         let running = self.running.values().map(|running| running.number());
         let held = self.held.iter().map(|job| job.lease.no);
         let known = running.chain(held).chain(self.unsettled.iter().copied()).collect();
