@@ -17,8 +17,9 @@ const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 /// What `foreman migrate` sets for the role.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// In each process LISTEN has a connection of its own, and NOTIFY another.
-const BESIDE_POOL: u32 = 2;
+/// What each process holds beside its pool: a connection for LISTEN, one for NOTIFY, and one for each hot loop.
+const BESIDE_POOL_OF_WORKER: i64 = 8;
+const BESIDE_POOL_OF_API: i64 = 3;
 
 pub(super) fn version(server: &Server) -> Finding {
     let (major, minor) = (server.version / 10_000, server.version % 10_000);
@@ -113,8 +114,10 @@ pub(super) fn idle_transactions(server: &Server) -> Finding {
 
 /// Whether all processes together find room. Apis leave no trace, so one is counted.
 pub(super) fn connections(server: &Server, pool: u32, workers: usize) -> Finding {
-    let processes = amount(workers).max(1) + 1;
-    let wanted = processes * i64::from(pool + BESIDE_POOL);
+    let workers = amount(workers).max(1);
+    let processes = workers + 1;
+    let beside = workers * BESIDE_POOL_OF_WORKER + BESIDE_POOL_OF_API;
+    let wanted = processes * i64::from(pool) + beside;
     let room = i64::from(server.connections);
     let what = format!(
         "{} with pools of {pool} may want {wanted} connections; Postgres has {room}, {} of them taken now",
@@ -124,7 +127,7 @@ pub(super) fn connections(server: &Server, pool: u32, workers: usize) -> Finding
     if wanted > room {
         let mend = format!(
             "FOREMAN_DB_POOL={}, or max_connections = {}",
-            room / processes - i64::from(BESIDE_POOL),
+            (room - beside) / processes,
             wanted + 20
         );
         return Finding::trouble(
