@@ -40,6 +40,7 @@ const PROGRAM: Program = Program {
     settings: &[shared::PROCESS, shared::JOBS, settings::worker::ALL],
     metrics: &[
         runner::metrics::METRICS,
+        relay::METRICS,
         dispatch::METRICS,
         janitor::METRICS,
         gauges::METRICS,

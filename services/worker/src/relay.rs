@@ -5,11 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
-use foreman_store::{Relayed, Store, StoreError, wake::Topic};
+use foreman_runtime::metrics::Metric;
+use foreman_store::{Ended, Relayed, Store, StoreError, wake::Topic};
+use metrics::counter;
 use tokio::time::sleep;
 
 use crate::alarm::Alarm;
 use crate::worker::Worker;
+
+/// Counted here, where every end passes once, whether a worker, a client or the clock brought it.
+const JOBS_FINISHED: Metric = Metric::labelled_counter(
+    "foreman_jobs_finished_total",
+    "Jobs that came to their end, by model and state.",
+);
+
+pub(crate) const METRICS: &[Metric] = &[JOBS_FINISHED];
 
 /// Rows a turn: enough to catch up with a burst, and over in some 20 ms.
 const BATCH: u32 = 1_000;
@@ -47,7 +57,11 @@ impl Rounds for Relay {
         match self.store.relay(BATCH.into()).await? {
             // Whoever is at work was woken by the same news, and looks again when its turn is over.
             Relayed::Busy | Relayed::Moved { events: 0, .. } => Ok(Round::Idle),
-            Relayed::Moved { events, deliveries } => {
+            Relayed::Moved { events, deliveries, ended } => {
+                for Ended { model_label, state, jobs } in ended {
+                    counter!(JOBS_FINISHED.name, "model" => model_label, "state" => state.as_str())
+                        .increment(jobs);
+                }
                 self.worker.wakeups.tell(Topic::Job);
                 if deliveries > 0 {
                     self.worker.wakeups.tell(Topic::Delivery);

@@ -63,7 +63,7 @@ pub use partition::{PartitionUpkeep, days_ahead_needed};
 pub use progress::Progress;
 pub use queue::QueueShare;
 pub use queued::Queued;
-pub use relay::Relayed;
+pub use relay::{Ended, Relayed};
 pub use request::StoredRequest;
 pub use rooms::Misplaced;
 pub use schema::{MigrateError, schema_version_needed};

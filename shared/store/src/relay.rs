@@ -3,15 +3,24 @@
 //! Everything is derived from what the statement itself deleted, so that two relays can never write a row twice,
 //! however their snapshots lie.
 
-use crate::{Store, StoreError};
+use crate::{JobState, Store, StoreError};
 
 /// What one turn of the relay came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Relayed {
     /// So many transitions were moved, and so many webhooks made of them.
-    Moved { events: u64, deliveries: u64 },
+    Moved { events: u64, deliveries: u64, ended: Vec<Ended> },
     /// Another relay is at work at this moment.
     Busy,
+}
+
+/// Jobs that came to their end, whoever ended them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// As `/api/tags` names it.
+    pub model_label: String,
+    pub state: JobState,
+    pub jobs: u64,
 }
 
 impl Store {
@@ -22,10 +31,11 @@ impl Store {
     /// deletes none of them.
     pub async fn relay(&self, limit: i64) -> Result<Relayed, StoreError> {
         let mut conn = self.open().await?;
-        // In `deliveries`: the ids are ULIDs whose time is read once, which is most of what one costs. What follows an event that waits for its next attempt cannot be sent before it, and stands
-        // at its time from the start, out of the way of the claim. The lanes are compared in a form that no index
-        // matches: by lane alone it would read every delivery of a receiver for each one that is made.
-        let row = sqlx::query!(
+        // In `deliveries`: the ids are ULIDs whose time is read once, which is most of what one costs. What follows an
+        // event that waits for its next attempt cannot be sent before it, and stands at its time from the start, out of
+        // the way of the claim. The lanes are compared in a form that no index matches: by lane alone it would read
+        // every delivery of a receiver for each one that is made.
+        let rows = sqlx::query!(
             r#"-- relay_outbox
             WITH turn AS MATERIALIZED (
                 SELECT pg_try_advisory_xact_lock(hashtext('foreman relay')) AS mine,
@@ -37,15 +47,19 @@ impl Store {
             ), history AS (
                 INSERT INTO job_event (job_id, seq, attempt, state, previous_state, error, at)
                 SELECT job_id, seq, attempt, state, previous_state, error, at FROM gone ORDER BY id
-            ), wanted AS MATERIALIZED (
-                SELECT g.id, g.job_id, g.seq, g.state, j.client_id, j.webhook_lane, j.webhook_origin
+            ), known AS MATERIALIZED (
+                SELECT g.id, g.job_id, g.seq, g.state, g.state IN ('done', 'failed', 'cancelled', 'expired') AS terminal, j.*
                 FROM gone g
                 CROSS JOIN LATERAL (
-                    SELECT client_id, webhook_lane, webhook_origin FROM job
-                    WHERE id = g.job_id AND webhook_lane IS NOT NULL
-                      AND (webhook_events IS NULL OR g.state = ANY(webhook_events))
+                    SELECT client_id, model_label, webhook_lane, webhook_origin,
+                           webhook_lane IS NOT NULL AND (webhook_events IS NULL OR g.state = ANY(webhook_events)) AS wanted
+                    FROM job WHERE id = g.job_id
                     LIMIT 1
                 ) AS j
+            ), ended AS MATERIALIZED (
+                SELECT model_label, state, count(*) AS jobs FROM known WHERE terminal GROUP BY model_label, state
+            ), wanted AS MATERIALIZED (
+                SELECT * FROM known WHERE wanted
             ), lanes AS (
                 INSERT INTO webhook_lane (id, client_id, origin)
                 SELECT DISTINCT webhook_lane, client_id, webhook_origin FROM wanted ORDER BY webhook_lane
@@ -53,7 +67,7 @@ impl Store {
             ), deliveries AS (
                 INSERT INTO webhook_delivery (id, lane_id, job_id, seq, terminal, next_attempt_at)
                 SELECT (turn.stamp || right(replace(gen_random_uuid()::text, '-', ''), 20))::uuid,
-                       w.webhook_lane, w.job_id, w.seq, w.state IN ('done', 'failed', 'cancelled', 'expired'),
+                       w.webhook_lane, w.job_id, w.seq, w.terminal,
                        greatest(now(), (
                            SELECT max(e.next_attempt_at) FROM webhook_delivery e
                            WHERE e.job_id = w.job_id AND (e.lane_id = w.webhook_lane) IS TRUE
@@ -61,16 +75,20 @@ impl Store {
                 FROM wanted w, turn ORDER BY w.id
                 RETURNING 1
             )
-            SELECT (SELECT mine FROM turn) AS "mine!", (SELECT count(*) FROM gone) AS "events!",
-                   (SELECT count(*) FROM deliveries) AS "deliveries!""#,
+            SELECT turn.mine AS "mine!", (SELECT count(*) FROM gone) AS "events!",
+                   (SELECT count(*) FROM deliveries) AS "deliveries!",
+                   ended.model_label AS "model_label?", ended.state AS "state?: JobState", ended.jobs AS "jobs?"
+            FROM turn LEFT JOIN ended ON true"#,
             limit,
         )
-        .fetch_one(&mut conn)
+        .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
-        if !row.mine {
-            return Ok(Relayed::Busy);
-        }
-        Ok(Relayed::Moved { events: row.events.unsigned_abs(), deliveries: row.deliveries.unsigned_abs() })
+        let Some(turn) = rows.first().filter(|row| row.mine) else { return Ok(Relayed::Busy) };
+        let (events, deliveries) = (turn.events.unsigned_abs(), turn.deliveries.unsigned_abs());
+        let ended = rows.into_iter().filter_map(|row| {
+            Some(Ended { model_label: row.model_label?, state: row.state?, jobs: row.jobs?.unsigned_abs() })
+        });
+        Ok(Relayed::Moved { events, deliveries, ended: ended.collect() })
     }
 }

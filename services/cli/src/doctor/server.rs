@@ -125,11 +125,8 @@ pub(super) fn connections(server: &Server, pool: u32, workers: usize) -> Finding
         server.connected
     );
     if wanted > room {
-        let mend = format!(
-            "FOREMAN_DB_POOL={}, or max_connections = {}",
-            (room - beside) / processes,
-            wanted + 20
-        );
+        let mend =
+            format!("FOREMAN_DB_POOL={}, or max_connections = {}", (room - beside) / processes, wanted + 20);
         return Finding::trouble(
             format!("{what}."),
             format!("{mend} in postgresql.conf and a restart of Postgres"),
@@ -210,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_pool_that_is_advised_finds_room() {
-        let tight = Server { connections: 37, ..server() };
+        let tight = Server { connections: 57, ..server() };
         let advised = connections(&tight, 40, 3).mend.unwrap();
         assert!(advised.starts_with("FOREMAN_DB_POOL=7,"), "{advised}");
         assert_eq!(connections(&tight, 7, 3).level, Level::Ok);

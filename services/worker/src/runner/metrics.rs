@@ -2,10 +2,6 @@
 
 use foreman_runtime::metrics::Metric;
 
-pub(crate) const JOBS_FINISHED: Metric = Metric::labelled_counter(
-    "foreman_jobs_finished_total",
-    "Jobs that came to their end, by model and state.",
-);
 pub(crate) const JOB_WAIT: Metric =
     Metric::histogram("foreman_job_wait_seconds", "From the time a job could run to its first loading.");
 pub(crate) const JOB_LOAD: Metric =
@@ -23,5 +19,4 @@ pub(crate) const MODEL_SWITCHES: Metric = Metric::counter(
 pub(crate) const GPU_IDLE: Metric =
     Metric::counter("foreman_gpu_idle_seconds_total", "Seconds in which nothing ran while work waited.");
 
-pub(crate) const METRICS: &[Metric] =
-    &[JOBS_FINISHED, JOB_WAIT, JOB_LOAD, JOB_RUN, TOKENS, MODEL_SWITCHES, GPU_IDLE];
+pub(crate) const METRICS: &[Metric] = &[JOB_WAIT, JOB_LOAD, JOB_RUN, TOKENS, MODEL_SWITCHES, GPU_IDLE];

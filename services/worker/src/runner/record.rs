@@ -13,7 +13,7 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::metrics::{JOBS_FINISHED, TOKENS};
+use super::metrics::TOKENS;
 use super::outcome::reason;
 use super::signal::Signal;
 use crate::liveness::Spell;
@@ -228,9 +228,8 @@ impl Scribe {
         }
         for ((label, (lease, exit)), settled) in labels.iter().zip(exits).zip(settled) {
             match settled {
-                Settled::Into(state) => count(label, *state, exit),
-                // The answer to the COMMIT was lost, and with it which state a cancel may have made of it.
-                Settled::Already => count(label, intended(exit), exit),
+                // A success is kept whatever else was asked for, also where the answer to its COMMIT was lost.
+                Settled::Into(_) | Settled::Already => count_tokens(label, exit),
                 Settled::Stale => {
                     counter!(STALE_WRITES.name).increment(1);
                     tracing::warn!(job.id = %lease.job_id, "an outcome came too late: the job is another's");
@@ -261,25 +260,11 @@ fn weight(exit: &Exit) -> usize {
     }
 }
 
-fn intended(exit: &Exit) -> JobState {
-    match exit {
-        Exit::Done(_) => JobState::Done,
-        Exit::Failed(_) => JobState::Failed,
-        Exit::Retry { .. } | Exit::HandBack { .. } => JobState::Queued,
-        Exit::Cancelled => JobState::Cancelled,
-        Exit::Expired => JobState::Expired,
-    }
-}
-
-fn count(label: &str, state: JobState, exit: &Exit) {
-    if !state.is_terminal() {
-        return;
-    }
-    counter!(JOBS_FINISHED.name, "model" => label.to_owned(), "state" => state.as_str()).increment(1);
-    if let (JobState::Done, Exit::Done(done)) = (state, exit) {
-        for (kind, tokens) in [("prompt", done.prompt_tokens), ("completion", done.completion_tokens)] {
-            let tokens = tokens.and_then(|tokens| u64::try_from(tokens).ok()).unwrap_or(0);
-            counter!(TOKENS.name, "model" => label.to_owned(), "kind" => kind).increment(tokens);
-        }
+/// Tokens count only where their answer was kept.
+fn count_tokens(label: &str, exit: &Exit) {
+    let Exit::Done(done) = exit else { return };
+    for (kind, tokens) in [("prompt", done.prompt_tokens), ("completion", done.completion_tokens)] {
+        let tokens = tokens.and_then(|tokens| u64::try_from(tokens).ok()).unwrap_or(0);
+        counter!(TOKENS.name, "model" => label.to_owned(), "kind" => kind).increment(tokens);
     }
 }

@@ -13,8 +13,11 @@ pub const DATABASE_DIRECT_URL: Setting = Setting::optional(
     "Postgres past any pooler, for migrate and LISTEN",
 )
 .secret();
-pub const DB_POOL: Setting =
-    Setting::with_default("FOREMAN_DB_POOL", "16", "connections to Postgres in the pool of this process; an api holds 3 beside it, a worker 8");
+pub const DB_POOL: Setting = Setting::with_default(
+    "FOREMAN_DB_POOL",
+    "16",
+    "connections to Postgres in the pool of this process; an api holds 3 beside it, a worker 8",
+);
 pub const PGBOUNCER: Setting = Setting::with_default(
     "FOREMAN_PGBOUNCER",
     "no",
