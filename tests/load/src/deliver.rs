@@ -1,12 +1,12 @@
-//! How many webhooks the worker delivers: jobs that have ended, the four events of each due at twenty receivers. A turn
-//! is over when all have come, once each, and that is written.
+//! How many webhooks the worker delivers: jobs that have ended, the four events of each due at twenty receivers of four
+//! clients. A turn is over when all have come, once each, and that is written.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::ensure;
 use bytes::Bytes;
-use foreman_store::{Phase, Receiver, Relayed};
+use foreman_store::{ClientId, NewJob, Offer, Phase, Receiver, Relayed};
 use foreman_tests::{Cluster, Db, success, within};
 use foreman_webhook::{ReceiverUrl, SigningSecret, sign};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -20,6 +20,9 @@ use crate::services::Worker;
 use crate::{Scale, cpu, server, workload};
 
 const RECEIVERS: usize = 20;
+
+/// Each has five of the receivers: one alone may have no more than half of the dispatcher's seats.
+const CLIENTS: usize = 4;
 
 /// queued, loading, working, done.
 const EVENTS: usize = 4;
@@ -68,15 +71,18 @@ impl<'a> Deliver<'a> {
 
     /// Jobs that have ended, and the webhooks that follow from them.
     async fn make_backlog(&self, db: &Db) -> anyhow::Result<()> {
-        workload::accept(db, self.jobs, |number| {
+        let clients: [ClientId; CLIENTS] = std::array::from_fn(|_| ClientId::generate());
+        workload::accept(db, self.jobs, |number, job| {
             let url = ReceiverUrl::parse(&self.receivers[number % RECEIVERS]).expect("the URL is one");
-            Some(Receiver { url: url.as_str().to_owned(), origin: url.origin(), events: None })
+            let receiver = Receiver { url: url.as_str().to_owned(), origin: url.origin(), events: None };
+            NewJob { client: clients[number % CLIENTS], receiver: Some(receiver), ..job }
         })
         .await;
         let holder = db.holder().await;
         loop {
-            let offer = db.offer(i32::try_from(BATCH)?);
-            let claimed = db.store.claim(&holder, workload::MODEL, &[offer], BATCH).await?;
+            let each = i32::try_from(BATCH / CLIENTS)?;
+            let offers = clients.map(|client| Offer { client, ..db.offer(each) });
+            let claimed = db.store.claim(&holder, workload::MODEL, &offers, BATCH).await?;
             if claimed.is_empty() {
                 break;
             }

@@ -65,7 +65,7 @@ impl Scenario for Run<'_> {
 
     async fn foreman(&self, programs: &Programs) -> anyhow::Result<Sample> {
         let db = Db::on(self.cluster).await;
-        workload::accept(&db, self.jobs, |_| None).await;
+        workload::accept(&db, self.jobs, |_, job| job).await;
         self.backend.jobs().reset();
         let before = cpu::of_postgres(&db).await;
         let worker = Worker::start(programs, &db, &self.backend.url, SLOTS, "unused");

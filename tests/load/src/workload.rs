@@ -2,7 +2,7 @@
 
 use chrono::{TimeDelta, Utc};
 use foreman_ollama::{LoadKey, ModelName};
-use foreman_store::{NewJob, Receiver};
+use foreman_store::NewJob;
 use foreman_tests::Db;
 
 /// As `/api/tags` names it.
@@ -28,18 +28,20 @@ pub(crate) fn ollama_body() -> String {
     request_body().replacen(r#""options""#, r#""stream":true,"options""#, 1)
 }
 
-/// Accepts so many jobs past the api; `receiver` gets the number of each.
-pub(crate) async fn accept(db: &Db, count: usize, receiver: impl Fn(usize) -> Option<Receiver>) {
+/// Accepts so many jobs past the api; `finish` gets each with its number.
+pub(crate) async fn accept(db: &Db, count: usize, finish: impl Fn(usize, NewJob) -> NewJob) {
     let model = ModelName::parse(MODEL).expect("the model has a name");
     let load_key = LoadKey::of_model(model).as_str().to_owned();
     let body = ollama_body();
-    let job = |number| NewJob {
-        model_label: MODEL.to_owned(),
-        load_key: load_key.clone(),
-        body: body.clone(),
-        receiver: receiver(number),
-        expires_at: Utc::now() + TimeDelta::days(7),
-        ..db.new_job()
+    let job = |number| {
+        let job = NewJob {
+            model_label: MODEL.to_owned(),
+            load_key: load_key.clone(),
+            body: body.clone(),
+            expires_at: Utc::now() + TimeDelta::days(7),
+            ..db.new_job()
+        };
+        finish(number, job)
     };
     let jobs: Vec<NewJob> = (0..count).map(job).collect();
     for batch in jobs.chunks(BATCH) {

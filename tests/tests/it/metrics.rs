@@ -170,7 +170,7 @@ async fn every_metric_has_its_type_and_its_labels_and_counts_what_happened() {
 async fn gauges_of_the_database_follow_what_waits_there() {
     const HOUR: f64 = 3_600.0;
     let db = Db::fresh().await;
-    let sim = Sim::start(Config::default()).await.unwrap();
+    let sim = Sim::start(Config::default().models(["tiny-a", "tiny-b"])).await.unwrap();
     let api = Api::start(&db, &[]).await;
     // Nobody sends, so that what is due stays due.
     let worker = Worker::start(&db, &sim.url(), &[("FOREMAN_WORKER_ROLES", "run,relay,janitor")]).await;
@@ -183,7 +183,8 @@ async fn gauges_of_the_database_follow_what_waits_there() {
     .await;
     db.run("UPDATE webhook_delivery SET next_attempt_at = next_attempt_at - interval '1 hour'").await;
 
-    // The relay is kept from its turn by a transaction that stays open, and the first of two jobs keeps the second waiting.
+    // The relay is kept from its turn by a transaction that stays open, and the first of two jobs keeps the second waiting:
+    // one for another model, which nobody holds ahead of its slot.
     let mut keeper = db.pool.acquire().await.unwrap();
     sqlx::raw_sql(
         "SET idle_in_transaction_session_timeout = 0; BEGIN;
@@ -198,7 +199,9 @@ async fn gauges_of_the_database_follow_what_waits_there() {
         if state == "working" { Ok(()) } else { Err(state) }
     })
     .await;
-    api.submit(&chat("hello")).await;
+    let mut other = chat("hello");
+    other["model"] = "tiny-b".into();
+    api.submit(&other).await;
     for aged in [
         "UPDATE outbox SET at = at - interval '1 hour'",
         "UPDATE job_ready SET eligible_at = eligible_at - interval '1 hour'",
@@ -225,7 +228,7 @@ async fn gauges_of_the_database_follow_what_waits_there() {
             "{name}"
         );
     }
-    assert_eq!(waiting.sum("foreman_jobs_queued", &[("model", "tiny-a:latest")]), Some(1.0));
+    assert_eq!(waiting.sum("foreman_jobs_queued", &[("model", "tiny-b:latest")]), Some(1.0));
     assert_eq!(waiting.sum("foreman_deliveries_due", &[]), Some(4.0));
     assert!(waiting.sum("foreman_db_oldest_transaction_seconds", &[]) > Some(0.0));
 
