@@ -1,5 +1,5 @@
 //! Writes what became of attempts. Whatever gathers while one batch is written goes with the next, so that the batches
-//! grow with the load and nothing waits for company.
+//! grow with the load; only where that is high does one wait a moment for company.
 
 use std::sync::Arc;
 use std::time::Duration;
