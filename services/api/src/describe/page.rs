@@ -19,7 +19,7 @@ h3 { margin: 2.5rem 0 0; font: 600 1.05rem ui-monospace, monospace; }
 h3 b { display: inline-block; min-width: 4rem; }
 h4 { margin: 1rem 0 0; font-size: 0.9rem; opacity: 0.7; }
 table { border-collapse: collapse; width: 100%; }
-td { border-top: 1px solid var(--line); padding: 0.25rem 1rem 0.25rem 0; vertical-align: top; overflow-wrap: anywhere; }
+td { border-top: 1px solid var(--line); padding: 0.25rem 1rem 0.25rem 0; vertical-align: top; overflow-wrap: break-word; }
 td:first-child { white-space: nowrap; }
 nav { columns: 18rem; }
 nav a { display: block; }
