@@ -40,7 +40,7 @@ const LARGEST_PAGE: usize = 500;
     params(
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, description = "For 24 hours the same key with the same bytes is the same job."),
         ("Prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 60, for the job's end.", example = "wait=30"),
-        ("traceparent" = Option<String>, Header, description = "W3C Trace Context; passed on to Ollama and to webhooks."),
+        ("traceparent" = Option<String>, Header, description = "W3C Trace Context; passed on to webhooks."),
     ),
     request_body(content = schema::NewJob, content_type = "application/json", description = "One job. The content type is not checked."),
     responses(
