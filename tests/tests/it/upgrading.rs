@@ -144,6 +144,7 @@ async fn an_upgrade_under_load_loses_nothing_and_shows_clients_no_error() {
     }
 
     let seen = load.end().await;
+    gateway.end().await;
     println!(
         "{} jobs accepted; {} answers of 503 repeated, {} other errors",
         seen.accepted.len(),

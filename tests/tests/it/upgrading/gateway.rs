@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use foreman_tests::{Process, Signal, eventually, free_port, http};
 use nix::unistd::geteuid;
 
-/// A running nginx; it ends with the value.
+/// A running nginx. Its children outlive one that is killed, so it is told to [`end`](Self::end).
 #[derive(Debug)]
 pub(super) struct Gateway {
     pub(super) url: String,
@@ -37,6 +37,10 @@ impl Gateway {
     pub(super) fn send_to(&self, apis: &[&str]) {
         fs::write(self.home.path().join("nginx.conf"), settings(self.home.path(), self.port, apis)).unwrap();
         self.process.signal(Signal::SIGHUP);
+    }
+
+    pub(super) async fn end(mut self) {
+        self.process.terminate().await;
     }
 }
 
