@@ -11,8 +11,8 @@ use sqlx::{
 
 use crate::own_connection::Borrowed;
 
-/// A connection taken from the pool, or a loop's own. Statements run on `&mut conn`; [`done`](Self::done) ends the unit, and a drop
-/// without it undoes what a transaction had begun.
+/// A connection taken from the pool, or a loop's own. Statements run on `&mut conn`; [`done`](Self::done) ends the unit,
+/// and a drop without it undoes what a transaction had begun.
 #[derive(Debug)]
 pub struct Conn {
     unit: Unit,
