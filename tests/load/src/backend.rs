@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures_util::stream;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use futures_util::{Stream, StreamExt as _, stream};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response, header};
 
@@ -53,7 +53,13 @@ impl Backend {
     pub(crate) fn start() -> anyhow::Result<Self> {
         let counter = Arc::new(Counter::default());
         let counted = Arc::clone(&counter);
-        let addresses = server::serve(1, move |_, request| answer(request, Arc::clone(&counted)))?;
+        let addresses = server::serve(1, move |_, request| {
+            let counted = Arc::clone(&counted);
+            answer(request, move |_job| {
+                counted.count_one();
+                streamed(stream::iter(LINES))
+            })
+        })?;
         Ok(Self { url: format!("http://{}", addresses[0]), counter })
     }
 
@@ -63,7 +69,8 @@ impl Backend {
     }
 }
 
-async fn answer(request: Request<Incoming>, counter: Arc<Counter>) -> Answer {
+/// Answers whatever a worker asks; `run` gets the bodies of jobs.
+pub(crate) async fn answer(request: Request<Incoming>, run: impl FnOnce(Bytes) -> Answer) -> Answer {
     match request.uri().path() {
         "/api/chat" => {
             let body = request.into_body().collect().await.expect("the client sends its body").to_bytes();
@@ -72,8 +79,7 @@ async fn answer(request: Request<Incoming>, counter: Arc<Counter>) -> Answer {
                     r#"{{"model":"{MODEL}","created_at":"2026-01-01T00:00:00Z","message":{{"role":"assistant","content":""}},"done_reason":"load","done":true}}"#
                 ));
             }
-            counter.count_one();
-            streamed()
+            run(body)
         }
         "/api/tags" => whole(format!(
             r#"{{"models":[{{"name":"{MODEL}","model":"{MODEL}","modified_at":"2026-01-01T00:00:00Z","size":1,"digest":"0","details":{{}}}}]}}"#
@@ -93,15 +99,17 @@ fn whole(json: String) -> Answer {
     answer
 }
 
-/// A chunk a line, as Ollama flushes each.
-fn streamed() -> Answer {
-    const LINES: [&[u8]; 3] = [
-        b"{\"model\":\"tiny-a:latest\",\"created_at\":\"2026-01-01T00:00:00.1Z\",\"message\":{\"role\":\"assistant\",\"content\":\"It puts\"},\"done\":false}\n",
-        b"{\"model\":\"tiny-a:latest\",\"created_at\":\"2026-01-01T00:00:00.2Z\",\"message\":{\"role\":\"assistant\",\"content\":\" work in order.\"},\"done\":false}\n",
-        b"{\"model\":\"tiny-a:latest\",\"created_at\":\"2026-01-01T00:00:00.3Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\"done_reason\":\"stop\",\"total_duration\":300000000,\"load_duration\":1000000,\"prompt_eval_count\":120,\"prompt_eval_duration\":100000000,\"eval_count\":2,\"eval_duration\":200000000}\n",
-    ];
-    let lines = LINES.map(|line| Ok(Frame::data(Bytes::from_static(line))));
-    let mut answer = Response::new(StreamBody::new(stream::iter(lines)).boxed());
+/// The stream of a short answer.
+pub(crate) const LINES: [&[u8]; 3] = [
+    b"{\"model\":\"tiny-a:latest\",\"created_at\":\"2026-01-01T00:00:00.1Z\",\"message\":{\"role\":\"assistant\",\"content\":\"It puts\"},\"done\":false}\n",
+    b"{\"model\":\"tiny-a:latest\",\"created_at\":\"2026-01-01T00:00:00.2Z\",\"message\":{\"role\":\"assistant\",\"content\":\" work in order.\"},\"done\":false}\n",
+    b"{\"model\":\"tiny-a:latest\",\"created_at\":\"2026-01-01T00:00:00.3Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\"done_reason\":\"stop\",\"total_duration\":300000000,\"load_duration\":1000000,\"prompt_eval_count\":120,\"prompt_eval_duration\":100000000,\"eval_count\":2,\"eval_duration\":200000000}\n",
+];
+
+/// A chunk for each line, as Ollama flushes them.
+pub(crate) fn streamed(lines: impl Stream<Item = &'static [u8]> + Send + Sync + 'static) -> Answer {
+    let frames = lines.map(|line| Ok(Frame::data(Bytes::from_static(line))));
+    let mut answer = Response::new(BodyExt::boxed(StreamBody::new(frames)));
     answer
         .headers_mut()
         .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/x-ndjson"));

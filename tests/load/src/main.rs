@@ -16,6 +16,7 @@ mod deliver;
 mod measure;
 mod pgbench;
 mod programs;
+mod quiet;
 mod run;
 mod server;
 mod services;
@@ -26,6 +27,7 @@ use accept::Accept;
 use deliver::Deliver;
 use measure::{Row, Sample, Scenario};
 use programs::Programs;
+use quiet::Quiet;
 use run::Run;
 use statements::Statements;
 
@@ -59,6 +61,8 @@ enum Name {
     Run,
     /// A backlog of webhooks, against a bare loop that signs and sends.
     Deliver,
+    /// Single jobs on an idle system: how long each step takes, beside a direct request.
+    Quiet,
 }
 
 #[tokio::main]
@@ -73,7 +77,7 @@ async fn main() -> anyhow::Result<()> {
     let cluster = if options.statements { statements::cluster().await } else { Cluster::durable().await };
     let statements = if options.statements { Some(Statements::of(&cluster).await) } else { None };
     let scale = if options.quick { Scale::quick() } else { Scale::full() };
-    let mut rows = Vec::new();
+    let (mut rows, mut quiet) = (Vec::new(), String::new());
     for name in Name::value_variants() {
         if !options.scenario.is_empty() && !options.scenario.contains(name) {
             continue;
@@ -83,10 +87,17 @@ async fn main() -> anyhow::Result<()> {
             Name::Accept => turns(&Accept::new(&cluster, &scale), contenders, repeats, statements).await,
             Name::Run => turns(&Run::start(&cluster, &scale)?, contenders, repeats, statements).await,
             Name::Deliver => turns(&Deliver::start(&cluster, &scale)?, contenders, repeats, statements).await,
+            Name::Quiet => {
+                quiet = Quiet::start(&cluster, &scale)?.measure(contenders, repeats).await?;
+                continue;
+            }
         };
         rows.extend(result?);
     }
-    say(&measure::table(&rows));
+    if !rows.is_empty() {
+        say(&measure::table(&rows));
+    }
+    say(&quiet);
     Ok(())
 }
 
@@ -95,15 +106,19 @@ struct Scale {
     accept_for: Duration,
     jobs: usize,
     deliveries: usize,
+    /// For each rate.
+    quiet_for: [Duration; 3],
 }
 
 impl Scale {
     const fn full() -> Self {
-        Self { accept_for: Duration::from_secs(6), jobs: 20_000, deliveries: 20_000 }
+        let quiet_for = [Duration::from_secs(20), Duration::from_secs(20), Duration::from_secs(10)];
+        Self { accept_for: Duration::from_secs(6), jobs: 20_000, deliveries: 20_000, quiet_for }
     }
 
     const fn quick() -> Self {
-        Self { accept_for: Duration::from_secs(1), jobs: 2_000, deliveries: 2_000 }
+        let quiet_for = [Duration::from_secs(2); 3];
+        Self { accept_for: Duration::from_secs(1), jobs: 2_000, deliveries: 2_000, quiet_for }
     }
 }
 

@@ -122,6 +122,6 @@ pub(crate) fn table(rows: &[Row]) -> String {
     table
 }
 
-fn millis(duration: Duration) -> String {
+pub(crate) fn millis(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1_000.0)
 }

@@ -20,6 +20,7 @@ impl Api {
             ("FOREMAN_API_OPS_ADDR", &ops),
             ("FOREMAN_AUTH", "off"),
             ("FOREMAN_LOG_FORMAT", "json"),
+            ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
             // All jobs come from one address, and nothing runs them meanwhile.
             ("FOREMAN_CLIENT_MAX_QUEUED", "10000000"),
             ("FOREMAN_CLIENT_MAX_QUEUED_BYTES", "100GiB"),
