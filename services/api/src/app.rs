@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 use crate::auth::Auth;
 use crate::inventory::Inventory;
 use crate::limits::QueueLimits;
-use crate::memory::Memory;
 use crate::queue::Queue;
+use crate::shares::Shares;
 use crate::submit::Submitter;
 use crate::watch::Watch;
 
@@ -27,11 +27,11 @@ pub(crate) struct App {
     pub(crate) watch: Watch,
     pub(crate) receivers: SubmissionCheck,
     /// Request bodies, from their first byte to their commit.
-    pub(crate) incoming: Memory,
+    pub(crate) incoming: Shares,
     /// Places of batches before the submitter.
     pub(crate) in_line: Arc<Semaphore>,
     /// Artifacts, from the database to the client's last byte.
-    pub(crate) outgoing: Memory,
+    pub(crate) outgoing: Shares,
     pub(crate) max_body: usize,
     pub(crate) job_ttl: TimeDelta,
     /// Bytes up to which an artifact stands in an answer.

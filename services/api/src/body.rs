@@ -2,59 +2,116 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::{FromRequest, Request};
+use axum::body::{Body, HttpBody};
 use axum::http::StatusCode;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use foreman_store::ClientId;
 use http_body_util::BodyExt;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use crate::app::Shared;
-use crate::memory::{Held, Memory};
+use crate::app::App;
 use crate::problem::Problem;
+use crate::shares::{Bounds, Held, Resource, Shares};
 
-/// Longest silence in the middle of a body.
-const SILENCE: Duration = Duration::from_secs(15);
+pub(crate) const INCOMING: Resource = Resource {
+    name: "incoming",
+    code: "too_much_under_way",
+    error: "this client has as many bytes of requests under way as one client may have; wait for answers, then go on",
+};
+
+/// Memory for the bodies of all clients together.
+const WHOLE: usize = 256 << 20;
+
+/// Up to this size a body is small: nearly all are, and none of them waits behind large ones.
+const SMALL: usize = 64 << 10;
+
+/// Memory that only small bodies may use: 256 of the largest of them.
+const RESERVE: usize = 16 << 20;
+
+/// The slowest pace at which a body may come, in bytes a second: 64 kbit/s, which the thinnest lines have.
+const SLOWEST: usize = 8 << 10;
+
+/// How far a sender may fall behind that pace, by silence or by slowness.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Longest time for a whole body: 32 MiB at 1 Mbit/s.
-const WHOLE: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// How the memory is shared, where a body has at most so many bytes. A client's part holds the largest body twice, because
+/// the lines of a batch are held beside its body.
+pub(crate) fn bounds(max_body: usize) -> Bounds {
+    let part = (2 * max_body).max(WHOLE / 4);
+    Bounds { whole: (2 * part).max(WHOLE), part, reserve: RESERVE, small: SMALL }
+}
 
 /// A body that has been read, and the memory it holds.
+#[derive(Debug)]
 pub(crate) struct Bounded {
     pub(crate) bytes: Bytes,
     pub(crate) held: Held,
 }
 
-impl FromRequest<Shared> for Bounded {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, app: &Shared) -> Result<Self, Problem> {
-        read(request.into_body(), app.max_body, &app.incoming).await
-    }
+/// Reads the body of a request of this client.
+pub(crate) async fn read(app: &App, client: ClientId, body: Body) -> Result<Bounded, Problem> {
+    read_within(body, app.max_body, &app.incoming, client).await
 }
 
-async fn read(mut body: Body, limit: usize, memory: &Memory) -> Result<Bounded, Problem> {
+async fn read_within(
+    mut body: Body,
+    limit: usize,
+    memory: &Shares,
+    client: ClientId,
+) -> Result<Bounded, Problem> {
     // What Content-Length announces is known before a byte has come.
-    let announced = axum::body::HttpBody::size_hint(&body).lower();
-    if announced > limit as u64 {
+    let announced = body.size_hint();
+    if announced.lower() > limit as u64 {
         return Err(too_large(limit));
     }
-    let deadline = Instant::now() + WHOLE;
-    let mut bytes = BytesMut::new();
-    let mut held = memory.take(0)?;
-    loop {
-        let frame = timeout_at(deadline, timeout(SILENCE, body.frame())).await;
-        let Ok(Ok(frame)) = frame else { return Err(too_slow()) };
-        let Some(frame) = frame else { break };
+    // All of it is taken at once, so that whoever has to come back later learns it before he has sent anything.
+    let announced = announced.exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    let mut held = memory.take(client, announced)?;
+    let mut bytes = Vec::with_capacity(announced);
+    let mut pace = Pace::new();
+    while let Some(frame) = timeout_at(pace.deadline(), body.frame()).await.map_err(|_| too_slow())? {
         // Trailers mean nothing to us.
         let Ok(data) = frame.map_err(|_| incomplete())?.into_data() else { continue };
-        if bytes.len() + data.len() > limit {
+        pace.came(data.len());
+        let needed = bytes.len() + data.len();
+        if needed > limit {
             return Err(too_large(limit));
         }
-        held.merge(memory.take(data.len())?);
+        if needed > bytes.capacity() {
+            // Nothing was announced.
+            let room = (2 * needed).min(limit);
+            held.grow(room - bytes.capacity())?;
+            bytes.reserve_exact(room - bytes.len());
+        }
         bytes.extend_from_slice(&data);
     }
-    Ok(Bounded { bytes: bytes.freeze(), held })
+    Ok(Bounded { bytes: bytes.into(), held })
+}
+
+/// Whether a body comes fast enough. Bytes buy time at the slowest pace allowed, but never more than the patience: whoever
+/// sent a lot quickly may not trickle afterwards.
+struct Pace {
+    begun: Instant,
+    next_by: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        let begun = Instant::now();
+        Self { begun, next_by: begun + PATIENCE }
+    }
+
+    fn came(&mut self, bytes: usize) {
+        let bought = Duration::from_secs_f64(bytes as f64 / SLOWEST as f64);
+        self.next_by = (self.next_by + bought).min(Instant::now() + PATIENCE);
+    }
+
+    fn deadline(&self) -> Instant {
+        self.next_by.min(self.begun + LONGEST)
+    }
 }
 
 fn too_large(limit: usize) -> Problem {
@@ -66,11 +123,13 @@ fn too_large(limit: usize) -> Problem {
 }
 
 fn too_slow() -> Problem {
-    Problem::new(
-        StatusCode::REQUEST_TIMEOUT,
-        "body_too_slow",
-        "the body did not arrive in time; send it without pauses",
-    )
+    let error = format!(
+        "the body came too slowly; send at least {} KiB a second, without pauses of {} s, and all of it within {} s",
+        SLOWEST >> 10,
+        PATIENCE.as_secs(),
+        LONGEST.as_secs(),
+    );
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", error)
 }
 
 fn incomplete() -> Problem {
@@ -79,42 +138,85 @@ fn incomplete() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::{io, iter};
+
+    use futures_util::{StreamExt, stream};
+    use tokio::time::sleep;
+
     use super::*;
+    use crate::shares::tests::one_client_may_have;
 
-    use futures_util::stream;
+    async fn read(body: Body, limit: usize, memory: &Shares) -> Result<Bounded, &'static str> {
+        let read = read_within(body, limit, memory, ClientId::generate()).await;
+        read.map_err(|problem| problem.code())
+    }
 
-    async fn read_chunks(chunks: &[&'static str], limit: usize) -> Result<String, StatusCode> {
-        let chunks: Vec<Result<_, std::io::Error>> = chunks.iter().map(|chunk| Ok(*chunk)).collect();
-        let read = read(Body::from_stream(stream::iter(chunks)), limit, &Memory::new(1_000)).await;
-        let answer = |problem: Problem| axum::response::IntoResponse::into_response(problem).status();
-        read.map(|body| String::from_utf8(body.bytes.to_vec()).unwrap()).map_err(answer)
+    async fn read_chunks(chunks: &[&'static str], limit: usize) -> Result<String, &'static str> {
+        let chunks: Vec<Result<_, io::Error>> = chunks.iter().map(|chunk| Ok(*chunk)).collect();
+        let body = read(Body::from_stream(stream::iter(chunks)), limit, &one_client_may_have(1_000)).await?;
+        Ok(String::from_utf8(body.bytes.to_vec()).unwrap())
+    }
+
+    /// A body whose sender waits so many seconds, then sends so many bytes, and so on.
+    fn paced(steps: impl IntoIterator<Item = (u64, usize), IntoIter: Send + 'static>) -> Body {
+        let chunks = stream::iter(steps).then(async |(seconds, bytes)| {
+            sleep(Duration::from_secs(seconds)).await;
+            Ok::<_, io::Error>(vec![b'x'; bytes])
+        });
+        Body::from_stream(chunks)
     }
 
     #[tokio::test]
     async fn a_body_is_read_up_to_its_limit() {
         assert_eq!(read_chunks(&["ab", "", "cd"], 4).await.as_deref(), Ok("abcd"));
-        assert_eq!(read_chunks(&["ab", "cde"], 4).await, Err(StatusCode::PAYLOAD_TOO_LARGE));
+        assert_eq!(read_chunks(&["ab", "cde"], 4).await, Err("body_too_large"));
         assert_eq!(read_chunks(&[], 4).await.as_deref(), Ok(""));
     }
 
     #[tokio::test]
     async fn an_announced_length_is_refused_before_a_byte_has_come() {
-        let refused = read(Body::from("abcde"), 4, &Memory::new(1_000)).await;
-        assert!(refused.is_err());
+        let refused = read(Body::from("abcde"), 4, &one_client_may_have(1_000)).await;
+        assert_eq!(refused.unwrap_err(), "body_too_large");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_sender_is_given_up() {
-        let silent = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
-        assert!(read(silent, 4, &Memory::new(1_000)).await.is_err());
+        let silent = Body::from_stream(stream::pending::<Result<Bytes, io::Error>>());
+        assert_eq!(read(silent, 4, &one_client_may_have(1_000)).await.unwrap_err(), "body_too_slow");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_given_up_whatever_came_before() {
+        let memory = one_client_may_have(1 << 30);
+        for (first, seconds, bytes) in [(1, 1, 1), (32 << 20, 10, 1), (32 << 20, 1, 7 << 10)] {
+            let begun = Instant::now();
+            let trickle = paced(iter::once((0, first)).chain(iter::repeat((seconds, bytes))));
+            assert_eq!(read(trickle, 1 << 30, &memory).await.unwrap_err(), "body_too_slow");
+            assert!(begun.elapsed() < 10 * PATIENCE, "{:?}", begun.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thin_line_may_pause_but_not_go_on_for_ever() {
+        let memory = one_client_may_have(1 << 30);
+        let steady = iter::repeat((1, 8 << 10));
+        let with_pauses = iter::repeat((14, 14 * (8 << 10)));
+        for (line, steps) in [(steady.clone(), 250), (with_pauses, 20)] {
+            let body = read(paced(line.take(steps)), 1 << 30, &memory).await;
+            assert!(body.is_ok(), "{body:?}");
+        }
+        assert_eq!(read(paced(steady), 1 << 30, &memory).await.unwrap_err(), "body_too_slow");
     }
 
     #[tokio::test]
     async fn a_full_memory_refuses_more() {
-        let memory = Memory::new(6);
-        let first = read(Body::from("abcd"), 10, &memory).await.unwrap_or_else(|_| panic!("there is room"));
-        assert!(read(Body::from("abcd"), 10, &memory).await.is_err());
-        drop(first);
-        assert!(read(Body::from("abcd"), 10, &memory).await.is_ok());
+        let unannounced = || paced([(0, 2), (0, 2)]);
+        for body in [|| Body::from("abcd"), unannounced] {
+            let memory = one_client_may_have(6);
+            let first = read(body(), 4, &memory).await.unwrap();
+            assert_eq!(read(body(), 4, &memory).await.unwrap_err(), "busy");
+            drop(first);
+            assert!(read(body(), 4, &memory).await.is_ok());
+        }
     }
 }

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use crate::app::Shared;
 use crate::auth::Caller;
-use crate::memory::Held;
 use crate::new_job::{NewJob, idempotency_key};
 use crate::problem::{Problem, not_accepted};
+use crate::shares::Held;
 use crate::submit::{Accepted, Offered, Submission};
 use crate::traceparent::traceparent;
 
@@ -71,7 +71,7 @@ impl Intake {
     }
 
     /// Takes in one job. `held` is the memory of its bytes, until it is written.
-    pub(crate) async fn take_in(&self, bytes: Bytes, held: Held) -> Result<Entry, Problem> {
+    pub(crate) async fn take_in(&self, bytes: Bytes, held: Arc<Held>) -> Result<Entry, Problem> {
         let (body, key) = beside_others(bytes.len(), || {
             let body = JobBody::parse(&bytes)
                 .map_err(|error| Problem::bad_request(error.code(), error.to_string()))?;
@@ -85,17 +85,16 @@ impl Intake {
         }
     }
 
-    /// Takes in one job of many, with its place in the line before the submitter.
-    pub(crate) async fn take_in_line(&self, bytes: Bytes) -> Result<InLine, Problem> {
+    /// Takes in one job of many, with its place in the line before the submitter. `held` is the memory of them all.
+    pub(crate) async fn take_in_line(&self, bytes: Bytes, held: Arc<Held>) -> Result<InLine, Problem> {
         let place = Arc::clone(&self.app.in_line).acquire_owned().await.map_err(|_| Problem::internal())?;
-        let held = self.app.incoming.take(bytes.len())?;
         Ok(InLine { entry: self.take_in(bytes, held).await?, _place: place })
     }
 
     async fn admit(
         &self,
         body: JobBody,
-        held: Held,
+        held: Arc<Held>,
         idempotency: Option<IdempotencyKey>,
     ) -> Result<Submission, Problem> {
         let Self { app, caller, .. } = self;

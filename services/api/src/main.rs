@@ -12,9 +12,9 @@ mod inventory;
 mod jitter;
 mod limits;
 mod lines;
-mod memory;
 mod new_job;
 mod observe;
+mod outgoing;
 mod path;
 mod prefer;
 mod problem;
@@ -23,6 +23,7 @@ mod queue;
 mod range;
 mod ready;
 mod routes;
+mod shares;
 mod show;
 mod site;
 mod source_address;
@@ -51,8 +52,8 @@ use config::Config;
 use inventory::Inventory;
 use jitter::jittered;
 use limits::QueueLimits;
-use memory::Memory;
 use queue::Queue;
+use shares::{Bounds, Shares};
 use submit::{Submitter, Writer};
 use watch::Watch;
 
@@ -61,16 +62,11 @@ const PROGRAM: Program = Program {
     about: "Foreman's api: takes jobs for Ollama into the queue and tells what becomes of them.",
     version: env!("CARGO_PKG_VERSION"),
     settings: &[shared::PROCESS, shared::JOBS, settings::api::ALL],
-    metrics: &[&[submit::SUBMITTED, observe::REQUESTS, observe::REQUEST_SECONDS]],
+    metrics: &[&[submit::SUBMITTED, observe::REQUESTS, observe::REQUEST_SECONDS], shares::METRICS],
 };
 
 const LIMITS: http::Limits =
     http::Limits { connections: 8_192, head: Duration::from_secs(60), stalled: Duration::from_secs(60) };
-
-/// Bytes of request bodies, and of artifacts on their way out, that may be held at the same time; one of the largest
-/// always fits.
-const INCOMING: usize = 256 << 20;
-const OUTGOING: usize = 256 << 20;
 
 /// Between two tries to reach Postgres.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -101,9 +97,9 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         queue: Queue::new(store.clone()),
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
         receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
-        incoming: Memory::new(INCOMING.max(config.max_body)),
+        incoming: Shares::new(body::INCOMING, body::bounds(config.max_body)),
         in_line: Arc::new(Semaphore::new(intake::IN_LINE)),
-        outgoing: Memory::new(OUTGOING),
+        outgoing: Shares::new(outgoing::OUTGOING, Bounds::quarters(outgoing::WHOLE)),
         max_body: config.max_body,
         job_ttl: config.job_ttl,
         inline_limit: config.inline_limit,

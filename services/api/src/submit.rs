@@ -4,12 +4,14 @@
 //! 18,500 accepts a second instead of 5,200. A lingering timer or a second writer made it slower. An accepted job is
 //! never taken back because its client went away, and nobody is told "accepted" before the commit.
 
+use std::sync::Arc;
+
 use foreman_runtime::metrics::Metric;
 use foreman_store::{JobId, NewJob};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::Admission;
-use crate::memory::Held;
+use crate::shares::Held;
 
 mod writer;
 
@@ -23,7 +25,8 @@ pub(crate) struct Submission {
     /// Its id is given anew when it is written.
     pub(crate) job: NewJob,
     pub(crate) admission: Admission,
-    pub(crate) held: Held,
+    /// The memory of its bytes; jobs of one batch hold theirs together.
+    pub(crate) held: Arc<Held>,
 }
 
 /// A job that is in the queue.

@@ -4,6 +4,7 @@ mod access;
 mod artifacts;
 mod bad_input;
 mod batch;
+mod bodies;
 mod described;
 mod flushing;
 mod following;

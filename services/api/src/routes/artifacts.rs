@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use crate::answer;
 use crate::app::Shared;
 use crate::auth::Caller;
-use crate::memory::Outgoing;
+use crate::outgoing::Outgoing;
 use crate::path::{JobPath, NamePath};
 use crate::problem::Problem;
 use crate::range::{self, Part};
@@ -35,6 +35,7 @@ use crate::range::{self, Part};
         (status = 404, description = "`no_such_artifact`, `no_such_job`"),
         (status = 412, description = "`other_bytes`"),
         (status = 416, description = "`range_not_satisfiable`", headers(("Content-Range" = String, description = "How many bytes there are."))),
+        (status = 429, description = "`too_much_unread`"),
         (status = 503, description = "`busy`"),
     ),
 )]
@@ -69,7 +70,7 @@ pub(crate) async fn show(
         Body::empty()
     } else {
         // Held until the client has read it all: whoever reads slowly keeps others out, not the memory of the process.
-        let held = app.outgoing.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+        let held = app.outgoing.take(caller.client, usize::try_from(length).unwrap_or(usize::MAX))?;
         // Postgres holds no value that these cannot count.
         let [from, length] = [first, length].map(|bytes| i32::try_from(bytes).unwrap_or(i32::MAX));
         let data = app.store.artifact_part(caller.scope(), id, &name, from, length).await?;

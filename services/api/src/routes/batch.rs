@@ -21,11 +21,12 @@ use utoipa::ToSchema;
 
 use crate::app::Shared;
 use crate::auth::Caller;
-use crate::body::Bounded;
+use crate::body::{self, Bounded};
 use crate::describe::schema;
 use crate::intake::{IN_LINE, Intake, beside_others};
 use crate::lines::{self, Line};
 use crate::problem::Problem;
+use crate::shares::Held;
 use crate::show;
 use crate::submit::Accepted;
 
@@ -68,6 +69,7 @@ pub(crate) struct Told<'a> {
         (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `trailing_data`, `invalid_idempotency_key`"),
         (status = 408, description = "`body_too_slow`"),
         (status = 413, description = "`too_many_jobs`, `body_too_large`"),
+        (status = 429, description = "`too_much_under_way`"),
         (status = 503, description = "`busy`"),
     ),
 )]
@@ -75,13 +77,15 @@ pub(crate) async fn submit(
     caller: Caller,
     State(app): State<Shared>,
     headers: HeaderMap,
-    body: Bounded,
+    body: Body,
 ) -> Result<Response, Problem> {
     if headers.contains_key("idempotency-key") {
         let error = "a batch has no key of its own; give each line its own as `idempotency_key`";
         return Err(Problem::bad_request("invalid_idempotency_key", error));
     }
-    let Bounded { bytes, held } = body;
+    let Bounded { bytes, mut held } = body::read(&app, caller.client, body).await?;
+    // Each line is held as a job beside the body that it stands in.
+    held.grow(bytes.len())?;
     let lines = beside_others(bytes.len(), || lines::split(&bytes))?;
     drop(bytes);
     let expected = lines.len();
@@ -90,16 +94,15 @@ pub(crate) async fn submit(
         let gone = tell.clone();
         tokio::select! {
             () = gone.closed() => {}
-            () = take_in_all(Intake::new(app, caller, headers), lines, &tell) => {}
+            () = take_in_all(Intake::new(app, caller, headers), lines, Arc::new(held), &tell) => {}
         }
-        drop(held);
     });
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
     Ok((StatusCode::OK, headers, answers(told, expected)).into_response())
 }
 
 /// Offers every line to the submitter, in order, and tells what became of each, in order.
-async fn take_in_all(intake: Intake, lines: Vec<Line>, tell: &mpsc::UnboundedSender<Bytes>) {
+async fn take_in_all(intake: Intake, lines: Vec<Line>, held: Arc<Held>, tell: &mpsc::UnboundedSender<Bytes>) {
     let intake = Arc::new(intake);
     // Set once a line could not be taken for want of something of ours. Those behind it would wait, one flush after the
     // other, for what their client can learn at once.
@@ -107,12 +110,13 @@ async fn take_in_all(intake: Intake, lines: Vec<Line>, tell: &mpsc::UnboundedSen
     stream::iter(lines)
         // One after the other, so that ids rise with the lines and the first of two equal keys wins.
         .then(|Line { number, bytes }| {
-            let (intake, in_trouble) = (Arc::clone(&intake), Arc::clone(&in_trouble));
+            let (intake, in_trouble, held) =
+                (Arc::clone(&intake), Arc::clone(&in_trouble), Arc::clone(&held));
             async move {
                 if in_trouble.load(Ordering::Relaxed) {
                     return (number, Err(not_tried()));
                 }
-                (number, intake.take_in_line(bytes).await)
+                (number, intake.take_in_line(bytes, held).await)
             }
         })
         .map(|(number, entry)| {

@@ -17,7 +17,7 @@ use crate::answer;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
 use crate::describe::schema;
-use crate::memory::Outgoing;
+use crate::outgoing::Outgoing;
 use crate::path::JobPath;
 use crate::problem::Problem;
 use crate::show;
@@ -151,7 +151,7 @@ impl Follower {
             self.last = seq;
         }
         // Without room for it the stream ends, and the client comes back for the same events.
-        let held = self.app.outgoing.take(text.len()).ok()?;
+        let held = self.app.outgoing.take(self.caller.client, text.len()).ok()?;
         let has_ended = history.events.last().is_some_and(|event| event.state.is_terminal());
         Some((Outgoing::bytes(text, held), (!has_ended).then_some(self)))
     }

@@ -1,5 +1,6 @@
 //! `GET /jobs/{id}`, `POST /jobs/{id}/cancel`, `POST /jobs/{id}/retry`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -115,7 +116,7 @@ pub(crate) async fn cancel(
         (status = 202, description = "The new job, with `retry_of`.", body = schema::JobRef, headers(("Location" = String, description = "The new job's URL."))),
         (status = 404, description = "`no_such_job`"),
         (status = 409, description = "`job_is_live`"),
-        (status = 429, description = "`queue_full`"),
+        (status = 429, description = "`queue_full`, `too_much_under_way`"),
         (status = 503, description = "`not_accepted`, `acceptance_unknown`, `busy`"),
     ),
 )]
@@ -130,7 +131,7 @@ pub(crate) async fn retry(
         let error = "the job has not ended yet; cancel it first, or wait for its end";
         return Err(Problem::conflict("job_is_live", error));
     }
-    let held = app.incoming.take(request.body.len())?;
+    let held = Arc::new(app.incoming.take(caller.client, request.body.len())?);
     let admission = app.limits.admit(request.client, request.body.len()).await?;
     let times = Times::from_now(app.store.clock().now(), app.job_ttl);
     let again = NewJob {

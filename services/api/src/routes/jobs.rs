@@ -1,5 +1,8 @@
 //! `POST /jobs` and `GET /jobs`.
 
+use std::sync::Arc;
+
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -12,7 +15,7 @@ use super::job;
 use crate::answer;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
-use crate::body::Bounded;
+use crate::body::{self, Bounded};
 use crate::describe::schema;
 use crate::intake::Intake;
 use crate::prefer::preferred_wait;
@@ -53,7 +56,7 @@ const LARGEST_PAGE: usize = 500;
         (status = 408, description = "`body_too_slow`"),
         (status = 413, description = "`body_too_large`"),
         (status = 422, description = "`idempotency_key_reused`, and URLs that may not be called, each with a code of its own"),
-        (status = 429, description = "`queue_full`"),
+        (status = 429, description = "`queue_full`, `too_much_under_way`"),
         (status = 503, description = "`no_inventory`, `not_accepted`, `acceptance_unknown`, `busy`"),
     ),
 )]
@@ -61,13 +64,14 @@ pub(crate) async fn submit(
     caller: Caller,
     State(app): State<Shared>,
     headers: HeaderMap,
-    body: Bounded,
+    body: Body,
 ) -> Result<Response, Problem> {
+    let Bounded { bytes, held } = body::read(&app, caller.client, body).await?;
     // Waiting is a preference: without a free seat the job is accepted all the same. The seat is taken first, so that
     // nothing is refused once it is.
     let wait = preferred_wait(&headers).and_then(|wait| Some((wait, app.watch.seat(caller.client).ok()?)));
     let accepted = Intake::new(Shared::clone(&app), caller, headers)
-        .take_in(body.bytes, body.held)
+        .take_in(bytes, Arc::new(held))
         .await?
         .answer()
         .await?;

@@ -1,5 +1,6 @@
 //! The task behind the submitter: gather, write, answer, and find out what became of a flush without an answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::{Shutdown, background_error};
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Accepted, Answer, NotAccepted, Queue, Queued, SUBMITTED, Submission};
 use crate::jitter::jittered;
 use crate::limits::Admission;
-use crate::memory::Held;
+use crate::shares::Held;
 
 /// One flush is at most so many jobs and so many bytes of bodies; a larger body goes alone.
 const MAX_JOBS: usize = 500;
@@ -42,7 +43,7 @@ enum FlushError {
 struct Ticket {
     model_label: String,
     admission: Admission,
-    _held: Held,
+    _held: Arc<Held>,
     answer: oneshot::Sender<Answer>,
 }
 
