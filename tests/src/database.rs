@@ -19,6 +19,7 @@ use sqlx::{
 };
 
 use crate::{
+    Line,
     cluster::{self, Cluster, TEMPLATE},
     within,
 };
@@ -86,6 +87,20 @@ impl Db {
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// A line to this database's server.
+    pub async fn line(&self) -> Line {
+        let (_, place) = self.url.rsplit_once(':').expect("our URL has a port");
+        let (port, _) = place.split_once('/').expect("our URL has a path");
+        Line::to(port.parse().expect("a port is a number")).await
+    }
+
+    /// The same, and a handle through it with so many connections.
+    pub async fn store_behind_a_line(&self, pool_size: u32) -> (Line, Store) {
+        let line = self.line().await;
+        let options = ConnectOptions::new(&line.url(&self.url), None, pool_size, false);
+        (line, Store::new(options.expect("our URL is one")))
     }
 
     /// Another process' handle on the same database: its own pool and clock.

@@ -103,7 +103,10 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Away(_) | StoreError::Contended(_) => {
+            StoreError::Unreached(_)
+            | StoreError::Away(_)
+            | StoreError::Contended(_)
+            | StoreError::Unable(_) => {
                 tracing::warn!(error = one_line(error), "a request could not be served");
                 Self::unavailable("database_away", "the database does not answer; try again in a moment")
             }

@@ -36,7 +36,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     loop {
         match store.migrate().await {
             Ok(()) => break,
-            Err(MigrateError::Store(error @ StoreError::Away(_))) => {
+            Err(MigrateError::Store(error @ (StoreError::Unreached(_) | StoreError::Away(_)))) => {
                 if !told && began.elapsed() > SAY_AFTER {
                     told = true;
                     say(format_args!("Waiting for Postgres: {}.", sentence(&error.into())));

@@ -3,12 +3,17 @@
 use std::{str::FromStr, time::Duration};
 
 use sqlx::{
-    ConnectOptions as _, Connection, PgConnection, PgPool,
+    ConnectOptions as _, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
-use crate::{Clock, Conn, StoreError, own_connection::OwnConnection};
+use crate::{
+    Clock, Conn, StoreError,
+    deadline::{Deadline, LOCK_WAIT},
+    own_connection::{OwnConnection, answers},
+};
 
 /// How long a caller waits for a connection before it is told that Postgres is away.
 pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,8 +35,18 @@ const PLANNER: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
 ];
 
-/// How the transactions of a checkup begin. Whoever waits for its answer waits no longer than this.
-const BEGIN_CHECKUP: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '20s'";
+/// Without these a server process stays for hours where its client has vanished without a word, and works on where its
+/// client has hung up.
+const TO_A_CLIENT_THAT_IS_GONE: [(&str, &str); 5] = [
+    // A silent client is asked after 10 s, and given up 15 s later.
+    ("tcp_keepalives_idle", "10s"),
+    ("tcp_keepalives_interval", "5s"),
+    ("tcp_keepalives_count", "3"),
+    // What we are sent and do not acknowledge for this long never reaches us.
+    ("tcp_user_timeout", "20s"),
+    // While a statement runs, this often it is looked whether its client is still there.
+    ("client_connection_check_interval", "2s"),
+];
 
 /// Where Postgres is and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -41,6 +56,7 @@ pub struct ConnectOptions {
     pool_size: u32,
     pgbouncer: bool,
     begin: &'static str,
+    deadline: Deadline,
 }
 
 impl ConnectOptions {
@@ -58,17 +74,26 @@ impl ConnectOptions {
                 .log_slow_statements(LevelFilter::Warn, Duration::from_secs(2)))
         };
         let pooled = parse(url)?;
-        let direct = direct_url.map_or_else(|| Ok(pooled.clone()), parse)?;
+        let direct = direct_url.map_or_else(|| Ok(pooled.clone()), parse)?.options(TO_A_CLIENT_THAT_IS_GONE);
         // A pooler refuses settings at the start of a connection, our library's own among them; through it every
-        // statement is planned anew anyway.
-        let pooled = if pgbouncer { pooled.extra_float_digits(None) } else { pooled.options(PLANNER) };
-        Ok(Self { pooled, direct, pool_size, pgbouncer, begin: "BEGIN" })
+        // statement is planned anew anyway, and each transaction sets its own deadlines.
+        let pooled = if pgbouncer {
+            pooled.extra_float_digits(None)
+        } else {
+            let (statement, lock) = (Deadline::USUAL.at_server().as_millis(), LOCK_WAIT.as_millis());
+            pooled
+                .options(PLANNER)
+                .options(TO_A_CLIENT_THAT_IS_GONE)
+                .options([("statement_timeout", statement), ("lock_timeout", lock)])
+        };
+        Ok(Self { pooled, direct, pool_size, pgbouncer, begin: "BEGIN", deadline: Deadline::USUAL })
     }
 
     /// For one who only looks: nothing can be written, no statement outlives its bound, and a pooler may stand in
     /// between whether anybody said so or not.
     pub fn for_checkup(url: &str, direct_url: Option<&str>) -> Result<Self, sqlx::Error> {
-        Ok(Self { begin: BEGIN_CHECKUP, ..Self::new(url, direct_url, 2, true)? })
+        let usual = Self::new(url, direct_url, 2, true)?;
+        Ok(Self { begin: "BEGIN READ ONLY", deadline: Deadline::CHECKUP, ..usual })
     }
 }
 
@@ -82,27 +107,23 @@ pub struct Store {
     pgbouncer: bool,
     /// The statement that begins a transaction.
     begin: &'static str,
+    deadline: Deadline,
     clock: Clock,
 }
 
 impl Store {
     /// A store whose connections are made when they are first needed: Postgres may come later than we do.
     pub fn new(options: ConnectOptions) -> Self {
-        let ConnectOptions { pooled, direct, pool_size, pgbouncer, begin } = options;
+        let ConnectOptions { pooled, direct, pool_size, pgbouncer, begin, deadline } = options;
         let pool = PgPoolOptions::new()
             .max_connections(pool_size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > TRUSTED_IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
+                Box::pin(async move { Ok(meta.idle_for <= TRUSTED_IDLE || answers(connection).await) })
             })
             .connect_lazy_with(pooled.clone());
-        Self { pool, own: None, pooled, direct, pgbouncer, begin, clock: Clock::default() }
+        Self { pool, own: None, pooled, direct, pgbouncer, begin, deadline, clock: Clock::default() }
     }
 
     /// A handle with a connection of its own beside the pool, for a loop that runs the same few statements over and over.
@@ -117,24 +138,48 @@ impl Store {
         &self.clock
     }
 
-    /// A connection on which each statement commits by itself. Through a transaction pooler the whole unit is one
-    /// transaction, or the server could change between preparing a statement and running it.
+    /// A connection on which each statement commits by itself, and has the usual deadline. Through a transaction pooler
+    /// the whole unit is one transaction, or the server could change between preparing a statement and running it.
     pub(crate) async fn open(&self) -> Result<Conn, StoreError> {
-        match &self.own {
-            _ if self.pgbouncer => self.open_transaction().await,
-            Some(own) => Ok(Conn::own(own.borrow().await?)),
-            None => Ok(Conn::autocommit(self.pool.acquire().await?)),
-        }
+        self.unit(self.deadline, self.pgbouncer).await
+    }
+
+    /// The same for statements that carry so many bytes, there or back: their deadline is later by the time that a slow
+    /// line needs for that. Where that is much later, the unit is one transaction.
+    pub(crate) async fn open_for(&self, bytes: u64) -> Result<Conn, StoreError> {
+        let deadline = self.deadline.carrying(bytes);
+        self.unit(deadline, self.pgbouncer || !deadline.is_usual()).await
+    }
+
+    /// The same for upkeep that may go over a whole table: one transaction, with minutes for each statement.
+    pub(crate) async fn open_for_upkeep(&self) -> Result<Conn, StoreError> {
+        self.unit(Deadline::UPKEEP, true).await
     }
 
     /// A connection with a transaction begun on it.
     pub async fn open_transaction(&self) -> Result<Conn, StoreError> {
-        Ok(Conn::transaction(self.pool.begin_with(self.begin).await?, !self.pgbouncer))
+        self.unit(self.deadline, true).await
+    }
+
+    async fn unit(&self, deadline: Deadline, is_transaction: bool) -> Result<Conn, StoreError> {
+        let open = async {
+            let mut conn = match &self.own {
+                Some(own) => Conn::own(own.borrow().await?, deadline),
+                None => Conn::pooled(self.pool.acquire().await?, deadline, !self.pgbouncer),
+            };
+            if is_transaction {
+                conn.begin(self.begin).await?;
+            }
+            Ok(conn)
+        };
+        // Nothing was asked yet, whatever failed.
+        open.await.map_err(StoreError::unreached)
     }
 
     /// A connection outside the pool and past any pooler, for what belongs to a session: migrations, LISTEN.
     pub(crate) async fn connect_directly(&self) -> Result<PgConnection, StoreError> {
-        Ok(self.direct.connect().await?)
+        let connected = timeout(ACQUIRE_TIMEOUT, self.direct.connect()).await;
+        connected.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(StoreError::unreached)
     }
 
     /// A pool of one connection past any pooler, as a listener wants it.

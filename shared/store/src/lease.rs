@@ -80,6 +80,16 @@ pub enum Exit {
     Expired,
 }
 
+impl Exit {
+    /// How many bytes it carries to Postgres, but for a few.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Done(done) => done.completion.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// Why a job failed or goes back: a sentence for people and a stable code for programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {

@@ -8,6 +8,7 @@ mod checkup;
 mod client;
 mod conn;
 mod connect;
+mod deadline;
 mod delivery;
 mod delivery_settle;
 mod delivery_view;

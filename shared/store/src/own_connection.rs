@@ -10,7 +10,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::connect::{ACQUIRE_TIMEOUT, TRUSTED_IDLE};
+use crate::{
+    connect::{ACQUIRE_TIMEOUT, TRUSTED_IDLE},
+    deadline::TRIAL_WITHIN,
+};
 
 /// As the pool has it: what a server process gathers in memory does not stay for ever.
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 60);
@@ -47,7 +50,7 @@ impl OwnConnection {
             let mut place = Arc::clone(&self.kept).lock_owned().await;
             if let Some(Kept { mut connection, made, used }) = place.take()
                 && made.elapsed() < LONGEST_LIFE
-                && (used.elapsed() < TRUSTED_IDLE || connection.ping().await.is_ok())
+                && (used.elapsed() < TRUSTED_IDLE || answers(&mut connection).await)
             {
                 return Ok(Borrowed { connection, made, place });
             }
@@ -55,6 +58,11 @@ impl OwnConnection {
         };
         timeout(ACQUIRE_TIMEOUT, borrow).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
+}
+
+/// Whether a connection that lay idle still leads to Postgres.
+pub(crate) async fn answers(connection: &mut PgConnection) -> bool {
+    matches!(timeout(TRIAL_WITHIN, connection.ping()).await, Ok(Ok(())))
 }
 
 impl Borrowed {

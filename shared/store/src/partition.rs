@@ -114,7 +114,7 @@ impl Store {
     /// stays false but for webhooks: an ended job never comes to life again, while a redelivery may be asked for.
     async fn day_is_needed(&self, day: NaiveDate, horizon: DateTime<Utc>) -> Result<bool, StoreError> {
         let (from, to) = bounds(day);
-        let mut conn = self.open().await?;
+        let mut conn = self.open_for_upkeep().await?;
         let needed = sqlx::query_scalar!(
             r#"-- day_is_needed
             SELECT (EXISTS (SELECT FROM job_ready WHERE job_id >= $1 AND job_id < $2)

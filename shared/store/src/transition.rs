@@ -69,8 +69,9 @@ impl Store {
                 None => true,
             })
             .collect();
+        let bytes: usize = offered.iter().map(|job| job.body.len()).sum();
+        let mut conn = self.open_for(bytes as u64).await?;
         let asked = std::time::SystemTime::now();
-        let mut conn = self.open().await?;
         let won = insert_jobs(&mut conn, &offered).await?;
         conn.done().await?;
         if let Some(now) = won.now {
@@ -311,7 +312,8 @@ impl Store {
     /// Lets go of leases, each its own way, in one statement. Answers stand in the order given. After an unknown
     /// outcome call it again with the same exits: what was written under the same number is found and not repeated.
     pub async fn settle(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
-        let mut conn = self.open().await?;
+        let bytes: usize = exits.iter().map(|(_, exit)| exit.bytes()).sum();
+        let mut conn = self.open_for(bytes as u64).await?;
         let left = leave_leases(&mut conn, exits).await?;
         conn.done().await?;
         let missing: Vec<&Lease> =

@@ -10,5 +10,6 @@ mod plans;
 mod rescuing;
 mod rooms;
 mod schema;
+mod silence;
 mod time;
 mod waking;

@@ -162,7 +162,7 @@ impl Scribe {
         while !gathered.is_empty() || queue.recv_many(&mut gathered, BATCH).await > 0 {
             let mut bytes = 0;
             let fitting = gathered.iter().take_while(|leaving| {
-                bytes += weight(&leaving.exit);
+                bytes += leaving.exit.bytes();
                 bytes <= BATCH_BYTES
             });
             // A completion that is larger than a batch goes alone.
@@ -250,14 +250,6 @@ async fn wait_after(task: &'static str, error: NoAnswer, delay: &mut Duration) {
     background_error!(task, error);
     sleep(*delay).await;
     *delay = (*delay * 2).min(LONGEST_DELAY);
-}
-
-/// What an exit adds to a batch, in bytes.
-fn weight(exit: &Exit) -> usize {
-    match exit {
-        Exit::Done(done) => done.completion.len(),
-        _ => 0,
-    }
 }
 
 /// Tokens count only where their answer was kept.
