@@ -2,8 +2,10 @@
 //!
 //! Nobody keeps a counter in the database: it would be the one row that every accept fights for. Each api estimates
 //! instead: what it last counted, and what it has let in since. Jobs that end only make the estimate too high, and near
-//! the limit it is counted anew, at most once a second. So one api never lets in more than the limit; with several, each
-//! learns what the others let in only when it counts: at nine tenths of the limit by its own estimate.
+//! the limit it is counted anew, at most once a second.
+//!
+//! One api alone never lets in more than the limit. With several, each learns what the others let in only when it counts,
+//! and it counts anew once it has let in a tenth of the limit itself. So each further api can add a tenth at most.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +42,8 @@ struct Estimate {
     waiting: Queued,
     /// The part of it that is let in but not yet in the database.
     under_way: Queued,
+    /// What was let in since the last count. Other apis do not know of it until they count.
+    since_count: Queued,
     counted_at: Option<Instant>,
 }
 
@@ -84,6 +88,7 @@ impl QueueLimits {
             // Those that were on their way when the count began may be in it or not.
             estimate.waiting =
                 Queued { jobs: counted.jobs + under_way.jobs, bytes: counted.bytes + under_way.bytes };
+            estimate.since_count = Queued::default();
             estimate.counted_at = Some(Instant::now());
         }
     }
@@ -102,8 +107,11 @@ impl QueueLimits {
         let bytes_after = estimate.waiting.bytes.saturating_add(bytes);
         let is_near = jobs_after > self.max.jobs / 10 * 9 || bytes_after > self.max.bytes / 10 * 9;
         let fits = jobs_after <= self.max.jobs && bytes_after <= self.max.bytes;
+        let is_news_to_others = estimate.since_count.jobs >= (self.max.jobs / 10).max(1)
+            || estimate.since_count.bytes >= (self.max.bytes / 10).max(1);
         match estimate.counted_at {
             None => Verdict::Count,
+            Some(_) if is_news_to_others => Verdict::Count,
             Some(counted_at) if is_near && counted_at.elapsed() >= GOOD_FOR => Verdict::Count,
             Some(_) if fits => {
                 estimate.add(bytes);
@@ -131,10 +139,10 @@ impl Tally {
 
 impl Estimate {
     fn add(&mut self, bytes: u64) {
-        self.waiting.jobs += 1;
-        self.waiting.bytes += bytes;
-        self.under_way.jobs += 1;
-        self.under_way.bytes += bytes;
+        for sum in [&mut self.waiting, &mut self.under_way, &mut self.since_count] {
+            sum.jobs += 1;
+            sum.bytes += bytes;
+        }
     }
 }
 

@@ -32,12 +32,12 @@ pub const MAX_BODY: Setting = Setting::with_default("FOREMAN_MAX_BODY", "32MiB",
 pub const CLIENT_MAX_QUEUED: Setting = Setting::with_default(
     "FOREMAN_CLIENT_MAX_QUEUED",
     "100000",
-    "jobs a client may have queued; more are answered 429",
+    "jobs a client may have queued; more are answered 429; each further api lets a tenth more in at most",
 );
 pub const CLIENT_MAX_QUEUED_BYTES: Setting = Setting::with_default(
     "FOREMAN_CLIENT_MAX_QUEUED_BYTES",
     "4GiB",
-    "bytes of queued request bodies a client may have; more are answered 429",
+    "bytes of queued request bodies a client may have; more are answered 429; each further api lets a tenth more in at most",
 );
 pub const CLIENT_MAX_STREAMS: Setting = Setting::with_default(
     "FOREMAN_CLIENT_MAX_STREAMS",

@@ -1,5 +1,6 @@
 //! What one client may take of the queue and of the waiting.
 
+use futures_util::{StreamExt, future::join_all, stream};
 use foreman_tests::{Api, Db, eventually, success};
 use reqwest::Method;
 
@@ -8,7 +9,7 @@ use super::{JOB, ask, get, header, post, problem, publish, run, start, submit};
 #[tokio::test]
 async fn a_client_that_has_its_jobs_queued_is_refused_until_some_have_run() {
     let (db, api) = start(&[("FOREMAN_CLIENT_MAX_QUEUED", "20")]).await;
-    let answers = futures_util::future::join_all((0..60).map(|_| post(&api, "/jobs", JOB))).await;
+    let answers = join_all((0..60).map(|_| post(&api, "/jobs", JOB))).await;
     let (accepted, refused): (Vec<_>, Vec<_>) =
         answers.into_iter().partition(|answer| answer.status() == 202);
     assert_eq!(accepted.len(), 20, "exactly as many as the limit, by one api");
@@ -61,6 +62,29 @@ async fn another_api_counts_what_this_one_accepted() {
     submit(&one, JOB).await;
     submit(&one, JOB).await;
     assert_eq!(problem(post(&other, "/jobs", JOB).await, 429, "the other api").await, "queue_full");
+}
+
+/// Offers jobs to these apis in turn, a few at a time, until each of them has refused some. Returns how many got in.
+async fn fill(apis: &[Api]) -> usize {
+    let offers = (0..200).map(|number| post(&apis[number % apis.len()], "/jobs", JOB));
+    let answers: Vec<_> = stream::iter(offers).buffered(apis.len()).collect().await;
+    let (accepted, refused): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.status() == 202);
+    assert!(refused.iter().all(|answer| answer.status() == 429));
+    accepted.len()
+}
+
+#[tokio::test]
+async fn each_further_api_adds_a_tenth_of_the_limit_at_most() {
+    for apis in [2, 4] {
+        let db = Db::fresh().await;
+        publish(&db).await;
+        let limit = [("FOREMAN_CLIENT_MAX_QUEUED", "100")];
+        let apis = join_all((0..apis).map(|_| Api::start(&db, &limit))).await;
+        let accepted = fill(&apis).await;
+        let most = 100 + (apis.len() - 1) * 10;
+        assert!((100..=most).contains(&accepted), "{accepted} by {} apis, not {most}", apis.len());
+    }
 }
 
 #[tokio::test]
