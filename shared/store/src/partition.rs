@@ -3,7 +3,7 @@
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{Conn, Store, StoreError, id::JobId, moment::ulid_floor};
+use crate::{Conn, Store, StoreError, id::JobId, moment::ulid_floor, transition::IDEMPOTENCY_HOURS};
 
 /// Every table that begins with a job's id and goes with the job's day.
 const PARTITIONED: [&str; 5] = ["job", "job_done", "artifact", "job_event", "webhook_attempt"];
@@ -90,15 +90,19 @@ impl Store {
     }
 
     /// Drops every day whose jobs have all ended longer than `ttl` ago and whose webhooks have all ended too.
+    ///
+    /// A day also stays until the idempotency keys of its jobs have expired, however short `ttl` is: a repeated submission
+    /// is answered with a job, and that job must still be there.
     pub async fn drop_partitions(&self, ttl: TimeDelta) -> Result<PartitionUpkeep, StoreError> {
         let mut conn = self.open().await?;
         let now: DateTime<Utc> =
             sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(&mut conn).await?;
         conn.done().await?;
         let mut dropped = 0;
+        let shortest_stay = ttl.max(TimeDelta::hours(IDEMPOTENCY_HOURS.into()));
         for day in self.partition_days().await? {
             let end = midnight(day + Days::new(1));
-            if end > now - ttl || self.day_is_needed(day, now - ttl).await? {
+            if end > now - shortest_stay || self.day_is_needed(day, now - ttl).await? {
                 continue;
             }
             match self.drop_day(day).await {

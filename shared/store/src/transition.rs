@@ -27,7 +27,7 @@ use crate::{
 pub const MAX_RESCUES: i16 = 5;
 
 /// How long an idempotency key holds its job.
-const IDEMPOTENCY_HOURS: i32 = 24;
+pub(crate) const IDEMPOTENCY_HOURS: i32 = 24;
 
 /// What a request to cancel found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

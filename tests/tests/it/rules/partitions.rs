@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{DeliveryId, Exit, JobId, NewJob, PartitionUpkeep, Receiver, Redelivery, Scope, Store};
+use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
+use foreman_store::{
+    DeliveryId, Exit, IdempotencyKey, JobId, NewJob, PartitionUpkeep, Receiver, Redelivery, Scope, Store,
+};
 use foreman_tests::{Db, success};
 
 const TTL: TimeDelta = TimeDelta::days(7);
@@ -95,6 +97,26 @@ async fn dropping_gives_way_to_a_reader_and_stops_nobody() {
     reader.rollback().await.unwrap();
     assert_eq!(db.store.drop_partitions(TTL).await.unwrap(), PartitionUpkeep::Done(16));
     db.every_job_has_one_room().await;
+}
+
+#[tokio::test]
+async fn a_day_stays_until_the_idempotency_keys_of_its_jobs_have_expired() {
+    let db = Db::fresh().await;
+    let key = IdempotencyKey { key: "once".to_owned(), body_digest: [0; 32] };
+    db.accept_all(&[NewJob { idempotency: Some(key), ..db.new_job() }]).await;
+    let lease = db.start(&db.holder().await).await;
+    db.store.settle(&[(lease, success())]).await.unwrap();
+    db.store.relay(100).await.unwrap();
+    let midnight = (db.now().await.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
+    for (hours, jobs) in [(2, 1), (25, 0)] {
+        let later = db.store_at(midnight + TimeDelta::hours(hours) - db.now().await).await;
+        assert!(matches!(later.drop_partitions(TimeDelta::hours(1)).await.unwrap(), PartitionUpkeep::Done(_)));
+        later.prune_idempotency_keys(100).await.unwrap();
+        let kept = ["job", "idempotency_key"].map(|table| format!("SELECT count(*) FROM {table}"));
+        for count in &kept {
+            assert_eq!(db.value::<i64>(count).await, jobs, "{count}, {hours} h after its day");
+        }
+    }
 }
 
 #[tokio::test]
