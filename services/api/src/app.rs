@@ -11,6 +11,7 @@ use crate::auth::Auth;
 use crate::inventory::Inventory;
 use crate::limits::QueueLimits;
 use crate::queue::Queue;
+use crate::routes::deliveries::Redeliveries;
 use crate::shares::Shares;
 use crate::submit::Submitter;
 use crate::watch::Watch;
@@ -32,6 +33,7 @@ pub(crate) struct App {
     pub(crate) in_line: Arc<Semaphore>,
     /// Artifacts, from the database to the client's last byte.
     pub(crate) outgoing: Shares,
+    pub(crate) redeliveries: Redeliveries,
     pub(crate) max_body: usize,
     pub(crate) job_ttl: TimeDelta,
     /// Bytes up to which an artifact stands in an answer.

@@ -1,6 +1,7 @@
 //! `foreman-api`: jobs in and answers out, over HTTP. It never talks to Ollama and keeps nothing that another api could
 //! not answer for: any number of them run against one Postgres.
 
+mod allowance;
 mod answer;
 mod app;
 mod auth;
@@ -53,6 +54,7 @@ use inventory::Inventory;
 use jitter::jittered;
 use limits::QueueLimits;
 use queue::Queue;
+use routes::deliveries::Redeliveries;
 use shares::{Bounds, Shares};
 use submit::{Submitter, Writer};
 use watch::Watch;
@@ -100,6 +102,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         incoming: Shares::new(body::INCOMING, body::bounds(config.max_body)),
         in_line: Arc::new(Semaphore::new(intake::IN_LINE)),
         outgoing: Shares::new(outgoing::OUTGOING, Bounds::quarters(outgoing::WHOLE)),
+        redeliveries: Redeliveries::new(),
         max_body: config.max_body,
         job_ttl: config.job_ttl,
         inline_limit: config.inline_limit,

@@ -90,7 +90,9 @@ impl Problem {
     }
 
     pub(crate) fn retry_after(self, wait: Duration) -> Self {
-        self.with(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
+        // Rounded up: whoever comes back at the second that is named must not be too early.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        self.with(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
     }
 
     pub(crate) fn with(self, name: HeaderName, value: HeaderValue) -> Self {

@@ -8,6 +8,10 @@ use axum::http::request::Parts;
 
 use crate::problem::Problem;
 
+/// Entries on a page of a list that names no number, and at most.
+const PAGE: usize = 50;
+const LARGEST_PAGE: usize = 500;
+
 /// The parameters of a request.
 pub(crate) struct Parameters(Vec<(String, String)>);
 
@@ -47,5 +51,12 @@ impl Parameters {
         text.parse().ok().filter(is_good).map(Some).ok_or_else(|| {
             Problem::bad_request("invalid_parameter", format!("the parameter `{name}` must be {expected}"))
         })
+    }
+
+    /// How many entries of a list are wanted: `limit`.
+    pub(crate) fn page_size(&self) -> Result<usize, Problem> {
+        let expected = format_args!("a whole number from 1 to {LARGEST_PAGE}");
+        let limit = self.read_if("limit", expected, |limit| (1..=LARGEST_PAGE).contains(limit))?;
+        Ok(limit.unwrap_or(PAGE))
     }
 }

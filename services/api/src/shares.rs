@@ -64,12 +64,18 @@ pub(crate) struct Shares(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    resource: Resource,
     bounds: Bounds,
     uses: Mutex<Uses>,
     used: Gauge,
-    refused_for_part: Counter,
-    refused_for_whole: Counter,
+    refusals: Refusals,
+}
+
+/// Says no in the name of one resource, and counts it.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    resource: Resource,
+    for_part: Counter,
+    for_whole: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -89,19 +95,14 @@ pub(crate) struct Held {
 
 impl Shares {
     pub(crate) fn new(resource: Resource, bounds: Bounds) -> Self {
-        let refused = |short| counter!(REFUSALS.name, "share" => resource.name, "short" => short);
         let inner = Inner {
-            resource,
             bounds,
             uses: Mutex::default(),
             used: gauge!(USED.name, "share" => resource.name),
-            refused_for_part: refused("client"),
-            refused_for_whole: refused("all"),
+            refusals: Refusals::new(resource),
         };
         inner.used.set(0.0);
         gauge!(LIMIT.name, "share" => resource.name).set(bounds.whole as f64);
-        inner.refused_for_part.increment(0);
-        inner.refused_for_whole.increment(0);
         Self(Arc::new(inner))
     }
 
@@ -128,11 +129,11 @@ impl Held {
         let of_client = uses.clients.get(&self.client).map_or(0, |used| *used);
         if of_client + more > bounds.part {
             drop(uses);
-            return Err(self.shares.client_has_its_part());
+            return Err(self.shares.0.refusals.part_is_used());
         }
         if uses.all + more > ceiling {
             drop(uses);
-            return Err(self.shares.all_is_used());
+            return Err(self.shares.0.refusals.whole_is_used());
         }
         uses.all += more;
         uses.clients.insert(self.client, of_client + more);
@@ -165,15 +166,27 @@ impl Shares {
     fn uses(&self) -> MutexGuard<'_, Uses> {
         self.0.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn client_has_its_part(&self) -> Problem {
-        self.0.refused_for_part.increment(1);
-        let Resource { code, error, .. } = self.0.resource;
+impl Refusals {
+    pub(crate) fn new(resource: Resource) -> Self {
+        let refused = |short| counter!(REFUSALS.name, "share" => resource.name, "short" => short);
+        let refusals = Self { resource, for_part: refused("client"), for_whole: refused("all") };
+        refusals.for_part.increment(0);
+        refusals.for_whole.increment(0);
+        refusals
+    }
+
+    /// The client has used its own part.
+    pub(crate) fn part_is_used(&self) -> Problem {
+        self.for_part.increment(1);
+        let Resource { code, error, .. } = self.resource;
         Problem::too_many(code, error).retry_after(COME_BACK_AFTER)
     }
 
-    fn all_is_used(&self) -> Problem {
-        self.0.refused_for_whole.increment(1);
+    /// All clients together have used the whole.
+    pub(crate) fn whole_is_used(&self) -> Problem {
+        self.for_whole.increment(1);
         let error = "too much is under way at this moment; try again in a few seconds";
         Problem::unavailable("busy", error).retry_after(COME_BACK_AFTER)
     }

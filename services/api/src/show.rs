@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{ArtifactView, DeliveryView, JobHistory, JobId, JobView};
+use foreman_store::{ArtifactView, DeliveryPage, DeliveryView, JobHistory, JobId, JobView};
 use foreman_webhook::event::artifact_url;
 use foreman_webhook::{Artifact, ArtifactContent, Event, rfc3339};
 use serde::Serialize;
@@ -191,11 +191,11 @@ pub(crate) fn events(
     })
 }
 
-/// The deliveries of a job.
-pub(crate) fn deliveries(deliveries: &[DeliveryView]) -> Vec<u8> {
-    let data: Vec<_> = deliveries.iter().map(delivery).collect();
-    let last_id = deliveries.last().map(|delivery| delivery.id.to_string());
-    json(&Page { data, has_more: false, last_id })
+/// A page of a job's deliveries.
+pub(crate) fn deliveries(page: &DeliveryPage) -> Vec<u8> {
+    let data: Vec<_> = page.deliveries.iter().map(delivery).collect();
+    let last_id = page.deliveries.last().map(|delivery| delivery.id.to_string());
+    json(&Page { data, has_more: page.has_more, last_id })
 }
 
 fn show<'a>(app: &App, job: &'a JobView, digests: &'a Digests) -> Job<'a> {

@@ -6,6 +6,7 @@ mod batch;
 mod deliveries;
 mod error;
 mod jobs;
+mod page;
 
 use std::time::Duration;
 

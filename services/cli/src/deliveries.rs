@@ -28,21 +28,25 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let api = Api::from_env(&Env::from_process())?;
-    let deliveries = api.deliveries(&args.job).await?;
-    if !args.json && deliveries.is_empty() {
+    let mut table = Table::new(["SEQ", "EVENT", "STATE", "TRIES", "ANSWER", "LAST", "NEXT", "URL"]);
+    let mut page = api.deliveries(&args.job, None).await?;
+    if !args.json && page.entries.is_empty() {
         if is_watched() {
             say("Nobody is told of this job: it has no webhook, or nothing has happened to it yet.");
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new(["SEQ", "EVENT", "STATE", "TRIES", "ANSWER", "LAST", "NEXT", "URL"]);
-    for entry in deliveries {
-        if args.json {
-            print(entry.get())?;
-        } else {
-            let delivery = serde_json::from_str(entry.get()).map_err(|error| api.strange(&error))?;
-            table.push(row(delivery, Utc::now()));
+    loop {
+        for entry in &page.entries {
+            if args.json {
+                print(entry.get())?;
+            } else {
+                let delivery = serde_json::from_str(entry.get()).map_err(|error| api.strange(&error))?;
+                table.push(row(delivery, Utc::now()));
+            }
         }
+        let Some(after) = page.next else { break };
+        page = api.deliveries(&args.job, Some(&after)).await?;
     }
     if !args.json {
         table.print()?;

@@ -18,6 +18,14 @@ pub struct DeliveryView {
     pub attempts: Vec<AttemptView>,
 }
 
+/// A part of a job's deliveries.
+#[derive(Debug)]
+pub struct DeliveryPage {
+    pub deliveries: Vec<DeliveryView>,
+    /// Whether there are more behind the last one.
+    pub has_more: bool,
+}
+
 /// How a delivery stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryState {
@@ -56,31 +64,45 @@ pub enum Redelivery {
     Due(DeliveryId),
     /// It is on its way at this moment.
     BeingSent,
+    /// The same event went to the same receiver [`DELIVERIES_PER_EVENT_AND_MINUTE`] times within the last minute.
+    TooSoon,
     /// No such delivery.
     Missing,
 }
 
+/// How often an event may go to one receiver within a minute: enough to try a receiver out by hand, too little to flood
+/// one by asking again and again.
+pub const DELIVERIES_PER_EVENT_AND_MINUTE: i64 = 5;
+
 impl Store {
-    /// The deliveries of a job in the order of its events, or `None` without such a job.
+    /// At most `limit` deliveries of a job in the order of its events, from behind `after` on, or `None` without such a job.
+    ///
+    /// A job has as many deliveries as were asked for, so the whole list has no bound.
     pub async fn deliveries(
         &self,
         scope: Scope,
         job: JobId,
-    ) -> Result<Option<Vec<DeliveryView>>, StoreError> {
+        after: Option<DeliveryId>,
+        limit: usize,
+    ) -> Result<Option<DeliveryPage>, StoreError> {
         let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- deliveries
+            WITH every AS MATERIALIZED (
+                SELECT id, seq, next_attempt_at FROM webhook_delivery WHERE job_id = $1
+                UNION ALL
+                SELECT delivery_id, seq, NULL FROM webhook_attempt WHERE job_id = $1 AND outcome <> 'retry'
+            ), page AS MATERIALIZED (
+                SELECT id, seq, next_attempt_at FROM every
+                WHERE $3::uuid IS NULL OR (seq, id) > (SELECT seq, id FROM every WHERE id = $3)
+                ORDER BY seq, id LIMIT $4
+            )
             SELECT d.id AS "id?: DeliveryId", d.seq AS "seq?", d.next_attempt_at AS "next_attempt_at?",
                    coalesce(a.state, e.state) AS "event: JobState", coalesce(a.url, j.webhook_url) AS url,
                    a.attempt AS "attempt?", a.at AS "at?", a.outcome AS "outcome?", a.status, a.error_code,
                    a.latency_ms, a.response
             FROM job j
-            LEFT JOIN LATERAL (
-                SELECT id, seq, next_attempt_at
-                FROM webhook_delivery WHERE job_id = $1
-                UNION ALL
-                SELECT delivery_id, seq, NULL FROM webhook_attempt WHERE job_id = $1 AND outcome <> 'retry'
-            ) AS d ON true
+            LEFT JOIN page d ON true
             LEFT JOIN LATERAL (
                 SELECT * FROM webhook_attempt WHERE job_id = $1 AND delivery_id = d.id OFFSET 0
             ) AS a ON true
@@ -89,6 +111,8 @@ impl Store {
             ORDER BY d.seq, d.id, a.attempt"#,
             job.uuid(),
             scope.client(),
+            after.map(DeliveryId::uuid),
+            i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1,
         )
         .fetch_all(&mut conn)
         .await?;
@@ -130,7 +154,9 @@ impl Store {
                 });
             }
         }
-        Ok(Some(deliveries))
+        let has_more = deliveries.len() > limit;
+        deliveries.truncate(limit);
+        Ok(Some(DeliveryPage { deliveries, has_more }))
     }
 
     /// Makes a delivery due now: one that waits is brought forward, one that has ended is begun anew.
@@ -138,7 +164,7 @@ impl Store {
         if let Some(redelivery) = self.bring_forward(scope, delivery).await? {
             return Ok(redelivery);
         }
-        Ok(self.deliver_again(scope, delivery).await?.map_or(Redelivery::Missing, Redelivery::Due))
+        self.deliver_again(scope, delivery).await
     }
 
     /// `None` if no such delivery is pending.
@@ -172,14 +198,11 @@ impl Store {
     }
 
     /// Begins a delivery that has ended anew, unless that was asked for already and is still pending.
-    async fn deliver_again(
-        &self,
-        scope: Scope,
-        delivery: DeliveryId,
-    ) -> Result<Option<DeliveryId>, StoreError> {
+    async fn deliver_again(&self, scope: Scope, delivery: DeliveryId) -> Result<Redelivery, StoreError> {
         let mut conn = self.open().await?;
-        // The lane may have been pruned since.
-        let id = sqlx::query_scalar!(
+        // The lane may have been pruned since. Ids of deliveries carry the time at which they were made, so `recent` reads
+        // the last minute of the job's deliveries and nothing before.
+        let found = sqlx::query!(
             r#"-- deliver_again
             WITH ended AS MATERIALIZED (
                 SELECT a.job_id, a.seq, a.lane_id, a.state, j.client_id, j.webhook_lane, j.webhook_origin
@@ -194,19 +217,25 @@ impl Store {
                 SELECT d.id FROM webhook_delivery d
                 JOIN ended e ON d.job_id = e.job_id AND d.lane_id = e.lane_id AND d.seq = e.seq
                 LIMIT 1
+            ), recent AS MATERIALIZED (
+                SELECT count(*) AS deliveries
+                FROM ended e
+                JOIN webhook_attempt a ON a.job_id = e.job_id AND a.lane_id = e.lane_id AND a.seq = e.seq
+                WHERE a.delivery_id >= ulid_floor(now() - interval '1 minute') AND a.outcome <> 'retry'
             ), again AS (
                 INSERT INTO webhook_delivery (lane_id, job_id, seq, terminal, redelivery, next_attempt_at)
                 SELECT lane_id, job_id, seq, state IN ('done', 'failed', 'cancelled', 'expired'), true, now()
-                FROM ended WHERE NOT EXISTS (SELECT FROM pending)
+                FROM ended, recent WHERE NOT EXISTS (SELECT FROM pending) AND recent.deliveries < $3
                 RETURNING id
             )
-            SELECT id AS "id!: DeliveryId" FROM again UNION ALL SELECT id FROM pending"#,
+            SELECT (SELECT id FROM again UNION ALL SELECT id FROM pending) AS "id: DeliveryId" FROM ended"#,
             delivery.uuid(),
             scope.client(),
+            DELIVERIES_PER_EVENT_AND_MINUTE,
         )
         .fetch_optional(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(id)
+        Ok(found.map_or(Redelivery::Missing, |row| row.id.map_or(Redelivery::TooSoon, Redelivery::Due)))
     }
 }

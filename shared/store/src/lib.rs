@@ -49,7 +49,9 @@ pub use conn::Conn;
 pub use connect::{ConnectOptions, Store};
 pub use delivery::{ClaimedDeliveries, Delivery, DeliveryClaim, DeliveryTerms, EndedUnsent, LaneOffer};
 pub use delivery_settle::{DeliveryReport, ReportSettled, Verdict};
-pub use delivery_view::{AttemptView, DeliveryState, DeliveryView, Redelivery};
+pub use delivery_view::{
+    AttemptView, DELIVERIES_PER_EVENT_AND_MINUTE, DeliveryPage, DeliveryState, DeliveryView, Redelivery,
+};
 pub use error::StoreError;
 pub use gauges::{DeliveryBacklog, ModelBacklog};
 pub use history::{JobEvent, JobHistory};

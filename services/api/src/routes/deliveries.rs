@@ -1,27 +1,65 @@
 //! `GET /jobs/{id}/deliveries` and `POST /deliveries/{id}/redeliver`.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use foreman_store::{Redelivery, wake::Topic};
+use foreman_store::{ClientId, DELIVERIES_PER_EVENT_AND_MINUTE, Redelivery, wake::Topic};
 use serde_json::json;
 
+use crate::allowance::Allowance;
 use crate::answer;
 use crate::app::Shared;
 use crate::auth::Caller;
 use crate::describe::schema;
 use crate::path::{DeliveryPath, JobPath};
 use crate::problem::Problem;
+use crate::query::Parameters;
+use crate::shares::{Refusals, Resource};
 use crate::show;
 
-/// Lists the webhooks of a job, with every attempt.
+/// Redeliveries that a client may ask for at once, and how often after that. Receivers that were down for long are better
+/// served slowly.
+const REDELIVERIES_AT_ONCE: u32 = 60;
+const REDELIVERY_EACH: Duration = Duration::from_secs(1);
+
+const REDELIVERIES: Resource = Resource {
+    name: "redeliveries",
+    code: "redelivered_too_often",
+    error: "this client asks for more than 60 redeliveries a minute; go on when the time in Retry-After has passed",
+};
+
+/// How often clients may have webhooks sent again.
+pub(crate) struct Redeliveries {
+    allowance: Allowance<ClientId>,
+    refusals: Refusals,
+}
+
+impl Redeliveries {
+    pub(crate) fn new() -> Self {
+        let allowance = Allowance::new(REDELIVERIES_AT_ONCE, REDELIVERY_EACH);
+        Self { allowance, refusals: Refusals::new(REDELIVERIES) }
+    }
+
+    fn ask(&self, client: ClientId) -> Result<(), Problem> {
+        self.allowance.take(client).map_err(|wait| self.refusals.part_is_used().retry_after(wait))
+    }
+}
+
+/// Lists the webhooks of a job in the order of its events, with every attempt.
 #[utoipa::path(
     get,
     path = "/jobs/{id}/deliveries",
     tag = "webhooks",
-    params(("id" = String, Path, description = "The job's ULID.")),
+    params(
+        ("id" = String, Path, description = "The job's ULID."),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Deliveries on the page; 50 unless told."),
+        ("after" = Option<String>, Query, description = "The `last_id` of the page before."),
+    ),
     responses(
-        (status = 200, description = "All of them.", body = show::Page<show::Delivery>),
+        (status = 200, description = "A page.", body = show::Page<show::Delivery>),
+        (status = 400, description = "`invalid_parameter`, `invalid_query`"),
         (status = 404, description = "`no_such_job`"),
     ),
 )]
@@ -29,9 +67,11 @@ pub(crate) async fn list(
     caller: Caller,
     JobPath(id): JobPath,
     State(app): State<Shared>,
+    parameters: Parameters,
 ) -> Result<Response, Problem> {
-    let deliveries = app.store.deliveries(caller.scope(), id).await?.ok_or_else(Problem::no_such_job)?;
-    Ok(answer::json(StatusCode::OK, show::deliveries(&deliveries)))
+    let after = parameters.read("after", "the `last_id` of the page before")?;
+    let page = app.store.deliveries(caller.scope(), id, after, parameters.page_size()?).await?;
+    Ok(answer::json(StatusCode::OK, show::deliveries(&page.ok_or_else(Problem::no_such_job)?)))
 }
 
 /// Sends a webhook again, or one that waits at once.
@@ -44,6 +84,7 @@ pub(crate) async fn list(
         (status = 202, description = "The delivery that is due now: a new one for a webhook that had ended.", body = schema::DeliveryRef),
         (status = 404, description = "`no_such_delivery`"),
         (status = 409, description = "`being_sent`"),
+        (status = 429, description = "`redelivered_too_often`: this webhook, or webhooks of this client at all"),
     ),
 )]
 pub(crate) async fn redeliver(
@@ -51,6 +92,7 @@ pub(crate) async fn redeliver(
     DeliveryPath(id): DeliveryPath,
     State(app): State<Shared>,
 ) -> Result<Response, Problem> {
+    app.redeliveries.ask(caller.client)?;
     match app.store.redeliver(caller.scope(), id).await? {
         Redelivery::Due(due) => {
             app.wakeups.tell(Topic::Delivery);
@@ -59,6 +101,12 @@ pub(crate) async fn redeliver(
         Redelivery::BeingSent => {
             let error = "the delivery is being sent at this moment; look again when it has ended";
             Err(Problem::conflict("being_sent", error))
+        }
+        Redelivery::TooSoon => {
+            let error = format!(
+                "this webhook went to its receiver {DELIVERIES_PER_EVENT_AND_MINUTE} times within a minute; wait for a minute"
+            );
+            Err(Problem::too_many("redelivered_too_often", error).retry_after(Duration::from_secs(60)))
         }
         Redelivery::Missing => Err(Problem::no_such_delivery()),
     }

@@ -28,10 +28,6 @@ use crate::watch::Until;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
-/// Jobs on a page that names no number, and at most.
-const PAGE: usize = 50;
-const LARGEST_PAGE: usize = 500;
-
 /// Submits a job.
 ///
 /// The body is what `/api/chat` takes, or `/api/generate` where it has `prompt`, with fields of Foreman's own beside it.
@@ -136,11 +132,6 @@ pub(crate) async fn list(
         model: model.map(|model| model.as_str().to_owned()),
         after: parameters.read("after", "the `last_id` of the page before")?,
     };
-    let limit = parameters
-        .read_if("limit", format_args!("a whole number from 1 to {LARGEST_PAGE}"), |limit| {
-            (1..=LARGEST_PAGE).contains(limit)
-        })?
-        .unwrap_or(PAGE);
-    let page = app.store.jobs(caller.scope(), &filter, limit).await?;
+    let page = app.store.jobs(caller.scope(), &filter, parameters.page_size()?).await?;
     Ok(answer::json(StatusCode::OK, show::jobs(&app, &page.jobs, page.next)))
 }

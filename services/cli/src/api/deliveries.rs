@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 use reqwest::Method;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use super::{ANSWER_WITHIN, Answer, Api, ApiError};
+use super::page::{LARGEST_PAGE, Page};
+use super::{ANSWER_WITHIN, Api, ApiError};
 
 /// One webhook to one receiver.
 #[derive(Deserialize)]
@@ -27,15 +27,12 @@ pub(crate) struct Attempt {
 }
 
 impl Api {
-    /// In the order of the job's events, each as it came.
-    pub(crate) async fn deliveries(&self, job: &str) -> Result<Vec<Box<RawValue>>, ApiError> {
-        #[derive(Deserialize)]
-        struct Deliveries {
-            data: Vec<Box<RawValue>>,
-        }
-        let path = format!("jobs/{job}/deliveries");
-        let deliveries: Answer<Deliveries> =
-            self.send(self.request(Method::GET, &path).timeout(ANSWER_WITHIN)).await?;
-        Ok(deliveries.value.data)
+    /// A page of them in the order of the job's events.
+    pub(crate) async fn deliveries(&self, job: &str, after: Option<&str>) -> Result<Page, ApiError> {
+        let limit = LARGEST_PAGE.to_string();
+        let query = [("limit", Some(limit.as_str())), ("after", after)];
+        let query = query.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let request = self.request(Method::GET, &format!("jobs/{job}/deliveries")).timeout(ANSWER_WITHIN);
+        Ok(self.send_query(request, query).await?.value)
     }
 }

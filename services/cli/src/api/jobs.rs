@@ -8,12 +8,11 @@ use reqwest::{Method, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::page::{LARGEST_PAGE, Page};
 use super::{ANSWER_WITHIN, Answer, Api, ApiError};
 
 /// How long one request waits for a job; the api allows 60.
 const WAIT_SECONDS: u64 = 30;
-/// The most that the api puts on a page.
-const PAGE: usize = 500;
 
 /// A job, as far as the command line looks into it.
 #[derive(Deserialize)]
@@ -64,13 +63,6 @@ pub(crate) struct Filter {
     pub(crate) model: Option<String>,
 }
 
-/// A part of a list, newest first, each entry as it came.
-pub(crate) struct Page {
-    pub(crate) entries: Vec<Box<RawValue>>,
-    /// Where the next part begins, if there is one.
-    pub(crate) next: Option<String>,
-}
-
 #[derive(Deserialize)]
 struct Accepted {
     job_id: String,
@@ -99,20 +91,14 @@ impl Api {
         self.send_query(request, query).await
     }
 
-    /// At most `limit` jobs; a page can be short, even empty, and still have a next.
+    /// At most `limit` jobs, newest first; a page can be short, even empty, and still have a next.
     pub(crate) async fn jobs(
         &self,
         filter: &Filter,
         limit: usize,
         after: Option<&str>,
     ) -> Result<Page, ApiError> {
-        #[derive(Deserialize)]
-        struct Jobs {
-            data: Vec<Box<RawValue>>,
-            has_more: bool,
-            last_id: Option<String>,
-        }
-        let limit = limit.min(PAGE).to_string();
+        let limit = limit.min(LARGEST_PAGE).to_string();
         let query = [
             ("limit", Some(limit.as_str())),
             ("state", filter.state.as_deref()),
@@ -121,8 +107,7 @@ impl Api {
         ];
         let query = query.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let request = self.request(Method::GET, "jobs").timeout(ANSWER_WITHIN);
-        let Jobs { data, has_more, last_id } = self.send_query(request, query).await?.value;
-        Ok(Page { entries: data, next: last_id.filter(|_| has_more) })
+        Ok(self.send_query(request, query).await?.value)
     }
 
     /// The job as it stands then: one that a worker holds is cancelled a moment later.

@@ -191,11 +191,15 @@ async fn what_is_answered_is_what_is_described() {
     let delivery = deliveries["data"][0]["delivery_id"].as_str().unwrap().to_owned();
     contract.ask(&api, get.clone(), &format!("/jobs/{done}/deliveries"), of, &[], "").await;
     contract.ask(&api, get.clone(), &format!("/jobs/{none}/deliveries"), of, &[], "").await;
+    contract.ask(&api, get.clone(), &format!("/jobs/{done}/deliveries?limit=x"), of, &[], "").await;
     let of = "/deliveries/{id}/redeliver";
     contract.ask(&api, post.clone(), &format!("/deliveries/{none}/redeliver"), of, &[], "").await;
     contract.ask(&api, post.clone(), &format!("/deliveries/{delivery}/redeliver"), of, &[], "").await;
     db.run("UPDATE webhook_delivery SET claim_no = 1, claimed_at = now(), claimed_until = now() + interval '1 h'").await;
     contract.ask(&api, post.clone(), &format!("/deliveries/{delivery}/redeliver"), of, &[], "").await;
+    let again = format!("/deliveries/{none}/redeliver");
+    while ask(&api, post.clone(), &again).send().await.unwrap().status() != 429 {}
+    contract.ask(&api, post.clone(), &again, of, &[], "").await;
 
     contract.ask(&api, get.clone(), "/queue", "/queue", &[], "").await;
     for action in ["retry", "cancel"] {

@@ -1,7 +1,7 @@
 //! What one client may take of the queue and of the waiting.
 
-use futures_util::{StreamExt, future::join_all, stream};
 use foreman_tests::{Api, Db, eventually, success};
+use futures_util::{StreamExt, future::join_all, stream};
 use reqwest::Method;
 
 use super::{JOB, ask, get, header, post, problem, publish, run, start, submit};

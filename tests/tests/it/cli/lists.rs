@@ -6,7 +6,7 @@ use foreman_tests::{Answer, Api, Db, Receiver, Worker, eventually};
 use ollama_sim::{Config, Sim};
 use serde_json::{Value, json};
 
-use crate::api::publish;
+use crate::api::{delivering::ended, publish};
 
 use super::{foreman, program, sentence, stderr, stdout};
 
@@ -92,6 +92,15 @@ async fn results_that_cannot_be_written_are_no_success() {
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(sentence(&output).contains("standard output cannot be written"), "{}", sentence(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_are_all_shown_however_many_pages_they_are() {
+    let (db, api) = start().await;
+    let job = json!({ "model": "tiny-a", "prompt": "x", "state_webhook_url": "http://127.0.0.1:9/" });
+    let id = api.submit(&job).await;
+    ended(&db, id.parse().unwrap(), 1_100, "2 minutes").await;
+    assert_eq!(lines(&run(&api, &["deliveries", "--json", &id]).await).len(), 1_100);
 }
 
 #[tokio::test(flavor = "multi_thread")]

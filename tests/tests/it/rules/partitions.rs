@@ -110,7 +110,10 @@ async fn a_day_stays_until_the_idempotency_keys_of_its_jobs_have_expired() {
     let midnight = (db.now().await.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
     for (hours, jobs) in [(2, 1), (25, 0)] {
         let later = db.store_at(midnight + TimeDelta::hours(hours) - db.now().await).await;
-        assert!(matches!(later.drop_partitions(TimeDelta::hours(1)).await.unwrap(), PartitionUpkeep::Done(_)));
+        assert!(matches!(
+            later.drop_partitions(TimeDelta::hours(1)).await.unwrap(),
+            PartitionUpkeep::Done(_)
+        ));
         later.prune_idempotency_keys(100).await.unwrap();
         let kept = ["job", "idempotency_key"].map(|table| format!("SELECT count(*) FROM {table}"));
         for count in &kept {

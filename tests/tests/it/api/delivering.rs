@@ -1,0 +1,108 @@
+//! A job's webhooks in pages, and how often they may be sent again.
+
+use foreman_store::JobId;
+use foreman_tests::{Api, Db};
+use reqwest::{Method, Response};
+use serde_json::Value;
+
+use super::{ask, get, header, json, problem, start, submit};
+
+const WITH_RECEIVER: &str = r#"{"model":"tiny-a","prompt":"x","state_webhook_url":"http://127.0.0.1:9/"}"#;
+
+/// So many deliveries of the first event that have ended, made so long ago, as if each had been sent again.
+pub(crate) async fn ended(db: &Db, job: JobId, count: usize, age: &str) {
+    db.run(&format!(
+        "INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome, status)
+         SELECT id, (left(ulid_floor(now() - interval '{age}')::text, 13) || right(ulid_now()::text, 23))::uuid, 1, 1,
+                webhook_lane, 'http://127.0.0.1:9/', 'queued', now(), 'delivered', 200
+         FROM job, generate_series(1, {count}) WHERE id = '{}'",
+        job.uuid()
+    ))
+    .await;
+}
+
+async fn redeliver(api: &Api, id: &str) -> Response {
+    ask(api, Method::POST, &format!("/deliveries/{id}/redeliver")).send().await.unwrap()
+}
+
+fn ids(page: &Value) -> Vec<String> {
+    let deliveries = page["data"].as_array().unwrap();
+    deliveries.iter().map(|delivery| delivery["delivery_id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn deliveries_come_in_pages_that_together_have_each_once_and_in_order() {
+    let (db, api) = start(&[]).await;
+    let job = submit(&api, WITH_RECEIVER).await;
+    ended(&db, job, 120, "2 minutes").await;
+    db.store.relay(10).await.unwrap();
+    let path = format!("/jobs/{job}/deliveries");
+    let first = api.get(&path).await;
+    assert_eq!((ids(&first).len(), &first["has_more"]), (50, &Value::Bool(true)), "old callers get a page");
+
+    let mut found = Vec::new();
+    let mut query = String::new();
+    loop {
+        let page = api.get(&format!("{path}?limit=40{query}")).await;
+        found.extend(ids(&page));
+        query = format!("&after={}", page["last_id"].as_str().unwrap());
+        if page["has_more"] == false {
+            break;
+        }
+    }
+    assert_eq!(found.len(), 121, "the one that is pending too");
+    assert!(found.is_sorted(), "all are of one event");
+    found.dedup();
+    assert_eq!(found.len(), 121);
+    for wrong in ["limit=0", "limit=501", "after=x"] {
+        let answer = get(&api, &format!("{path}?{wrong}")).await;
+        assert_eq!(problem(answer, 400, wrong).await, "invalid_parameter");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_that_went_out_five_times_within_a_minute_is_not_sent_again_yet() {
+    let (db, api) = start(&[]).await;
+    let job = submit(&api, WITH_RECEIVER).await;
+    ended(&db, job, 4, "1 second").await;
+    ended(&db, job, 50, "2 minutes").await;
+    let shown = ids(&api.get(&format!("/jobs/{job}/deliveries")).await);
+    let fifth = redeliver(&api, &shown[0]).await;
+    assert_eq!(fifth.status(), 202);
+    let fifth = json(fifth).await["delivery_id"].as_str().unwrap().to_owned();
+    db.run("DELETE FROM webhook_delivery").await;
+    ended(&db, job, 1, "1 second").await;
+    let refused = redeliver(&api, &shown[0]).await;
+    assert_eq!(header(&refused, "retry-after"), "60");
+    assert_eq!(problem(refused, 429, "the sixth").await, "redelivered_too_often");
+    assert_eq!(problem(redeliver(&api, &fifth).await, 404, "it never ended").await, "no_such_delivery");
+    db.run(
+        "UPDATE webhook_attempt SET delivery_id = (left(ulid_floor(now() - interval '61 seconds')::text, 13)
+                                                      || right(delivery_id::text, 23))::uuid",
+    )
+    .await;
+    let now_older = ids(&api.get(&format!("/jobs/{job}/deliveries")).await);
+    assert_eq!(redeliver(&api, &now_older[0]).await.status(), 202, "a minute later");
+}
+
+#[tokio::test]
+async fn a_client_asks_for_sixty_redeliveries_at_once_and_no_more() {
+    let (db, api) = start(&[("FOREMAN_TRUSTED_PROXIES", "127.0.0.1")]).await;
+    let job = submit(&api, WITH_RECEIVER).await;
+    db.store.relay(10).await.unwrap();
+    let pending = ids(&api.get(&format!("/jobs/{job}/deliveries")).await)[0].clone();
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        answers.push(redeliver(&api, &pending).await);
+    }
+    let (taken, mut refused): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.status() == 202);
+    // One more for each second that this takes.
+    assert!((60..90).contains(&taken.len()), "{}", taken.len());
+    let refused = refused.remove(0);
+    assert_eq!(header(&refused, "retry-after"), "1");
+    assert_eq!(problem(refused, 429, "too often").await, "redelivered_too_often");
+    let path = format!("/deliveries/{pending}/redeliver");
+    let other = ask(&api, Method::POST, &path).header("x-forwarded-for", "203.0.113.9").send().await.unwrap();
+    assert_eq!(problem(other, 404, "another client has its own").await, "no_such_delivery");
+}
