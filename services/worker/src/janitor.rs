@@ -4,6 +4,7 @@
 //!
 //! Each chore is a loop of its own: one that fails, or takes long, does not hold up the others.
 
+mod missing;
 mod partitions;
 mod promote;
 mod rescue;
@@ -26,6 +27,7 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
         partitions::make(shared()),
         partitions::drop_old(shared()),
         sweep::run(&worker, sweep::Expiry(shared()), sweep::SOON),
+        sweep::run(&worker, missing::MissingModels::new(shared()), missing::EVERY),
         sweep::run(&worker, sweep::OldDeliveries(shared()), sweep::SOMETIMES),
         sweep::run(&worker, sweep::IdempotencyKeys(shared()), sweep::SOMETIMES),
         sweep::run(&worker, sweep::Lanes(shared()), sweep::SOMETIMES),

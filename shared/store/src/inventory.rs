@@ -63,4 +63,33 @@ impl Store {
         }
         Ok(inventory)
     }
+
+    /// The models of ready jobs that no host has, live or dead, by the names as Ollama compares them. None while no host
+    /// has ever published: then nobody can know.
+    ///
+    /// A walk from model to model over the claim's index, whose cost is the number of models and not of jobs.
+    pub async fn missing_models(&self) -> Result<Vec<String>, StoreError> {
+        let mut conn = self.open().await?;
+        // A load key is the model alone, or the model and a blank and what it is loaded with. The keys of the next model
+        // are all behind `!`, the character after the blank, which no model's name has.
+        let models = sqlx::query_scalar!(
+            r#"-- missing_models
+            WITH RECURSIVE waiting AS (
+                (SELECT split_part(load_key, ' ', 1) AS model FROM job_ready ORDER BY load_key LIMIT 1)
+                UNION ALL
+                SELECT next.model
+                FROM waiting CROSS JOIN LATERAL (
+                    SELECT split_part(load_key, ' ', 1) AS model FROM job_ready
+                    WHERE load_key >= waiting.model || '!' ORDER BY load_key LIMIT 1
+                ) AS next
+            )
+            SELECT model AS "model!" FROM waiting
+            WHERE EXISTS (SELECT FROM host WHERE published_at IS NOT NULL)
+              AND NOT EXISTS (SELECT FROM host_model m WHERE m.canonical COLLATE "C" = waiting.model)"#
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(models)
+    }
 }

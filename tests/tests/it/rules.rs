@@ -5,6 +5,7 @@ mod cancelling;
 mod claiming;
 mod holding;
 mod hosting;
+mod missing_models;
 mod partitions;
 mod plans;
 mod rescuing;

@@ -161,7 +161,7 @@ impl Floor {
         if self.asking.is_none() && now >= self.ask_again_at {
             self.asking = self.next_question(next, now);
         }
-        let waits = self.command.borrow().is_some() && !self.ready.is_empty();
+        let waits = self.command.borrow().is_some() && self.work_waits();
         let idle_seconds = self.idle.note(waits && self.running.is_empty(), now);
         counter!(GPU_IDLE.name).increment(idle_seconds);
     }

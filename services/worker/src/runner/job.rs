@@ -17,8 +17,6 @@ pub(crate) enum Lane {
     Gpu,
     /// Only a slot: Ollama hands the request on to its cloud, whatever is loaded.
     Cloud,
-    /// Nothing any more: no host has its model.
-    Gone,
 }
 
 #[derive(Debug)]

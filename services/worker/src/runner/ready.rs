@@ -60,10 +60,6 @@ impl<K: Ord + Clone> Ready<K> {
         self.keys.contains_key(key)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
     /// Where a key has work: client by client, the highest priority of each first.
     pub(crate) fn places(&self, key: &K) -> Vec<Place> {
         let places = self.keys.get(key).into_iter().flatten();
@@ -168,7 +164,7 @@ mod tests {
         let (one, two) = (place(1, 0, 10), place(2, 0, 20));
         ready.scanned([('a', one), ('a', two)]);
         ready.claimed(&'a', &[offer(one, 4), offer(two, 4)], 8, &[(two.client, 0, id(20))], ready.scan());
-        assert!(!ready.has(&'a') && ready.is_empty());
+        assert!(!ready.has(&'a') && ready.keys().next().is_none());
     }
 
     #[test]

@@ -18,7 +18,6 @@ use crate::runner::drain::Next;
 use crate::runner::job::{Job, Lane};
 use crate::runner::load::Key;
 use crate::runner::outcome::reason;
-use crate::runner::presence::Stands;
 use crate::runner::ready::Scan;
 use crate::runner::record::Leaving;
 
@@ -36,15 +35,17 @@ const HELD_AHEAD_OF: Range<Duration> = Duration::from_millis(20)..Duration::from
 /// Ids are stamped before they commit. No bound may pass an id that can still come.
 const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
 
-/// Jobs without a model that fail together.
-const GONE_AT_ONCE: usize = 32;
-
-/// The keys that have work, by the lane that their jobs need.
+/// The keys that have work for this host, by the lane that their jobs need.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     gpu: Vec<Key>,
     cloud: Vec<Key>,
-    gone: Vec<Key>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.gpu.is_empty() && self.cloud.is_empty()
+    }
 }
 
 pub(crate) enum Answer {
@@ -84,7 +85,7 @@ struct Wish {
 impl Floor {
     /// Which key has the GPU next.
     pub(super) fn next_key(&mut self, now: Instant) -> Next<Key> {
-        let mut waiting = self.waiting(now).gpu.clone();
+        let mut waiting = self.waiting().gpu.clone();
         // What is held already is work for the key that has the turn, though nothing more may be ready.
         for job in self.held.iter().filter(|job| job.lane == Lane::Gpu) {
             if !waiting.contains(&job.key) {
@@ -95,17 +96,18 @@ impl Floor {
         self.drain.next(&waiting, busy, &self.pace, now)
     }
 
-    fn waiting(&mut self, now: Instant) -> &Waiting {
-        let (ready, presence) = (&self.ready, &mut self.presence);
+    /// Whether there is work that this host could do.
+    pub(super) fn work_waits(&mut self) -> bool {
+        !self.waiting().is_empty()
+    }
+
+    fn waiting(&mut self) -> &Waiting {
+        let (ready, presence) = (&self.ready, &self.presence);
         self.waiting.get_or_insert_with(|| {
             let mut waiting = Waiting::default();
-            for key in ready.keys() {
-                match presence.of(key.model(), now) {
-                    Stands::Here if key.model().is_cloud() => waiting.cloud.push(Key::clone(key)),
-                    Stands::Here => waiting.gpu.push(Key::clone(key)),
-                    Stands::Missing => {}
-                    Stands::Gone => waiting.gone.push(Key::clone(key)),
-                }
+            for key in ready.keys().filter(|key| presence.has(key.model())) {
+                let lane = if key.model().is_cloud() { &mut waiting.cloud } else { &mut waiting.gpu };
+                lane.push(Key::clone(key));
             }
             waiting
         })
@@ -132,10 +134,7 @@ impl Floor {
     /// For which key to claim, and how many at most.
     fn next_claim(&mut self, next: Next<Key>, now: Instant) -> Option<Wish> {
         let last_in_cloud = self.last_in_cloud.clone();
-        let Waiting { gone, cloud, .. } = self.waiting(now);
-        if let Some(key) = gone.first() {
-            return Some(Wish { key: Key::clone(key), lane: Lane::Gone, limit: GONE_AT_ONCE, begins: false });
-        }
+        let Waiting { cloud, .. } = self.waiting();
         // In a ring: nothing has to be loaded for any of them.
         let cloud = cloud.iter().find(|key| Some(*key) > last_in_cloud.as_ref()).or(cloud.first()).cloned();
         // GPU and cloud share the slots, so they take turns, and neither holds a job ahead of the other's.
@@ -243,7 +242,6 @@ impl Floor {
             self.turns.served(job.client);
             let max_attempts = self.desk.limits.max_attempts;
             match Job::new(job, &order.key, order.lane, &order.spell, max_attempts) {
-                Ok(job) if order.lane == Lane::Gone => self.fail_for_want_of_model(job),
                 // Whoever has the turn by now: these have begun.
                 Ok(job) if order.begins && may_begin => self.begin(Job { begun: true, ..job }, now),
                 Ok(job) if order.begins => self.settle(job.not_begun()),
@@ -251,15 +249,6 @@ impl Floor {
                 Err(leaving) => self.settle(leaving),
             }
         }
-    }
-
-    fn fail_for_want_of_model(&mut self, job: Job) {
-        let model = job.key.model();
-        let error = format!(
-            "no Ollama has the model {model} any more; run `ollama pull {model}` and submit the job again"
-        );
-        tracing::warn!(job.id = %job.lease.job_id, code = "model_gone", "a job failed for want of its model");
-        self.settle(job.leave(Exit::Failed(reason("model_gone", &error))));
     }
 
     /// Jobs that a claim brought whose answer was lost. Nothing was claimed between question and answer.

@@ -46,7 +46,7 @@ impl Floor {
     pub(super) fn begin(&mut self, job: Job, now: Instant) {
         let load = match job.lane {
             Lane::Gpu => self.load_for(&job, now),
-            Lane::Cloud | Lane::Gone => None,
+            Lane::Cloud => None,
         };
         let (abort, aborted) = watch::channel(None);
         let attempt = Attempt {
