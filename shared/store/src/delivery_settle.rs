@@ -136,7 +136,10 @@ async fn write_reports(
     // Waits run from the end of the attempt, which lies back by as much as the report had to wait for this statement.
     let now = Instant::now();
     let ago = |moment: Instant| now.saturating_duration_since(moment).as_secs_f64();
-    let wait = |report: &DeliveryReport| Some(report.verdict.wait()?.as_secs_f64() - ago(report.ended));
+    // A time in the past would lie before the lower bounds that dispatchers claim from, and so be found only by their
+    // rare looks without one.
+    let wait =
+        |report: &DeliveryReport| Some((report.verdict.wait()?.as_secs_f64() - ago(report.ended)).max(0.0));
     // The last word on each lane in this batch; what was not sent says nothing.
     let health: HashMap<LaneId, bool> = reports
         .iter()

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use foreman_store::{DeliveryReport, Redelivery, ReportSettled, Scope, Verdict};
 use foreman_tests::Db;
 
@@ -22,6 +23,23 @@ async fn a_wait_runs_from_the_end_of_the_attempt_however_late_that_is_written() 
     db.store.settle_deliveries(&[late]).await.unwrap();
     let wait = db.values::<f64>(WAITS).await[0];
     assert!((0.0..=40.0).contains(&wait), "{wait}");
+}
+
+#[tokio::test]
+async fn what_is_given_back_is_due_now_and_never_in_the_past_however_late_that_is_written() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 1).await;
+    relay(&db.store).await;
+    let given_back = Instant::now().checked_sub(Duration::from_secs(20)).unwrap();
+    let release = Verdict::Release { wait: Duration::ZERO };
+    let late = report(claim_one(&db.store).await, release);
+    // A dispatcher claims from where it knows the lane to begin, two seconds behind its last look.
+    let last_look = db.now().await;
+    let late = DeliveryReport { started: given_back, ended: given_back, ..late };
+    db.store.settle_deliveries(&[late]).await.unwrap();
+    let first: DateTime<Utc> =
+        db.value("SELECT next_attempt_at FROM webhook_delivery WHERE attempts = 0 AND seq = 1").await;
+    assert!((last_look..=db.now().await).contains(&first), "{first} lies before {last_look}");
 }
 
 #[tokio::test]
