@@ -7,10 +7,12 @@ mod worker;
 mod alarm;
 mod host_id;
 mod host_lease;
+mod large_reads;
 mod liveness;
 mod patience;
 mod readiness;
 mod stale;
+mod tries;
 mod wakeups;
 
 mod dispatch;
@@ -30,6 +32,7 @@ use foreman_store::{ConnectOptions, Store, wake::Wakeups};
 use tokio_util::task::TaskTracker;
 
 use config::{Config, Role};
+use large_reads::LargeReads;
 use liveness::Liveness;
 use worker::Worker;
 
@@ -58,8 +61,10 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         ConnectOptions::new(&database.url, Some(&database.direct_url), database.pool, database.pgbouncer)
             .context("DATABASE_URL cannot be used")?;
     let ollama = Client::new(config.host.ollama.clone())?;
+    let store = Store::new(options);
     let worker = Arc::new(Worker {
-        store: Store::new(options),
+        large_reads: LargeReads::new(store.clone()),
+        store,
         wakeups: Wakeups::default(),
         liveness: Liveness::new(config.lease_ttl),
         shutdown: process.shutdown.clone(),

@@ -62,8 +62,13 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         shutdown.spawn_work("scan", scan::run(Arc::clone(&worker), command.clone(), signals.clone())),
         shutdown.spawn_work("cancel", cancel::run(Arc::clone(&worker), signals.clone())),
     ];
-    let desk =
-        Desk { ollama, recorder, limits: worker.config.limits.clone(), clock: worker.store.clock().clone() };
+    let desk = Desk {
+        ollama,
+        recorder,
+        large_reads: worker.large_reads.clone(),
+        limits: worker.config.limits.clone(),
+        clock: worker.store.clock().clone(),
+    };
     Floor::new(Arc::clone(&worker), desk, command, (signals, inbox), doubt).run().await;
     around.iter().for_each(AbortHandle::abort);
     Ok(())

@@ -5,12 +5,14 @@ use foreman_runtime::metrics::Metrics;
 use foreman_store::{Store, wake::Wakeups};
 
 use crate::config::Config;
+use crate::large_reads::LargeReads;
 use crate::liveness::Liveness;
 
 /// The process as its roles see it. One for all of them, shared.
 pub(crate) struct Worker {
     pub config: Config,
     pub store: Store,
+    pub large_reads: LargeReads,
     pub wakeups: Wakeups,
     /// Under which id this process lives, and whether it still may act under it.
     pub liveness: Liveness,

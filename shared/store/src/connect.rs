@@ -133,6 +133,12 @@ impl Store {
         Self { own, ..self.clone() }
     }
 
+    /// A handle whose statements have `factor` times as long for the bytes that they carry. For whoever was not answered
+    /// in time: what did not get through once would not the next time either.
+    pub fn on_slower_line(&self, factor: u32) -> Self {
+        Self { deadline: self.deadline.on_slower_line(factor), ..self.clone() }
+    }
+
     /// What this process has learned of Postgres' time.
     pub fn clock(&self) -> &Clock {
         &self.clock

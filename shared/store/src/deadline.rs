@@ -34,16 +34,27 @@ pub(crate) const TRIAL_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) struct Deadline {
     work: Duration,
     transfer: Duration,
+    /// The slowest line that it allows for, in bytes per second.
+    line: u64,
 }
 
 impl Deadline {
-    pub(crate) const USUAL: Self = Self { work: USUAL_WORK, transfer: Duration::ZERO };
-    pub(crate) const UPKEEP: Self = Self { work: UPKEEP_WORK, transfer: Duration::ZERO };
-    pub(crate) const CHECKUP: Self = Self { work: CHECKUP_WORK, transfer: Duration::ZERO };
+    pub(crate) const USUAL: Self = Self::of(USUAL_WORK);
+    pub(crate) const UPKEEP: Self = Self::of(UPKEEP_WORK);
+    pub(crate) const CHECKUP: Self = Self::of(CHECKUP_WORK);
+
+    const fn of(work: Duration) -> Self {
+        Self { work, transfer: Duration::ZERO, line: SLOWEST_LINE }
+    }
+
+    /// The same over a line that is slower by this factor.
+    pub(crate) fn on_slower_line(self, factor: u32) -> Self {
+        Self { line: (SLOWEST_LINE / u64::from(factor)).max(1), ..self }
+    }
 
     /// The same for a statement that carries so many bytes, there or back.
     pub(crate) fn carrying(self, bytes: u64) -> Self {
-        Self { transfer: Duration::from_millis(bytes.saturating_mul(1_000) / SLOWEST_LINE), ..self }
+        Self { transfer: Duration::from_millis(bytes.saturating_mul(1_000) / self.line), ..self }
     }
 
     /// Postgres ends the statement after this.
@@ -85,6 +96,16 @@ mod tests {
             assert!(deadline.at_server() < deadline.at_client(), "{bytes}");
         }
         assert_eq!(Deadline::USUAL.carrying(64 << 20).at_server(), USUAL_WORK + Duration::from_secs(64));
+    }
+
+    #[test]
+    fn a_slower_line_has_more_time_for_its_bytes_alone() {
+        let usual = Deadline::USUAL;
+        let slower = usual.on_slower_line(4);
+        assert_eq!(slower.at_server(), usual.at_server());
+        let transfer = |deadline: Deadline| deadline.carrying(24 << 20).at_server() - USUAL_WORK;
+        assert_eq!(transfer(slower), transfer(usual) * 4);
+        assert!(transfer(usual.on_slower_line(u32::MAX)) > transfer(slower));
     }
 
     #[test]

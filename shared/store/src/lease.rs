@@ -31,7 +31,7 @@ pub struct Lease {
     pub no: LeaseNo,
 }
 
-/// A claimed job with all that is needed to run it.
+/// A claimed job with all that is needed to run it, but for a large body.
 #[derive(Debug)]
 pub struct Claimed {
     pub lease: Lease,
@@ -44,7 +44,12 @@ pub struct Claimed {
     pub load_key: String,
     pub model_label: String,
     pub path: String,
-    pub body: String,
+    /// The size of the body.
+    pub bytes: u32,
+    /// `None` for a large one: [`Store::job_body`](crate::Store::job_body) reads it.
+    pub body: Option<String>,
+    /// Whether the claim has recorded that it begins.
+    pub begun: bool,
     pub traceparent: Option<String>,
     pub eligible_at: DateTime<Utc>,
 }

@@ -59,6 +59,21 @@ impl Store {
             }
         }))
     }
+
+    /// The so many bytes that Ollama gets for this job, where its claim did not bring them along. `None` if the job is
+    /// gone.
+    pub async fn job_body(&self, job: JobId, bytes: u32) -> Result<Option<String>, StoreError> {
+        let mut conn = self.open_for(bytes.into()).await?;
+        let body = sqlx::query_scalar!(
+            "-- job_body
+            SELECT body FROM job WHERE id = $1",
+            job.uuid(),
+        )
+        .fetch_optional(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(body)
+    }
 }
 
 impl Store {

@@ -20,11 +20,17 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     Acceptance, Begin, Claimed, ClientId, Completion, Conn, Exit, Holder, JobId, JobState, LaneId, Lease,
-    LeaseNo, NewJob, Offer, Phase, Reason, Settled, Store, StoreError,
+    LeaseNo, NewJob, Offer, Phase, Reason, Settled, Store, StoreError, WorkerId,
 };
 
 /// How often a job may lose its worker before it is taken for the cause: the fifth rescue fails it.
 pub const MAX_RESCUES: i16 = 5;
+
+/// A claim brings the bodies of its jobs along up to so many bytes each, which is most of them; larger ones are read by
+/// themselves ([`Store::job_body`]), so that no claim is ever long on a thin line.
+const BODY_WITH_CLAIM: usize = 64 << 10;
+/// The same for all bodies of one claim together.
+const BODIES_WITH_CLAIM: usize = 2 << 20;
 
 /// How long an idempotency key holds its job.
 pub(crate) const IDEMPOTENCY_HOURS: i32 = 24;
@@ -144,7 +150,8 @@ impl Store {
     }
 
     /// The same for jobs that are sent as soon as the answer is there: they are `working` at once, as by a
-    /// [`begin`](Self::begin) in the same moment, and one commit less stands between a free slot and its next request.
+    /// [`begin`](Self::begin) in the same moment, and one commit less stands between a free slot and its next request. A
+    /// job whose body has yet to be read is only held ([`Claimed::begun`]).
     pub async fn claim_and_begin(
         &self,
         holder: &Holder,
@@ -167,6 +174,7 @@ impl Store {
         let priorities: Vec<_> = offers.iter().map(|offer| offer.priority).collect();
         let bounds: Vec<_> = offers.iter().map(|offer| offer.lower_bound.uuid()).collect();
         let quotas: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
+        let body_at_most = BODY_WITH_CLAIM.min(BODIES_WITH_CLAIM / limit.max(1));
         let mut conn = self.open().await?;
         // Key shares on the two rows keep a rescue and a change of holder apart from this claim: whoever takes either
         // over locks it FOR UPDATE first.
@@ -196,11 +204,12 @@ impl Store {
                 -- Numbered in the order of the offers, which the answer keeps.
                 INSERT INTO job_lease (job_id, client_id, lease_no, worker_id, phase, load_key, priority, attempt,
                                        failures, rescues, seq, bytes, eligible_at, expires_at, loading_at, working_at)
-                SELECT job_id, client_id, nextval('lease_no'), $1, $10, load_key, priority, attempt + 1, failures,
-                       rescues, seq + CASE $10 WHEN 'working' THEN 2 ELSE 0 END, bytes, eligible_at, expires_at,
-                       CASE $10 WHEN 'working' THEN clock_timestamp() END,
-                       CASE $10 WHEN 'working' THEN clock_timestamp() END
-                FROM (SELECT * FROM taken ORDER BY turn, job_id) AS t
+                SELECT job_id, client_id, nextval('lease_no'), $1, phase, load_key, priority, attempt + 1, failures,
+                       rescues, seq + CASE phase WHEN 'working' THEN 2 ELSE 0 END, bytes, eligible_at, expires_at,
+                       CASE phase WHEN 'working' THEN clock_timestamp() END,
+                       CASE phase WHEN 'working' THEN clock_timestamp() END
+                FROM (SELECT *, CASE WHEN bytes <= $11 THEN $10 ELSE 'held' END AS phase
+                      FROM taken ORDER BY turn, job_id) AS t
                 RETURNING *
             ), noted AS (
                 INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
@@ -210,8 +219,9 @@ impl Store {
                 ORDER BY 1, 2
             )
             SELECT l.job_id AS "job_id: JobId", l.lease_no AS "lease_no: LeaseNo", l.attempt, l.failures,
-                   l.client_id AS "client_id: ClientId", l.priority, l.eligible_at,
-                   j.load_key, j.model_label, j.path, j.body, j.max_attempts, j.traceparent
+                   l.client_id AS "client_id: ClientId", l.priority, l.eligible_at, l.phase = 'working' AS "begun!",
+                   l.bytes, CASE WHEN l.bytes <= $11 THEN j.body END AS body,
+                   j.load_key, j.model_label, j.path, j.max_attempts, j.traceparent
             FROM leased l JOIN job j ON j.id = l.job_id
             ORDER BY l.lease_no"#,
             holder.worker.uuid(),
@@ -224,6 +234,7 @@ impl Store {
             load_key,
             i64::try_from(limit).unwrap_or(i64::MAX),
             phase.as_str(),
+            i32::try_from(body_at_most).unwrap_or(i32::MAX),
         )
         .fetch_all(&mut conn)
         .await?;
@@ -240,7 +251,9 @@ impl Store {
                 load_key: row.load_key,
                 model_label: row.model_label,
                 path: row.path,
+                bytes: row.bytes.unsigned_abs(),
                 body: row.body,
+                begun: row.begun,
                 traceparent: row.traceparent,
                 eligible_at: row.eligible_at,
             })
@@ -346,6 +359,23 @@ impl Store {
         .await?;
         conn.done().await?;
         Ok(found)
+    }
+
+    /// Takes away the leases of a worker whose requests are gone, with the day that they were dropped with or by hand: there
+    /// is nothing to run, and nobody could be shown an outcome. Returns the jobs.
+    pub async fn drop_leases_without_request(&self, worker: WorkerId) -> Result<Vec<JobId>, StoreError> {
+        let mut conn = self.open().await?;
+        let dropped = sqlx::query_scalar!(
+            r#"-- drop_leases_without_request
+            DELETE FROM job_lease l
+            WHERE l.worker_id = $1 AND NOT EXISTS (SELECT FROM job j WHERE j.id = l.job_id)
+            RETURNING l.job_id AS "job_id: JobId""#,
+            worker.uuid(),
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(dropped)
     }
 
     /// Cancels a job wherever it stands. Separate statements, over and over until one hits: a statement's snapshot

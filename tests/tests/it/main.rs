@@ -15,6 +15,7 @@ mod several_hosts;
 mod stack;
 mod standing_by;
 mod stopping;
+mod thin_line;
 mod upgrading;
 mod verifying;
 mod webhooks;

@@ -7,17 +7,20 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::{Client, Failure, Join, Joined, ModelName, Progress, Route, Verdict};
-use foreman_store::{Begin, Clock, Lease, Phase};
+use foreman_runtime::background_error;
+use foreman_store::{Begin, Clock, Lease, Phase, Store};
 use metrics::histogram;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::job::Body;
 use super::load::{Load, LoadFailure};
 use super::metrics::{JOB_LOAD, JOB_RUN, JOB_WAIT};
-use super::outcome::{Abort, Outcome, reason_of};
+use super::outcome::{Abort, Outcome, reason, reason_of};
 use super::record::{Began, Recorder};
 use super::trouble::Trouble;
 use crate::config::Limits;
+use crate::large_reads::LargeReads;
 use crate::liveness::Spell;
 
 /// Once Ollama has said `done`, its answer ends by itself; waiting for that keeps the connection for the next request.
@@ -31,6 +34,7 @@ const UNREAD: usize = 4 << 20;
 pub(crate) struct Desk {
     pub ollama: Client,
     pub recorder: Recorder,
+    pub large_reads: LargeReads,
     pub limits: Limits,
     pub clock: Clock,
 }
@@ -43,7 +47,6 @@ pub(crate) struct Attempt {
     pub model: ModelName,
     pub model_label: String,
     pub route: Route,
-    pub body: String,
     pub eligible_at: DateTime<Utc>,
     /// Whether its claim has recorded that it begins.
     pub begun: bool,
@@ -62,7 +65,7 @@ pub(crate) struct Ended {
 }
 
 /// Runs the attempt to its end, or until it is stopped from outside: then Ollama is hung up on.
-pub(crate) async fn run(desk: &Desk, attempt: Attempt) -> Ended {
+pub(crate) async fn run(desk: &Desk, attempt: Attempt, body: Body) -> Ended {
     let (mut abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
     let stopped = async {
         tokio::select! {
@@ -74,7 +77,7 @@ pub(crate) async fn run(desk: &Desk, attempt: Attempt) -> Ended {
     tokio::select! {
         biased;
         Some(abort) = stopped => Outcome::Aborted(abort).into(),
-        ended = attempt.work(desk) => ended,
+        ended = attempt.work(body, desk) => ended,
     }
 }
 
@@ -86,7 +89,12 @@ impl From<Outcome> for Ended {
 }
 
 impl Attempt {
-    async fn work(self, desk: &Desk) -> Ended {
+    async fn work(self, body: Body, desk: &Desk) -> Ended {
+        // Before anything is begun: to the world the job waits until its bytes are here.
+        let body = match self.fetch(body, desk).await {
+            Ok(body) => body,
+            Err(outcome) => return outcome.into(),
+        };
         let first = if self.load.is_some() { Phase::Loading } else { Phase::Working };
         if let Err(outcome) = self.begin(first, desk).await {
             return outcome.into();
@@ -105,7 +113,7 @@ impl Attempt {
         }
         let began = Instant::now();
         let (job, model, label) = (self.lease.job_id, self.model.clone(), self.model_label.clone());
-        let answer = self.ask(first_token_by, desk).await;
+        let answer = self.ask(body, first_token_by, desk).await;
         let ran = began.elapsed();
         histogram!(JOB_RUN.name, "model" => label).record(ran);
         let outcome = match answer {
@@ -113,6 +121,25 @@ impl Attempt {
             Err(trouble) => trouble.outcome(job, &model, &desk.ollama).await,
         };
         Ended { outcome, ran: Some(ran) }
+    }
+
+    async fn fetch(&self, body: Body, desk: &Desk) -> Result<String, Outcome> {
+        let bytes = match body {
+            Body::Here(body) => return Ok(body),
+            Body::InPostgres(bytes) => bytes,
+        };
+        let job = self.lease.job_id;
+        let read = |store: Store| async move { store.job_body(job, bytes).await };
+        match desk.large_reads.read("job_body", bytes.into(), read).await {
+            Ok(Some(body)) => Ok(body),
+            // The request is gone, and the next look at our leases lets go of this one.
+            Ok(None) => Err(Outcome::Stale),
+            Err(error) => {
+                background_error!("job_body", error, job.id = %job);
+                let why = "Postgres could not give out its request; the worker's log says why";
+                Err(Outcome::Again(reason("request_unreadable", why)))
+            }
+        }
     }
 
     /// Asks Postgres whether the job is still ours, and records that it begins.
@@ -148,11 +175,11 @@ impl Attempt {
     }
 
     /// Sends the body as it is stored, and joins what comes back.
-    async fn ask(self, first_token_by: Instant, desk: &Desk) -> Result<Joined, Trouble> {
+    async fn ask(self, body: String, first_token_by: Instant, desk: &Desk) -> Result<Joined, Trouble> {
         let limits = &desk.limits;
         let end_by = Instant::now() + limits.run_timeout;
         let mut join = Join::new(self.route, limits.max_result);
-        let mut answer = desk.ollama.run(self.route, self.body, limits.max_result.max(UNREAD));
+        let mut answer = desk.ollama.run(self.route, body, limits.max_result.max(UNREAD));
         let mut spoken = false;
         loop {
             let word_by = if spoken { Instant::now() + limits.idle_timeout } else { first_token_by };

@@ -27,12 +27,20 @@ pub(crate) struct Job {
     pub route: Route,
     pub record: Record,
     pub model_label: String,
-    pub body: String,
+    pub body: Body,
     pub eligible_at: DateTime<Utc>,
     /// The spell under which it was claimed. What is not begun within it is not begun.
     pub spell: Spell,
     /// Whether its claim began it.
     pub begun: bool,
+}
+
+/// What Ollama is sent.
+#[derive(Debug)]
+pub(crate) enum Body {
+    Here(String),
+    /// Still to be read, of so many bytes.
+    InPostgres(u32),
 }
 
 impl Job {
@@ -59,10 +67,10 @@ impl Job {
             route,
             record: Record { failures: claimed.failures, max_attempts },
             model_label: claimed.model_label,
-            body: claimed.body,
+            body: claimed.body.map_or(Body::InPostgres(claimed.bytes), Body::Here),
             eligible_at: claimed.eligible_at,
             spell: spell.clone(),
-            begun: false,
+            begun: claimed.begun,
         })
     }
 

@@ -109,7 +109,7 @@ async fn a_body_comes_out_byte_for_byte_escaped_nul_included() {
     db.accept_all(&[job, db.new_job()]).await;
     let holder = db.holder().await;
     let claimed = db.claim(&holder, 2).await;
-    assert_eq!(claimed[0].body, body);
+    assert_eq!(claimed[0].body.as_deref(), Some(body));
     assert_eq!(db.value::<String>("SELECT metadata FROM job WHERE metadata IS NOT NULL").await, metadata);
 }
 

@@ -60,6 +60,37 @@ async fn a_job_that_its_claim_begins_has_passed_every_state() {
 }
 
 #[tokio::test]
+async fn a_job_with_a_large_body_is_held_until_that_is_read_by_itself() {
+    let db = Db::fresh().await;
+    let sized = |bytes: usize| NewJob { body: "b".repeat(bytes), ..db.new_job() };
+    let (large, small) = (sized((64 << 10) + 1), sized(64 << 10));
+    db.accept_all(&[large.clone(), small.clone()]).await;
+    let holder = db.holder().await;
+    let claimed = db.store.claim_and_begin(&holder, LOAD_KEY, &[db.offer(9)], 2).await.unwrap();
+    let [held, begun] = claimed.try_into().unwrap();
+    assert_eq!((begun.begun, begun.body), (true, Some(small.body)));
+    assert_eq!((held.begun, held.body, held.bytes), (false, None, (64 << 10) + 1));
+    assert_eq!(db.history(held.lease.job_id).await, ["queued"], "nothing is sent for it yet");
+    let read = db.store.job_body(held.lease.job_id, held.bytes).await.unwrap();
+    assert_eq!(read, Some(large.body));
+    assert_eq!(db.store.begin(&[(&held.lease, Phase::Working)]).await.unwrap(), [Begin::Go]);
+    assert_eq!(db.history(held.lease.job_id).await, ["queued", "loading", "working"]);
+}
+
+#[tokio::test]
+async fn a_claim_of_many_jobs_brings_no_more_bytes_than_one_of_few() {
+    let db = Db::fresh().await;
+    let holder = db.holder().await;
+    let job = NewJob { body: "b".repeat(8 << 10), ..db.new_job() };
+    let jobs = [(); 3].map(|()| NewJob { id: db.store.clock().next_job_id(), ..job.clone() });
+    db.accept_all(&jobs).await;
+    for (limit, comes_along) in [(256, true), (257, false)] {
+        let claimed = db.store.claim(&holder, LOAD_KEY, &[db.offer(1)], limit).await.unwrap();
+        assert_eq!(claimed[0].body.is_some(), comes_along, "{limit} at once");
+    }
+}
+
+#[tokio::test]
 async fn another_load_key_and_another_client_are_left_alone() {
     let db = Db::fresh().await;
     db.accept_all(&[
@@ -190,7 +221,8 @@ async fn a_claim_brings_all_that_is_needed_to_run_the_job() {
         (claimed.lease.job_id, claimed.client, claimed.attempt, claimed.failures, claimed.max_attempts),
         (job.id, job.client, 1, 0, Some(7))
     );
-    assert_eq!((claimed.path, claimed.model_label, claimed.body), (job.path, job.model_label, job.body));
+    let body = Some(job.body);
+    assert_eq!((claimed.path, claimed.model_label, claimed.body), (job.path, job.model_label, body));
     assert_eq!((claimed.load_key, claimed.traceparent), (job.load_key, job.traceparent));
     assert!(claimed.eligible_at > chrono::Utc::now() - TimeDelta::minutes(1));
 }

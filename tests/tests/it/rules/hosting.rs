@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use foreman_store::{Holder, HostOffer, PublishedModel, WorkerId};
-use foreman_tests::{Db, LOAD_KEY, eventually, success};
+use foreman_store::{Exit, Holder, HostOffer, JobId, JobState, PublishedModel, Settled, WorkerId};
+use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
 
 const TTL: Duration = Duration::from_secs(20);
 
@@ -141,6 +141,22 @@ async fn a_worker_finds_the_leases_that_it_never_heard_of() {
     let own = db.store.own_leases(holder.worker).await.unwrap();
     assert_eq!(own.iter().map(|own| own.lease.job_id).collect::<Vec<_>>(), jobs[1..]);
     assert_eq!(own[0].model_label, LOAD_KEY);
+}
+
+#[tokio::test]
+async fn a_lease_whose_request_is_gone_is_dropped_without_a_trace_and_no_other() {
+    let db = Db::fresh().await;
+    let jobs = db.accept(3).await;
+    let (holder, other) = (db.holder().await, db.holder_of("another-host").await);
+    let claimed = db.claim(&holder, 2).await;
+    db.claim(&other, 1).await;
+    db.run(&format!("DELETE FROM job WHERE id = '{}' OR id = '{}'", jobs[0].uuid(), jobs[2].uuid())).await;
+    assert_eq!(db.store.drop_leases_without_request(holder.worker).await.unwrap(), [jobs[0]]);
+    assert_eq!(db.values::<JobId>("SELECT job_id FROM job_lease ORDER BY 1").await, jobs[1..]);
+    let [gone, mine] = claimed.try_into().unwrap();
+    let hand_back = || Exit::HandBack { reason: reason() };
+    let settled = db.store.settle(&[(gone.lease, hand_back()), (mine.lease, hand_back())]).await.unwrap();
+    assert_eq!(settled, [Settled::Stale, Settled::Into(JobState::Queued)]);
 }
 
 fn model(name: &str, completes: bool) -> PublishedModel {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use foreman_runtime::background_error;
-use foreman_store::{Claimed, Exit, Holder, LeaseNo, Offer, OwnLease, ulid_floor};
+use foreman_store::{Claimed, Exit, Holder, JobId, LeaseNo, Offer, OwnLease, ulid_floor};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
@@ -53,10 +53,10 @@ pub(crate) enum Answer {
         order: Order,
         result: Result<Vec<Claimed>, NoAnswer>,
     },
-    /// What we hold by Postgres' account, and what we knew of when it was asked.
+    /// What we hold by Postgres' account, after it dropped what cannot be run, and what we knew of when it was asked.
     Own {
         known: HashSet<LeaseNo>,
-        result: Result<Vec<OwnLease>, NoAnswer>,
+        result: Result<(Vec<JobId>, Vec<OwnLease>), NoAnswer>,
     },
 }
 
@@ -190,8 +190,11 @@ impl Floor {
         let held = self.held.iter().map(|job| job.lease.no);
         let known = running.chain(held).chain(self.unsettled.iter().copied()).collect();
         let question = async move {
-            let result = within(patience, store.own_leases(id)).await;
-            Answer::Own { known, result }
+            let look = async {
+                let dropped = store.drop_leases_without_request(id).await?;
+                Ok((dropped, store.own_leases(id).await?))
+            };
+            Answer::Own { known, result: within(patience, look).await }
         };
         Some(question.boxed())
     }
@@ -212,8 +215,11 @@ impl Floor {
                 self.look_at_own |= no_answer.outcome_is_unknown();
                 Some(no_answer)
             }
-            Answer::Own { known, result: Ok(own) } => {
+            Answer::Own { known, result: Ok((dropped, own)) } => {
                 self.look_at_own = false;
+                for job in dropped {
+                    tracing::error!(job.id = %job, "a lease was dropped, because the job's request is gone from Postgres");
+                }
                 self.hand_back_unknown(&known, own);
                 None
             }
@@ -243,8 +249,8 @@ impl Floor {
             let max_attempts = self.desk.limits.max_attempts;
             match Job::new(job, &order.key, order.lane, &order.spell, max_attempts) {
                 // Whoever has the turn by now: these have begun.
-                Ok(job) if order.begins && may_begin => self.begin(Job { begun: true, ..job }, now),
-                Ok(job) if order.begins => self.settle(job.not_begun()),
+                Ok(job) if job.begun && may_begin => self.begin(job, now),
+                Ok(job) if job.begun => self.settle(job.not_begun()),
                 Ok(job) => self.held.push_back(job),
                 Err(leaving) => self.settle(leaving),
             }

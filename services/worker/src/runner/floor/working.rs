@@ -54,7 +54,6 @@ impl Floor {
             model: job.key.model().clone(),
             model_label: job.model_label.clone(),
             route: job.route,
-            body: job.body,
             eligible_at: job.eligible_at,
             begun: job.begun,
             load,
@@ -62,7 +61,7 @@ impl Floor {
             spell: job.spell,
         };
         let desk = Arc::clone(&self.desk);
-        let task = self.attempts.spawn(async move { attempt::run(&desk, attempt).await });
+        let task = self.attempts.spawn(async move { attempt::run(&desk, attempt, job.body).await });
         let running = Running {
             lease: job.lease,
             key: job.key,
