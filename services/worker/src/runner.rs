@@ -42,12 +42,13 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     let (signals, inbox) = mpsc::unbounded_channel();
     let (give_command, command) = watch::channel(None);
     let doubt = Arc::new(Notify::new());
-    let (recorder, begins, exits) =
-        Recorder::new(worker.store.clone(), worker.wakeups.clone(), signals.clone());
+    let (recorder, begins, exits) = Recorder::new(&worker.store, &worker.wakeups, &signals);
 
     let shutdown = &worker.shutdown;
     shutdown.spawn_work("begin", begins);
-    shutdown.spawn_work("settle", exits);
+    exits.into_iter().for_each(|exits| {
+        shutdown.spawn_work("settle", exits);
+    });
     shutdown.spawn("host_lease", host_lease::run(Arc::clone(&worker), give_command));
     let watch = HostWatch {
         worker: Arc::clone(&worker),

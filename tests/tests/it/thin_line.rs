@@ -35,6 +35,23 @@ async fn a_large_body_reaches_ollama_and_its_job_waits_until_it_is_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_small_result_does_not_wait_behind_a_large_one() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config::default()).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let line = db.line().await;
+    let _worker = Worker::start(&db, &sim.url(), &[("DATABASE_URL", &line.url(db.url()))]).await;
+    line.throttle(300 << 10);
+    // With its one slot the worker has the first result in its hands before the second job runs.
+    let large = api.submit(&chat(&format!("sim:bytes={}", 1_300 << 10))).await;
+    let small = api.submit(&chat("sim:tokens=1")).await;
+    db.every_job_ends().await;
+    let by_end: Vec<String> = db.values("SELECT job_id::text FROM job_done ORDER BY completed_at").await;
+    let id = |job: &str| job.parse::<JobId>().unwrap().uuid().to_string();
+    assert_eq!(by_end, [id(&small), id(&large)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_drops_a_lease_whose_request_is_gone_and_goes_on() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default()).await.unwrap();

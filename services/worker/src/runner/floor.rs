@@ -4,7 +4,7 @@
 mod claiming;
 mod working;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +65,8 @@ pub(crate) struct Floor {
     held: VecDeque<Job>,
     running: HashMap<Id, Running>,
     attempts: JoinSet<Ended>,
-    unsettled: HashSet<LeaseNo>,
+    /// With the bytes of each.
+    unsettled: HashMap<LeaseNo, usize>,
 
     // The one question at a time that Postgres is asked: two claims, or a claim and a look at our own leases, would
     // each make the other's answer stale.
@@ -112,7 +113,7 @@ impl Floor {
             held: VecDeque::new(),
             running: HashMap::new(),
             attempts: JoinSet::new(),
-            unsettled: HashSet::new(),
+            unsettled: HashMap::new(),
             asking: None,
             ask_again_at: Instant::now(),
             ask_delay: claiming::FIRST_DELAY,
@@ -229,7 +230,7 @@ impl Floor {
 
     /// Hands a lease to the recorder. It counts as ours until that is written.
     fn settle(&mut self, leaving: Leaving) {
-        self.unsettled.insert(leaving.lease.no);
+        self.unsettled.insert(leaving.lease.no, leaving.exit.bytes());
         self.desk.recorder.settle(leaving);
     }
 }

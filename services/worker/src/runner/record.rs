@@ -1,5 +1,6 @@
-//! What Postgres is told of attempts: that they begin, and how they ended. Two tasks write, each taking all that has
-//! gathered while its last write was under way, so that many jobs share a commit and a lone one does not wait.
+//! What Postgres is told of attempts: that they begin, and how they ended. Three tasks write, each taking all that has
+//! gathered while its last write was under way, so that many jobs share a commit and a lone one does not wait. One of them
+//! has the large completions, so that on a thin line no small one waits behind them.
 //!
 //! An outcome is written until Postgres has taken it or says that the lease is another's. It is never dropped for want
 //! of an answer: the lease number alone decides, however late that is.
@@ -17,29 +18,29 @@ use super::metrics::TOKENS;
 use super::outcome::reason;
 use super::signal::Signal;
 use crate::liveness::Spell;
-use crate::patience::{NoAnswer, ask};
 use crate::stale::STALE_WRITES;
+use crate::tries::Tries;
 
 /// More than the slots of any host, and few enough for one statement.
 const BATCH: usize = 256;
 
-/// A batch takes no further completion past this, in bytes.
-const BATCH_BYTES: usize = 16 << 20;
+/// A batch takes no further completion past this, in bytes. On a line of 1 MiB/s it is written in two seconds.
+const BATCH_BYTES: usize = 2 << 20;
+
+/// From this size on, in bytes, completions are written by a task of their own.
+const LARGE: usize = 1 << 20;
 
 /// So many outcomes in one batch were made under load. Then the next one gathers for a moment first: a statement costs
 /// about as much as 20 outcomes do, and no slot waits for it.
 const UNDER_LOAD: usize = 16;
 const GATHER_FOR: Duration = Duration::from_millis(5);
 
-/// The wait after a failure, doubled for each in a row.
-const FIRST_DELAY: Duration = Duration::from_millis(50);
-const LONGEST_DELAY: Duration = Duration::from_secs(2);
-
-/// The way to both tasks. Cheap to clone.
+/// The way to the tasks. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     begins: mpsc::UnboundedSender<Beginning>,
     exits: mpsc::UnboundedSender<Leaving>,
+    large_exits: mpsc::UnboundedSender<Leaving>,
 }
 
 /// What came of the wish to begin.
@@ -76,20 +77,24 @@ impl Beginning {
 }
 
 impl Recorder {
-    /// The recorder, and the two tasks that must run for it. They end when every clone is gone and all is written.
+    /// The recorder, and the tasks that must run for it: for begins, for exits, and for exits with much to write. They end
+    /// when every clone is gone and all is written.
     pub(crate) fn new(
-        store: Store,
-        wakeups: Wakeups,
-        signals: mpsc::UnboundedSender<Signal>,
-    ) -> (Self, impl Future<Output = ()>, impl Future<Output = ()>) {
+        store: &Store,
+        wakeups: &Wakeups,
+        signals: &mpsc::UnboundedSender<Signal>,
+    ) -> (Self, impl Future<Output = ()> + use<>, [impl Future<Output = ()> + use<>; 2]) {
         let (begins, to_begin) = mpsc::unbounded_channel();
         let (exits, to_exit) = mpsc::unbounded_channel();
-        let scribe = || Scribe {
-            store: store.on_own_connection(),
-            wakeups: wakeups.clone(),
-            signals: signals.clone(),
-        };
-        (Self { begins, exits }, scribe().record_begins(to_begin), scribe().record_exits(to_exit))
+        let (large_exits, to_exit_at_length) = mpsc::unbounded_channel();
+        let scribe = |store: Store| Scribe { store, wakeups: wakeups.clone(), signals: signals.clone() };
+        (
+            Self { begins, exits, large_exits },
+            scribe(store.on_own_connection()).record_begins(to_begin),
+            // Large ones are few: the pool will do for them.
+            [(store.on_own_connection(), to_exit), (store.clone(), to_exit_at_length)]
+                .map(|(store, queue)| scribe(store).record_exits(queue)),
+        )
     }
 
     /// Records that a holder begins, and asks whether it may. Safe to drop: the lease is settled after it in any case.
@@ -106,7 +111,8 @@ impl Recorder {
 
     /// Lets go of a lease. [`Signal::Settled`] tells when that is written.
     pub(crate) fn settle(&self, leaving: Leaving) {
-        if let Err(lost) = self.exits.send(leaving) {
+        let queue = if leaving.exit.bytes() < LARGE { &self.exits } else { &self.large_exits };
+        if let Err(lost) = queue.send(leaving) {
             // The task ends only when every recorder is gone; should it have died, the lease is rescued.
             tracing::error!(job.id = %lost.0.lease.job_id, "an outcome was not recorded");
         }
@@ -133,7 +139,7 @@ impl Scribe {
 
     /// Writes until all are answered, or one is refused. Those who are left without an answer may not begin.
     async fn begin(&self, batch: &mut Vec<Beginning>) {
-        let mut delay = FIRST_DELAY;
+        let mut tries = Tries::default();
         loop {
             // Whoever waits is told as soon as the right to begin has ended, however long Postgres is away.
             for fenced in batch.extract_if(.., |beginning| !beginning.spell.goes_on()) {
@@ -143,16 +149,16 @@ impl Scribe {
                 return;
             }
             let asked: Vec<_> = batch.iter().map(|one| (&one.lease, one.phase)).collect();
-            match ask(self.store.begin(&asked)).await {
+            match self.store.begin(&asked).await {
                 Ok(answers) => {
                     self.tell_of_transitions();
                     batch.drain(..).zip(answers).for_each(|(beginning, answer)| beginning.answer(answer));
                     return;
                 }
-                Err(NoAnswer::Store(refused @ StoreError::BadData(_))) => {
+                Err(refused @ StoreError::BadData(_)) => {
                     return background_error!("begin", refused);
                 }
-                Err(error) => wait_after("begin", error, &mut delay).await,
+                Err(error) => tries.failed("begin", error).await,
             }
         }
     }
@@ -210,11 +216,11 @@ impl Scribe {
 
     /// Writes until Postgres has answered. The only error left is a value that it refuses.
     async fn write(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
-        let mut delay = FIRST_DELAY;
+        let mut tries = Tries::default();
         loop {
-            match ask(self.store.settle(exits)).await {
-                Err(NoAnswer::Store(refused @ StoreError::BadData(_))) => return Err(refused),
-                Err(error) => wait_after("settle", error, &mut delay).await,
+            match tries.store(&self.store).settle(exits).await {
+                Err(refused @ StoreError::BadData(_)) => return Err(refused),
+                Err(error) => tries.failed("settle", error).await,
                 Ok(settled) => return Ok(settled),
             }
         }
@@ -244,12 +250,6 @@ impl Scribe {
         self.wakeups.tell(Topic::Outbox);
         self.wakeups.tell(Topic::Job);
     }
-}
-
-async fn wait_after(task: &'static str, error: NoAnswer, delay: &mut Duration) {
-    background_error!(task, error);
-    sleep(*delay).await;
-    *delay = (*delay * 2).min(LONGEST_DELAY);
 }
 
 /// Tokens count only where their answer was kept.

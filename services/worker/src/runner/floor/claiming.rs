@@ -27,6 +27,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 /// Past this many outcomes a slot that Postgres has not taken yet, nothing more is claimed.
 const UNSETTLED_A_SLOT: usize = 4;
+/// Nor past this many bytes of them, which stay in memory until Postgres has them. What runs by then comes on top.
+const UNSETTLED_BYTES: usize = 64 << 20;
 
 /// A job is claimed ahead of its slot only where the one before it takes about so long: so Ollama never waits for us, and
 /// a job that is held is never held for long. Where runs are shorter, a slot is free again before a claim is answered.
@@ -122,7 +124,10 @@ impl Floor {
             return self.ask_for_own();
         }
         let (holder, spell) = self.right_to_claim()?;
-        if self.unsettled.len() >= UNSETTLED_A_SLOT * self.worker.config.host.slots {
+        let unsettled_bytes: usize = self.unsettled.values().sum();
+        if self.unsettled.len() >= UNSETTLED_A_SLOT * self.worker.config.host.slots
+            || unsettled_bytes >= UNSETTLED_BYTES
+        {
             return None;
         }
         let Wish { key, lane, limit, begins } = self.next_claim(next, now)?;
@@ -188,7 +193,7 @@ impl Floor {
         let (store, patience) = (self.store.clone(), self.patience());
         let running = self.running.values().map(|running| running.number());
         let held = self.held.iter().map(|job| job.lease.no);
-        let known = running.chain(held).chain(self.unsettled.iter().copied()).collect();
+        let known = running.chain(held).chain(self.unsettled.keys().copied()).collect();
         let question = async move {
             let look = async {
                 let dropped = store.drop_leases_without_request(id).await?;
