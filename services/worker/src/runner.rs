@@ -1,6 +1,7 @@
 //! The role `run`: claims jobs for one Ollama host, runs them there, and says what became of them.
 //!
-//! [`floor`] decides, [`attempt`] runs a job, [`record`] writes; [`drain`] says which model, [`turns`] which client;
+//! [`floor`] decides, [`attempt`] runs a job, [`record`] writes; [`drain`] says whose turn it is and with
+//! which model, [`turns`] who is served meanwhile;
 //! [`scan`], [`cancel`] and [`host_watch`] look around and tell the floor.
 
 mod attempt;

@@ -11,6 +11,7 @@ mod ollama_away;
 mod pausing;
 mod pooled;
 mod rules;
+mod several_clients;
 mod several_hosts;
 mod stack;
 mod standing_by;

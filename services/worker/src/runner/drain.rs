@@ -1,9 +1,16 @@
-//! Which load key the host works on. Pure: it is told the time, and it claims and loads nothing.
+//! Which client the host works for, and on which load key. Pure: it is told the time, and it claims and loads nothing.
 //!
-//! A key that has the turn keeps it while it has work, until it was resident for its quantum and another waits; the
-//! next is the one left longest ago. Loading then takes at most the share ε of the GPU's time, and the first job that
-//! a key will claim waits for that claim at most `(N-1)(Q'+S+L) + S + L`: for the load and the last run of its key's
-//! own turn, which may just have begun, and for each other key to load, stay and finish.
+//! A turn is one key made resident for one client. Turns go round the clients first and round the keys of a client second,
+//! so that no client gains by making keys: the next client is the one whose last turn ended longest ago, and it gets
+//! the one of its keys that was left longest ago. A key that has the turn serves everybody who shares it. It keeps the turn
+//! while it has work, until it was resident for its quantum and somebody else waits. Where the next client only
+//! wants the key that is resident, the turn passes to it without a load.
+//!
+//! Loading then takes at most the share ε of the GPU's time where turns are used up, and a client with work waits for its
+//! next claim at most `(N-1)(Q'+S+L) + S + L`, counted from when it came or from when its own last turn ended, where N is
+//! the number of clients with work, however many keys they have: each other client has one turn before, which is to load,
+//! stay and finish; and its own key's turn may just have begun, with a load and a run in the way. A client that is alone
+//! goes round its keys, and N is their number.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -15,70 +22,90 @@ use super::pace::Pace;
 
 /// What to do about the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Next<K> {
+pub(crate) enum Next<C, K> {
     /// Claim for the key that has the turn.
     Stay(K),
     /// Claim nothing, so that what runs comes to its end: Ollama may deadlock on a second model before.
     Drain,
-    /// Claim for this one. If that brings a job, say so with [`Drain::enter`].
-    Switch(K),
+    /// Claim for this key, this client's jobs first. If that brings a job, say so with [`Drain::enter`].
+    Switch { client: C, key: K },
     /// No key has work.
     Rest,
 }
 
 #[derive(Debug)]
-pub(crate) struct Drain<K> {
+pub(crate) struct Drain<C, K> {
     load_share: f64,
     max_wait: Duration,
-    turn: Option<Turn<K>>,
-    /// Every key that had work within `max_wait`. Whoever waits now waits for no others: one that was away for longer
-    /// is a newcomer.
-    line: HashMap<K, Place>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    /// When it was left, or first seen to wait: a newcomer lines up behind those who were there.
-    since: Instant,
-    /// When it last had work.
-    had_work: Instant,
+    turn: Option<Turn<C, K>>,
+    clients: Line<C>,
+    keys: Line<K>,
 }
 
 #[derive(Debug)]
-struct Turn<K> {
+struct Turn<C, K> {
+    /// Whose turn it is. Others who share the key are served too, and have their own turns all the same.
+    client: C,
     key: K,
-    /// Nothing until it is loaded: the quantum is for working.
+    /// Nothing until the key is loaded: the quantum is for working.
     resident_since: Option<Instant>,
 }
 
-impl<K: Clone + Eq + Hash> Drain<K> {
+/// Clients, or keys, in the order of their last turns. Who had no work for `max_wait` is forgotten: whoever waits now does
+/// not wait for those, and they come back as newcomers.
+#[derive(Debug)]
+struct Line<T>(HashMap<T, Place>);
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// When the last turn ended, or the first work was seen: a newcomer lines up behind those who were there.
+    since: Instant,
+    had_work: Instant,
+}
+
+impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Drain<C, K> {
     /// `load_share` is ε, between 0 and 1; `max_wait` is what the bound should not exceed if that can be had.
     pub(crate) fn new(load_share: f64, max_wait: Duration) -> Self {
-        Self { load_share, max_wait, turn: None, line: HashMap::new() }
+        Self { load_share, max_wait, turn: None, clients: Line::default(), keys: Line::default() }
     }
 
-    /// What to do now, with these keys waiting for their jobs to be claimed.
-    pub(crate) fn next(&mut self, waiting: &[K], in_flight: bool, pace: &Pace<K>, now: Instant) -> Next<K> {
+    /// What to do now, where these clients wait for jobs of these keys to be claimed.
+    pub(crate) fn next(
+        &mut self,
+        waiting: &[(C, K)],
+        in_flight: bool,
+        pace: &Pace<K>,
+        now: Instant,
+    ) -> Next<C, K> {
         self.line_up(waiting, now);
-        let others = waiting.iter().filter(|key| !self.has_turn(key));
-        let next = others.min_by_key(|key| self.line.get(key).map(|place| place.since));
-        if let Some(turn) = self.turn.as_ref().filter(|turn| waiting.contains(&turn.key))
-            && (next.is_none() || !self.has_had_its_share(turn, pace, now))
-        {
-            return Next::Stay(turn.key.clone());
+        let next = self.next_in_line(waiting).cloned();
+        let goes_on = |turn: &&Turn<C, K>| waiting.iter().any(|(_, key)| *key == turn.key);
+        if let Some(turn) = self.turn.as_ref().filter(goes_on) {
+            let key = turn.key.clone();
+            match next {
+                Some((client, next)) if self.has_had_its_share(turn, pace, now) => {
+                    if next != key {
+                        return if in_flight { Next::Drain } else { Next::Switch { client, key: next } };
+                    }
+                    self.leave(now);
+                    self.turn = Some(Turn { client, key: next, resident_since: Some(now) });
+                }
+                _ => {}
+            }
+            return Next::Stay(key);
         }
         match next {
             None => Next::Rest,
             Some(_) if in_flight => Next::Drain,
-            Some(longest_ago) => Next::Switch(longest_ago.clone()),
+            Some((client, key)) => Next::Switch { client, key },
         }
     }
 
-    /// A claim for this key brought a job: it has the turn.
-    pub(crate) fn enter(&mut self, key: &K, now: Instant) {
+    /// A claim brought a job of this client and key: the key has the turn, and if it had not, it is this client's.
+    pub(crate) fn enter(&mut self, client: C, key: &K, now: Instant) {
         if !self.has_turn(key) {
             self.leave(now);
-            self.turn = Some(Turn { key: key.clone(), resident_since: None });
+            self.turn = Some(Turn { client, key: key.clone(), resident_since: None });
         }
     }
 
@@ -89,10 +116,11 @@ impl<K: Clone + Eq + Hash> Drain<K> {
         }
     }
 
-    /// Ends the turn before its time, as when its model could not be loaded.
+    /// Ends the turn, also before its time, as when its model could not be loaded.
     pub(crate) fn leave(&mut self, now: Instant) {
         if let Some(turn) = self.turn.take() {
-            self.line.insert(turn.key, Place { since: now, had_work: now });
+            self.clients.had_turn(turn.client, now);
+            self.keys.had_turn(turn.key, now);
         }
     }
 
@@ -100,34 +128,79 @@ impl<K: Clone + Eq + Hash> Drain<K> {
         self.turn.as_ref().is_some_and(|turn| turn.key == *key)
     }
 
-    fn has_had_its_share(&self, turn: &Turn<K>, pace: &Pace<K>, now: Instant) -> bool {
-        let quantum = self.quantum(&turn.key, pace);
-        turn.resident_since.is_some_and(|since| now.saturating_duration_since(since) >= quantum)
+    /// Whose turn comes after the present one: another client's if one waits, or else another key of the same client's.
+    fn next_in_line<'a>(&self, waiting: &'a [(C, K)]) -> Option<&'a (C, K)> {
+        let is_turns = |client: &C| self.turn.as_ref().is_some_and(|turn| turn.client == *client);
+        let of_others = waiting.iter().filter(|(client, _)| !is_turns(client));
+        // The resident key is the one that was left least long ago.
+        let place =
+            |(client, key): &&(C, K)| (self.clients.since(client), self.has_turn(key), self.keys.since(key));
+        of_others.min_by_key(place).or_else(|| {
+            let own = waiting.iter().filter(|(client, key)| is_turns(client) && !self.has_turn(key));
+            own.min_by_key(|(_, key)| self.keys.since(key))
+        })
+    }
+
+    fn has_had_its_share(&self, turn: &Turn<C, K>, pace: &Pace<K>, now: Instant) -> bool {
+        turn.resident_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= self.quantum(turn, pace))
     }
 
     /// Q' of the design: the load's fair return, or less where the others would wait too long. At least one job runs
     /// in any case, because a turn begins with a claim.
-    fn quantum(&self, key: &K, pace: &Pace<K>) -> Duration {
-        let all = || self.line.keys().chain([key]);
+    fn quantum(&self, turn: &Turn<C, K>, pace: &Pace<K>) -> Duration {
+        let all = || self.keys.0.keys().chain([&turn.key]);
         let load = all().map(|key| pace.load(key)).max().unwrap_or_default();
         let run = all().map(|key| pace.longest_run(key)).max().unwrap_or_default();
-        let others = self.line.keys().filter(|other| *other != key).count();
+        let others = match self.clients.others(&turn.client) {
+            0 => self.keys.others(&turn.key),
+            clients => clients,
+        };
         let others = u32::try_from(others).unwrap_or(u32::MAX).max(1);
-        let fair = pace.load(key).mul_f64((1.0 - self.load_share) / self.load_share);
+        let fair = pace.load(&turn.key).mul_f64((1.0 - self.load_share) / self.load_share);
         let bearable = (self.max_wait.saturating_sub(load + run) / others).saturating_sub(load + run);
         fair.min(bearable)
     }
 
-    fn line_up(&mut self, waiting: &[K], now: Instant) {
-        for key in waiting {
-            match self.line.get_mut(key) {
-                Some(place) => place.had_work = now,
-                None => {
-                    self.line.insert(key.clone(), Place { since: now, had_work: now });
-                }
-            }
+    fn line_up(&mut self, waiting: &[(C, K)], now: Instant) {
+        for (client, key) in waiting {
+            self.clients.has_work(client, now);
+            self.keys.has_work(key, now);
         }
-        self.line.retain(|_, place| now.saturating_duration_since(place.had_work) <= self.max_wait);
+        self.clients.forget(self.max_wait, now);
+        self.keys.forget(self.max_wait, now);
+    }
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Clone + Eq + Hash> Line<T> {
+    fn has_work(&mut self, one: &T, now: Instant) {
+        match self.0.get_mut(one) {
+            Some(place) => place.had_work = now,
+            None => self.had_turn(one.clone(), now),
+        }
+    }
+
+    fn had_turn(&mut self, one: T, now: Instant) {
+        self.0.insert(one, Place { since: now, had_work: now });
+    }
+
+    fn since(&self, one: &T) -> Option<Instant> {
+        self.0.get(one).map(|place| place.since)
+    }
+
+    /// How many beside this one stand in line.
+    fn others(&self, one: &T) -> usize {
+        self.0.len() - usize::from(self.0.contains_key(one))
+    }
+
+    fn forget(&mut self, max_wait: Duration, now: Instant) {
+        self.0.retain(|_, place| now.saturating_duration_since(place.had_work) <= max_wait);
     }
 }
 

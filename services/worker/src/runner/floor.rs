@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_store::{Exit, Holder, LeaseNo, Store};
+use foreman_store::{ClientId, Exit, Holder, LeaseNo, Store};
 use futures_util::future::BoxFuture;
 use metrics::counter;
 use tokio::sync::{Notify, mpsc, watch};
@@ -49,7 +49,7 @@ pub(crate) struct Floor {
     presence: Presence,
     /// The keys that have work, sorted by what they need; nothing when that has changed.
     waiting: Option<Waiting>,
-    drain: Drain<Key>,
+    drain: Drain<ClientId, Key>,
     turns: Turns,
     pace: Pace<Key>,
 

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::Route;
-use foreman_store::{Claimed, Exit, Lease, LeaseNo};
+use foreman_store::{Claimed, ClientId, Exit, Lease, LeaseNo};
 use tokio::sync::watch;
 
 use super::load::Key;
@@ -22,6 +22,7 @@ pub(crate) enum Lane {
 #[derive(Debug)]
 pub(crate) struct Job {
     pub lease: Lease,
+    pub client: ClientId,
     pub key: Key,
     pub lane: Lane,
     pub route: Route,
@@ -62,6 +63,7 @@ impl Job {
         let max_attempts = claimed.max_attempts.unwrap_or(max_attempts);
         Ok(Self {
             lease: claimed.lease,
+            client: claimed.client,
             key: Key::clone(key),
             lane,
             route,

@@ -56,6 +56,14 @@ impl<K: Ord + Clone> Ready<K> {
         self.keys.keys()
     }
 
+    /// The clients that have work of a key, each once.
+    pub(crate) fn clients(&self, key: &K) -> Vec<ClientId> {
+        let places = self.keys.get(key).into_iter().flatten();
+        let mut clients: Vec<ClientId> = places.map(|((client, _), _)| *client).collect();
+        clients.dedup();
+        clients
+    }
+
     pub(crate) fn has(&self, key: &K) -> bool {
         self.keys.contains_key(key)
     }
@@ -141,6 +149,7 @@ mod tests {
         let mut ready = Ready::default();
         ready.scanned([('a', place(2, 0, 1)), ('a', place(1, -5, 2)), ('a', place(1, 7, 3))]);
         assert_eq!(ready.places(&'a'), [place(1, 7, 3), place(1, -5, 2), place(2, 0, 1)]);
+        assert_eq!(ready.clients(&'a'), [client(1), client(2)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Which client is served: they take turns, whatever they have queued. Pure.
+//! Which client is served within a load key: they take turns, whatever they have queued. Pure.
 //!
-//! This is the place of the fair order: once GPU time is charged to clients, what is kept of each here is the time it
-//! has had, and the client that had least goes first. Everything else stays.
+//! This and the line of clients in `drain.rs` are the places of the fair order: once GPU time is charged to clients, what is
+//! kept of each is the time it has had, and the client that had least goes first. Everything else stays.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -34,15 +34,22 @@ struct Standing {
 }
 
 impl Turns {
-    /// What a claim of at most `limit` jobs should be offered, in order, from these places of one key. `floor` is the
-    /// lowest id that a job not yet committed may have: no bound may lie above it.
-    pub(crate) fn offers(&mut self, places: &[Place], limit: usize, floor: JobId) -> Vec<Offer> {
+    /// What a claim of at most `limit` jobs should be offered, in order, from these places of one key: `first` before
+    /// everybody, if the claim is for that client's turn. `floor` is the lowest id that a job not yet committed may have:
+    /// no bound may lie above it.
+    pub(crate) fn offers(
+        &mut self,
+        places: &[Place],
+        first: Option<ClientId>,
+        limit: usize,
+        floor: JobId,
+    ) -> Vec<Offer> {
         self.note(places);
         let mut clients: Vec<(ClientId, Vec<&Place>)> = places
             .chunk_by(|one, other| one.client == other.client)
             .map(|places| (places[0].client, places.iter().collect()))
             .collect();
-        clients.sort_by_key(|(client, _)| (self.standing(*client).last, *client));
+        clients.sort_by_key(|(client, _)| (Some(*client) != first, self.standing(*client).last, *client));
         for (client, places) in &mut clients {
             if self.standing(*client).times % OLDEST_EVERY == OLDEST_EVERY - 1 {
                 places.sort_by_key(|place| place.lowest);
@@ -107,7 +114,7 @@ mod tests {
 
     /// Client and priority of each offer, with the most it may give.
     fn offers(turns: &mut Turns, places: &[Place], limit: usize) -> Vec<(ClientId, i16, i32)> {
-        let offers = turns.offers(places, limit, id(1_000));
+        let offers = turns.offers(places, None, limit, id(1_000));
         offers.into_iter().map(|offer| (offer.client, offer.priority, offer.at_most)).collect()
     }
 
@@ -124,6 +131,15 @@ mod tests {
             .collect();
         let (one, two) = (places[0].client, places[1].client);
         assert_eq!(served, [one, two, one, two, one, two]);
+    }
+
+    #[test]
+    fn a_claim_for_the_turn_of_a_client_offers_its_jobs_first() {
+        let (mut turns, places) = (Turns::default(), [place(1, 0, 1), place(2, 0, 2)]);
+        let two = places[1].client;
+        turns.served(two);
+        assert_eq!(turns.offers(&places, Some(two), 1, id(9))[0].client, two);
+        assert_ne!(turns.offers(&places, None, 1, id(9))[0].client, two);
     }
 
     #[test]
@@ -152,7 +168,7 @@ mod tests {
     #[test]
     fn bounds_stay_below_what_may_still_commit() {
         let bounds: Vec<JobId> = Turns::default()
-            .offers(&[place(1, 0, 5), place(2, 0, 50)], 2, id(20))
+            .offers(&[place(1, 0, 5), place(2, 0, 50)], None, 2, id(20))
             .into_iter()
             .map(|offer| offer.lower_bound)
             .collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use foreman_runtime::background_error;
-use foreman_store::{Claimed, Exit, Holder, JobId, LeaseNo, Offer, OwnLease, ulid_floor};
+use foreman_store::{Claimed, ClientId, Exit, Holder, JobId, LeaseNo, Offer, OwnLease, ulid_floor};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
@@ -37,10 +37,11 @@ const HELD_AHEAD_OF: Range<Duration> = Duration::from_millis(20)..Duration::from
 /// Ids are stamped before they commit. No bound may pass an id that can still come.
 const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
 
-/// The keys that have work for this host, by the lane that their jobs need.
+/// Where there is work for this host, by the lane that it needs.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    gpu: Vec<Key>,
+    /// Each client with each of its keys.
+    gpu: Vec<(ClientId, Key)>,
     cloud: Vec<Key>,
 }
 
@@ -80,20 +81,19 @@ pub(crate) struct Order {
 struct Wish {
     key: Key,
     lane: Lane,
+    /// Whose jobs are offered before all others': the claim is for this client's turn.
+    first: Option<ClientId>,
     limit: usize,
     begins: bool,
 }
 
 impl Floor {
-    /// Which key has the GPU next.
-    pub(super) fn next_key(&mut self, now: Instant) -> Next<Key> {
+    /// Which key has the GPU next, and for whom.
+    pub(super) fn next_key(&mut self, now: Instant) -> Next<ClientId, Key> {
         let mut waiting = self.waiting().gpu.clone();
         // What is held already is work for the key that has the turn, though nothing more may be ready.
-        for job in self.held.iter().filter(|job| job.lane == Lane::Gpu) {
-            if !waiting.contains(&job.key) {
-                waiting.push(Key::clone(&job.key));
-            }
-        }
+        let held = self.held.iter().filter(|job| job.lane == Lane::Gpu);
+        waiting.extend(held.map(|job| (job.client, Key::clone(&job.key))));
         let busy = self.gpu_is_busy();
         self.drain.next(&waiting, busy, &self.pace, now)
     }
@@ -108,8 +108,12 @@ impl Floor {
         self.waiting.get_or_insert_with(|| {
             let mut waiting = Waiting::default();
             for key in ready.keys().filter(|key| presence.has(key.model())) {
-                let lane = if key.model().is_cloud() { &mut waiting.cloud } else { &mut waiting.gpu };
-                lane.push(Key::clone(key));
+                if key.model().is_cloud() {
+                    waiting.cloud.push(Key::clone(key));
+                } else {
+                    let clients = ready.clients(key).into_iter();
+                    waiting.gpu.extend(clients.map(|client| (client, Key::clone(key))));
+                }
             }
             waiting
         })
@@ -117,7 +121,7 @@ impl Floor {
 
     pub(super) fn next_question(
         &mut self,
-        next: Next<Key>,
+        next: Next<ClientId, Key>,
         now: Instant,
     ) -> Option<BoxFuture<'static, Answer>> {
         if self.look_at_own {
@@ -130,14 +134,14 @@ impl Floor {
         {
             return None;
         }
-        let Wish { key, lane, limit, begins } = self.next_claim(next, now)?;
+        let Wish { key, lane, first, limit, begins } = self.next_claim(next, now)?;
         let floor = ulid_floor(self.desk.clock.now() - LATE_COMMITS);
-        let offers = self.turns.offers(&self.ready.places(&key), limit, floor);
+        let offers = self.turns.offers(&self.ready.places(&key), first, limit, floor);
         Some(self.claim(holder, Order { key, lane, offers, limit, begins, scan: self.ready.scan(), spell }))
     }
 
     /// For which key to claim, and how many at most.
-    fn next_claim(&mut self, next: Next<Key>, now: Instant) -> Option<Wish> {
+    fn next_claim(&mut self, next: Next<ClientId, Key>, now: Instant) -> Option<Wish> {
         let last_in_cloud = self.last_in_cloud.clone();
         let Waiting { cloud, .. } = self.waiting();
         // In a ring: nothing has to be loaded for any of them.
@@ -146,7 +150,9 @@ impl Floor {
         let cloud_first = self.cloud_next && cloud.is_some();
         let on_gpu = match next {
             Next::Stay(key) => self.wish(key, Lane::Gpu, !cloud_first, now),
-            Next::Switch(key) => self.wish(key, Lane::Gpu, false, now),
+            Next::Switch { client, key } => {
+                self.wish(key, Lane::Gpu, false, now).map(|wish| Wish { first: Some(client), ..wish })
+            }
             Next::Drain | Next::Rest => None,
         };
         let on_gpu = on_gpu.filter(|wish| self.ready.has(&wish.key));
@@ -167,11 +173,11 @@ impl Floor {
         let needs_no_load = lane == Lane::Cloud || self.residency.holds(&key, self.gpu_is_busy(), now);
         // What is held comes first, and a job that is begun waits for nothing.
         if free > 0 && needs_no_load && self.held.is_empty() {
-            return Some(Wish { key, lane, limit: free, begins: true });
+            return Some(Wish { key, lane, first: None, limit: free, begins: true });
         }
         let quick = self.pace.usual_run(&key).is_some_and(|usual| HELD_AHEAD_OF.contains(&usual));
         let limit = free + usize::from(may_hold && quick && self.held.is_empty());
-        (limit > 0).then_some(Wish { key, lane, limit, begins: false })
+        (limit > 0).then_some(Wish { key, lane, first: None, limit, begins: false })
     }
 
     fn claim(&self, holder: Holder, order: Order) -> BoxFuture<'static, Answer> {
@@ -245,8 +251,10 @@ impl Floor {
             claimed.iter().map(|job| (job.client, job.priority, job.lease.job_id)).collect();
         self.ready.claimed(&order.key, &order.offers, order.limit, &brought, order.scan);
         self.waiting = None;
-        if order.lane == Lane::Gpu && !claimed.is_empty() {
-            self.drain.enter(&order.key, now);
+        if order.lane == Lane::Gpu
+            && let Some(first) = claimed.first()
+        {
+            self.drain.enter(first.client, &order.key, now);
         }
         let may_begin = self.right_to_claim().is_some() && order.spell.goes_on();
         for job in claimed {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use foreman_ollama::ModelName;
 use foreman_runtime::background_error;
-use foreman_store::Lease;
+use foreman_store::{ClientId, Lease};
 use metrics::counter;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError};
@@ -23,13 +23,13 @@ use crate::runner::record::Leaving;
 
 impl Floor {
     /// Begins what is held and has a slot, and hands back what may not begin any more.
-    pub(super) fn serve_held(&mut self, next: &Next<Key>, now: Instant) {
+    pub(super) fn serve_held(&mut self, next: &Next<ClientId, Key>, now: Instant) {
         if self.held.is_empty() {
             return;
         }
         let may_begin = self.right_to_claim().is_some();
         // Another key's turn comes: what is held for this one would only lengthen its wait.
-        let gpu_goes_on = !matches!(next, Next::Drain | Next::Switch(_));
+        let gpu_goes_on = !matches!(next, Next::Drain | Next::Switch { .. });
         let keeps = |job: &Job| may_begin && job.spell.goes_on() && (gpu_goes_on || job.lane == Lane::Cloud);
         let (kept, back): (VecDeque<Job>, _) = std::mem::take(&mut self.held).into_iter().partition(keeps);
         self.held = kept;
