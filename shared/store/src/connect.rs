@@ -199,7 +199,12 @@ impl Store {
     /// Whether Postgres answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut conn = self.open().await?;
-        sqlx::query_scalar!("SELECT 1 AS one").fetch_one(&mut conn).await?;
+        sqlx::query_scalar!(
+            "-- ping
+            SELECT 1 AS one"
+        )
+        .fetch_one(&mut conn)
+        .await?;
         Ok(conn.done().await?)
     }
 

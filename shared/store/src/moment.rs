@@ -67,7 +67,12 @@ impl Store {
     pub async fn learn_time(&self) -> Result<TimeDelta, StoreError> {
         let mut conn = self.open().await?;
         let asked = SystemTime::now();
-        let now = sqlx::query_scalar!(r#"SELECT clock_timestamp() AS "now!""#).fetch_one(&mut conn).await?;
+        let now = sqlx::query_scalar!(
+            r#"-- learn_time
+            SELECT clock_timestamp() AS "now!""#
+        )
+        .fetch_one(&mut conn)
+        .await?;
         self.clock().learn(asked, now);
         conn.done().await?;
         Ok(self.clock().offset())

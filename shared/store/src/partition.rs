@@ -51,9 +51,12 @@ impl Store {
     async fn make_day(&self, day: NaiveDate) -> Result<bool, StoreError> {
         let mut conn = self.open_transaction().await?;
         // Others who make partitions are waited for: that stops nobody.
-        sqlx::query!("SELECT pg_advisory_xact_lock(hashtext('foreman partitions'))")
-            .execute(&mut conn)
-            .await?;
+        sqlx::query!(
+            "-- take_turn_at_partitions
+            SELECT pg_advisory_xact_lock(hashtext('foreman partitions'))"
+        )
+        .execute(&mut conn)
+        .await?;
         sqlx::query(GIVE_WAY).execute(&mut conn).await?;
         let (from, to) = bounds(day);
         let (from, to) = (from.uuid(), to.uuid());
@@ -95,8 +98,12 @@ impl Store {
     /// is answered with a job, and that job must still be there.
     pub async fn drop_partitions(&self, ttl: TimeDelta) -> Result<PartitionUpkeep, StoreError> {
         let mut conn = self.open().await?;
-        let now: DateTime<Utc> =
-            sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(&mut conn).await?;
+        let now: DateTime<Utc> = sqlx::query_scalar!(
+            r#"-- now
+            SELECT now() AS "now!""#
+        )
+        .fetch_one(&mut conn)
+        .await?;
         conn.done().await?;
         let mut dropped = 0;
         let shortest_stay = ttl.max(TimeDelta::hours(IDEMPOTENCY_HOURS.into()));
@@ -144,7 +151,8 @@ impl Store {
         let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", PARTITIONED.join(", "));
         sqlx::query(AssertSqlSafe(lock)).execute(&mut conn).await?;
         let needed = sqlx::query_scalar!(
-            r#"SELECT (EXISTS (SELECT FROM outbox WHERE job_id >= $1 AND job_id < $2)
+            r#"-- day_is_undelivered
+            SELECT (EXISTS (SELECT FROM outbox WHERE job_id >= $1 AND job_id < $2)
                     OR EXISTS (SELECT FROM webhook_delivery WHERE job_id >= $1 AND job_id < $2)) AS "needed!""#,
             from.uuid(),
             to.uuid(),
@@ -164,9 +172,12 @@ impl Store {
 
     async fn today(&self) -> Result<NaiveDate, StoreError> {
         let mut conn = self.open().await?;
-        let today = sqlx::query_scalar!(r#"SELECT (now() AT TIME ZONE 'UTC')::date AS "today!""#)
-            .fetch_one(&mut conn)
-            .await?;
+        let today = sqlx::query_scalar!(
+            r#"-- today
+            SELECT (now() AT TIME ZONE 'UTC')::date AS "today!""#
+        )
+        .fetch_one(&mut conn)
+        .await?;
         conn.done().await?;
         Ok(today)
     }
@@ -192,9 +203,13 @@ impl Store {
 }
 
 async fn exists(conn: &mut Conn, table: &str) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar!(r#"SELECT to_regclass($1) IS NOT NULL AS "exists!""#, table)
-        .fetch_one(conn)
-        .await?)
+    Ok(sqlx::query_scalar!(
+        r#"-- table_exists
+        SELECT to_regclass($1) IS NOT NULL AS "exists!""#,
+        table
+    )
+    .fetch_one(conn)
+    .await?)
 }
 
 fn partition_name(table: &str, day: NaiveDate) -> String {

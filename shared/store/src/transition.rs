@@ -128,9 +128,13 @@ impl Store {
     pub async fn accepted(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
         let mut conn = self.open().await?;
-        let found = sqlx::query_scalar!(r#"SELECT id AS "id: JobId" FROM job WHERE id = ANY($1)"#, &ids)
-            .fetch_all(&mut conn)
-            .await?;
+        let found = sqlx::query_scalar!(
+            r#"-- accepted
+            SELECT id AS "id: JobId" FROM job WHERE id = ANY($1)"#,
+            &ids
+        )
+        .fetch_all(&mut conn)
+        .await?;
         conn.done().await?;
         Ok(found)
     }
@@ -561,7 +565,12 @@ impl Store {
         )
         .execute(&mut conn)
         .await?;
-        let next = sqlx::query_scalar!("SELECT min(due_at) FROM job_scheduled").fetch_one(&mut conn).await?;
+        let next = sqlx::query_scalar!(
+            "-- next_due
+            SELECT min(due_at) FROM job_scheduled"
+        )
+        .fetch_one(&mut conn)
+        .await?;
         conn.done().await?;
         Ok((hit.rows_affected(), next))
     }

@@ -1,7 +1,7 @@
 //! Jobs as their owners see them: one by its id, or a page of them.
 //!
-//! What is shown of a job comes from one statement over every room, by way of the view `job_now`: several would see it in
-//! none of them while it moves.
+//! What is shown of a job comes from one statement over every room: several would see it in none of them while it moves.
+//! (The view `job_now` did that for the binaries before this one; nothing else reads it.)
 
 use chrono::{DateTime, Utc};
 
@@ -108,14 +108,20 @@ impl Store {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let scan = if filter.model.is_some() { MODEL_SCAN } else { limit.saturating_add(1) };
         let mut conn = self.open().await?;
+        // A client is named as a range of one where its jobs are read in order: then the list's own index alone gives that
+        // order. By an equality the key's index would give it too, and Postgres, who does not know how few of a day's jobs
+        // are this client's, would read all jobs of the day for them.
         let rows = sqlx::query!(
             r#"-- find_jobs
             WITH looked_at AS MATERIALIZED (
                 SELECT room.job_id
-                FROM client c
+                FROM (SELECT $1::uuid AS id WHERE $1 IS NOT NULL
+                      UNION ALL
+                      SELECT id FROM client WHERE $1 IS NULL) AS c
                 CROSS JOIN LATERAL (
                     (SELECT id AS job_id FROM job
-                     WHERE $3::text IS NULL AND client_id = c.id AND id < $2 ORDER BY id DESC LIMIT $5)
+                     WHERE $3::text IS NULL AND client_id BETWEEN c.id AND c.id AND id < $2
+                     ORDER BY client_id, id DESC LIMIT $5)
                     UNION ALL
                     (SELECT job_id FROM job_ready
                      WHERE $3 = 'queued' AND client_id = c.id AND job_id < $2 ORDER BY job_id DESC LIMIT $5)
@@ -124,18 +130,22 @@ impl Store {
                      WHERE $3 = 'queued' AND client_id = c.id AND job_id < $2 ORDER BY job_id DESC LIMIT $5)
                     UNION ALL
                     (SELECT job_id FROM job_lease
-                     WHERE phase = CASE $3 WHEN 'queued' THEN 'held' ELSE $3 END AND client_id = c.id AND job_id < $2
+                     WHERE $3 IN ('queued', 'loading', 'working')
+                       AND phase = CASE $3 WHEN 'queued' THEN 'held' ELSE $3 END AND client_id = c.id AND job_id < $2
                      ORDER BY job_id DESC LIMIT $5)
                     UNION ALL
                     (SELECT job_id FROM job_done
-                     WHERE $3 IN ('done', 'failed', 'cancelled', 'expired') AND state = $3 AND client_id = c.id
-                       AND job_id < $2 ORDER BY job_id DESC LIMIT $5)
+                     WHERE $3 IN ('done', 'failed', 'cancelled', 'expired') AND state = $3
+                       AND client_id BETWEEN c.id AND c.id AND job_id < $2
+                     ORDER BY client_id, job_id DESC LIMIT $5)
                 ) AS room
-                WHERE $1::uuid IS NULL OR c.id = $1
                 ORDER BY room.job_id DESC LIMIT $5
             )
-            SELECT l.job_id AS "job_id!: JobId", $4::text IS NULL OR split_part(j.load_key, ' ', 1) = $4 AS "matches!"
-            FROM looked_at l CROSS JOIN LATERAL (SELECT load_key FROM job WHERE id = l.job_id) AS j
+            SELECT l.job_id AS "job_id!: JobId",
+                   CASE WHEN $4::text IS NULL THEN true
+                        ELSE split_part((SELECT load_key FROM job WHERE id = l.job_id), ' ', 1) = $4
+                   END AS "matches!"
+            FROM looked_at l
             ORDER BY l.job_id DESC"#,
             scope.client(),
             filter.after.unwrap_or(JobId::MAX).uuid(),
@@ -164,22 +174,53 @@ impl Store {
     ) -> Result<Vec<JobView>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
         let mut conn = self.open().await?;
+        // Each table is looked up by itself (`OFFSET 0` keeps Postgres from joining them in an order of its own): with
+        // statistics that are old, or missing, it would walk a whole day's jobs for each id.
         let rows = sqlx::query!(
             r#"-- job_views
-            SELECT v.id AS "id!: JobId", v.client_id AS "client!: ClientId", v.model AS "model!",
-                   v.state AS "state!: JobState", v.seq AS "seq!", v.attempt AS "attempt!", v.failures AS "failures!",
-                   v.rescues AS "rescues!", v.cancel_requested AS "cancel_requested!", v.priority AS "priority!",
-                   v.max_attempts, v.metadata, v.webhook_url, v.webhook_events, v.retry_of AS "retry_of: JobId",
-                   v.created_at AS "created_at!", v.run_at, v.expires_at AS "expires_at!",
-                   v.eligible_at AS "eligible_at!", v.loading_at, v.working_at, v.completed_at, v.error, v.error_code,
-                   v.prompt_tokens, v.completion_tokens,
+            SELECT j.id AS "id!: JobId", j.client_id AS "client!: ClientId", j.model AS "model!",
+                   room.state AS "state!: JobState", room.seq AS "seq!", room.attempt AS "attempt!",
+                   room.failures AS "failures!", room.rescues AS "rescues!",
+                   room.cancel_requested AS "cancel_requested!", j.priority AS "priority!", j.max_attempts, j.metadata,
+                   j.webhook_url, j.webhook_events, j.retry_of AS "retry_of: JobId", j.created_at AS "created_at!",
+                   j.run_at, j.expires_at AS "expires_at!", room.eligible_at AS "eligible_at!",
+                   -- A job that waits for another try shows when its last attempt began.
+                   coalesce(room.loading_at, (
+                       SELECT min(e.at)
+                       FROM (SELECT job_id, attempt, state, at FROM job_event
+                             UNION ALL SELECT job_id, attempt, state, at FROM outbox) AS e
+                       WHERE room.attempt > 0 AND e.job_id = j.id AND e.state = 'loading' AND e.attempt = room.attempt
+                   )) AS loading_at,
+                   room.working_at, room.completed_at, room.error, room.error_code, room.prompt_tokens,
+                   room.completion_tokens,
                    a.name AS "artifact?", a.content_type AS "content_type?", a.size AS "size?", a.sha256 AS "sha256?",
                    CASE WHEN a.size <= $3 THEN a.data END AS data
             FROM unnest($1::uuid[]) AS wanted (id)
-            JOIN job_now v ON v.id = wanted.id
+            CROSS JOIN LATERAL (
+                SELECT * FROM job WHERE id = wanted.id AND ($2::uuid IS NULL OR client_id = $2) OFFSET 0
+            ) AS j
+            CROSS JOIN LATERAL (
+                SELECT 'queued' AS state, seq, attempt, failures, rescues, eligible_at, false AS cancel_requested,
+                       NULL::timestamptz AS loading_at, NULL::timestamptz AS working_at,
+                       NULL::timestamptz AS completed_at, NULL AS error, NULL AS error_code,
+                       NULL::bigint AS prompt_tokens, NULL::bigint AS completion_tokens
+                FROM job_ready WHERE client_id = j.client_id AND job_id = wanted.id
+                UNION ALL
+                SELECT 'queued', seq, attempt, failures, rescues, eligible_at, false, NULL, NULL, NULL, NULL, NULL, NULL,
+                       NULL
+                FROM job_scheduled WHERE client_id = j.client_id AND job_id = wanted.id
+                UNION ALL
+                SELECT CASE phase WHEN 'held' THEN 'queued' ELSE phase END, seq, attempt, failures, rescues, eligible_at,
+                       cancel, loading_at, working_at, NULL, NULL, NULL, NULL, NULL
+                FROM job_lease WHERE job_id = wanted.id
+                UNION ALL
+                SELECT state, seq, attempt, failures, rescues, eligible_at, state = 'cancelled', loading_at, working_at,
+                       completed_at, error, error_code, prompt_tokens, completion_tokens
+                FROM job_done WHERE job_id = wanted.id
+                OFFSET 0
+            ) AS room
             LEFT JOIN LATERAL (SELECT * FROM artifact WHERE job_id = wanted.id OFFSET 0) AS a ON true
-            WHERE $2::uuid IS NULL OR v.client_id = $2
-            ORDER BY v.id DESC, a.name"#,
+            ORDER BY j.id DESC, a.name"#,
             &ids,
             scope.client(),
             inline_limit,

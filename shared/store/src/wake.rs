@@ -163,9 +163,14 @@ impl Wakeups {
             if topics.is_empty() {
                 continue;
             }
-            sqlx::query!("SELECT pg_notify($1, topic) FROM unnest($2::text[]) AS topic", CHANNEL, &topics)
-                .fetch_all(&mut connection)
-                .await?;
+            sqlx::query!(
+                "-- notify
+                SELECT pg_notify($1, topic) FROM unnest($2::text[]) AS topic",
+                CHANNEL,
+                &topics
+            )
+            .fetch_all(&mut connection)
+            .await?;
             tokio::time::sleep(SPACING).await;
         }
     }

@@ -91,7 +91,13 @@ impl Store {
     /// Takes a worker's row away, once it holds nothing any more. What it still holds is rescued at once.
     pub async fn deregister_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
         let mut conn = self.open().await?;
-        sqlx::query!("DELETE FROM worker WHERE id = $1", worker.uuid()).execute(&mut conn).await?;
+        sqlx::query!(
+            "-- deregister_worker
+            DELETE FROM worker WHERE id = $1",
+            worker.uuid()
+        )
+        .execute(&mut conn)
+        .await?;
         Ok(conn.done().await?)
     }
 
