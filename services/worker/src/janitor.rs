@@ -1,5 +1,5 @@
 //! What must happen although nobody asks for it: jobs whose time has come or has passed, what dead workers dropped,
-//! partitions, and the end of what is old. Any number of janitors may work beside each other, and what one of them is
+//! partitions, statistics, and the end of what is old. Any number of janitors may work beside each other, and what one of them is
 //! doing no other waits for.
 //!
 //! Each chore is a loop of its own: one that fails, or takes long, does not hold up the others.
@@ -8,6 +8,7 @@ mod missing;
 mod partitions;
 mod promote;
 mod rescue;
+mod statistics;
 mod sweep;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
         rescue::run(shared()),
         partitions::make(shared()),
         partitions::drop_old(shared()),
+        statistics::run(shared()),
         sweep::run(&worker, sweep::Expiry(shared()), sweep::SOON),
         sweep::run(&worker, missing::MissingModels::new(shared()), missing::EVERY),
         sweep::run(&worker, sweep::OldDeliveries(shared()), sweep::SOMETIMES),

@@ -207,7 +207,9 @@ impl Store {
             WITH ended AS MATERIALIZED (
                 SELECT a.job_id, a.seq, a.lane_id, a.state, j.client_id, j.webhook_lane, j.webhook_origin
                 FROM webhook_attempt a
-                JOIN job j ON j.id = a.job_id
+                CROSS JOIN LATERAL (
+                    SELECT client_id, webhook_lane, webhook_origin FROM job WHERE id = a.job_id LIMIT 1
+                ) AS j
                 WHERE a.delivery_id = $1 AND a.outcome <> 'retry' AND ($2::uuid IS NULL OR j.client_id = $2)
             ), lane AS (
                 INSERT INTO webhook_lane (id, client_id, origin)

@@ -33,6 +33,7 @@ mod rooms;
 mod schema;
 mod seal;
 mod state;
+mod statistics;
 mod transition;
 mod upkeep;
 mod view;

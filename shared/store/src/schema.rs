@@ -23,7 +23,7 @@ pub fn schema_version_needed() -> i64 {
 }
 
 impl Store {
-    /// Brings the schema up to date: migrations, the role's settings, partitions, statistics. Safe twice and from two
+    /// Brings the schema up to date: migrations, the role's settings, partitions. Safe twice and from two
     /// places at once: a session lock lets one go first.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         let mut connection = self.connect_directly().await?;
@@ -33,8 +33,6 @@ impl Store {
             PartitionUpkeep::Done(_) => {}
             PartitionUpkeep::Busy => return Err(MigrateError::PartitionsBusy),
         }
-        // Plans made before the first statistics would be sequential scans that stay cached.
-        sqlx::raw_sql("ANALYZE").execute(&mut connection).await.map_err(StoreError::from)?;
         connection.close().await.map_err(StoreError::from)?;
         Ok(())
     }

@@ -130,7 +130,8 @@ impl Store {
         let mut conn = self.open().await?;
         let found = sqlx::query_scalar!(
             r#"-- accepted
-            SELECT id AS "id: JobId" FROM job WHERE id = ANY($1)"#,
+            SELECT j.id AS "id: JobId" FROM unnest($1::uuid[]) AS wanted (id)
+            CROSS JOIN LATERAL (SELECT id FROM job WHERE id = wanted.id LIMIT 1) AS j"#,
             &ids
         )
         .fetch_all(&mut conn)

@@ -117,10 +117,10 @@ impl Store {
                 SELECT room.job_id
                 FROM (SELECT $1::uuid AS id WHERE $1 IS NOT NULL
                       UNION ALL
-                      SELECT id FROM client WHERE $1 IS NULL) AS c
+                      SELECT id FROM client WHERE $1 IS NULL AND $3::text IS NOT NULL) AS c
                 CROSS JOIN LATERAL (
                     (SELECT id AS job_id FROM job
-                     WHERE $3::text IS NULL AND client_id BETWEEN c.id AND c.id AND id < $2
+                     WHERE $3 IS NULL AND client_id BETWEEN c.id AND c.id AND id < $2
                      ORDER BY client_id, id DESC LIMIT $5)
                     UNION ALL
                     (SELECT job_id FROM job_ready
@@ -139,7 +139,9 @@ impl Store {
                        AND client_id BETWEEN c.id AND c.id AND job_id < $2
                      ORDER BY client_id, job_id DESC LIMIT $5)
                 ) AS room
-                ORDER BY room.job_id DESC LIMIT $5
+                UNION ALL
+                (SELECT id FROM job WHERE $1 IS NULL AND $3 IS NULL AND id < $2 ORDER BY id DESC LIMIT $5)
+                ORDER BY job_id DESC LIMIT $5
             )
             SELECT l.job_id AS "job_id!: JobId",
                    CASE WHEN $4::text IS NULL THEN true

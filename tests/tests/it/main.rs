@@ -15,6 +15,7 @@ mod several_clients;
 mod several_hosts;
 mod stack;
 mod standing_by;
+mod statements;
 mod stopping;
 mod thin_line;
 mod upgrading;

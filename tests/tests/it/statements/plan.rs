@@ -1,0 +1,68 @@
+//! What a run of a statement read, as `EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)` tells it.
+
+use serde_json::Value;
+
+use super::values::Reads;
+
+/// Rows that a node may read and throw away: more means that no index led to the rows.
+const REMOVED: f64 = 1_000.0;
+
+/// Rows that may be sorted: a page of a list, or a batch.
+const SORTED: f64 = 1_000.0;
+
+/// Tables of which there are ever only a few pages: workers and hosts.
+const FEW: &[&str] = &["worker", "host", "host_model"];
+
+pub(crate) struct Plan(Value);
+
+impl Plan {
+    pub(crate) fn read(json: String) -> Self {
+        let explained: Value = serde_json::from_str(&json).unwrap();
+        Self(explained[0]["Plan"].clone())
+    }
+
+    /// What is wrong with it. A statement that reads whole rooms by design only has to keep to its number of pages.
+    pub(crate) fn faults(&self, reads: &Reads) -> Vec<String> {
+        let mut faults = Vec::new();
+        let pages = number(&self.0, "Shared Hit Blocks") + number(&self.0, "Shared Read Blocks");
+        let allowed = match reads {
+            Reads::Few => 400.0,
+            Reads::Pages(pages, _why) => *pages,
+            Reads::WholeRooms(_why) => return faults,
+        };
+        if pages > allowed {
+            faults.push(format!("{pages} pages were touched instead of {allowed}"));
+        }
+        inspect(&self.0, &mut faults);
+        faults
+    }
+}
+
+fn inspect(node: &Value, faults: &mut Vec<String>) {
+    let loops = number(node, "Actual Loops");
+    let kind = node["Node Type"].as_str().unwrap_or_default();
+    let of = ["Index Name", "Relation Name", "CTE Name", "Function Name"]
+        .iter()
+        .find_map(|key| node[*key].as_str());
+    let of = of.unwrap_or_default();
+    for removed in ["Rows Removed by Filter", "Rows Removed by Join Filter", "Rows Removed by Index Recheck"]
+    {
+        let rows = number(node, removed) * loops;
+        if rows > REMOVED {
+            faults.push(format!("{kind} {of}: {removed}: {rows}"));
+        }
+    }
+    if kind == "Seq Scan" && loops > 0.0 && !FEW.contains(&of) {
+        faults.push(format!("{kind} {of}"));
+    }
+    if kind.ends_with("Sort") && number(node, "Actual Rows") * loops > SORTED {
+        faults.push(format!("{kind} of {} rows", number(node, "Actual Rows") * loops));
+    }
+    for child in node["Plans"].as_array().into_iter().flatten() {
+        inspect(child, faults);
+    }
+}
+
+fn number(node: &Value, key: &str) -> f64 {
+    node[key].as_f64().unwrap_or_default()
+}

@@ -1,0 +1,147 @@
+//! Values for every statement, of rows that `fill.sql` makes: those of a usual call, and the dear ones.
+
+/// A statement with the values that it is tried with, each set as it stands between the brackets of `EXECUTE`.
+pub(crate) struct Values {
+    pub(crate) statement: &'static str,
+    pub(crate) reads: Reads,
+    pub(crate) sets: &'static [&'static str],
+}
+
+/// What a statement may read.
+pub(crate) enum Reads {
+    /// As good as nothing: 400 pages.
+    Few,
+    /// So many pages, for this reason.
+    Pages(f64, &'static str),
+    /// Whole rooms, for this reason. Whoever runs it must bound how often that is.
+    WholeRooms(&'static str),
+}
+
+use Reads::{Few, Pages, WholeRooms};
+
+const fn values(statement: &'static str, reads: Reads, sets: &'static [&'static str]) -> Values {
+    Values { statement, reads, sets }
+}
+
+/// A statement without parameters.
+const BARE: &[&str] = &[""];
+
+const BATCH: Reads =
+    Pages(4_000.0, "a batch of 100 rows, each of which is looked up and written in several tables");
+const DOCTOR: Reads = WholeRooms("`foreman doctor` alone asks it, with a deadline of its own");
+
+/// Sorted by name.
+#[rustfmt::skip]
+pub(crate) const VALUES: &[Values] = &[
+    values("accept_jobs", Few, &[
+        "filled.jobs(300001, 2), filled.ids(1, 2), '{tiny-a,tiny-a}', '{tiny-a,tiny-a}', '{tiny-a,tiny-a}', '{/api/chat,/api/chat}', \
+         '{a,b}', '{0,0}', '{3,3}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', \
+         array[NULL, now() + interval '1 hour'], array[now() + interval '1 day', now() + interval '1 day'], '{NULL,NULL}', '{NULL,NULL}', '{key 40001,new}', \
+         array['\\x00'::bytea, '\\x00'], 24"]),
+    values("accepted", Few, &["filled.jobs(150000, 50)"]),
+    values("add_artifacts", BATCH, &["filled.jobs(150000, 100), 100"]),
+    values("address_named", Few, &["'client 3'"]),
+    values("artifact_head", Few, &["filled.job(150000), filled.id(2), 'completion'"]),
+    values("artifact_part", Few, &["filled.job(150000), filled.id(2), 'completion', 0, 100"]),
+    values("begin_jobs", Few, &["filled.jobs(100001, 4), '{100001,100002,100003,100004}', '{loading,working,working,loading}'"]),
+    values("bring_forward", Few, &["filled.delivery(60000), filled.id(1)"]),
+    values("bury_workers", Few, &["filled.ids(1, 2)"]),
+    values("cancel_leased", Few, &["filled.job(100100), filled.id(2)"]),
+    values("cancel_waiting", Few, &["filled.id(2), filled.job(40000)", "filled.id(2), filled.job(90000)"]),
+    values("cancelled_leases", Few, &["filled.id(3)"]),
+    values("claim_deliveries", BATCH, &["filled.ids(1, 11), array_fill('-infinity'::timestamptz, '{11}'), array_fill(10, '{11}'), 25, 10::smallint, 4::smallint"]),
+    values("claim_jobs", BATCH, &[
+        "filled.id(1), 'host 1', 1, array[filled.id(2), filled.id(1)], '{0,0}', array[filled.job(0), filled.job(0)], '{64,64}', 'tiny-a', 64, 'held'",
+        "filled.id(1), 'host 1', 1, array[filled.id(1)], '{0}', array[filled.job(0)], '{64}', 'tiny-b', 64, 'working'"]),
+    values("client_named", Few, &["'client 3'"]),
+    values("client_secrets", DOCTOR, BARE),
+    values("clients", WholeRooms("`foreman client list` shows every client"), BARE),
+    values("create_address_client", Few, &["filled.id(900001), 'address 127.0.0.1'"]),
+    values("create_client", Few, &["filled.id(900001), 'new', false, decode(repeat('ab', 32), 'hex'), NULL"]),
+    values("day_is_needed", WholeRooms("a day is dropped once, and looked at each hour before it is"), &["filled.job(1), filled.job(86400000), now()", "filled.job(-86400000), filled.job(0), now()"]),
+    values("day_is_undelivered", Few, &["filled.job(1), filled.job(86400000)"]),
+    values("deliver_again", Few, &["filled.delivery(120000), filled.id(1), 10"]),
+    values("deliveries", Few, &["filled.job(120000), filled.id(1), filled.id(0), 51"]),
+    values("delivery_backlog", WholeRooms("one worker counts, and rests in proportion"), BARE),
+    values("deregister_worker", Few, &["filled.id(3)"]),
+    values("end_old_deliveries", Few, &["100"]),
+    values("expire_jobs", Few, &["100"]),
+    values("exports_gauges", Few, BARE),
+    values("find_jobs", Few, &[
+        "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, 51",
+        "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'queued', NULL, 51",
+        "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'done', NULL, 51",
+        "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'cancelled', NULL, 51",
+        "filled.id(1), 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, 51",
+        "filled.id(1), filled.job(100000), NULL, NULL, 51",
+        "filled.id(1), filled.job(100000), 'queued', NULL, 51",
+        "filled.id(1), filled.job(150000), 'done', NULL, 51",
+        "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, 'tiny-a', 10001",
+        "NULL, 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, 51"]),
+    values("foreign_leases", Few, &["'host 2', filled.id(1)"]),
+    values("has_ended", Few, &["filled.job(150000), filled.id(2)"]),
+    values("hosts", DOCTOR, BARE),
+    values("introduce_host", Few, &["'host 3', 'http://127.0.0.1:11434', 20, 4"]),
+    values("inventory", Few, BARE),
+    values("job_history", Few, &["filled.job(150000), filled.id(2), 100, 0"]),
+    values("job_views", Pages(1_200.0, "a page of 50 jobs, each looked up in all rooms"), &[
+        "array[filled.job(150000)], filled.id(2), 100",
+        "array[filled.job(40000)], filled.id(2), 100",
+        "filled.jobs(150000, 50), filled.id(1), -1",
+        "filled.jobs(79951, 50), NULL, -1"]),
+    values("key_holder", Few, &["filled.id(1), 'key 300'"]),
+    values("key_holders", Few, &["filled.jobs(1, 2), filled.ids(1, 2), '{key 300,key 40000}'"]),
+    values("learn_time", Few, BARE),
+    values("leave_leases", Few, &["filled.jobs(100001, 4), '{100001,100002,100003,100004}', '{failed,queued,queued,cancelled}', '{NULL,NULL,60,NULL}', \
+        '{1,0,1,0}', '{e,e,e,NULL}', '{c,c,c,NULL}', '{NULL,NULL,NULL,NULL}', '{NULL,NULL,NULL,NULL}', '{1,1,1,1}', '{1,1,1,1}'"]),
+    values("lock_dead_workers", Few, &["1e9"]),
+    values("look_at_lanes", Pages(5_000.0, "100 lanes have something, each is looked up twice"), &[
+        "'{}', '{}'",
+        "filled.ids(2, 100), array_fill(now() - interval '1 hour', '{100}')"]),
+    values("misplaced_jobs", WholeRooms("the proof of the first rule, for the suite and `foreman doctor`"), &["10"]),
+    values("missing_rights", DOCTOR, BARE),
+    values("model_backlogs", WholeRooms("one worker counts, and rests in proportion"), BARE),
+    values("next_due", Few, BARE),
+    values("note_unreachable", Few, &["'host 3', filled.id(3), 3"]),
+    values("notify", Few, &["'foreman', '{ready,job}'"]),
+    values("now", Few, BARE),
+    values("oldest_open_transaction", DOCTOR, BARE),
+    values("oldest_transaction", Few, BARE),
+    values("orphaned_leases", DOCTOR, BARE),
+    values("outbox_oldest", Few, BARE),
+    values("outgrown_tables", Pages(1_000.0, "the catalogue's entries of our tables"), &["500, 10"]),
+    values("own_leases", Few, &["filled.id(3)"]),
+    values("ping", Few, BARE),
+    values("progress", BATCH, &["array_fill(filled.id(1), '{100}'), filled.jobs(99951, 100)"]),
+    values("promote_jobs", Few, &["100"]),
+    values("prune_idempotency_keys", Few, &["100"]),
+    values("prune_lanes", WholeRooms("all receivers are looked at, once a minute"), &["100"]),
+    values("publish_models", Few, &["'host 3', filled.id(3), 3, '{tiny-b}', '{tiny-b}', '{true}'"]),
+    values("queue", WholeRooms("`GET /queue` is kept and shared, and rests in proportion"), BARE),
+    values("queued", Pages(2_000.0, "a client's waiting jobs are counted up to a limit"), &["filled.id(2), 1000", "filled.id(1), 1000"]),
+    values("ready_triples", Few, BARE),
+    values("receivers_without_secret", DOCTOR, BARE),
+    values("register_worker", Few, &["filled.id(900001), 'host 3', '{run}', 20", "filled.id(3), 'host 3', '{run}', 20"]),
+    values("relay_outbox", BATCH, &["100"]),
+    values("release_host", Few, &["'host 3', filled.id(3), 3"]),
+    values("renew_worker", Few, &["filled.id(3), 'host 3', 3"]),
+    values("reported_already", BATCH, &["filled.jobs(120000, 100), filled.deliveries(120000, 100), array_fill(1::smallint, '{100}')"]),
+    values("request", Few, &["filled.job(150000), filled.id(2)"]),
+    values("rescue_leases", Pages(1_000.0, "all leases are looked at for such without a worker, and there are as many as slots"), &[
+        "filled.ids(900001, 2), 5, 'lost'"]),
+    values("revoke_client", Few, &["'client 3'"]),
+    values("rights", DOCTOR, BARE),
+    values("rotate_client", Few, &["filled.id(3), '\\xabababababababababababababababababababababababababababababababab', NULL, 24"]),
+    values("server", DOCTOR, BARE),
+    values("settle_deliveries", BATCH, &["filled.deliveries(50001, 10), array_fill(1::bigint, '{10}'), array_fill('delivered'::text, '{5}') || array_fill('retry'::text, '{5}'), array_fill(500::smallint, '{10}'), \
+        array_fill(NULL::text, '{5}') || array_fill('http_5xx'::text, '{5}'), array_fill(1, '{10}'), array_fill(NULL::bytea, '{10}'), array_fill(1::float8, '{10}'), array_fill(60::float8, '{10}'), \
+        array_fill('http://127.0.0.1:9/'::text, '{10}'), array_fill('queued'::text, '{10}'), filled.ids(2, 10), array_fill(false, '{10}')"]),
+    values("settled_already", BATCH, &["filled.jobs(150000, 100), ARRAY[150000,150001]::bigint[] || array_fill(1::bigint, '{98}')"]),
+    values("sign_in", Few, &["decode(lpad('3', 64, '0'), 'hex')"]),
+    values("signing_secrets", Few, &["filled.ids(1, 20)"]),
+    values("table_exists", Few, &["'job'"]),
+    values("take_host", Few, &["'host 3', filled.id(3), 'http://127.0.0.1:11434', 20, 4"]),
+    values("take_turn_at_partitions", Few, BARE),
+    values("today", Few, BARE),
+    values("workers", DOCTOR, BARE),
+];
