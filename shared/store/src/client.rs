@@ -229,8 +229,11 @@ impl Store {
         let signed_in = sqlx::query_as!(
             SignedIn,
             r#"-- sign_in
-            SELECT id AS "client: ClientId", is_admin FROM client
-            WHERE (key_digest = $1 OR previous_key = $1 AND previous_until > now()) AND revoked_at IS NULL"#,
+            SELECT id AS "client!: ClientId", is_admin AS "is_admin!"
+            FROM (SELECT id, is_admin, revoked_at FROM client WHERE key_digest = $1
+                  UNION ALL
+                  SELECT id, is_admin, revoked_at FROM client WHERE previous_key = $1 AND previous_until > now()) AS known
+            WHERE revoked_at IS NULL"#,
             key as KeyDigest
         )
         .fetch_optional(&mut conn)

@@ -55,10 +55,11 @@ fn inspect(node: &Value, faults: &mut Vec<String>) {
     if kind == "Seq Scan" && loops > 0.0 && !FEW.contains(&of) {
         faults.push(format!("{kind} {of}"));
     }
-    if kind.ends_with("Sort") && number(node, "Actual Rows") * loops > SORTED {
-        faults.push(format!("{kind} of {} rows", number(node, "Actual Rows") * loops));
-    }
     for child in node["Plans"].as_array().into_iter().flatten() {
+        let rows = number(child, "Actual Rows") * number(child, "Actual Loops");
+        if kind.ends_with("Sort") && rows > SORTED {
+            faults.push(format!("{kind} of {rows} rows"));
+        }
         inspect(child, faults);
     }
 }

@@ -95,7 +95,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("leave_leases", Few, &["filled.jobs(100001, 4), '{100001,100002,100003,100004}', '{failed,queued,queued,cancelled}', '{NULL,NULL,60,NULL}', \
         '{1,0,1,0}', '{e,e,e,NULL}', '{c,c,c,NULL}', '{NULL,NULL,NULL,NULL}', '{NULL,NULL,NULL,NULL}', '{1,1,1,1}', '{1,1,1,1}'"]),
     values("lock_dead_workers", Few, &["1e9"]),
-    values("look_at_lanes", Pages(5_000.0, "100 lanes have something, each is looked up twice"), &[
+    values("look_at_lanes", Pages(1_500.0, "100 lanes have something, each is looked up twice"), &[
         "'{}', '{}'",
         "filled.ids(2, 100), array_fill(now() - interval '1 hour', '{100}')"]),
     values("misplaced_jobs", WholeRooms("the proof of the first rule, for the suite and `foreman doctor`"), &["10"]),
