@@ -78,7 +78,8 @@ SELECT filled.client_of(n), 'key ' || n, filled.job(n), decode(repeat('0', 64), 
        now() + CASE WHEN n <= 5 THEN interval '-1 second' ELSE interval '1 day' END
 FROM generate_series(1, 50000) AS n;
 INSERT INTO worker (id, host_id, roles, ttl) SELECT filled.id(n), 'host ' || n, '{run,relay}', '20 s' FROM generate_series(1, 20) AS n;
-INSERT INTO host (id, url, holder, fence, ttl, slots) SELECT 'host ' || n, 'http://127.0.0.1:11434', filled.id(n), n, '20 s', 4 FROM generate_series(1, 20) AS n;
+INSERT INTO host (id, url, holder, fence, ttl, slots, published_at)
+SELECT 'host ' || n, 'http://127.0.0.1:11434', filled.id(n), n, '20 s', 4, now() FROM generate_series(1, 20) AS n;
 INSERT INTO host_model (host_id, canonical, label, completes) SELECT 'host ' || n, 'tiny-a', 'tiny-a', true FROM generate_series(1, 20) AS n;
 
 -- What was written counts at once.

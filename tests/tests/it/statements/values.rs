@@ -51,8 +51,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("cancelled_leases", Few, &["filled.id(3)"]),
     values("claim_deliveries", BATCH, &["filled.ids(1, 11), array_fill('-infinity'::timestamptz, '{11}'), array_fill(10, '{11}'), 25, 10::smallint, 4::smallint"]),
     values("claim_jobs", BATCH, &[
-        "filled.id(1), 'host 1', 1, array[filled.id(2), filled.id(1)], '{0,0}', array[filled.job(0), filled.job(0)], '{64,64}', 'tiny-a', 64, 'held'",
-        "filled.id(1), 'host 1', 1, array[filled.id(1)], '{0}', array[filled.job(0)], '{64}', 'tiny-b', 64, 'working'"]),
+        "filled.id(1), 'host 1', 1, array[filled.id(2), filled.id(1)], '{0,0}', array[filled.job(0), filled.job(0)], '{64,64}', 'tiny-a', 64, 'held', 1000000",
+        "filled.id(1), 'host 1', 1, array[filled.id(1)], '{0}', array[filled.job(0)], '{64}', 'tiny-b', 64, 'working', 1000000"]),
     values("client_named", Few, &["'client 3'"]),
     values("client_secrets", DOCTOR, BARE),
     values("clients", WholeRooms("`foreman client list` shows every client"), BARE),
@@ -64,9 +64,11 @@ pub(crate) const VALUES: &[Values] = &[
     values("deliveries", Few, &["filled.job(120000), filled.id(1), filled.id(0), 51"]),
     values("delivery_backlog", WholeRooms("one worker counts, and rests in proportion"), BARE),
     values("deregister_worker", Few, &["filled.id(3)"]),
+    values("drop_leases_without_request", Few, &["filled.id(3)"]),
     values("end_old_deliveries", Few, &["100"]),
     values("expire_jobs", Few, &["100"]),
     values("exports_gauges", Few, BARE),
+    values("fail_for_want_of_model", BATCH, &["'{tiny-b}', '{gone}', '{model_gone}', 100"]),
     values("find_jobs", Few, &[
         "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, 51",
         "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', 'queued', NULL, 51",
@@ -83,6 +85,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("hosts", DOCTOR, BARE),
     values("introduce_host", Few, &["'host 3', 'http://127.0.0.1:11434', 20, 4"]),
     values("inventory", Few, BARE),
+    values("job_body", Few, &["filled.job(150000)"]),
     values("job_history", Few, &["filled.job(150000), filled.id(2), 100, 0"]),
     values("job_views", Pages(1_200.0, "a page of 50 jobs, each looked up in all rooms"), &[
         "array[filled.job(150000)], filled.id(2), 100",
@@ -99,6 +102,7 @@ pub(crate) const VALUES: &[Values] = &[
         "'{}', '{}'",
         "filled.ids(2, 100), array_fill(now() - interval '1 hour', '{100}')"]),
     values("misplaced_jobs", WholeRooms("the proof of the first rule, for the suite and `foreman doctor`"), &["10"]),
+    values("missing_models", Few, BARE),
     values("missing_rights", DOCTOR, BARE),
     values("model_backlogs", WholeRooms("one worker counts, and rests in proportion"), BARE),
     values("next_due", Few, BARE),
