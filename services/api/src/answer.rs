@@ -7,24 +7,25 @@ use sha2::{Digest, Sha256};
 /// Private to the client, and good only until it has asked again.
 const CACHING: HeaderValue = HeaderValue::from_static("private, no-cache");
 
-pub(crate) const JSON: &str = "application/json";
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// JSON that nobody needs to ask for twice.
+/// Small JSON that nobody needs to ask for twice.
 pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Response {
     (status, [(header::CONTENT_TYPE, JSON)], body).into_response()
 }
 
-/// JSON with an `ETag` of its bytes, or 304 if the client has them.
-pub(crate) fn json_unless_known(request: &HeaderMap, body: Vec<u8>) -> Response {
-    let digest = Sha256::digest(&body);
-    let tag = tag(&digest[..16]);
-    let mut response = if is_known(request, &tag) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        json(StatusCode::OK, body)
-    };
-    tell_tag(&mut response, tag);
-    response
+/// The strong tag of an answer that is all in memory.
+pub(crate) fn tag_of(body: &[u8]) -> HeaderValue {
+    tag(&Sha256::digest(body)[..16])
+}
+
+/// 304, if the client has the bytes under this tag.
+pub(crate) fn unless_known(request: &HeaderMap, tag: &HeaderValue) -> Option<Response> {
+    is_known(request, tag).then(|| {
+        let mut response = StatusCode::NOT_MODIFIED.into_response();
+        tell_tag(&mut response, tag.clone());
+        response
+    })
 }
 
 /// The strong tag of bytes with this digest.

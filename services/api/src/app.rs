@@ -11,6 +11,7 @@ use crate::auth::Auth;
 use crate::inventory::Inventory;
 use crate::limits::QueueLimits;
 use crate::queue::Queue;
+use crate::reads::Reads;
 use crate::routes::deliveries::Redeliveries;
 use crate::shares::Shares;
 use crate::submit::Submitter;
@@ -31,8 +32,11 @@ pub(crate) struct App {
     pub(crate) incoming: Shares,
     /// Places of batches before the submitter.
     pub(crate) in_line: Arc<Semaphore>,
-    /// Artifacts, from the database to the client's last byte.
+    /// Answers and pieces of artifacts, until the client has taken their last byte.
     pub(crate) outgoing: Shares,
+    /// The same for event streams, which no slow reader of answers may keep out.
+    pub(crate) events: Shares,
+    pub(crate) reads: Reads,
     pub(crate) redeliveries: Redeliveries,
     pub(crate) max_body: usize,
     pub(crate) job_ttl: TimeDelta,

@@ -135,6 +135,8 @@ impl Intake {
     /// queue may be full by now, or its `expires_at` past.
     async fn replay(&self, key: Option<&IdempotencyKey>, problem: Problem) -> Result<JobId, Problem> {
         let Some(key) = key else { return Err(problem) };
+        // Whoever is refused often asks often.
+        let Ok(_turn) = self.app.reads.turn(self.caller.client).await else { return Err(problem) };
         match self.app.store.key_holder(self.caller.client, key).await {
             Ok(Some(Acceptance::Replayed(job))) => Ok(job),
             _ => Err(problem),

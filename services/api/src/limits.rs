@@ -12,12 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use foreman_store::{ClientId, Queued, Store};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::problem::Problem;
 
 /// How long a count is good near the limit.
 const GOOD_FOR: Duration = Duration::from_secs(1);
+
+/// A flush that is on its way is usually over after this time.
+const SETTLES_WITHIN: Duration = Duration::from_millis(10);
 
 /// Clients remembered; beyond these, the idle ones are forgotten and counted when they come back.
 const REMEMBERED: usize = 10_000;
@@ -45,6 +48,8 @@ struct Estimate {
     /// What was let in since the last count. Other apis do not know of it until they count.
     since_count: Queued,
     counted_at: Option<Instant>,
+    /// Whether jobs were on their way during the last count. They may stand in `waiting` twice.
+    is_doubtful: bool,
 }
 
 /// Room in the queue for one job; given back when dropped, unless the job was accepted.
@@ -82,12 +87,17 @@ impl QueueLimits {
             if !matches!(self.judge(&tally, bytes), Verdict::Count) {
                 continue;
             }
+            if tally.estimate().is_doubtful {
+                // What is on its way is written soon, and nothing is let in meanwhile.
+                sleep(SETTLES_WITHIN).await;
+            }
             let under_way = tally.estimate().under_way;
             let counted = self.store.queued(client, self.max.jobs).await?;
             let mut estimate = tally.estimate();
             // Those that were on their way when the count began may be in it or not.
             estimate.waiting =
                 Queued { jobs: counted.jobs + under_way.jobs, bytes: counted.bytes + under_way.bytes };
+            estimate.is_doubtful = under_way.jobs > 0;
             estimate.since_count = Queued::default();
             estimate.counted_at = Some(Instant::now());
         }
@@ -117,6 +127,7 @@ impl QueueLimits {
                 estimate.add(bytes);
                 Verdict::In(Admission { tally: Arc::clone(tally), bytes, is_kept: false })
             }
+            Some(_) if estimate.is_doubtful => Verdict::Count,
             Some(_) => Verdict::Full,
         }
     }

@@ -22,6 +22,7 @@ mod problem;
 mod query;
 mod queue;
 mod range;
+mod reads;
 mod ready;
 mod routes;
 mod shares;
@@ -54,8 +55,9 @@ use inventory::Inventory;
 use jitter::jittered;
 use limits::QueueLimits;
 use queue::Queue;
+use reads::Reads;
 use routes::deliveries::Redeliveries;
-use shares::{Bounds, Shares};
+use shares::Shares;
 use submit::{Submitter, Writer};
 use watch::Watch;
 
@@ -92,7 +94,8 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let wakeups = Wakeups::default();
     let (submitter, queue) = Submitter::new();
     let app = Arc::new(App {
-        auth: Auth::new(config.access, store.clone()),
+        // Over a connection of its own, so that nobody's sign-in waits behind somebody's reads.
+        auth: Auth::new(config.access, store.on_own_connection()),
         inventory: Inventory::new(store.clone(), wakeups.clone()),
         limits: QueueLimits::new(store.clone(), config.max_queued),
         submitter,
@@ -101,7 +104,9 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
         incoming: Shares::new(body::INCOMING, body::bounds(config.max_body)),
         in_line: Arc::new(Semaphore::new(intake::IN_LINE)),
-        outgoing: Shares::new(outgoing::OUTGOING, Bounds::quarters(outgoing::WHOLE)),
+        outgoing: Shares::new(outgoing::OUTGOING, outgoing::answers()),
+        events: Shares::new(outgoing::EVENTS, outgoing::streams()),
+        reads: Reads::new(database.pool as usize),
         redeliveries: Redeliveries::new(),
         max_body: config.max_body,
         job_ttl: config.job_ttl,

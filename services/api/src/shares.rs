@@ -106,6 +106,10 @@ impl Shares {
         Self(Arc::new(inner))
     }
 
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.0.refusals
+    }
+
     /// Takes so many units now, or says which limit is in the way. A request for more than one client's part takes the
     /// part, so that it can be served when the client holds nothing else.
     pub(crate) fn take(&self, client: ClientId, units: usize) -> Result<Held, Problem> {

@@ -12,6 +12,7 @@ mod following;
 mod limits;
 mod queue;
 mod reading;
+mod sharing;
 mod submitting;
 
 use foreman_store::{ClientId, Exit, Holder, JobId, Lease, Offer, Phase};

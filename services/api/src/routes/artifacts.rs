@@ -1,14 +1,19 @@
 //! `GET /jobs/{id}/artifacts/{name}`.
 
+use std::io;
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use foreman_store::JobId;
+use futures_util::stream::{self, StreamExt};
 
 use crate::answer;
 use crate::app::Shared;
 use crate::auth::Caller;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{self, Outgoing};
 use crate::path::{JobPath, NamePath};
 use crate::problem::Problem;
 use crate::range::{self, Part};
@@ -35,7 +40,7 @@ use crate::range::{self, Part};
         (status = 404, description = "`no_such_artifact`, `no_such_job`"),
         (status = 412, description = "`other_bytes`"),
         (status = 416, description = "`range_not_satisfiable`", headers(("Content-Range" = String, description = "How many bytes there are."))),
-        (status = 429, description = "`too_much_unread`"),
+        (status = 429, description = "`too_much_unread`, `too_many_reads`"),
         (status = 503, description = "`busy`"),
     ),
 )]
@@ -47,17 +52,17 @@ pub(crate) async fn show(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let turn = app.reads.turn(caller.client).await?;
     let head = app.store.artifact_head(caller.scope(), id, &name).await?;
+    drop(turn);
     let head = head.ok_or_else(Problem::no_such_artifact)?;
     let (tag, size) = (answer::tag(&head.sha256), head.size.unsigned_abs());
     // The order of RFC 9110, 13.2.2: conditions first, then the range.
     if !answer::is_wanted(&headers, &tag) {
         return Err(other_bytes());
     }
-    if answer::is_known(&headers, &tag) {
-        let mut response = StatusCode::NOT_MODIFIED.into_response();
-        answer::tell_tag(&mut response, tag);
-        return Ok(response);
+    if let Some(known) = answer::unless_known(&headers, &tag) {
+        return Ok(known);
     }
     // A range is asked for with GET alone.
     let part = if method == Method::GET { range::part(&headers, &tag, size) } else { Part::Whole };
@@ -69,12 +74,9 @@ pub(crate) async fn show(
     let body = if method == Method::HEAD {
         Body::empty()
     } else {
-        // Held until the client has read it all: whoever reads slowly keeps others out, not the memory of the process.
-        let held = app.outgoing.take(caller.client, usize::try_from(length).unwrap_or(usize::MAX))?;
-        // Postgres holds no value that these cannot count.
-        let [from, length] = [first, length].map(|bytes| i32::try_from(bytes).unwrap_or(i32::MAX));
-        let data = app.store.artifact_part(caller.scope(), id, &name, from, length).await?;
-        Body::from(Outgoing::bytes(data.ok_or_else(Problem::no_such_artifact)?, held))
+        let reader =
+            Reader { app, caller, id, name, next: first, end: first + length, piece: piece_of(size) };
+        reader.body().await?
     };
     let mut response = Response::new(body);
     answer::tell_tag(&mut response, tag);
@@ -90,6 +92,66 @@ pub(crate) async fn show(
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     Ok(response)
+}
+
+/// The bytes of an artifact as they are read, a piece at a time.
+struct Reader {
+    app: Shared,
+    caller: Caller,
+    id: JobId,
+    name: String,
+    /// The next byte to read, and the one behind the last.
+    next: u64,
+    end: u64,
+    piece: u64,
+}
+
+/// How much of an artifact of such a size is read at a time. Postgres unpacks a compressed value from its beginning for
+/// each piece of it, so that a large one comes in few.
+fn piece_of(size: u64) -> u64 {
+    const SMALLEST: u64 = 1 << 20;
+    const MOST_PIECES: u64 = 16;
+    size.div_ceil(MOST_PIECES).max(SMALLEST)
+}
+
+impl Reader {
+    /// The first piece is read before the head is sent, so that what is wrong can still be said. Later a piece that cannot
+    /// be read breaks the connection.
+    async fn body(mut self) -> Result<Body, Problem> {
+        // While the connection still holds the end of one piece it asks for the next.
+        let room = (self.end - self.next).min(2 * self.piece);
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let held = Arc::new(self.app.outgoing.take(self.caller.client, room)?);
+        let turn = self.app.reads.turn(self.caller.client).await?;
+        let first = Outgoing::bytes(self.read().await?, Arc::clone(&held));
+        drop(turn);
+        let others = stream::unfold((self, held), |(mut reader, held)| async move {
+            if reader.next == reader.end {
+                return None;
+            }
+            let piece = reader.read_midway().await.map_err(|_| io::ErrorKind::UnexpectedEof.into());
+            let piece = piece.map(|data| Outgoing::bytes(data, Arc::clone(&held)));
+            Some((piece, (reader, held)))
+        });
+        Ok(outgoing::body(stream::once(async { Ok(first) }).chain(others)))
+    }
+
+    async fn read_midway(&mut self) -> Result<Vec<u8>, Problem> {
+        let _turn = self.app.reads.turn_midway(self.caller.client).await?;
+        self.read().await
+    }
+
+    /// Reads the next piece. Fails where the artifact is gone.
+    async fn read(&mut self) -> Result<Vec<u8>, Problem> {
+        let wanted = self.piece.min(self.end - self.next);
+        // Postgres holds no value that these cannot count.
+        let [from, length] = [self.next, wanted].map(|bytes| i32::try_from(bytes).unwrap_or(i32::MAX));
+        let data =
+            self.app.store.artifact_part(self.caller.scope(), self.id, &self.name, from, length).await?;
+        let data = data.filter(|data| data.len() as u64 == wanted).ok_or_else(Problem::no_such_artifact)?;
+        self.next += wanted;
+        Ok(data)
+    }
 }
 
 fn content_range(range: impl std::fmt::Display, size: u64) -> HeaderValue {

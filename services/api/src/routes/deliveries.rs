@@ -13,6 +13,7 @@ use crate::answer;
 use crate::app::Shared;
 use crate::auth::Caller;
 use crate::describe::schema;
+use crate::outgoing;
 use crate::path::{DeliveryPath, JobPath};
 use crate::problem::Problem;
 use crate::query::Parameters;
@@ -61,6 +62,8 @@ impl Redeliveries {
         (status = 200, description = "A page.", body = show::Page<show::Delivery>),
         (status = 400, description = "`invalid_parameter`, `invalid_query`"),
         (status = 404, description = "`no_such_job`"),
+        (status = 429, description = "`too_many_reads`, `too_much_unread`"),
+        (status = 503, description = "`busy`"),
     ),
 )]
 pub(crate) async fn list(
@@ -70,8 +73,11 @@ pub(crate) async fn list(
     parameters: Parameters,
 ) -> Result<Response, Problem> {
     let after = parameters.read("after", "the `last_id` of the page before")?;
-    let page = app.store.deliveries(caller.scope(), id, after, parameters.page_size()?).await?;
-    Ok(answer::json(StatusCode::OK, show::deliveries(&page.ok_or_else(Problem::no_such_job)?)))
+    let limit = parameters.page_size()?;
+    let _turn = app.reads.turn(caller.client).await?;
+    let page = app.store.deliveries(caller.scope(), id, after, limit).await?;
+    let page = show::deliveries(&page.ok_or_else(Problem::no_such_job)?);
+    outgoing::json(&app, caller.client, StatusCode::OK, page)
 }
 
 /// Sends a webhook again, or one that waits at once.
@@ -84,7 +90,8 @@ pub(crate) async fn list(
         (status = 202, description = "The delivery that is due now: a new one for a webhook that had ended.", body = schema::DeliveryRef),
         (status = 404, description = "`no_such_delivery`"),
         (status = 409, description = "`being_sent`"),
-        (status = 429, description = "`redelivered_too_often`: this webhook, or webhooks of this client at all"),
+        (status = 429, description = "`redelivered_too_often`: this webhook, or webhooks of this client at all; `too_many_reads`"),
+        (status = 503, description = "`busy`"),
     ),
 )]
 pub(crate) async fn redeliver(
@@ -93,6 +100,7 @@ pub(crate) async fn redeliver(
     State(app): State<Shared>,
 ) -> Result<Response, Problem> {
     app.redeliveries.ask(caller.client)?;
+    let _turn = app.reads.turn(caller.client).await?;
     match app.store.redeliver(caller.scope(), id).await? {
         Redelivery::Due(due) => {
             app.wakeups.tell(Topic::Delivery);

@@ -10,14 +10,13 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use foreman_store::{ClientId, JobHistory, JobId};
-use futures_util::stream::{self, Stream};
-use tokio::time::Instant;
+use futures_util::stream::{self, Stream, StreamExt};
+use tokio::time::{Instant, sleep};
 
-use crate::answer;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
 use crate::describe::schema;
-use crate::outgoing::Outgoing;
+use crate::outgoing::{self, Outgoing};
 use crate::path::JobPath;
 use crate::problem::Problem;
 use crate::show;
@@ -26,6 +25,9 @@ use crate::watch::{Seat, Until, Waited};
 
 /// Between two signs of life: proxies cut connections that are silent for a minute, some for half of one.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Between two tries to send events for which there is no room.
+const ROOM_POLL: Duration = Duration::from_secs(2);
 
 /// The longest stream. Whoever follows a job for longer comes back with `Last-Event-ID`, and with a key that is still good.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
@@ -49,8 +51,8 @@ const LONGEST: Duration = Duration::from_secs(15 * 60);
         (status = 204, description = "Of a stream: the client has them all, and no more will come."),
         (status = 400, description = "`invalid_last_event_id`"),
         (status = 404, description = "`no_such_job`"),
-        (status = 429, description = "`too_many_waiting`"),
-        (status = 503, description = "`too_many_waiting`"),
+        (status = 429, description = "`too_many_waiting`, `too_many_reads`, `too_much_unread`"),
+        (status = 503, description = "`too_many_waiting`, `busy`"),
     ),
 )]
 pub(crate) async fn show(
@@ -62,8 +64,10 @@ pub(crate) async fn show(
     let mut response = if sse::is_wanted(&headers) {
         follow(app, caller, id, sse::last_event_id(&headers)?).await?
     } else {
+        let turn = app.reads.turn(caller.client).await?;
         let history = history(&app, caller, id, 0).await?;
-        answer::json(StatusCode::OK, show::history(&app, id, &history))
+        drop(turn);
+        outgoing::json(&app, caller.client, StatusCode::OK, show::history(&app, id, &history))?
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
@@ -78,6 +82,7 @@ async fn history(app: &App, caller: Caller, id: JobId, after: i32) -> Result<Job
 /// All events after `last`, those that are still to come included.
 async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Response, Problem> {
     let seat = app.watch.seat(caller.client)?;
+    let turn = app.reads.turn(caller.client).await?;
     let history = history(&app, caller, id, last).await?;
     let owner = history.client;
     if history.events.is_empty() {
@@ -91,14 +96,18 @@ async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Res
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
-    let follower = Follower { app, caller, id, owner, seat, last, until: Instant::now() + LONGEST };
+    drop(turn);
+    let until = Instant::now() + LONGEST;
+    let mut follower = Follower { app, caller, id, owner, seat, last, has_ended: false, until };
+    // Written before the head is sent: where there is no room for it the answer is a refusal, not a stream without events.
+    let begun = follower.write(sse::COME_BACK, &history)?;
     let headers = [
         (header::CONTENT_TYPE, sse::CONTENT_TYPE),
         (header::CACHE_CONTROL, "no-store"),
         // A proxy that gathers answers would make news late.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    Ok((StatusCode::OK, headers, Body::from_stream(follower.stream(history))).into_response())
+    Ok((StatusCode::OK, headers, Body::from_stream(follower.stream(begun))).into_response())
 }
 
 /// One client that follows one job. It asks for more only when the client has taken what there was.
@@ -110,6 +119,8 @@ struct Follower {
     seat: Seat,
     /// The last event that was sent.
     last: i32,
+    /// Whether that was the job's last one.
+    has_ended: bool,
     until: Instant,
 }
 
@@ -123,37 +134,44 @@ enum News {
 }
 
 impl Follower {
-    fn stream(self, begun: JobHistory) -> impl Stream<Item = Result<Bytes, Infallible>> {
-        stream::unfold(Some((self, Some(begun))), |state| async move {
-            let (follower, begun) = state?;
-            let (bytes, follower) = follower.go_on(begun).await?;
-            Some((Ok(bytes), follower.map(|follower| (follower, None))))
-        })
+    fn stream(self, begun: Bytes) -> impl Stream<Item = Result<Bytes, Infallible>> {
+        let news = stream::unfold(self, |mut follower| async move {
+            let bytes = follower.go_on().await?;
+            Some((Ok(bytes), follower))
+        });
+        stream::once(async { Ok(begun) }).chain(news)
     }
 
-    /// What to send next, and who sends what comes after it.
-    async fn go_on(mut self, begun: Option<JobHistory>) -> Option<(Bytes, Option<Self>)> {
-        let mut text = Vec::new();
-        if begun.is_some() {
-            text.extend_from_slice(sse::COME_BACK.as_bytes());
+    /// What to send next.
+    async fn go_on(&mut self) -> Option<Bytes> {
+        if self.has_ended {
+            return None;
         }
-        let news = match begun {
-            Some(history) => News::Events(history),
-            None => self.news().await,
-        };
-        let history = match news {
-            News::Events(history) => history,
-            News::Silence => return Some((Bytes::from_static(sse::HEARTBEAT.as_bytes()), Some(self))),
+        match self.news().await {
+            News::Events(history) => match self.write("", &history) {
+                Ok(bytes) => return Some(bytes),
+                // Without room for these events they are asked for again a moment later.
+                Err(_) if Instant::now() < self.until => sleep(ROOM_POLL).await,
+                Err(_) => return None,
+            },
+            News::Silence => {}
             News::End => return None,
-        };
-        for (seq, event) in show::events(&self.app, self.id, &history) {
-            sse::write(&mut text, seq, event.get().as_bytes());
-            self.last = seq;
         }
-        // Without room for it the stream ends, and the client comes back for the same events.
-        let held = self.app.outgoing.take(self.caller.client, text.len()).ok()?;
-        let has_ended = history.events.last().is_some_and(|event| event.state.is_terminal());
-        Some((Outgoing::bytes(text, held), (!has_ended).then_some(self)))
+        Some(Bytes::from_static(sse::HEARTBEAT.as_bytes()))
+    }
+
+    /// Writes these events behind `text`, if the client has room for them.
+    fn write(&mut self, text: &str, history: &JobHistory) -> Result<Bytes, Problem> {
+        let mut text = text.as_bytes().to_vec();
+        for (seq, event) in show::events(&self.app, self.id, history) {
+            sse::write(&mut text, seq, event.get().as_bytes());
+        }
+        let held = self.app.events.take(self.caller.client, text.len())?;
+        if let Some(event) = history.events.last() {
+            self.last = event.seq;
+            self.has_ended = event.state.is_terminal();
+        }
+        Ok(Outgoing::bytes(text, Arc::new(held)))
     }
 
     /// Waits for the next event. The wait is entered before the history is asked for, and begins with a look at the job,
@@ -161,11 +179,16 @@ impl Follower {
     async fn news(&self) -> News {
         let deadline = self.until.min(Instant::now() + HEARTBEAT);
         match self.seat.wait(self.owner, self.id, Until::After(self.last), deadline).await {
-            Waited::Reached => match history(&self.app, self.caller, self.id, self.last).await {
-                Ok(history) if !history.events.is_empty() => News::Events(history),
-                // The job is gone, or the database away, which is logged by now.
-                Ok(_) | Err(_) => News::End,
-            },
+            Waited::Reached => {
+                let Ok(_turn) = self.app.reads.turn_midway(self.caller.client).await else {
+                    return News::End;
+                };
+                match history(&self.app, self.caller, self.id, self.last).await {
+                    Ok(history) if !history.events.is_empty() => News::Events(history),
+                    // The job is gone, or the database away, which is logged by now.
+                    Ok(_) | Err(_) => News::End,
+                }
+            }
             Waited::InVain if Instant::now() < self.until => News::Silence,
             Waited::InVain | Waited::Stopping => News::End,
         }

@@ -10,11 +10,11 @@ use foreman_store::{Cancelling, JobId, JobView, NewJob, StoreError, wake::Topic}
 use tokio::time::Instant;
 
 use super::jobs::queued;
-use crate::answer;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
 use crate::describe::schema;
 use crate::new_job::Times;
+use crate::outgoing;
 use crate::path::JobPath;
 use crate::prefer::MAX_WAIT;
 use crate::problem::{Problem, not_accepted};
@@ -28,6 +28,15 @@ use crate::watch::Until;
 pub(super) async fn view(app: &App, caller: Caller, id: JobId) -> Result<Option<JobView>, StoreError> {
     let inline_limit = i64::try_from(app.inline_limit).unwrap_or(i64::MAX);
     app.store.job(caller.scope(), id, inline_limit).await
+}
+
+/// The answer that shows a finished job. None where it has not finished, and where it cannot be shown now: whoever has
+/// submitted it must be told that it is accepted.
+pub(super) async fn finished(app: &App, caller: Caller, id: JobId) -> Option<Response> {
+    let _turn = app.reads.turn(caller.client).await.ok()?;
+    let job = view(app, caller, id).await.map_err(Problem::from).ok()??;
+    let is_finished = job.state.is_terminal();
+    is_finished.then(|| outgoing::json(app, caller.client, StatusCode::OK, show::job(app, &job)).ok())?
 }
 
 /// Shows a job, at once or after a wait.
@@ -46,8 +55,8 @@ pub(super) async fn view(app: &App, caller: Caller, id: JobId) -> Result<Option<
         (status = 304, description = "The client has it already."),
         (status = 400, description = "`invalid_parameter`, `invalid_query`"),
         (status = 404, description = "`no_such_job`: not there, or another client's"),
-        (status = 429, description = "`too_many_waiting`"),
-        (status = 503, description = "`too_many_waiting`"),
+        (status = 429, description = "`too_many_waiting`, `too_many_reads`, `too_much_unread`"),
+        (status = 503, description = "`too_many_waiting`, `busy`"),
     ),
 )]
 pub(crate) async fn show(
@@ -64,13 +73,17 @@ pub(crate) async fn show(
         Some(seq) => Until::After(seq),
         None => Until::End,
     };
+    let mut turn = app.reads.turn(caller.client).await?;
     let mut job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
     if !wait.is_zero() && !until.is_reached(job.seq, job.state.is_terminal()) {
+        drop(turn);
         let seat = app.watch.seat(caller.client)?;
         seat.wait(job.client, id, until, Instant::now() + wait).await;
+        turn = app.reads.turn(caller.client).await?;
         job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
     }
-    Ok(answer::json_unless_known(&headers, show::job(&app, &job)))
+    drop(turn);
+    outgoing::json_unless_known(&app, caller.client, &headers, show::job(&app, &job))
 }
 
 /// Cancels a job, in whatever state it is.
@@ -85,6 +98,8 @@ pub(crate) async fn show(
     responses(
         (status = 200, description = "The job as it stands now.", body = show::Job),
         (status = 404, description = "`no_such_job`"),
+        (status = 429, description = "`too_many_reads`, `too_much_unread`"),
+        (status = 503, description = "`busy`"),
     ),
 )]
 pub(crate) async fn cancel(
@@ -92,6 +107,7 @@ pub(crate) async fn cancel(
     JobPath(id): JobPath,
     State(app): State<Shared>,
 ) -> Result<Response, Problem> {
+    let _turn = app.reads.turn(caller.client).await?;
     let owner = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?.client;
     match app.store.cancel(owner, id).await? {
         Cancelling::Cancelled => {
@@ -103,7 +119,7 @@ pub(crate) async fn cancel(
         Cancelling::Missing => return Err(Problem::no_such_job()),
     }
     let job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
-    Ok(answer::json(StatusCode::OK, show::job(&app, &job)))
+    outgoing::json(&app, caller.client, StatusCode::OK, show::job(&app, &job))
 }
 
 /// Submits again what an ended job was asked to do, as a new job.
@@ -116,7 +132,7 @@ pub(crate) async fn cancel(
         (status = 202, description = "The new job, with `retry_of`.", body = schema::JobRef, headers(("Location" = String, description = "The new job's URL."))),
         (status = 404, description = "`no_such_job`"),
         (status = 409, description = "`job_is_live`"),
-        (status = 429, description = "`queue_full`, `too_much_under_way`"),
+        (status = 429, description = "`queue_full`, `too_much_under_way`, `too_many_reads`"),
         (status = 503, description = "`not_accepted`, `acceptance_unknown`, `busy`"),
     ),
 )]
@@ -126,7 +142,9 @@ pub(crate) async fn retry(
     State(app): State<Shared>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let turn = app.reads.turn(caller.client).await?;
     let request = app.store.request(caller.scope(), id).await?.ok_or_else(Problem::no_such_job)?;
+    drop(turn);
     if !request.has_ended {
         let error = "the job has not ended yet; cancel it first, or wait for its end";
         return Err(Problem::conflict("job_is_live", error));

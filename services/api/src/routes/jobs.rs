@@ -18,6 +18,7 @@ use crate::auth::Caller;
 use crate::body::{self, Bounded};
 use crate::describe::schema;
 use crate::intake::Intake;
+use crate::outgoing;
 use crate::prefer::preferred_wait;
 use crate::problem::Problem;
 use crate::query::Parameters;
@@ -76,13 +77,12 @@ pub(crate) async fn submit(
         None => None,
         Some((wait, seat)) => {
             seat.wait(caller.client, id, Until::End, Instant::now() + wait).await;
-            job::view(&app, caller, id).await?.filter(|job| job.state.is_terminal()).map(|job| (job, wait))
+            job::finished(&app, caller, id).await.map(|response| (response, wait))
         }
     };
     let mut response = match finished {
         None => queued(&app, id),
-        Some((job, wait)) => {
-            let mut response = answer::json(StatusCode::OK, show::job(&app, &job));
+        Some((mut response, wait)) => {
             if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", wait.as_secs())) {
                 response.headers_mut().insert(PREFERENCE_APPLIED, applied);
             }
@@ -118,6 +118,8 @@ pub(super) fn queued(app: &App, job: JobId) -> Response {
     responses(
         (status = 200, description = "A page; jobs without `result`, artifacts without `data`.", body = show::Page<show::Job>),
         (status = 400, description = "`invalid_parameter`, `invalid_query`"),
+        (status = 429, description = "`too_many_reads`, `too_much_unread`"),
+        (status = 503, description = "`busy`"),
     ),
 )]
 pub(crate) async fn list(
@@ -132,6 +134,8 @@ pub(crate) async fn list(
         model: model.map(|model| model.as_str().to_owned()),
         after: parameters.read("after", "the `last_id` of the page before")?,
     };
-    let page = app.store.jobs(caller.scope(), &filter, parameters.page_size()?).await?;
-    Ok(answer::json(StatusCode::OK, show::jobs(&app, &page.jobs, page.next)))
+    let limit = parameters.page_size()?;
+    let _turn = app.reads.turn(caller.client).await?;
+    let page = app.store.jobs(caller.scope(), &filter, limit).await?;
+    outgoing::json(&app, caller.client, StatusCode::OK, show::jobs(&app, &page.jobs, page.next))
 }

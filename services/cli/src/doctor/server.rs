@@ -17,9 +17,10 @@ const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 /// What `foreman migrate` sets for the role.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// What each process holds beside its pool: a connection for LISTEN, one for NOTIFY, and one for each hot loop.
+/// What each process holds beside its pool: a connection for LISTEN, one for NOTIFY, and one for each hot loop. An api signs clients in
+/// over one more.
 const BESIDE_POOL_OF_WORKER: i64 = 8;
-const BESIDE_POOL_OF_API: i64 = 3;
+const BESIDE_POOL_OF_API: i64 = 4;
 
 pub(super) fn version(server: &Server) -> Finding {
     let (major, minor) = (server.version / 10_000, server.version % 10_000);

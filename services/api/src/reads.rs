@@ -1,0 +1,121 @@
+//! Reads of the database: each client has a quarter of the pool for them, and all together three quarters. The rest is
+//! left to what keeps the service going.
+//!
+//! A read takes a connection for milliseconds, so that a client waits for its turn a little before it is told that it asks
+//! for too much at once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use foreman_store::ClientId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use crate::problem::Problem;
+use crate::shares::{Bounds, Held, Resource, Shares};
+
+const READS: Resource = Resource {
+    name: "reads",
+    code: "too_many_reads",
+    error: "this client reads more at once than one client may; ask less often, or for smaller pages",
+};
+
+/// How long a request waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long an answer that has begun waits for the next piece of it: to break it off would cost more than to wait.
+const PATIENCE_MIDWAY: Duration = Duration::from_secs(60);
+
+/// Clients remembered; beyond these, the idle ones are forgotten.
+const REMEMBERED: usize = 10_000;
+
+/// The turns of all clients at the database.
+pub(crate) struct Reads {
+    part: usize,
+    clients: Mutex<HashMap<ClientId, Arc<Semaphore>>>,
+    all: Arc<Semaphore>,
+    shares: Shares,
+}
+
+/// The right to one read at a time; ends when dropped.
+pub(crate) struct Turn {
+    _held: Held,
+    _of_all: OwnedSemaphorePermit,
+    _of_client: OwnedSemaphorePermit,
+}
+
+impl Reads {
+    /// For a pool of so many connections.
+    pub(crate) fn new(pool: usize) -> Self {
+        let part = (pool / 4).max(1);
+        let whole = (pool - part).max(1);
+        let bounds = Bounds { whole, part, reserve: 0, small: 0 };
+        Self {
+            part,
+            clients: Mutex::default(),
+            all: Arc::new(Semaphore::new(whole)),
+            shares: Shares::new(READS, bounds),
+        }
+    }
+
+    /// Waits for this client's turn.
+    pub(crate) async fn turn(&self, client: ClientId) -> Result<Turn, Problem> {
+        self.turn_within(client, PATIENCE).await
+    }
+
+    /// The same in the middle of an answer.
+    pub(crate) async fn turn_midway(&self, client: ClientId) -> Result<Turn, Problem> {
+        self.turn_within(client, PATIENCE_MIDWAY).await
+    }
+
+    async fn turn_within(&self, client: ClientId, patience: Duration) -> Result<Turn, Problem> {
+        let deadline = Instant::now() + patience;
+        let refusals = self.shares.refusals();
+        // First the client's own line: whoever stands in it keeps no other client waiting.
+        let Ok(Ok(of_client)) = timeout_at(deadline, self.of(client).acquire_owned()).await else {
+            return Err(refusals.part_is_used());
+        };
+        let Ok(Ok(of_all)) = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await else {
+            return Err(refusals.whole_is_used());
+        };
+        Ok(Turn { _held: self.shares.take(client, 1)?, _of_all: of_all, _of_client: of_client })
+    }
+
+    fn of(&self, client: ClientId) -> Arc<Semaphore> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= REMEMBERED && !clients.contains_key(&client) {
+            // Whoever has a turn or waits for one holds its semaphore.
+            clients.retain(|_, turns| Arc::strong_count(turns) > 1);
+        }
+        Arc::clone(clients.entry(client).or_insert_with(|| Arc::new(Semaphore::new(self.part))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(answer: Result<Turn, Problem>) -> &'static str {
+        answer.err().map_or("a turn", |problem| problem.code())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_much_waits_for_itself_and_nobody_else_does() {
+        let reads = Reads::new(8);
+        let clients: [ClientId; 4] = std::array::from_fn(|_| ClientId::generate());
+        let mut turns = Vec::new();
+        for client in &clients[..3] {
+            for _ in 0..2 {
+                turns.push(reads.turn(*client).await.unwrap_or_else(|_| panic!("it has two")));
+            }
+            if *client == clients[0] {
+                assert_eq!(code(reads.turn(*client).await), "too_many_reads");
+                assert_eq!(code(reads.turn(clients[3]).await), "a turn", "another client's is its own");
+            }
+        }
+        assert_eq!(code(reads.turn(clients[3]).await), "busy", "three clients have all that reads may have");
+        let (next, ()) = tokio::join!(reads.turn(clients[0]), async { drop(turns.remove(0)) });
+        assert_eq!(code(next), "a turn", "whoever waits has the first that is given back");
+    }
+}
