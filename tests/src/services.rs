@@ -6,7 +6,7 @@ use std::{sync::LazyLock, time::Duration};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 
-use crate::{Db, Process, eventually, free_port};
+use crate::{Db, Process, binaries::binary, eventually, free_port};
 
 /// A client for everything that tests ask over HTTP.
 pub fn http() -> &'static Client {
@@ -31,6 +31,16 @@ pub struct Api {
 impl Api {
     /// Starts one with authentication off, and returns when it is ready. `settings` win over ours.
     pub async fn start(db: &Db, settings: &[(&str, &str)]) -> Self {
+        Self::start_as("foreman-api", &[], db, settings).await
+    }
+
+    /// The same, allowed to have so many open files.
+    pub async fn start_with_files(db: &Db, files: usize, settings: &[(&str, &str)]) -> Self {
+        let command = format!("ulimit -n {files} && exec {}", binary("foreman-api").display());
+        Self::start_as("/bin/sh", &["-c", &command], db, settings).await
+    }
+
+    async fn start_as(program: &str, arguments: &[&str], db: &Db, settings: &[(&str, &str)]) -> Self {
         let (address, ops) = (loopback(), loopback());
         let ours = [
             ("DATABASE_URL", db.url()),
@@ -39,7 +49,7 @@ impl Api {
             ("FOREMAN_AUTH", "off"),
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
         ];
-        let process = Process::start("foreman-api", &[], &[&ours[..], settings].concat());
+        let process = Process::start(program, arguments, &[&ours[..], settings].concat());
         let api = Self { process, url: format!("http://{address}"), ops_url: format!("http://{ops}") };
         api.ready().await;
         api

@@ -69,8 +69,12 @@ const PROGRAM: Program = Program {
     metrics: &[&[submit::SUBMITTED, observe::REQUESTS, observe::REQUEST_SECONDS], shares::METRICS],
 };
 
-const LIMITS: http::Limits =
-    http::Limits { connections: 8_192, head: Duration::from_secs(60), stalled: Duration::from_secs(60) };
+const LIMITS: http::Limits = http::Limits {
+    connections: 8_192,
+    head: Duration::from_secs(10),
+    idle: Duration::from_secs(60),
+    stalled: Duration::from_secs(60),
+};
 
 /// Between two tries to reach Postgres.
 const TRY_AGAIN: Duration = Duration::from_secs(1);

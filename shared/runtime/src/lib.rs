@@ -14,6 +14,7 @@ pub mod tls;
 pub mod background;
 pub mod shutdown;
 
+mod descriptors;
 pub mod http;
 pub mod ops;
 

@@ -10,6 +10,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::background::BACKGROUND_ERRORS;
+use crate::http::crowd;
 
 mod snapshot;
 
@@ -100,6 +101,7 @@ impl Metrics {
             Self { recorded: handle, published: Arc::default() }
         });
         BACKGROUND_ERRORS.describe();
+        crowd::METRICS.iter().for_each(Metric::describe);
         declared.iter().copied().flatten().for_each(Metric::describe);
         metrics.clone()
     }

@@ -15,9 +15,13 @@ use crate::http::Limits;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
-/// Probes and scrapers are few; whoever opens more only waits.
-pub(crate) const LIMITS: Limits =
-    Limits { connections: 64, head: Duration::from_secs(15), stalled: Duration::from_secs(30) };
+/// Probes and scrapers are few. When somebody opens more connections, the idlest are closed, so that a probe is answered.
+pub(crate) const LIMITS: Limits = Limits {
+    connections: 64,
+    head: Duration::from_secs(10),
+    idle: Duration::from_secs(15),
+    stalled: Duration::from_secs(30),
+};
 
 /// A probe that gets no answer in time says less than one that says so.
 const READY_WITHIN: Duration = Duration::from_secs(4);

@@ -14,6 +14,7 @@ use tokio::runtime;
 
 use crate::background::one_line;
 use crate::config::{ConfigError, Env, Setting};
+use crate::descriptors;
 use crate::http;
 use crate::logging::Logging;
 use crate::metrics::{Metric, Metrics};
@@ -110,6 +111,7 @@ impl Program {
         for line in env.unknown(&[settings::ALL, self.settings].concat()) {
             tracing::warn!("{line}");
         }
+        descriptors::raise();
         tls::install();
         let process = Process { shutdown: Shutdown::new(), metrics: Metrics::install(self.metrics) };
         let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {

@@ -5,6 +5,7 @@ mod artifacts;
 mod bad_input;
 mod batch;
 mod bodies;
+mod connections;
 pub(super) mod delivering;
 mod described;
 mod flushing;

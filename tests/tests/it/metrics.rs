@@ -15,7 +15,11 @@ use exposition::Exposition;
 /// A metric: its name, its type, and the labels of each of its series.
 type Metric = (&'static str, &'static str, &'static [&'static str]);
 
-const BOTH: &[Metric] = &[("foreman_background_errors_total", "counter", &["task"])];
+const BOTH: &[Metric] = &[
+    ("foreman_background_errors_total", "counter", &["task"]),
+    ("foreman_connections", "gauge", &["listener"]),
+    ("foreman_connections_shed_total", "counter", &["listener"]),
+];
 
 const API: &[Metric] = &[
     ("foreman_jobs_submitted_total", "counter", &["model"]),

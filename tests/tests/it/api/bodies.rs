@@ -29,8 +29,18 @@ pub(super) async fn hang(api: &Api, key: &str, bytes: usize) -> TcpStream {
         "POST /jobs HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\ncontent-length: {LARGEST}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    // A refused one may be cut off.
-    let _sent = stream.write_all(&vec![b' '; bytes]).await;
+    let mut left = bytes;
+    while left > 0 {
+        let piece = vec![0xff; left.min(1 << 20)];
+        let (reader, mut writer) = stream.split();
+        tokio::select! {
+            biased;
+            // The answer is a refusal, for the body is not complete.
+            _answered = reader.readable() => break,
+            sent = writer.write_all(&piece) => sent.unwrap(),
+        }
+        left -= piece.len();
+    }
     stream
 }
 
@@ -59,14 +69,14 @@ async fn a_client_whose_bodies_hang_keeps_no_other_client_out() {
     let mut answers = Vec::new();
     for stream in &mut hanging {
         // The two that are held are complete with this; the others were answered long ago, and may be closed by now.
-        let _completed = stream.write_all(&[b' '; 30]).await;
+        let _completed = stream.write_all(&[0xff; 30]).await;
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.unwrap();
         answers.push(String::from_utf8(answer.to_vec()).unwrap());
     }
     answers.sort();
     let (held, refused) = answers.split_at(2);
-    assert!(held.iter().all(|answer| answer == "HTTP/1.1 400"), "spaces are no job: {held:?}");
+    assert!(held.iter().all(|answer| answer == "HTTP/1.1 400"), "these are no text: {held:?}");
     assert!(refused.iter().all(|answer| answer == "HTTP/1.1 429"), "{refused:?}");
     assert_eq!(submit(&api, &greedy).await.status(), 202, "what was held is given back");
 }

@@ -1,0 +1,58 @@
+//! Connections that ask for nothing: they need no key, and keep nobody out.
+
+use foreman_tests::{Api, Db, within};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::{JOB, get, post, publish};
+use crate::metrics::exposition::Exposition;
+
+/// Opens so many connections to this URL and sends half a head on every other one.
+async fn crowd(url: &str, count: usize) -> Vec<TcpStream> {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut crowd = Vec::with_capacity(count);
+    for index in 0..count {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        if index % 2 == 0 {
+            // It may be closed again by now.
+            let _sent = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: ").await;
+        }
+        crowd.push(stream);
+    }
+    crowd
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_idle_connections_than_an_api_can_have_keep_nobody_out() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    // With fewer files than the connections that it would like to have, so that few are enough here.
+    let api = Api::start_with_files(&db, 600, &[]).await;
+    let _idle = crowd(&api.url, 1_000).await;
+    within(Duration::from_secs(5), "a job beside idle connections", async || {
+        let status = post(&api, "/jobs", JOB).await.status();
+        if status == 202 { Ok(()) } else { Err(status) }
+    })
+    .await;
+    let scraped = Exposition::scrape(&api.ops_url).await;
+    let of_clients = [("listener", "http")];
+    assert!(
+        scraped.sum("foreman_connections", &of_clients) <= Some(344.0),
+        "600 files, 256 for other things"
+    );
+    assert!(scraped.sum("foreman_connections_shed_total", &of_clients) >= Some(600.0));
+    assert!(!api.process.log().contains("could not be accepted"), "{}", api.process.log());
+    assert_eq!(get(&api, "/jobs").await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_are_answered_beside_idle_connections() {
+    let (_db, api) = super::start(&[]).await;
+    let _idle = crowd(&api.ops_url, 200).await;
+    within(Duration::from_secs(5), "a probe beside idle connections", async || {
+        let answer = foreman_tests::http().get(format!("{}/healthz", api.ops_url)).send().await.unwrap();
+        if answer.status() == 200 { Ok(()) } else { Err(answer.status()) }
+    })
+    .await;
+}
