@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use foreman_store::{Store, wake::Wakeups};
+use foreman_store::Store;
 use foreman_webhook::SubmissionCheck;
 use tokio::sync::Semaphore;
 
@@ -20,7 +20,6 @@ use crate::watch::Watch;
 /// Shared by all requests of this process.
 pub(crate) struct App {
     pub(crate) store: Store,
-    pub(crate) wakeups: Wakeups,
     pub(crate) auth: Auth,
     pub(crate) inventory: Inventory,
     pub(crate) limits: QueueLimits,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use foreman_ollama::ModelName;
 use foreman_runtime::background_error;
-use foreman_store::{Inventory as Published, KnownModel, Store, StoreError, wake::Topic, wake::Wakeups};
+use foreman_store::{Inventory as Published, KnownModel, Store, StoreError, wake::Topic};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -30,20 +30,19 @@ const REFRESH_EVERY: Duration = Duration::from_secs(5);
 /// The models that hosts have published.
 pub(crate) struct Inventory {
     store: Store,
-    wakeups: Wakeups,
     known: RwLock<Arc<Published>>,
     /// When the hosts were last asked and had answered, or would not. Locked while they are being asked.
     asked: Mutex<Option<Instant>>,
 }
 
 impl Inventory {
-    pub(crate) fn new(store: Store, wakeups: Wakeups) -> Self {
-        Self { store, wakeups, known: RwLock::default(), asked: Mutex::default() }
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, known: RwLock::default(), asked: Mutex::default() }
     }
 
     /// Keeps what is known fresh, until `stop`.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
-        let mut published = self.wakeups.subscribe(Topic::Published);
+        let mut published = self.store.wakeups().subscribe(Topic::Published);
         loop {
             if let Err(error) = self.refresh().await {
                 background_error!("inventory", error, "the models could not be read");
@@ -100,11 +99,11 @@ impl Inventory {
             sleep_until(last + ASK_SPACING).await;
         }
         // Before the first look, so that an answer right after it is not lost.
-        let mut published = self.wakeups.subscribe(Topic::Published);
+        let mut published = self.store.wakeups().subscribe(Topic::Published);
         let deadline = Instant::now() + ASK_FOR;
         let mut known = self.refresh().await?;
         let before = known.read_at;
-        self.wakeups.tell(Topic::Inventory);
+        self.store.wakeups().tell(Topic::Inventory);
         // Without a live host there is nobody to wait for.
         while known.live_since.is_some() && known.live_since <= before && Instant::now() < deadline {
             let wait = deadline.min(Instant::now() + LOOK_EVERY);

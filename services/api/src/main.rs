@@ -42,7 +42,7 @@ use anyhow::Context as _;
 use foreman_runtime::background::one_line;
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, background_error, http, ops};
-use foreman_store::{ConnectOptions, Store, wake::Wakeups};
+use foreman_store::{ConnectOptions, Store};
 use foreman_webhook::{Guard, SubmissionCheck};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -95,12 +95,11 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let listener = http::bind(config.addr, &settings::api::ADDR).await?;
     wait_for_postgres(&store).await;
 
-    let wakeups = Wakeups::default();
     let (submitter, queue) = Submitter::new();
     let app = Arc::new(App {
         // Over a connection of its own, so that nobody's sign-in waits behind somebody's reads.
         auth: Auth::new(config.access, store.on_own_connection()),
-        inventory: Inventory::new(store.clone(), wakeups.clone()),
+        inventory: Inventory::new(store.clone()),
         limits: QueueLimits::new(store.clone(), config.max_queued),
         submitter,
         queue: Queue::new(store.clone()),
@@ -117,7 +116,6 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         inline_limit: config.inline_limit,
         public_url: config.public_url,
         store: store.clone(),
-        wakeups: wakeups.clone(),
     });
 
     // The submitter outlives the last request, which may still bring a job.
@@ -125,7 +123,6 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let writer = Writer {
         flushes: store.on_own_connection(),
         store: store.clone(),
-        wakeups: wakeups.clone(),
         shutdown: process.shutdown.clone(),
     };
     let no_more = last_request.clone();
@@ -135,16 +132,16 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     });
     let shutdown = process.shutdown.clone();
     process.shutdown.spawn("wakeups", {
-        let (store, wakeups, stop) = (store.clone(), wakeups.clone(), shutdown.soft().clone());
+        let (store, stop) = (store.clone(), shutdown.soft().clone());
         async move {
-            carry_wakeups(&store, &wakeups, &stop).await;
+            carry_wakeups(&store, &stop).await;
             anyhow::Ok(())
         }
     });
     process.shutdown.spawn("watch", {
-        let (watch, store, wakeups) = (app.watch.clone(), store.clone(), wakeups.clone());
+        let (watch, store) = (app.watch.clone(), store.clone());
         async move {
-            watch.run(&store, &wakeups).await;
+            watch.run(&store).await;
             anyhow::Ok(())
         }
     });
@@ -185,11 +182,11 @@ async fn wait_for_postgres(store: &Store) {
     }
 }
 
-async fn carry_wakeups(store: &Store, wakeups: &Wakeups, stop: &CancellationToken) {
+async fn carry_wakeups(store: &Store, stop: &CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            Err(error) = wakeups.run(store) => {
+            Err(error) = store.wakeups().run(store) => {
                 background_error!("wakeups", error, "wake-ups do not travel; everybody polls meanwhile");
             }
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foreman_runtime::background_error;
-use foreman_store::{ClientId, JobId, Progress, Store, StoreError, wake::Topic, wake::Wakeups};
+use foreman_store::{ClientId, JobId, Progress, Store, StoreError, wake::Topic};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -106,8 +106,8 @@ impl Watch {
     }
 
     /// Looks for news of the jobs that are waited for, until the process stops.
-    pub(crate) async fn run(&self, store: &Store, wakeups: &Wakeups) {
-        let mut news = wakeups.subscribe(Topic::Job);
+    pub(crate) async fn run(&self, store: &Store) {
+        let mut news = store.wakeups().subscribe(Topic::Job);
         let mut looked_at = Instant::now();
         loop {
             tokio::select! {

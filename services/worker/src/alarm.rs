@@ -25,7 +25,7 @@ impl Alarm {
     }
 
     /// Rings when its moment comes, for as long as it is polled.
-    pub(crate) async fn ring(&self) -> Infallible {
+    async fn ring(&self) -> Infallible {
         let mut set = self.next.subscribe();
         loop {
             let next = *set.borrow_and_update();

@@ -79,7 +79,7 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
     let (over, reports) = mpsc::channel(REPORTS);
     let dispatcher = Dispatcher::new(Arc::clone(&worker), Arc::clone(&alarm), over)?;
     worker.shutdown.spawn("settle-deliveries", settler::run(Arc::clone(&worker), reports));
-    let news = worker.wakeups.subscribe(Topic::Delivery);
+    let news = worker.store.wakeups().subscribe(Topic::Delivery);
     tokio::select! {
         () = background::repeat(dispatcher, worker.shutdown.soft(), &alarm.wake, POLL) => Ok(()),
         never = alarm.ring_for(news) => match never {},

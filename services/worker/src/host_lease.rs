@@ -46,7 +46,7 @@ async fn stand_by(worker: &Worker) -> Holder {
     let url = host.ollama.to_string();
     let ttl = worker.config.lease_ttl;
     let offer = HostOffer { id: host.id.as_str(), url: &url, slots: host.slots, ttl };
-    let mut freed = worker.wakeups.subscribe(Topic::Host);
+    let mut freed = worker.store.wakeups().subscribe(Topic::Host);
     let mut spells = worker.liveness.spells();
     loop {
         let spell = going_on(&mut spells).await;
@@ -83,7 +83,7 @@ async fn lost(worker: &Worker, holder: &Holder) {
 /// Gives the command once nothing of a former holder runs any more: only then are all the slots ours, and only then may
 /// a model be loaded, since Ollama must not be asked for a second one while requests run. Then waits for ever.
 async fn take_command(worker: &Worker, holder: &Holder, command: &watch::Sender<Option<Holder>>) {
-    let mut moved = worker.wakeups.subscribe(Topic::Job);
+    let mut moved = worker.store.wakeups().subscribe(Topic::Job);
     loop {
         match ask(worker.store.foreign_leases(holder)).await {
             Ok(0) => break,
@@ -101,7 +101,6 @@ async fn take_command(worker: &Worker, holder: &Holder, command: &watch::Sender<
 async fn release(worker: &Worker, holder: &Holder) {
     match ask(worker.store.release_host(holder)).await {
         Ok(released) => {
-            worker.wakeups.tell(Topic::Host);
             tracing::info!(host = holder.host, released, "released the host");
         }
         Err(error) => background_error!("host_lease", error, "the host lease was left to run out"),

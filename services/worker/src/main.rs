@@ -28,7 +28,7 @@ use anyhow::Context as _;
 use foreman_ollama::{Client, Failure};
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
-use foreman_store::{ConnectOptions, Store, wake::Wakeups};
+use foreman_store::{ConnectOptions, Store};
 use tokio_util::task::TaskTracker;
 
 use config::{Config, Role};
@@ -65,7 +65,6 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let worker = Arc::new(Worker {
         large_reads: LargeReads::new(store.clone()),
         store,
-        wakeups: Wakeups::default(),
         liveness: Liveness::new(config.lease_ttl),
         shutdown: process.shutdown.clone(),
         metrics: process.metrics.clone(),

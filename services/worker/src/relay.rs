@@ -35,8 +35,8 @@ const POLL: Duration = Duration::from_millis(500);
 /// Takes turns with the relays of the other workers until the process stops.
 pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
     let alarm = Alarm::new();
-    let outbox = worker.wakeups.subscribe(Topic::Outbox);
-    let relay = Relay { store: worker.store.on_own_connection(), worker: Arc::clone(&worker) };
+    let outbox = worker.store.wakeups().subscribe(Topic::Outbox);
+    let relay = Relay { store: worker.store.on_own_connection() };
     tokio::select! {
         () = background::repeat(relay, worker.shutdown.soft(), &alarm.wake, POLL) => Ok(()),
         never = alarm.ring_for(outbox) => match never {},
@@ -45,7 +45,6 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
 
 struct Relay {
     store: Store,
-    worker: Arc<Worker>,
 }
 
 impl Rounds for Relay {
@@ -57,14 +56,10 @@ impl Rounds for Relay {
         match self.store.relay(BATCH.into()).await? {
             // Whoever is at work was woken by the same news, and looks again when its turn is over.
             Relayed::Busy | Relayed::Moved { events: 0, .. } => Ok(Round::Idle),
-            Relayed::Moved { events, deliveries, ended } => {
+            Relayed::Moved { events, ended, .. } => {
                 for Ended { model_label, state, jobs } in ended {
                     counter!(JOBS_FINISHED.name, "model" => model_label, "state" => state.as_str())
                         .increment(jobs);
-                }
-                self.worker.wakeups.tell(Topic::Job);
-                if deliveries > 0 {
-                    self.worker.wakeups.tell(Topic::Delivery);
                 }
                 if events >= BATCH.into() {
                     return Ok(Round::More);

@@ -43,7 +43,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     let (signals, inbox) = mpsc::unbounded_channel();
     let (give_command, command) = watch::channel(None);
     let doubt = Arc::new(Notify::new());
-    let (recorder, begins, exits) = Recorder::new(&worker.store, &worker.wakeups, &signals);
+    let (recorder, begins, exits) = Recorder::new(&worker.store, &signals);
 
     let shutdown = &worker.shutdown;
     shutdown.spawn_work("begin", begins);

@@ -13,7 +13,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Runs to the very end of the process: what is settled while it stops is news to the others too.
 pub(crate) async fn run(worker: Arc<Worker>) {
     loop {
-        let Err(error) = worker.wakeups.run(&worker.store).await;
+        let Err(error) = worker.store.wakeups().run(&worker.store).await;
         background_error!("wakeups", error, "wake-ups are interrupted; everybody polls meanwhile");
         tokio::time::sleep(RETRY_AFTER).await;
     }

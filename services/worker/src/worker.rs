@@ -2,7 +2,7 @@
 
 use foreman_runtime::Shutdown;
 use foreman_runtime::metrics::Metrics;
-use foreman_store::{Store, wake::Wakeups};
+use foreman_store::Store;
 
 use crate::config::Config;
 use crate::large_reads::LargeReads;
@@ -13,7 +13,6 @@ pub(crate) struct Worker {
     pub config: Config,
     pub store: Store,
     pub large_reads: LargeReads,
-    pub wakeups: Wakeups,
     /// Under which id this process lives, and whether it still may act under it.
     pub liveness: Liveness,
     pub shutdown: Shutdown,

@@ -13,6 +13,7 @@ use crate::{
     Clock, Conn, StoreError,
     deadline::{Deadline, LOCK_WAIT},
     own_connection::{OwnConnection, answers},
+    wake::Wakeups,
 };
 
 /// How long a caller waits for a connection before it is told that Postgres is away.
@@ -111,6 +112,7 @@ pub struct Store {
     begin: &'static str,
     deadline: Deadline,
     clock: Clock,
+    wakeups: Wakeups,
 }
 
 impl Store {
@@ -125,7 +127,17 @@ impl Store {
                 Box::pin(async move { Ok(meta.idle_for <= TRUSTED_IDLE || answers(connection).await) })
             })
             .connect_lazy_with(pooled.clone());
-        Self { pool, own: None, pooled, direct, pgbouncer, begin, deadline, clock: Clock::default() }
+        Self {
+            pool,
+            own: None,
+            pooled,
+            direct,
+            pgbouncer,
+            begin,
+            deadline,
+            clock: Clock::default(),
+            wakeups: Wakeups::default(),
+        }
     }
 
     /// A handle with a connection of its own beside the pool, for a loop that runs the same few statements over and over.
@@ -144,6 +156,11 @@ impl Store {
     /// What this process has learned of Postgres' time.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// The wake-ups of this process. Writes tell of themselves; somebody must [carry](Wakeups::run) them to the others.
+    pub fn wakeups(&self) -> &Wakeups {
+        &self.wakeups
     }
 
     /// A connection on which each statement commits by itself, and has the usual deadline. Through a transaction pooler

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::{ArtifactView, ClientId, DeliveryId, JobEvent, JobId, JobState, LaneId, Store, StoreError};
+use crate::{
+    ArtifactView, ClientId, DeliveryId, JobEvent, JobId, JobState, LaneId, Store, StoreError, wake::Write,
+};
 
 /// How much may be claimed of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,6 +206,9 @@ impl Store {
                     code: if row.ends_as.as_deref() == Some("gone") { "gone" } else { "dispatcher_lost" },
                 }),
             }
+        }
+        if !claimed.ended.is_empty() {
+            self.tell([Write::GivenUpUnsent]);
         }
         Ok(claimed)
     }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Conn, DeliveryClaim, DeliveryId, JobId, JobState, LaneId, Store, StoreError};
+use crate::{Conn, DeliveryClaim, DeliveryId, JobId, JobState, LaneId, Store, StoreError, wake::Write};
 
 /// One attempt that is over.
 #[derive(Debug)]
@@ -90,6 +90,10 @@ impl Store {
         let mut conn = self.open().await?;
         let written = write_reports(&mut conn, reports).await?;
         conn.done().await?;
+        // Also for what was written before: the answer to that may have been lost.
+        if reports.iter().any(frees_another) {
+            self.tell([Write::Reported]);
+        }
         let missing: Vec<&DeliveryReport> =
             reports.iter().filter(|report| !written.contains(&report.claim.id)).collect();
         let already = if missing.is_empty() { Vec::new() } else { self.reported_already(&missing).await? };
@@ -214,6 +218,14 @@ async fn write_reports(
     .fetch_all(conn)
     .await?;
     Ok(rows.into_iter().collect())
+}
+
+/// Whether anything may be sent because of this report, now or at a time that it brought.
+fn frees_another(report: &DeliveryReport) -> bool {
+    match report.verdict {
+        Verdict::Delivered | Verdict::Failed { .. } => !report.event.is_terminal(),
+        Verdict::Retry { .. } | Verdict::Release { .. } => true,
+    }
 }
 
 fn latency_ms(report: &DeliveryReport) -> i32 {

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{DeliveryId, JobId, JobState, Scope, Store, StoreError};
+use crate::{DeliveryId, JobId, JobState, Scope, Store, StoreError, wake::Write};
 
 /// One webhook to one receiver.
 #[derive(Debug)]
@@ -161,10 +161,14 @@ impl Store {
 
     /// Makes a delivery due now: one that waits is brought forward, one that has ended is begun anew.
     pub async fn redeliver(&self, scope: Scope, delivery: DeliveryId) -> Result<Redelivery, StoreError> {
-        if let Some(redelivery) = self.bring_forward(scope, delivery).await? {
-            return Ok(redelivery);
+        let redelivery = match self.bring_forward(scope, delivery).await? {
+            Some(pending) => pending,
+            None => self.deliver_again(scope, delivery).await?,
+        };
+        if let Redelivery::Due(_) = redelivery {
+            self.tell([Write::Redelivered]);
         }
-        self.deliver_again(scope, delivery).await
+        Ok(redelivery)
     }
 
     /// `None` if no such delivery is pending.

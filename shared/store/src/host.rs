@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Holder, Store, StoreError, WorkerId};
+use crate::{Holder, Store, StoreError, WorkerId, wake::Write};
 
 /// A host as a worker offers to hold it.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +89,11 @@ impl Store {
         .execute(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(released.rows_affected() > 0)
+        let released = released.rows_affected() > 0;
+        if released {
+            self.tell([Write::HostFreed]);
+        }
+        Ok(released)
     }
 
     /// How many jobs other live workers still hold on this host: what a former holder has not finished or handed back.
@@ -146,7 +150,11 @@ impl Store {
         .execute(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(published.rows_affected() > 0)
+        let published = published.rows_affected() > 0;
+        if published {
+            self.tell([Write::Published]);
+        }
+        Ok(published)
     }
 
     /// Says that a host's Ollama does not answer. What was published stays known.
@@ -161,6 +169,8 @@ impl Store {
         )
         .execute(&mut conn)
         .await?;
-        Ok(conn.done().await?)
+        conn.done().await?;
+        self.tell([Write::Published]);
+        Ok(())
     }
 }

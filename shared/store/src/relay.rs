@@ -3,7 +3,7 @@
 //! Everything is derived from what the statement itself deleted, so that two relays can never write a row twice,
 //! however their snapshots lie.
 
-use crate::{JobState, Store, StoreError};
+use crate::{JobState, Store, StoreError, wake::Write};
 
 /// What one turn of the relay came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,9 @@ impl Store {
         conn.done().await?;
         let Some(turn) = rows.first().filter(|row| row.mine) else { return Ok(Relayed::Busy) };
         let (events, deliveries) = (turn.events.unsigned_abs(), turn.deliveries.unsigned_abs());
+        if deliveries > 0 {
+            self.tell([Write::Relayed]);
+        }
         let ended = rows.into_iter().filter_map(|row| {
             Some(Ended { model_label: row.model_label?, state: row.state?, jobs: row.jobs?.unsigned_abs() })
         });

@@ -20,7 +20,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     Acceptance, Begin, Claimed, ClientId, Completion, Conn, Exit, Holder, JobId, JobState, LaneId, Lease,
-    LeaseNo, NewJob, Offer, Phase, Reason, Settled, Store, StoreError, WorkerId,
+    LeaseNo, NewJob, Offer, Phase, Reason, Settled, Store, StoreError, WorkerId, wake::Write,
 };
 
 /// How often a job may lose its worker before it is taken for the cause: the fifth rescue fails it.
@@ -83,6 +83,7 @@ impl Store {
         if let Some(now) = won.now {
             self.clock().learn(asked, now);
         }
+        self.tell(offered.iter().filter(|job| won.ids.contains(&job.id)).map(|job| accepted(job)));
         let losers: Vec<&NewJob> = jobs.iter().filter(|job| !won.ids.contains(&job.id)).collect();
         let mut winners = self.key_holders(&losers).await?;
         Ok(jobs
@@ -137,6 +138,9 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
+        if !found.is_empty() {
+            self.tell([Write::AcceptedForLater]);
+        }
         Ok(found)
     }
 
@@ -244,6 +248,9 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
+        if phase == Phase::Working && !rows.is_empty() {
+            self.tell([Write::Begun]);
+        }
         Ok(rows
             .into_iter()
             .map(|row| Claimed {
@@ -310,6 +317,7 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
+        self.tell([Write::Begun]);
         let found: HashMap<LeaseNo, Begin> = rows
             .into_iter()
             .map(|row| {
@@ -334,6 +342,8 @@ impl Store {
         let mut conn = self.open_for(bytes as u64).await?;
         let left = leave_leases(&mut conn, exits).await?;
         conn.done().await?;
+        // Also where nothing was found to write: the answer to the write may have been lost.
+        self.tell(exits.iter().map(|(_, exit)| left_by(exit)));
         let missing: Vec<&Lease> =
             exits.iter().map(|(lease, _)| lease).filter(|lease| !left.contains_key(&lease.no)).collect();
         let already = if missing.is_empty() { Vec::new() } else { self.settled_already(&missing).await? };
@@ -380,6 +390,9 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
+        if !dropped.is_empty() {
+            self.tell([Write::LeaseDropped]);
+        }
         Ok(dropped)
     }
 
@@ -426,7 +439,11 @@ impl Store {
         .execute(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(hit.rows_affected() > 0)
+        let hit = hit.rows_affected() > 0;
+        if hit {
+            self.tell([Write::EndedUnclaimed]);
+        }
+        Ok(hit)
     }
 
     async fn cancel_leased(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
@@ -440,7 +457,11 @@ impl Store {
         .execute(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(hit.rows_affected() > 0)
+        let hit = hit.rows_affected() > 0;
+        if hit {
+            self.tell([Write::CancelAsked]);
+        }
+        Ok(hit)
     }
 
     /// Whether the job has ended, or `None` if this client has no such job.
@@ -490,7 +511,11 @@ impl Store {
         .execute(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(hit.rows_affected())
+        let expired = hit.rows_affected();
+        if expired > 0 {
+            self.tell([Write::EndedUnclaimed]);
+        }
+        Ok(expired)
     }
 
     /// Fails ready jobs of these models for this reason each, at most `limit`, and proves in the same statement that no
@@ -542,6 +567,9 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
+        if !rows.is_empty() {
+            self.tell([Write::EndedUnclaimed]);
+        }
         Ok(rows.into_iter().map(|row| (row.job, row.model)).collect())
     }
 
@@ -573,7 +601,11 @@ impl Store {
         .fetch_one(&mut conn)
         .await?;
         conn.done().await?;
-        Ok((hit.rows_affected(), next))
+        let promoted = hit.rows_affected();
+        if promoted > 0 {
+            self.tell([Write::Promoted]);
+        }
+        Ok((promoted, next))
     }
 
     /// Takes the leases of dead workers, and any lease without a worker, back to the queue. One transaction: the dead
@@ -642,7 +674,23 @@ impl Store {
         .execute(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(Rescued { workers: dead.len(), leases: leases.len() })
+        let rescued = Rescued { workers: dead.len(), leases: leases.len() };
+        if rescued != Rescued::default() {
+            self.tell([Write::Rescued]);
+        }
+        Ok(rescued)
+    }
+}
+
+fn accepted(job: &NewJob) -> Write {
+    if job.run_at.is_none() { Write::Accepted } else { Write::AcceptedForLater }
+}
+
+fn left_by(exit: &Exit) -> Write {
+    match exit {
+        Exit::Done(_) | Exit::Failed(_) | Exit::Cancelled | Exit::Expired => Write::Ended,
+        Exit::Retry { .. } => Write::PutOff,
+        Exit::HandBack { .. } => Write::HandedBack,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the janitor ends and throws away, a bounded number of rows at a time.
 
-use crate::{JobId, Store, StoreError};
+use crate::{JobId, Store, StoreError, wake::Write};
 
 impl Store {
     /// Ends deliveries that were made more than six days ago, at most `limit`, each with a last row in the log that says
@@ -38,6 +38,9 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
+        if !rows.is_empty() {
+            self.tell([Write::GivenUpUnsent]);
+        }
         Ok(rows.into_iter().map(|row| (row.job, row.seq)).collect())
     }
 

@@ -1,7 +1,9 @@
-//! Wake-ups between processes. `NOTIFY` only hastens what a poll would find anyway: it is sent after the commit it
-//! speaks of, from a connection of its own, and many become one.
+//! Wake-ups, within a process and between processes. `NOTIFY` only hastens what a poll would find anyway: it is sent after the commit it
+//! speaks of, from a connection of its own, and many become one. [`write`] has the list of which write frees whose work.
 //!
 //! Whoever waits subscribes first, then queries, then waits: a change between the last two is not lost.
+
+mod write;
 
 use std::{
     convert::Infallible,
@@ -15,6 +17,8 @@ use std::{
 use sqlx::postgres::PgListener;
 use tokio::sync::{Notify, watch};
 
+pub(crate) use write::Write;
+
 use crate::{Store, StoreError};
 
 const CHANNEL: &str = "foreman";
@@ -22,31 +26,35 @@ const CHANNEL: &str = "foreman";
 /// Between two notifications of one process: Postgres hands them out one at a time, under a lock of its own.
 const SPACING: Duration = Duration::from_millis(2);
 
-/// What a wake-up says may have changed.
+/// What a wake-up says may have changed, and who waits for that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Topic {
-    /// There may be a job to claim.
+    /// There may be a job to claim: the holder of a host scans.
     Ready,
-    /// A lease was marked for cancelling.
+    /// A job may be due sooner than the first that was known: the janitor sets its alarm anew.
+    Scheduled,
+    /// A lease was marked for cancelling: its worker aborts the attempt.
     Cancel,
-    /// There may be an outbox row to relay.
+    /// There may be an outbox row: the relay takes its turn.
     Outbox,
-    /// There may be a delivery to send.
+    /// There may be a webhook to send, now or sooner than the first that was known: the dispatcher looks.
     Delivery,
-    /// Jobs have changed their state.
+    /// Jobs have changed their state: the api answers requests that wait for them, and the next holder of a host sees
+    /// whether the former one has finished.
     Job,
-    /// Somebody misses a model: publish anew.
+    /// Somebody misses a model, which is a question and no write: the holder of a host publishes anew.
     Inventory,
-    /// A host has published.
+    /// What is known of a host's models has changed: the api reads it.
     Published,
-    /// A host was released: somebody else may hold it.
+    /// A host may be free: a worker that stands by takes it.
     Host,
 }
 
 impl Topic {
-    const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ready,
+        Self::Scheduled,
         Self::Cancel,
         Self::Outbox,
         Self::Delivery,
@@ -59,6 +67,7 @@ impl Topic {
     const fn name(self) -> &'static str {
         match self {
             Self::Ready => "ready",
+            Self::Scheduled => "scheduled",
             Self::Cancel => "cancel",
             Self::Outbox => "outbox",
             Self::Delivery => "delivery",
@@ -113,11 +122,23 @@ impl Wakeups {
         Wakeup(self.0.topics[topic as usize].subscribe())
     }
 
-    /// Wakes the waiters of this process at once and those of the others soon. To be called after the commit.
+    /// Wakes the waiters of this process at once and those of the others soon. A write needs no such call: the store
+    /// tells of its writes by itself.
     pub fn tell(&self, topic: Topic) {
-        self.wake(topic);
-        self.0.pending.fetch_or(1 << topic as usize, Ordering::AcqRel);
-        self.0.to_tell.notify_one();
+        self.tell_all([topic]);
+    }
+
+    /// The same for several topics, which travel together.
+    fn tell_all(&self, topics: impl IntoIterator<Item = Topic>) {
+        let mut told = 0;
+        for topic in topics {
+            self.wake(topic);
+            told |= 1 << topic as usize;
+        }
+        if told != 0 {
+            self.0.pending.fetch_or(told, Ordering::AcqRel);
+            self.0.to_tell.notify_one();
+        }
     }
 
     fn wake(&self, topic: Topic) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::{ClientId, Holder, JobId, Lease, LeaseNo, Phase, Store, StoreError, WorkerId};
+use crate::{ClientId, Holder, JobId, Lease, LeaseNo, Phase, Store, StoreError, WorkerId, wake::Write};
 
 /// What a renewal found still standing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,9 @@ impl Store {
         )
         .execute(&mut conn)
         .await?;
-        Ok(conn.done().await?)
+        conn.done().await?;
+        self.tell([Write::HostFreed]);
+        Ok(())
     }
 
     /// What a worker holds, whether it knows or not: the answer to a claim may have been lost.

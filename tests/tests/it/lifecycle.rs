@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use foreman_tests::{Api, Db, Process, Receiver, Worker, eventually, free_port};
+use foreman_tests::{Api, Db, Process, Receiver, Worker, eventually, free_port, http, within};
 use ollama_sim::{Config, Kind, Sim};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{chat, chat_with_webhook};
 
@@ -53,6 +54,33 @@ async fn a_job_is_queued_loading_working_and_done_and_its_receiver_hears_of_each
     db.every_job_has_one_room().await;
 }
 
+/// Each job goes through some ten steps that one loop makes and another waits for, and nothing else happens meanwhile.
+/// Were one of them left to the relay's poll, the jobs would take longer than they may.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_quiet_system_no_step_of_a_job_waits_for_a_poll() {
+    const JOBS: u32 = 20;
+    const SHORTEST_POLL: Duration = Duration::from_millis(375);
+    let (db, receiver) = (Db::fresh().await, Receiver::start().await);
+    let sim = Sim::start(Config::default()).await.unwrap();
+    let (api, _worker) = one_of_each(&db, &sim).await;
+    let endless = chat_with_webhook("sim:tokens=1000 sim:token-delay=1s", &receiver.url("/"));
+    let end = Instant::now() + SHORTEST_POLL * JOBS;
+    let told = async |count: usize, what: &str| {
+        within(end.saturating_duration_since(Instant::now()), what, async || match receiver.count() {
+            come if come == count => Ok(()),
+            come => Err(format!("{come} of {count} webhooks have come")),
+        })
+        .await;
+    };
+    for job in 0..JOBS as usize {
+        let id = api.submit(&endless).await;
+        told(4 * job + 3, "`queued`, `loading` and `working` of a job that runs").await;
+        let cancel = http().post(format!("{}/jobs/{id}/cancel", api.url)).send().await.unwrap();
+        assert_eq!(cancel.status(), 200);
+        told(4 * job + 4, "`cancelled`").await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ollama_gets_the_body_as_the_client_wrote_it_but_for_what_is_ours() {
     let db = Db::fresh().await;
@@ -60,7 +88,7 @@ async fn ollama_gets_the_body_as_the_client_wrote_it_but_for_what_is_ours() {
     let (api, _worker) = one_of_each(&db, &sim).await;
     let body = r#"{ "options" : {"seed": 7, "temperature":0.50}, "priority":3, "model":"tiny-a",
                     "keep_alive":"1h", "messages":[{"content":"é\u0000\/ü", "role":"user"}], "unheard":[1,  2] }"#;
-    let answer = foreman_tests::http().post(format!("{}/jobs", api.url)).body(body).send().await.unwrap();
+    let answer = http().post(format!("{}/jobs", api.url)).body(body).send().await.unwrap();
     assert_eq!(answer.status(), 202);
     sim.until(|log| log.runs().len() == 1).await;
     let log = sim.log();

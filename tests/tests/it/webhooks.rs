@@ -22,13 +22,13 @@ use foreman_store::{
 use foreman_tests::{Db, Process, Worker, eventually, free_port, success};
 use foreman_webhook::ReceiverUrl;
 
-const URL: &str = "http://127.0.0.1:9/hook";
+pub(crate) const URL: &str = "http://127.0.0.1:9/hook";
 
 /// As `FOREMAN_WEBHOOK_RETRY_SCHEDULE` with many waits makes them.
 const TERMS: DeliveryTerms =
     DeliveryTerms { lease: Duration::from_secs(25), max_attempts_terminal: 10, max_attempts: 4 };
 
-const RETRY: Verdict = Verdict::Retry { wait: Duration::from_secs(60), code: "http_5xx" };
+pub(crate) const RETRY: Verdict = Verdict::Retry { wait: Duration::from_secs(60), code: "http_5xx" };
 
 /// A job whose receiver is at `url`.
 fn job_to(db: &Db, url: &str) -> NewJob {
@@ -38,7 +38,7 @@ fn job_to(db: &Db, url: &str) -> NewJob {
 }
 
 /// Jobs to one receiver that have come to `done`, with the four events of each still in the outbox.
-async fn done_jobs_to(db: &Db, url: &str, count: usize) -> Vec<JobId> {
+pub(crate) async fn done_jobs_to(db: &Db, url: &str, count: usize) -> Vec<JobId> {
     let jobs: Vec<NewJob> = (0..count).map(|_| job_to(db, url)).collect();
     let jobs = db.accept_all(&jobs).await;
     let holder = db.holder().await;
@@ -50,12 +50,12 @@ async fn done_jobs_to(db: &Db, url: &str, count: usize) -> Vec<JobId> {
 }
 
 /// Relays until nothing is left.
-async fn relay(store: &Store) {
+pub(crate) async fn relay(store: &Store) {
     while !matches!(store.relay(1_000).await.unwrap(), Relayed::Moved { events: 0, .. }) {}
 }
 
 /// Claims everything that may be claimed now, of every lane.
-async fn claim(store: &Store) -> ClaimedDeliveries {
+pub(crate) async fn claim(store: &Store) -> ClaimedDeliveries {
     let lanes = store.look_at_lanes(&[]).await.unwrap();
     let offers: Vec<LaneOffer> = lanes
         .heads
@@ -66,7 +66,7 @@ async fn claim(store: &Store) -> ClaimedDeliveries {
 }
 
 /// Claims the one delivery that may be claimed now.
-async fn claim_one(store: &Store) -> Delivery {
+pub(crate) async fn claim_one(store: &Store) -> Delivery {
     let claimed = claim(store).await;
     let [delivery] = <[Delivery; 1]>::try_from(claimed.to_send).unwrap_or_else(|found| panic!("{found:?}"));
     delivery
@@ -91,7 +91,7 @@ fn report(delivery: Delivery, verdict: Verdict) -> DeliveryReport {
     }
 }
 
-async fn settle(store: &Store, delivery: Delivery, verdict: Verdict) -> ReportSettled {
+pub(crate) async fn settle(store: &Store, delivery: Delivery, verdict: Verdict) -> ReportSettled {
     store.settle_deliveries(&[report(delivery, verdict)]).await.unwrap()[0]
 }
 

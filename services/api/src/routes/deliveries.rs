@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use foreman_store::{ClientId, DELIVERIES_PER_EVENT_AND_MINUTE, Redelivery, wake::Topic};
+use foreman_store::{ClientId, DELIVERIES_PER_EVENT_AND_MINUTE, Redelivery};
 use serde_json::json;
 
 use crate::allowance::Allowance;
@@ -103,7 +103,6 @@ pub(crate) async fn redeliver(
     let _turn = app.reads.turn(caller.client).await?;
     match app.store.redeliver(caller.scope(), id).await? {
         Redelivery::Due(due) => {
-            app.wakeups.tell(Topic::Delivery);
             Ok(answer::json(StatusCode::ACCEPTED, show::json(&json!({ "delivery_id": due }))))
         }
         Redelivery::BeingSent => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use foreman_store::{Cancelling, JobId, JobView, NewJob, StoreError, wake::Topic};
+use foreman_store::{Cancelling, JobId, JobView, NewJob, StoreError};
 use tokio::time::Instant;
 
 use super::jobs::queued;
@@ -109,14 +109,8 @@ pub(crate) async fn cancel(
 ) -> Result<Response, Problem> {
     let _turn = app.reads.turn(caller.client).await?;
     let owner = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?.client;
-    match app.store.cancel(owner, id).await? {
-        Cancelling::Cancelled => {
-            app.wakeups.tell(Topic::Outbox);
-            app.wakeups.tell(Topic::Job);
-        }
-        Cancelling::Asked => app.wakeups.tell(Topic::Cancel),
-        Cancelling::Ended => {}
-        Cancelling::Missing => return Err(Problem::no_such_job()),
+    if app.store.cancel(owner, id).await? == Cancelling::Missing {
+        return Err(Problem::no_such_job());
     }
     let job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
     outgoing::json(&app, caller.client, StatusCode::OK, show::job(&app, &job))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::{Shutdown, background_error};
-use foreman_store::{Acceptance, JobId, NewJob, Store, StoreError, wake::Topic, wake::Wakeups};
+use foreman_store::{Acceptance, JobId, NewJob, Store, StoreError};
 use metrics::counter;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -52,7 +52,6 @@ pub(crate) struct Writer {
     pub(crate) store: Store,
     /// For flushes alone.
     pub(crate) flushes: Store,
-    pub(crate) wakeups: Wakeups,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -128,9 +127,6 @@ impl Writer {
     }
 
     fn answer(&self, acceptances: Vec<Acceptance>, tickets: Vec<Ticket>) {
-        if acceptances.iter().any(|acceptance| matches!(acceptance, Acceptance::Accepted(_))) {
-            tell_the_workers(&self.wakeups);
-        }
         for (acceptance, ticket) in acceptances.into_iter().zip(tickets) {
             match acceptance {
                 Acceptance::Accepted(job) => ticket.accepted(job),
@@ -154,9 +150,8 @@ impl Writer {
             }
             error => {
                 background_error!("submit", error, jobs = ids.len(), "a flush got no answer");
-                let (store, wakeups) = (self.store.clone(), self.wakeups.clone());
                 // Beside the loop: others need not wait for these.
-                self.shutdown.spawn_work("submit", look_up(store, wakeups, ids, tickets));
+                self.shutdown.spawn_work("submit", look_up(self.store.clone(), ids, tickets));
                 return;
             }
         };
@@ -164,13 +159,8 @@ impl Writer {
     }
 }
 
-fn tell_the_workers(wakeups: &Wakeups) {
-    wakeups.tell(Topic::Ready);
-    wakeups.tell(Topic::Outbox);
-}
-
 /// Finds out which jobs of a flush without an answer were accepted.
-async fn look_up(store: Store, wakeups: Wakeups, ids: Vec<JobId>, tickets: Vec<Ticket>) {
+async fn look_up(store: Store, ids: Vec<JobId>, tickets: Vec<Ticket>) {
     let deadline = Instant::now() + LOOK_UP_FOR;
     let found = loop {
         match store.accepted(&ids).await {
@@ -187,9 +177,6 @@ async fn look_up(store: Store, wakeups: Wakeups, ids: Vec<JobId>, tickets: Vec<T
             }
         }
     };
-    if found.as_ref().is_some_and(|found| !found.is_empty()) {
-        tell_the_workers(&wakeups);
-    }
     for (id, ticket) in ids.into_iter().zip(tickets) {
         match &found {
             Some(found) if found.contains(&id) => ticket.accepted(id),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background::{Round, Rounds};
-use foreman_store::{Reason, StoreError, wake::Topic};
+use foreman_store::{Reason, StoreError};
 use tokio::time::Instant;
 
 use crate::worker::Worker;
@@ -45,14 +45,9 @@ impl Rounds for MissingModels {
         }
         let gone: Vec<_> = gone.into_iter().map(|model| (model.clone(), reason(&model))).collect();
         let failed = store.fail_for_want_of_model(&gone, BATCH.into()).await?;
-        if failed.is_empty() {
-            return Ok(Round::Idle);
-        }
         for (job, model) in &failed {
             tracing::warn!(job.id = %job, model, code = "model_gone", "a job failed for want of its model");
         }
-        self.worker.wakeups.tell(Topic::Outbox);
-        self.worker.wakeups.tell(Topic::Job);
         Ok(if failed.len() >= BATCH as usize { Round::More } else { Round::Idle })
     }
 }

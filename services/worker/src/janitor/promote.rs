@@ -13,15 +13,20 @@ use crate::worker::Worker;
 /// Jobs a round.
 const BATCH: u32 = 1_000;
 
-/// A job may be scheduled for sooner than what we wait for, without a word to us.
+/// Between two looks when nobody wakes us. It guarantees what wake-ups and the alarm only hasten.
 const POLL: Duration = Duration::from_millis(500);
+
+/// Before a look at a job that should be due: our clock is a little fast, or another janitor has it.
+const AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(worker: Arc<Worker>) {
     let alarm = Arc::new(Alarm::new());
+    // A job may be scheduled for sooner than the one that we wait for.
+    let scheduled = worker.store.wakeups().subscribe(Topic::Scheduled);
     let promotion = Promotion { worker: Arc::clone(&worker), alarm: Arc::clone(&alarm) };
     tokio::select! {
         () = background::repeat(promotion, worker.shutdown.soft(), &alarm.wake, POLL) => {}
-        never = alarm.ring() => match never {},
+        never = alarm.ring_for(scheduled) => match never {},
     }
 }
 
@@ -37,11 +42,8 @@ impl Rounds for Promotion {
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         let store = &self.worker.store;
         let (promoted, next_due) = store.promote(BATCH.into()).await?;
-        if promoted > 0 {
-            self.worker.wakeups.tell(Topic::Ready);
-        }
-        // Where our clock is off the poll comes first, or one round finds nothing yet.
-        let next = next_due.and_then(|due| (due - store.clock().now()).to_std().ok());
+        // By our clock it may be due already where it is not yet by Postgres'.
+        let next = next_due.map(|due| (due - store.clock().now()).to_std().unwrap_or_default().max(AGAIN));
         self.alarm.set(next.map(|wait| Instant::now() + wait));
         Ok(if promoted >= BATCH.into() { Round::More } else { Round::Idle })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::Metric;
-use foreman_store::{StoreError, wake::Topic};
+use foreman_store::StoreError;
 use metrics::counter;
 use tokio::sync::Notify;
 
@@ -42,9 +42,6 @@ impl Rounds for Rescue {
                 leases = rescued.leases,
                 "took back what dead workers held"
             );
-            for topic in [Topic::Ready, Topic::Outbox, Topic::Job] {
-                self.worker.wakeups.tell(topic);
-            }
         }
         Ok(Round::Idle)
     }

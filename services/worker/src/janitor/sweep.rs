@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
-use foreman_store::{StoreError, wake::Topic};
+use foreman_store::StoreError;
 use foreman_webhook::schedule::TOO_OLD;
 use metrics::counter;
 use tokio::sync::Notify;
@@ -38,12 +38,7 @@ impl Rounds for Expiry {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        let expired = self.0.store.expire(BATCH.into()).await?;
-        if expired > 0 {
-            self.0.wakeups.tell(Topic::Outbox);
-            self.0.wakeups.tell(Topic::Job);
-        }
-        Ok(after(expired))
+        Ok(after(self.0.store.expire(BATCH.into()).await?))
     }
 }
 

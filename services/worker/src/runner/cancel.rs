@@ -16,7 +16,7 @@ use crate::worker::Worker;
 const POLL: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(worker: Arc<Worker>, signals: mpsc::UnboundedSender<Signal>) {
-    let mut woken = worker.wakeups.subscribe(Topic::Cancel);
+    let mut woken = worker.store.wakeups().subscribe(Topic::Cancel);
     loop {
         if let Some(id) = worker.liveness.id() {
             match ask(worker.store.cancelled_leases(id)).await {

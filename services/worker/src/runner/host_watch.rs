@@ -37,7 +37,7 @@ pub(crate) struct HostWatch {
 
 impl HostWatch {
     pub(crate) async fn run(mut self) {
-        let mut asked = self.worker.wakeups.subscribe(Topic::Inventory);
+        let mut asked = self.worker.store.wakeups().subscribe(Topic::Inventory);
         let mut said = "";
         loop {
             let models = self.come_up(said).await;
@@ -117,10 +117,7 @@ impl HostWatch {
         };
         let models: Vec<_> = published.into_values().collect();
         match ask(self.worker.store.publish_models(&holder, &models)).await {
-            Ok(_held) => {
-                self.worker.wakeups.tell(Topic::Published);
-                Instant::now() + INVENTORY
-            }
+            Ok(_held) => Instant::now() + INVENTORY,
             Err(error) => {
                 background_error!("inventory", error);
                 Instant::now() + PUBLISH_AGAIN

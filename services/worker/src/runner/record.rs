@@ -8,8 +8,7 @@
 use std::time::Duration;
 
 use foreman_runtime::background_error;
-use foreman_store::wake::Topic;
-use foreman_store::{Begin, Exit, JobState, Lease, Phase, Settled, Store, StoreError, wake::Wakeups};
+use foreman_store::{Begin, Exit, Lease, Phase, Settled, Store, StoreError};
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
@@ -81,13 +80,12 @@ impl Recorder {
     /// when every clone is gone and all is written.
     pub(crate) fn new(
         store: &Store,
-        wakeups: &Wakeups,
         signals: &mpsc::UnboundedSender<Signal>,
     ) -> (Self, impl Future<Output = ()> + use<>, [impl Future<Output = ()> + use<>; 2]) {
         let (begins, to_begin) = mpsc::unbounded_channel();
         let (exits, to_exit) = mpsc::unbounded_channel();
         let (large_exits, to_exit_at_length) = mpsc::unbounded_channel();
-        let scribe = |store: Store| Scribe { store, wakeups: wakeups.clone(), signals: signals.clone() };
+        let scribe = |store: Store| Scribe { store, signals: signals.clone() };
         (
             Self { begins, exits, large_exits },
             scribe(store.on_own_connection()).record_begins(to_begin),
@@ -121,7 +119,6 @@ impl Recorder {
 
 struct Scribe {
     store: Store,
-    wakeups: Wakeups,
     signals: mpsc::UnboundedSender<Signal>,
 }
 
@@ -151,7 +148,6 @@ impl Scribe {
             let asked: Vec<_> = batch.iter().map(|one| (&one.lease, one.phase)).collect();
             match self.store.begin(&asked).await {
                 Ok(answers) => {
-                    self.tell_of_transitions();
                     batch.drain(..).zip(answers).for_each(|(beginning, answer)| beginning.answer(answer));
                     return;
                 }
@@ -227,11 +223,6 @@ impl Scribe {
     }
 
     fn settled(&self, labels: &[String], exits: &[(Lease, Exit)], settled: &[Settled]) {
-        self.tell_of_transitions();
-        let requeued = settled.iter().any(|one| matches!(one, Settled::Into(JobState::Queued)));
-        if requeued {
-            self.wakeups.tell(Topic::Ready);
-        }
         for ((label, (lease, exit)), settled) in labels.iter().zip(exits).zip(settled) {
             match settled {
                 // A success is kept whatever else was asked for, also where the answer to its COMMIT was lost.
@@ -244,11 +235,6 @@ impl Scribe {
             // The floor goes only when it has heard of every lease.
             _ = self.signals.send(Signal::Settled(lease.no));
         }
-    }
-
-    fn tell_of_transitions(&self) {
-        self.wakeups.tell(Topic::Outbox);
-        self.wakeups.tell(Topic::Job);
     }
 }
 

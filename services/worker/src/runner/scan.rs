@@ -30,7 +30,7 @@ pub(crate) async fn run(
     mut command: watch::Receiver<Option<Holder>>,
     signals: mpsc::UnboundedSender<Signal>,
 ) {
-    let mut woken = worker.wakeups.subscribe(Topic::Ready);
+    let mut woken = worker.store.wakeups().subscribe(Topic::Ready);
     // Load keys that a newer api may have written: left to a newer worker, and each told of once.
     let mut unreadable = BTreeSet::new();
     while command.wait_for(Option::is_some).await.is_ok() {

@@ -1,12 +1,19 @@
-//! `NOTIFY` only wakes: it comes after the commit, many become one, and whoever missed one looks again.
+//! `NOTIFY` only wakes: it comes after the commit, many become one, and whoever missed one looks again. And every write
+//! wakes whoever it frees, so that on a quiet system nobody waits for a poll.
 
+use std::time::Duration;
+
+use chrono::{TimeDelta, Utc};
 use foreman_store::{
-    Store, StoreError,
-    wake::{Topic, Wakeups},
+    Exit, Lease, NewJob, Phase, Scope, Store, StoreError, Verdict,
+    wake::{Topic, Wakeup, Wakeups},
 };
-use foreman_tests::{Db, eventually};
+use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
+use futures_util::FutureExt as _;
 use sqlx::postgres::PgListener;
 use tokio::task::JoinHandle;
+
+use crate::webhooks::{RETRY, URL, claim, claim_one, done_jobs_to, relay, settle};
 
 fn carry(wakeups: &Wakeups, store: Store) -> JoinHandle<StoreError> {
     let wakeups = wakeups.clone();
@@ -81,7 +88,188 @@ async fn accepting_and_settling_notify_nobody_inside_their_transactions() {
     listener.listen("foreman").await.unwrap();
     db.accept(1).await;
     let lease = db.start(&db.holder().await).await;
-    db.store.settle(&[(lease, foreman_tests::success())]).await.unwrap();
+    db.store.settle(&[(lease, success())]).await.unwrap();
     db.run("SELECT pg_notify('foreman', 'last')").await;
     assert_eq!(listener.recv().await.unwrap().payload(), "last", "the first that is heard is the test's own");
+}
+
+/// What a write tells, read right after it: a wake-up within the process is there as soon as the write returns.
+struct Ear(Vec<(Topic, Wakeup)>);
+
+impl Ear {
+    fn new(store: &Store) -> Self {
+        Self(Topic::ALL.map(|topic| (topic, store.wakeups().subscribe(topic))).into())
+    }
+
+    /// The topics that were told since the last time.
+    fn told(&mut self) -> Vec<Topic> {
+        let told =
+            self.0.iter_mut().filter_map(|(topic, wakeup)| wakeup.changed().now_or_never().map(|()| *topic));
+        told.collect()
+    }
+}
+
+#[tokio::test]
+async fn each_move_of_a_job_wakes_whoever_goes_on_with_it() {
+    use Topic::{Cancel, Job, Outbox, Ready, Scheduled};
+    let db = Db::fresh().await;
+    let holder = db.holder().await;
+    let (store, mut ear) = (&db.store, Ear::new(&db.store));
+    ear.told();
+
+    db.accept(9).await;
+    assert_eq!(ear.told(), [Ready, Outbox], "accepted");
+    let later = NewJob { run_at: Some(Utc::now() + TimeDelta::hours(1)), ..db.new_job() };
+    db.accept_all(std::slice::from_ref(&later)).await;
+    assert_eq!(ear.told(), [Ready, Scheduled, Outbox], "accepted for later");
+    store.accepted(&[later.id]).await.unwrap();
+    assert_eq!(ear.told(), [Ready, Scheduled, Outbox], "accepted, and the answer was lost");
+
+    let offers = [db.offer(1)];
+    store.claim_and_begin(&holder, LOAD_KEY, &offers, 1).await.unwrap();
+    assert_eq!(ear.told(), [Outbox, Job], "claimed and begun");
+    let mut leases: Vec<Lease> = db.claim(&holder, 6).await.into_iter().map(|job| job.lease).collect();
+    assert_eq!(ear.told(), [], "what is only held is nobody's news");
+    store.begin(&[(&leases[0], Phase::Loading)]).await.unwrap();
+    assert_eq!(ear.told(), [Outbox, Job], "loading");
+    store.begin(&[(&leases[0], Phase::Working), (&leases[5], Phase::Working)]).await.unwrap();
+    assert_eq!(ear.told(), [Outbox, Job], "working");
+
+    let retry = Exit::Retry { reason: reason(), wait: Duration::from_secs(60) };
+    let exits = [
+        (success(), vec![Outbox, Job]),
+        (Exit::Failed(reason()), vec![Outbox, Job]),
+        (Exit::Cancelled, vec![Outbox, Job]),
+        (Exit::Expired, vec![Outbox, Job]),
+        (Exit::HandBack { reason: reason() }, vec![Ready, Outbox, Job]),
+        (retry, vec![Scheduled, Outbox, Job]),
+    ];
+    for (exit, told) in exits {
+        let settled = format!("{exit:?}");
+        store.settle(&[(leases.remove(0), exit)]).await.unwrap();
+        assert_eq!(ear.told(), told, "{settled}");
+    }
+
+    db.run("UPDATE job_scheduled SET due_at = now()").await;
+    store.promote(10).await.unwrap();
+    assert_eq!(ear.told(), [Ready], "promoted");
+    store.promote(10).await.unwrap();
+    assert_eq!(ear.told(), [], "nothing was due");
+
+    store.cancel(db.client, later.id).await.unwrap();
+    assert_eq!(ear.told(), [Outbox, Job], "cancelled where it waited");
+    let held = db.start(&holder).await;
+    ear.told();
+    store.cancel(db.client, held.job_id).await.unwrap();
+    assert_eq!(ear.told(), [Cancel], "its worker is asked to cancel it");
+
+    db.run("UPDATE job_ready SET expires_at = now() WHERE job_id = (SELECT min(job_id::text)::uuid FROM job_ready)")
+        .await;
+    store.expire(10).await.unwrap();
+    assert_eq!(ear.told(), [Outbox, Job], "expired");
+    store.expire(10).await.unwrap();
+    assert_eq!(ear.told(), [], "nothing had expired");
+    store.publish_models(&holder, &[]).await.unwrap();
+    ear.told();
+    store.fail_for_want_of_model(&[(LOAD_KEY.to_owned(), reason())], 10).await.unwrap();
+    assert_eq!(ear.told(), [Outbox, Job], "failed for want of its model");
+}
+
+#[tokio::test]
+async fn each_step_of_a_webhook_wakes_the_dispatcher_and_the_last_one_nobody() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 1).await;
+    let (store, mut ear) = (&db.store, Ear::new(&db.store));
+    ear.told();
+
+    relay(store).await;
+    assert_eq!(ear.told(), [Topic::Delivery], "relayed");
+    for (verdict, told) in [
+        (RETRY, true),
+        (Verdict::Release { wait: Duration::ZERO }, true),
+        (Verdict::Delivered, true),
+        (Verdict::Failed { code: "http_4xx" }, true),
+        (Verdict::Delivered, true),
+        (Verdict::Delivered, false),
+    ] {
+        db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
+        let delivery = claim_one(store).await;
+        assert_eq!(ear.told(), [], "a claim frees nothing");
+        let (seq, id) = (delivery.event.seq, delivery.claim.id);
+        settle(store, delivery, verdict).await;
+        assert_eq!(!ear.told().is_empty(), told, "{verdict:?} of event {seq}");
+        if verdict == RETRY {
+            store.redeliver(Scope::Everyone, id).await.unwrap();
+            assert_eq!(ear.told(), [Topic::Delivery], "brought forward");
+        }
+        if seq == 4 {
+            store.redeliver(Scope::Everyone, id).await.unwrap();
+            assert_eq!(ear.told(), [Topic::Delivery], "delivered again");
+        }
+    }
+    relay(store).await;
+    assert_eq!(ear.told(), [], "nothing was relayed");
+}
+
+#[tokio::test]
+async fn a_webhook_that_ends_unsent_wakes_the_dispatcher_for_the_next_one() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 2).await;
+    relay(&db.store).await;
+    let claimed = claim(&db.store).await.to_send.len();
+    assert_eq!(claimed, 2);
+    let mut ear = Ear::new(&db.store);
+    db.run("UPDATE webhook_delivery SET claimed_until = now(), attempts = 9 WHERE claim_no IS NOT NULL")
+        .await;
+    assert_eq!(
+        claim(&db.store).await.ended.len(),
+        claimed,
+        "their dispatcher is lost, and it was the last attempt"
+    );
+    assert_eq!(ear.told(), [Topic::Delivery]);
+    db.run(
+        "UPDATE webhook_delivery
+         SET id = (left(replace(ulid_floor(now() - interval '7 days')::text, '-', ''), 12)
+                   || right(replace(id::text, '-', ''), 20))::uuid
+         WHERE seq = 2",
+    )
+    .await;
+    assert_eq!(db.store.end_old_deliveries(10).await.unwrap().len(), 2);
+    assert_eq!(ear.told(), [Topic::Delivery]);
+}
+
+#[tokio::test]
+async fn what_a_host_and_its_holder_do_wakes_whoever_waits_for_them() {
+    use Topic::{Host, Job, Outbox, Published, Ready};
+    let db = Db::fresh().await;
+    db.accept(1).await;
+    let holder = db.holder().await;
+    let (store, mut ear) = (&db.store, Ear::new(&db.store));
+    ear.told();
+
+    store.publish_models(&holder, &[]).await.unwrap();
+    assert_eq!(ear.told(), [Published]);
+    store.note_unreachable(&holder).await.unwrap();
+    assert_eq!(ear.told(), [Published], "the api need not wait for it any more");
+    assert!(store.release_host(&holder).await.unwrap());
+    assert_eq!(ear.told(), [Host]);
+    let holder = db.holder().await;
+    store.deregister_worker(holder.worker).await.unwrap();
+    assert_eq!(ear.told(), [Host], "without its holder the host is free");
+
+    db.accept(1).await;
+    let holder = db.holder().await;
+    let orphan = db.start(&holder).await.job_id;
+    db.run(&format!("DELETE FROM job WHERE id = '{}'", orphan.uuid())).await;
+    ear.told();
+    store.drop_leases_without_request(holder.worker).await.unwrap();
+    assert_eq!(ear.told(), [Job], "whoever holds the host next need not wait for it");
+
+    db.start(&holder).await;
+    ear.told();
+    store.rescue(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(ear.told(), [], "nobody was dead");
+    db.silence(&holder).await;
+    store.rescue(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(ear.told(), [Ready, Outbox, Job, Host], "rescued");
 }

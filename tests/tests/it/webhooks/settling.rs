@@ -3,14 +3,20 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use foreman_store::{DeliveryReport, Redelivery, ReportSettled, Scope, Verdict};
-use foreman_tests::Db;
+use foreman_store::{DeliveryReport, Exit, Redelivery, ReportSettled, Scope, Verdict};
+use foreman_tests::{Db, Receiver, reason, within};
 
-use super::{RETRY, URL, claim, claim_one, done_jobs_to, log, relay, report, settle};
+use super::{RETRY, URL, claim, claim_one, dispatcher, done_jobs_to, job_to, log, relay, report, settle};
 
 /// Seconds until each delivery may be claimed, by the order of events.
 const WAITS: &str =
     "SELECT extract(epoch FROM next_attempt_at - now())::float8 FROM webhook_delivery ORDER BY job_id, seq";
+
+/// A report takes a while to be written: the dispatcher looks for more before that, when the seat is free, and in vain.
+const SLOW_DISK: &str = "
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_sleep(0.03); RETURN NULL; END';
+    CREATE TRIGGER slow BEFORE INSERT ON webhook_attempt FOR EACH STATEMENT EXECUTE FUNCTION slow()";
 
 #[tokio::test]
 async fn a_wait_runs_from_the_end_of_the_attempt_however_late_that_is_written() {
@@ -139,4 +145,27 @@ async fn a_delivery_older_than_six_days_ends_with_a_last_row_that_says_so() {
     assert_eq!(log(&db).await, ["1 1 retry http_5xx", "1 2 failed too_old", "2 1 failed too_old"]);
     db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
     assert_eq!(claim_one(&db.store).await.event.seq, 3);
+}
+
+/// Nothing but its own reports wakes this dispatcher. Were each next event left to its poll, of at least 375 ms, all of
+/// them would take twice as long as they may.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_events_of_a_job_follow_each_other_without_a_poll() {
+    const ATTEMPTS: usize = 20;
+    let (db, receiver) = (Db::fresh().await, Receiver::start().await);
+    db.accept_all(&[job_to(&db, &receiver.url("/"))]).await;
+    let holder = db.holder().await;
+    for _ in 0..ATTEMPTS {
+        let lease = db.start(&holder).await;
+        db.store.settle(&[(lease, Exit::HandBack { reason: reason() })]).await.unwrap();
+    }
+    relay(&db.store).await;
+    db.run(SLOW_DISK).await;
+    let events = 1 + 3 * ATTEMPTS;
+    let _dispatcher = dispatcher(&db, &[("FOREMAN_WORKER_ROLES", "dispatch")]).await;
+    within(Duration::from_secs(12), "the webhooks of all events", async || match receiver.count() {
+        come if come == events => Ok(()),
+        come => Err(format!("{come} of {events} have come")),
+    })
+    .await;
 }
