@@ -15,6 +15,7 @@ mod load;
 pub(crate) mod metrics;
 mod outcome;
 mod pace;
+mod pause;
 mod presence;
 mod ready;
 mod record;

@@ -4,6 +4,7 @@
 mod api;
 mod cli;
 mod documents;
+mod handing_back;
 mod kills;
 mod lifecycle;
 mod metrics;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::job::Body;
 use super::load::{Load, LoadFailure};
 use super::metrics::{JOB_LOAD, JOB_RUN, JOB_WAIT};
-use super::outcome::{Abort, Outcome, reason, reason_of};
+use super::outcome::{Abort, Outcome, reason};
 use super::record::{Began, Recorder};
 use super::trouble::Trouble;
 use crate::config::Limits;
@@ -158,17 +158,18 @@ impl Attempt {
 
     async fn wait_for(&self, load: &Load, by: Instant, desk: &Desk) -> Result<(), Outcome> {
         let began = Instant::now();
-        let outcome = timeout_at(by, load.done()).await;
+        let mut outcome = timeout_at(by, load.done()).await;
+        if let Ok(Err(LoadFailure::Ollama(failure))) = &outcome
+            && failure.verdict() == Verdict::Fail
+            && load.route != self.route
+        {
+            // It was asked for on another route: what is wrong there may be right on this job's own.
+            outcome = timeout_at(by, load.on(self.route).done()).await;
+        }
         histogram!(JOB_LOAD.name, "model" => self.model_label.clone()).record(began.elapsed());
         let trouble = match outcome {
             Ok(Ok(())) => return Ok(()),
             Err(_elapsed) => Trouble::no_token(desk.limits.load_timeout),
-            // It was asked for on another route: what is wrong there may be right on this job's own.
-            Ok(Err(LoadFailure::Ollama(failure)))
-                if failure.verdict() == Verdict::Fail && load.route != self.route =>
-            {
-                return Err(Outcome::HandBack(reason_of(&failure)));
-            }
             Ok(Err(failure)) => failure.into(),
         };
         Err(trouble.outcome(self.lease.job_id, &self.model, &desk.ollama).await)

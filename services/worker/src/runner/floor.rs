@@ -23,6 +23,7 @@ use super::load::{Key, Load};
 use super::metrics::GPU_IDLE;
 use super::outcome::Abort;
 use super::pace::Pace;
+use super::pause::Pause;
 use super::presence::Presence;
 use super::ready::Ready;
 use super::record::Leaving;
@@ -60,6 +61,7 @@ pub(crate) struct Floor {
     loaded_last: Option<Key>,
     idle: IdleMeter,
     vanished: Vanished,
+    pause: Pause,
 
     // The jobs that are ours: claimed and not begun, running, and ended but not written.
     held: VecDeque<Job>,
@@ -110,6 +112,7 @@ impl Floor {
             loaded_last: None,
             idle: IdleMeter::default(),
             vanished: Vanished::default(),
+            pause: Pause::default(),
             held: VecDeque::new(),
             running: HashMap::new(),
             attempts: JoinSet::new(),
@@ -130,10 +133,12 @@ impl Floor {
         let shutdown = self.worker.shutdown.clone();
         let mut renewals = self.worker.liveness.renewals();
         loop {
-            self.decide(Instant::now());
+            let now = Instant::now();
+            self.decide(now);
             if self.is_over() {
                 return;
             }
+            let pause = self.pause.until(now);
             tokio::select! {
                 // Signals before attempts: what a load has told is heard before those end that waited for it.
                 biased;
@@ -147,7 +152,8 @@ impl Floor {
                 answer = answer(&mut self.asking) => self.answered(answer, Instant::now()),
                 Ok(()) = renewals.changed() => self.look_at_own = true,
                 Ok(()) = self.command.changed() => {}
-                () = sleep_until(self.ask_again_at), if Instant::now() < self.ask_again_at => {}
+                () = sleep_until(self.ask_again_at), if now < self.ask_again_at => {}
+                () = sleep_until(pause.unwrap_or(now)), if pause.is_some() => {}
             }
         }
     }
@@ -212,7 +218,7 @@ impl Floor {
 
     /// Whether and as whom jobs may be claimed and begun now.
     fn right_to_claim(&self) -> Option<(Holder, Spell)> {
-        if self.stopping || !self.host_up {
+        if self.stopping || !self.host_up || self.pause.until(Instant::now()).is_some() {
             return None;
         }
         let holder = self.command.borrow().clone()?;

@@ -22,6 +22,9 @@ pub(crate) struct Load {
     pub key: Key,
     /// The kind of route it is asked for on. A model may know only one of them, and then says so.
     pub route: Route,
+    client: Client,
+    limit: Duration,
+    signals: UnboundedSender<Signal>,
     outcome: Shared<BoxFuture<'static, Result<(), LoadFailure>>>,
 }
 
@@ -41,10 +44,10 @@ impl Load {
         limit: Duration,
         signals: UnboundedSender<Signal>,
     ) -> Self {
-        let asked = Arc::clone(&key);
+        let (asked, to_floor, ollama) = (Arc::clone(&key), signals.clone(), client.clone());
         let outcome = async move {
             let began = Instant::now();
-            let outcome = match timeout(limit, client.preload(&asked, route)).await {
+            let outcome = match timeout(limit, ollama.preload(&asked, route)).await {
                 Ok(outcome) => outcome.map_err(|failure| LoadFailure::Ollama(Arc::new(failure))),
                 Err(_elapsed) => Err(LoadFailure::TimedOut(limit)),
             };
@@ -53,10 +56,16 @@ impl Load {
                 Err(_) => Signal::LoadFailed { key: asked },
             };
             // The floor is gone only when nothing is claimed any more, and then nobody needs to know.
-            _ = signals.send(told);
+            _ = to_floor.send(told);
             outcome
         };
-        Self { key, route, outcome: outcome.boxed().shared() }
+        Self { key, route, client, limit, signals, outcome: outcome.boxed().shared() }
+    }
+
+    /// A load of the same key on another kind of route.
+    pub(crate) fn on(&self, route: Route) -> Self {
+        let Self { key, client, limit, signals, .. } = self.clone();
+        Self::new(client, key, route, limit, signals)
     }
 
     /// Returns once the model is loaded, or not.

@@ -17,9 +17,8 @@ pub(crate) enum Outcome {
     Again(Reason),
     /// It failed, and would again.
     Failed(Reason),
-    /// Not the job's trouble: back to the queue, nothing counted.
-    HandBack(Reason),
-    /// Ollama cannot be reached. `under_it` says that it went away while the job, or the load for it, ran.
+    /// Not the job's trouble: back to the queue, nothing counted. Ollama cannot be reached, or something else answers in its
+    /// place. `under_it` says that this job may be the cause: Ollama answered before it, or still answers other requests.
     HostAway {
         reason: Reason,
         under_it: bool,
@@ -61,9 +60,7 @@ impl Outcome {
             Self::Again(reason) if record.failures + 1 >= record.max_attempts => Exit::Failed(reason),
             Self::Again(reason) => Exit::Retry { reason, wait: backoff(record.failures) },
             Self::Failed(reason) => Exit::Failed(reason),
-            Self::HandBack(reason) | Self::HostAway { reason, .. } | Self::ModelGone(reason) => {
-                Exit::HandBack { reason }
-            }
+            Self::HostAway { reason, .. } | Self::ModelGone(reason) => Exit::HandBack { reason },
             Self::Aborted(Abort::Cancelled) | Self::Cancelled => Exit::Cancelled,
             Self::Aborted(abort) => Exit::HandBack { reason: abort.reason() },
             Self::Expired => Exit::Expired,
@@ -139,7 +136,6 @@ mod tests {
         for outcome in [
             Outcome::HostAway { reason: reason("x", "x"), under_it: true },
             Outcome::ModelGone(reason("x", "x")),
-            Outcome::HandBack(reason("x", "x")),
             Outcome::Aborted(Abort::Fenced),
             Outcome::Aborted(Abort::Stopping),
         ] {

@@ -51,7 +51,10 @@ impl Trouble {
             Self::Ollama(failure) => {
                 let reason = reason_of(&failure);
                 let outcome = match failure.verdict() {
-                    Verdict::HostAway => Outcome::HostAway { reason, under_it: false },
+                    Verdict::HostAway => {
+                        let under_it = !matches!(*failure, Failure::Unreachable { .. });
+                        Outcome::HostAway { reason, under_it }
+                    }
                     // A failure that may pass is the host's own where the host is gone right after it.
                     Verdict::Retry if is_away(ollama).await => Outcome::HostAway { reason, under_it: true },
                     Verdict::Retry => Outcome::Again(reason),

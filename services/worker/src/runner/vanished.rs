@@ -1,5 +1,6 @@
-//! Under which jobs Ollama itself went away. Its going away costs no job an attempt; but a job under which that happens
-//! again and again is taken for the cause, or it would bring Ollama down for ever. Pure; a restart forgets, harmlessly.
+//! Under which jobs Ollama itself went away, or something else answered in its place. That costs no job an attempt; but a
+//! job under which it happens again and again is taken for the cause, or it would bring Ollama down for ever. Pure; a
+//! restart forgets, harmlessly.
 
 use std::collections::HashMap;
 

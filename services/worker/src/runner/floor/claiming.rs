@@ -21,7 +21,8 @@ use crate::runner::outcome::reason;
 use crate::runner::ready::Scan;
 use crate::runner::record::Leaving;
 
-/// The wait after a question that Postgres did not answer, doubled for each in a row.
+/// The wait after a question that Postgres did not answer, doubled for each until a claim is answered: a look at our own
+/// leases proves too little, and what it hands back would be claimed again at once.
 pub(super) const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
@@ -170,14 +171,17 @@ impl Floor {
     /// A claim for the free slots, or for one job more that may be held until a slot is free.
     fn wish(&self, key: Key, lane: Lane, may_hold: bool, now: Instant) -> Option<Wish> {
         let free = self.free_slots().saturating_sub(self.held.len());
-        let needs_no_load = lane == Lane::Cloud || self.residency.holds(&key, self.gpu_is_busy(), now);
         // What is held comes first, and a job that is begun waits for nothing.
-        if free > 0 && needs_no_load && self.held.is_empty() {
+        if free > 0 && self.needs_no_load(&key, lane, now) && self.held.is_empty() {
             return Some(Wish { key, lane, first: None, limit: free, begins: true });
         }
         let quick = self.pace.usual_run(&key).is_some_and(|usual| HELD_AHEAD_OF.contains(&usual));
         let limit = free + usize::from(may_hold && quick && self.held.is_empty());
         (limit > 0).then_some(Wish { key, lane, first: None, limit, begins: false })
+    }
+
+    fn needs_no_load(&self, key: &Key, lane: Lane, now: Instant) -> bool {
+        lane == Lane::Cloud || self.residency.holds(key, self.gpu_is_busy(), now)
     }
 
     fn claim(&self, holder: Holder, order: Order) -> BoxFuture<'static, Answer> {
@@ -218,6 +222,7 @@ impl Floor {
     pub(super) fn answered(&mut self, answer: Answer, now: Instant) {
         let no_answer = match answer {
             Answer::Claimed { order, result: Ok(claimed) } => {
+                self.ask_delay = FIRST_DELAY;
                 self.claimed(&order, claimed, now);
                 None
             }
@@ -236,13 +241,10 @@ impl Floor {
             }
             Answer::Own { result: Err(no_answer), .. } => Some(no_answer),
         };
-        match no_answer {
-            None => self.ask_delay = FIRST_DELAY,
-            Some(no_answer) => {
-                background_error!("claim", no_answer);
-                self.ask_again_at = now + self.ask_delay;
-                self.ask_delay = (self.ask_delay * 2).min(LONGEST_DELAY);
-            }
+        if let Some(no_answer) = no_answer {
+            background_error!("claim", no_answer);
+            self.ask_again_at = now + self.ask_delay;
+            self.ask_delay = (self.ask_delay * 2).min(LONGEST_DELAY);
         }
     }
 
@@ -256,7 +258,10 @@ impl Floor {
         {
             self.drain.enter(first.client, &order.key, now);
         }
-        let may_begin = self.right_to_claim().is_some() && order.spell.goes_on();
+        // A job that has begun is `working`, which is not true of one whose model has gone meanwhile and must be loaded.
+        let may_begin = self.right_to_claim().is_some()
+            && order.spell.goes_on()
+            && self.needs_no_load(&order.key, order.lane, now);
         for job in claimed {
             self.turns.served(job.client);
             let max_attempts = self.desk.limits.max_attempts;

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_ollama::ModelName;
 use foreman_runtime::background_error;
 use foreman_store::{ClientId, Lease};
 use metrics::counter;
@@ -151,10 +150,21 @@ impl Floor {
         if running.lane == Lane::Gpu {
             self.residency.used(&running.key, now);
         }
+        match &ended.outcome {
+            Outcome::HostAway { .. } | Outcome::ModelGone(_) => {
+                if let Some(pause) = self.pause.handed_back(now) {
+                    tracing::warn!(
+                        "a job is handed back for the host's sake; nothing is claimed for {pause:?}"
+                    );
+                }
+                self.doubt.notify_one();
+            }
+            Outcome::Done(_) | Outcome::Again(_) | Outcome::Failed(_) => self.pause.answered(),
+            Outcome::Aborted(_) | Outcome::Cancelled | Outcome::Expired | Outcome::Stale => {}
+        }
         let outcome = match ended.outcome {
             Outcome::HostAway { reason, under_it } => {
                 self.host_is_away();
-                self.doubt.notify_one();
                 if under_it && self.vanished.too_often(job) {
                     Outcome::Again(reason)
                 } else {
@@ -162,10 +172,8 @@ impl Floor {
                 }
             }
             Outcome::ModelGone(reason) => {
-                let model: &ModelName = running.key.model();
-                self.presence.missed(model);
+                self.presence.missed(running.key.model());
                 self.waiting = None;
-                self.doubt.notify_one();
                 Outcome::ModelGone(reason)
             }
             Outcome::Done(joined) => {
