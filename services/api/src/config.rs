@@ -99,10 +99,12 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 fn public_url(text: &str) -> Result<String, String> {
-    let mend = || "expected a URL such as https://jobs.example.org, without query and fragment".to_owned();
+    let mend =
+        || "expected a URL such as https://jobs.example.org, without user, query and fragment".to_owned();
     let uri: Uri = text.parse().map_err(|_| mend())?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-    if !is_http || uri.host().is_none_or(str::is_empty) || uri.query().is_some() || text.contains('#') {
+    if !is_http || uri.host().is_none_or(str::is_empty) || uri.query().is_some() || text.contains(['#', '@'])
+    {
         return Err(mend());
     }
     Ok(text.trim_end_matches('/').to_owned())
@@ -149,6 +151,7 @@ mod tests {
             ("FOREMAN_PUBLIC_URL", "jobs.example.org"),
             ("FOREMAN_PUBLIC_URL", "ftp://jobs.example.org"),
             ("FOREMAN_PUBLIC_URL", "https://jobs.example.org?x=1"),
+            ("FOREMAN_PUBLIC_URL", "https://me:hush@jobs.example.org"),
             ("FOREMAN_MAX_BODY", "0"),
             ("FOREMAN_CLIENT_MAX_QUEUED", "0"),
             ("FOREMAN_SECRET_KEY", "short"),
@@ -156,7 +159,7 @@ mod tests {
             ("FOREMAN_WEBHOOK_ALLOW", "everything"),
         ] {
             let error = read(&[(name, value)]).unwrap_err();
-            assert!(error.starts_with(name), "{error}");
+            assert!(error.starts_with(name) && !error.contains("hush"), "{error}");
         }
         assert_eq!(
             read(&[("FOREMAN_PUBLIC_URL", "https://a/b/")]).unwrap().public_url.as_deref(),

@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod config;
 mod describe;
+mod framing;
 mod intake;
 mod inventory;
 mod jitter;

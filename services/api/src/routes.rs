@@ -8,6 +8,7 @@ use axum::middleware::from_fn;
 use axum::routing::MethodRouter;
 
 use crate::app::{App, Shared};
+use crate::framing;
 use crate::observe::observe;
 use crate::problem::Problem;
 
@@ -52,6 +53,7 @@ pub(crate) fn table(app: Arc<App>) -> Router {
     routes()
         .fallback(async || no_such_route())
         .method_not_allowed_fallback(async || wrong_method())
+        .layer(from_fn(framing::check))
         .layer(from_fn(observe))
         .with_state(app)
 }

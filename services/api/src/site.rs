@@ -65,17 +65,19 @@ impl Site {
 
     /// Whether a request was meant for us and comes from a page of ours or from no page at all.
     pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Foreign> {
-        if uri.authority().is_some_and(|authority| !self.answers_to(authority)) {
-            return Err(Foreign::Host);
-        }
+        let mut called = uri.authority().cloned();
         for host in headers.get_all(HOST) {
-            let authority = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
-            if !authority.is_some_and(|authority| self.answers_to(&authority)) {
+            let host =
+                host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()).ok_or(Foreign::Host)?;
+            if called.get_or_insert_with(|| host.clone()) != &host {
                 return Err(Foreign::Host);
             }
         }
+        if called.as_ref().is_some_and(|called| !self.answers_to(called)) {
+            return Err(Foreign::Host);
+        }
         for origin in headers.get_all(ORIGIN) {
-            if !origin.to_str().is_ok_and(|origin| self.is_own_page(origin)) {
+            if !origin.to_str().is_ok_and(|origin| self.is_own_page(origin, called.as_ref())) {
                 return Err(Foreign::Origin);
             }
         }
@@ -84,36 +86,53 @@ impl Site {
 
     fn answers_to(&self, authority: &Authority) -> bool {
         let host = plain(authority.host());
-        self.is_local(&host)
-            || self.names.iter().any(|name| {
-                name.host == host
-                    && (name.port.is_none() || name.port == authority.port_u16() || name.scheme.is_some())
-            })
+        !has_user(authority)
+            && (self.is_local(&host)
+                || self.names.iter().any(|name| {
+                    name.host == host
+                        && (name.port.is_none() || name.port == authority.port_u16() || name.scheme.is_some())
+                }))
     }
 
-    fn is_own_page(&self, origin: &str) -> bool {
-        let Some((scheme, rest)) = origin.split_once("://") else { return false };
+    /// A page on this machine, one that the operator has named, or one that this api itself was asked for: `called` is the
+    /// name by which it was. Any other address is foreign, even where we listen on every address: whoever serves a page
+    /// chooses its address.
+    fn is_own_page(&self, origin: &str, called: Option<&Authority>) -> bool {
+        let Some((scheme @ ("http" | "https"), rest)) = origin.split_once("://") else { return false };
         let Ok(authority) = rest.parse::<Authority>() else { return false };
-        let host = plain(authority.host());
-        self.is_local(&host)
-            || self.names.iter().any(|name| {
-                name.host == host
-                    && name.scheme.as_deref().is_none_or(|own| own == scheme)
-                    && (name.port.is_none() && name.scheme.is_none() || name.port == authority.port_u16())
-            })
+        let (host, port) = (plain(authority.host()), authority.port_u16());
+        let is_called = |called: &Authority| plain(called.host()) == host && called.port_u16() == port;
+        !has_user(&authority)
+            && (is_loopback(&host)
+                || called.is_some_and(is_called)
+                || self.names.iter().any(|name| {
+                    name.host == host
+                        && name.scheme.as_deref().is_none_or(|own| own == scheme)
+                        && (name.port.is_none() && name.scheme.is_none() || name.port == port)
+                }))
     }
 
-    /// Loopback by any name that always means so, or the address that we listen on. Where that is every address, so is
-    /// this: nobody can point an address elsewhere, as one can a name.
+    /// Loopback, or the address that we listen on. Where that is every address, so is this: nobody can point an address
+    /// elsewhere, as one can a name.
     fn is_local(&self, host: &str) -> bool {
-        match host.parse::<IpAddr>() {
-            Ok(address) => {
-                let address = address.to_canonical();
-                address.is_loopback() || self.bound.is_unspecified() || address == self.bound.to_canonical()
-            }
-            Err(_) => host == "localhost" || host.ends_with(".localhost"),
-        }
+        let is_ours = |address: IpAddr| {
+            self.bound.is_unspecified() || address.to_canonical() == self.bound.to_canonical()
+        };
+        is_loopback(host) || host.parse().is_ok_and(is_ours)
     }
+}
+
+/// Loopback by any name that always means so.
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
+/// `evil.example@localhost`: no browser sends that, and readers differ about which part of it is the host.
+fn has_user(authority: &Authority) -> bool {
+    authority.as_str().contains('@')
 }
 
 /// A host as it is compared: lower case, no brackets, no dot at the end.
@@ -158,9 +177,15 @@ mod tests {
 
     #[test]
     fn foreign_names_and_pages_are_refused() {
-        for host in
-            ["evil.example", "evil.example:8080", "localhost.evil.example", "10.0.0.5", "notlocalhost", "a b"]
-        {
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "10.0.0.5",
+            "notlocalhost",
+            "a b",
+            "evil.example@localhost",
+        ] {
             assert_eq!(check("127.0.0.1", &[], host, ""), Err(Foreign::Host), "{host}");
         }
         assert_eq!(check("0.0.0.0", &[], "rebound.example", ""), Err(Foreign::Host));
@@ -171,9 +196,26 @@ mod tests {
             "evil",
             "http://10.0.0.5",
             "http://",
+            "http://evil.example@localhost",
+            "ftp://localhost",
+            "moz-extension://localhost",
+            "//localhost",
         ] {
             assert_eq!(check("127.0.0.1", &[], "localhost", origin), Err(Foreign::Origin), "{origin}");
         }
+    }
+
+    #[test]
+    fn listening_everywhere_makes_no_address_of_others_ours() {
+        for origin in ["http://6.6.6.6", "https://6.6.6.6:8080", "http://[2001:db8::6]", "http://192.168.1.9"]
+        {
+            assert_eq!(check("0.0.0.0", &[], "192.168.1.9:8080", origin), Err(Foreign::Origin), "{origin}");
+            assert_eq!(check("::", &[], "192.168.1.9:8080", origin), Err(Foreign::Origin), "{origin}");
+        }
+        // The page that this api itself is asked for, by any of its addresses.
+        assert_eq!(check("0.0.0.0", &[], "192.168.1.9:8080", "http://192.168.1.9:8080"), Ok(()));
+        assert_eq!(check("::", &[], "[2001:db8::9]:8080", "http://[2001:DB8::9]:8080"), Ok(()));
+        assert_eq!(check("10.0.0.5", &[], "10.0.0.5:8080", "http://10.0.0.5:3000"), Err(Foreign::Origin));
     }
 
     #[test]
@@ -208,6 +250,15 @@ mod tests {
         let site = Site::new("127.0.0.1".parse().unwrap(), Vec::new());
         let uri = Uri::from_static("http://evil.example/jobs");
         assert_eq!(site.check(&uri, &HeaderMap::new()), Err(Foreign::Host));
+    }
+
+    #[test]
+    fn a_request_that_names_two_hosts_is_refused() {
+        let site = Site::new("127.0.0.1".parse().unwrap(), Vec::new());
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, "localhost:8080".parse().unwrap());
+        headers.append(HOST, "127.0.0.1:8080".parse().unwrap());
+        assert_eq!(site.check(&Uri::from_static("/jobs"), &headers), Err(Foreign::Host));
     }
 
     #[test]

@@ -193,11 +193,12 @@ mod tests {
             ("FOREMAN_LOAD_SHARE", "100%"),
             ("FOREMAN_HOST_ID", "two words"),
             ("OLLAMA_HOST", "ftp://x"),
+            ("OLLAMA_HOST", "http://me:hush@x"),
         ] {
             let env = Env::from_pairs([("DATABASE_URL", "postgres://x"), (name, value)]);
             let error = Config::read(&env).unwrap_err().to_string();
             assert!(error.starts_with(name), "{error}");
-            assert!(!error.contains('\n'), "{error}");
+            assert!(!error.contains('\n') && !error.contains("hush"), "{error}");
         }
     }
 

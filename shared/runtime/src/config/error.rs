@@ -36,8 +36,17 @@ impl ConfigError {
     }
 
     pub(super) fn invalid(setting: &Setting, value: &str, problem: impl fmt::Display) -> Self {
-        let shown = (!setting.is_secret).then(|| value.chars().take(SHOWN_CHARS).collect());
-        Self::Invalid { name: setting.name, value: ShownValue(shown), problem: one_line(problem) }
+        let problem = one_line(problem);
+        // The forms of secrets repeat nothing of a value; all others may.
+        let (shown, problem) = if setting.is_secret {
+            (None, problem)
+        } else if value.contains('@') {
+            (Some(without_user(value)), without_user(&problem))
+        } else {
+            (Some(value.to_owned()), problem)
+        };
+        let shown = shown.map(|value| value.chars().take(SHOWN_CHARS).collect());
+        Self::Invalid { name: setting.name, value: ShownValue(shown), problem }
     }
 }
 
@@ -50,6 +59,40 @@ impl fmt::Display for ShownValue {
     }
 }
 
+/// Takes the user and the password out of a URL, or of a sentence that repeats one. Everything up to the last `@` goes: the
+/// text may be no URL at all, and a password may hold any character.
+fn without_user(text: &str) -> String {
+    let Some((before, host)) = text.rsplit_once('@') else { return text.to_owned() };
+    let scheme = before.find("://").map_or("", |at| &before[..at + 3]);
+    format!("{scheme}…@{host}")
+}
+
 fn one_line(text: impl fmt::Display) -> String {
     text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_url_is_told_without_its_password() {
+        const URL: Setting = Setting::optional("FOREMAN_PUBLIC_URL", "none", "a URL");
+        for (value, told) in [
+            ("ftp://me:hush@host/path", "ftp://…@host/path"),
+            ("me:hush@host", "…@host"),
+            ("http://me:hu/sh@sh@host", "http://…@host"),
+            ("me:hush hush@http://host", "…@http://host"),
+        ] {
+            let error = ConfigError::invalid(&URL, value, format!("{value:?} is no URL"));
+            let text = error.to_string();
+            assert!(text.starts_with(&format!("FOREMAN_PUBLIC_URL is {told:?}: ")), "{text}");
+            assert!(
+                text.ends_with(" is no URL") && !text.contains("hush") && !text.contains("sh@"),
+                "{text}"
+            );
+        }
+        let plain = ConfigError::invalid(&URL, "ftp://host", "wrong").to_string();
+        assert_eq!(plain, r#"FOREMAN_PUBLIC_URL is "ftp://host": wrong"#);
+    }
 }

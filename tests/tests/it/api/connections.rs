@@ -2,7 +2,7 @@
 
 use foreman_tests::{Api, Db, within};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{JOB, get, post, publish};
@@ -55,4 +55,26 @@ async fn probes_are_answered_beside_idle_connections() {
         if answer.status() == 200 { Ok(()) } else { Err(answer.status()) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn heads_that_could_be_read_in_two_ways_are_problems_and_end_the_connection() {
+    let (_db, api) = super::start(&[]).await;
+    let address = api.url.strip_prefix("http://").unwrap();
+    for (lines, code) in [
+        ("", "host_missing"),
+        ("host: localhost\r\nhost: localhost\r\n", "host_repeated"),
+        ("host: localhost\r\ntransfer-encoding: gzip, chunked\r\n", "unknown_transfer_encoding"),
+        (
+            "host: localhost\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
+            "unknown_transfer_encoding",
+        ),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("POST /jobs HTTP/1.1\r\n{lines}\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains(code), "{lines}: {answer}");
+        assert!(answer.contains("application/problem+json"), "{answer}");
+    }
 }
