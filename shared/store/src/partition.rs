@@ -121,51 +121,44 @@ impl Store {
         Ok(PartitionUpkeep::Done(dropped))
     }
 
-    /// Whether anything of that day is live, pending or undelivered, or ended after `horizon`. Once this is false it
-    /// stays false but for webhooks: an ended job never comes to life again, while a redelivery may be asked for.
+    /// Whether anything of that day is live, pending or undelivered, or ended after `horizon`.
     async fn day_is_needed(&self, day: NaiveDate, horizon: DateTime<Utc>) -> Result<bool, StoreError> {
         let (from, to) = bounds(day);
         let mut conn = self.open_for_upkeep().await?;
-        let needed = sqlx::query_scalar!(
-            r#"-- day_is_needed
-            SELECT (EXISTS (SELECT FROM job_ready WHERE job_id >= $1 AND job_id < $2)
-                 OR EXISTS (SELECT FROM job_scheduled WHERE job_id >= $1 AND job_id < $2)
-                 OR EXISTS (SELECT FROM job_lease WHERE job_id >= $1 AND job_id < $2)
-                 OR EXISTS (SELECT FROM outbox WHERE job_id >= $1 AND job_id < $2)
-                 OR EXISTS (SELECT FROM webhook_delivery WHERE job_id >= $1 AND job_id < $2)
-                 OR EXISTS (SELECT FROM job_done WHERE job_id >= $1 AND job_id < $2 AND completed_at > $3)) AS "needed!""#,
-            from.uuid(),
-            to.uuid(),
-            horizon,
-        )
-        .fetch_one(&mut conn)
-        .await?;
+        let needed = day_is_live(&mut conn, day).await?
+            || sqlx::query_scalar!(
+                r#"-- day_has_ended_lately
+                SELECT EXISTS (SELECT FROM job_done WHERE job_id >= $1 AND job_id < $2 AND completed_at > $3) AS "lately!""#,
+                from.uuid(),
+                to.uuid(),
+                horizon,
+            )
+            .fetch_one(&mut conn)
+            .await?;
         conn.done().await?;
         Ok(needed)
     }
 
+    /// Drops a day that was found not to be needed, unless something of it has come to life since: a webhook that is sent
+    /// again, or a job whose id was stamped by a clock that was wrong. A job that has ended since was live when the day was
+    /// looked at, so what has ended need not be read again while everybody waits.
+    ///
+    /// Of the other days nothing is locked: somebody may vacuum one of them at this moment.
     async fn drop_day(&self, day: NaiveDate) -> Result<bool, StoreError> {
-        let (from, to) = bounds(day);
         let mut conn = self.open_transaction().await?;
         sqlx::query(GIVE_WAY).execute(&mut conn).await?;
-        let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", PARTITIONED.join(", "));
-        sqlx::query(AssertSqlSafe(lock)).execute(&mut conn).await?;
-        let needed = sqlx::query_scalar!(
-            r#"-- day_is_undelivered
-            SELECT (EXISTS (SELECT FROM outbox WHERE job_id >= $1 AND job_id < $2)
-                    OR EXISTS (SELECT FROM webhook_delivery WHERE job_id >= $1 AND job_id < $2)) AS "needed!""#,
-            from.uuid(),
-            to.uuid(),
-        )
-        .fetch_one(&mut conn)
-        .await?;
-        if needed {
+        lock(&mut conn, PARTITIONED.map(|table| format!("ONLY {table}"))).await?;
+        let partitions = PARTITIONED.map(|table| partition_name(table, day));
+        // Another janitor may have been here first.
+        if !exists(&mut conn, &partitions[0]).await? {
             return Ok(false);
         }
-        for table in PARTITIONED {
-            let ddl = format!("DROP TABLE IF EXISTS {}", partition_name(table, day));
-            sqlx::query(AssertSqlSafe(ddl)).execute(&mut conn).await?;
+        lock(&mut conn, partitions.clone()).await?;
+        if day_is_live(&mut conn, day).await? {
+            return Ok(false);
         }
+        let ddl = format!("DROP TABLE {}", partitions.join(", "));
+        sqlx::query(AssertSqlSafe(ddl)).execute(&mut conn).await?;
         conn.done().await?;
         Ok(true)
     }
@@ -200,6 +193,29 @@ impl Store {
         conn.done().await?;
         rows.iter().map(|row| Ok(row.try_get("day")?)).collect()
     }
+}
+
+/// Whether anything of that day is live, pending or undelivered.
+async fn day_is_live(conn: &mut Conn, day: NaiveDate) -> Result<bool, StoreError> {
+    let (from, to) = bounds(day);
+    Ok(sqlx::query_scalar!(
+        r#"-- day_is_live
+        SELECT (EXISTS (SELECT FROM job_ready WHERE job_id >= $1 AND job_id < $2)
+             OR EXISTS (SELECT FROM job_scheduled WHERE job_id >= $1 AND job_id < $2)
+             OR EXISTS (SELECT FROM job_lease WHERE job_id >= $1 AND job_id < $2)
+             OR EXISTS (SELECT FROM outbox WHERE job_id >= $1 AND job_id < $2)
+             OR EXISTS (SELECT FROM webhook_delivery WHERE job_id >= $1 AND job_id < $2)) AS "live!""#,
+        from.uuid(),
+        to.uuid(),
+    )
+    .fetch_one(conn)
+    .await?)
+}
+
+async fn lock(conn: &mut Conn, tables: [String; PARTITIONED.len()]) -> Result<(), StoreError> {
+    let lock = format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "));
+    sqlx::query(AssertSqlSafe(lock)).execute(conn).await?;
+    Ok(())
 }
 
 async fn exists(conn: &mut Conn, table: &str) -> Result<bool, StoreError> {

@@ -39,7 +39,7 @@ impl Store {
         .await?;
         conn.done().await?;
         for table in &tables {
-            let mut conn = self.open_transaction().await?;
+            let mut conn = self.open_for_upkeep().await?;
             sqlx::query(SMALL_SAMPLE).execute(&mut conn).await?;
             // The name is quoted as Postgres gave it.
             let analyse = format!("ANALYZE (SKIP_LOCKED) {table}");

@@ -123,6 +123,37 @@ async fn a_day_stays_until_the_idempotency_keys_of_its_jobs_have_expired() {
 }
 
 #[tokio::test]
+async fn a_day_is_dropped_beside_whoever_vacuums_another() {
+    let db = Db::fresh().await;
+    long_ago(&db).await;
+    let today: String = db.value("SELECT 'job_' || to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')").await;
+    let mut vacuum = db.pool.begin().await.unwrap();
+    let lock = format!("LOCK TABLE {today} IN SHARE UPDATE EXCLUSIVE MODE");
+    sqlx::query(sqlx::AssertSqlSafe(lock)).execute(&mut *vacuum).await.unwrap();
+    assert_eq!(db.store.drop_partitions(TTL).await.unwrap(), PartitionUpkeep::Done(16));
+    vacuum.rollback().await.unwrap();
+}
+
+/// Ids are stamped by clocks, and a clock may be wrong for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_accepted_for_an_old_day_keeps_it_or_is_refused() {
+    let db = Arc::new(Db::fresh().await);
+    long_ago(&db).await;
+    for days in 27..41 {
+        let past = db.store_at(TimeDelta::days(-days)).await;
+        let job = db.new_job_by(&past);
+        let accepting = tokio::spawn(async move { past.accept(&[job]).await });
+        while db.store.drop_partitions(TTL).await.unwrap() == PartitionUpkeep::Busy {}
+        let accepted = accepting.await.unwrap().is_ok();
+        while db.store.drop_partitions(TTL).await.unwrap() == PartitionUpkeep::Busy {}
+        db.every_job_has_one_room().await;
+        let waiting: i64 = db.value("SELECT count(*) FROM job_ready").await;
+        assert_eq!(waiting, i64::from(accepted), "{days} days ago");
+        db.run("DELETE FROM job_ready; DELETE FROM outbox; DELETE FROM job").await;
+    }
+}
+
+#[tokio::test]
 async fn no_day_is_dropped_while_anything_of_it_is_live_pending_undelivered_or_young() {
     let db = Db::fresh().await;
     let past = long_ago(&db).await;

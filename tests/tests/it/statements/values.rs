@@ -28,6 +28,7 @@ const BARE: &[&str] = &[""];
 
 const BATCH: Reads =
     Pages(4_000.0, "a batch of 100 rows, each of which is looked up and written in several tables");
+const DROPPED_DAY: Reads = WholeRooms("a day is dropped once, and looked at each hour before it is");
 const DOCTOR: Reads = WholeRooms("`foreman doctor` alone asks it, with a deadline of its own");
 
 /// Sorted by name.
@@ -58,8 +59,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("clients", WholeRooms("`foreman client list` shows every client"), BARE),
     values("create_address_client", Few, &["filled.id(900001), 'address 127.0.0.1'"]),
     values("create_client", Few, &["filled.id(900001), 'new', false, decode(repeat('ab', 32), 'hex'), NULL"]),
-    values("day_is_needed", WholeRooms("a day is dropped once, and looked at each hour before it is"), &["filled.job(1), filled.job(86400000), now()", "filled.job(-86400000), filled.job(0), now()"]),
-    values("day_is_undelivered", Few, &["filled.job(1), filled.job(86400000)"]),
+    values("day_has_ended_lately", DROPPED_DAY, &["filled.job(1), filled.job(86400000), now()"]),
+    values("day_is_live", DROPPED_DAY, &["filled.job(1), filled.job(86400000)", "filled.job(-86400000), filled.job(0)"]),
     values("deliver_again", Few, &["filled.delivery(120000), filled.id(1), 10"]),
     values("deliveries", Few, &["filled.job(120000), filled.id(1), filled.id(0), 51"]),
     values("delivery_backlog", WholeRooms("one worker counts, and rests in proportion"), BARE),
