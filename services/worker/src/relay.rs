@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::Metric;
-use foreman_store::{Ended, Relayed, Store, StoreError, wake::Topic};
+use foreman_store::{Ended, RelayBound, Relayed, Store, StoreError, wake::Topic};
 use metrics::counter;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::alarm::Alarm;
 use crate::worker::Worker;
@@ -32,11 +32,19 @@ const GATHER_FOR: Duration = Duration::from_millis(10);
 /// Between two looks when nobody wakes us. It guarantees what the wake-ups only hasten.
 const POLL: Duration = Duration::from_millis(500);
 
+/// A database that was restored gives out ids once more that were there before. So now and then a turn looks at everything;
+/// it takes a tenth of a second where that is much.
+const FORGET_BOUND_AFTER: Duration = Duration::from_secs(60);
+
 /// Takes turns with the relays of the other workers until the process stops.
 pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
     let alarm = Alarm::new();
     let outbox = worker.store.wakeups().subscribe(Topic::Outbox);
-    let relay = Relay { store: worker.store.on_own_connection() };
+    let relay = Relay {
+        store: worker.store.on_own_connection(),
+        bound: RelayBound::default(),
+        bound_since: Instant::now(),
+    };
     tokio::select! {
         () = background::repeat(relay, worker.shutdown.soft(), &alarm.wake, POLL) => Ok(()),
         never = alarm.ring_for(outbox) => match never {},
@@ -45,6 +53,8 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
 
 struct Relay {
     store: Store,
+    bound: RelayBound,
+    bound_since: Instant,
 }
 
 impl Rounds for Relay {
@@ -53,7 +63,11 @@ impl Rounds for Relay {
 
     /// One turn. What gathers while it runs goes with the next one: the busier it is, the larger the batches.
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        match self.store.relay(BATCH.into()).await? {
+        if self.bound_since.elapsed() > FORGET_BOUND_AFTER {
+            self.bound = RelayBound::default();
+            self.bound_since = Instant::now();
+        }
+        match self.store.relay_from(&mut self.bound, BATCH.into()).await? {
             // Whoever is at work was woken by the same news, and looks again when its turn is over.
             Relayed::Busy | Relayed::Moved { events: 0, .. } => Ok(Round::Idle),
             Relayed::Moved { events, ended, .. } => {

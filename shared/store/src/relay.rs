@@ -3,7 +3,7 @@
 //! Everything is derived from what the statement itself deleted, so that two relays can never write a row twice,
 //! however their snapshots lie.
 
-use crate::{JobState, Store, StoreError, wake::Write};
+use crate::{JobState, Store, StoreError, relay_bound::RelayBound, wake::Write};
 
 /// What one turn of the relay came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,11 +25,17 @@ pub struct Ended {
 
 impl Store {
     /// Moves the oldest outbox rows, at most `limit`.
+    pub async fn relay(&self, limit: i64) -> Result<Relayed, StoreError> {
+        self.relay_from(&mut RelayBound::default(), limit).await
+    }
+
+    /// The same for one who relays over and over: what earlier turns took, and an old snapshot keeps in the index, is stepped
+    /// over.
     ///
     /// An advisory lock lets one relay work at a time; that is for order and economy. What makes it exact is the
     /// `DELETE … RETURNING`: a relay whose snapshot is older than another's commit still sees the other's rows, but
     /// deletes none of them.
-    pub async fn relay(&self, limit: i64) -> Result<Relayed, StoreError> {
+    pub async fn relay_from(&self, bound: &mut RelayBound, limit: i64) -> Result<Relayed, StoreError> {
         let mut conn = self.open().await?;
         // In `deliveries`: the ids are ULIDs whose time is read once, which is most of what one costs. What follows an
         // event that waits for its next attempt cannot be sent before it, and stands at its time from the start, out of
@@ -39,10 +45,12 @@ impl Store {
             r#"-- relay_outbox
             WITH turn AS MATERIALIZED (
                 SELECT pg_try_advisory_xact_lock(hashtext('foreman relay')) AS mine,
-                       left(replace(ulid_floor(clock_timestamp())::text, '-', ''), 12) AS stamp
+                       left(replace(ulid_floor(clock_timestamp())::text, '-', ''), 12) AS stamp,
+                       pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest_running
             ), gone AS (
                 DELETE FROM outbox
-                WHERE id = ANY(ARRAY(SELECT id FROM outbox WHERE (SELECT mine FROM turn) ORDER BY id LIMIT $1))
+                WHERE id = ANY(ARRAY(SELECT id FROM outbox
+                                     WHERE (SELECT mine FROM turn) AND id >= $2 ORDER BY id LIMIT $1))
                 RETURNING *
             ), history AS (
                 INSERT INTO job_event (job_id, seq, attempt, state, previous_state, error, at)
@@ -77,14 +85,19 @@ impl Store {
             )
             SELECT turn.mine AS "mine!", (SELECT count(*) FROM gone) AS "events!",
                    (SELECT count(*) FROM deliveries) AS "deliveries!",
+                   turn.oldest_running AS "oldest_running!", (SELECT max(id) FROM gone) AS highest,
+                   CASE WHEN EXISTS (SELECT FROM gone) THEN pg_current_xact_id()::text::bigint END AS own_number,
                    ended.model_label AS "model_label?", ended.state AS "state?: JobState", ended.jobs AS "jobs?"
             FROM turn LEFT JOIN ended ON true"#,
             limit,
+            bound.from(),
         )
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
         let Some(turn) = rows.first().filter(|row| row.mine) else { return Ok(Relayed::Busy) };
+        let taken = turn.highest.zip(turn.own_number);
+        bound.learn(taken, turn.events >= limit, turn.oldest_running);
         let (events, deliveries) = (turn.events.unsigned_abs(), turn.deliveries.unsigned_abs());
         if deliveries > 0 {
             self.tell([Write::Relayed]);

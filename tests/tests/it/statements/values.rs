@@ -127,7 +127,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("ready_triples", Few, BARE),
     values("receivers_without_secret", DOCTOR, BARE),
     values("register_worker", Few, &["filled.id(900001), 'host 3', '{run}', 20", "filled.id(3), 'host 3', '{run}', 20"]),
-    values("relay_outbox", BATCH, &["100"]),
+    values("relay_outbox", BATCH, &["100, 0"]),
     values("release_host", Few, &["'host 3', filled.id(3), 3"]),
     values("renew_worker", Few, &["filled.id(3), 'host 3', 3"]),
     values("reported_already", BATCH, &["filled.jobs(120000, 100), filled.deliveries(120000, 100), array_fill(1::smallint, '{100}')"]),

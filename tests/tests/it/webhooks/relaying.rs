@@ -1,7 +1,7 @@
 //! The relay moves every row once, however many of it there are.
 
-use foreman_store::{Ended, JobState, NewJob, Receiver, Relayed};
-use foreman_tests::Db;
+use foreman_store::{Ended, JobId, JobState, NewJob, Receiver, RelayBound, Relayed, Store};
+use foreman_tests::{Db, eventually};
 
 use super::{RETRY, URL, claim_one, done_jobs_to, job_to, relay, settle};
 
@@ -106,4 +106,76 @@ async fn an_event_that_follows_a_waiting_one_is_made_for_its_time() {
         .values("SELECT next_attempt_at = max(next_attempt_at) OVER () FROM webhook_delivery WHERE next_attempt_at > now()")
         .await;
     assert_eq!(times, [true; 3]);
+}
+
+/// Outbox rows of one job, `count` of them from this `seq` on.
+fn events(job: JobId, seq: i32, count: i32) -> String {
+    format!(
+        "INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+         SELECT '{}', seq, 1, 'queued', 'working', now() FROM generate_series({seq}, {}) AS seq",
+        job.uuid(),
+        seq + count - 1
+    )
+}
+
+/// Index entries that one turn reads.
+async fn read_by_a_turn(db: &Db, bound: &mut RelayBound) -> i64 {
+    let read =
+        "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'outbox_pkey'";
+    let before: i64 = db.value(read).await;
+    let store: Store = db.one_connection();
+    store.relay_from(bound, 1_000).await.unwrap();
+    store.close().await;
+    eventually("the end of a connection", async || {
+        let open: i64 = db
+            .value("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'foreman'")
+            .await;
+        if open == 1 { Ok(()) } else { Err(open) }
+    })
+    .await;
+    db.value::<i64>(read).await - before
+}
+
+#[tokio::test]
+async fn a_turn_steps_over_the_dead_that_an_old_snapshot_keeps() {
+    let db = Db::fresh().await;
+    db.run("ALTER TABLE outbox SET (autovacuum_enabled = off)").await;
+    let job = db.accept(1).await[0];
+    let mut snapshot = db.pool.begin().await.unwrap();
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *snapshot).await.unwrap();
+    sqlx::query("SELECT FROM outbox").execute(&mut *snapshot).await.unwrap();
+    db.run(&events(job, 2, 30_000)).await;
+    let mut bound = RelayBound::default();
+    let store = db.one_connection();
+    while !matches!(store.relay_from(&mut bound, 5_000).await.unwrap(), Relayed::Moved { events: 0, .. }) {}
+    store.close().await;
+    db.store.ping().await.unwrap();
+    db.run(&events(job, 30_002, 1)).await;
+    let (with, without) =
+        (read_by_a_turn(&db, &mut bound).await, read_by_a_turn(&db, &mut RelayBound::default()).await);
+    assert!(without > 30_000, "only {without} entries are there to be stepped over");
+    assert!(with < 100, "{with} entries were read for one event");
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job_event").await, 30_002);
+    snapshot.rollback().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_that_commits_late_is_relayed_in_the_next_turn() {
+    let db = Db::fresh().await;
+    let jobs = db.accept(2).await;
+    let mut bound = RelayBound::default();
+    let turn = async |bound: &mut RelayBound| match db.store.relay_from(bound, 100).await.unwrap() {
+        Relayed::Moved { events, .. } => events,
+        Relayed::Busy => panic!("nobody else relays"),
+    };
+    assert_eq!(turn(&mut bound).await, 2);
+    let mut late = db.pool.begin().await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(events(jobs[0], 2, 1))).execute(&mut *late).await.unwrap();
+    for round in 0..5 {
+        db.run(&events(jobs[1], 2 + round, 1)).await;
+        assert_eq!(turn(&mut bound).await, 1);
+        assert_eq!(turn(&mut bound).await, 0);
+    }
+    late.commit().await.unwrap();
+    assert_eq!(turn(&mut bound).await, 1, "its id is the smallest of them all");
 }

@@ -1,0 +1,71 @@
+//! From where on the relay reads the outbox. While somebody holds an old snapshot (a backup, say), Postgres keeps the entries
+//! of rows long gone, and a turn that began at the first would walk over all of them.
+//!
+//! The bound never passes a row that may still appear: the events of a job would be told out of order. A row's id is given
+//! out before its transaction commits, so rows do not appear in the order of their ids. But every transition changes a room
+//! before it writes to the outbox. So whoever got an id below one that a turn took had a transaction number by then, smaller
+//! than the turn's own. When all those numbers have ended, nothing can appear any more below what that turn took.
+
+/// What a relay remembers between two turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RelayBound {
+    /// No row below is there, or will be.
+    from: i64,
+    /// What the bound becomes when the time for it has come.
+    next: Option<Next>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Next {
+    /// The highest id that a turn took.
+    taken: i64,
+    /// The number of that turn's transaction.
+    own_number: i64,
+}
+
+impl RelayBound {
+    /// The smallest id that the next turn has to look for.
+    pub(crate) fn from(self) -> i64 {
+        self.from
+    }
+
+    /// Learns from a turn: the highest id it took with its transaction's number (nothing if it took none), whether it may
+    /// have left some behind, and the smallest transaction number that had not ended when it began.
+    pub(crate) fn learn(&mut self, taken: Option<(i64, i64)>, is_full: bool, oldest_running: i64) {
+        if let Some(next) = self.next.filter(|next| next.own_number < oldest_running) {
+            // A full turn may have left some of what had appeared meanwhile.
+            let gone = taken.filter(|_| is_full).map_or(next.taken, |(highest, _)| highest.min(next.taken));
+            self.from = self.from.max(gone + 1);
+            self.next = None;
+        }
+        if let (None, Some((taken, own_number))) = (self.next, taken) {
+            self.next = Some(Next { taken, own_number });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_waits_for_everybody_who_may_have_a_smaller_id() {
+        let mut bound = RelayBound::default();
+        bound.learn(Some((100, 50)), false, 40);
+        assert_eq!(bound.from(), 0);
+        bound.learn(None, false, 50);
+        assert_eq!(bound.from(), 0, "the turn itself had not ended");
+        bound.learn(Some((200, 60)), false, 51);
+        assert_eq!(bound.from(), 101);
+        bound.learn(None, false, 61);
+        assert_eq!(bound.from(), 201);
+    }
+
+    #[test]
+    fn a_full_turn_says_nothing_of_what_lies_above_it() {
+        let mut bound = RelayBound::default();
+        bound.learn(Some((100, 50)), true, 40);
+        bound.learn(Some((30, 60)), true, 55);
+        assert_eq!(bound.from(), 31, "rows below 100 appeared late, and more of them than one turn takes");
+    }
+}
