@@ -120,18 +120,18 @@ async fn plan(store: &Store, statements: &[Statement]) {
     }
 }
 
-/// Runs every statement, and returns what is wrong with the way it went.
+/// Runs every statement but those that read whole rooms, and returns what is wrong with the way it went.
 async fn faults(store: &Store, statements: &[Statement], when: &str) -> Vec<String> {
     let mut faults = Vec::new();
     for statement in statements {
-        let reads = &statement.values().reads;
+        let Some(pages) = statement.values().reads.pages() else { continue };
         for execution in statement.executions() {
             let mut conn = begin(store).await;
             let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {execution}");
-            run(&mut conn, "SET LOCAL statement_timeout = '1s'").await;
+            run(&mut conn, "SET LOCAL statement_timeout = '5s'").await;
             let explained = sqlx::raw_sql(AssertSqlSafe(explain)).fetch_one(&mut conn).await;
             let found = match explained {
-                Ok(row) => Plan::read(row.try_get_unchecked(0).unwrap()).faults(reads),
+                Ok(row) => Plan::read(row.try_get_unchecked(0).unwrap()).faults(pages),
                 Err(error) => vec![error.to_string()],
             };
             faults.extend(found.iter().map(|fault| format!("{when}: {execution}\n        {fault}")));

@@ -17,6 +17,17 @@ pub(crate) enum Reads {
     WholeRooms(&'static str),
 }
 
+impl Reads {
+    /// How many pages it may touch, if there is a bound.
+    pub(crate) fn pages(&self) -> Option<f64> {
+        match self {
+            Self::Few => Some(400.0),
+            Self::Pages(pages, _why) => Some(*pages),
+            Self::WholeRooms(_why) => None,
+        }
+    }
+}
+
 use Reads::{Few, Pages, WholeRooms};
 
 const fn values(statement: &'static str, reads: Reads, sets: &'static [&'static str]) -> Values {
