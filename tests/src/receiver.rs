@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{DefaultBodyLimit, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     response::Response,
 };
@@ -90,7 +90,8 @@ impl Receiver {
         let address = listener.local_addr().expect("a bound socket has an address");
         let received = Arc::new(Mutex::new(Vec::new()));
         let desk = Desk { received: Arc::clone(&received), script: Arc::new(script) };
-        let router = Router::new().fallback(receive).with_state(desk);
+        let unlimited = DefaultBodyLimit::disable();
+        let router = Router::new().fallback(receive).layer(unlimited).with_state(desk);
         let server = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("axum serves until it is dropped");
         });

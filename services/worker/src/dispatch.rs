@@ -1,10 +1,11 @@
-//! Sends webhooks: looks which receivers have something due, claims as much as there are seats for, sends, and writes
+//! Sends webhooks: looks which receivers have something due, claims as much as there is room for, sends, and writes
 //! what became of it. A claim is leased, numbered and counted before a byte goes out, and no database transaction is
 //! open while a receiver is being talked to.
 
 mod attempt;
 mod destination;
 mod failure;
+mod heavy;
 mod lane_memory;
 mod pool;
 mod render;
@@ -12,16 +13,16 @@ mod resolver;
 mod secrets;
 mod sender;
 mod settler;
+mod start;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foreman_runtime::background::{self, Round, Rounds};
-use foreman_runtime::background_error;
 use foreman_runtime::metrics::Metric;
 use foreman_store::{
-    ClaimedDeliveries, Delivery, DeliveryTerms, LaneHead, LaneId, LaneOffer, Store, StoreError, wake::Topic,
+    ClaimedDeliveries, DeliveryTerms, LaneHead, LaneId, LaneOffer, Store, StoreError, wake::Topic,
 };
 use foreman_webhook::Guard;
 use metrics::counter;
@@ -30,11 +31,12 @@ use tokio::time::sleep;
 
 use crate::alarm::Alarm;
 use crate::worker::Worker;
-use attempt::{Attempted, Kit, LEASE_MARGIN, release};
+use attempt::{Attempted, Kit, LEASE_MARGIN};
 use destination::Destinations;
+use heavy::Heavy;
 use lane_memory::LaneMemory;
 use pool::{Place, Pool};
-use secrets::{Secrets, Signing};
+use secrets::Secrets;
 use sender::Sender;
 
 pub(crate) const DELIVERIES: Metric = Metric::labelled_counter(
@@ -58,12 +60,6 @@ pub(crate) const METRICS: &[Metric] = &[DELIVERIES, CLAIMED, UNSIGNED, ATTEMPT_S
 
 /// Between two looks when nobody wakes us and nothing is known to come due.
 const POLL: Duration = Duration::from_millis(500);
-
-/// Before a webhook whose secret cannot be read is looked at again. Somebody must mend the settings first.
-const WITHHELD_FOR: Duration = Duration::from_secs(30);
-
-/// Before a claim is tried again whose secrets or artifacts could not be read.
-const RELEASED_FOR: Duration = Duration::from_secs(1);
 
 /// A batch this large was made under load. Then the next one gathers for a moment first: a statement over 100 rows costs
 /// hardly more than one over 10, and nobody notices the wait.
@@ -92,6 +88,7 @@ struct Dispatcher {
     kit: Arc<Kit>,
     alarm: Arc<Alarm>,
     pool: Pool,
+    heavy: Heavy,
     memory: LaneMemory,
     destinations: Destinations,
     secrets: Secrets,
@@ -105,6 +102,7 @@ impl Dispatcher {
         let destinations = Destinations::default();
         let guard = Guard::new(settings.allow.clone());
         let most = |terminal| i16::try_from(settings.schedule.max_attempts(terminal)).unwrap_or(i16::MAX);
+        let lease = settings.timeout + LEASE_MARGIN;
         let seal = worker.config.secret_key.as_ref().map(|key| foreman_store::Seal::new(key.bytes()));
         Ok(Self {
             kit: Arc::new(Kit {
@@ -113,14 +111,19 @@ impl Dispatcher {
                 clock: worker.store.clock().clone(),
                 inline_limit: settings.inline_limit,
                 public_url: settings.public_url.clone(),
+                store: worker.store.clone(),
+                large_reads: worker.large_reads.clone(),
+                lease,
             }),
+            heavy: Heavy::new(Arc::clone(&alarm)),
             pool: Pool::new(Arc::clone(&alarm)),
             memory: LaneMemory::new(),
             secrets: Secrets::new(seal, settings.secret.clone()),
             terms: DeliveryTerms {
-                lease: settings.timeout + LEASE_MARGIN,
+                lease,
                 max_attempts_terminal: most(true),
                 max_attempts: most(false),
+                inline_limit: i64::try_from(settings.inline_limit).unwrap_or(i64::MAX),
             },
             destinations,
             alarm,
@@ -152,60 +155,10 @@ impl Dispatcher {
                 lane: place.lane,
                 since: self.memory.since(place.lane),
                 at_most: i32::try_from(at_most).unwrap_or(i32::MAX),
+                heavy_bytes: i64::try_from(self.heavy.room_at(place)).unwrap_or(i64::MAX),
             })
             .collect();
         (offers, places.into_iter().map(|place| (place.lane, place)).collect())
-    }
-
-    /// Begins the attempts. Each keeps its seat until its report is on its way to the settler, who takes only so many: what
-    /// is under way is bounded even where Postgres is slow to write.
-    async fn begin(
-        &mut self,
-        mut deliveries: Vec<Delivery>,
-        claimed: Instant,
-        places: &HashMap<LaneId, Place>,
-    ) -> Result<(), StoreError> {
-        let store = &self.store;
-        let inline_limit = i64::try_from(self.kit.inline_limit).unwrap_or(i64::MAX);
-        let read = async {
-            store.add_artifacts(&mut deliveries, inline_limit).await?;
-            self.secrets.of(store, deliveries.iter().map(|delivery| delivery.client)).await
-        };
-        let (signing, failed) = match read.await {
-            Ok(signing) => (signing, None),
-            Err(error) => (HashMap::new(), Some(error)),
-        };
-        let mut withheld = None;
-        for delivery in deliveries {
-            let place =
-                places.get(&delivery.lane).expect("only lanes that were offered seats are claimed from");
-            let seat = self.pool.take(place.clone());
-            let over = self.over.clone();
-            match signing.get(&delivery.client) {
-                Some(Signing::With(secrets)) => {
-                    // In a box before it is wrapped: each wrapper would copy its kilobytes.
-                    let attempt =
-                        Box::pin(Arc::clone(&self.kit).attempt(delivery, claimed, Arc::clone(secrets)));
-                    let hard = self.worker.shutdown.hard().clone();
-                    self.worker.shutdown.spawn_work("delivery", async move {
-                        // At the end of the grace it is let go: its claim ends by itself, and it is sent again.
-                        if let Some(attempted) = hard.run_until_cancelled(attempt).await {
-                            tell(&over, attempted).await;
-                            drop(seat);
-                        }
-                    });
-                }
-                Some(Signing::Withheld(why)) => {
-                    withheld = Some(Arc::clone(why));
-                    tell(&over, release(delivery, claimed, WITHHELD_FOR)).await;
-                }
-                None => tell(&over, release(delivery, claimed, RELEASED_FOR)).await,
-            }
-        }
-        if let Some(why) = withheld {
-            background_error!(Self::TASK, why);
-        }
-        failed.map_or(Ok(()), Err)
     }
 }
 
@@ -232,7 +185,8 @@ impl Rounds for Dispatcher {
             return Ok(Round::Idle);
         }
         let claimed_at = Instant::now();
-        let claimed = self.store.claim_deliveries(&offers, self.terms).await?;
+        let heavy_bytes = i64::try_from(self.heavy.room()).unwrap_or(i64::MAX);
+        let claimed = self.store.claim_deliveries(&offers, heavy_bytes, self.terms).await?;
         count(&claimed);
         let mut brought: HashMap<LaneId, i32> = HashMap::new();
         for delivery in &claimed.to_send {

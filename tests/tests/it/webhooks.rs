@@ -3,6 +3,7 @@
 
 mod bodies;
 mod claiming;
+mod heavy;
 mod keeping_house;
 mod lanes;
 mod plans;
@@ -25,8 +26,15 @@ use foreman_webhook::ReceiverUrl;
 pub(crate) const URL: &str = "http://127.0.0.1:9/hook";
 
 /// As `FOREMAN_WEBHOOK_RETRY_SCHEDULE` with many waits makes them.
-const TERMS: DeliveryTerms =
-    DeliveryTerms { lease: Duration::from_secs(25), max_attempts_terminal: 10, max_attempts: 4 };
+const TERMS: DeliveryTerms = DeliveryTerms {
+    lease: Duration::from_secs(25),
+    max_attempts_terminal: 10,
+    max_attempts: 4,
+    inline_limit: 1 << 20,
+};
+
+/// Room for heavy ones, of a lane and in all, in bytes.
+const HEAVY: i64 = 16 << 20;
 
 pub(crate) const RETRY: Verdict = Verdict::Retry { wait: Duration::from_secs(60), code: "http_5xx" };
 
@@ -60,9 +68,14 @@ pub(crate) async fn claim(store: &Store) -> ClaimedDeliveries {
     let offers: Vec<LaneOffer> = lanes
         .heads
         .iter()
-        .map(|head| LaneOffer { lane: head.lane, since: DateTime::UNIX_EPOCH, at_most: 1_000 })
+        .map(|head| LaneOffer {
+            lane: head.lane,
+            since: DateTime::UNIX_EPOCH,
+            at_most: 1_000,
+            heavy_bytes: HEAVY,
+        })
         .collect();
-    store.claim_deliveries(&offers, TERMS).await.unwrap()
+    store.claim_deliveries(&offers, HEAVY, TERMS).await.unwrap()
 }
 
 /// Claims the one delivery that may be claimed now.

@@ -1,22 +1,33 @@
 //! One attempt at one delivery, from the claim to the report of what became of it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use foreman_store::{Clock, Delivery, DeliveryReport, Verdict};
+use foreman_runtime::background_error;
+use foreman_store::{Clock, Delivery, DeliveryClaim, DeliveryReport, Store, StoreError, Verdict};
 use foreman_webhook::schedule::{self, Jitter};
 use foreman_webhook::{Decision, Failure, Outcome, ReceiverUrl, RetrySchedule, SigningSecret, sign};
 use metrics::counter;
+use tokio::time::sleep;
 
+use super::heavy::Weight;
 use super::sender::{Answer, Sender, headers};
 use super::{UNSIGNED, render};
+use crate::large_reads::LargeReads;
 
 /// A claim holds for the timeout of its attempt and this much more: half of it to begin, half to write the report.
 pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
 /// What was claimed this long ago and not begun is given back: its claim might end while it is being sent.
 const BEGIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// While a heavy webhook waits for its bytes its claim is extended so often.
+const EXTEND_EVERY: Duration = Duration::from_millis(2_500);
+
+/// Before a webhook is looked at again whose artifacts Postgres cannot give out.
+const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 
 /// What attempts are made with.
 #[derive(Debug)]
@@ -27,6 +38,11 @@ pub(super) struct Kit {
     /// Bytes.
     pub(super) inline_limit: u64,
     pub(super) public_url: Option<String>,
+    /// For what heavy webhooks send along.
+    pub(super) large_reads: LargeReads,
+    /// For their claims meanwhile.
+    pub(super) store: Store,
+    pub(super) lease: Duration,
 }
 
 /// What became of an attempt.
@@ -38,21 +54,35 @@ pub(super) struct Attempted {
 }
 
 impl Kit {
-    /// Makes the attempt. `claimed` is a moment before the claim.
+    /// Makes the attempt. `claimed` is a moment before the claim; with a weight the artifacts are still to be read.
     pub(super) async fn attempt(
         self: Arc<Self>,
-        delivery: Delivery,
+        mut delivery: Delivery,
+        mut weight: Option<Weight>,
         claimed: Instant,
         secrets: Arc<[SigningSecret]>,
     ) -> Attempted {
+        let mut confirmed = claimed;
+        if let Some(weight) = &mut weight {
+            confirmed = match self.read_artifacts(&mut delivery, claimed).await {
+                Ok(confirmed) => confirmed,
+                Err(error) => {
+                    background_error!("artifacts", error, job.id = %delivery.job);
+                    return release(delivery, Instant::now(), UNREADABLE_FOR);
+                }
+            };
+            weight.is_read();
+        }
         let started = Instant::now();
-        if started - claimed > BEGIN_WITHIN {
-            return release(delivery, claimed, Duration::ZERO);
+        if started - confirmed > BEGIN_WITHIN {
+            return release(delivery, started, Duration::ZERO);
         }
         let answer = match ReceiverUrl::parse(&delivery.url) {
             Ok(url) => {
                 let body =
                     Bytes::from(render::body(&delivery, self.inline_limit, self.public_url.as_deref()));
+                // They stand in the body now.
+                delivery.event.artifacts = Vec::new();
                 let message = sign::message_id(&delivery.job.to_string(), delivery.event.seq.into());
                 let signature = sign::headers(&secrets, &message, self.clock.now().timestamp(), &body);
                 if secrets.is_empty() {
@@ -80,6 +110,40 @@ impl Kit {
             ..report(delivery, started, verdict)
         };
         Attempted { report, lag }
+    }
+
+    /// Reads what a heavy webhook sends along, and holds its claim for as long as that takes. Returns a moment before the
+    /// claim was last known to be in force.
+    async fn read_artifacts(&self, delivery: &mut Delivery, claimed: Instant) -> Result<Instant, StoreError> {
+        let (job, attempt, bytes) = (delivery.job, delivery.event.attempt, delivery.artifact_bytes);
+        let inline_limit = i64::try_from(self.inline_limit).unwrap_or(i64::MAX);
+        let read = |store: Store| async move { store.artifacts(job, attempt, bytes, inline_limit).await };
+        let mut read = pin!(self.large_reads.read("artifacts", bytes, read));
+        let mut confirmed = claimed;
+        loop {
+            tokio::select! {
+                biased;
+                read = &mut read => {
+                    delivery.event.artifacts = read?;
+                    break;
+                }
+                () = sleep(EXTEND_EVERY) => self.extend(&delivery.claim, &mut confirmed).await,
+            }
+        }
+        if confirmed.elapsed() > EXTEND_EVERY {
+            self.extend(&delivery.claim, &mut confirmed).await;
+        }
+        Ok(confirmed)
+    }
+
+    async fn extend(&self, claim: &DeliveryClaim, confirmed: &mut Instant) {
+        let asked = Instant::now();
+        match self.store.extend_claim(claim, self.lease).await {
+            Ok(true) => *confirmed = asked,
+            // It is another's by now, and what follows finds it too old.
+            Ok(false) => {}
+            Err(error) => background_error!("artifacts", error, "a webhook's claim could not be extended"),
+        }
     }
 }
 

@@ -51,17 +51,17 @@ pub(crate) const VALUES: &[Values] = &[
          array[NULL, now() + interval '1 hour'], array[now() + interval '1 day', now() + interval '1 day'], '{NULL,NULL}', '{NULL,NULL}', '{key 40001,new}', \
          array['\\x00'::bytea, '\\x00'], 24"]),
     values("accepted", Few, &["filled.jobs(150000, 50)"]),
-    values("add_artifacts", BATCH, &["filled.jobs(150000, 100), 100"]),
     values("address_named", Few, &["'client 3'"]),
     values("artifact_head", Few, &["filled.job(150000), filled.id(2), 'completion'"]),
     values("artifact_part", Few, &["filled.job(150000), filled.id(2), 'completion', 0, 100"]),
+    values("artifacts_of", BATCH, &["filled.jobs(150000, 100), 100"]),
     values("begin_jobs", Few, &["filled.jobs(100001, 4), '{100001,100002,100003,100004}', '{loading,working,working,loading}'"]),
     values("bring_forward", Few, &["filled.delivery(60000), filled.id(1)"]),
     values("bury_workers", Few, &["filled.ids(1, 2)"]),
     values("cancel_leased", Few, &["filled.job(100100), filled.id(2)"]),
     values("cancel_waiting", Few, &["filled.id(2), filled.job(40000)", "filled.id(2), filled.job(90000)"]),
     values("cancelled_leases", Few, &["filled.id(3)"]),
-    values("claim_deliveries", BATCH, &["filled.ids(1, 11), array_fill('-infinity'::timestamptz, '{11}'), array_fill(10, '{11}'), 25, 10::smallint, 4::smallint"]),
+    values("claim_deliveries", BATCH, &["filled.ids(1, 11), array_fill('-infinity'::timestamptz, '{11}'), array_fill(10, '{11}'), 25, 10::smallint, 4::smallint, array_fill(1000000::bigint, '{11}'), 1000000, 16384, 262144"]),
     values("claim_jobs", BATCH, &[
         "filled.id(1), 'host 1', 1, array[filled.id(2), filled.id(1)], '{0,0}', array[filled.job(0), filled.job(0)], '{64,64}', 'tiny-a', 64, 'held', 1000000",
         "filled.id(1), 'host 1', 1, array[filled.id(1)], '{0}', array[filled.job(0)], '{64}', 'tiny-b', 64, 'working', 1000000"]),
@@ -80,6 +80,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("end_old_deliveries", Few, &["100"]),
     values("expire_jobs", Few, &["100"]),
     values("exports_gauges", Few, BARE),
+    values("extend_claim", Few, &["filled.delivery(60000), 1, 25"]),
     values("fail_for_want_of_model", BATCH, &["'{tiny-b}', '{gone}', '{model_gone}', 100"]),
     values("find_jobs", Few, &[
         "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, 51",

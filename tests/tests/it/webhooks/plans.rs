@@ -3,7 +3,7 @@
 use foreman_store::{KnownLane, LaneOffer, Relayed, Store, Verdict};
 use foreman_tests::{Db, eventually};
 
-use super::{RETRY, TERMS, URL, done_jobs_to, job_to, report};
+use super::{HEAVY, RETRY, TERMS, URL, done_jobs_to, job_to, report};
 
 /// Rows that were read by any way.
 const READ: &str = "SELECT (sum(seq_tup_read) + sum(idx_tup_fetch))::bigint FROM pg_stat_user_tables
@@ -19,9 +19,10 @@ async fn work(db: &Db, store: &Store) {
             lanes.heads.iter().map(|head| KnownLane { lane: head.lane, since: head.first_at }).collect();
         let lanes = store.look_at_lanes(&known).await.unwrap();
         let due = lanes.heads.iter().filter(|head| head.first_at <= lanes.now);
-        let offers: Vec<LaneOffer> =
-            due.map(|head| LaneOffer { lane: head.lane, since: head.first_at, at_most: 10 }).collect();
-        let mut claimed = store.claim_deliveries(&offers, TERMS).await.unwrap().to_send;
+        let offers: Vec<LaneOffer> = due
+            .map(|head| LaneOffer { lane: head.lane, since: head.first_at, at_most: 10, heavy_bytes: HEAVY })
+            .collect();
+        let mut claimed = store.claim_deliveries(&offers, HEAVY, TERMS).await.unwrap().to_send;
         store.add_artifacts(&mut claimed, 100).await.unwrap();
         let verdict = if round == 0 { RETRY } else { Verdict::Delivered };
         let reports: Vec<_> = claimed.into_iter().map(|delivery| report(delivery, verdict)).collect();
