@@ -37,6 +37,14 @@ const SKEW: &str = "
     CREATE OR REPLACE FUNCTION skew.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
         RETURN pg_catalog.clock_timestamp() + current_setting('skew.by')::interval;";
 
+const CLOCK: &str = "
+    CREATE SCHEMA IF NOT EXISTS clock;
+    CREATE TABLE clock.setting AS SELECT interval '0' AS ahead;
+    CREATE FUNCTION clock.now() RETURNS timestamptz LANGUAGE sql STABLE
+        RETURN pg_catalog.now() + (SELECT ahead FROM clock.setting);
+    CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+        RETURN pg_catalog.clock_timestamp() + (SELECT ahead FROM clock.setting);";
+
 /// One test's database.
 #[derive(Debug)]
 pub struct Db {
@@ -139,6 +147,24 @@ impl Db {
         let store = self.skewed_store(ahead).await;
         store.learn_time().await.expect("Postgres answers");
         store
+    }
+
+    /// A handle for which Postgres' clock goes as [`set_clock`](Self::set_clock) says, at any time. It has not asked for
+    /// the time yet.
+    pub async fn store_with_a_clock(&self) -> Store {
+        self.run(CLOCK).await;
+        self.connect(4, &[("search_path", "public,clock,pg_catalog")])
+    }
+
+    /// The URL of the same for a process.
+    pub async fn url_with_a_clock(&self) -> String {
+        self.run(CLOCK).await;
+        format!("{}?options=-c%20search_path%3Dpublic,clock,pg_catalog", self.url)
+    }
+
+    /// From now on that clock stands so far ahead.
+    pub async fn set_clock(&self, ahead: TimeDelta) {
+        self.run(&format!("UPDATE clock.setting SET ahead = '{} s'", ahead.num_seconds())).await;
     }
 
     /// Runs statements past the store. Returns how many rows they touched.

@@ -38,10 +38,22 @@ pub(crate) async fn schema(store: &Store) -> Result<(), String> {
 async fn partitions(store: &Store) -> Result<(), String> {
     let needed = days_ahead_needed();
     match store.partition_days_ahead().await {
-        Ok(days) if days >= needed => Ok(()),
+        Ok(days) if days >= needed => ids_have_partitions(store).await,
         Ok(days) => Err(format!(
             "partitions are made for {days} days ahead and must be for {needed}; start a worker with the role janitor, \
              or run `foreman migrate`"
+        )),
+        Err(_) => Err(AWAY.to_owned()),
+    }
+}
+
+/// Without one nothing can be accepted: this process is wrong about Postgres' time, or Postgres is about its own.
+async fn ids_have_partitions(store: &Store) -> Result<(), String> {
+    match store.next_id_has_partitions().await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!(
+            "the day of {} has no partitions, and ids are stamped with that time; let Postgres' clock follow NTP",
+            store.clock().now().format("%F %T UTC")
         )),
         Err(_) => Err(AWAY.to_owned()),
     }

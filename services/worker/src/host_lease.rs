@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::liveness::Spell;
-use crate::patience::ask;
 use crate::worker::Worker;
 
 /// While the last holder finishes what it began, we look again at least so often.
@@ -50,7 +49,7 @@ async fn stand_by(worker: &Worker) -> Holder {
     let mut spells = worker.liveness.spells();
     loop {
         let spell = going_on(&mut spells).await;
-        match ask(worker.store.take_host(spell.worker, &offer)).await {
+        match worker.store.take_host(spell.worker, &offer).await {
             Ok(Some(holder)) if spell.goes_on() => return holder,
             // Taken, but too late to be used under this spell: the next attempt takes it again.
             Ok(_) => {}
@@ -85,7 +84,7 @@ async fn lost(worker: &Worker, holder: &Holder) {
 async fn take_command(worker: &Worker, holder: &Holder, command: &watch::Sender<Option<Holder>>) {
     let mut moved = worker.store.wakeups().subscribe(Topic::Job);
     loop {
-        match ask(worker.store.foreign_leases(holder)).await {
+        match worker.store.foreign_leases(holder).await {
             Ok(0) => break,
             Ok(_running) => _ = timeout(HANDOVER_POLL, moved.changed()).await,
             Err(error) => {
@@ -99,7 +98,7 @@ async fn take_command(worker: &Worker, holder: &Holder, command: &watch::Sender<
 }
 
 async fn release(worker: &Worker, holder: &Holder) {
-    match ask(worker.store.release_host(holder)).await {
+    match worker.store.release_host(holder).await {
         Ok(released) => {
             tracing::info!(host = holder.host, released, "released the host");
         }

@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use foreman_runtime::background_error;
-use foreman_store::{Holder, Store, WorkerId};
+use foreman_store::{Holder, Store, StoreError, WorkerId};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Role};
-use crate::patience::within;
 use crate::worker::Worker;
 
 /// The process' standing as others see it. Cheap to clone.
@@ -123,15 +123,16 @@ impl Liveness {
     /// Keeps the process registered until every task of `roles` has ended, then takes its row away. Only the end of
     /// the grace stops it before.
     pub(crate) async fn keep(&self, worker: &Worker, roles: TaskTracker) {
-        let mut identity =
-            Identity { liveness: self, store: &worker.store, config: &worker.config, id: None };
+        // However many wait for the pool, whoever lives can say so.
+        let store = &worker.store.on_own_connection();
+        let mut identity = Identity { liveness: self, store, config: &worker.config, id: None };
         tokio::select! {
             () = identity.live() => {}
             () = roles.wait() => {}
         }
         self.hold(None);
         if let Some(id) = identity.id
-            && let Err(error) = worker.store.deregister_worker(id).await
+            && let Err(error) = store.deregister_worker(id).await
         {
             background_error!("liveness", error, "the worker's row was left to be rescued");
         }
@@ -234,6 +235,15 @@ impl Identity<'_> {
             }
         }
     }
+}
+
+/// A word that comes later is worth less than another try on a new connection.
+async fn within<T>(
+    limit: Duration,
+    statement: impl Future<Output = Result<T, StoreError>>,
+) -> anyhow::Result<T> {
+    let answer = timeout(limit, statement).await;
+    Ok(answer.with_context(|| format!("Postgres did not answer within {limit:?}"))??)
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ mod host_id;
 mod host_lease;
 mod large_reads;
 mod liveness;
-mod patience;
 mod readiness;
 mod stale;
 mod tries;

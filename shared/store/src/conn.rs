@@ -81,6 +81,10 @@ impl Conn {
         Ok(())
     }
 
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
     /// Ends the unit: commits what a transaction holds.
     pub async fn done(mut self) -> Result<(), sqlx::Error> {
         if self.in_transaction {

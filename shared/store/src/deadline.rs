@@ -14,6 +14,9 @@ const CHECKUP_WORK: Duration = Duration::from_secs(20);
 /// So much later we take silence for an answer: Postgres has ended the statement by then, and its word is lost.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// What is sent has arrived by then, on every line that is worth having.
+const ARRIVAL: Duration = Duration::from_secs(3);
+
 /// Postgres ends the wait for a lock after this. Those who wait for one table leave the pool to those who need another.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(3);
 
@@ -65,6 +68,11 @@ impl Deadline {
     /// We close its connection after this.
     pub(crate) fn at_client(self) -> Duration {
         self.at_server() + GRACE
+    }
+
+    /// The statement begins within this, or not at all where it minds that.
+    pub(crate) fn arrival(self) -> Duration {
+        ARRIVAL + self.transfer
     }
 
     /// Whether the settings with which our connections begin leave enough time for it.

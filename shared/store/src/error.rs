@@ -30,6 +30,12 @@ impl StoreError {
         matches!(self, Self::Away(_))
     }
 
+    /// Whether Postgres itself has ended the connection, so that nothing else that was sent on it is begun.
+    pub(crate) fn is_the_last_word(&self) -> bool {
+        let Self::Away(sqlx::Error::Database(error)) = self else { return false };
+        error.code().is_some_and(|code| code.starts_with("57P"))
+    }
+
     /// What it means that no connection could be had.
     pub(crate) fn unreached(error: sqlx::Error) -> Self {
         match Self::from(error) {

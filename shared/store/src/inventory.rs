@@ -1,6 +1,6 @@
 //! The models that hosts have published: what may be asked for. A host that is away keeps its models known.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use chrono::{DateTime, Utc};
 
@@ -30,9 +30,10 @@ pub struct Inventory {
 }
 
 impl Store {
-    /// What hosts have published.
+    /// What hosts have published. What Postgres' clock says is learned on the way.
     pub async fn inventory(&self) -> Result<Inventory, StoreError> {
         let mut conn = self.open().await?;
+        let asked = SystemTime::now();
         let rows = sqlx::query!(
             r#"-- inventory
             SELECT h.published_at,
@@ -45,6 +46,9 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
+        if let Some(row) = rows.first() {
+            self.clock().learn(asked, row.read_at);
+        }
         let mut inventory = Inventory::default();
         for row in rows {
             inventory.read_at = Some(row.read_at);

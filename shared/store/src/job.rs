@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{ClientId, JobId, JobState};
+use crate::{ClientId, JobId, JobState, StoreError};
 
 /// Where a job's webhooks go, and which.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,35 @@ pub enum Acceptance {
     Replayed(JobId),
     /// The key was used before with other bytes.
     KeyReused,
-    /// The key's earlier job went away while we looked; offer it again.
-    KeyFreed,
+    /// Its key was taken, but who holds it went away while we looked, or could not be read.
+    OfferAgain,
+}
+
+/// Why jobs offered to [`Store::accept`](crate::Store::accept) have no answer each.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// None of them is in the queue, nor will be.
+    #[error(transparent)]
+    Not(StoreError),
+    /// The same: Postgres got them so late, by its own clock, that they may have been given up by then.
+    #[error(
+        "Postgres got the jobs too late to take them; if that happens again, look at its clock and at the line to it"
+    )]
+    Late,
+    /// They may be in the queue, or be there in a moment. [`Store::look_up`](crate::Store::look_up) tells.
+    #[error("Postgres gave no answer about the jobs")]
+    Unknown {
+        #[source]
+        error: StoreError,
+        flush: Flush,
+    },
+}
+
+/// What is asked for later of jobs that were offered together. The default is one that ended long ago.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flush {
+    /// Held by its transaction from the first to the last.
+    pub(crate) lock: i64,
+    /// Postgres begins it no later than this, by its own clock.
+    pub(crate) until: DateTime<Utc>,
 }

@@ -60,7 +60,7 @@ pub use history::{JobEvent, JobHistory};
 pub use host::{HostOffer, PublishedModel};
 pub use id::{ClientId, DeliveryId, JobId, LaneId, LeaseNo, WorkerId};
 pub use inventory::{Inventory, KnownModel};
-pub use job::{Acceptance, IdempotencyKey, NewJob, Receiver};
+pub use job::{AcceptError, Acceptance, Flush, IdempotencyKey, NewJob, Receiver};
 pub use lane::{KnownLane, LaneHead, Lanes};
 pub use lease::{Begin, Claimed, Completion, Exit, Holder, Lease, Offer, Reason, Settled};
 pub use moment::{Clock, ulid_floor};

@@ -1,11 +1,8 @@
 //! Postgres' time, as a process knows it between two statements.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::SystemTime,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,36 +10,79 @@ use ulid::{Generator, Ulid};
 
 use crate::{JobId, Store, StoreError};
 
+/// Clocks that follow NTP differ by less, and an answer that took long says less. A larger step of Postgres' clock is a
+/// glitch, until it has lasted.
+const STEP: TimeDelta = TimeDelta::seconds(5);
+/// A step that answers agree on for so long is believed.
+const STEP_LASTS: Duration = Duration::from_secs(5);
+
+/// Ids rise when the clock falls by less. Where it fell by more, the last ids were stamped in a glitch, and the next are right
+/// rather than higher: theirs must be a day that has its partitions.
+const IDS_AHEAD: TimeDelta = TimeDelta::seconds(60);
+
 /// The offset between this machine's clock and Postgres', learned from each flush, and the ids that are stamped with
 /// it: two machines whose clocks disagree still give out ids in one order.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Arc<Inner>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inner {
-    offset_us: AtomicI64,
-    generator: Mutex<Generator>,
+    belief: Mutex<Belief>,
+    ids: Mutex<Ids>,
 }
 
-impl std::fmt::Debug for Inner {
+/// How far Postgres is ahead of this machine.
+#[derive(Debug, Default)]
+struct Belief {
+    offset: Option<TimeDelta>,
+    /// Another offset that answers tell of, and since when.
+    step: Option<(TimeDelta, Instant)>,
+}
+
+#[derive(Default)]
+struct Ids {
+    generator: Generator,
+    last_ms: i64,
+}
+
+impl std::fmt::Debug for Ids {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Clock").field("offset_us", &self.offset_us).finish_non_exhaustive()
+        f.debug_struct("Ids").field("last_ms", &self.last_ms).finish_non_exhaustive()
+    }
+}
+
+impl Belief {
+    /// Hears that Postgres was so far ahead, at `heard`.
+    fn hear(&mut self, offset: TimeDelta, heard: Instant) {
+        let agrees = |other: TimeDelta| (offset - other).abs() <= STEP;
+        let is_believed = match (self.offset, self.step) {
+            (None, _) => true,
+            (Some(believed), _) if agrees(believed) => true,
+            (_, Some((step, since))) if agrees(step) => heard.duration_since(since) >= STEP_LASTS,
+            _ => {
+                self.step = Some((offset, heard));
+                false
+            }
+        };
+        if is_believed {
+            *self = Self { offset: Some(offset), step: None };
+        }
     }
 }
 
 impl Clock {
-    /// Notes what Postgres' clock said in an answer to a question asked at `asked`.
-    pub(crate) fn learn(&self, asked: SystemTime, postgres: DateTime<Utc>) {
+    /// Notes what Postgres' clock said in an answer to a question asked at `asked`. Returns how far ahead that is.
+    pub(crate) fn learn(&self, asked: SystemTime, postgres: DateTime<Utc>) -> TimeDelta {
         let asked = DateTime::<Utc>::from(asked);
         let middle = asked + (Utc::now() - asked) / 2;
-        if let Some(offset) = (postgres - middle).num_microseconds() {
-            self.0.offset_us.store(offset, Ordering::Relaxed);
-        }
+        let offset = postgres - middle;
+        self.belief().hear(offset, Instant::now());
+        offset
     }
 
     /// How far Postgres is ahead of this machine.
     pub fn offset(&self) -> TimeDelta {
-        TimeDelta::microseconds(self.0.offset_us.load(Ordering::Relaxed))
+        self.belief().offset.unwrap_or_default()
     }
 
     /// Postgres' time now, by the last that was learned.
@@ -50,20 +90,29 @@ impl Clock {
         Utc::now() + self.offset()
     }
 
-    /// A new id, above every other that this process gave out.
+    /// A new id, above every other that this process gave out, unless those were stamped with a time far ahead.
     pub fn next_job_id(&self) -> JobId {
-        let mut generator = self.0.generator.lock().unwrap_or_else(PoisonError::into_inner);
-        let ulid = match generator.generate_from_datetime(self.now().into()) {
+        let now = self.now();
+        let mut ids = self.0.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if ids.last_ms > (now + IDS_AHEAD).timestamp_millis() {
+            *ids = Ids::default();
+        }
+        let ulid = match ids.generator.generate_from_datetime(now.into()) {
             Ok(ulid) => ulid,
             // 2^80 ids of one millisecond are used up: only a random start near the end can bring this.
             Err(overflow) => overflow.commit_overflow_random(),
         };
+        ids.last_ms = i64::try_from(ulid.timestamp_ms()).unwrap_or(i64::MAX);
         JobId::from_ulid(ulid)
+    }
+
+    fn belief(&self) -> MutexGuard<'_, Belief> {
+        self.0.belief.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
-    /// Asks Postgres for its time, and returns how far it is ahead of this machine.
+    /// Asks Postgres for its time, and returns how far it is ahead of this machine by this answer.
     pub async fn learn_time(&self) -> Result<TimeDelta, StoreError> {
         let mut conn = self.open().await?;
         let asked = SystemTime::now();
@@ -73,9 +122,9 @@ impl Store {
         )
         .fetch_one(&mut conn)
         .await?;
-        self.clock().learn(asked, now);
+        let offset = self.clock().learn(asked, now);
         conn.done().await?;
-        Ok(self.clock().offset())
+        Ok(offset)
     }
 }
 
@@ -94,10 +143,47 @@ mod tests {
         let mut last = clock.next_job_id();
         for step in 0..1_000 {
             if step == 500 {
-                clock.learn(SystemTime::now(), Utc::now() - TimeDelta::seconds(30));
+                clock.belief().offset = Some(TimeDelta::seconds(-30));
             }
             let next = clock.next_job_id();
             assert!(next > last, "step {step}");
+            last = next;
+        }
+    }
+
+    #[test]
+    fn a_step_of_the_clock_is_believed_once_it_has_lasted() {
+        let (small, large) = (TimeDelta::seconds(2), TimeDelta::days(16));
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        let mut belief = Belief::default();
+        belief.hear(small, begun);
+        assert_eq!(belief.offset, Some(small), "the first answer is all there is");
+        belief.hear(TimeDelta::zero(), begun);
+        assert_eq!(belief.offset, Some(TimeDelta::zero()), "a clock may drift");
+        belief.hear(large, begun);
+        belief.hear(TimeDelta::zero(), after(1));
+        belief.hear(large, after(6));
+        assert_eq!(belief.offset, Some(TimeDelta::zero()), "two glitches are not a step");
+        belief.hear(large, after(11));
+        assert_eq!(belief.offset, Some(large));
+        // The way back is the same.
+        belief.hear(small, after(12));
+        belief.hear(small, after(17));
+        assert_eq!(belief.offset, Some(small));
+    }
+
+    #[test]
+    fn ids_that_were_stamped_far_ahead_are_forgotten() {
+        let clock = Clock::default();
+        clock.learn(SystemTime::now(), Utc::now() + TimeDelta::days(16));
+        assert!(clock.next_job_id() > ulid_floor(Utc::now() + TimeDelta::days(15)));
+        clock.belief().offset = None;
+        let mut last = clock.next_job_id();
+        assert!(last < ulid_floor(Utc::now() + TimeDelta::minutes(1)));
+        for _ in 0..1_000 {
+            let next = clock.next_job_id();
+            assert!(next > last);
             last = next;
         }
     }

@@ -92,6 +92,11 @@ impl Store {
         Ok(ahead)
     }
 
+    /// Whether the ids that this process gives out now belong to a day that has its partitions.
+    pub async fn next_id_has_partitions(&self) -> Result<bool, StoreError> {
+        Ok(self.partition_days().await?.contains(&self.clock().now().date_naive()))
+    }
+
     /// Drops every day whose jobs have all ended longer than `ttl` ago and whose webhooks have all ended too.
     ///
     /// A day also stays until the idempotency keys of its jobs have expired, however short `ttl` is: a repeated submission

@@ -14,13 +14,17 @@
 //! A holder proves its lease number with every write. What it takes away is derived from the rows that the statement
 //! itself deleted, never from what the caller believed: stale members of a batch fall out one by one and are counted.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, SystemTime},
+};
 
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Acceptance, Begin, Claimed, ClientId, Completion, Conn, Exit, Holder, JobId, JobState, LaneId, Lease,
-    LeaseNo, NewJob, Offer, Phase, Reason, Settled, Store, StoreError, WorkerId, wake::Write,
+    AcceptError, Acceptance, Begin, Claimed, ClientId, Completion, Conn, Exit, Flush, Holder, JobId,
+    JobState, LaneId, Lease, LeaseNo, NewJob, Offer, Phase, Reason, Settled, Store, StoreError, WorkerId,
+    wake::Write,
 };
 
 /// How often a job may lose its worker before it is taken for the cause: the fifth rescue fails it.
@@ -61,11 +65,9 @@ pub struct Rescued {
 const CANCEL_ROUNDS: usize = 100;
 
 impl Store {
-    /// Accepts jobs in one statement: the requests, where they wait, their first events and their keys.
-    ///
-    /// Answers stand in the order of `jobs`. When the outcome is unknown ([`StoreError::outcome_is_unknown`]), ask
-    /// [`accepted`](Self::accepted).
-    pub async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>, StoreError> {
+    /// Accepts jobs in one statement: the requests, where they wait, their first events and their keys. Answers stand in
+    /// the order of `jobs`.
+    pub async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>, AcceptError> {
         // The first of several with one key in a batch goes in; the others are judged against what it left behind.
         let mut first_with_key: HashMap<(ClientId, &str), JobId> = HashMap::new();
         let offered: Vec<&NewJob> = jobs
@@ -75,29 +77,89 @@ impl Store {
                 None => true,
             })
             .collect();
-        let bytes: usize = offered.iter().map(|job| job.body.len()).sum();
-        let mut conn = self.open_for(bytes as u64).await?;
-        let asked = std::time::SystemTime::now();
-        let won = insert_jobs(&mut conn, &offered).await?;
-        conn.done().await?;
-        if let Some(now) = won.now {
-            self.clock().learn(asked, now);
+        let mut won = self.insert(&offered).await?;
+        if won.is_none() {
+            // Our idea of Postgres' time was wrong, and the answer has mended it.
+            won = self.insert(&offered).await?;
         }
-        self.tell(offered.iter().filter(|job| won.ids.contains(&job.id)).map(|job| accepted(job)));
-        let losers: Vec<&NewJob> = jobs.iter().filter(|job| !won.ids.contains(&job.id)).collect();
-        let mut winners = self.key_holders(&losers).await?;
+        let won = won.ok_or(AcceptError::Late)?;
+        self.tell(offered.iter().filter(|job| won.contains(&job.id)).map(|job| accepted(job)));
+        let losers: Vec<&NewJob> = jobs.iter().filter(|job| !won.contains(&job.id)).collect();
+        // The others are accepted by now, and must hear that, whatever becomes of this question.
+        let mut winners = self.key_holders(&losers).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "who holds an idempotency key could not be read");
+            HashMap::new()
+        });
         Ok(jobs
             .iter()
             .map(|job| match &job.idempotency {
-                _ if won.ids.contains(&job.id) => Acceptance::Accepted(job.id),
+                _ if won.contains(&job.id) => Acceptance::Accepted(job.id),
                 Some(key) => match winners.remove(&job.id) {
                     Some((winner, digest)) if digest == key.body_digest => Acceptance::Replayed(winner),
                     Some(_) => Acceptance::KeyReused,
-                    None => Acceptance::KeyFreed,
+                    None => Acceptance::OfferAgain,
                 },
-                None => Acceptance::KeyFreed,
+                None => Acceptance::OfferAgain,
             })
             .collect())
+    }
+
+    /// Which of them went in, or `None` if Postgres got them too late.
+    async fn insert(&self, offered: &[&NewJob]) -> Result<Option<HashSet<JobId>>, AcceptError> {
+        let bytes: usize = offered.iter().map(|job| job.body.len()).sum();
+        let mut conn = self.open_for(bytes as u64).await.map_err(AcceptError::Not)?;
+        let until = self.clock().now() + conn.deadline().arrival();
+        let flush = Flush {
+            lock: offered.first().map_or(0, |job| job.id.uuid().as_u64_pair().1.cast_signed()),
+            until,
+        };
+        let asked = SystemTime::now();
+        let inserted = async {
+            let inserted = insert_jobs(&mut conn, offered, &flush).await?;
+            conn.done().await?;
+            Ok::<_, StoreError>(inserted)
+        };
+        let inserted = inserted.await.map_err(|error| {
+            if !error.outcome_is_unknown() {
+                return AcceptError::Not(error);
+            }
+            let until = if error.is_the_last_word() { DateTime::UNIX_EPOCH } else { flush.until };
+            AcceptError::Unknown { error, flush: Flush { until, ..flush } }
+        })?;
+        self.clock().learn(asked, inserted.now);
+        Ok(inserted.ids)
+    }
+
+    /// Which of these jobs of a flush whose answer was lost are in the queue; `None` while that may still change.
+    ///
+    /// Whoever is told "no" may not find the job done later. So this waits for the moment after which Postgres begins
+    /// the flush no more, and for the lock that the flush holds until it has ended.
+    pub async fn look_up(&self, flush: &Flush, ids: &[JobId]) -> Result<Option<Vec<JobId>>, StoreError> {
+        let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
+        let mut conn = self.open().await?;
+        let is_over = sqlx::query_scalar!(
+            r#"-- flush_is_over
+            SELECT CASE WHEN clock_timestamp() > $2 THEN pg_try_advisory_xact_lock($1) ELSE false END AS "is_over!""#,
+            flush.lock,
+            flush.until,
+        )
+        .fetch_one(&mut conn)
+        .await?;
+        // Asked after that, by a snapshot of its own.
+        let found = sqlx::query_scalar!(
+            r#"-- accepted
+            SELECT j.id AS "id: JobId" FROM unnest($1::uuid[]) AS wanted (id)
+            CROSS JOIN LATERAL (SELECT id FROM job WHERE id = wanted.id LIMIT 1) AS j"#,
+            &ids
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        if !found.is_empty() {
+            self.tell([Write::AcceptedForLater]);
+        }
+        // A flush goes in as a whole.
+        Ok((is_over || !found.is_empty()).then_some(found))
     }
 
     /// For each job that lost its key: who holds it, and the digest of the bytes it came with.
@@ -123,25 +185,6 @@ impl Store {
         .await?;
         conn.done().await?;
         Ok(rows.into_iter().map(|row| (row.loser.into(), (row.winner.into(), row.body_digest))).collect())
-    }
-
-    /// Which of these ids were accepted, for when the answer to [`accept`](Self::accept) was lost.
-    pub async fn accepted(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
-        let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
-        let mut conn = self.open().await?;
-        let found = sqlx::query_scalar!(
-            r#"-- accepted
-            SELECT j.id AS "id: JobId" FROM unnest($1::uuid[]) AS wanted (id)
-            CROSS JOIN LATERAL (SELECT id FROM job WHERE id = wanted.id LIMIT 1) AS j"#,
-            &ids
-        )
-        .fetch_all(&mut conn)
-        .await?;
-        conn.done().await?;
-        if !found.is_empty() {
-            self.tell([Write::AcceptedForLater]);
-        }
-        Ok(found)
     }
 
     /// Takes ready jobs of one load key: the offers in order, within each the oldest first, at most `limit` in all.
@@ -694,13 +737,13 @@ fn left_by(exit: &Exit) -> Write {
     }
 }
 
-/// What [`insert_jobs`] put in, and the time that Postgres said.
+/// What [`insert_jobs`] put in, unless it came too late, and the time that Postgres said.
 struct Inserted {
-    ids: std::collections::HashSet<JobId>,
-    now: Option<DateTime<Utc>>,
+    ids: Option<HashSet<JobId>>,
+    now: DateTime<Utc>,
 }
 
-async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob]) -> Result<Inserted, StoreError> {
+async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result<Inserted, StoreError> {
     let column = |of: fn(&NewJob) -> uuid::Uuid| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
     let texts = |of: fn(&NewJob) -> &str| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
     let maybe_texts = |of: fn(&NewJob) -> Option<&str>| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
@@ -719,14 +762,20 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob]) -> Result<Inserted, Stor
         jobs.iter().map(|job| job.idempotency.as_ref().map(|key| key.body_digest.as_slice())).collect();
     let rows = sqlx::query!(
         r#"-- accept_jobs
-        WITH input AS (
-            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+        -- First the lock, then the time: whoever gets the lock after `until` knows that nothing goes in any more.
+        WITH flush AS MATERIALIZED (
+            SELECT pg_advisory_xact_lock($22)
+        ), arrived AS MATERIALIZED (
+            SELECT clock_timestamp() <= $23 AS in_time FROM flush
+        ), input AS (
+            SELECT t.* FROM arrived CROSS JOIN unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
                                  $8::smallint[], $9::smallint[], $10::text[], $11::text[], $12::uuid[], $13::text[],
                                  $14::text[], $15::timestamptz[], $16::timestamptz[], $17::uuid[], $18::text[],
                                  $19::text[], $20::bytea[])
             AS t (job_id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
                   webhook_url, webhook_lane, webhook_origin, webhook_events, run_at, expires_at, retry_of, traceparent,
                   key, body_digest)
+            WHERE arrived.in_time
         ), keyed AS (
             INSERT INTO idempotency_key AS k (client_id, key, job_id, body_digest, expires_at)
             SELECT client_id, key, job_id, body_digest, now() + make_interval(hours => $21)
@@ -757,7 +806,8 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob]) -> Result<Inserted, Stor
             INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
             SELECT job_id, 1, 0, 'queued', '', now() FROM won ORDER BY job_id
         )
-        SELECT job_id AS "job_id!: JobId", clock_timestamp() AS "now!" FROM won"#,
+        SELECT job_id AS "job_id?: JobId", in_time AS "in_time!", clock_timestamp() AS "now!"
+        FROM arrived LEFT JOIN won ON true"#,
         &column(|job| job.id.uuid()),
         &column(|job| job.client.uuid()),
         &texts(|job| &job.model) as &[&str],
@@ -779,13 +829,15 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob]) -> Result<Inserted, Stor
         &maybe_texts(|job| Some(job.idempotency.as_ref()?.key.as_str())) as &[Option<&str>],
         &digests as &[Option<&[u8]>],
         IDEMPOTENCY_HOURS,
+        flush.lock,
+        flush.until,
     )
     .fetch_all(conn)
     .await?;
-    Ok(Inserted {
-        now: rows.first().map(|row| row.now),
-        ids: rows.into_iter().map(|row| row.job_id).collect(),
-    })
+    let first = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+    let (now, in_time) = (first.now, first.in_time);
+    let ids = in_time.then(|| rows.into_iter().filter_map(|row| row.job_id).collect());
+    Ok(Inserted { ids, now })
 }
 
 /// An exit in the form in which it goes to Postgres.

@@ -15,7 +15,10 @@ use std::{
 };
 
 use sqlx::postgres::PgListener;
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
+};
 
 pub(crate) use write::Write;
 
@@ -25,6 +28,12 @@ const CHANNEL: &str = "foreman";
 
 /// Between two notifications of one process: Postgres hands them out one at a time, under a lock of its own.
 const SPACING: Duration = Duration::from_millis(2);
+
+/// How often a process sends a beat that it must hear itself. Silence on either of its two connections is noticed by that
+/// alone: nobody knows when a wake-up should have come.
+const BEAT: Duration = Duration::from_secs(3);
+/// Without a beat for this long the connections are made anew.
+const SILENCE: Duration = Duration::from_secs(8);
 
 /// What a wake-up says may have changed, and who waits for that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,56 +154,86 @@ impl Wakeups {
         self.0.topics[topic as usize].send_replace(());
     }
 
-    /// Carries wake-ups between this process and the others until Postgres goes away. The caller logs that and calls
-    /// again; meanwhile everybody polls.
+    /// Carries wake-ups between this process and the others until Postgres goes away, or falls silent. The caller logs
+    /// that and calls again; meanwhile everybody polls.
     pub async fn run(&self, store: &Store) -> Result<Infallible, StoreError> {
+        let beat = format!("beat {:032x}", rand::random::<u128>());
         tokio::select! {
-            result = self.hear(store) => result,
-            result = self.send(store) => result,
+            result = self.hear(store, &beat) => result,
+            result = self.send(store, &beat) => result,
         }
     }
 
-    async fn hear(&self, store: &Store) -> Result<Infallible, StoreError> {
-        let mut listener = PgListener::connect_with(&store.direct_pool()).await?;
-        listener.listen(CHANNEL).await?;
+    async fn hear(&self, store: &Store, beat: &str) -> Result<Infallible, StoreError> {
+        let listen = async {
+            let mut listener = PgListener::connect_with(&store.direct_pool()).await?;
+            listener.listen(CHANNEL).await?;
+            Ok(listener)
+        };
+        let mut listener = answered(listen).await?;
         // Whatever was told while nobody listened is unknown: everybody looks once.
         Topic::ALL.into_iter().for_each(|topic| self.wake(topic));
+        let mut heard_beat = Instant::now();
         loop {
-            let notification = match listener.try_recv().await? {
-                Some(notification) => notification,
-                None => return Err(StoreError::Away(sqlx::Error::PoolClosed)),
+            let Ok(received) = timeout_at(heard_beat + SILENCE, listener.try_recv()).await else {
+                return Err(silent());
             };
-            // A topic that this version does not know is another's business.
-            if let Some(topic) = Topic::ALL.into_iter().find(|topic| topic.name() == notification.payload()) {
+            let Some(notification) = received? else {
+                return Err(StoreError::Away(sqlx::Error::PoolClosed));
+            };
+            let word = notification.payload();
+            if word == beat {
+                heard_beat = Instant::now();
+            }
+            // Of other words, one that this version does not know is another's business.
+            if let Some(topic) = Topic::ALL.into_iter().find(|topic| topic.name() == word) {
                 self.wake(topic);
             }
         }
     }
 
-    async fn send(&self, store: &Store) -> Result<Infallible, StoreError> {
+    async fn send(&self, store: &Store, beat: &str) -> Result<Infallible, StoreError> {
         let mut connection = store.connect_directly().await?;
+        // What was to be told while nobody carried it, or as the last connection was lost: the others look once, too.
+        self.0.pending.store(u32::MAX, Ordering::Release);
+        self.0.to_tell.notify_one();
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.0.to_tell.notified().await;
+            let mut words: Vec<String> = Vec::new();
+            tokio::select! {
+                () = self.0.to_tell.notified() => {}
+                _ = beats.tick() => words.push(beat.to_owned()),
+            }
             let pending = self.0.pending.swap(0, Ordering::AcqRel);
-            let topics: Vec<String> = Topic::ALL
-                .into_iter()
-                .filter(|topic| pending & (1 << *topic as usize) != 0)
-                .map(|topic| topic.name().to_owned())
-                .collect();
-            if topics.is_empty() {
+            let told = Topic::ALL.into_iter().filter(|topic| pending & (1 << *topic as usize) != 0);
+            words.extend(told.map(|topic| topic.name().to_owned()));
+            if words.is_empty() {
                 continue;
             }
-            sqlx::query!(
+            let notify = sqlx::query!(
                 "-- notify
                 SELECT pg_notify($1, topic) FROM unnest($2::text[]) AS topic",
                 CHANNEL,
-                &topics
-            )
-            .fetch_all(&mut connection)
-            .await?;
-            tokio::time::sleep(SPACING).await;
+                &words
+            );
+            answered(notify.fetch_all(&mut connection)).await?;
+            sleep(SPACING).await;
         }
     }
+}
+
+/// The deadline of what is said on the two connections, which are not of the kind that have one.
+async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    match timeout(SILENCE, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_elapsed) => Err(silent()),
+    }
+}
+
+fn silent() -> StoreError {
+    let said = format!("nothing was heard for {} s", SILENCE.as_secs());
+    StoreError::Away(std::io::Error::new(std::io::ErrorKind::TimedOut, said).into())
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::{Shutdown, background_error};
-use foreman_store::{Acceptance, JobId, NewJob, Store, StoreError};
+use foreman_store::{AcceptError, Acceptance, Flush, JobId, NewJob, Store, StoreError};
 use metrics::counter;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Accepted, Answer, NotAccepted, Queue, Queued, SUBMITTED, Submission};
@@ -19,25 +19,15 @@ use crate::shares::Held;
 const MAX_JOBS: usize = 500;
 const MAX_BYTES: usize = 8 << 20;
 
-/// How often a flush that lost a conflict is tried again, and after what wait.
-const CONFLICTS: usize = 5;
+/// How long a flush that loses conflicts is tried again, and after what wait each time. A wait for a lock is one of them, and
+/// others wait behind it.
+const CONFLICTS_FOR: Duration = Duration::from_secs(6);
 const CONFLICT_DELAY: Duration = Duration::from_millis(20);
 
-/// A flush that takes longer has lost its answer.
-const FLUSH_WITHIN: Duration = Duration::from_secs(15);
-
-/// How long we ask which jobs of a flush without an answer were accepted.
-const LOOK_UP_FOR: Duration = Duration::from_secs(5);
+/// How long we ask which jobs of a flush without an answer were accepted. A flush begins within 3 s, and Postgres ends it
+/// within 8.
+const LOOK_UP_FOR: Duration = Duration::from_secs(12);
 const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
-
-/// Why a flush brought no answers.
-#[derive(Debug, thiserror::Error)]
-enum FlushError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("Postgres gave no answer within {} s", FLUSH_WITHIN.as_secs())]
-    TimedOut,
-}
 
 /// What is kept of a submission while its job is being written.
 struct Ticket {
@@ -98,7 +88,7 @@ impl Writer {
             batch.into_iter().map(|queued| queued.stamp(self.store.clock().next_job_id())).unzip();
         match self.accept(&jobs).await {
             Ok(acceptances) => self.answer(acceptances, tickets),
-            Err(FlushError::Store(StoreError::BadData(error))) if jobs.len() > 1 => {
+            Err(AcceptError::Not(StoreError::BadData(error))) if jobs.len() > 1 => {
                 tracing::debug!(%error, "a flush holds a job that cannot be stored; each goes by itself");
                 for (job, ticket) in jobs.into_iter().zip(tickets) {
                     match self.accept(std::slice::from_ref(&job)).await {
@@ -112,16 +102,14 @@ impl Writer {
     }
 
     /// Accepts all of them, whoever stands in the way.
-    async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>, FlushError> {
-        let mut conflicts = 0;
+    async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>, AcceptError> {
+        let began = Instant::now();
         loop {
-            match timeout(FLUSH_WITHIN, self.flushes.accept(jobs)).await {
-                Ok(Err(StoreError::Contended(_))) if conflicts < CONFLICTS => {
-                    conflicts += 1;
+            match self.flushes.accept(jobs).await {
+                Err(AcceptError::Not(StoreError::Contended(_))) if began.elapsed() < CONFLICTS_FOR => {
                     sleep(jittered(CONFLICT_DELAY)).await;
                 }
-                Ok(answer) => return Ok(answer?),
-                Err(_) => return Err(FlushError::TimedOut),
+                answer => return answer,
             }
         }
     }
@@ -132,27 +120,26 @@ impl Writer {
                 Acceptance::Accepted(job) => ticket.accepted(job),
                 Acceptance::Replayed(job) => ticket.tell(Ok(Accepted::Replayed(job))),
                 Acceptance::KeyReused => ticket.tell(Err(NotAccepted::KeyReused)),
-                // Once in the life of a key, at its end: the client may offer the job again.
-                Acceptance::KeyFreed => ticket.tell(Err(NotAccepted::Unavailable)),
+                Acceptance::OfferAgain => ticket.tell(Err(NotAccepted::Unavailable)),
             }
         }
     }
 
-    fn give_up(&self, error: FlushError, ids: Vec<JobId>, tickets: Vec<Ticket>) {
+    fn give_up(&self, error: AcceptError, ids: Vec<JobId>, tickets: Vec<Ticket>) {
         let answer = match error {
-            FlushError::Store(StoreError::BadData(error)) => {
+            AcceptError::Not(StoreError::BadData(error)) => {
                 tracing::warn!(%error, "the database refused a job");
                 NotAccepted::Refused
             }
-            FlushError::Store(error) if !error.outcome_is_unknown() => {
-                background_error!("submit", error, jobs = ids.len(), "a flush failed");
-                NotAccepted::Unavailable
-            }
-            error => {
+            AcceptError::Unknown { error, flush } => {
                 background_error!("submit", error, jobs = ids.len(), "a flush got no answer");
                 // Beside the loop: others need not wait for these.
-                self.shutdown.spawn_work("submit", look_up(self.store.clone(), ids, tickets));
+                self.shutdown.spawn_work("submit", look_up(self.store.clone(), flush, ids, tickets));
                 return;
+            }
+            error => {
+                background_error!("submit", error, jobs = ids.len(), "a flush failed");
+                NotAccepted::Unavailable
             }
         };
         tickets.into_iter().for_each(|ticket| ticket.tell(Err(answer)));
@@ -160,19 +147,19 @@ impl Writer {
 }
 
 /// Finds out which jobs of a flush without an answer were accepted.
-async fn look_up(store: Store, ids: Vec<JobId>, tickets: Vec<Ticket>) {
+async fn look_up(store: Store, flush: Flush, ids: Vec<JobId>, tickets: Vec<Ticket>) {
+    const UNKNOWN: &str = "nobody knows whether these jobs were accepted";
     let deadline = Instant::now() + LOOK_UP_FOR;
     let found = loop {
-        match store.accepted(&ids).await {
-            Ok(found) => break Some(found),
-            Err(_) if Instant::now() < deadline => sleep(jittered(LOOK_UP_EVERY)).await,
+        match store.look_up(&flush, &ids).await {
+            Ok(Some(found)) => break Some(found),
+            _ if Instant::now() < deadline => sleep(jittered(LOOK_UP_EVERY)).await,
+            Ok(None) => {
+                tracing::error!(jobs = ids.len(), "{UNKNOWN}: Postgres has not ended their flush");
+                break None;
+            }
             Err(error) => {
-                background_error!(
-                    "submit",
-                    error,
-                    jobs = ids.len(),
-                    "nobody knows whether these jobs were accepted"
-                );
+                background_error!("submit", error, jobs = ids.len(), "{UNKNOWN}");
                 break None;
             }
         }

@@ -17,9 +17,9 @@ const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 /// What `foreman migrate` sets for the role.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// What each process holds beside its pool: a connection for LISTEN, one for NOTIFY, and one for each hot loop. An api signs clients in
-/// over one more.
-const BESIDE_POOL_OF_WORKER: i64 = 8;
+/// What each process holds beside its pool: a connection for LISTEN, one for NOTIFY, and one for each hot loop; an api one
+/// more for signing clients in, a worker one more for saying that it lives.
+const BESIDE_POOL_OF_WORKER: i64 = 9;
 const BESIDE_POOL_OF_API: i64 = 4;
 
 pub(super) fn version(server: &Server) -> Finding {
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_pool_that_is_advised_finds_room() {
-        let tight = Server { connections: 57, ..server() };
+        let tight = Server { connections: 58, ..server() };
         let advised = connections(&tight, 40, 3).mend.unwrap();
         assert!(advised.starts_with("FOREMAN_DB_POOL=7,"), "{advised}");
         assert_eq!(connections(&tight, 7, 3).level, Level::Ok);

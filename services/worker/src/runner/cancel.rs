@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::signal::Signal;
-use crate::patience::ask;
 use crate::worker::Worker;
 
 /// Half of the second within which a job is to be cancelled.
@@ -19,7 +18,7 @@ pub(crate) async fn run(worker: Arc<Worker>, signals: mpsc::UnboundedSender<Sign
     let mut woken = worker.store.wakeups().subscribe(Topic::Cancel);
     loop {
         if let Some(id) = worker.liveness.id() {
-            match ask(worker.store.cancelled_leases(id)).await {
+            match worker.store.cancelled_leases(id).await {
                 Ok(numbers) if numbers.is_empty() => {}
                 Ok(numbers) => {
                     if signals.send(Signal::CancelAsked(numbers)).is_err() {

@@ -14,7 +14,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::signal::Signal;
-use crate::patience::ask;
 use crate::worker::Worker;
 
 /// Between two looks for an Ollama that is away; somewhat less at random, so that workers do not look in step.
@@ -116,7 +115,7 @@ impl HostWatch {
             return Instant::now() + INVENTORY;
         };
         let models: Vec<_> = published.into_values().collect();
-        match ask(self.worker.store.publish_models(&holder, &models)).await {
+        match self.worker.store.publish_models(&holder, &models).await {
             Ok(_held) => Instant::now() + INVENTORY,
             Err(error) => {
                 background_error!("inventory", error);
@@ -144,7 +143,7 @@ impl HostWatch {
     async fn note_unreachable(&self) {
         let holder = self.command.borrow().clone();
         if let Some(holder) = holder
-            && let Err(error) = ask(self.worker.store.note_unreachable(&holder)).await
+            && let Err(error) = self.worker.store.note_unreachable(&holder).await
         {
             background_error!("inventory", error);
         }

@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep, timeout};
 use super::load::Key;
 use super::ready::Place;
 use super::signal::Signal;
-use crate::patience::ask;
 use crate::worker::Worker;
 
 /// The poll behind the wake-ups.
@@ -35,7 +34,7 @@ pub(crate) async fn run(
     let mut unreadable = BTreeSet::new();
     while command.wait_for(Option::is_some).await.is_ok() {
         let began = Instant::now();
-        match ask(worker.store.ready_triples()).await {
+        match worker.store.ready_triples().await {
             Ok(triples) => {
                 let places = triples.into_iter().filter_map(|triple| read(triple, &mut unreadable)).collect();
                 if signals.send(Signal::Scanned(places)).is_err() {

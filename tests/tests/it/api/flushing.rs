@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chrono::TimeDelta;
 use foreman_tests::{Api, Db, eventually};
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -83,4 +84,43 @@ async fn whatever_happens_to_connections_a_202_is_a_job_and_a_refusal_is_none() 
     assert!(extra <= unknown, "{extra} jobs that nobody was told of, {unknown} answers unknown");
     assert!(accepted.len() > 50, "{} accepted", accepted.len());
     db.every_job_has_one_room().await;
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_a_lock_is_refused_and_does_not_appear_afterwards() {
+    let (db, api) = start(&[]).await;
+    let mut lock = db.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE outbox").execute(&mut *lock).await.unwrap();
+    assert_eq!(problem(post(&api, "/jobs", JOB).await, 503, "locked").await, "not_accepted");
+    lock.rollback().await.unwrap();
+    assert_eq!(post(&api, "/jobs", JOB).await.status(), 202);
+    assert_eq!(db.value::<i64>(COUNT).await, 1);
+}
+
+#[tokio::test]
+async fn a_missing_partition_is_no_fault_of_the_job() {
+    let (db, api) = start(&[]).await;
+    let today: String = db.value("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')").await;
+    let bound: String = db
+        .value(&format!(
+            "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'job_done_{today}'"
+        ))
+        .await;
+    db.run(&format!("ALTER TABLE job DETACH PARTITION job_{today}")).await;
+    assert_eq!(problem(post(&api, "/jobs", JOB).await, 503, "no partition").await, "not_accepted");
+    db.run(&format!("ALTER TABLE job ATTACH PARTITION job_{today} {bound}")).await;
+    assert_eq!(post(&api, "/jobs", JOB).await.status(), 202);
+}
+
+#[tokio::test]
+async fn after_a_glitch_of_the_clock_the_api_takes_jobs_again() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    let api = Api::start(&db, &[("DATABASE_URL", &db.url_with_a_clock().await)]).await;
+    assert_eq!(post(&api, "/jobs", JOB).await.status(), 202);
+    db.set_clock(TimeDelta::days(16)).await;
+    assert_eq!(problem(post(&api, "/jobs", JOB).await, 503, "glitch").await, "not_accepted");
+    db.set_clock(TimeDelta::zero()).await;
+    assert_eq!(post(&api, "/jobs", JOB).await.status(), 202);
+    api.ready().await;
 }

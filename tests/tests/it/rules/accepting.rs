@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use foreman_store::{Acceptance, IdempotencyKey, NewJob, StoreError};
-use foreman_tests::{Db, LOAD_KEY};
+use foreman_store::{AcceptError, Acceptance, IdempotencyKey, NewJob, StoreError};
+use foreman_tests::{Db, LOAD_KEY, eventually};
+use sqlx::{Postgres, Transaction};
 
 fn keyed(job: NewJob, key: &str, body: u8) -> NewJob {
     NewJob { idempotency: Some(IdempotencyKey { key: key.to_owned(), body_digest: [body; 32] }), ..job }
@@ -91,12 +92,90 @@ async fn a_key_is_free_again_after_a_day() {
     assert_eq!(after.prune_idempotency_keys(10).await.unwrap(), 0, "it is the new job's now");
 }
 
+/// A transaction that holds up every flush.
+async fn locked_queue(db: &Db) -> Transaction<'static, Postgres> {
+    let mut lock = db.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE job_ready").execute(&mut *lock).await.unwrap();
+    lock
+}
+
+async fn a_flush_waits(db: &Db) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually("a flush that waits", async || {
+        if db.value::<i64>(waiting).await > 0 { Ok(()) } else { Err("none does") }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_answer_that_was_lost_can_be_asked_for() {
     let db = Db::fresh().await;
-    let (taken, lost) = (db.new_job(), db.new_job());
-    db.accept_all(std::slice::from_ref(&taken)).await;
-    assert_eq!(db.store.accepted(&[lost.id, taken.id]).await.unwrap(), [taken.id]);
+    let (line, store) = db.store_behind_a_line(1).await;
+    // The statement is prepared by now: the next time it waits as it runs.
+    store.accept(&[db.new_job()]).await.unwrap();
+    let (jobs, lock) = ([db.new_job()], locked_queue(&db).await);
+    let (accepted, ()) = tokio::join!(store.accept(&jobs), async {
+        a_flush_waits(&db).await;
+        line.fall_silent();
+        lock.rollback().await.unwrap();
+    });
+    let Err(AcceptError::Unknown { flush, .. }) = accepted else { panic!("{accepted:?}") };
+    let ids = [jobs[0].id];
+    assert_eq!(db.store.look_up(&flush, &ids).await.unwrap(), Some(ids.to_vec()));
+}
+
+#[tokio::test]
+async fn no_is_said_only_once_nothing_can_come_any_more() {
+    let db = Db::fresh().await;
+    let (line, store) = db.store_behind_a_line(1).await;
+    // The statement is prepared by now: the next time it waits as it runs.
+    store.accept(&[db.new_job()]).await.unwrap();
+    let (jobs, lock) = ([db.new_job()], locked_queue(&db).await);
+    let (accepted, ()) = tokio::join!(store.accept(&jobs), async {
+        a_flush_waits(&db).await;
+        line.cut();
+    });
+    let Err(AcceptError::Unknown { flush, .. }) = accepted else { panic!("{accepted:?}") };
+    let ids = [jobs[0].id];
+    assert_eq!(db.store.look_up(&flush, &ids).await.unwrap(), None, "it is under way");
+    let found = eventually("the end of the flush", async || {
+        db.store.look_up(&flush, &ids).await.unwrap().ok_or("it is under way")
+    })
+    .await;
+    assert_eq!(found, []);
+    lock.rollback().await.unwrap();
+    db.accept(1).await;
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 2);
+}
+
+#[tokio::test]
+async fn what_was_never_sent_is_known_not_to_be_accepted() {
+    let db = Db::fresh().await;
+    let (line, store) = db.store_behind_a_line(1).await;
+    let own = store.on_own_connection();
+    drop(line);
+    let error = own.accept(&[db.new_job()]).await.unwrap_err();
+    assert!(matches!(error, AcceptError::Not(StoreError::Unreached(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_accepted_is_told_though_nobody_can_say_who_holds_another_key() {
+    let db = Db::fresh().await;
+    db.accept_all(&[keyed(db.new_job(), "k", 1)]).await;
+    // As soon as the flush commits the keys cannot be read any more.
+    db.run(
+        "CREATE FUNCTION hide() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN ALTER TABLE idempotency_key RENAME TO hidden; RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER hide AFTER INSERT ON job_ready DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION hide()",
+    )
+    .await;
+    let batch = [db.new_job(), keyed(db.new_job(), "k", 1)];
+    assert_eq!(
+        db.store.accept(&batch).await.unwrap(),
+        [Acceptance::Accepted(batch[0].id), Acceptance::OfferAgain]
+    );
 }
 
 #[tokio::test]
@@ -118,7 +197,7 @@ async fn a_value_that_postgres_refuses_refuses_its_batch_as_a_whole() {
     let db = Db::fresh().await;
     let refused = NewJob { body: "\0".to_owned(), ..db.new_job() };
     let error = db.store.accept(&[db.new_job(), refused]).await.unwrap_err();
-    assert!(matches!(error, StoreError::BadData(_)), "{error:?}");
+    assert!(matches!(error, AcceptError::Not(StoreError::BadData(_))), "{error:?}");
     assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 0);
 }
 

@@ -1,8 +1,8 @@
 //! Time comes from Postgres: what expires, what falls due, and the stamps of ids.
 
 use chrono::{TimeDelta, Utc};
-use foreman_store::{Begin, Exit, JobState, NewJob, Phase, Settled, ulid_floor};
-use foreman_tests::Db;
+use foreman_store::{AcceptError, Begin, Exit, JobState, NewJob, Phase, Settled, StoreError, ulid_floor};
+use foreman_tests::{Db, eventually};
 
 #[tokio::test]
 async fn ids_are_stamped_with_the_time_that_a_flush_has_learned() {
@@ -13,6 +13,39 @@ async fn ids_are_stamped_with_the_time_that_a_flush_has_learned() {
     assert!(first.id < in_between, "all it knows is this machine's clock");
     store.accept(&[first]).await.unwrap();
     assert!(store.clock().next_job_id() > in_between, "by now it knows Postgres' clock");
+}
+
+#[tokio::test]
+async fn a_glitch_of_the_clock_accepts_nothing_and_leaves_nothing_behind() {
+    let db = Db::fresh().await;
+    let store = db.store_with_a_clock().await;
+    store.accept(&[db.new_job_by(&store)]).await.unwrap();
+    db.set_clock(TimeDelta::days(16)).await;
+    let refused = store.accept(&[db.new_job_by(&store)]).await.unwrap_err();
+    assert!(matches!(refused, AcceptError::Late), "{refused:?}");
+    db.set_clock(TimeDelta::zero()).await;
+    store.accept(&[db.new_job_by(&store)]).await.unwrap();
+    assert!(store.next_id_has_partitions().await.unwrap());
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 2);
+}
+
+#[tokio::test]
+async fn a_process_that_starts_in_a_glitch_stamps_right_ids_after_it() {
+    let db = Db::fresh().await;
+    let store = db.store_with_a_clock().await;
+    db.set_clock(TimeDelta::days(16)).await;
+    store.learn_time().await.unwrap();
+    assert!(!store.next_id_has_partitions().await.unwrap());
+    let refused = store.accept(&[db.new_job_by(&store)]).await.unwrap_err();
+    assert!(matches!(refused, AcceptError::Not(StoreError::Unable(_))), "{refused:?}");
+    db.set_clock(TimeDelta::zero()).await;
+    eventually("a job that is accepted", async || {
+        // As the api does all the time.
+        store.learn_time().await.unwrap();
+        store.accept(&[db.new_job_by(&store)]).await.map(drop)
+    })
+    .await;
+    assert!(store.next_id_has_partitions().await.unwrap());
 }
 
 #[tokio::test]

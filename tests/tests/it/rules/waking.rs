@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use foreman_store::{
-    Exit, Lease, NewJob, Phase, Scope, Store, StoreError, Verdict,
+    Exit, Flush, Lease, NewJob, Phase, Scope, Store, StoreError, Verdict,
     wake::{Topic, Wakeup, Wakeups},
 };
 use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
@@ -82,6 +82,29 @@ async fn a_lost_listener_is_told_and_the_next_wakes_everybody() {
 }
 
 #[tokio::test]
+async fn a_silent_line_is_noticed_though_nobody_has_anything_to_say() {
+    let db = Db::fresh().await;
+    let (line, store) = db.store_behind_a_line(1).await;
+    let wakeups = Wakeups::default();
+    let mut ready = wakeups.subscribe(Topic::Ready);
+    let carrier = carry(&wakeups, store.clone());
+    ready.changed().await;
+    listens(&db).await;
+    line.fall_silent();
+    assert!(carrier.await.unwrap().outcome_is_unknown(), "nothing is heard on its connections");
+    carry(&wakeups, store);
+    ready.changed().await;
+    let (others, mut cancel) = (Wakeups::default(), wakeups.subscribe(Topic::Cancel));
+    carry(&others, db.another_store());
+    // Twice: the others begin with a word about everything.
+    for _ in 0..2 {
+        cancel.changed().await;
+        others.tell(Topic::Cancel);
+    }
+    cancel.changed().await;
+}
+
+#[tokio::test]
 async fn accepting_and_settling_notify_nobody_inside_their_transactions() {
     let db = Db::fresh().await;
     let mut listener = PgListener::connect(db.url()).await.unwrap();
@@ -122,7 +145,7 @@ async fn each_move_of_a_job_wakes_whoever_goes_on_with_it() {
     let later = NewJob { run_at: Some(Utc::now() + TimeDelta::hours(1)), ..db.new_job() };
     db.accept_all(std::slice::from_ref(&later)).await;
     assert_eq!(ear.told(), [Ready, Scheduled, Outbox], "accepted for later");
-    store.accepted(&[later.id]).await.unwrap();
+    store.look_up(&Flush::default(), &[later.id]).await.unwrap();
     assert_eq!(ear.told(), [Ready, Scheduled, Outbox], "accepted, and the answer was lost");
 
     let offers = [db.offer(1)];

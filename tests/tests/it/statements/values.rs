@@ -49,7 +49,7 @@ pub(crate) const VALUES: &[Values] = &[
         "filled.jobs(300001, 2), filled.ids(1, 2), '{tiny-a,tiny-a}', '{tiny-a,tiny-a}', '{tiny-a,tiny-a}', '{/api/chat,/api/chat}', \
          '{a,b}', '{0,0}', '{3,3}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', \
          array[NULL, now() + interval '1 hour'], array[now() + interval '1 day', now() + interval '1 day'], '{NULL,NULL}', '{NULL,NULL}', '{key 40001,new}', \
-         array['\\x00'::bytea, '\\x00'], 24"]),
+         array['\\x00'::bytea, '\\x00'], 24, 1, now() + interval '1 hour'"]),
     values("accepted", Few, &["filled.jobs(150000, 50)"]),
     values("address_named", Few, &["'client 3'"]),
     values("artifact_head", Few, &["filled.job(150000), filled.id(2), 'completion'"]),
@@ -93,6 +93,7 @@ pub(crate) const VALUES: &[Values] = &[
         "filled.id(1), filled.job(150000), 'done', NULL, 51",
         "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, 'tiny-a', 10001",
         "NULL, 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, 51"]),
+    values("flush_is_over", Few, &["1, now()"]),
     values("foreign_leases", Few, &["'host 2', filled.id(1)"]),
     values("has_ended", Few, &["filled.job(150000), filled.id(2)"]),
     values("hosts", DOCTOR, BARE),

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use foreman_runtime::background_error;
-use foreman_store::{Claimed, ClientId, Exit, Holder, JobId, LeaseNo, Offer, OwnLease, ulid_floor};
+use foreman_store::{
+    Claimed, ClientId, Exit, Holder, JobId, LeaseNo, Offer, OwnLease, StoreError, ulid_floor,
+};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::Floor;
 use crate::liveness::Spell;
-use crate::patience::{NoAnswer, within};
 use crate::runner::drain::Next;
 use crate::runner::job::{Job, Lane};
 use crate::runner::load::Key;
@@ -55,12 +56,12 @@ impl Waiting {
 pub(crate) enum Answer {
     Claimed {
         order: Order,
-        result: Result<Vec<Claimed>, NoAnswer>,
+        result: Result<Vec<Claimed>, StoreError>,
     },
     /// What we hold by Postgres' account, after it dropped what cannot be run, and what we knew of when it was asked.
     Own {
         known: HashSet<LeaseNo>,
-        result: Result<(Vec<JobId>, Vec<OwnLease>), NoAnswer>,
+        result: Result<(Vec<JobId>, Vec<OwnLease>), StoreError>,
     },
 }
 
@@ -185,13 +186,13 @@ impl Floor {
     }
 
     fn claim(&self, holder: Holder, order: Order) -> BoxFuture<'static, Answer> {
-        let (store, patience) = (self.store.clone(), self.patience());
+        let store = self.store.clone();
         async move {
             let (key, offers, limit) = (order.key.as_str(), &order.offers, order.limit);
             let result = if order.begins {
-                within(patience, store.claim_and_begin(&holder, key, offers, limit)).await
+                store.claim_and_begin(&holder, key, offers, limit).await
             } else {
-                within(patience, store.claim(&holder, key, offers, limit)).await
+                store.claim(&holder, key, offers, limit).await
             };
             Answer::Claimed { order, result }
         }
@@ -200,7 +201,7 @@ impl Floor {
 
     fn ask_for_own(&self) -> Option<BoxFuture<'static, Answer>> {
         let id = self.worker.liveness.id()?;
-        let (store, patience) = (self.store.clone(), self.patience());
+        let store = self.store.clone();
         let running = self.running.values().map(|running| running.number());
         let held = self.held.iter().map(|job| job.lease.no);
         let known = running.chain(held).chain(self.unsettled.keys().copied()).collect();
@@ -209,27 +210,22 @@ impl Floor {
                 let dropped = store.drop_leases_without_request(id).await?;
                 Ok((dropped, store.own_leases(id).await?))
             };
-            Answer::Own { known, result: within(patience, look).await }
+            Answer::Own { known, result: look.await }
         };
         Some(question.boxed())
     }
 
-    /// Long enough for a busy Postgres, and short enough that a lost answer does not cost the lease.
-    fn patience(&self) -> Duration {
-        self.worker.config.lease_ttl / 4
-    }
-
     pub(super) fn answered(&mut self, answer: Answer, now: Instant) {
-        let no_answer = match answer {
+        let error = match answer {
             Answer::Claimed { order, result: Ok(claimed) } => {
                 self.ask_delay = FIRST_DELAY;
                 self.claimed(&order, claimed, now);
                 None
             }
-            Answer::Claimed { result: Err(no_answer), .. } => {
+            Answer::Claimed { result: Err(error), .. } => {
                 // What may have been claimed without our knowing stands among our own leases.
-                self.look_at_own |= no_answer.outcome_is_unknown();
-                Some(no_answer)
+                self.look_at_own |= error.outcome_is_unknown();
+                Some(error)
             }
             Answer::Own { known, result: Ok((dropped, own)) } => {
                 self.look_at_own = false;
@@ -239,10 +235,10 @@ impl Floor {
                 self.hand_back_unknown(&known, own);
                 None
             }
-            Answer::Own { result: Err(no_answer), .. } => Some(no_answer),
+            Answer::Own { result: Err(error), .. } => Some(error),
         };
-        if let Some(no_answer) = no_answer {
-            background_error!("claim", no_answer);
+        if let Some(error) = error {
+            background_error!("claim", error);
             self.ask_again_at = now + self.ask_delay;
             self.ask_delay = (self.ask_delay * 2).min(LONGEST_DELAY);
         }
