@@ -14,6 +14,7 @@ mod pooled;
 mod rules;
 mod several_clients;
 mod several_hosts;
+mod silent_postgres;
 mod stack;
 mod standing_by;
 mod statements;
