@@ -1,8 +1,7 @@
 //! Who asks. A handler can only speak of jobs with the scope that it gets from a [`Caller`], and a caller is made here
 //! alone, before anything of the body is read.
 
-use std::error::Error;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +9,17 @@ use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use foreman_runtime::background::one_line;
-use foreman_store::{ClientId, KeyDigest, Scope, SignedIn, Store, StoreError};
+use foreman_store::{AddressClient, ClientId, KeyDigest, Scope, SignedIn, Store, StoreError};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
+use crate::allowance::Allowance;
 use crate::app::Shared;
 use crate::config::Access;
 use crate::problem::Problem;
+use crate::shares::{Refusals, Resource};
 use crate::site::Foreign;
-use crate::source_address::source_address;
+use crate::source_address::{client_name, source_address};
 
 /// How long an answer of the database is believed, so that accepting a job costs no query for its client. A revoked
 /// key is good for no longer than this.
@@ -34,6 +35,17 @@ const REGULAR_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// neither take the connections of others nor fill the memory.
 const STRANGERS_AT_ONCE: usize = 2;
 const STRANGERS_WAITING: usize = 256;
+
+/// Addresses that may become clients at once, and how often after that: a large office that comes to work, and no more
+/// than 86,400 rows a day.
+const NEWCOMERS_AT_ONCE: u32 = 256;
+const NEWCOMER_EACH: Duration = Duration::from_secs(1);
+
+const NEWCOMERS: Resource = Resource {
+    name: "new_addresses",
+    code: "busy",
+    error: "more new addresses come than are let in; try again when the time in Retry-After has passed",
+};
 
 /// A client that has proved who it is.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +80,9 @@ pub(crate) struct Auth {
     access: Access,
     store: Store,
     keys: Cache<KeyDigest, Option<SignedIn>>,
-    addresses: Cache<IpAddr, Option<SignedIn>>,
+    /// By the names that addresses have as clients.
+    addresses: Cache<String, Option<SignedIn>>,
+    newcomers: Newcomers,
     /// Keys that were good when they were last looked up.
     regulars: Cache<KeyDigest, ()>,
     strangers: Strangers,
@@ -80,13 +94,21 @@ struct Strangers {
     at_once: Semaphore,
 }
 
-/// Why it is not known whose key this is.
+/// Addresses that become clients. Whoever has many can make a row for each, so that there is one allowance for all.
+struct Newcomers {
+    allowance: Allowance<()>,
+    refusals: Refusals,
+}
+
+/// Why it is not known who this is.
 #[derive(Debug, thiserror::Error)]
 enum LookupError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("too many unknown keys are being looked up")]
     TooManyStrangers,
+    #[error("too many new addresses come at once")]
+    TooManyNewcomers(Duration),
 }
 
 impl Auth {
@@ -97,6 +119,10 @@ impl Auth {
             keys: Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED_FOR).build(),
             addresses: Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED_FOR).build(),
             regulars: Cache::builder().max_capacity(REMEMBERED).time_to_live(REGULAR_FOR).build(),
+            newcomers: Newcomers {
+                allowance: Allowance::new(NEWCOMERS_AT_ONCE, NEWCOMER_EACH),
+                refusals: Refusals::new(NEWCOMERS),
+            },
             strangers: Strangers {
                 waiting: Semaphore::new(STRANGERS_WAITING),
                 at_once: Semaphore::new(STRANGERS_AT_ONCE),
@@ -120,13 +146,26 @@ impl Auth {
         Ok(found)
     }
 
+    async fn look_up_address(&self, name: &str) -> Result<Option<SignedIn>, LookupError> {
+        let mut found = self.store.address_client(name).await?;
+        if found == AddressClient::Unseen {
+            self.newcomers.allowance.take(()).map_err(LookupError::TooManyNewcomers)?;
+            self.store.create_address_client(name).await?;
+            found = self.store.address_client(name).await?;
+        }
+        Ok(match found {
+            AddressClient::Known(signed_in) => Some(signed_in),
+            AddressClient::Revoked | AddressClient::Unseen => None,
+        })
+    }
+
     async fn caller(&self, parts: &Parts) -> Result<Caller, Problem> {
         match &self.access {
             Access::Keys => {
                 let key = bearer(&parts.headers)?;
                 let digest = KeyDigest::of(key);
                 let found = self.keys.try_get_with(digest, self.look_up(digest)).await;
-                found.map_err(not_looked_up)?.map(Caller::from).ok_or_else(key_wrong)
+                found.map_err(|error| self.not_looked_up(error))?.map(Caller::from).ok_or_else(key_wrong)
             }
             Access::Addresses { site, proxies } => {
                 site.check(&parts.uri, &parts.headers).map_err(foreign)?;
@@ -135,9 +174,30 @@ impl Auth {
                     .get::<ConnectInfo<SocketAddr>>()
                     .copied()
                     .ok_or_else(Problem::internal)?;
-                let address = source_address(peer, &parts.headers, proxies);
-                let found = self.addresses.try_get_with(address, self.store.address_client(address)).await;
-                found.map_err(away)?.map(Caller::from).ok_or_else(address_revoked)
+                let name = client_name(source_address(peer, &parts.headers, proxies));
+                let found = self.addresses.try_get_with_by_ref(&name, self.look_up_address(&name)).await;
+                found
+                    .map_err(|error| self.not_looked_up(error))?
+                    .map(Caller::from)
+                    .ok_or_else(address_revoked)
+            }
+        }
+    }
+}
+
+impl Auth {
+    /// One lookup serves all who wait for the same answer, so its error is shared.
+    fn not_looked_up(&self, error: Arc<LookupError>) -> Problem {
+        match *error {
+            LookupError::TooManyStrangers => {
+                let error =
+                    "too many unknown keys are being looked up at this moment; try again in a few seconds";
+                Problem::unavailable("too_many_strangers", error).retry_after(Duration::from_secs(2))
+            }
+            LookupError::TooManyNewcomers(wait) => self.newcomers.refusals.whole_is_used().retry_after(wait),
+            LookupError::Store(_) => {
+                tracing::warn!(error = one_line(error), "a client could not be looked up");
+                Problem::unavailable("database_away", "the database does not answer; try again in a moment")
             }
         }
     }
@@ -148,20 +208,6 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let value = headers.get(header::AUTHORIZATION).ok_or_else(key_missing)?;
     let (scheme, key) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(key_wrong)?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(key.trim()) } else { Err(key_missing()) }
-}
-
-/// One lookup serves all who wait for the same answer, so its error is shared.
-fn not_looked_up(error: Arc<LookupError>) -> Problem {
-    if matches!(*error, LookupError::TooManyStrangers) {
-        let error = "too many unknown keys are being looked up at this moment; try again in a few seconds";
-        return Problem::unavailable("too_many_strangers", error).retry_after(Duration::from_secs(2));
-    }
-    away(error)
-}
-
-fn away<E: Error + Send + Sync + 'static>(error: Arc<E>) -> Problem {
-    tracing::warn!(error = one_line(error), "a client could not be looked up");
-    Problem::unavailable("database_away", "the database does not answer; try again in a moment")
 }
 
 fn key_missing() -> Problem {

@@ -1,4 +1,4 @@
-//! How much a client may have waiting.
+//! How much a client may have waiting, and how much it may store a day (`stored`).
 //!
 //! Nobody keeps a counter in the database: it would be the one row that every accept fights for. Each api estimates
 //! instead: what it last counted, and what it has let in since. Jobs that end only make the estimate too high, and near
@@ -16,6 +16,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::problem::Problem;
 
+mod stored;
+
+use stored::Reserved;
+pub(crate) use stored::StoredBytes;
+
 /// How long a count is good near the limit.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
@@ -29,6 +34,7 @@ const REMEMBERED: usize = 10_000;
 pub(crate) struct QueueLimits {
     store: Store,
     max: Queued,
+    stored: StoredBytes,
     clients: Mutex<HashMap<ClientId, Arc<Tally>>>,
 }
 
@@ -54,31 +60,43 @@ struct Estimate {
 
 /// Room in the queue for one job; given back when dropped, unless the job was accepted.
 #[derive(Debug)]
-pub(crate) struct Admission {
+struct Place {
     tally: Arc<Tally>,
     bytes: u64,
     is_kept: bool,
 }
 
+/// A job that may be submitted: there is room for it in its client's queue and in its client's day.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    place: Place,
+    stored: Reserved,
+}
+
 enum Verdict {
-    In(Admission),
+    In(Place),
     Full,
     /// Only a new count can tell.
     Count,
 }
 
 impl QueueLimits {
-    pub(crate) fn new(store: Store, max: Queued) -> Self {
-        Self { store, max, clients: Mutex::default() }
+    pub(crate) fn new(store: Store, max: Queued, stored: StoredBytes) -> Self {
+        Self { store, max, stored, clients: Mutex::default() }
     }
 
     /// Lets one more job of this client in, with so many bytes of body.
     pub(crate) async fn admit(&self, client: ClientId, bytes: usize) -> Result<Admission, Problem> {
         let bytes = bytes as u64;
+        let stored = self.stored.reserve(client, bytes).await?;
+        Ok(Admission { place: self.place(client, bytes).await?, stored })
+    }
+
+    async fn place(&self, client: ClientId, bytes: u64) -> Result<Place, Problem> {
         let tally = self.tally(client);
         loop {
             match self.judge(&tally, bytes) {
-                Verdict::In(admission) => return Ok(admission),
+                Verdict::In(place) => return Ok(place),
                 Verdict::Full => return Err(self.full()),
                 Verdict::Count => {}
             }
@@ -125,7 +143,7 @@ impl QueueLimits {
             Some(counted_at) if is_near && counted_at.elapsed() >= GOOD_FOR => Verdict::Count,
             Some(_) if fits => {
                 estimate.add(bytes);
-                Verdict::In(Admission { tally: Arc::clone(tally), bytes, is_kept: false })
+                Verdict::In(Place { tally: Arc::clone(tally), bytes, is_kept: false })
             }
             Some(_) if estimate.is_doubtful => Verdict::Count,
             Some(_) => Verdict::Full,
@@ -160,11 +178,12 @@ impl Estimate {
 impl Admission {
     /// The job is in the queue: it is counted from now on.
     pub(crate) fn keep(mut self) {
-        self.is_kept = true;
+        self.place.is_kept = true;
+        self.stored.keep();
     }
 }
 
-impl Drop for Admission {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut estimate = self.tally.estimate();
         estimate.under_way.jobs -= 1;

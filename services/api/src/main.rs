@@ -54,7 +54,7 @@ use auth::Auth;
 use config::Config;
 use inventory::Inventory;
 use jitter::jittered;
-use limits::QueueLimits;
+use limits::{QueueLimits, StoredBytes};
 use queue::Queue;
 use reads::Reads;
 use routes::deliveries::Redeliveries;
@@ -97,11 +97,12 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     wait_for_postgres(&store).await;
 
     let (submitter, queue) = Submitter::new();
+    let stored = StoredBytes::new(store.clone(), config.max_daily_bytes);
     let app = Arc::new(App {
         // Over a connection of its own, so that nobody's sign-in waits behind somebody's reads.
         auth: Auth::new(config.access, store.on_own_connection()),
         inventory: Inventory::new(store.clone()),
-        limits: QueueLimits::new(store.clone(), config.max_queued),
+        limits: QueueLimits::new(store.clone(), config.max_queued, stored.clone()),
         submitter,
         queue: Queue::new(store.clone()),
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
@@ -129,6 +130,11 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let no_more = last_request.clone();
     process.shutdown.spawn("submit", async move {
         writer.run(queue, no_more).await;
+        anyhow::Ok(())
+    });
+    let no_more = last_request.clone();
+    process.shutdown.spawn("stored-bytes", async move {
+        stored.run(&no_more).await;
         anyhow::Ok(())
     });
     let shutdown = process.shutdown.clone();

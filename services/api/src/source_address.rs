@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{HeaderMap, HeaderName};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -25,6 +25,18 @@ pub(crate) fn source_address(peer: SocketAddr, headers: &HeaderMap, proxies: &[I
         }
     }
     source
+}
+
+/// How many bits of an IPv6 address name a network. Its machines take any address within it, and as many as they like.
+const V6_NETWORK: u8 = 64;
+
+/// The name by which an address is a client: of IPv6 the network, else the address itself.
+pub(crate) fn client_name(address: IpAddr) -> String {
+    let network = match address {
+        IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Net::new(v6, V6_NETWORK).ok(),
+        _ => None,
+    };
+    network.map_or_else(|| address.to_string(), |network| network.trunc().to_string())
 }
 
 /// An address, with a port perhaps, as some proxies write it.
@@ -59,6 +71,15 @@ mod tests {
         assert_eq!(source("10.0.0.1", &["1.1.1.1, 198.51.100.7, 10.9.9.9"]), "198.51.100.7");
         assert_eq!(source("10.0.0.1", &["1.1.1.1", "198.51.100.7:4711"]), "198.51.100.7");
         assert_eq!(source("fd00::1", &["[2001:db8::1]:443"]), "2001:db8::1");
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_client() {
+        let name = |address: &str| client_name(address.parse().unwrap());
+        assert_eq!(name("2001:db8:1:2:aaaa::1"), "2001:db8:1:2::/64");
+        assert_eq!(name("2001:db8:1:2::"), "2001:db8:1:2::/64");
+        assert_eq!(name("2001:db8:1:3::"), "2001:db8:1:3::/64");
+        assert_eq!((name("::1"), name("192.0.2.1")), ("::1".to_owned(), "192.0.2.1".to_owned()));
     }
 
     #[test]

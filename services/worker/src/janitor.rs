@@ -33,6 +33,8 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
         sweep::run(&worker, sweep::OldDeliveries(shared()), sweep::SOMETIMES),
         sweep::run(&worker, sweep::IdempotencyKeys(shared()), sweep::SOMETIMES),
         sweep::run(&worker, sweep::Lanes(shared()), sweep::SOMETIMES),
+        sweep::run(&worker, sweep::StoredBytes(shared()), sweep::RARELY),
+        sweep::run(&worker, sweep::AddressClients(shared()), sweep::RARELY),
     );
     Ok(())
 }

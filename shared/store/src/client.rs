@@ -3,7 +3,7 @@
 //! A key is stored as its digest alone. It holds 256 random bits, so that a plain SHA-256 cannot be searched back and
 //! the lookup by digest tells nothing by its time. Key and secret leave this file in clear once, when they are made.
 
-use std::{collections::HashMap, fmt, net::IpAddr};
+use std::{collections::HashMap, fmt};
 
 use base64::{
     Engine,
@@ -12,7 +12,7 @@ use base64::{
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
-use crate::{ClientId, Seal, Store, StoreError, seal::UnsealError};
+use crate::{ClientId, Seal, Store, StoreError, address::ADDRESS_PREFIX, seal::UnsealError};
 
 /// What every key begins with, so that people and secret scanners know one when they see it.
 const KEY_PREFIX: &str = "fk_";
@@ -25,9 +25,6 @@ const SECRET_BYTES: usize = 24;
 const ROTATION_HOURS: i32 = 24;
 
 const MAX_NAME_CHARS: usize = 200;
-
-/// The names of clients that are source addresses begin so.
-const ADDRESS_PREFIX: &str = "address ";
 
 /// The digest of an API key: what is stored and looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type)]
@@ -240,38 +237,6 @@ impl Store {
         .await?;
         conn.done().await?;
         Ok(signed_in)
-    }
-
-    /// The client that a source address is, made when it is first seen; `None` if the operator revoked it.
-    pub async fn address_client(&self, address: IpAddr) -> Result<Option<SignedIn>, StoreError> {
-        let name = format!("{ADDRESS_PREFIX}{}", address.to_canonical());
-        if let Some(found) = self.address_named(&name).await? {
-            return Ok(found);
-        }
-        let mut conn = self.open().await?;
-        sqlx::query!(
-            "-- create_address_client
-            INSERT INTO client (id, name) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
-            ClientId::generate().uuid(),
-            name
-        )
-        .execute(&mut conn)
-        .await?;
-        conn.done().await?;
-        Ok(self.address_named(&name).await?.flatten())
-    }
-
-    async fn address_named(&self, name: &str) -> Result<Option<Option<SignedIn>>, StoreError> {
-        let mut conn = self.open().await?;
-        let found = sqlx::query!(
-            r#"-- address_named
-            SELECT id AS "client: ClientId", is_admin, revoked_at IS NOT NULL AS "revoked!" FROM client WHERE name = $1"#,
-            name
-        )
-        .fetch_optional(&mut conn)
-        .await?;
-        conn.done().await?;
-        Ok(found.map(|row| (!row.revoked).then_some(SignedIn { client: row.client, is_admin: row.is_admin })))
     }
 
     /// The secrets that sign each client's webhooks, the current one first, and during a rotation the one before.

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use sha2::{Digest, Sha256};
 use ulid::Ulid;
 use uuid::Uuid;
 
@@ -81,6 +82,10 @@ ulid_id!(
     ClientId
 );
 ulid_id!(
+    /// One api process, from its start to its end.
+    ApiId
+);
+ulid_id!(
     /// One worker process, from its start to its end.
     WorkerId
 );
@@ -88,6 +93,13 @@ ulid_id!(
     /// One webhook on its way to one receiver.
     DeliveryId
 );
+
+impl ClientId {
+    /// The id of a client that follows from its name.
+    pub(crate) fn derive(name: &str) -> Self {
+        Self(derived(&[name.as_bytes()]))
+    }
+}
 
 /// One receiver: a client together with an origin. Derived, so that whoever names the pair names the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
@@ -97,12 +109,7 @@ pub struct LaneId(pub(crate) Uuid);
 impl LaneId {
     /// The lane of this client's webhooks to this origin (`scheme://host:port`).
     pub fn derive(client: ClientId, origin: &str) -> Self {
-        use sha2::{Digest, Sha256};
-        let digest =
-            Sha256::new().chain_update(client.0.as_bytes()).chain_update(origin.as_bytes()).finalize();
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&digest[..16]);
-        Self(Uuid::from_bytes(bytes))
+        Self(derived(&[client.0.as_bytes(), origin.as_bytes()]))
     }
 
     /// The 128 bits as Postgres keeps them.
@@ -121,6 +128,13 @@ impl From<Uuid> for LaneId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct LeaseNo(pub i64);
+
+fn derived(parts: &[&[u8]]) -> Uuid {
+    let digest = parts.iter().fold(Sha256::new(), Sha256::chain_update).finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    Uuid::from_bytes(bytes)
+}
 
 #[cfg(test)]
 mod tests {

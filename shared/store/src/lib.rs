@@ -3,6 +3,7 @@
 //! A [`Store`] is a handle on one Postgres. Its methods each run one statement, or one short transaction that never
 //! stays open while anything but Postgres is being talked to.
 
+mod address;
 mod artifact;
 mod checkup;
 mod client;
@@ -35,12 +36,14 @@ mod schema;
 mod seal;
 mod state;
 mod statistics;
+mod stored;
 mod transition;
 mod upkeep;
 mod view;
 pub mod wake;
 mod worker;
 
+pub use address::AddressClient;
 pub use artifact::{ArtifactHead, ArtifactView};
 pub use checkup::{
     ClientSecret, HostRow, OpenTransaction, OrphanedLeases, Place, Reached, Rights, SchemaState,
@@ -58,7 +61,7 @@ pub use error::StoreError;
 pub use gauges::{DeliveryBacklog, ModelBacklog};
 pub use history::{JobEvent, JobHistory};
 pub use host::{HostOffer, PublishedModel};
-pub use id::{ClientId, DeliveryId, JobId, LaneId, LeaseNo, WorkerId};
+pub use id::{ApiId, ClientId, DeliveryId, JobId, LaneId, LeaseNo, WorkerId};
 pub use inventory::{Inventory, KnownModel};
 pub use job::{AcceptError, Acceptance, Flush, IdempotencyKey, NewJob, Receiver};
 pub use lane::{KnownLane, LaneHead, Lanes};

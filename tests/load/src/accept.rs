@@ -98,7 +98,7 @@ fn load(address: &str, begin: Instant, end: Instant) -> anyhow::Result<Seen> {
 }
 
 /// Without a worker somebody must say which models there are.
-async fn publish_model(db: &Db) {
+pub(crate) async fn publish_model(db: &Db) {
     let holder = db.holder().await;
     let model =
         PublishedModel { canonical: "tiny-a:latest".to_owned(), label: MODEL.to_owned(), completes: true };

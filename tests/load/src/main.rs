@@ -20,6 +20,7 @@ mod quiet;
 mod run;
 mod server;
 mod services;
+mod shares;
 mod statements;
 mod workload;
 
@@ -29,6 +30,7 @@ use measure::{Row, Sample, Scenario};
 use programs::Programs;
 use quiet::Quiet;
 use run::Run;
+use shares::Shares;
 use statements::Statements;
 
 /// Measures Foreman against baselines on this machine and prints a table in Markdown.
@@ -63,6 +65,8 @@ enum Name {
     Deliver,
     /// Single jobs on an idle system: how long each step takes, beside a direct request.
     Quiet,
+    /// Single requests of one client, alone and beside another client that takes whatever it gets.
+    Shares,
 }
 
 #[tokio::main]
@@ -78,6 +82,7 @@ async fn main() -> anyhow::Result<()> {
     let statements = if options.statements { Some(Statements::of(&cluster).await) } else { None };
     let scale = if options.quick { Scale::quick() } else { Scale::full() };
     let (mut rows, mut quiet) = (Vec::new(), String::new());
+    let mut shares = String::new();
     for name in Name::value_variants() {
         if !options.scenario.is_empty() && !options.scenario.contains(name) {
             continue;
@@ -91,6 +96,10 @@ async fn main() -> anyhow::Result<()> {
                 quiet = Quiet::start(&cluster, &scale)?.measure(contenders, repeats).await?;
                 continue;
             }
+            Name::Shares => {
+                shares = Shares::new(&cluster, &scale).measure(contenders).await?;
+                continue;
+            }
         };
         rows.extend(result?);
     }
@@ -98,6 +107,7 @@ async fn main() -> anyhow::Result<()> {
         say(&measure::table(&rows));
     }
     say(&quiet);
+    say(&shares);
     Ok(())
 }
 
@@ -106,6 +116,9 @@ struct Scale {
     accept_for: Duration,
     jobs: usize,
     deliveries: usize,
+    /// Jobs that the greedy client has in its queue.
+    queued: usize,
+    shares_for: Duration,
     /// For each rate.
     quiet_for: [Duration; 3],
 }
@@ -113,12 +126,26 @@ struct Scale {
 impl Scale {
     const fn full() -> Self {
         let quiet_for = [Duration::from_secs(20), Duration::from_secs(20), Duration::from_secs(10)];
-        Self { accept_for: Duration::from_secs(6), jobs: 20_000, deliveries: 20_000, quiet_for }
+        Self {
+            accept_for: Duration::from_secs(6),
+            jobs: 20_000,
+            deliveries: 20_000,
+            queued: 500_000,
+            shares_for: Duration::from_secs(20),
+            quiet_for,
+        }
     }
 
     const fn quick() -> Self {
         let quiet_for = [Duration::from_secs(2); 3];
-        Self { accept_for: Duration::from_secs(1), jobs: 2_000, deliveries: 2_000, quiet_for }
+        Self {
+            accept_for: Duration::from_secs(1),
+            jobs: 2_000,
+            deliveries: 2_000,
+            queued: 5_000,
+            shares_for: Duration::from_secs(3),
+            quiet_for,
+        }
     }
 }
 

@@ -12,18 +12,29 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    /// For which all callers are one client.
     pub(crate) async fn start(programs: &Programs, db: &Db) -> Self {
+        Self::with_auth(programs, db, "off").await
+    }
+
+    /// For whose callers have keys.
+    pub(crate) async fn with_keys(programs: &Programs, db: &Db) -> Self {
+        Self::with_auth(programs, db, "required").await
+    }
+
+    async fn with_auth(programs: &Programs, db: &Db, auth: &str) -> Self {
         let (address, ops) = (loopback(), loopback());
         let settings = [
             ("DATABASE_URL", db.url()),
             ("FOREMAN_API_ADDR", &address),
             ("FOREMAN_API_OPS_ADDR", &ops),
-            ("FOREMAN_AUTH", "off"),
+            ("FOREMAN_AUTH", auth),
             ("FOREMAN_LOG_FORMAT", "json"),
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
             // All jobs come from one address, and nothing runs them meanwhile.
             ("FOREMAN_CLIENT_MAX_QUEUED", "10000000"),
             ("FOREMAN_CLIENT_MAX_QUEUED_BYTES", "100GiB"),
+            ("FOREMAN_CLIENT_MAX_DAILY_BYTES", "1TiB"),
         ];
         let process = Process::start(&programs.path("foreman-api"), &[], &settings);
         ready(&ops).await;

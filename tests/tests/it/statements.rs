@@ -64,6 +64,7 @@ fn sql_type(name: &str) -> &'static str {
         "BoolArray" => "boolean[]",
         "Bytea" => "bytea",
         "ByteaArray" => "bytea[]",
+        "Date" => "date",
         "Timestamptz" => "timestamptz",
         "TimestamptzArray" => "timestamptz[]",
         other => panic!("say what {other} is in SQL"),

@@ -20,6 +20,9 @@ pub(super) const SOON: Duration = Duration::from_secs(1);
 /// For what only takes room.
 pub(super) const SOMETIMES: Duration = Duration::from_secs(60);
 
+/// For what is few, or dear to look for.
+pub(super) const RARELY: Duration = Duration::from_secs(3_600);
+
 /// Sweeps until the process stops.
 pub(super) async fn run(worker: &Worker, chore: impl Rounds, every: Duration) {
     background::repeat(chore, worker.shutdown.soft(), &Notify::new(), every).await;
@@ -80,5 +83,29 @@ impl Rounds for Lanes {
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         Ok(after(self.0.store.prune_lanes(BATCH.into()).await?))
+    }
+}
+
+/// Forgets what clients stored on days that are over.
+pub(super) struct StoredBytes(pub(super) Arc<Worker>);
+
+impl Rounds for StoredBytes {
+    const TASK: &'static str = "prune-stored-bytes";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        Ok(after(self.0.store.prune_stored_bytes(BATCH.into()).await?))
+    }
+}
+
+/// Forgets source addresses of which nothing is left.
+pub(super) struct AddressClients(pub(super) Arc<Worker>);
+
+impl Rounds for AddressClients {
+    const TASK: &'static str = "prune-address-clients";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        Ok(after(self.0.store.prune_address_clients(BATCH.into()).await?))
     }
 }

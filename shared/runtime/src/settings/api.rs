@@ -39,6 +39,11 @@ pub const CLIENT_MAX_QUEUED_BYTES: Setting = Setting::with_default(
     "4GiB",
     "bytes of queued request bodies a client may have; more are answered 429; each further api lets a tenth more in at most",
 );
+pub const CLIENT_MAX_DAILY_BYTES: Setting = Setting::with_default(
+    "FOREMAN_CLIENT_MAX_DAILY_BYTES",
+    "32GiB",
+    "bytes of request bodies a client may store a day (UTC), cancelled jobs included; more are answered 429",
+);
 pub const CLIENT_MAX_STREAMS: Setting = Setting::with_default(
     "FOREMAN_CLIENT_MAX_STREAMS",
     "200",
@@ -55,5 +60,6 @@ pub const ALL: &[Setting] = &[
     MAX_BODY,
     CLIENT_MAX_QUEUED,
     CLIENT_MAX_QUEUED_BYTES,
+    CLIENT_MAX_DAILY_BYTES,
     CLIENT_MAX_STREAMS,
 ];

@@ -1,6 +1,6 @@
 //! Who may see what: keys, addresses, and pages that are not ours.
 
-use foreman_store::Seal;
+use foreman_store::{AddressClient, NewJob, Seal};
 use foreman_tests::{Api, Db, eventually, http};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -216,6 +216,60 @@ async fn behind_a_trusted_proxy_clients_are_told_apart() {
     assert_eq!(through("198.51.100.1", &path).await["code"], json!("no_such_job"));
     let names: Vec<String> = db.values("SELECT name FROM client ORDER BY name").await;
     assert_eq!(names, ["address 198.51.100.1", "address 203.0.113.9"]);
+}
+
+#[tokio::test]
+async fn a_flood_of_new_addresses_makes_few_clients_and_an_ipv6_network_makes_one() {
+    let (db, api) = start(&[("FOREMAN_TRUSTED_PROXIES", "127.0.0.0/8")]).await;
+    let from = async |address: &str| {
+        let request = http().get(format!("{}/jobs", api.url)).header("x-forwarded-for", address);
+        request.send().await.unwrap()
+    };
+    for host in [":1", "2:3:4:5", "ffff::"] {
+        assert_eq!(from(&format!("2001:db8:1:2:{host}")).await.status(), 200);
+    }
+    let names: Vec<String> = db.values("SELECT name FROM client").await;
+    assert_eq!(names, ["address 2001:db8:1:2::/64"]);
+
+    // One of the 256 is taken, and there is one more for each second that this takes.
+    let mut known = 1;
+    let refused = loop {
+        let answer = from(&format!("2001:db8:{known:x}::1")).await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        known += 1;
+        assert!(known < 1_000, "nobody is refused");
+    };
+    assert!(known >= 256, "{known}");
+    assert_eq!(super::header(&refused, "retry-after"), "1");
+    assert_eq!(problem(refused, 503, "too many").await, "busy");
+    assert_eq!(from("2001:db8:1:2::7").await.status(), 200, "one that is known");
+}
+
+#[tokio::test]
+async fn an_address_of_which_nothing_is_left_is_forgotten_and_comes_back_as_the_same_client() {
+    let db = Db::fresh().await;
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"] {
+        db.store.create_address_client(address).await.unwrap();
+    }
+    let client = async |address: &str| match db.store.address_client(address).await.unwrap() {
+        AddressClient::Known(signed_in) => Some(signed_in.client),
+        AddressClient::Revoked | AddressClient::Unseen => None,
+    };
+    let idle = client("192.0.2.1").await.unwrap();
+    let busy = NewJob { client: client("192.0.2.2").await.unwrap(), ..db.new_job() };
+    db.accept_all(&[busy]).await;
+    db.store.revoke_client("address 192.0.2.3").await.unwrap();
+    db.store.create_client(&seal(), "team", false).await.unwrap();
+    db.run("UPDATE client SET created_at = now() - interval '2 days' WHERE name <> 'address 192.0.2.4'")
+        .await;
+    assert_eq!(db.store.prune_address_clients(100).await.unwrap(), 1);
+    let left: Vec<String> = db.values("SELECT name FROM client ORDER BY name").await;
+    assert_eq!(left, ["address 192.0.2.2", "address 192.0.2.3", "address 192.0.2.4", "team"]);
+    assert_eq!(client("192.0.2.1").await, None);
+    db.store.create_address_client("192.0.2.1").await.unwrap();
+    assert_eq!(client("192.0.2.1").await, Some(idle));
 }
 
 #[tokio::test]

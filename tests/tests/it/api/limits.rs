@@ -87,6 +87,39 @@ async fn each_further_api_adds_a_tenth_of_the_limit_at_most() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_stores_in_a_day_is_bounded_though_nothing_of_it_is_queued() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    let settings = [("FOREMAN_CLIENT_MAX_DAILY_BYTES", "4KiB"), ("FOREMAN_TRUSTED_PROXIES", "127.0.0.1")];
+    let large = format!(r#"{{"model":"tiny-a","prompt":"{}"}}"#, "x".repeat(3_000));
+    let mut api = Api::start(&db, &settings).await;
+    let job = submit(&api, &large).await;
+    ask(&api, Method::POST, &format!("/jobs/{job}/cancel")).send().await.unwrap();
+    for path in ["/jobs".to_owned(), format!("/jobs/{job}/retry")] {
+        let refused = post(&api, &path, large.clone()).await;
+        let wait: u64 = header(&refused, "retry-after").parse().unwrap();
+        assert!((1..=86_400).contains(&wait), "until midnight: {wait}");
+        assert_eq!(problem(refused, 429, &path).await, "daily_bytes_stored");
+    }
+    submit(&api, JOB).await;
+    let others =
+        ask(&api, Method::POST, "/jobs").header("x-forwarded-for", "203.0.113.9").body(large.clone());
+    assert_eq!(others.send().await.unwrap().status(), 202);
+
+    // What it has let in it tells before it ends, and another one knows it from the first request on.
+    api.process.terminate().await;
+    let again = Api::start(&db, &settings).await;
+    assert_eq!(
+        problem(post(&again, "/jobs", large.clone()).await, 429, "another api").await,
+        "daily_bytes_stored"
+    );
+    db.run("UPDATE stored_bytes SET day = day - 2").await;
+    let tomorrow = Api::start(&db, &settings).await;
+    assert_eq!(post(&tomorrow, "/jobs", large).await.status(), 202, "another day");
+    assert!(db.store.prune_stored_bytes(100).await.unwrap() >= 2);
+}
+
 #[tokio::test]
 async fn waiting_requests_are_limited_but_never_at_the_cost_of_a_job() {
     let (db, api) = start(&[("FOREMAN_CLIENT_MAX_STREAMS", "1")]).await;

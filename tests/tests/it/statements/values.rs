@@ -51,7 +51,7 @@ pub(crate) const VALUES: &[Values] = &[
          array[NULL, now() + interval '1 hour'], array[now() + interval '1 day', now() + interval '1 day'], '{NULL,NULL}', '{NULL,NULL}', '{key 40001,new}', \
          array['\\x00'::bytea, '\\x00'], 24, 1, now() + interval '1 hour'"]),
     values("accepted", Few, &["filled.jobs(150000, 50)"]),
-    values("address_named", Few, &["'client 3'"]),
+    values("address_client", Few, &["'client 3'"]),
     values("artifact_head", Few, &["filled.job(150000), filled.id(2), 'completion'"]),
     values("artifact_part", Few, &["filled.job(150000), filled.id(2), 'completion', 0, 100"]),
     values("artifacts_of", BATCH, &["filled.jobs(150000, 100), 100"]),
@@ -132,8 +132,10 @@ pub(crate) const VALUES: &[Values] = &[
     values("ping", Few, BARE),
     values("progress", BATCH, &["array_fill(filled.id(1), '{100}'), filled.jobs(99951, 100)"]),
     values("promote_jobs", Few, &["100"]),
+    values("prune_address_clients", WholeRooms("all addresses are looked at, once an hour"), &["100, 'address '"]),
     values("prune_idempotency_keys", Few, &["100"]),
     values("prune_lanes", WholeRooms("all receivers are looked at, once a minute"), &["100"]),
+    values("prune_stored_bytes", Few, &["100"]),
     values("publish_models", Few, &["'host 3', filled.id(3), 3, '{tiny-b}', '{tiny-b}', '{true}'"]),
     values("queue", WholeRooms("`GET /queue` is kept and shared, and rests in proportion"), BARE),
     values("queued", Pages(2_000.0, "a client's waiting jobs are counted up to a limit"), &["filled.id(2), 1000", "filled.id(1), 1000"]),
@@ -160,6 +162,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("table_exists", Few, &["'job'"]),
     values("take_host", Few, &["'host 3', filled.id(3), 'http://127.0.0.1:11434', 20, 4"]),
     values("take_turn_at_partitions", Few, BARE),
+    values("tell_stored_bytes", Few, &["filled.id(1), current_date, filled.ids(1, 2), '{1,2}'"]),
     values("today", Few, BARE),
     values("workers", DOCTOR, BARE),
 ];
