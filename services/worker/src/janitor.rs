@@ -8,6 +8,7 @@ mod missing;
 mod partitions;
 mod promote;
 mod rescue;
+mod since;
 mod statistics;
 mod sweep;
 
@@ -28,7 +29,7 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
         partitions::make(shared()),
         partitions::drop_old(shared()),
         statistics::run(shared()),
-        sweep::run(&worker, sweep::Expiry(shared()), sweep::SOON),
+        sweep::run(&worker, sweep::Expiry::new(shared()), sweep::SOON),
         sweep::run(&worker, missing::MissingModels::new(shared()), missing::EVERY),
         sweep::run(&worker, sweep::OldDeliveries(shared()), sweep::SOMETIMES),
         sweep::run(&worker, sweep::IdempotencyKeys(shared()), sweep::SOMETIMES),

@@ -525,14 +525,19 @@ impl Store {
 
     /// Ends waiting jobs whose time has passed, at most `limit` of each room. Returns how many.
     pub async fn expire(&self, limit: i64) -> Result<u64, StoreError> {
+        self.expire_since(DateTime::UNIX_EPOCH, limit).await
+    }
+
+    /// The same for those alone whose time has passed since this moment: steps over the entries of jobs long gone.
+    pub async fn expire_since(&self, since: DateTime<Utc>, limit: i64) -> Result<u64, StoreError> {
         let mut conn = self.open().await?;
         let hit = sqlx::query!(
             r#"-- expire_jobs
             WITH late_ready AS MATERIALIZED (
-                SELECT client_id, job_id FROM job_ready WHERE expires_at <= now()
+                SELECT client_id, job_id FROM job_ready WHERE expires_at <= now() AND expires_at >= $2
                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
             ), late_scheduled AS MATERIALIZED (
-                SELECT client_id, job_id FROM job_scheduled WHERE expires_at <= now()
+                SELECT client_id, job_id FROM job_scheduled WHERE expires_at <= now() AND expires_at >= $2
                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
             ), ready AS (
                 DELETE FROM job_ready r USING late_ready l WHERE r.client_id = l.client_id AND r.job_id = l.job_id
@@ -550,6 +555,7 @@ impl Store {
             INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
             SELECT job_id, seq, attempt, 'expired', 'queued', at FROM gone"#,
             limit,
+            since,
         )
         .execute(&mut conn)
         .await?;
@@ -619,11 +625,20 @@ impl Store {
     /// Moves scheduled jobs whose time has come to the ready ones, at most `limit`. Not a transition: both are
     /// `queued`. Returns how many, and when the next is due.
     pub async fn promote(&self, limit: i64) -> Result<(u64, Option<DateTime<Utc>>), StoreError> {
+        self.promote_since(DateTime::UNIX_EPOCH, limit).await
+    }
+
+    /// The same for those alone that came due since this moment: steps over the entries of jobs long gone.
+    pub async fn promote_since(
+        &self,
+        since: DateTime<Utc>,
+        limit: i64,
+    ) -> Result<(u64, Option<DateTime<Utc>>), StoreError> {
         let mut conn = self.open().await?;
         let hit = sqlx::query!(
             r#"-- promote_jobs
             WITH due AS MATERIALIZED (
-                SELECT client_id, job_id FROM job_scheduled WHERE due_at <= now()
+                SELECT client_id, job_id FROM job_scheduled WHERE due_at <= now() AND due_at >= $2
                 ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
             ), gone AS (
                 DELETE FROM job_scheduled s USING due WHERE s.client_id = due.client_id AND s.job_id = due.job_id
@@ -634,12 +649,14 @@ impl Store {
             SELECT client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes, eligible_at, expires_at
             FROM gone"#,
             limit,
+            since,
         )
         .execute(&mut conn)
         .await?;
         let next = sqlx::query_scalar!(
             "-- next_due
-            SELECT min(due_at) FROM job_scheduled"
+            SELECT min(due_at) FROM job_scheduled WHERE due_at >= $1",
+            since,
         )
         .fetch_one(&mut conn)
         .await?;

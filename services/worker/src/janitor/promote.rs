@@ -8,6 +8,7 @@ use foreman_store::{StoreError, wake::Topic};
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
+use crate::janitor::since::Since;
 use crate::worker::Worker;
 
 /// Jobs a round.
@@ -23,7 +24,8 @@ pub(super) async fn run(worker: Arc<Worker>) {
     let alarm = Arc::new(Alarm::new());
     // A job may be scheduled for sooner than the one that we wait for.
     let scheduled = worker.store.wakeups().subscribe(Topic::Scheduled);
-    let promotion = Promotion { worker: Arc::clone(&worker), alarm: Arc::clone(&alarm) };
+    let since = Since::new(Instant::now().into_std());
+    let promotion = Promotion { worker: Arc::clone(&worker), alarm: Arc::clone(&alarm), since };
     tokio::select! {
         () = background::repeat(promotion, worker.shutdown.soft(), &alarm.wake, POLL) => {}
         never = alarm.ring_for(scheduled) => match never {},
@@ -33,6 +35,7 @@ pub(super) async fn run(worker: Arc<Worker>) {
 struct Promotion {
     worker: Arc<Worker>,
     alarm: Arc<Alarm>,
+    since: Since,
 }
 
 impl Rounds for Promotion {
@@ -41,10 +44,13 @@ impl Rounds for Promotion {
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         let store = &self.worker.store;
-        let (promoted, next_due) = store.promote(BATCH.into()).await?;
+        let (began, postgres) = (Instant::now().into_std(), store.clock().now());
+        let (promoted, next_due) = store.promote_since(self.since.moment(began), BATCH.into()).await?;
+        let is_full = promoted >= BATCH.into();
+        self.since.learn(postgres, began, Instant::now().into_std(), is_full);
         // By our clock it may be due already where it is not yet by Postgres'.
         let next = next_due.map(|due| (due - store.clock().now()).to_std().unwrap_or_default().max(AGAIN));
         self.alarm.set(next.map(|wait| Instant::now() + wait));
-        Ok(if promoted >= BATCH.into() { Round::More } else { Round::Idle })
+        Ok(if is_full { Round::More } else { Round::Idle })
     }
 }

@@ -1,7 +1,7 @@
 //! Chores that go over what is due or old, a batch at a time, until nothing is left for now.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_store::StoreError;
@@ -10,6 +10,7 @@ use metrics::counter;
 use tokio::sync::Notify;
 
 use crate::dispatch::DELIVERIES;
+use crate::janitor::since::Since;
 use crate::worker::Worker;
 
 /// Rows a batch: some ten milliseconds.
@@ -34,14 +35,28 @@ fn after(found: u64) -> Round {
 }
 
 /// Ends waiting jobs whose `expires_at` has passed.
-pub(super) struct Expiry(pub(super) Arc<Worker>);
+pub(super) struct Expiry {
+    worker: Arc<Worker>,
+    since: Since,
+}
+
+impl Expiry {
+    pub(super) fn new(worker: Arc<Worker>) -> Self {
+        Self { worker, since: Since::new(Instant::now()) }
+    }
+}
 
 impl Rounds for Expiry {
     const TASK: &'static str = "expire";
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        Ok(after(self.0.store.expire(BATCH.into()).await?))
+        let store = &self.worker.store;
+        let (began, postgres) = (Instant::now(), store.clock().now());
+        // Jobs of each of two rooms: fewer than a batch in all are all there were.
+        let expired = store.expire_since(self.since.moment(began), BATCH.into()).await?;
+        self.since.learn(postgres, began, Instant::now(), expired >= BATCH.into());
+        Ok(after(expired))
     }
 }
 

@@ -112,3 +112,41 @@ async fn a_lower_bound_steps_over_the_dead_that_an_old_snapshot_keeps() {
     assert!(read < 50, "{read} entries were read for one job");
     snapshot.rollback().await.unwrap();
 }
+
+#[tokio::test]
+async fn chores_step_over_the_dead_that_an_old_snapshot_keeps() {
+    const JOBS: u64 = 4_000;
+    let db = Db::fresh().await;
+    let mut snapshot = db.pool.begin().await.unwrap();
+    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *snapshot).await.unwrap();
+    sqlx::query("SELECT FROM job").execute(&mut *snapshot).await.unwrap();
+    for _ in 0..JOBS / 500 {
+        db.accept(500).await;
+    }
+    db.run(
+        "WITH waiting AS (DELETE FROM job_ready RETURNING *)
+         INSERT INTO job_scheduled (client_id, job_id, load_key, priority, seq, bytes, due_at, eligible_at, expires_at)
+         SELECT client_id, job_id, load_key, priority, seq, bytes, now() - interval '1 hour', eligible_at,
+                now() - interval '1 minute'
+         FROM waiting",
+    )
+    .await;
+    assert_eq!(db.store.promote(10_000).await.unwrap().0, JOBS);
+    assert_eq!(db.store.expire(10_000).await.unwrap(), JOBS);
+    settle_statistics(&db, &db.store, 0).await;
+    let read = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes
+                WHERE indexrelname IN ('job_ready_expiry', 'job_scheduled_expiry', 'job_scheduled_due')";
+    let look = async |since: chrono::DateTime<chrono::Utc>| {
+        let before: i64 = db.value(read).await;
+        let store = db.another_store();
+        assert_eq!(store.promote_since(since, 1_000).await.unwrap(), (0, None));
+        assert_eq!(store.expire_since(since, 1_000).await.unwrap(), 0);
+        settle_statistics(&db, &store, 0).await;
+        db.value::<i64>(read).await - before
+    };
+    let recently = db.now().await - chrono::TimeDelta::seconds(2);
+    let (bounded, unbounded) = (look(recently).await, look(chrono::DateTime::UNIX_EPOCH).await);
+    assert!(unbounded >= 4_000, "only {unbounded} entries are there to be stepped over");
+    assert!(bounded < 50, "{bounded} entries were read for nothing");
+    snapshot.rollback().await.unwrap();
+}
