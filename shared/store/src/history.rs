@@ -39,7 +39,7 @@ impl Store {
         after: i32,
         inline_limit: i64,
     ) -> Result<Option<JobHistory>, StoreError> {
-        let mut conn = self.open().await?;
+        let mut conn = self.open_for(u64::try_from(inline_limit).unwrap_or(0)).await?;
         // One statement over both tables: between two the relay may carry an event past us.
         let rows = sqlx::query!(
             r#"-- job_history

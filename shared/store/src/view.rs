@@ -175,7 +175,7 @@ impl Store {
         inline_limit: i64,
     ) -> Result<Vec<JobView>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
-        let mut conn = self.open().await?;
+        let mut conn = self.open_for(u64::try_from(inline_limit).unwrap_or(0)).await?;
         // Each table is looked up by itself (`OFFSET 0` keeps Postgres from joining them in an order of its own): with
         // statistics that are old, or missing, it would walk a whole day's jobs for each id.
         let rows = sqlx::query!(
