@@ -1,6 +1,6 @@
 //! What one client can do to another: the other's `POST /jobs` and `GET /jobs/{id}`, alone and then beside a client that
 //! takes whatever it gets. That one has a long queue, lists it over many connections, hangs in the middle of large bodies
-//! and reads large artifacts slowly; what it is refused it asks for again at once.
+//! and reads large artifacts slowly; what it is refused it asks for again.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -33,6 +33,10 @@ const LARGE: usize = 32 << 20;
 
 /// What a slow reader reads a second: enough not to be taken for dead.
 const SLOWLY: usize = 13 << 10;
+
+/// How soon a connection that was refused or cut off comes back. Were it sooner, the sending of bodies that nobody takes
+/// would be all that is measured.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 /// How much worse than alone the other client may fare.
 const AIM: f64 = 3.0;
@@ -226,7 +230,7 @@ impl Caller {
 async fn again<F: Future<Output = anyhow::Result<()>>>(what: impl Fn() -> F) {
     loop {
         let _refused = what().await;
-        sleep(Duration::from_millis(20)).await;
+        sleep(COME_BACK).await;
     }
 }
 
