@@ -13,6 +13,8 @@ pub struct RelayBound {
     from: i64,
     /// What the bound becomes when the time for it has come.
     next: Option<Next>,
+    /// What the last turn took that took anything; `next` after the one that is waited for.
+    latest: Option<Next>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +40,11 @@ impl RelayBound {
             self.from = self.from.max(gone + 1);
             self.next = None;
         }
-        if let (None, Some((taken, own_number))) = (self.next, taken) {
-            self.next = Some(Next { taken, own_number });
+        if let Some((taken, own_number)) = taken {
+            self.latest = Some(Next { taken, own_number });
+        }
+        if self.next.is_none() {
+            self.next = self.latest.take();
         }
     }
 }
