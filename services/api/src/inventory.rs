@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use foreman_ollama::ModelName;
-use foreman_runtime::background_error;
+use foreman_runtime::{background_error, stalls};
 use foreman_store::{Inventory as Published, KnownModel, Store, StoreError, wake::Topic};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -44,7 +44,7 @@ impl Inventory {
     pub(crate) async fn run(&self, stop: &CancellationToken) {
         let mut published = self.store.wakeups().subscribe(Topic::Published);
         loop {
-            if let Err(error) = self.refresh().await {
+            if let Err(error) = stalls::round("inventory", stalls::USUAL, self.refresh()).await {
                 background_error!("inventory", error, "the models could not be read");
             }
             tokio::select! {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use foreman_runtime::background_error;
+use foreman_runtime::{background_error, stalls};
 use foreman_store::{ClientId, JobId, Progress, Store, StoreError, wake::Topic};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
@@ -118,7 +118,7 @@ impl Watch {
             }
             sleep_until(looked_at + SPACING).await;
             looked_at = Instant::now();
-            if let Err(error) = self.look(store).await {
+            if let Err(error) = stalls::round("watch", stalls::USUAL, self.look(store)).await {
                 background_error!("watch", error, "waiting requests could not be answered; they wait on");
                 sleep(POLL).await;
             }

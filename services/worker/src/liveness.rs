@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use foreman_runtime::background_error;
+use foreman_runtime::{background_error, stalls};
 use foreman_store::{Holder, Store, StoreError, WorkerId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -242,7 +242,7 @@ async fn within<T>(
     limit: Duration,
     statement: impl Future<Output = Result<T, StoreError>>,
 ) -> anyhow::Result<T> {
-    let answer = timeout(limit, statement).await;
+    let answer = stalls::round("liveness", stalls::USUAL, timeout(limit, statement)).await;
     Ok(answer.with_context(|| format!("Postgres did not answer within {limit:?}"))??)
 }
 

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metric;
+use crate::stalls;
 
 pub const BACKGROUND_ERRORS: Metric = Metric::labelled_counter(
     "foreman_background_errors_total",
@@ -64,6 +65,8 @@ pub enum Round {
 pub trait Rounds: Send {
     /// As metrics and logs name it.
     const TASK: &'static str;
+    /// How long a round may lawfully take; beyond that the loop stands still.
+    const LAWFUL: Duration = stalls::USUAL;
     type Error: Into<anyhow::Error>;
 
     /// May be written as `async fn`. It is never dropped in the middle.
@@ -78,7 +81,7 @@ pub trait Rounds: Send {
 pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, wake: &Notify, poll: Duration) {
     let mut delay = FIRST_DELAY;
     while !stop.is_cancelled() {
-        let round = rounds.run_once().await;
+        let round = stalls::round(R::TASK, R::LAWFUL, rounds.run_once()).await;
         if round.is_ok() {
             delay = FIRST_DELAY;
         }

@@ -13,6 +13,7 @@ pub mod tls;
 
 pub mod background;
 pub mod shutdown;
+pub mod stalls;
 
 mod descriptors;
 pub mod http;

@@ -11,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::background::BACKGROUND_ERRORS;
 use crate::http::crowd;
+use crate::stalls::{self, STALLED};
 
 mod snapshot;
 
@@ -101,6 +102,7 @@ impl Metrics {
             Self { recorded: handle, published: Arc::default() }
         });
         BACKGROUND_ERRORS.describe();
+        STALLED.describe();
         crowd::METRICS.iter().for_each(Metric::describe);
         declared.iter().copied().flatten().for_each(Metric::describe);
         metrics.clone()
@@ -108,6 +110,7 @@ impl Metrics {
 
     /// In Prometheus' text format.
     pub fn render(&self) -> String {
+        stalls::publish();
         let mut text = self.recorded.render();
         self.published.lock().unwrap_or_else(PoisonError::into_inner).render(&mut text);
         text

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::http::Limits;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
+use crate::stalls;
 
 /// Probes and scrapers are few. When somebody opens more connections, the idlest are closed, so that a probe is answered.
 pub(crate) const LIMITS: Limits = Limits {
@@ -75,11 +76,13 @@ async fn ready(readiness: &Readiness, shutdown: &Shutdown) -> Response {
     let checks = if shutdown.soft().is_cancelled() {
         vec![Check::new("running", Err("the process is stopping; use another one".to_owned()))]
     } else {
-        timeout(READY_WITHIN, readiness()).await.unwrap_or_else(|_| {
+        let mut checks = timeout(READY_WITHIN, readiness()).await.unwrap_or_else(|_| {
             let problem =
                 format!("the checks took longer than {} s; look for what hangs", READY_WITHIN.as_secs());
             vec![Check::new("checks", Err(problem))]
-        })
+        });
+        checks.push(Check::new("loops", stalls::check()));
+        checks
     };
     let failing: Vec<_> = checks.into_iter().filter(|check| check.problem.is_some()).collect();
     let status = if failing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -17,6 +17,7 @@ type Metric = (&'static str, &'static str, &'static [&'static str]);
 
 const BOTH: &[Metric] = &[
     ("foreman_background_errors_total", "counter", &["task"]),
+    ("foreman_loop_stalled_seconds", "gauge", &["task"]),
     ("foreman_connections", "gauge", &["listener"]),
     ("foreman_connections_shed_total", "counter", &["listener"]),
 ];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_runtime::{Shutdown, background_error};
+use foreman_runtime::{Shutdown, background_error, stalls};
 use foreman_store::{AcceptError, Acceptance, Flush, JobId, NewJob, Store, StoreError};
 use metrics::counter;
 use tokio::sync::oneshot;
@@ -23,6 +23,9 @@ const MAX_BYTES: usize = 8 << 20;
 /// others wait behind it.
 const CONFLICTS_FOR: Duration = Duration::from_secs(6);
 const CONFLICT_DELAY: Duration = Duration::from_millis(20);
+
+/// The largest flush, with its conflicts, over a thin line.
+const FLUSH: Duration = Duration::from_secs(120);
 
 /// How long we ask which jobs of a flush without an answer were accepted. A flush begins within 3 s, and Postgres ends it
 /// within 8.
@@ -73,7 +76,7 @@ impl Writer {
                 }
                 batch.push(next);
             }
-            self.flush(batch).await;
+            stalls::round("submit", FLUSH, self.flush(batch)).await;
         }
     }
 

@@ -56,6 +56,8 @@ struct Dropping {
 
 impl Rounds for Dropping {
     const TASK: &'static str = "drop-partitions";
+    /// It goes over whole tables.
+    const LAWFUL: Duration = Duration::from_secs(3_600);
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {

@@ -25,6 +25,8 @@ struct Analysis {
 
 impl Rounds for Analysis {
     const TASK: &'static str = "analyse";
+    /// It goes over whole tables.
+    const LAWFUL: Duration = Duration::from_secs(3_600);
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {

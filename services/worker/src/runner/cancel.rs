@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_runtime::background_error;
+use foreman_runtime::{background_error, stalls};
 use foreman_store::wake::Topic;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -18,7 +18,7 @@ pub(crate) async fn run(worker: Arc<Worker>, signals: mpsc::UnboundedSender<Sign
     let mut woken = worker.store.wakeups().subscribe(Topic::Cancel);
     loop {
         if let Some(id) = worker.liveness.id() {
-            match worker.store.cancelled_leases(id).await {
+            match stalls::round("cancel", stalls::USUAL, worker.store.cancelled_leases(id)).await {
                 Ok(numbers) if numbers.is_empty() => {}
                 Ok(numbers) => {
                     if signals.send(Signal::CancelAsked(numbers)).is_err() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use foreman_ollama::{Client, Failure, InstalledModel, ModelName, Verdict};
 use foreman_runtime::background::one_line;
-use foreman_runtime::background_error;
+use foreman_runtime::{background_error, stalls};
 use foreman_store::wake::{Topic, Wakeup};
 use foreman_store::{Holder, PublishedModel};
 use tokio::sync::{Notify, mpsc, watch};
@@ -115,7 +115,8 @@ impl HostWatch {
             return Instant::now() + INVENTORY;
         };
         let models: Vec<_> = published.into_values().collect();
-        match self.worker.store.publish_models(&holder, &models).await {
+        let publication = self.worker.store.publish_models(&holder, &models);
+        match stalls::round("inventory", stalls::USUAL, publication).await {
             Ok(_held) => Instant::now() + INVENTORY,
             Err(error) => {
                 background_error!("inventory", error);

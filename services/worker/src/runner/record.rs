@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use foreman_runtime::background_error;
+use foreman_runtime::{background_error, stalls};
 use foreman_store::{Begin, Exit, Lease, Phase, Settled, Store, StoreError};
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
@@ -33,6 +33,9 @@ const LARGE: usize = 1 << 20;
 /// about as much as 20 outcomes do, and no slot waits for it.
 const UNDER_LOAD: usize = 16;
 const GATHER_FOR: Duration = Duration::from_millis(5);
+
+/// A result of the largest kind has gone over a thin line by then.
+const WRITE: Duration = Duration::from_secs(300);
 
 /// The way to the tasks. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -146,7 +149,7 @@ impl Scribe {
                 return;
             }
             let asked: Vec<_> = batch.iter().map(|one| (&one.lease, one.phase)).collect();
-            match self.store.begin(&asked).await {
+            match stalls::round("begin", stalls::USUAL, self.store.begin(&asked)).await {
                 Ok(answers) => {
                     batch.drain(..).zip(answers).for_each(|(beginning, answer)| beginning.answer(answer));
                     return;
@@ -214,7 +217,7 @@ impl Scribe {
     async fn write(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
         let mut tries = Tries::default();
         loop {
-            match tries.store(&self.store).settle(exits).await {
+            match stalls::round("settle", WRITE, tries.store(&self.store).settle(exits)).await {
                 Err(refused @ StoreError::BadData(_)) => return Err(refused),
                 Err(error) => tries.failed("settle", error).await,
                 Ok(settled) => return Ok(settled),

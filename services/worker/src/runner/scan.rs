@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_ollama::LoadKey;
-use foreman_runtime::background_error;
+use foreman_runtime::{background_error, stalls};
 use foreman_store::wake::Topic;
 use foreman_store::{Holder, ReadyTriple};
 use tokio::sync::{mpsc, watch};
@@ -34,7 +34,7 @@ pub(crate) async fn run(
     let mut unreadable = BTreeSet::new();
     while command.wait_for(Option::is_some).await.is_ok() {
         let began = Instant::now();
-        match worker.store.ready_triples().await {
+        match stalls::round("scan", stalls::USUAL, worker.store.ready_triples()).await {
             Ok(triples) => {
                 let places = triples.into_iter().filter_map(|triple| read(triple, &mut unreadable)).collect();
                 if signals.send(Signal::Scanned(places)).is_err() {
