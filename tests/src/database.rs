@@ -10,8 +10,8 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
-    Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Holder, HostOffer, JobId, Lease, NewJob,
-    Offer, Phase, Reason, Store, WorkerId, ulid_floor,
+    Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Heartbeat, Holder, HostOffer, JobId,
+    Lease, NewJob, Offer, Phase, Reason, Rescued, Store, WorkerId, ulid_floor,
 };
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres,
@@ -257,13 +257,25 @@ impl Db {
         self.run(&format!("UPDATE host SET holder = NULL WHERE id = '{host}'")).await;
         let offer = HostOffer { id: host, url: "http://127.0.0.1:11434", slots: 4, ttl };
         self.store
-            .take_host(worker, &offer)
+            .take_host(worker, &offer, &[])
             .await
             .expect("a host row can be written")
             .expect("nobody holds it")
     }
 
-    /// Makes this worker look as if it had been silent for an hour.
+    /// The row of a worker as it stands.
+    pub async fn heartbeat(&self, holder: &Holder) -> Heartbeat {
+        let heartbeats = self.store.heartbeats().await.expect("the workers can be read");
+        heartbeats.into_iter().find(|one| one.worker == holder.worker).expect("the worker has a row")
+    }
+
+    /// Takes this worker for dead.
+    pub async fn rescue_from(&self, holder: &Holder) -> Rescued {
+        let dead = self.heartbeat(holder).await;
+        self.store.rescue(&[dead]).await.expect("a rescue gets an answer")
+    }
+
+    /// Makes this worker look as if it had been silent for an hour, or as if Postgres' clock had been set.
     pub async fn silence(&self, holder: &Holder) {
         let worker = holder.worker.uuid();
         self.run(&format!("UPDATE worker SET renewed_at = now() - interval '1 hour' WHERE id = '{worker}'"))

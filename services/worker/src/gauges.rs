@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::{Metric, Snapshot};
-use foreman_store::StoreError;
+use foreman_store::{StoreError, WorkerId};
 use tokio::sync::Notify;
 
 use crate::worker::Worker;
@@ -69,9 +69,14 @@ impl Rounds for Gauges {
 
 async fn read_if_mine(worker: &Worker) -> Result<Option<Snapshot>, StoreError> {
     match worker.liveness.id() {
-        Some(id) if worker.store.exports_gauges(id).await? => Ok(Some(read(worker).await?)),
+        Some(id) if is_mine(worker, id).await? => Ok(Some(read(worker).await?)),
         _ => Ok(None),
     }
+}
+
+async fn is_mine(worker: &Worker, id: WorkerId) -> Result<bool, StoreError> {
+    let dead = worker.peers.dead(&worker.store).await?;
+    worker.store.exports_gauges(id, &dead).await
 }
 
 async fn read(worker: &Worker) -> Result<Snapshot, StoreError> {

@@ -1,5 +1,5 @@
 //! The host lease: of all workers for one Ollama, the holder alone claims jobs. The others stand by, and take over when
-//! it is released or runs out.
+//! it is released or its holder is dead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,14 +49,19 @@ async fn stand_by(worker: &Worker) -> Holder {
     let mut spells = worker.liveness.spells();
     loop {
         let spell = going_on(&mut spells).await;
-        match worker.store.take_host(spell.worker, &offer).await {
+        let take = async {
+            let dead = worker.peers.dead(&worker.store).await?;
+            worker.store.take_host(spell.worker, &offer, &dead).await
+        };
+        match take.await {
             Ok(Some(holder)) if spell.goes_on() => return holder,
             // Taken, but too late to be used under this spell: the next attempt takes it again.
             Ok(_) => {}
             Err(error) => background_error!("host_lease", error),
         }
-        // An eighth leaves room to be there within a quarter of a TTL after the lease ran out.
-        _ = timeout(ttl / 8, freed.changed()).await;
+        // A renewal is seen so much later at most, and so much later a TTL of silence: together an eighth, which leaves
+        // room to be there within a quarter of a TTL after the holder might have renewed.
+        _ = timeout(ttl / 16, freed.changed()).await;
     }
 }
 
@@ -84,7 +89,11 @@ async fn lost(worker: &Worker, holder: &Holder) {
 async fn take_command(worker: &Worker, holder: &Holder, command: &watch::Sender<Option<Holder>>) {
     let mut moved = worker.store.wakeups().subscribe(Topic::Job);
     loop {
-        match worker.store.foreign_leases(holder).await {
+        let count = async {
+            let dead = worker.peers.dead(&worker.store).await?;
+            worker.store.foreign_leases(holder, &dead).await
+        };
+        match count.await {
             Ok(0) => break,
             Ok(_running) => _ = timeout(HANDOVER_POLL, moved.changed()).await,
             Err(error) => {
@@ -102,6 +111,6 @@ async fn release(worker: &Worker, holder: &Holder) {
         Ok(released) => {
             tracing::info!(host = holder.host, released, "released the host");
         }
-        Err(error) => background_error!("host_lease", error, "the host lease was left to run out"),
+        Err(error) => background_error!("host_lease", error, "the host stays ours until this worker is gone"),
     }
 }

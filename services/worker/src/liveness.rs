@@ -216,6 +216,7 @@ impl Identity<'_> {
                     } else {
                         // Half a TTL without a word, and nobody has noticed: on, but not as if nothing had been.
                         spell.ended.cancel();
+                        self.liveness.missed();
                         (spell, extend) = Spell::begin(id, until);
                         self.liveness.0.spell.send_replace(Some(spell.clone()));
                     }

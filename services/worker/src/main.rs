@@ -9,6 +9,7 @@ mod host_id;
 mod host_lease;
 mod large_reads;
 mod liveness;
+mod peers;
 mod readiness;
 mod stale;
 mod tries;
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use config::{Config, Role};
 use large_reads::LargeReads;
 use liveness::Liveness;
+use peers::Peers;
 use worker::Worker;
 
 const PROGRAM: Program = Program {
@@ -65,6 +67,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         large_reads: LargeReads::new(store.clone()),
         store,
         liveness: Liveness::new(config.lease_ttl),
+        peers: Peers::default(),
         shutdown: process.shutdown.clone(),
         metrics: process.metrics.clone(),
         config,

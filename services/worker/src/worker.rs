@@ -7,6 +7,7 @@ use foreman_store::Store;
 use crate::config::Config;
 use crate::large_reads::LargeReads;
 use crate::liveness::Liveness;
+use crate::peers::Peers;
 
 /// The process as its roles see it. One for all of them, shared.
 pub(crate) struct Worker {
@@ -15,6 +16,8 @@ pub(crate) struct Worker {
     pub large_reads: LargeReads,
     /// Under which id this process lives, and whether it still may act under it.
     pub liveness: Liveness,
+    /// Which other workers are dead.
+    pub peers: Peers,
     pub shutdown: Shutdown,
     pub metrics: Metrics,
 }

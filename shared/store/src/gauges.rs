@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::{Store, StoreError, WorkerId};
+use crate::worker::columns;
+use crate::{Heartbeat, Store, StoreError, WorkerId};
 
 /// The waiting jobs of one model.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,13 +24,20 @@ pub struct DeliveryBacklog {
 }
 
 impl Store {
-    /// Whether this worker is the one that speaks for all: of the live ones that relay, the one with the smallest id.
-    pub async fn exports_gauges(&self, worker: WorkerId) -> Result<bool, StoreError> {
+    /// Whether this worker is the one that speaks for all: of those that relay and are not `dead`, the one with the smallest
+    /// id.
+    pub async fn exports_gauges(&self, worker: WorkerId, dead: &[Heartbeat]) -> Result<bool, StoreError> {
+        let (dead, seen) = columns(dead);
         let mut conn = self.open().await?;
         let first = sqlx::query_scalar!(
             r#"-- exports_gauges
-            SELECT id AS "id: WorkerId" FROM worker
-            WHERE 'relay' = ANY(roles) AND clock_timestamp() < renewed_at + ttl ORDER BY id LIMIT 1"#
+            SELECT w.id AS "id: WorkerId" FROM worker w
+            WHERE 'relay' = ANY(w.roles) AND NOT EXISTS (
+                SELECT FROM unnest($1::uuid[], $2::timestamptz[]) AS dead (id, renewed_at)
+                WHERE dead.id = w.id AND dead.renewed_at = w.renewed_at)
+            ORDER BY w.id LIMIT 1"#,
+            &dead,
+            &seen,
         )
         .fetch_optional(&mut conn)
         .await?;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::{Holder, Store, StoreError, WorkerId, wake::Write};
+use crate::worker::columns;
+use crate::{Heartbeat, Holder, Store, StoreError, WorkerId, wake::Write};
 
 /// A host as a worker offers to hold it.
 #[derive(Debug, Clone, Copy)]
@@ -27,15 +28,17 @@ pub struct PublishedModel {
 }
 
 impl Store {
-    /// Makes `worker` the holder of a host that nobody holds: it was released, its lease ran out, or its holder's row
-    /// is gone. Returns what proves it from then on, or nothing if somebody holds it.
+    /// Makes `worker` the holder of a host that nobody holds: it was released, its holder is one of the `dead`, or its holder's
+    /// row is gone. Returns what proves it from then on, or nothing if somebody holds it.
     ///
     /// Jobs that the last holder began may still run there: see [`foreign_leases`](Self::foreign_leases).
     pub async fn take_host(
         &self,
         worker: WorkerId,
         offer: &HostOffer<'_>,
+        dead: &[Heartbeat],
     ) -> Result<Option<Holder>, StoreError> {
+        let (dead, seen) = columns(dead);
         let slots = i32::try_from(offer.slots).unwrap_or(i32::MAX);
         let mut conn = self.open().await?;
         sqlx::query!(
@@ -55,8 +58,10 @@ impl Store {
             WITH free AS MATERIALIZED (
                 SELECT h.id FROM host h
                 WHERE h.id = $1
-                  AND (h.holder IS NULL OR h.holder = $2 OR h.renewed_at + h.ttl < clock_timestamp()
-                       OR NOT EXISTS (SELECT FROM worker w WHERE w.id = h.holder))
+                  AND (h.holder IS NULL OR h.holder = $2 OR NOT EXISTS (
+                      SELECT FROM worker w WHERE w.id = h.holder AND NOT EXISTS (
+                          SELECT FROM unnest($6::uuid[], $7::timestamptz[]) AS dead (id, renewed_at)
+                          WHERE dead.id = w.id AND dead.renewed_at = w.renewed_at)))
                 FOR UPDATE OF h
             )
             UPDATE host h
@@ -69,6 +74,8 @@ impl Store {
             offer.url,
             offer.ttl.as_secs_f64(),
             slots,
+            &dead,
+            &seen,
         )
         .fetch_optional(&mut conn)
         .await?;
@@ -96,17 +103,22 @@ impl Store {
         Ok(released)
     }
 
-    /// How many jobs other live workers still hold on this host: what a former holder has not finished or handed back.
-    /// Dead ones do not count: their connections are closed, and a worker that merely sleeps has hung up by the clock
+    /// How many jobs other workers still hold on this host: what a former holder has not finished or handed back.
+    /// The `dead` do not count: their connections are closed, and a worker that merely sleeps has hung up by the clock
     /// before its row runs out, or does so when it wakes.
-    pub async fn foreign_leases(&self, holder: &Holder) -> Result<i64, StoreError> {
+    pub async fn foreign_leases(&self, holder: &Holder, dead: &[Heartbeat]) -> Result<i64, StoreError> {
+        let (dead, seen) = columns(dead);
         let mut conn = self.open().await?;
         let count = sqlx::query_scalar!(
             r#"-- foreign_leases
             SELECT count(*) AS "count!" FROM worker w JOIN job_lease l ON l.worker_id = w.id
-            WHERE w.host_id = $1 AND w.id <> $2 AND w.renewed_at + w.ttl >= clock_timestamp()"#,
+            WHERE w.host_id = $1 AND w.id <> $2 AND NOT EXISTS (
+                SELECT FROM unnest($3::uuid[], $4::timestamptz[]) AS dead (id, renewed_at)
+                WHERE dead.id = w.id AND dead.renewed_at = w.renewed_at)"#,
             holder.host,
             holder.worker.uuid(),
+            &dead,
+            &seen,
         )
         .fetch_one(&mut conn)
         .await?;

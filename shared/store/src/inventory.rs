@@ -23,7 +23,7 @@ pub struct Inventory {
     /// Whether any host has published yet.
     pub is_published: bool,
     /// The oldest publication among the hosts that could publish now: live, held, their Ollama answering. `None`
-    /// without such a host.
+    /// without such a host. By Postgres' clock, for all that hangs on it is whether somebody waits for them to look again.
     pub live_since: Option<DateTime<Utc>>,
     /// Postgres' time as this was read.
     pub read_at: Option<DateTime<Utc>>,

@@ -80,4 +80,4 @@ pub use seal::{Seal, UnsealError};
 pub use state::{JobState, Phase};
 pub use transition::{Cancelling, MAX_RESCUES, Rescued};
 pub use view::{JobFilter, JobPage, JobView, Scope};
-pub use worker::{OwnLease, ReadyTriple, Renewal};
+pub use worker::{Heartbeat, OwnLease, ReadyTriple, Renewal};

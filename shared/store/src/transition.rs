@@ -21,10 +21,11 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
+use crate::worker::columns;
 use crate::{
-    AcceptError, Acceptance, Begin, Claimed, ClientId, Completion, Conn, Exit, Flush, Holder, JobId,
-    JobState, LaneId, Lease, LeaseNo, NewJob, Offer, Phase, Reason, Settled, Store, StoreError, WorkerId,
-    wake::Write,
+    AcceptError, Acceptance, Begin, Claimed, ClientId, Completion, Conn, Exit, Flush, Heartbeat, Holder,
+    JobId, JobState, LaneId, Lease, LeaseNo, NewJob, Offer, Phase, Reason, Settled, Store, StoreError,
+    WorkerId, wake::Write,
 };
 
 /// How often a job may lose its worker before it is taken for the cause: the fifth rescue fails it.
@@ -234,7 +235,7 @@ impl Store {
             r#"-- claim_jobs
             WITH holder AS MATERIALIZED (
                 SELECT w.id FROM worker w JOIN host h ON h.holder = w.id
-                WHERE w.id = $1 AND h.id = $2 AND h.fence = $3 AND clock_timestamp() < w.renewed_at + w.ttl
+                WHERE w.id = $1 AND h.id = $2 AND h.fence = $3
                 FOR KEY SHARE
             ), picked AS MATERIALIZED (
                 SELECT r.client_id, r.job_id, offer.turn
@@ -668,19 +669,19 @@ impl Store {
         Ok((promoted, next))
     }
 
-    /// Takes the leases of dead workers, and any lease without a worker, back to the queue. One transaction: the dead
-    /// are locked first, so that none of them can claim in between.
-    ///
-    /// `unbroken` is how long the caller itself has renewed in time. A worker is judged only by one who lived for all of
-    /// that worker's TTL: after an outage of Postgres everybody looks dead who has not renewed since.
-    pub async fn rescue(&self, unbroken: Duration) -> Result<Rescued, StoreError> {
+    /// Takes the leases of the `dead`, unless they have renewed since they were seen, and any lease without a worker, back to
+    /// the queue. One transaction: the dead are locked first, so that none of them can claim in between.
+    pub async fn rescue(&self, dead: &[Heartbeat]) -> Result<Rescued, StoreError> {
+        let (dead, seen) = columns(dead);
         let mut conn = self.open_transaction().await?;
         let dead = sqlx::query_scalar!(
             "-- lock_dead_workers
-            SELECT id FROM worker
-            WHERE renewed_at + ttl < clock_timestamp() AND extract(epoch FROM ttl)::float8 <= $1
-            ORDER BY id FOR UPDATE SKIP LOCKED",
-            unbroken.as_secs_f64(),
+            SELECT w.id FROM worker w
+            JOIN unnest($1::uuid[], $2::timestamptz[]) AS dead (id, renewed_at)
+              ON dead.id = w.id AND dead.renewed_at = w.renewed_at
+            ORDER BY w.id FOR UPDATE OF w SKIP LOCKED",
+            &dead,
+            &seen,
         )
         .fetch_all(&mut conn)
         .await?;

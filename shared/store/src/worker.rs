@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use chrono::{DateTime, Utc};
+
 use crate::{ClientId, Holder, JobId, Lease, LeaseNo, Phase, Store, StoreError, WorkerId, wake::Write};
 
 /// What a renewal found still standing.
@@ -11,6 +13,22 @@ pub struct Renewal {
     pub lives: bool,
     /// The host lease that was renewed with it.
     pub holds_host: bool,
+}
+
+/// A worker's row as it was seen: `renewed_at` changes with every renewal. Whether a worker lives cannot be told from one
+/// look, because Postgres' clock may have been set since the renewal: it is dead if it was seen like this for a whole
+/// `ttl` by the looker's own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub worker: WorkerId,
+    pub renewed_at: DateTime<Utc>,
+    /// How long this worker may be silent.
+    pub ttl: Duration,
+}
+
+/// Workers that are known to be dead, as statements take them: each is so only while its row is as it was seen.
+pub(crate) fn columns(dead: &[Heartbeat]) -> (Vec<uuid::Uuid>, Vec<DateTime<Utc>>) {
+    dead.iter().map(|heartbeat| (heartbeat.worker.uuid(), heartbeat.renewed_at)).unzip()
 }
 
 /// A lease as its holder finds it in Postgres.
@@ -86,6 +104,26 @@ impl Store {
         self.clock().learn(asked, row.now);
         conn.done().await?;
         Ok(Renewal { lives: row.lives, holds_host: row.holds_host })
+    }
+
+    /// Every worker that has a row, as it stands now.
+    pub async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+        let mut conn = self.open().await?;
+        let rows = sqlx::query!(
+            r#"-- heartbeats
+            SELECT id AS "worker: WorkerId", renewed_at, extract(epoch FROM ttl)::float8 AS "ttl!" FROM worker"#
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Heartbeat {
+                worker: row.worker,
+                renewed_at: row.renewed_at,
+                ttl: Duration::try_from_secs_f64(row.ttl).unwrap_or_default(),
+            })
+            .collect())
     }
 
     /// Takes a worker's row away, once it holds nothing any more. What it still holds is rescued at once.

@@ -3,6 +3,7 @@
 
 mod api;
 mod cli;
+mod clock_steps;
 mod documents;
 mod handing_back;
 mod kills;

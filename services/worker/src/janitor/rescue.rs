@@ -31,10 +31,16 @@ impl Rounds for Rescue {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        if !may_judge(&self.worker) {
+        let Worker { store, peers, liveness, config, .. } = &*self.worker;
+        let mut dead = peers.dead(store).await?;
+        // After an outage of Postgres everybody looks dead who has not renewed since. Whoever has renewed for a full TTL
+        // himself, up to now, knows that the others could have.
+        let unbroken = liveness.unbroken_for();
+        if liveness.id().is_none() || unbroken < config.lease_ttl {
             return Ok(Round::Idle);
         }
-        let rescued = self.worker.store.rescue(self.worker.liveness.unbroken_for()).await?;
+        dead.retain(|heartbeat| heartbeat.ttl <= unbroken);
+        let rescued = store.rescue(&dead).await?;
         if rescued.workers > 0 || rescued.leases > 0 {
             counter!(RESCUES.name).increment(rescued.leases as u64);
             tracing::warn!(
@@ -45,10 +51,4 @@ impl Rounds for Rescue {
         }
         Ok(Round::Idle)
     }
-}
-
-/// After an outage of Postgres everybody looks dead who has not renewed since. Whoever has renewed for a full TTL
-/// himself, up to now, knows that the others could have.
-fn may_judge(worker: &Worker) -> bool {
-    worker.liveness.id().is_some() && worker.liveness.unbroken_for() >= worker.config.lease_ttl
 }

@@ -11,6 +11,7 @@ pub struct WorkerRow {
     pub id: WorkerId,
     pub host: String,
     pub roles: Vec<String>,
+    /// By Postgres' clock. After a step of that clock it is right again with the next renewal.
     pub is_alive: bool,
     /// Since it was last heard of.
     pub silent: Duration,
@@ -44,9 +45,10 @@ impl Store {
         let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- workers
-            SELECT id AS "id: WorkerId", host_id, roles, clock_timestamp() < renewed_at + ttl AS "is_alive!",
+            SELECT id AS "id: WorkerId", host_id, roles,
+                   clock_timestamp() BETWEEN renewed_at - ttl AND renewed_at + ttl AS "is_alive!",
                    extract(epoch FROM clock_timestamp() - renewed_at)::float8 AS "silent!"
-            FROM worker ORDER BY clock_timestamp() < renewed_at + ttl DESC, id"#
+            FROM worker ORDER BY clock_timestamp() BETWEEN renewed_at - ttl AND renewed_at + ttl DESC, id"#
         )
         .fetch_all(&mut conn)
         .await?;
@@ -73,7 +75,8 @@ impl Store {
                    (SELECT count(*) FROM host_model m WHERE m.host_id = h.id) AS "models!",
                    extract(epoch FROM clock_timestamp() - h.published_at)::float8 AS published
             FROM host h
-            LEFT JOIN worker w ON w.id = h.holder AND clock_timestamp() < h.renewed_at + h.ttl
+            LEFT JOIN worker w ON w.id = h.holder
+                AND clock_timestamp() BETWEEN h.renewed_at - h.ttl AND h.renewed_at + h.ttl
             ORDER BY h.id"#
         )
         .fetch_all(&mut conn)
@@ -101,7 +104,7 @@ impl Store {
                    coalesce(max(extract(epoch FROM clock_timestamp() - coalesce(w.renewed_at + w.ttl, l.claimed_at))), 0)::float8
                        AS "oldest!"
             FROM job_lease l LEFT JOIN worker w ON w.id = l.worker_id
-            WHERE w.id IS NULL OR w.renewed_at + w.ttl < clock_timestamp()"#
+            WHERE w.id IS NULL OR NOT clock_timestamp() BETWEEN w.renewed_at - w.ttl AND w.renewed_at + w.ttl"#
         )
         .fetch_one(&mut conn)
         .await?;

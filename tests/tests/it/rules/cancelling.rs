@@ -87,11 +87,10 @@ async fn a_cancel_that_races_with_a_rescue_is_not_lost() {
         let beginnings: Vec<_> =
             claimed.iter().step_by(2).map(|claimed| (&claimed.lease, Phase::Loading)).collect();
         db.store.begin(&beginnings).await.unwrap();
-        db.silence(holder).await;
     };
-    let rescue = async |db: &Db, _: &Holder| {
-        db.store.rescue(Duration::MAX).await.unwrap();
-        db.store.rescue(Duration::MAX).await.unwrap();
+    let rescue = async |db: &Db, holder: &Holder| {
+        db.rescue_from(holder).await;
+        db.store.rescue(&[]).await.unwrap();
     };
     race(hold, rescue).await;
 }

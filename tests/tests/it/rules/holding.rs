@@ -11,8 +11,7 @@ async fn a_stale_worker_cannot_settle_a_reclaimed_job() {
     let job = db.accept(1).await[0];
     let paused = db.holder().await;
     let stale = db.start(&paused).await;
-    db.silence(&paused).await;
-    db.store.rescue(Duration::MAX).await.unwrap();
+    db.rescue_from(&paused).await;
     let rescuer = db.holder().await;
     let fresh = db.start(&rescuer).await;
 
@@ -138,13 +137,13 @@ async fn a_rescue_leaves_alone_what_is_being_settled() {
     let lease = db.start(&holder).await;
     let mut settling = db.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM job_lease FOR UPDATE").execute(&mut *settling).await.unwrap();
-    db.silence(&holder).await;
-    let rescued = db.impatient_store().rescue(Duration::MAX).await.unwrap();
+    let dead = db.heartbeat(&holder).await;
+    let rescued = db.impatient_store().rescue(&[dead]).await.unwrap();
     assert_eq!((rescued.workers, rescued.leases), (1, 0), "the worker is dead, its lease is busy");
     settling.rollback().await.unwrap();
 
     // The settle came to nothing: what is left has no worker any more, and is found by that.
-    assert_eq!(db.store.rescue(Duration::MAX).await.unwrap().leases, 1);
+    assert_eq!(db.store.rescue(&[]).await.unwrap().leases, 1);
     assert_eq!(db.store.settle(&[(lease, success())]).await.unwrap(), [Settled::Stale]);
     assert_eq!(db.room(job).await, "ready");
 }

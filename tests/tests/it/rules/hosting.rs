@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_store::{Exit, Holder, HostOffer, JobId, JobState, PublishedModel, Settled, WorkerId};
+use foreman_store::{Exit, Heartbeat, Holder, HostOffer, JobId, JobState, PublishedModel, Settled, WorkerId};
 use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
 
 const TTL: Duration = Duration::from_secs(20);
@@ -14,12 +14,16 @@ async fn worker(db: &Db, host: &str) -> WorkerId {
 }
 
 async fn take(db: &Db, worker: WorkerId, host: &str) -> Option<Holder> {
+    take_from(db, worker, host, &[]).await
+}
+
+async fn take_from(db: &Db, worker: WorkerId, host: &str, dead: &[Heartbeat]) -> Option<Holder> {
     let offer = HostOffer { id: host, url: "http://127.0.0.1:11434", slots: 1, ttl: TTL };
-    db.store.take_host(worker, &offer).await.unwrap()
+    db.store.take_host(worker, &offer, dead).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_host_changes_hands_when_it_is_released_run_out_or_its_holder_is_gone_and_not_before() {
+async fn a_host_changes_hands_when_it_is_released_or_its_holder_is_dead_or_gone_and_not_before() {
     let db = Db::fresh().await;
     let (one, other) = (worker(&db, "h").await, worker(&db, "h").await);
     let first = take(&db, one, "h").await.unwrap();
@@ -33,10 +37,12 @@ async fn a_host_changes_hands_when_it_is_released_run_out_or_its_holder_is_gone_
         "what was taken over is not released by its last holder"
     );
 
-    db.run("UPDATE host SET renewed_at = now() - interval '19 seconds'").await;
-    assert_eq!(take(&db, one, "h").await, None, "its time is not over");
-    db.run("UPDATE host SET renewed_at = now() - interval '21 seconds'").await;
-    let third = take(&db, one, "h").await.unwrap();
+    db.silence(&second).await;
+    assert_eq!(take(&db, one, "h").await, None, "however old its row looks: a clock proves nothing");
+    let seen = db.heartbeat(&second).await;
+    db.renew(&second).await;
+    assert_eq!(take_from(&db, one, "h", &[seen]).await, None, "it has renewed since");
+    let third = take_from(&db, one, "h", &[db.heartbeat(&second).await]).await.unwrap();
 
     db.store.deregister_worker(one).await.unwrap();
     let fourth = take(&db, other, "h").await.unwrap();
@@ -67,12 +73,12 @@ async fn a_takeover_waits_for_a_claim_in_flight_and_ends_the_claims_of_the_last_
         .execute(&mut *claim)
         .await
         .unwrap();
-    db.run("UPDATE host SET renewed_at = now() - interval '1 hour'").await;
+    let dead = db.heartbeat(&last).await;
     let next = worker(&db, &last.host).await;
     let (store, host) = (db.another_store(), last.host.clone());
     let takeover = tokio::spawn(async move {
         let offer = HostOffer { id: &host, url: "http://127.0.0.1:11434", slots: 1, ttl: TTL };
-        store.take_host(next, &offer).await.unwrap()
+        store.take_host(next, &offer, &[dead]).await.unwrap()
     });
     eventually("the takeover to wait for the claim", async || {
         let waiting: i64 = db.value("SELECT count(*) FROM pg_locks WHERE NOT granted").await;
@@ -108,8 +114,7 @@ async fn a_renewal_keeps_row_and_host_and_finds_out_which_is_lost() {
         "and is not renewed unasked"
     );
 
-    db.silence(&holder).await;
-    db.store.rescue(Duration::MAX).await.unwrap();
+    db.rescue_from(&holder).await;
     let renewal = db.store.renew_worker(holder.worker, Some(&holder)).await.unwrap();
     assert!(!renewal.lives && !renewal.holds_host);
 }
@@ -124,11 +129,11 @@ async fn a_new_holder_sees_what_live_workers_still_run_on_its_host() {
     let elsewhere = db.holder_of("another-host").await;
     db.start(&elsewhere).await;
     let next = db.holder().await;
-    assert_eq!(db.store.foreign_leases(&next).await.unwrap(), 2, "begun or not, and on this host alone");
+    assert_eq!(db.store.foreign_leases(&next, &[]).await.unwrap(), 2, "begun or not, and on this host alone");
     db.store.settle(&[(begun, success())]).await.unwrap();
-    assert_eq!(db.store.foreign_leases(&next).await.unwrap(), 1);
-    db.silence(&last).await;
-    assert_eq!(db.store.foreign_leases(&next).await.unwrap(), 0, "the dead run nothing");
+    assert_eq!(db.store.foreign_leases(&next, &[]).await.unwrap(), 1);
+    let dead = db.heartbeat(&last).await;
+    assert_eq!(db.store.foreign_leases(&next, &[dead]).await.unwrap(), 0, "the dead run nothing");
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn work(db: &Db, store: &Store, holder: &foreman_store::Holder) {
     store.settle(&exits).await.unwrap();
     store.expire(100).await.unwrap();
     store.promote(100).await.unwrap();
-    store.rescue(Duration::MAX).await.unwrap();
+    store.rescue(&[]).await.unwrap();
     store.job(foreman_store::Scope::Client(db.client), jobs[2].id, 100).await.unwrap();
 }
 

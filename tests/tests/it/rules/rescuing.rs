@@ -13,21 +13,22 @@ async fn only_the_dead_are_rescued_from() {
     db.start(&dead).await;
     let live = db.holder().await;
     db.start(&live).await;
-    db.silence(&dead).await;
-    assert_eq!(db.store.rescue(Duration::MAX).await.unwrap(), Rescued { workers: 1, leases: 1 });
+    let seen = [db.heartbeat(&dead).await, db.heartbeat(&live).await];
+    db.renew(&live).await;
+    assert_eq!(db.store.rescue(&seen).await.unwrap(), Rescued { workers: 1, leases: 1 });
     assert_eq!(db.room(dead_job).await, "ready");
     assert_eq!(db.room(live_job).await, "lease");
-    assert_eq!(db.store.rescue(Duration::MAX).await.unwrap(), Rescued::default());
+    assert_eq!(db.store.rescue(&seen).await.unwrap(), Rescued::default());
 }
 
 #[tokio::test]
-async fn a_worker_is_dead_by_its_own_ttl() {
+async fn a_worker_says_how_long_it_may_be_silent_and_is_dead_when_somebody_has_seen_that() {
     let db = Db::fresh().await;
     let holder = db.holder().await;
-    db.run("UPDATE worker SET renewed_at = now() - interval '19 s'").await;
-    assert_eq!(db.store.rescue(Duration::MAX).await.unwrap(), Rescued::default(), "its TTL is 20 s");
-    db.run("UPDATE worker SET ttl = interval '2 s'").await;
-    assert_eq!(db.store.rescue(Duration::MAX).await.unwrap().workers, 1);
+    assert_eq!(db.heartbeat(&holder).await.ttl, Duration::from_secs(20));
+    db.silence(&holder).await;
+    assert_eq!(db.store.rescue(&[]).await.unwrap(), Rescued::default(), "nobody has seen it be silent");
+    assert_eq!(db.rescue_from(&holder).await.workers, 1);
     assert!(db.claim(&holder, 1).await.is_empty());
 }
 
@@ -39,8 +40,7 @@ async fn the_fifth_rescue_fails_the_job_and_says_so() {
         assert_eq!(db.room(job).await, "ready", "before rescue {nth}");
         let holder = db.holder().await;
         db.start(&holder).await;
-        db.silence(&holder).await;
-        db.store.rescue(Duration::MAX).await.unwrap();
+        db.rescue_from(&holder).await;
     }
     assert_eq!(db.room(job).await, "failed");
     let done = "SELECT format('%s %s %s %s', attempt, failures, rescues, error_code) FROM job_done";
@@ -56,8 +56,7 @@ async fn what_was_held_and_not_begun_goes_back_uncounted() {
     for _ in 0..=MAX_RESCUES {
         let holder = db.holder().await;
         assert_eq!(db.claim(&holder, 1).await.len(), 1);
-        db.silence(&holder).await;
-        assert_eq!(db.store.rescue(Duration::MAX).await.unwrap().leases, 1);
+        assert_eq!(db.rescue_from(&holder).await.leases, 1);
     }
     assert_eq!(db.room(job).await, "ready");
     assert_eq!(db.history(job).await, ["queued"]);
@@ -73,7 +72,7 @@ async fn a_lease_without_a_worker_row_is_rescued_and_a_cancel_is_honoured() {
     db.store.begin(&beginnings).await.unwrap();
     db.store.cancel(db.client, cancelled).await.unwrap();
     db.run("DELETE FROM worker").await;
-    assert_eq!(db.store.rescue(Duration::MAX).await.unwrap(), Rescued { workers: 0, leases: 2 });
+    assert_eq!(db.store.rescue(&[]).await.unwrap(), Rescued { workers: 0, leases: 2 });
     assert_eq!(db.history(cancelled).await, ["queued", "loading", "cancelled"]);
     assert_eq!(db.history(requeued).await, ["queued", "loading", "queued"]);
 }
@@ -86,8 +85,8 @@ async fn two_janitors_rescue_each_lease_once() {
         db.accept(20).await;
         let holder = db.holder().await;
         assert_eq!(db.claim(&holder, 20).await.len(), 20);
-        db.silence(&holder).await;
-        let (one, another) = tokio::join!(db.store.rescue(Duration::MAX), other.rescue(Duration::MAX));
+        let dead = [db.heartbeat(&holder).await];
+        let (one, another) = tokio::join!(db.store.rescue(&dead), other.rescue(&dead));
         assert_eq!(one.unwrap().leases + another.unwrap().leases, 20);
         db.run("DELETE FROM job_ready; TRUNCATE job, outbox").await;
     }

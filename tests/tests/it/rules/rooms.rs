@@ -87,7 +87,7 @@ async fn no_move_commits_without_its_outbox_row() {
     db.store.expire(10).await.unwrap_err();
     db.store.begin(&[(&held_lease.lease, Phase::Loading)]).await.unwrap_err();
     db.store.settle(&[(started_lease.lease, success())]).await.unwrap_err();
-    db.store.rescue(Duration::MAX).await.unwrap_err();
+    db.store.rescue(&[]).await.unwrap_err();
 
     assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 5);
     for (job, room) in
@@ -122,8 +122,7 @@ async fn whatever_happens_attempts_never_fall_and_numbers_never_repeat() {
         }
         // Some worker dies with what it holds; the others let go of it in every way but for good.
         if random.random_bool(0.1) {
-            db.silence(&holder).await;
-            db.store.rescue(Duration::MAX).await.unwrap();
+            db.rescue_from(&holder).await;
             holder = db.holder().await;
         } else {
             let exit = |claimed: foreman_store::Claimed| {

@@ -290,9 +290,10 @@ async fn what_a_host_and_its_holder_do_wakes_whoever_waits_for_them() {
 
     db.start(&holder).await;
     ear.told();
-    store.rescue(Duration::from_secs(60)).await.unwrap();
+    let seen = db.heartbeat(&holder).await;
+    db.renew(&holder).await;
+    store.rescue(&[seen]).await.unwrap();
     assert_eq!(ear.told(), [], "nobody was dead");
-    db.silence(&holder).await;
-    store.rescue(Duration::from_secs(60)).await.unwrap();
+    store.rescue(&[db.heartbeat(&holder).await]).await.unwrap();
     assert_eq!(ear.told(), [Ready, Outbox, Job, Host], "rescued");
 }

@@ -79,7 +79,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("drop_leases_without_request", Few, &["filled.id(3)"]),
     values("end_old_deliveries", Few, &["100"]),
     values("expire_jobs", Few, &["100, '-infinity'", "100, now() - interval '2 seconds'"]),
-    values("exports_gauges", Few, BARE),
+    values("exports_gauges", Few, &["filled.ids(1, 2), array[now(), now()]"]),
     values("extend_claim", Few, &["filled.delivery(60000), 1, 25"]),
     values("fail_for_want_of_model", BATCH, &["'{tiny-b}', '{gone}', '{model_gone}', 100"]),
     values("find_jobs", Few, &[
@@ -94,8 +94,9 @@ pub(crate) const VALUES: &[Values] = &[
         "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, 'tiny-a', 10001",
         "NULL, 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, 51"]),
     values("flush_is_over", Few, &["1, now()"]),
-    values("foreign_leases", Few, &["'host 2', filled.id(1)"]),
+    values("foreign_leases", Few, &["'host 2', filled.id(1), filled.ids(1, 2), array[now(), now()]"]),
     values("has_ended", Few, &["filled.job(150000), filled.id(2)"]),
+    values("heartbeats", Few, BARE),
     values("hosts", DOCTOR, BARE),
     values("introduce_host", Few, &["'host 3', 'http://127.0.0.1:11434', 20, 4"]),
     values("inventory", Few, BARE),
@@ -111,7 +112,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("learn_time", Few, BARE),
     values("leave_leases", Few, &["filled.jobs(100001, 4), '{100001,100002,100003,100004}', '{failed,queued,queued,cancelled}', '{NULL,NULL,60,NULL}', \
         '{1,0,1,0}', '{e,e,e,NULL}', '{c,c,c,NULL}', '{NULL,NULL,NULL,NULL}', '{NULL,NULL,NULL,NULL}', '{1,1,1,1}', '{1,1,1,1}'"]),
-    values("lock_dead_workers", Few, &["1e9"]),
+    values("lock_dead_workers", Few, &["filled.ids(1, 2), array[now(), now()]"]),
     values("look_at_lanes", Pages(1_500.0, "100 lanes have something, each is looked up twice"), &[
         "'{}', '{}'",
         "filled.ids(2, 100), array_fill(now() - interval '1 hour', '{100}')"]),
@@ -160,7 +161,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("sign_in", Few, &["decode(lpad('3', 64, '0'), 'hex')"]),
     values("signing_secrets", Few, &["filled.ids(1, 20)"]),
     values("table_exists", Few, &["'job'"]),
-    values("take_host", Few, &["'host 3', filled.id(3), 'http://127.0.0.1:11434', 20, 4"]),
+    values("take_host", Few, &["'host 3', filled.id(3), 'http://127.0.0.1:11434', 20, 4, filled.ids(1, 2), array[now(), now()]"]),
     values("take_turn_at_partitions", Few, BARE),
     values("tell_stored_bytes", Few, &["filled.id(1), current_date, filled.ids(1, 2), '{1,2}'"]),
     values("today", Few, BARE),
