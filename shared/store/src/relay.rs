@@ -39,8 +39,9 @@ impl Store {
         let mut conn = self.open().await?;
         // In `deliveries`: the ids are ULIDs whose time is read once, which is most of what one costs. What follows an
         // event that waits for its next attempt cannot be sent before it, and stands at its time from the start, out of
-        // the way of the claim. The lanes are compared in a form that no index matches: by lane alone it would read
-        // every delivery of a receiver for each one that is made.
+        // the way of the claim. That event is locked until this commits: were it brought forward and sent meanwhile, its
+        // followers would be brought forward without these, which would wait for nothing. The lanes are compared in a form
+        // that no index matches: by lane alone it would read every delivery of a receiver for each one that is made.
         let rows = sqlx::query!(
             r#"-- relay_outbox
             WITH turn AS MATERIALIZED (
@@ -77,9 +78,11 @@ impl Store {
                 SELECT (turn.stamp || right(replace(gen_random_uuid()::text, '-', ''), 20))::uuid,
                        w.webhook_lane, w.job_id, w.seq, w.terminal,
                        greatest(now(), (
-                           SELECT max(e.next_attempt_at) FROM webhook_delivery e
-                           WHERE e.job_id = w.job_id AND (e.lane_id = w.webhook_lane) IS TRUE
-                             AND e.claim_no IS NULL AND e.attempts > 0 AND NOT e.redelivery))
+                           SELECT max(waiting.next_attempt_at)
+                           FROM (SELECT e.next_attempt_at FROM webhook_delivery e
+                                 WHERE e.job_id = w.job_id AND (e.lane_id = w.webhook_lane) IS TRUE
+                                   AND e.claim_no IS NULL AND e.attempts > 0 AND NOT e.redelivery
+                                 FOR SHARE) AS waiting))
                 FROM wanted w, turn ORDER BY w.id
                 RETURNING 1
             )

@@ -1,6 +1,8 @@
 //! The relay moves every row once, however many of it there are.
 
-use foreman_store::{Ended, JobId, JobState, NewJob, Receiver, RelayBound, Relayed, Store};
+use foreman_store::{
+    Ended, JobId, JobState, NewJob, Receiver, Redelivery, RelayBound, Relayed, Scope, Store, Verdict,
+};
 use foreman_tests::{Db, eventually};
 
 use super::{RETRY, URL, claim_one, done_jobs_to, job_to, relay, settle};
@@ -183,4 +185,36 @@ async fn a_row_that_commits_late_is_relayed_in_the_next_turn() {
     }
     late.commit().await.unwrap();
     assert_eq!(turn(&mut bound).await, 1, "its id is the smallest of them all");
+}
+
+/// The relay reads when the first event is tried again, and is slow. Meanwhile somebody has that one sent at once, and it is
+/// delivered. Nothing is left then that its followers might wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_slow_relay_makes_does_not_wait_for_an_event_that_was_brought_forward_meanwhile() {
+    let db = Db::fresh().await;
+    db.accept_all(&[job_to(&db, URL)]).await;
+    relay(&db.store).await;
+    let first = claim_one(&db.store).await;
+    let id = first.claim.id;
+    settle(&db.store, first, RETRY).await;
+    db.start(&db.holder().await).await;
+
+    let mut slow = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM outbox FOR UPDATE").execute(&mut *slow).await.unwrap();
+    let other = db.another_store();
+    let relaying = tokio::spawn(async move { other.relay(1_000).await.unwrap() });
+    eventually("a relay that waits", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND query LIKE '-- relay_outbox%' AND wait_event_type = 'Lock'";
+        if db.value::<i64>(waiting).await == 1 { Ok(()) } else { Err("it does not") }
+    })
+    .await;
+    assert_eq!(db.store.redeliver(Scope::Everyone, id).await.unwrap(), Redelivery::Due(id));
+    let first = claim_one(&db.store).await;
+    settle(&db.store, first, Verdict::Delivered).await;
+    slow.rollback().await.unwrap();
+    assert!(matches!(relaying.await.unwrap(), Relayed::Moved { events: 2, deliveries: 2, .. }));
+    let waiting = "SELECT count(*) FROM webhook_delivery WHERE next_attempt_at > now()";
+    assert_eq!(db.value::<i64>(waiting).await, 0, "nothing waits for what is delivered");
+    assert_eq!(claim_one(&db.store).await.event.seq, 2);
 }
