@@ -86,8 +86,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts one for the Ollama at `ollama`, and returns when it is ready and somebody has published that Ollama's
-    /// models. `settings` win over ours.
+    /// Starts one for the Ollama at `ollama`, and returns when it is ready. `settings` win over ours.
     pub async fn start(db: &Db, ollama: &str, settings: &[(&str, &str)]) -> Self {
         let ops = loopback();
         let ours = [
@@ -100,11 +99,6 @@ impl Worker {
         let process = Process::start("foreman-worker", &[], &[&ours[..], settings].concat());
         let worker = Self { process, ops_url: format!("http://{ops}") };
         worker.ready().await;
-        eventually("published models", async || {
-            let published = "SELECT count(*) FROM host WHERE published_at IS NOT NULL";
-            if db.value::<i64>(published).await > 0 { Ok(()) } else { Err("no host has any") }
-        })
-        .await;
         worker
     }
 

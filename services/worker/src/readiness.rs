@@ -28,9 +28,10 @@ pub(crate) async fn checks(worker: Arc<Worker>, ollama: Client) -> Vec<Check> {
         Check::new("partitions", partitions),
         Check::new("clock", clock),
     ];
-    // A worker that only relays or sends needs none.
+    // A worker that only relays or sends needs neither.
     if worker.config.roles.contains(&Role::Run) {
-        checks.push(Check::new("ollama", reachable(&ollama).await));
+        let (ollama, models) = tokio::join!(reachable(&ollama), published(&worker));
+        checks.extend([Check::new("ollama", ollama), Check::new("models", models)]);
     }
     checks
 }
@@ -87,6 +88,18 @@ async fn reachable(ollama: &Client) -> Result<(), String> {
         Ok(Ok(_version)) => Ok(()),
         Ok(Err(failure)) => Err(failure.to_string()),
         Err(_elapsed) => Err(format!("Ollama at {} does not answer; look at its log", ollama.host())),
+    }
+}
+
+/// Whether the models of this worker's host are known, by whichever worker: before that the api refuses every job.
+async fn published(worker: &Worker) -> Result<(), String> {
+    let host = worker.config.host.id.as_str();
+    match worker.store.has_published(host).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!(
+            "no worker has listed the models of the host {host} yet; whoever holds it does so as soon as Ollama answers"
+        )),
+        Err(error) => Err(away(error)),
     }
 }
 

@@ -30,6 +30,20 @@ pub struct Inventory {
 }
 
 impl Store {
+    /// Whether this host has ever said which models it has.
+    pub async fn has_published(&self, host: &str) -> Result<bool, StoreError> {
+        let mut conn = self.open().await?;
+        let published = sqlx::query_scalar!(
+            r#"-- has_published
+            SELECT published_at IS NOT NULL AS "published!" FROM host WHERE id = $1"#,
+            host,
+        )
+        .fetch_optional(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(published.unwrap_or(false))
+    }
+
     /// What hosts have published. What Postgres' clock says is learned on the way.
     pub async fn inventory(&self) -> Result<Inventory, StoreError> {
         let mut conn = self.open().await?;

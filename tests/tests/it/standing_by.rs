@@ -1,8 +1,9 @@
 //! Several workers and apis on one database and one Ollama: one worker speaks for the host, another takes over.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_tests::{Api, Db, Worker, eventually};
+use foreman_tests::{Api, Db, Process, Worker, eventually, free_port, http};
 use ollama_sim::{Config, Sim};
+use serde_json::Value;
 
 use crate::chat;
 
@@ -95,4 +96,31 @@ async fn a_standby_takes_over_in_time_when_the_holder_is_killed() {
     let ended = "SELECT count(*) FROM job_done WHERE state = 'done' AND failures = 0 AND rescues <= 1";
     assert_eq!(db.value::<i64>(ended).await, 60);
     assert!(sim.log().max_in_flight <= 2);
+}
+
+/// Everything else is well here: what the worker says it waits for is the models alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_ready_once_the_models_of_its_host_are_known_whoever_listed_them() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(config()).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let mut kept_from_listing = db.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE host_model").execute(&mut *kept_from_listing).await.unwrap();
+    let (url, ops) = (sim.url(), format!("127.0.0.1:{}", free_port()));
+    let settings = [("DATABASE_URL", db.url()), ("OLLAMA_HOST", &url), ("FOREMAN_WORKER_OPS_ADDR", &ops)];
+    let process = Process::start("foreman-worker", &[], &settings);
+    let worker = Worker { process, ops_url: format!("http://{ops}") };
+    eventually("a worker that waits for its models alone", async || {
+        let answer = http().get(format!("{}/readyz", worker.ops_url)).send().await;
+        let text = answer.map_err(|error| error.to_string())?.text().await.unwrap_or_default();
+        let answer: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let failing = answer["failing"].as_array().unwrap();
+        if failing.len() == 1 && failing[0]["check"] == "models" { Ok(()) } else { Err(text) }
+    })
+    .await;
+    kept_from_listing.rollback().await.unwrap();
+    worker.ready().await;
+    api.submit(&chat("the first after a start")).await;
+    let _standby = Worker::start(&db, &url, &[]).await;
+    db.every_job_ends().await;
 }
