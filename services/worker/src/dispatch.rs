@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::alarm::Alarm;
+use crate::last_rounds::LastRounds;
 use crate::worker::Worker;
 use attempt::{Attempted, Kit, LEASE_MARGIN};
 use destination::Destinations;
@@ -69,16 +70,18 @@ const GATHER_FOR: Duration = Duration::from_millis(5);
 /// Reports that may wait for the settler. Past that, attempts that are over keep their seats.
 const REPORTS: usize = 1_024;
 
-/// Sends until the process stops, then waits for what is under way.
-pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
+/// Sends until the process stops, and until the webhooks of what was run here are sent, then waits for what is under way.
+pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result<()> {
     let alarm = Arc::new(Alarm::new());
     let (over, reports) = mpsc::channel(REPORTS);
-    let dispatcher = Dispatcher::new(Arc::clone(&worker), Arc::clone(&alarm), over)?;
+    let last = Arc::new(last);
+    let dispatcher = Dispatcher::new(Arc::clone(&worker), Arc::clone(&alarm), over, Arc::clone(&last))?;
     worker.shutdown.spawn("settle-deliveries", settler::run(Arc::clone(&worker), reports));
     let news = worker.store.wakeups().subscribe(Topic::Delivery);
     tokio::select! {
-        () = background::repeat(dispatcher, worker.shutdown.soft(), &alarm.wake, POLL) => Ok(()),
+        () = background::repeat(dispatcher, last.stop(), &alarm.wake, POLL) => Ok(()),
         never = alarm.ring_for(news) => match never {},
+        never = last.watch(&alarm.wake) => match never {},
     }
 }
 
@@ -94,10 +97,16 @@ struct Dispatcher {
     secrets: Secrets,
     terms: DeliveryTerms,
     over: mpsc::Sender<Attempted>,
+    last: Arc<LastRounds>,
 }
 
 impl Dispatcher {
-    fn new(worker: Arc<Worker>, alarm: Arc<Alarm>, over: mpsc::Sender<Attempted>) -> anyhow::Result<Self> {
+    fn new(
+        worker: Arc<Worker>,
+        alarm: Arc<Alarm>,
+        over: mpsc::Sender<Attempted>,
+        last: Arc<LastRounds>,
+    ) -> anyhow::Result<Self> {
         let settings = &worker.config.webhooks;
         let destinations = Destinations::default();
         let guard = Guard::new(settings.allow.clone());
@@ -128,6 +137,7 @@ impl Dispatcher {
             destinations,
             alarm,
             over,
+            last,
             store: worker.store.on_own_connection(),
             worker,
         })
@@ -172,6 +182,7 @@ impl Rounds for Dispatcher {
             // The next seat that is left rings.
             return Ok(Round::Idle);
         }
+        let is_last = self.last.have_begun();
         let began = Instant::now();
         let lanes = self.store.look_at_lanes(&self.memory.known(began)).await?;
         self.memory.learn(&lanes, began, Instant::now());
@@ -179,6 +190,11 @@ impl Rounds for Dispatcher {
             lanes.heads.into_iter().partition(|head| head.first_at <= lanes.now);
         let next = later.iter().map(|head| head.due_in(lanes.now)).min();
         self.alarm.set(next.map(|wait| (Instant::now() + wait).into()));
+
+        if is_last && due.is_empty() {
+            // What follows an event that is being sent is due, so what is being sent now is the last.
+            self.last.end();
+        }
 
         let (offers, places) = self.offers(due);
         if offers.is_empty() {

@@ -8,6 +8,7 @@ mod alarm;
 mod host_id;
 mod host_lease;
 mod large_reads;
+mod last_rounds;
 mod liveness;
 mod peers;
 mod readiness;
@@ -29,10 +30,12 @@ use foreman_ollama::{Client, Failure};
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ConnectOptions, Store};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use config::{Config, Role};
 use large_reads::LargeReads;
+use last_rounds::LastRounds;
 use liveness::Liveness;
 use peers::Peers;
 use worker::Worker;
@@ -91,15 +94,28 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
 fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
     let shutdown = &worker.shutdown;
     let roles = TaskTracker::new();
+    // Each in this order carries on what the one before has left, and so ends after it.
+    let mut before = None;
     for role in &worker.config.roles {
         let (name, its) = (role.as_str(), Arc::clone(worker));
         match role {
-            Role::Run => shutdown.spawn(name, roles.track_future(runner::run(its, ollama.clone()))),
+            Role::Run => {
+                let ended = CancellationToken::new();
+                let run = cancelling(ended.clone(), runner::run(its, ollama.clone()));
+                shutdown.spawn(name, roles.track_future(run));
+                before = Some(ended);
+            }
             Role::Relay => {
                 shutdown.spawn("gauges", gauges::run(Arc::clone(worker)));
-                shutdown.spawn(name, roles.track_future(relay::run(its)));
+                let ended = CancellationToken::new();
+                let last = LastRounds::new(shutdown, before.clone());
+                shutdown.spawn(name, roles.track_future(cancelling(ended.clone(), relay::run(its, last))));
+                before = before.map(|_| ended);
             }
-            Role::Dispatch => shutdown.spawn(name, roles.track_future(dispatch::run(its))),
+            Role::Dispatch => {
+                let last = LastRounds::new(shutdown, before.clone());
+                shutdown.spawn(name, roles.track_future(dispatch::run(its, last)));
+            }
             Role::Janitor => shutdown.spawn(name, roles.track_future(janitor::run(its))),
         }
     }
@@ -109,4 +125,10 @@ fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
         its.liveness.keep(&its, roles).await;
         anyhow::Ok(())
     });
+}
+
+/// Cancels `ended` when the task is over, however it ends.
+async fn cancelling<T>(ended: CancellationToken, task: impl Future<Output = T>) -> T {
+    let _guard = ended.drop_guard();
+    task.await
 }

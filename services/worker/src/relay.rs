@@ -11,6 +11,7 @@ use metrics::counter;
 use tokio::time::{Instant, sleep};
 
 use crate::alarm::Alarm;
+use crate::last_rounds::LastRounds;
 use crate::worker::Worker;
 
 /// Counted here, where every end passes once, whether a worker, a client or the clock brought it.
@@ -36,18 +37,21 @@ const POLL: Duration = Duration::from_millis(500);
 /// it takes a tenth of a second where that is much.
 const FORGET_BOUND_AFTER: Duration = Duration::from_secs(60);
 
-/// Takes turns with the relays of the other workers until the process stops.
-pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
+/// Takes turns with the relays of the other workers until the process stops, and until what was run here is relayed.
+pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result<()> {
     let alarm = Alarm::new();
     let outbox = worker.store.wakeups().subscribe(Topic::Outbox);
+    let last = Arc::new(last);
     let relay = Relay {
         store: worker.store.on_own_connection(),
         bound: RelayBound::default(),
         bound_since: Instant::now(),
+        last: Arc::clone(&last),
     };
     tokio::select! {
-        () = background::repeat(relay, worker.shutdown.soft(), &alarm.wake, POLL) => Ok(()),
+        () = background::repeat(relay, last.stop(), &alarm.wake, POLL) => Ok(()),
         never = alarm.ring_for(outbox) => match never {},
+        never = last.watch(&alarm.wake) => match never {},
     }
 }
 
@@ -55,6 +59,7 @@ struct Relay {
     store: Store,
     bound: RelayBound,
     bound_since: Instant,
+    last: Arc<LastRounds>,
 }
 
 impl Rounds for Relay {
@@ -67,9 +72,10 @@ impl Rounds for Relay {
             self.bound = RelayBound::default();
             self.bound_since = Instant::now();
         }
+        let is_last = self.last.have_begun();
         match self.store.relay_from(&mut self.bound, BATCH.into()).await? {
             // Whoever is at work was woken by the same news, and looks again when its turn is over.
-            Relayed::Busy | Relayed::Moved { events: 0, .. } => Ok(Round::Idle),
+            Relayed::Busy => Ok(Round::Idle),
             Relayed::Moved { events, ended, .. } => {
                 for Ended { model_label, state, jobs } in ended {
                     counter!(JOBS_FINISHED.name, "model" => model_label, "state" => state.as_str())
@@ -77,6 +83,10 @@ impl Rounds for Relay {
                 }
                 if events >= BATCH.into() {
                     return Ok(Round::More);
+                }
+                if is_last {
+                    // It began when all was written that was run here, and has moved the last of that.
+                    self.last.end();
                 }
                 if events >= UNDER_LOAD {
                     sleep(GATHER_FOR).await;

@@ -42,6 +42,26 @@ async fn a_worker_told_to_stop_hands_back_what_it_cannot_finish_and_counts_nothi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_worker_that_runs_a_job_to_its_end_within_the_grace_tells_its_receiver_too() {
+    let (db, receiver) = (Db::fresh().await, Receiver::start().await);
+    let sim = Sim::start(Config::default()).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let mut worker = Worker::start(&db, &sim.url(), &[("FOREMAN_SHUTDOWN_GRACE", "20s")]).await;
+    for prompt in ["sim:tokens=20 sim:token-delay=100ms", "this one waits for the next worker"] {
+        api.submit(&chat_with_webhook(prompt, &receiver.url("/"))).await;
+    }
+    sim.until(|log| log.running() == 1).await;
+    worker.process.terminate().await;
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job_done WHERE state = 'done'").await, 1);
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job_ready").await, 1, "nothing more was claimed");
+    let states: Vec<_> = receiver.received().iter().map(|event| event.json()["state"].clone()).collect();
+    let of = |state: &str| states.iter().filter(|seen| *seen == state).count();
+    assert_eq!((of("queued"), of("loading"), of("working"), of("done")), (2, 1, 1, 1), "{states:?}");
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM webhook_delivery").await, 0, "and that is written");
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM outbox").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn workers_told_to_stop_one_after_the_other_lose_no_job_and_no_webhook() {
     let (db, receiver) = (Db::fresh().await, Receiver::start().await);
     let sim = Sim::start(Config { parallel: 2, ..Config::default() }).await.unwrap();

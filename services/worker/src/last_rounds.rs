@@ -1,0 +1,92 @@
+//! How relay and dispatcher end in a worker that runs jobs: after the one whose work they carry on, and when nothing of
+//! that is left. So the last webhook of a job that ends within the grace is sent by the worker that ran it.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use foreman_runtime::Shutdown;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// Enough for the events of the jobs that ended last, on a slow Postgres too. A backlog is left to the other workers, or to
+/// the next start: it must not hold up the end.
+const AT_MOST: Duration = Duration::from_secs(3);
+
+/// The end of one such role.
+#[derive(Debug)]
+pub(crate) struct LastRounds {
+    begun: CancellationToken,
+    stop: CancellationToken,
+    hard: CancellationToken,
+}
+
+impl LastRounds {
+    /// The last rounds of a role begin when `before` is cancelled. Without it the role ends with the soft token, and has
+    /// none: what it carries on does not come from here.
+    pub(crate) fn new(shutdown: &Shutdown, before: Option<CancellationToken>) -> Self {
+        let stop = if before.is_some() { CancellationToken::new() } else { shutdown.soft().clone() };
+        let begun = before.unwrap_or_default();
+        Self { begun, stop, hard: shutdown.hard().clone() }
+    }
+
+    /// For [`background::repeat`](foreman_runtime::background::repeat).
+    pub(crate) fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Whether a look that begins now sees all that is to be carried on.
+    pub(crate) fn have_begun(&self) -> bool {
+        self.begun.is_cancelled()
+    }
+
+    /// Such a look has found nothing: the role ends.
+    pub(crate) fn end(&self) {
+        self.stop.cancel();
+    }
+
+    /// Has the first of them made at once, and lets them end in time. To be polled beside the loop.
+    pub(crate) async fn watch(&self, wake: &Notify) -> Infallible {
+        self.begun.cancelled().await;
+        wake.notify_one();
+        _ = self.hard.run_until_cancelled(sleep(AT_MOST)).await;
+        self.end();
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn they_begin_after_the_one_before_and_end_when_nothing_is_left_or_in_time() {
+        let (shutdown, before, wake) = (Shutdown::new(), CancellationToken::new(), Notify::new());
+        let last = LastRounds::new(&shutdown, Some(before.clone()));
+        shutdown.stop();
+        let long = Duration::from_secs(60);
+        assert!(timeout(long, last.watch(&wake)).await.is_err());
+        assert!(!last.have_begun() && !last.stop().is_cancelled(), "what comes before it goes on");
+
+        before.cancel();
+        let start = Instant::now();
+        tokio::select! {
+            never = last.watch(&wake) => match never {},
+            () = wake.notified() => assert!(last.have_begun() && !last.stop().is_cancelled()),
+        }
+        tokio::select! {
+            never = last.watch(&wake) => match never {},
+            () = last.stop().cancelled() => assert_eq!(start.elapsed(), AT_MOST),
+        }
+    }
+
+    #[tokio::test]
+    async fn without_the_one_before_there_are_none() {
+        let shutdown = Shutdown::new();
+        let last = LastRounds::new(&shutdown, None);
+        shutdown.stop();
+        assert!(last.stop().is_cancelled() && !last.have_begun());
+    }
+}
