@@ -136,7 +136,8 @@ mod tests {
     ];
 
     /// Statements that write such rows and free nobody, since they only say that somebody is there or goes on.
-    const FREE_NOBODY: [&str; 4] = ["register_worker", "renew_worker", "introduce_host", "take_host"];
+    const FREE_NOBODY: [&str; 5] =
+        ["register_worker", "renew_worker", "introduce_host", "take_host", "extend_claim"];
 
     /// The names of all statements that write to one of these tables, as `shared/store/prepare` found them.
     fn writing(tables: &[&str]) -> BTreeSet<String> {
