@@ -29,6 +29,8 @@ pub(crate) struct App {
     pub(crate) receivers: SubmissionCheck,
     /// Request bodies, from their first byte to their commit.
     pub(crate) incoming: Shares,
+    /// Turns at reading large bodies as JSON.
+    pub(crate) large: Semaphore,
     /// Places of batches before the submitter.
     pub(crate) in_line: Arc<Semaphore>,
     /// Answers and pieces of artifacts, until the client has taken their last byte.

@@ -11,7 +11,7 @@ use foreman_webhook::guard::SUBMISSION_BUDGET;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::app::Shared;
+use crate::app::{App, Shared};
 use crate::auth::Caller;
 use crate::new_job::{NewJob, idempotency_key};
 use crate::problem::{Problem, not_accepted};
@@ -21,6 +21,9 @@ use crate::traceparent::traceparent;
 
 /// From this size on reading a body takes so long that other requests would notice, were it done on their thread.
 const LARGE: usize = 256 << 10;
+
+/// Large bodies that are read as JSON at the same time. Each is in memory twice by then, and is charged for once.
+pub(crate) const LARGE_AT_ONCE: usize = 2;
 
 /// Lines of all batches that may stand before the submitter at the same time: one flush that is being written and one
 /// that gathers. So a batch keeps it busy, and a single job waits for two flushes at most.
@@ -72,13 +75,16 @@ impl Intake {
 
     /// Takes in one job. `held` is the memory of its bytes, until it is written.
     pub(crate) async fn take_in(&self, bytes: Bytes, held: Arc<Held>) -> Result<Entry, Problem> {
-        let (body, key) = beside_others(bytes.len(), || {
+        let size = bytes.len();
+        let read = move || {
             let body = JobBody::parse(&bytes)
                 .map_err(|error| Problem::bad_request(error.code(), error.to_string()))?;
             let key = idempotency_key(&self.headers, &body, &bytes)?;
+            // From here on the job stands in its payload alone.
+            drop(bytes);
             Ok::<_, Problem>((body, key))
-        })?;
-        drop(bytes);
+        };
+        let (body, key) = self.app.beside_others(size, read).await??;
         match self.admit(body, held, key.clone()).await {
             Ok(submission) => self.app.submitter.offer(submission).map(Entry::Offered).map_err(not_accepted),
             Err(problem) => self.replay(key.as_ref(), problem).await.map(Entry::Replayed),
@@ -144,7 +150,18 @@ impl Intake {
     }
 }
 
-/// Runs what takes its time over so many bytes; if they are many, where it keeps no other request waiting.
-pub(crate) fn beside_others<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
-    if bytes < LARGE { work() } else { tokio::task::block_in_place(work) }
+impl App {
+    /// Runs what takes its time over so many bytes; if they are many, where it keeps no other request waiting, and with few
+    /// others beside it.
+    pub(crate) async fn beside_others<T>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, Problem> {
+        if bytes < LARGE {
+            return Ok(work());
+        }
+        let _turn = self.large.acquire().await.map_err(|_| Problem::internal())?;
+        Ok(tokio::task::block_in_place(work))
+    }
 }

@@ -108,6 +108,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
         receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
         incoming: Shares::new(body::INCOMING, body::bounds(config.max_body)),
+        large: Semaphore::new(intake::LARGE_AT_ONCE),
         in_line: Arc::new(Semaphore::new(intake::IN_LINE)),
         outgoing: Shares::new(outgoing::OUTGOING, outgoing::answers()),
         events: Shares::new(outgoing::EVENTS, outgoing::streams()),

@@ -61,6 +61,8 @@ pub enum JobBodyError {
     TrailingData,
     #[error("the body is nested deeper than {MAX_DEPTH} levels: flatten it")]
     TooDeep,
+    #[error("an object of the body has more than {} keys: send fewer", object::MAX_KEYS)]
+    TooManyKeys,
     #[error("the key `{0}` is given more than once: give it once")]
     RepeatedKey(String),
     #[error("the key `{written}` must be written `{meant}`")]
@@ -95,6 +97,7 @@ impl JobBodyError {
             Self::NotAnObject => "not_an_object",
             Self::TrailingData => "trailing_data",
             Self::TooDeep => "too_deep",
+            Self::TooManyKeys => "too_many_keys",
             Self::RepeatedKey(_) => "repeated_key",
             Self::OtherCase { .. } => "key_in_other_case",
             Self::ModelMissing => "model_missing",
@@ -162,7 +165,10 @@ fn read_object(text: &str) -> Result<Members<'_>, JobBodyError> {
         return Err(JobBodyError::TooDeep);
     }
     let mut reader = serde_json::Deserializer::from_str(text);
-    let members = Members::deserialize(&mut reader).map_err(JobBodyError::NotJson)?;
+    let members = Members::deserialize(&mut reader).map_err(|error| {
+        // Of an object that is JSON, `Members` refuses nothing but too many keys.
+        if error.is_data() { JobBodyError::TooManyKeys } else { JobBodyError::NotJson(error) }
+    })?;
     reader.end().map_err(|_| JobBodyError::TrailingData)?;
     Ok(members)
 }

@@ -6,8 +6,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+/// Members of one object, at most. No request or answer of Ollama comes near it, and each member costs memory of its own,
+/// several times the bytes that it is written in.
+pub(crate) const MAX_KEYS: usize = 1_000;
 
 /// One member of an object, in place.
 #[derive(Clone, Debug)]
@@ -48,6 +52,10 @@ impl<'de> Deserialize<'de> for Members<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
                 while let Some((Key(key), value)) = map.next_entry()? {
+                    if members.len() == MAX_KEYS {
+                        let too_many = format_args!("an object has more than {MAX_KEYS} keys");
+                        return Err(A::Error::custom(too_many));
+                    }
                     members.push(Member { key, value });
                 }
                 Ok(Members(members))
@@ -111,8 +119,12 @@ pub(crate) fn depth(text: &str) -> usize {
 }
 
 /// Writes members as one compact object, each value as it was.
-pub(crate) fn write<'a>(members: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    let mut object = String::from("{");
+pub(crate) fn write<'a>(members: impl IntoIterator<Item = (&'a str, &'a str), IntoIter: Clone>) -> String {
+    let members = members.into_iter();
+    // Reserved at once: a large value would otherwise be copied while the text grows. 4 is for quotes, colon and comma.
+    let size = members.clone().map(|(key, value)| key.len() + value.len() + 4).sum::<usize>() + 2;
+    let mut object = String::with_capacity(size);
+    object.push('{');
     for (key, value) in members {
         if object.len() > 1 {
             object.push(',');

@@ -73,7 +73,7 @@ pub use queue::QueueShare;
 pub use queued::Queued;
 pub use relay::{Ended, Relayed};
 pub use relay_bound::RelayBound;
-pub use request::StoredRequest;
+pub use request::{RequestSize, StoredRequest};
 pub use rooms::Misplaced;
 pub use schema::{MigrateError, schema_version_needed};
 pub use seal::{Seal, UnsealError};

@@ -15,19 +15,45 @@ pub struct StoredRequest {
     pub max_attempts: Option<i16>,
     pub metadata: Option<String>,
     pub receiver: Option<Receiver>,
+}
+
+/// What is known of a stored request before its body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestSize {
+    pub bytes: u32,
     /// Whether the job that it belongs to has ended.
     pub has_ended: bool,
 }
 
 impl Store {
-    /// What this job was asked to do.
-    pub async fn request(&self, scope: Scope, job: JobId) -> Result<Option<StoredRequest>, StoreError> {
+    /// How large the body of this job's request is. It is not read for that.
+    pub async fn request_size(&self, scope: Scope, job: JobId) -> Result<Option<RequestSize>, StoreError> {
         let mut conn = self.open().await?;
+        let row = sqlx::query!(
+            r#"-- request_size
+            SELECT octet_length(body) AS "bytes!", EXISTS (SELECT FROM job_done WHERE job_id = $1) AS "has_ended!"
+            FROM job WHERE id = $1 AND ($2::uuid IS NULL OR client_id = $2)"#,
+            job.uuid(),
+            scope.client(),
+        )
+        .fetch_optional(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(row.map(|row| RequestSize { bytes: row.bytes.unsigned_abs(), has_ended: row.has_ended }))
+    }
+
+    /// What this job was asked to do, with a body of so many bytes.
+    pub async fn request(
+        &self,
+        scope: Scope,
+        job: JobId,
+        bytes: u32,
+    ) -> Result<Option<StoredRequest>, StoreError> {
+        let mut conn = self.open_for(bytes.into()).await?;
         let row = sqlx::query!(
             r#"-- request
             SELECT j.client_id AS "client: ClientId", j.model, j.model_label, j.load_key, j.path, j.body, j.priority,
-                   j.max_attempts, j.metadata, j.webhook_url, j.webhook_origin, j.webhook_events,
-                   EXISTS (SELECT FROM job_done WHERE job_id = $1) AS "has_ended!"
+                   j.max_attempts, j.metadata, j.webhook_url, j.webhook_origin, j.webhook_events
             FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2)"#,
             job.uuid(),
             scope.client(),
@@ -55,7 +81,6 @@ impl Store {
                     origin,
                     events,
                 }),
-                has_ended: row.has_ended,
             }
         }))
     }

@@ -23,7 +23,7 @@ use crate::app::Shared;
 use crate::auth::Caller;
 use crate::body::{self, Bounded};
 use crate::describe::schema;
-use crate::intake::{IN_LINE, Intake, beside_others};
+use crate::intake::{IN_LINE, Intake};
 use crate::lines::{self, Line};
 use crate::problem::Problem;
 use crate::shares::Held;
@@ -86,7 +86,7 @@ pub(crate) async fn submit(
     let Bounded { bytes, mut held } = body::read(&app, caller.client, body).await?;
     // Each line is held as a job beside the body that it stands in.
     held.grow(bytes.len())?;
-    let lines = beside_others(bytes.len(), || lines::split(&bytes))?;
+    let lines = app.beside_others(bytes.len(), || lines::split(&bytes)).await??;
     drop(bytes);
     let expected = lines.len();
     let (tell, told) = mpsc::unbounded_channel();

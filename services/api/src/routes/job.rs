@@ -137,13 +137,19 @@ pub(crate) async fn retry(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let turn = app.reads.turn(caller.client).await?;
-    let request = app.store.request(caller.scope(), id).await?.ok_or_else(Problem::no_such_job)?;
+    let size = app.store.request_size(caller.scope(), id).await?.ok_or_else(Problem::no_such_job)?;
     drop(turn);
-    if !request.has_ended {
+    if !size.has_ended {
         let error = "the job has not ended yet; cancel it first, or wait for its end";
         return Err(Problem::conflict("job_is_live", error));
     }
-    let held = Arc::new(app.incoming.take(caller.client, request.body.len())?);
+    // Memory is taken before the body is read, and twice: until it is read it stands in the connection's buffer too.
+    let bytes = usize::try_from(size.bytes).unwrap_or(usize::MAX);
+    let held = Arc::new(app.incoming.take(caller.client, bytes.saturating_mul(2))?);
+    let turn = app.reads.turn(caller.client).await?;
+    let request =
+        app.store.request(caller.scope(), id, size.bytes).await?.ok_or_else(Problem::no_such_job)?;
+    drop(turn);
     let admission = app.limits.admit(request.client, request.body.len()).await?;
     let times = Times::from_now(app.store.clock().now(), app.job_ttl);
     let again = NewJob {

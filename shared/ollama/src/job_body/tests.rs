@@ -52,6 +52,10 @@ fn every_wrong_body_has_its_code() {
     let deep = |levels: usize| {
         format!(r#"{{"model":"a","prompt":"x","d":{}1{}}}"#, "[".repeat(levels), "]".repeat(levels))
     };
+    let keys = |count: usize| {
+        let members: Vec<String> = (0..count).map(|key| format!(r#""{key}":1"#)).collect();
+        format!("{{{}}}", members.join(","))
+    };
     let long = format!(r#"{{"model":"{}","prompt":"x"}}"#, "m".repeat(100_000));
     for (body, code) in [
         ("", "body_missing"),
@@ -75,6 +79,9 @@ fn every_wrong_body_has_its_code() {
         (&deep(10_000), "too_deep"),
         (&"[".repeat(10_000), "not_json"),
         (&"{\"a\":".repeat(100_000), "too_deep"),
+        (&keys(1_001), "too_many_keys"),
+        (&keys(1_000_000), "too_many_keys"),
+        (&format!(r#"{{"model":"a","prompt":"x","options":{}}}"#, keys(1_001)), "invalid_options"),
         (r#"{"model":"a","prompt":"x","z":1,"z":1}"#, "repeated_key"),
         (r#"{"Model":"a","prompt":"x"}"#, "key_in_other_case"),
         (r#"{"model":"a","prompt":"x","STREAM":false}"#, "key_in_other_case"),
