@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn the_pool_that_is_advised_finds_room() {
-        let tight = Server { connections: 58, ..server() };
+        let tight = Server { connections: 62, ..server() };
         let advised = connections(&tight, 40, 3).mend.unwrap();
         assert!(advised.starts_with("FOREMAN_DB_POOL=7,"), "{advised}");
         assert_eq!(connections(&tight, 7, 3).level, Level::Ok);
