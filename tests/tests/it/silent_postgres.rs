@@ -144,6 +144,8 @@ impl Load {
 
 async fn submit_steadily(url: String, said: Arc<Said>, stop: Arc<AtomicBool>) {
     let (mut pace, mut requests) = (interval(PACE), JoinSet::new());
+    // Several loads run in one house, one after the other.
+    let load: u64 = rand::random();
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -151,7 +153,7 @@ async fn submit_steadily(url: String, said: Arc<Said>, stop: Arc<AtomicBool>) {
         pace.tick().await;
         let (url, said) = (url.clone(), Arc::clone(&said));
         requests.spawn(async move {
-            let prompt = format!("job {number}");
+            let prompt = format!("job {number} of load {load}");
             let answer =
                 http().post(format!("{url}/jobs")).body(chat(&prompt).to_string()).send().await.unwrap();
             let status = answer.status().as_u16();
