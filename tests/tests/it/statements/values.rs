@@ -96,6 +96,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("flush_is_over", Few, &["1, now()"]),
     values("foreign_leases", Few, &["'host 2', filled.id(1), filled.ids(1, 2), array[now(), now()]"]),
     values("has_ended", Few, &["filled.job(150000), filled.id(2)"]),
+    values("has_published", Few, &["'host 3'"]),
     values("heartbeats", Few, BARE),
     values("hosts", DOCTOR, BARE),
     values("introduce_host", Few, &["'host 3', 'http://127.0.0.1:11434', 20, 4"]),
@@ -148,6 +149,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("renew_worker", Few, &["filled.id(3), 'host 3', 3"]),
     values("reported_already", BATCH, &["filled.jobs(120000, 100), filled.deliveries(120000, 100), array_fill(1::smallint, '{100}')"]),
     values("request", Few, &["filled.job(150000), filled.id(2)"]),
+    values("request_size", Few, &["filled.job(150000), filled.id(2)"]),
     values("rescue_leases", Pages(1_000.0, "all leases are looked at for such without a worker, and there are as many as slots"), &[
         "filled.ids(900001, 2), 5, 'lost'"]),
     values("revoke_client", Few, &["'client 3'"]),
