@@ -1,5 +1,6 @@
-//! Wake-ups, within a process and between processes. `NOTIFY` only hastens what a poll would find anyway: it is sent after the commit it
-//! speaks of, from a connection of its own, and many become one. [`write`] has the list of which write frees whose work.
+//! Wake-ups, within a process and between processes. `NOTIFY` only hastens what a poll would find anyway: it is sent
+//! after the commit it speaks of, from a connection of its own, and many become one. The file `wake/write.rs` has the
+//! list of which write frees whose work.
 //!
 //! Whoever waits subscribes first, then queries, then waits: a change between the last two is not lost.
 
