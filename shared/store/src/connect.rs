@@ -1,6 +1,6 @@
 //! How a process reaches Postgres: one pool for its work, and now and then a connection of its own.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
     ConnectOptions as _, PgConnection, PgPool,
@@ -58,7 +58,7 @@ pub struct ConnectOptions {
     pub(crate) direct: PgConnectOptions,
     pool_size: u32,
     pgbouncer: bool,
-    begin: &'static str,
+    begin: Arc<str>,
     deadline: Deadline,
 }
 
@@ -78,9 +78,11 @@ impl ConnectOptions {
         };
         let pooled = parse(url)?;
         let direct = direct_url.map_or_else(|| Ok(pooled.clone()), parse)?.options(TO_A_CLIENT_THAT_IS_GONE);
-        // A pooler refuses settings at the start of a connection, our library's own among them; through it every
-        // statement is planned anew anyway, and each transaction sets its own deadlines.
+        // A pooler refuses settings at the start of a connection, our library's own among them. Through it each transaction
+        // makes the planner's settings and its own deadlines: without the former a `GET /jobs/{id}` is compiled for 2 s.
+        let mut begin = String::from("BEGIN");
         let pooled = if pgbouncer {
+            begin.extend(PLANNER.map(|(name, value)| format!("; SET LOCAL {name} = {value}")));
             pooled.extra_float_digits(None)
         } else {
             let (statement, lock) = (Deadline::USUAL.at_server().as_millis(), LOCK_WAIT.as_millis());
@@ -89,14 +91,14 @@ impl ConnectOptions {
                 .options(TO_A_CLIENT_THAT_IS_GONE)
                 .options([("statement_timeout", statement), ("lock_timeout", lock)])
         };
-        Ok(Self { pooled, direct, pool_size, pgbouncer, begin: "BEGIN", deadline: Deadline::USUAL })
+        Ok(Self { pooled, direct, pool_size, pgbouncer, begin: begin.into(), deadline: Deadline::USUAL })
     }
 
     /// For one who only looks: nothing can be written, no statement outlives its bound, and a pooler may stand in
     /// between whether anybody said so or not.
     pub fn for_checkup(url: &str, direct_url: Option<&str>) -> Result<Self, sqlx::Error> {
         let usual = Self::new(url, direct_url, 2, true)?;
-        Ok(Self { begin: "BEGIN READ ONLY", deadline: Deadline::CHECKUP, ..usual })
+        Ok(Self { begin: "BEGIN READ ONLY".into(), deadline: Deadline::CHECKUP, ..usual })
     }
 }
 
@@ -108,8 +110,8 @@ pub struct Store {
     pooled: PgConnectOptions,
     direct: PgConnectOptions,
     pgbouncer: bool,
-    /// The statement that begins a transaction.
-    begin: &'static str,
+    /// The statements that begin a transaction.
+    begin: Arc<str>,
     deadline: Deadline,
     clock: Clock,
     wakeups: Wakeups,
@@ -193,7 +195,7 @@ impl Store {
                 None => Conn::pooled(self.pool.acquire().await?, deadline, !self.pgbouncer),
             };
             if is_transaction {
-                conn.begin(self.begin).await?;
+                conn.begin(&self.begin).await?;
             }
             Ok(conn)
         };

@@ -57,10 +57,12 @@ impl Store {
 }
 
 /// A client that dies inside a transaction must not hold its locks for ever. A setting of the role and not of a
-/// migration, so that a restored dump has it after the next `foreman migrate` too.
+/// migration, so that a restored dump has it after the next `foreman migrate` too. Under a lock of its own, because
+/// Postgres refuses one of two changes of the same role that come at the same time.
 async fn bound_idle_transactions(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::raw_sql(
-        "DO $$ BEGIN EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET idle_in_transaction_session_timeout = %L',
+        "DO $$ BEGIN PERFORM pg_advisory_xact_lock(hashtext('foreman role'));
+         EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET idle_in_transaction_session_timeout = %L',
          current_database(), '5s'); END $$",
     )
     .execute(connection)

@@ -45,7 +45,6 @@ async fn until_state(api: &Api, job: &str, wanted: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails in the whole suite since deadlines came, for a reason not yet found; passes by itself"]
 async fn a_job_is_done_retried_cancelled_expired_and_its_receiver_hears_of_it() {
     let db = Db::fresh().await;
     let (pooler, receiver) = (PgBouncer::start(&db), Receiver::start().await);

@@ -9,7 +9,6 @@ use super::{foreman, sentence, stdout};
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "failed in a run of the whole suite, for a reason not yet found; passes by itself"]
 async fn a_database_is_migrated_from_three_places_at_once_and_again() {
     let db = Db::fresh().await;
     // Another database of the same cluster, where nothing is yet.

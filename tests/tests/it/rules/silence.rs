@@ -92,13 +92,15 @@ async fn a_server_process_ends_when_its_client_hangs_up() {
 }
 
 #[tokio::test]
-async fn every_connection_carries_the_deadlines_of_the_server() {
+async fn every_connection_carries_the_deadlines_and_planner_settings() {
     let db = Db::fresh().await;
     let pooler = PgBouncer::start(&db);
     let pooled = Store::new(ConnectOptions::new(&pooler.url(&db), Some(db.url()), 2, true).unwrap());
     for (store, directly) in [(db.another_store(), true), (pooled, false)] {
         assert_eq!(setting(&store, "statement_timeout").await, "8s");
         assert_eq!(setting(&store, "lock_timeout").await, "3s");
+        assert_eq!(setting(&store, "jit").await, "off");
+        assert_eq!(setting(&store, "enable_seqscan").await, "off");
         if directly {
             assert_eq!(setting(&store, "tcp_keepalives_idle").await, "10");
             assert_eq!(setting(&store, "tcp_user_timeout").await, "20000");
