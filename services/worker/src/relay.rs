@@ -33,9 +33,9 @@ const GATHER_FOR: Duration = Duration::from_millis(10);
 /// Between two looks when nobody wakes us. It guarantees what the wake-ups only hasten.
 const POLL: Duration = Duration::from_millis(500);
 
-/// A database that was restored gives out ids once more that were there before. So now and then a turn looks at everything;
-/// it takes a tenth of a second where that is much.
-const FORGET_BOUND_AFTER: Duration = Duration::from_secs(60);
+/// A database that was restored gives out ids once more that were there before, and one that has crashed may have rows again
+/// that were moved just before. So now and then a turn looks at everything; it takes a tenth of a second where that is much.
+const FORGET_BOUND_AFTER: Duration = Duration::from_secs(5);
 
 /// Takes turns with the relays of the other workers until the process stops, and until what was run here is relayed.
 pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result<()> {
@@ -43,7 +43,8 @@ pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result
     let outbox = worker.store.wakeups().subscribe(Topic::Outbox);
     let last = Arc::new(last);
     let relay = Relay {
-        store: worker.store.on_own_connection(),
+        // What a crash undoes of a turn is in the outbox again. No webhook of it was sent: its claim waits for the disk.
+        store: worker.store.on_own_unflushed_connection(),
         bound: RelayBound::default(),
         bound_since: Instant::now(),
         last: Arc::clone(&last),

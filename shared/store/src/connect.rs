@@ -149,6 +149,14 @@ impl Store {
         Self { own, ..self.clone() }
     }
 
+    /// The same for one whose writes nobody was promised, and who would find all of them still to be done: Postgres does not
+    /// wait for the disk before it says that they are committed. A crash may undo the last of them (half a second's at the
+    /// default of `wal_writer_delay`), but none that a later commit, which did wait, could have seen.
+    pub fn on_own_unflushed_connection(&self) -> Self {
+        let unflushed = || OwnConnection::new(self.pooled.clone().options([("synchronous_commit", "off")]));
+        Self { own: (!self.pgbouncer).then(unflushed), ..self.clone() }
+    }
+
     /// A handle whose statements have `factor` times as long for the bytes that they carry. For whoever was not answered
     /// in time: what did not get through once would not the next time either.
     pub fn on_slower_line(&self, factor: u32) -> Self {

@@ -99,6 +99,8 @@ struct Inner {
     /// One bit a topic that is still to be told.
     pending: AtomicU32,
     to_tell: Notify,
+    /// The server process behind the connection that tells; 0 until its first answer.
+    teller: AtomicU32,
 }
 
 impl Default for Wakeups {
@@ -107,6 +109,7 @@ impl Default for Wakeups {
             topics: std::array::from_fn(|_| watch::Sender::new(())),
             pending: AtomicU32::new(0),
             to_tell: Notify::new(),
+            teller: AtomicU32::new(0),
         }))
     }
 }
@@ -186,7 +189,11 @@ impl Wakeups {
             if word == beat {
                 heard_beat = Instant::now();
             }
-            // Of other words, one that this version does not know is another's business.
+            if notification.process_id() == self.0.teller.load(Ordering::Acquire) {
+                // Our own word: whoever waits for it here was woken as it was told.
+                continue;
+            }
+            // A word that this version does not know is another's business.
             if let Some(topic) = Topic::ALL.into_iter().find(|topic| topic.name() == word) {
                 self.wake(topic);
             }
@@ -213,12 +220,15 @@ impl Wakeups {
                 continue;
             }
             let notify = sqlx::query!(
-                "-- notify
-                SELECT pg_notify($1, topic) FROM unnest($2::text[]) AS topic",
+                r#"-- notify
+                SELECT pg_notify($1, topic), pg_backend_pid() AS "teller!" FROM unnest($2::text[]) AS topic"#,
                 CHANNEL,
                 &words
             );
-            answered(notify.fetch_all(&mut connection)).await?;
+            let told = answered(notify.fetch_all(&mut connection)).await?;
+            if let Some(row) = told.first() {
+                self.0.teller.store(row.teller.unsigned_abs(), Ordering::Release);
+            }
             sleep(SPACING).await;
         }
     }
