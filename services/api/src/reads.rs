@@ -2,15 +2,16 @@
 //! left to what keeps the service going.
 //!
 //! A read takes a connection for milliseconds, so that a client waits for its turn a little before it is told that it asks
-//! for too much at once.
+//! for too much at once. A page of a list takes several, much of them on a processor: a client reads one page at a time and
+//! rests after it, so that it never has more than a quarter of one processor for them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use foreman_store::ClientId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::problem::Problem;
 use crate::shares::{Bounds, Held, Resource, Shares};
@@ -27,15 +28,26 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an answer that has begun waits for the next piece of it: to break it off would cost more than to wait.
 const PATIENCE_MIDWAY: Duration = Duration::from_secs(60);
 
+/// After a page its client gets no other for this many times what that one took.
+const REST: u32 = 3;
+
 /// Clients remembered; beyond these, the idle ones are forgotten.
 const REMEMBERED: usize = 10_000;
 
 /// The turns of all clients at the database.
 pub(crate) struct Reads {
     part: usize,
-    clients: Mutex<HashMap<ClientId, Arc<Semaphore>>>,
+    clients: Mutex<HashMap<ClientId, Lines>>,
     all: Arc<Semaphore>,
     shares: Shares,
+}
+
+/// Where the requests of one client wait for their turns.
+#[derive(Debug, Clone)]
+struct Lines {
+    reads: Arc<Semaphore>,
+    /// When the next page may be read.
+    pages: Arc<tokio::sync::Mutex<Instant>>,
 }
 
 /// The right to one read at a time; ends when dropped.
@@ -43,6 +55,19 @@ pub(crate) struct Turn {
     _held: Held,
     _of_all: OwnedSemaphorePermit,
     _of_client: OwnedSemaphorePermit,
+}
+
+/// The right to read a page; ends when dropped, and then the client's rest begins.
+pub(crate) struct PageTurn {
+    _turn: Turn,
+    began: Instant,
+    next: OwnedMutexGuard<Instant>,
+}
+
+impl Drop for PageTurn {
+    fn drop(&mut self) {
+        *self.next = Instant::now() + self.began.elapsed() * REST;
+    }
 }
 
 impl Reads {
@@ -61,19 +86,34 @@ impl Reads {
 
     /// Waits for this client's turn.
     pub(crate) async fn turn(&self, client: ClientId) -> Result<Turn, Problem> {
-        self.turn_within(client, PATIENCE).await
+        self.turn_before(client, Instant::now() + PATIENCE).await
+    }
+
+    /// Waits for this client's turn to read a page of a list.
+    pub(crate) async fn page_turn(&self, client: ClientId) -> Result<PageTurn, Problem> {
+        let deadline = Instant::now() + PATIENCE;
+        let pages = self.lines(client).pages;
+        let rested = async {
+            let next = pages.lock_owned().await;
+            sleep_until(*next).await;
+            next
+        };
+        let Ok(next) = timeout_at(deadline, rested).await else {
+            return Err(self.shares.refusals().part_is_used());
+        };
+        let turn = self.turn_before(client, deadline).await?;
+        Ok(PageTurn { _turn: turn, began: Instant::now(), next })
     }
 
     /// The same in the middle of an answer.
     pub(crate) async fn turn_midway(&self, client: ClientId) -> Result<Turn, Problem> {
-        self.turn_within(client, PATIENCE_MIDWAY).await
+        self.turn_before(client, Instant::now() + PATIENCE_MIDWAY).await
     }
 
-    async fn turn_within(&self, client: ClientId, patience: Duration) -> Result<Turn, Problem> {
-        let deadline = Instant::now() + patience;
+    async fn turn_before(&self, client: ClientId, deadline: Instant) -> Result<Turn, Problem> {
         let refusals = self.shares.refusals();
         // First the client's own line: whoever stands in it keeps no other client waiting.
-        let Ok(Ok(of_client)) = timeout_at(deadline, self.of(client).acquire_owned()).await else {
+        let Ok(Ok(of_client)) = timeout_at(deadline, self.lines(client).reads.acquire_owned()).await else {
             return Err(refusals.part_is_used());
         };
         let Ok(Ok(of_all)) = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await else {
@@ -82,13 +122,19 @@ impl Reads {
         Ok(Turn { _held: self.shares.take(client, 1)?, _of_all: of_all, _of_client: of_client })
     }
 
-    fn of(&self, client: ClientId) -> Arc<Semaphore> {
+    fn lines(&self, client: ClientId) -> Lines {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= REMEMBERED && !clients.contains_key(&client) {
-            // Whoever has a turn or waits for one holds its semaphore.
-            clients.retain(|_, turns| Arc::strong_count(turns) > 1);
+            // Whoever has a turn or waits for one holds its line.
+            clients.retain(|_, Lines { reads, pages }| {
+                Arc::strong_count(reads) > 1 || Arc::strong_count(pages) > 1
+            });
         }
-        Arc::clone(clients.entry(client).or_insert_with(|| Arc::new(Semaphore::new(self.part))))
+        let new = || Lines {
+            reads: Arc::new(Semaphore::new(self.part)),
+            pages: Arc::new(tokio::sync::Mutex::new(Instant::now())),
+        };
+        clients.entry(client).or_insert_with(new).clone()
     }
 }
 
@@ -117,5 +163,22 @@ mod tests {
         assert_eq!(code(reads.turn(clients[3]).await), "busy", "three clients have all that reads may have");
         let (next, ()) = tokio::join!(reads.turn(clients[0]), async { drop(turns.remove(0)) });
         assert_eq!(code(next), "a turn", "whoever waits has the first that is given back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_rests_between_pages_and_reads_other_things_meanwhile() {
+        let reads = Reads::new(8);
+        let (client, other) = (ClientId::generate(), ClientId::generate());
+        let turn = reads.page_turn(client).await;
+        tokio::time::advance(Duration::from_millis(10)).await;
+        drop(turn);
+        let over = Instant::now();
+        assert!(reads.turn(client).await.is_ok() && reads.page_turn(other).await.is_ok());
+        assert_eq!(over.elapsed(), Duration::ZERO);
+        let next = reads.page_turn(client).await;
+        assert!(next.is_ok());
+        assert_eq!(over.elapsed(), Duration::from_millis(30));
+        let refused = reads.page_turn(client).await.err().map(|problem| problem.code());
+        assert_eq!(refused, Some("too_many_reads"), "one page at a time");
     }
 }

@@ -83,6 +83,9 @@ pub struct JobPage {
 /// history.
 const MODEL_SCAN: i64 = 10_000;
 
+/// Jobs of a page that one statement reads: between two statements others have their turn on the processor.
+const PIECE: usize = 100;
+
 impl Store {
     /// One job, with the data of artifacts up to `inline_limit` bytes.
     pub async fn job(
@@ -97,7 +100,10 @@ impl Store {
     /// At most `limit` jobs, newest first, without the data of their artifacts.
     pub async fn jobs(&self, scope: Scope, filter: &JobFilter, limit: usize) -> Result<JobPage, StoreError> {
         let found = self.find_jobs(scope, filter, limit).await?;
-        let mut jobs = self.job_views(scope, &found.jobs, NO_DATA).await?;
+        let mut jobs = Vec::with_capacity(found.jobs.len());
+        for piece in found.jobs.chunks(PIECE) {
+            jobs.extend(self.job_views(scope, piece, NO_DATA).await?);
+        }
         jobs.retain(|job| filter.state.is_none_or(|state| job.state == state));
         Ok(JobPage { jobs, next: found.next })
     }

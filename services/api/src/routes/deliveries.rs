@@ -74,7 +74,7 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let after = parameters.read("after", "the `last_id` of the page before")?;
     let limit = parameters.page_size()?;
-    let _turn = app.reads.turn(caller.client).await?;
+    let _turn = app.reads.page_turn(caller.client).await?;
     let page = app.store.deliveries(caller.scope(), id, after, limit).await?;
     let page = show::deliveries(&page.ok_or_else(Problem::no_such_job)?);
     outgoing::json(&app, caller.client, StatusCode::OK, page)

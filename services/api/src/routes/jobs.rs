@@ -135,7 +135,7 @@ pub(crate) async fn list(
         after: parameters.read("after", "the `last_id` of the page before")?,
     };
     let limit = parameters.page_size()?;
-    let _turn = app.reads.turn(caller.client).await?;
+    let _turn = app.reads.page_turn(caller.client).await?;
     let page = app.store.jobs(caller.scope(), &filter, limit).await?;
     outgoing::json(&app, caller.client, StatusCode::OK, show::jobs(&app, &page.jobs, page.next))
 }

@@ -246,6 +246,18 @@ async fn page(api: &Api, query: &str) -> (Vec<String>, Value) {
 }
 
 #[tokio::test]
+async fn the_longest_page_has_each_job_once() {
+    let (_db, api) = start(&[]).await;
+    let answer = post(&api, "/jobs/batch", format!("{JOB}\n").repeat(250)).await.text().await.unwrap();
+    let accepted = answer.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut all: Vec<String> = accepted.map(|line| line["job_id"].as_str().unwrap().to_owned()).collect();
+    all.sort_unstable_by(|one, other| other.cmp(one));
+    let (ids, page) = page(&api, "limit=500").await;
+    assert_eq!(ids, all);
+    assert_eq!(page["has_more"], false);
+}
+
+#[tokio::test]
 async fn lists_are_paged_newest_first_and_filtered() {
     let (db, api) = start(&[]).await;
     db.run("INSERT INTO host_model VALUES ('gpu', 'tiny-b:latest', 'tiny-b:latest', true)").await;
