@@ -10,6 +10,7 @@ mod host_lease;
 mod large_reads;
 mod last_rounds;
 mod liveness;
+mod look_at_all;
 mod peers;
 mod readiness;
 mod stale;

@@ -79,5 +79,6 @@ pub use schema::{MigrateError, schema_version_needed};
 pub use seal::{Seal, UnsealError};
 pub use state::{JobState, Phase};
 pub use transition::{Cancelling, MAX_RESCUES, Rescued};
+pub use upkeep::Swept;
 pub use view::{JobFilter, JobPage, JobView, Scope};
 pub use worker::{Heartbeat, OwnLease, ReadyTriple, Renewal};

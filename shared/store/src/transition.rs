@@ -21,6 +21,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
+use crate::upkeep::Swept;
 use crate::worker::columns;
 use crate::{
     AcceptError, Acceptance, Begin, Claimed, ClientId, Completion, Conn, Exit, Flush, Heartbeat, Holder,
@@ -526,13 +527,14 @@ impl Store {
 
     /// Ends waiting jobs whose time has passed, at most `limit` of each room. Returns how many.
     pub async fn expire(&self, limit: i64) -> Result<u64, StoreError> {
-        self.expire_since(DateTime::UNIX_EPOCH, limit).await
+        Ok(self.expire_since(DateTime::UNIX_EPOCH, limit).await?.rows)
     }
 
     /// The same for those alone whose time has passed since this moment: steps over the entries of jobs long gone.
-    pub async fn expire_since(&self, since: DateTime<Utc>, limit: i64) -> Result<u64, StoreError> {
+    pub async fn expire_since(&self, since: DateTime<Utc>, limit: i64) -> Result<Swept, StoreError> {
         let mut conn = self.open().await?;
-        let hit = sqlx::query!(
+        // Of two rooms, each up to the limit: nothing is left before the earlier of the two last ones.
+        let expired = sqlx::query!(
             r#"-- expire_jobs
             WITH late_ready AS MATERIALIZED (
                 SELECT client_id, job_id FROM job_ready WHERE expires_at <= now() AND expires_at >= $2
@@ -542,30 +544,34 @@ impl Store {
                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
             ), ready AS (
                 DELETE FROM job_ready r USING late_ready l WHERE r.client_id = l.client_id AND r.job_id = l.job_id
-                RETURNING r.job_id, r.client_id, r.seq + 1 AS seq, r.attempt, r.failures, r.rescues, r.eligible_at
+                RETURNING r.job_id, r.client_id, r.seq + 1 AS seq, r.attempt, r.failures, r.rescues, r.eligible_at,
+                          r.expires_at
             ), scheduled AS (
                 DELETE FROM job_scheduled s USING late_scheduled l
                 WHERE s.client_id = l.client_id AND s.job_id = l.job_id
-                RETURNING s.job_id, s.client_id, s.seq + 1 AS seq, s.attempt, s.failures, s.rescues, s.eligible_at
+                RETURNING s.job_id, s.client_id, s.seq + 1 AS seq, s.attempt, s.failures, s.rescues, s.eligible_at,
+                          s.expires_at
             ), gone AS MATERIALIZED (
                 SELECT *, clock_timestamp() AS at FROM (TABLE ready UNION ALL TABLE scheduled) AS waiting
             ), ended AS (
                 INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
                 SELECT job_id, client_id, 'expired', seq, attempt, failures, rescues, eligible_at, at FROM gone
+            ), noted AS (
+                INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+                SELECT job_id, seq, attempt, 'expired', 'queued', at FROM gone
             )
-            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
-            SELECT job_id, seq, attempt, 'expired', 'queued', at FROM gone"#,
+            SELECT (SELECT count(*) FROM gone) AS "rows!",
+                   least((SELECT max(expires_at) FROM ready), (SELECT max(expires_at) FROM scheduled)) AS last"#,
             limit,
             since,
         )
-        .execute(&mut conn)
+        .fetch_one(&mut conn)
         .await?;
         conn.done().await?;
-        let expired = hit.rows_affected();
-        if expired > 0 {
+        if expired.rows > 0 {
             self.tell([Write::EndedUnclaimed]);
         }
-        Ok(expired)
+        Ok(Swept::new(expired.rows.cast_unsigned(), limit, expired.last))
     }
 
     /// Fails ready jobs of these models for this reason each, at most `limit`, and proves in the same statement that no
@@ -626,7 +632,8 @@ impl Store {
     /// Moves scheduled jobs whose time has come to the ready ones, at most `limit`. Not a transition: both are
     /// `queued`. Returns how many, and when the next is due.
     pub async fn promote(&self, limit: i64) -> Result<(u64, Option<DateTime<Utc>>), StoreError> {
-        self.promote_since(DateTime::UNIX_EPOCH, limit).await
+        let (promoted, next) = self.promote_since(DateTime::UNIX_EPOCH, limit).await?;
+        Ok((promoted.rows, next))
     }
 
     /// The same for those alone that came due since this moment: steps over the entries of jobs long gone.
@@ -634,9 +641,9 @@ impl Store {
         &self,
         since: DateTime<Utc>,
         limit: i64,
-    ) -> Result<(u64, Option<DateTime<Utc>>), StoreError> {
+    ) -> Result<(Swept, Option<DateTime<Utc>>), StoreError> {
         let mut conn = self.open().await?;
-        let hit = sqlx::query!(
+        let promoted = sqlx::query!(
             r#"-- promote_jobs
             WITH due AS MATERIALIZED (
                 SELECT client_id, job_id FROM job_scheduled WHERE due_at <= now() AND due_at >= $2
@@ -644,15 +651,18 @@ impl Store {
             ), gone AS (
                 DELETE FROM job_scheduled s USING due WHERE s.client_id = due.client_id AND s.job_id = due.job_id
                 RETURNING s.*
+            ), moved AS (
+                INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                                       eligible_at, expires_at)
+                SELECT client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes, eligible_at,
+                       expires_at
+                FROM gone
             )
-            INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
-                                   eligible_at, expires_at)
-            SELECT client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes, eligible_at, expires_at
-            FROM gone"#,
+            SELECT count(*) AS "rows!", max(due_at) AS last FROM gone"#,
             limit,
             since,
         )
-        .execute(&mut conn)
+        .fetch_one(&mut conn)
         .await?;
         let next = sqlx::query_scalar!(
             "-- next_due
@@ -662,11 +672,10 @@ impl Store {
         .fetch_one(&mut conn)
         .await?;
         conn.done().await?;
-        let promoted = hit.rows_affected();
-        if promoted > 0 {
+        if promoted.rows > 0 {
             self.tell([Write::Promoted]);
         }
-        Ok((promoted, next))
+        Ok((Swept::new(promoted.rows.cast_unsigned(), limit, promoted.last), next))
     }
 
     /// Takes the leases of the `dead`, unless they have renewed since they were seen, and any lease without a worker, back to

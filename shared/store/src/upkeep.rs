@@ -1,19 +1,44 @@
 //! What the janitor ends and throws away, a bounded number of rows at a time.
 
+use chrono::{DateTime, Utc};
+
 use crate::{JobId, Store, StoreError, wake::Write};
+
+/// What a sweep took of the rows whose time had come, the longest overdue first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Swept {
+    pub rows: u64,
+    /// Where a sweep that reached its limit stopped: rows whose time came earlier are gone, or somebody else held them.
+    /// `None` if the sweep ended below its limit.
+    pub stopped_at: Option<DateTime<Utc>>,
+}
+
+impl Swept {
+    /// `last` is when the time of the last row had come.
+    pub(crate) fn new(rows: u64, limit: i64, last: Option<DateTime<Utc>>) -> Self {
+        let is_full = u64::try_from(limit).is_ok_and(|limit| rows >= limit);
+        Self { rows, stopped_at: last.filter(|_| is_full) }
+    }
+}
 
 impl Store {
     /// Ends deliveries that were made more than six days ago, at most `limit`, each with a last row in the log that says
-    /// so. One that is being sent at this moment is left to its sender.
+    /// so. One that is being sent at this moment is left to its sender. Leaves out those whose six days were over before
+    /// `since`, and so steps over the entries of deliveries long gone.
     ///
     /// Their ids are stamped with the time they were made at, so the oldest are the first of the primary key.
-    pub async fn end_old_deliveries(&self, limit: i64) -> Result<Vec<(JobId, i32)>, StoreError> {
+    pub async fn end_old_deliveries(
+        &self,
+        since: DateTime<Utc>,
+        limit: i64,
+    ) -> Result<(Vec<(JobId, i32)>, Swept), StoreError> {
         let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- end_old_deliveries
             WITH old AS MATERIALIZED (
                 SELECT id FROM webhook_delivery
                 WHERE id < ulid_floor(now() - interval '6 days') AND (claim_no IS NULL OR claimed_until <= now())
+                  AND id >= ulid_floor(greatest($2::timestamptz - interval '6 days', 'epoch'))
                 ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
             ), gone AS (
                 DELETE FROM webhook_delivery d USING old o WHERE d.id = o.id RETURNING d.*
@@ -32,8 +57,9 @@ impl Store {
                 UNION ALL
                 SELECT job_id, id, attempts + 1, seq, lane_id, webhook_url, state, now(), 'failed', 'too_old' FROM known
             )
-            SELECT job_id AS "job: JobId", seq FROM gone"#,
+            SELECT job_id AS "job: JobId", seq, ulid_time(id) + interval '6 days' AS "over_at!" FROM gone"#,
             limit,
+            since,
         )
         .fetch_all(&mut conn)
         .await?;
@@ -41,25 +67,36 @@ impl Store {
         if !rows.is_empty() {
             self.tell([Write::GivenUpUnsent]);
         }
-        Ok(rows.into_iter().map(|row| (row.job, row.seq)).collect())
+        let last = rows.iter().map(|row| row.over_at).max();
+        let swept = Swept::new(rows.len() as u64, limit, last);
+        Ok((rows.into_iter().map(|row| (row.job, row.seq)).collect(), swept))
     }
 
-    /// Forgets idempotency keys whose time has passed, at most `limit`. Returns how many.
-    pub async fn prune_idempotency_keys(&self, limit: i64) -> Result<u64, StoreError> {
+    /// Forgets idempotency keys whose time has passed since this moment, at most `limit`: steps over the entries of keys
+    /// long gone.
+    pub async fn prune_idempotency_keys(
+        &self,
+        since: DateTime<Utc>,
+        limit: i64,
+    ) -> Result<Swept, StoreError> {
         let mut conn = self.open().await?;
         let pruned = sqlx::query!(
             r#"-- prune_idempotency_keys
             WITH old AS MATERIALIZED (
-                SELECT client_id, key FROM idempotency_key WHERE expires_at <= now()
+                SELECT client_id, key FROM idempotency_key WHERE expires_at <= now() AND expires_at >= $2
                 ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+            ), gone AS (
+                DELETE FROM idempotency_key k USING old o WHERE k.client_id = o.client_id AND k.key = o.key
+                RETURNING k.expires_at
             )
-            DELETE FROM idempotency_key k USING old o WHERE k.client_id = o.client_id AND k.key = o.key"#,
+            SELECT count(*) AS "rows!", max(expires_at) AS last FROM gone"#,
             limit,
+            since,
         )
-        .execute(&mut conn)
+        .fetch_one(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(pruned.rows_affected())
+        Ok(Swept::new(pruned.rows.cast_unsigned(), limit, pruned.last))
     }
 
     /// Forgets receivers that nothing was sent to for a week and that have nothing waiting, at most `limit`. Returns how

@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{KnownLane, LaneId, Lanes};
 
+use crate::look_at_all::LookAtAll;
+
 /// How far the memory stays behind the present: a transaction that made deliveries this long ago has committed.
 const BEHIND: TimeDelta = TimeDelta::seconds(2);
 
 /// Between two looks without the memory, unless they are slow.
 const LOOK_AT_ALL: Duration = Duration::from_secs(1);
-
-/// Looks without the memory take at most this part of the time.
-const SHARE_OF_LOOKS: u32 = 20;
 
 /// A lane that had nothing for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -24,7 +23,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct LaneMemory {
     lanes: BTreeMap<LaneId, Remembered>,
-    look_at_all: Instant,
+    look_at_all: LookAtAll,
 }
 
 #[derive(Debug)]
@@ -35,12 +34,12 @@ struct Remembered {
 
 impl LaneMemory {
     pub(super) fn new() -> Self {
-        Self { lanes: BTreeMap::new(), look_at_all: Instant::now() }
+        Self { lanes: BTreeMap::new(), look_at_all: LookAtAll::new(Instant::now(), LOOK_AT_ALL) }
     }
 
     /// What to look at the lanes with, at `now`.
     pub(super) fn known(&self, now: Instant) -> Vec<KnownLane> {
-        let look_at_all = now >= self.look_at_all;
+        let look_at_all = self.look_at_all.is_due(now);
         let since = |remembered: &Remembered| {
             if look_at_all { DateTime::UNIX_EPOCH } else { remembered.since }
         };
@@ -52,10 +51,7 @@ impl LaneMemory {
 
     /// Learns from a look that began at `began` and ended now.
     pub(super) fn learn(&mut self, lanes: &Lanes, began: Instant, ended: Instant) {
-        if began >= self.look_at_all {
-            let pause = LOOK_AT_ALL.max((ended - began) * SHARE_OF_LOOKS);
-            self.look_at_all = ended + pause;
-        }
+        self.look_at_all.looked(began, ended);
         let behind = lanes.now - BEHIND;
         self.lanes.retain(|_, remembered| {
             remembered.since = behind;

@@ -8,7 +8,8 @@ use foreman_store::{StoreError, wake::Topic};
 use tokio::time::Instant;
 
 use crate::alarm::Alarm;
-use crate::janitor::since::Since;
+use crate::janitor::since::{self, Since};
+use crate::janitor::sweep::after;
 use crate::worker::Worker;
 
 /// Jobs a round.
@@ -24,7 +25,7 @@ pub(super) async fn run(worker: Arc<Worker>) {
     let alarm = Arc::new(Alarm::new());
     // A job may be scheduled for sooner than the one that we wait for.
     let scheduled = worker.store.wakeups().subscribe(Topic::Scheduled);
-    let since = Since::new(Instant::now().into_std());
+    let since = Since::new(Instant::now().into_std(), since::OFTEN);
     let promotion = Promotion { worker: Arc::clone(&worker), alarm: Arc::clone(&alarm), since };
     tokio::select! {
         () = background::repeat(promotion, worker.shutdown.soft(), &alarm.wake, POLL) => {}
@@ -46,11 +47,10 @@ impl Rounds for Promotion {
         let store = &self.worker.store;
         let (began, postgres) = (Instant::now().into_std(), store.clock().now());
         let (promoted, next_due) = store.promote_since(self.since.moment(began), BATCH.into()).await?;
-        let is_full = promoted >= BATCH.into();
-        self.since.learn(postgres, began, Instant::now().into_std(), is_full);
+        self.since.learn(postgres, began, Instant::now().into_std(), promoted);
         // By our clock it may be due already where it is not yet by Postgres'.
         let next = next_due.map(|due| (due - store.clock().now()).to_std().unwrap_or_default().max(AGAIN));
         self.alarm.set(next.map(|wait| Instant::now() + wait));
-        Ok(if is_full { Round::More } else { Round::Idle })
+        Ok(after(promoted))
     }
 }

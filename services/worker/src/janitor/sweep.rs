@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foreman_runtime::background::{self, Round, Rounds};
-use foreman_store::StoreError;
+use foreman_store::{StoreError, Swept};
 use foreman_webhook::schedule::TOO_OLD;
 use metrics::counter;
 use tokio::sync::Notify;
 
 use crate::dispatch::DELIVERIES;
-use crate::janitor::since::Since;
+use crate::janitor::since::{self, Since};
 use crate::worker::Worker;
 
 /// Rows a batch: some ten milliseconds.
@@ -30,8 +30,13 @@ pub(super) async fn run(worker: &Worker, chore: impl Rounds, every: Duration) {
 }
 
 /// A full batch may not have been all.
-fn after(found: u64) -> Round {
+fn after_batch(found: u64) -> Round {
     if found >= BATCH.into() { Round::More } else { Round::Idle }
+}
+
+/// The same where the store says so.
+pub(super) fn after(swept: Swept) -> Round {
+    if swept.stopped_at.is_some() { Round::More } else { Round::Idle }
 }
 
 /// Ends waiting jobs whose `expires_at` has passed.
@@ -42,7 +47,7 @@ pub(super) struct Expiry {
 
 impl Expiry {
     pub(super) fn new(worker: Arc<Worker>) -> Self {
-        Self { worker, since: Since::new(Instant::now()) }
+        Self { worker, since: Since::new(Instant::now(), since::OFTEN) }
     }
 }
 
@@ -53,39 +58,63 @@ impl Rounds for Expiry {
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         let store = &self.worker.store;
         let (began, postgres) = (Instant::now(), store.clock().now());
-        // Jobs of each of two rooms: fewer than a batch in all are all there were.
         let expired = store.expire_since(self.since.moment(began), BATCH.into()).await?;
-        self.since.learn(postgres, began, Instant::now(), expired >= BATCH.into());
+        self.since.learn(postgres, began, Instant::now(), expired);
         Ok(after(expired))
     }
 }
 
 /// Ends webhooks that nobody took for six days, so that no receiver can keep a day's jobs from being dropped.
-pub(super) struct OldDeliveries(pub(super) Arc<Worker>);
+pub(super) struct OldDeliveries {
+    worker: Arc<Worker>,
+    since: Since,
+}
+
+impl OldDeliveries {
+    pub(super) fn new(worker: Arc<Worker>) -> Self {
+        Self { worker, since: Since::new(Instant::now(), since::SELDOM) }
+    }
+}
 
 impl Rounds for OldDeliveries {
     const TASK: &'static str = "end-old-deliveries";
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        let ended = self.0.store.end_old_deliveries(BATCH.into()).await?;
+        let store = &self.worker.store;
+        let (began, postgres) = (Instant::now(), store.clock().now());
+        let (ended, swept) = store.end_old_deliveries(self.since.moment(began), BATCH.into()).await?;
+        self.since.learn(postgres, began, Instant::now(), swept);
         for (job, seq) in &ended {
             counter!(DELIVERIES.name, "outcome" => "failed", "code" => TOO_OLD).increment(1);
             tracing::warn!(job.id = %job, seq, code = TOO_OLD, "a webhook is given up");
         }
-        Ok(after(ended.len() as u64))
+        Ok(after(swept))
     }
 }
 
 /// Forgets keys whose day is over.
-pub(super) struct IdempotencyKeys(pub(super) Arc<Worker>);
+pub(super) struct IdempotencyKeys {
+    worker: Arc<Worker>,
+    since: Since,
+}
+
+impl IdempotencyKeys {
+    pub(super) fn new(worker: Arc<Worker>) -> Self {
+        Self { worker, since: Since::new(Instant::now(), since::SELDOM) }
+    }
+}
 
 impl Rounds for IdempotencyKeys {
     const TASK: &'static str = "prune-idempotency-keys";
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        Ok(after(self.0.store.prune_idempotency_keys(BATCH.into()).await?))
+        let store = &self.worker.store;
+        let (began, postgres) = (Instant::now(), store.clock().now());
+        let pruned = store.prune_idempotency_keys(self.since.moment(began), BATCH.into()).await?;
+        self.since.learn(postgres, began, Instant::now(), pruned);
+        Ok(after(pruned))
     }
 }
 
@@ -97,7 +126,7 @@ impl Rounds for Lanes {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        Ok(after(self.0.store.prune_lanes(BATCH.into()).await?))
+        Ok(after_batch(self.0.store.prune_lanes(BATCH.into()).await?))
     }
 }
 
@@ -109,7 +138,7 @@ impl Rounds for StoredBytes {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        Ok(after(self.0.store.prune_stored_bytes(BATCH.into()).await?))
+        Ok(after_batch(self.0.store.prune_stored_bytes(BATCH.into()).await?))
     }
 }
 
@@ -121,6 +150,6 @@ impl Rounds for AddressClients {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        Ok(after(self.0.store.prune_address_clients(BATCH.into()).await?))
+        Ok(after_batch(self.0.store.prune_address_clients(BATCH.into()).await?))
     }
 }

@@ -114,7 +114,7 @@ async fn a_day_stays_until_the_idempotency_keys_of_its_jobs_have_expired() {
             later.drop_partitions(TimeDelta::hours(1)).await.unwrap(),
             PartitionUpkeep::Done(_)
         ));
-        later.prune_idempotency_keys(100).await.unwrap();
+        later.prune_idempotency_keys(DateTime::UNIX_EPOCH, 100).await.unwrap();
         let kept = ["job", "idempotency_key"].map(|table| format!("SELECT count(*) FROM {table}"));
         for count in &kept {
             assert_eq!(db.value::<i64>(count).await, jobs, "{count}, {hours} h after its day");

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use foreman_store::{Exit, JobId, NewJob, Offer, Phase, Store};
+use chrono::{DateTime, TimeDelta, Utc};
+use foreman_store::{Exit, JobId, NewJob, Offer, Phase, Store, Swept};
 use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
+use sqlx::{Postgres, Transaction};
 
 /// The tables that are large when it matters, their partitions included.
 const READ: &str = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables
@@ -92,9 +94,7 @@ async fn plans_cached_on_empty_tables_do_not_scan_full_ones() {
 async fn a_lower_bound_steps_over_the_dead_that_an_old_snapshot_keeps() {
     let db = Db::fresh().await;
     let holder = db.holder().await;
-    let mut snapshot = db.pool.begin().await.unwrap();
-    sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *snapshot).await.unwrap();
-    sqlx::query("SELECT FROM job").execute(&mut *snapshot).await.unwrap();
+    let snapshot = old_snapshot(&db).await;
     for _ in 0..10 {
         db.accept(500).await;
         assert_eq!(db.claim(&holder, 500).await.len(), 500);
@@ -113,40 +113,88 @@ async fn a_lower_bound_steps_over_the_dead_that_an_old_snapshot_keeps() {
     snapshot.rollback().await.unwrap();
 }
 
-#[tokio::test]
-async fn chores_step_over_the_dead_that_an_old_snapshot_keeps() {
-    const JOBS: u64 = 4_000;
-    let db = Db::fresh().await;
+/// A transaction that reads the database as it is now for as long as it lives.
+async fn old_snapshot(db: &Db) -> Transaction<'static, Postgres> {
     let mut snapshot = db.pool.begin().await.unwrap();
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *snapshot).await.unwrap();
     sqlx::query("SELECT FROM job").execute(&mut *snapshot).await.unwrap();
-    for _ in 0..JOBS / 500 {
+    snapshot
+}
+
+const OVERDUE: u64 = 4_000;
+
+/// Work for each chore that goes over what is due: jobs that came due and then expired, keys and deliveries.
+async fn overdue(db: &Db) {
+    for _ in 0..OVERDUE / 500 {
         db.accept(500).await;
     }
     db.run(
         "WITH waiting AS (DELETE FROM job_ready RETURNING *)
          INSERT INTO job_scheduled (client_id, job_id, load_key, priority, seq, bytes, due_at, eligible_at, expires_at)
-         SELECT client_id, job_id, load_key, priority, seq, bytes, now() - interval '1 hour', eligible_at,
-                now() - interval '1 minute'
-         FROM waiting",
+         SELECT client_id, job_id, load_key, priority, seq, bytes, now() - make_interval(hours => 1, secs => nth / 100),
+                eligible_at, now() - make_interval(mins => 1, secs => nth / 100)
+         FROM (SELECT *, (row_number() OVER ())::float8 AS nth FROM waiting) AS waiting",
     )
     .await;
-    assert_eq!(db.store.promote(10_000).await.unwrap().0, JOBS);
-    assert_eq!(db.store.expire(10_000).await.unwrap(), JOBS);
+    db.run(&format!(
+        "INSERT INTO idempotency_key (client_id, key, job_id, body_digest, expires_at)
+         SELECT ulid_now(), 'key', ulid_now(), '', now() - make_interval(mins => 1, secs => n / 100.0)
+         FROM generate_series(1, {OVERDUE}) AS n"
+    ))
+    .await;
+    db.run(&format!(
+        "INSERT INTO webhook_delivery (id, lane_id, job_id, seq, terminal, next_attempt_at)
+         SELECT ulid_floor(now() - make_interval(days => 6, mins => 1, secs => n / 100.0)), ulid_now(), ulid_now(), 1, true,
+                now()
+         FROM generate_series(1, {OVERDUE}) AS n"
+    ))
+    .await;
+}
+
+/// Every chore that goes over what is due, each in batches of so many until nothing is left. Returns what each took.
+async fn sweep(store: &Store, since: DateTime<Utc>, limit: i64) -> [u64; 4] {
+    [
+        drain(since, async |since| store.promote_since(since, limit).await.unwrap().0).await,
+        drain(since, async |since| store.expire_since(since, limit).await.unwrap()).await,
+        drain(since, async |since| store.prune_idempotency_keys(since, limit).await.unwrap()).await,
+        drain(since, async |since| store.end_old_deliveries(since, limit).await.unwrap().1).await,
+    ]
+}
+
+async fn drain(mut since: DateTime<Utc>, batch: impl AsyncFn(DateTime<Utc>) -> Swept) -> u64 {
+    let mut rows = 0;
+    loop {
+        let swept = batch(since).await;
+        rows += swept.rows;
+        match swept.stopped_at {
+            Some(stopped_at) => since = stopped_at,
+            None => return rows,
+        }
+    }
+}
+
+#[tokio::test]
+async fn chores_step_over_the_dead_that_an_old_snapshot_keeps() {
+    let db = Db::fresh().await;
+    let snapshot = old_snapshot(&db).await;
+    overdue(&db).await;
     settle_statistics(&db, &db.store, 0).await;
     let read = "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes
-                WHERE indexrelname IN ('job_ready_expiry', 'job_scheduled_expiry', 'job_scheduled_due')";
-    let look = async |since: chrono::DateTime<chrono::Utc>| {
+                WHERE indexrelname IN ('job_ready_expiry', 'job_scheduled_expiry', 'job_scheduled_due',
+                                       'idempotency_key_expiry', 'webhook_delivery_pkey')";
+    let reads_of = async |since, limit, rows| {
         let before: i64 = db.value(read).await;
         let store = db.another_store();
-        assert_eq!(store.promote_since(since, 1_000).await.unwrap(), (0, None));
-        assert_eq!(store.expire_since(since, 1_000).await.unwrap(), 0);
+        assert_eq!(sweep(&store, since, limit).await, [rows; 4]);
         settle_statistics(&db, &store, 0).await;
         db.value::<i64>(read).await - before
     };
-    let recently = db.now().await - chrono::TimeDelta::seconds(2);
-    let (bounded, unbounded) = (look(recently).await, look(chrono::DateTime::UNIX_EPOCH).await);
-    assert!(unbounded >= 4_000, "only {unbounded} entries are there to be stepped over");
+    let everything = DateTime::UNIX_EPOCH;
+    let drained = reads_of(everything, 400, OVERDUE).await;
+    let recently = db.now().await - TimeDelta::seconds(2);
+    let (bounded, unbounded) = (reads_of(recently, 1_000, 0).await, reads_of(everything, 1_000, 0).await);
+    assert!(unbounded >= 16_000, "only {unbounded} entries are there to be stepped over");
     assert!(bounded < 50, "{bounded} entries were read for nothing");
+    assert!(drained < 3 * unbounded, "a drain read {drained} entries: each batch walked over those before");
     snapshot.rollback().await.unwrap();
 }

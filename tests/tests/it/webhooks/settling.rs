@@ -140,7 +140,7 @@ async fn a_delivery_older_than_six_days_ends_with_a_last_row_that_says_so() {
          WHERE seq < 3",
     )
     .await;
-    let ended = db.store.end_old_deliveries(100).await.unwrap();
+    let (ended, _) = db.store.end_old_deliveries(DateTime::UNIX_EPOCH, 100).await.unwrap();
     assert_eq!(ended.len(), 2);
     assert_eq!(log(&db).await, ["1 1 retry http_5xx", "1 2 failed too_old", "2 1 failed too_old"]);
     db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;

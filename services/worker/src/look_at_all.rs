@@ -1,0 +1,51 @@
+//! When a loop that remembers where it left off looks at everything again. Its memory only hastens: whatever it makes a look
+//! miss, the next look at everything finds.
+
+use std::time::{Duration, Instant};
+
+/// Looks at everything take at most this part of the time.
+const SHARE: u32 = 20;
+
+#[derive(Debug)]
+pub(crate) struct LookAtAll {
+    every: Duration,
+    next: Instant,
+}
+
+impl LookAtAll {
+    /// The first one at `now`, and later ones `every` so often while they are quick.
+    pub(crate) fn new(now: Instant, every: Duration) -> Self {
+        Self { every, next: now }
+    }
+
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        now >= self.next
+    }
+
+    /// Takes note of any look. It was one at everything if that was due when it began.
+    pub(crate) fn looked(&mut self, began: Instant, ended: Instant) {
+        if self.is_due(began) {
+            self.next = ended + self.every.max((ended - began) * SHARE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_looked_at_now_and_then_and_more_seldom_where_that_is_slow() {
+        let (began, second) = (Instant::now(), Duration::from_secs(1));
+        let mut look = LookAtAll::new(began, 5 * second);
+        assert!(look.is_due(began));
+        look.looked(began, began);
+        assert!(!look.is_due(began + 4 * second));
+        // A look that leaves something out does not count, however long it takes.
+        look.looked(began + 4 * second, began + 5 * second);
+        assert!(look.is_due(began + 5 * second));
+        look.looked(began + 5 * second, began + 6 * second);
+        assert!(!look.is_due(began + 25 * second));
+        assert!(look.is_due(began + 26 * second));
+    }
+}
