@@ -92,8 +92,8 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let store = Store::new(options);
     let checked = store.clone();
     let readiness = ops::readiness(move || ready::checks(checked.clone()));
-    process.serve_ops(config.ops_addr, &settings::api::OPS_ADDR, readiness).await?;
-    let listener = http::bind(config.addr, &settings::api::ADDR).await?;
+    process.serve_ops(config.ops_addr, &settings::api::OPS_ADDR, readiness)?;
+    let listener = http::listen(config.addr, &settings::api::ADDR)?;
     wait_for_postgres(&store).await;
 
     let (submitter, queue) = Submitter::new();

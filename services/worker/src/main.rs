@@ -78,7 +78,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     });
     let probed = (Arc::clone(&worker), ollama.clone());
     let readiness = ops::readiness(move || readiness::checks(Arc::clone(&probed.0), probed.1.clone()));
-    process.serve_ops(worker.config.ops_addr, &settings::worker::OPS_ADDR, readiness).await?;
+    process.serve_ops(worker.config.ops_addr, &settings::worker::OPS_ADDR, readiness)?;
 
     if worker.config.roles.contains(&Role::Run)
         && let Err(failure @ Failure::IsForeman { .. }) = ollama.version().await

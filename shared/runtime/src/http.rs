@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +24,11 @@ use crowd::{Crowd, Place};
 
 /// The wait after an `accept` that failed for want of something, file descriptors say.
 const ACCEPT_DELAY: Duration = Duration::from_millis(200);
+
+/// Connections that the kernel holds until we accept them; it allows `net.core.somaxconn` of them, which is 4096 unless set.
+/// One that finds no room is tried again by its client only after a second, and at a backlog of 128 that met each 129th of
+/// a burst.
+const BACKLOG: u32 = 4_096;
 
 /// What clients may take.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +51,15 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Binds the address that `setting` named.
-pub async fn bind(address: SocketAddr, setting: &crate::Setting) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| BindError { address, setting: setting.name, source })
+/// Listens on the address that `setting` named.
+pub fn listen(address: SocketAddr, setting: &crate::Setting) -> Result<TcpListener, BindError> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| BindError { address, setting: setting.name, source })
 }
 
 /// Serves until the soft token, then lets open requests finish until the hard one. Handlers find the peer's

@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime;
 
 use crate::background::one_line;
@@ -136,13 +135,13 @@ impl Program {
 
 impl Process {
     /// Serves `/metrics`, `/healthz` and `/readyz` until the very end, so that a stop can be watched.
-    pub async fn serve_ops(
+    pub fn serve_ops(
         &self,
         address: SocketAddr,
         setting: &Setting,
         readiness: Readiness,
     ) -> anyhow::Result<()> {
-        let listener: TcpListener = http::bind(address, setting).await?;
+        let listener = http::listen(address, setting)?;
         let router = ops::router(self.metrics.clone(), readiness, self.shutdown.clone());
         // It obeys a shutdown of its own, that nobody asks for: it ends with the runtime.
         tokio::spawn(

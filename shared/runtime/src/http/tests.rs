@@ -28,6 +28,16 @@ async fn start(router: Router, limits: Limits) -> (SocketAddr, Shutdown, JoinHan
     (address, shutdown, serving)
 }
 
+#[tokio::test]
+async fn a_burst_of_connections_finds_room_before_any_is_accepted() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = listen(any, &crate::settings::api::ADDR).unwrap();
+    let address = listener.local_addr().unwrap();
+    let burst = futures_util::future::try_join_all((0..300).map(|_| TcpStream::connect(address)));
+    let connected = tokio::time::timeout(Duration::from_secs(20), burst).await;
+    assert_eq!(connected.expect("nobody waits for an accept").unwrap().len(), 300);
+}
+
 async fn send(stream: &mut TcpStream, path: &str) {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n").as_bytes()).await.unwrap();
 }
@@ -185,7 +195,7 @@ async fn a_client_that_stops_reading_gives_its_connection_to_the_next_client() {
 async fn an_address_in_use_is_told_with_the_setting_that_names_it() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap();
-    let error = bind(address, &crate::settings::api::ADDR).await.unwrap_err().to_string();
+    let error = listen(address, &crate::settings::api::ADDR).unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
     assert!(error.ends_with("; free the port or set FOREMAN_API_ADDR to another address"), "{error}");
 }
