@@ -3,29 +3,41 @@
 
 use std::time::{Duration, Instant};
 
-/// Looks at everything take at most this part of the time.
+/// Looks at everything take at most this part of the time, unless they must not be that rare.
 const SHARE: u32 = 20;
 
 #[derive(Debug)]
 pub(crate) struct LookAtAll {
     every: Duration,
+    at_latest: Duration,
     next: Instant,
 }
 
 impl LookAtAll {
     /// The first one at `now`, and later ones `every` so often while they are quick.
     pub(crate) fn new(now: Instant, every: Duration) -> Self {
-        Self { every, next: now }
+        Self { every, at_latest: Duration::MAX, next: now }
+    }
+
+    /// Makes one due after this pause however slow they are, where somebody waits for what only they find.
+    pub(crate) fn at_latest(self, pause: Duration) -> Self {
+        Self { at_latest: pause, ..self }
     }
 
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         now >= self.next
     }
 
+    /// How long until one is due.
+    pub(crate) fn due_in(&self, now: Instant) -> Duration {
+        self.next.saturating_duration_since(now)
+    }
+
     /// Takes note of any look. It was one at everything if that was due when it began.
     pub(crate) fn looked(&mut self, began: Instant, ended: Instant) {
         if self.is_due(began) {
-            self.next = ended + self.every.max((ended - began) * SHARE);
+            let pause = ((ended - began) * SHARE).min(self.at_latest);
+            self.next = ended + pause.max(self.every);
         }
     }
 }
@@ -47,5 +59,9 @@ mod tests {
         look.looked(began + 5 * second, began + 6 * second);
         assert!(!look.is_due(began + 25 * second));
         assert!(look.is_due(began + 26 * second));
+
+        let mut look = LookAtAll::new(began, Duration::ZERO).at_latest(5 * second);
+        look.looked(began, began + second);
+        assert_eq!(look.due_in(began + second), 5 * second);
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod metrics;
 mod outcome;
 mod pace;
 mod pause;
+mod place_memory;
 mod presence;
 mod ready;
 mod record;

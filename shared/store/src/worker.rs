@@ -185,7 +185,8 @@ impl Store {
         let mut conn = self.open().await?;
         // Each step asks for the next priority of the client, the next client of the key and the next key, and takes
         // the first that there is: with a descending column in the index no single comparison says "after this".
-        let rows = sqlx::query!(
+        let triples = sqlx::query_as!(
+            ReadyTriple,
             r#"-- ready_triples
             WITH RECURSIVE place AS (
                 (SELECT load_key, client_id, priority, job_id FROM job_ready
@@ -217,14 +218,38 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| ReadyTriple {
-                load_key: row.load_key,
-                client: row.client,
-                priority: row.priority,
-                lowest: row.lowest,
-            })
-            .collect())
+        Ok(triples)
+    }
+
+    /// Those of these places where jobs are ready, each looked at from its `lowest` on: steps over the entries of jobs long
+    /// gone. Jobs at other places, and older ones, are not seen.
+    pub async fn ready_triples_at(&self, known: &[ReadyTriple]) -> Result<Vec<ReadyTriple>, StoreError> {
+        let load_keys: Vec<_> = known.iter().map(|place| place.load_key.as_str()).collect();
+        let clients: Vec<_> = known.iter().map(|place| place.client.uuid()).collect();
+        let priorities: Vec<_> = known.iter().map(|place| place.priority).collect();
+        let bounds: Vec<_> = known.iter().map(|place| place.lowest.uuid()).collect();
+        let mut conn = self.open().await?;
+        let triples = sqlx::query_as!(
+            ReadyTriple,
+            r#"-- ready_triples_at
+            SELECT known.load_key AS "load_key!", known.client_id AS "client!: ClientId", known.priority AS "priority!",
+                   ready.job_id AS "lowest!: JobId"
+            FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::uuid[])
+                AS known (load_key, client_id, priority, lower_bound)
+            CROSS JOIN LATERAL (
+                SELECT job_id FROM job_ready r
+                WHERE r.load_key = known.load_key AND r.client_id = known.client_id AND r.priority = known.priority
+                  AND r.job_id >= known.lower_bound AND r.expires_at > clock_timestamp()
+                ORDER BY r.job_id LIMIT 1
+            ) AS ready"#,
+            &load_keys as &[&str],
+            &clients,
+            &priorities,
+            &bounds,
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        Ok(triples)
     }
 }

@@ -5,14 +5,19 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use chrono::TimeDelta;
 use foreman_store::{ClientId, JobId, Offer};
+
+/// Ids are stamped before they commit. No bound may pass an id that can still come.
+pub(crate) const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
 
 /// One client's ready jobs of one priority, within a load key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     pub client: ClientId,
     pub priority: i16,
-    /// No job of this place that was there at the scan and is still ready has a smaller id.
+    /// No job of this place that was there at the scan and is still ready has a smaller id. A scan with the memory
+    /// (`place_memory.rs`) may err: such a job waits for the next look at everything.
     pub lowest: JobId,
 }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 use foreman_ollama::LoadKey;
 use foreman_runtime::{background_error, stalls};
 use foreman_store::wake::Topic;
-use foreman_store::{Holder, ReadyTriple};
+use foreman_store::{Holder, ReadyTriple, ulid_floor};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::load::Key;
-use super::ready::Place;
+use super::place_memory::PlaceMemory;
+use super::ready::{LATE_COMMITS, Place};
 use super::signal::Signal;
 use crate::worker::Worker;
 
@@ -32,10 +33,20 @@ pub(crate) async fn run(
     let mut woken = worker.store.wakeups().subscribe(Topic::Ready);
     // Load keys that a newer api may have written: left to a newer worker, and each told of once.
     let mut unreadable = BTreeSet::new();
+    let mut memory = PlaceMemory::new(Instant::now().into_std());
     while command.wait_for(Option::is_some).await.is_ok() {
         let began = Instant::now();
-        match stalls::round("scan", stalls::USUAL, worker.store.ready_triples()).await {
+        let floor = ulid_floor(worker.store.clock().now() - LATE_COMMITS);
+        let known = memory.known(began.into_std());
+        let look = async {
+            match &known {
+                None => worker.store.ready_triples().await,
+                Some(known) => worker.store.ready_triples_at(known).await,
+            }
+        };
+        match stalls::round("scan", stalls::USUAL, look).await {
             Ok(triples) => {
+                memory.learn(&triples, floor, began.into_std(), Instant::now().into_std());
                 let places = triples.into_iter().filter_map(|triple| read(triple, &mut unreadable)).collect();
                 if signals.send(Signal::Scanned(places)).is_err() {
                     return;
@@ -47,7 +58,12 @@ pub(crate) async fn run(
                 sleep(POLL).await;
             }
         }
-        _ = timeout(POLL, woken.changed()).await;
+        // A job that a look with the memory misses does not wait for the poll.
+        let poll = match known {
+            None => POLL,
+            Some(_) => POLL.min(memory.look_at_all_in(Instant::now().into_std())),
+        };
+        _ = timeout(poll, woken.changed()).await;
     }
 }
 

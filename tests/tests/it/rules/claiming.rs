@@ -135,9 +135,12 @@ async fn every_place_with_work_is_found() {
         }
     }
     db.accept_all(&jobs).await;
-    let places = db.store.ready_triples().await.unwrap();
+    let mut places = db.store.ready_triples().await.unwrap();
     assert_eq!(places.len(), 4 * 3 * 4);
-    for place in places {
+    assert_eq!(db.store.ready_triples_at(&places).await.unwrap(), places);
+    places[0].lowest = db.new_job().id;
+    assert_eq!(db.store.ready_triples_at(&places).await.unwrap(), places[1..], "nothing is as young there");
+    for place in db.store.ready_triples().await.unwrap() {
         let here = |job: &&NewJob| {
             (&job.load_key, job.client, job.priority) == (&place.load_key, place.client, place.priority)
         };

@@ -121,6 +121,35 @@ async fn old_snapshot(db: &Db) -> Transaction<'static, Postgres> {
     snapshot
 }
 
+#[tokio::test]
+async fn a_scan_with_a_memory_steps_over_the_dead_that_an_old_snapshot_keeps() {
+    let db = Db::fresh().await;
+    let holder = db.holder().await;
+    let snapshot = old_snapshot(&db).await;
+    for _ in 0..10 {
+        db.accept(500).await;
+        assert_eq!(db.claim(&holder, 500).await.len(), 500);
+    }
+    let fresh = db.accept(1).await[0];
+    let everything = db.store.ready_triples().await.unwrap();
+    assert_eq!((everything.len(), everything[0].lowest), (1, fresh));
+    settle_statistics(&db, &db.store, 0).await;
+    let claims =
+        "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'job_ready_claim'";
+    let before: i64 = db.value(claims).await;
+    let store = db.another_store();
+    assert_eq!(store.ready_triples().await.unwrap(), everything);
+    settle_statistics(&db, &store, 0).await;
+    let between: i64 = db.value(claims).await;
+    let store = db.another_store();
+    assert_eq!(store.ready_triples_at(&everything).await.unwrap(), everything);
+    settle_statistics(&db, &store, 0).await;
+    let after: i64 = db.value(claims).await;
+    assert!(between - before >= 5_000, "only {} entries are there to be stepped over", between - before);
+    assert!(after - between < 50, "{} entries were read for one place", after - between);
+    snapshot.rollback().await.unwrap();
+}
+
 const OVERDUE: u64 = 4_000;
 
 /// Work for each chore that goes over what is due: jobs that came due and then expired, keys and deliveries.

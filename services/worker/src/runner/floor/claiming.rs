@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use foreman_runtime::background_error;
 use foreman_store::{
     Claimed, ClientId, Exit, Holder, JobId, LeaseNo, Offer, OwnLease, StoreError, ulid_floor,
@@ -19,7 +18,7 @@ use crate::runner::drain::Next;
 use crate::runner::job::{Job, Lane};
 use crate::runner::load::Key;
 use crate::runner::outcome::reason;
-use crate::runner::ready::Scan;
+use crate::runner::ready::{LATE_COMMITS, Scan};
 use crate::runner::record::Leaving;
 
 /// The wait after a question that Postgres did not answer, doubled for each until a claim is answered: a look at our own
@@ -35,9 +34,6 @@ const UNSETTLED_BYTES: usize = 64 << 20;
 /// A job is claimed ahead of its slot only where the one before it takes about so long: so Ollama never waits for us, and
 /// a job that is held is never held for long. Where runs are shorter, a slot is free again before a claim is answered.
 const HELD_AHEAD_OF: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
-
-/// Ids are stamped before they commit. No bound may pass an id that can still come.
-const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
 
 /// Where there is work for this host, by the lane that it needs.
 #[derive(Debug, Default)]
