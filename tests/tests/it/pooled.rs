@@ -57,6 +57,8 @@ async fn a_job_is_done_retried_cancelled_expired_and_its_receiver_hears_of_it() 
     until_state(&api, &failed, "failed").await;
     let retried = http().post(format!("{}/jobs/{done}/retry", api.url)).send().await.unwrap();
     assert_eq!(retried.status(), 202);
+    let retry: Value = serde_json::from_slice(&retried.bytes().await.unwrap()).unwrap();
+    let retry = retry["job_id"].clone();
     db.every_job_ends().await;
 
     let hangs = api.submit(&chat_with_webhook("sim:fault=hang@1", &receiver.url("/cancelled"))).await;
@@ -77,17 +79,20 @@ async fn a_job_is_done_retried_cancelled_expired_and_its_receiver_hears_of_it() 
         count => Err(count),
     })
     .await;
-    let states = |path: &str| -> Vec<Value> {
+    // Each job's events come in order. Two jobs that share a receiver are told of independently.
+    let states = |path: &str, job: &Value| -> Vec<Value> {
         let received = receiver.received();
         received
             .iter()
-            .filter(|event| event.path == path)
+            .filter(|event| event.path == path && event.json()["job_id"] == *job)
             .map(|event| event.json()["state"].clone())
             .collect()
     };
     // The retry has its original's receiver.
-    assert_eq!(states("/done"), ["queued", "loading", "working", "done"].repeat(2));
-    assert_eq!(states("/cancelled"), ["queued", "loading", "working", "cancelled"]);
+    for job in [&json!(done), &retry] {
+        assert_eq!(states("/done", job), ["queued", "loading", "working", "done"]);
+    }
+    assert_eq!(states("/cancelled", &json!(hangs)), ["queued", "loading", "working", "cancelled"]);
     let deliveries = api.get(&format!("/jobs/{done}/deliveries")).await;
     assert_eq!(deliveries["data"].as_array().unwrap().len(), 4);
     assert_eq!(worker.metric(r#"foreman_background_errors_total{task="relay"}"#).await, 0.0);
