@@ -7,13 +7,13 @@
 mod attempt;
 mod cancel;
 mod drain;
+mod fate;
 mod floor;
 mod host_watch;
 mod idle;
 mod job;
 mod load;
 pub(crate) mod metrics;
-mod outcome;
 mod pace;
 mod pause;
 mod place_memory;

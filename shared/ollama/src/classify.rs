@@ -107,7 +107,7 @@ fn shorten(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Verdict;
+    use crate::failure::FailureKind;
 
     fn error(text: &str) -> Vec<u8> {
         serde_json::to_vec(&serde_json::json!({ "error": text })).unwrap()
@@ -161,10 +161,10 @@ mod tests {
     fn every_text_of_the_list_is_retried_under_its_code() {
         for &(status, text, code) in CASES {
             let failure = answer_failure("h", StatusCode::from_u16(status).unwrap(), &error(text));
-            assert_eq!((failure.verdict(), failure.code()), (Verdict::Retry, code), "{text}");
+            assert_eq!((failure.kind(), failure.code()), (FailureKind::MayPass, code), "{text}");
             assert!(failure.to_string().contains(text), "{failure}");
             let failure = stream_failure(text);
-            assert_eq!((failure.verdict(), failure.code()), (Verdict::Retry, code), "in a stream: {text}");
+            assert_eq!((failure.kind(), failure.code()), (FailureKind::MayPass, code), "in a stream: {text}");
         }
         for known in RETRY_TEXTS {
             let first =
@@ -196,22 +196,24 @@ mod tests {
             (501, "This server does not support embeddings. Start it with `--embeddings`", "ollama_error"),
         ] {
             let failure = answer_failure("h", StatusCode::from_u16(status).unwrap(), &error(text));
-            assert_eq!((failure.verdict(), failure.code()), (Verdict::Fail, code), "{text}");
+            let kind =
+                if code == "model_not_found" { FailureKind::ModelMissing } else { FailureKind::Lasting };
+            assert_eq!((failure.kind(), failure.code()), (kind, code), "{text}");
         }
-        assert_eq!(stream_failure("something new").verdict(), Verdict::Fail);
+        assert_eq!(stream_failure("something new").kind(), FailureKind::Lasting);
     }
 
     #[test]
     fn what_ollama_never_says_is_the_hosts_or_a_gateways_trouble() {
-        for (status, verdict, code) in [
-            (502, Verdict::Retry, "bad_gateway"),
-            (503, Verdict::Retry, "bad_gateway"),
-            (504, Verdict::Retry, "bad_gateway"),
-            (301, Verdict::HostAway, "not_ollama"),
-            (204, Verdict::HostAway, "not_ollama"),
+        for (status, kind, code) in [
+            (502, FailureKind::MayPass, "bad_gateway"),
+            (503, FailureKind::MayPass, "bad_gateway"),
+            (504, FailureKind::MayPass, "bad_gateway"),
+            (301, FailureKind::NotOllama, "not_ollama"),
+            (204, FailureKind::NotOllama, "not_ollama"),
         ] {
             let failure = answer_failure("h", StatusCode::from_u16(status).unwrap(), b"<html>");
-            assert_eq!((failure.verdict(), failure.code()), (verdict, code), "{status}");
+            assert_eq!((failure.kind(), failure.code()), (kind, code), "{status}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The only thing in Foreman that talks to an Ollama.
 //!
 //! It never follows a redirect, never uses a proxy, never passes on a header of a client's, and never retries by itself: what
-//! a failure means for a job is said by [`Failure::verdict`], and what happens then is the worker's business.
+//! a failure means for a job is the worker's business; here it has only a [kind](Failure::kind).
 
 use std::time::Duration;
 

@@ -1,18 +1,21 @@
-//! How a request to Ollama can fail, and what that means for the job behind it.
-//!
-//! The verdict is made here, where the failure arises, and nowhere else: the worker only carries it out.
+//! How a request to Ollama can fail. Here it is only said of what kind a failure is; what that means for a job is decided
+//! by the worker, which knows the job.
 
 use reqwest::StatusCode;
 
-/// What is to become of a job whose request failed.
+/// Of what kind a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// The job may succeed if it runs again: it counts as one failed attempt.
-    Retry,
-    /// The host's trouble and not the job's: hand the job back, count nothing, and wait for the host.
-    HostAway,
-    /// It would fail again in the same way.
-    Fail,
+pub enum FailureKind {
+    /// Nobody answers at the host's address.
+    Unreachable,
+    /// What answers there is not Ollama.
+    NotOllama,
+    /// The same request may succeed another time.
+    MayPass,
+    /// Ollama does not have the model.
+    ModelMissing,
+    /// The same request would fail again.
+    Lasting,
 }
 
 /// Why a request to Ollama did not succeed. The text is for the job's owner; the source chain is for the log.
@@ -48,18 +51,22 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub fn verdict(&self) -> Verdict {
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Unreachable { .. } | Self::IsForeman { .. } | Self::NotOllama { .. } => Verdict::HostAway,
+            Self::Unreachable { .. } => FailureKind::Unreachable,
+            Self::IsForeman { .. } | Self::NotOllama { .. } => FailureKind::NotOllama,
             Self::ConnectionLost { .. }
             | Self::EndedEarly
             | Self::Transient { .. }
-            | Self::Unreadable { .. } => Verdict::Retry,
-            Self::ModelMissing { .. }
-            | Self::Refused { .. }
-            | Self::StreamError { .. }
-            | Self::TooLarge { .. } => Verdict::Fail,
+            | Self::Unreadable { .. } => FailureKind::MayPass,
+            Self::ModelMissing { .. } => FailureKind::ModelMissing,
+            Self::Refused { .. } | Self::StreamError { .. } | Self::TooLarge { .. } => FailureKind::Lasting,
         }
+    }
+
+    /// Whether it says that there is no Ollama at the host's address.
+    pub fn is_of_host(&self) -> bool {
+        matches!(self.kind(), FailureKind::Unreachable | FailureKind::NotOllama)
     }
 
     /// The stable name of this failure, for `error_code` and metrics.

@@ -18,7 +18,7 @@ mod wire;
 
 pub use classify::{RETRY_TEXTS, RetryText, answer_failure, stream_failure};
 pub use client::{Client, ClientError};
-pub use failure::{Failure, Verdict};
+pub use failure::{Failure, FailureKind};
 pub use generation::Generation;
 pub use host::{HostError, OllamaHost};
 pub use job_body::{JobBody, JobBodyError, OWN_FIELDS};

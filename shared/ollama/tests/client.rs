@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use blanked::comparable;
 use foreman_ollama::{
-    Client, Failure, Generation, Join, Joined, LoadKey, ModelName, OllamaHost, Progress, Route, Verdict,
+    Client, Failure, FailureKind, Generation, Join, Joined, LoadKey, ModelName, OllamaHost, Progress, Route,
 };
 use ollama_sim::{Config, Fault, Happening, KeepAlive, Log, Model, Moment, Outcome, Sim, Trouble};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -124,40 +124,40 @@ async fn a_joined_run_is_what_ollama_answers_unstreamed() {
 }
 
 #[tokio::test]
-async fn every_failure_comes_with_its_verdict() {
+async fn every_failure_is_of_its_kind() {
     let (sim, client) = sim(Config::default()).await;
-    for (prompt, verdict, code) in [
-        ("sim:fault=busy", Verdict::Retry, "server_busy"),
-        ("sim:fault=oom", Verdict::Retry, "out_of_memory"),
-        ("sim:fault=killed@load", Verdict::Retry, "runner_stopped"),
-        ("sim:fault=killed", Verdict::Retry, "runner_stopped"),
-        ("sim:fault=killed@2", Verdict::Retry, "runner_stopped"),
-        ("sim:fault=reset@arrival", Verdict::Retry, "ollama_connection_lost"),
-        ("sim:fault=reset@load", Verdict::Retry, "ollama_connection_lost"),
-        ("sim:fault=reset", Verdict::Retry, "ollama_connection_lost"),
-        ("sim:fault=reset@2", Verdict::Retry, "ollama_connection_lost"),
-        ("sim:fault=end", Verdict::Retry, "ollama_ended_early"),
-        ("sim:fault=end@2", Verdict::Retry, "ollama_ended_early"),
-        ("sim:loop", Verdict::Retry, "ollama_ended_early"),
-        ("sim:fault=error=500", Verdict::Fail, "ollama_error"),
-        ("sim:fault=error=400", Verdict::Fail, "ollama_refused"),
-        ("sim:fault=stream-error@1", Verdict::Fail, "ollama_error"),
-        ("sim:bytes=2000000", Verdict::Fail, "result_too_large"),
+    for (prompt, kind, code) in [
+        ("sim:fault=busy", FailureKind::MayPass, "server_busy"),
+        ("sim:fault=oom", FailureKind::MayPass, "out_of_memory"),
+        ("sim:fault=killed@load", FailureKind::MayPass, "runner_stopped"),
+        ("sim:fault=killed", FailureKind::MayPass, "runner_stopped"),
+        ("sim:fault=killed@2", FailureKind::MayPass, "runner_stopped"),
+        ("sim:fault=reset@arrival", FailureKind::MayPass, "ollama_connection_lost"),
+        ("sim:fault=reset@load", FailureKind::MayPass, "ollama_connection_lost"),
+        ("sim:fault=reset", FailureKind::MayPass, "ollama_connection_lost"),
+        ("sim:fault=reset@2", FailureKind::MayPass, "ollama_connection_lost"),
+        ("sim:fault=end", FailureKind::MayPass, "ollama_ended_early"),
+        ("sim:fault=end@2", FailureKind::MayPass, "ollama_ended_early"),
+        ("sim:loop", FailureKind::MayPass, "ollama_ended_early"),
+        ("sim:fault=error=500", FailureKind::Lasting, "ollama_error"),
+        ("sim:fault=error=400", FailureKind::Lasting, "ollama_refused"),
+        ("sim:fault=stream-error@1", FailureKind::Lasting, "ollama_error"),
+        ("sim:bytes=2000000", FailureKind::Lasting, "result_too_large"),
     ] {
         sim.reset();
         let failure = join(Route::Chat, client.run(Route::Chat, chat(prompt), ROOM)).await.unwrap_err();
-        assert_eq!((failure.verdict(), failure.code()), (verdict, code), "{prompt}: {failure:?}");
+        assert_eq!((failure.kind(), failure.code()), (kind, code), "{prompt}: {failure:?}");
         idle(&sim).await;
     }
     let unknown = client.run(Route::Chat, r#"{"model":"nope","messages":[{}]}"#, ROOM);
     assert_eq!(join(Route::Chat, unknown).await.unwrap_err().code(), "model_not_found");
     let preload = client.preload(&key("nope:latest"), Route::Chat).await.unwrap_err();
-    assert_eq!((preload.verdict(), preload.code()), (Verdict::Fail, "model_not_found"));
+    assert_eq!((preload.kind(), preload.code()), (FailureKind::ModelMissing, "model_not_found"));
     sim.reset();
     sim.fault(Fault::new(Trouble::RunnerKilled, Moment::Load));
     assert_eq!(
-        client.preload(&key("tiny-a:latest"), Route::Chat).await.unwrap_err().verdict(),
-        Verdict::Retry
+        client.preload(&key("tiny-a:latest"), Route::Chat).await.unwrap_err().kind(),
+        FailureKind::MayPass
     );
 }
 
@@ -220,7 +220,7 @@ async fn what_lies_unread_is_bounded() {
             Err(failure) => break failure,
         }
     };
-    assert_eq!((failure.verdict(), failure.code()), (Verdict::Fail, "result_too_large"));
+    assert_eq!((failure.kind(), failure.code()), (FailureKind::Lasting, "result_too_large"));
     assert_eq!(generation.next().await.unwrap(), None, "and that is its end");
 }
 
@@ -252,8 +252,8 @@ async fn a_host_that_is_away_is_the_hosts_trouble() {
             join(Route::Chat, client.run(Route::Chat, chat("x"), ROOM)).await.unwrap_err(),
         ] {
             assert_eq!(
-                (failure.verdict(), failure.code()),
-                (Verdict::HostAway, "ollama_unreachable"),
+                (failure.kind(), failure.code()),
+                (FailureKind::Unreachable, "ollama_unreachable"),
                 "{failure:?}"
             );
         }
@@ -282,46 +282,50 @@ async fn answering(bytes: &'static [u8]) -> Client {
 }
 
 #[tokio::test]
-async fn whatever_answers_a_job_gets_an_end_with_a_verdict() {
+async fn whatever_answers_a_job_gets_an_end_of_some_kind() {
     const BODY: &str = r#"{"model":"a","messages":[]}"#;
-    for (answer, verdict, code) in [
-        (&b""[..], Verdict::Retry, "ollama_connection_lost"),
-        (b"garbage\r\n\r\n", Verdict::Retry, "ollama_connection_lost"),
-        (b"HTTP/1.1 200 OK\r\ncontent-le", Verdict::Retry, "ollama_connection_lost"),
+    for (answer, kind, code) in [
+        (&b""[..], FailureKind::MayPass, "ollama_connection_lost"),
+        (b"garbage\r\n\r\n", FailureKind::MayPass, "ollama_connection_lost"),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", FailureKind::MayPass, "ollama_connection_lost"),
         (
             b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"done\":true}\n",
-            Verdict::Retry,
+            FailureKind::MayPass,
             "ollama_connection_lost",
         ),
         (
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n",
-            Verdict::Retry,
+            FailureKind::MayPass,
             "ollama_connection_lost",
         ),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Verdict::Retry, "ollama_ended_early"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\xff\xff\n\n", Verdict::Retry, "ollama_unreadable"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", FailureKind::MayPass, "ollama_ended_early"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n\xff\xff\n\n",
+            FailureKind::MayPass,
+            "ollama_unreadable",
+        ),
         (
             b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<html>hi</html>",
-            Verdict::Retry,
+            FailureKind::MayPass,
             "ollama_unreadable",
         ),
         (
             b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
-            Verdict::HostAway,
+            FailureKind::NotOllama,
             "not_ollama",
         ),
         (
             b"HTTP/1.1 404 Not Found\r\nserver: foreman/0.1.0\r\ncontent-length: 0\r\n\r\n",
-            Verdict::HostAway,
+            FailureKind::NotOllama,
             "ollama_is_foreman",
         ),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", Verdict::HostAway, "not_ollama"),
-        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\nbad", Verdict::Retry, "bad_gateway"),
-        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", Verdict::Fail, "ollama_refused"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", FailureKind::NotOllama, "not_ollama"),
+        (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\nbad", FailureKind::MayPass, "bad_gateway"),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", FailureKind::Lasting, "ollama_refused"),
         // What the error was, nobody knows.
         (
             b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 99\r\n\r\n{\"err",
-            Verdict::Retry,
+            FailureKind::MayPass,
             "ollama_connection_lost",
         ),
     ] {
@@ -329,7 +333,7 @@ async fn whatever_answers_a_job_gets_an_end_with_a_verdict() {
         let run = join(Route::Chat, client.run(Route::Chat, BODY, ROOM)).await;
         let shown = String::from_utf8_lossy(answer);
         let failure = run.unwrap_err();
-        assert_eq!((failure.verdict(), failure.code()), (verdict, code), "{shown}: {failure:?}");
+        assert_eq!((failure.kind(), failure.code()), (kind, code), "{shown}: {failure:?}");
     }
     let client = answering(b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n{\"done\":true}").await;
     join(Route::Chat, client.run(Route::Chat, BODY, ROOM)).await.unwrap();
@@ -362,5 +366,5 @@ async fn a_request_carries_nothing_but_its_body() {
     ];
     assert_eq!((lines.as_slice(), body), (&expected[..], "{}"));
     drop(stream);
-    assert_eq!(generation.next().await.unwrap_err().verdict(), Verdict::Retry);
+    assert_eq!(generation.next().await.unwrap_err().kind(), FailureKind::MayPass);
 }

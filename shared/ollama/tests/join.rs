@@ -4,7 +4,7 @@
 mod blanked;
 
 use blanked::comparable;
-use foreman_ollama::{Failure, Join, Metrics, Progress, Route, Verdict};
+use foreman_ollama::{Failure, FailureKind, Join, Metrics, Progress, Route};
 use serde_json::value::RawValue;
 
 #[derive(serde::Deserialize)]
@@ -91,28 +91,32 @@ fn generate_has_its_own_order_of_keys() {
 }
 
 #[test]
-fn what_is_no_complete_answer_is_a_failure_with_its_verdict() {
+fn what_is_no_complete_answer_is_a_failure_of_its_kind() {
     let line = r#"{"message":{"content":"x"},"done":false}"#;
     let done = r#"{"message":{"content":""},"done":true}"#;
-    for (stream, verdict, code) in [
-        (String::new(), Verdict::Retry, "ollama_ended_early"),
-        (line.to_owned(), Verdict::Retry, "ollama_ended_early"),
+    for (stream, kind, code) in [
+        (String::new(), FailureKind::MayPass, "ollama_ended_early"),
+        (line.to_owned(), FailureKind::MayPass, "ollama_ended_early"),
         (
             format!(
                 "{line}\n{}",
                 r#"{"error":"an error was encountered while running the model: unexpected EOF"}"#
             ),
-            Verdict::Retry,
+            FailureKind::MayPass,
             "runner_stopped",
         ),
-        (format!("{line}\n{}", r#"{"error":"the model cannot do that"}"#), Verdict::Fail, "ollama_error"),
-        (format!("{line}\n{}", r#"{"error":{"code":1}}"#), Verdict::Fail, "ollama_error"),
-        (format!("{line}\n<html>"), Verdict::Retry, "ollama_unreadable"),
-        (format!("{line}\n[1]"), Verdict::Retry, "ollama_unreadable"),
-        (format!("{line}\n{}", r#"{"done":tru"#), Verdict::Retry, "ollama_unreadable"),
+        (
+            format!("{line}\n{}", r#"{"error":"the model cannot do that"}"#),
+            FailureKind::Lasting,
+            "ollama_error",
+        ),
+        (format!("{line}\n{}", r#"{"error":{"code":1}}"#), FailureKind::Lasting, "ollama_error"),
+        (format!("{line}\n<html>"), FailureKind::MayPass, "ollama_unreadable"),
+        (format!("{line}\n[1]"), FailureKind::MayPass, "ollama_unreadable"),
+        (format!("{line}\n{}", r#"{"done":tru"#), FailureKind::MayPass, "ollama_unreadable"),
     ] {
         let failure = join(Route::Chat, &stream).unwrap_err();
-        assert_eq!((failure.verdict(), failure.code()), (verdict, code), "{stream}");
+        assert_eq!((failure.kind(), failure.code()), (kind, code), "{stream}");
     }
     let mut finished = Join::new(Route::Chat, 100);
     finished.push(done.as_bytes()).unwrap();
@@ -125,5 +129,5 @@ fn an_answer_past_the_limit_fails_for_good() {
     let mut join = Join::new(Route::Generate, 10);
     assert_eq!(join.push(br#"{"response":"0123456789"}"#).unwrap(), Progress::More);
     let failure = join.push(br#"{"response":"x"}"#).unwrap_err();
-    assert_eq!((failure.verdict(), failure.code()), (Verdict::Fail, "result_too_large"));
+    assert_eq!((failure.kind(), failure.code()), (FailureKind::Lasting, "result_too_large"));
 }

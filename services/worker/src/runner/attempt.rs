@@ -1,4 +1,4 @@
-//! One attempt of one job: from the moment it may have a slot to its outcome. The floor only schedules it.
+//! One attempt of one job: from the moment it may have a slot to its ending. The floor only schedules it.
 //!
 //! No transaction is open while Ollama is talked to, and nothing is sent before Postgres has said that the job is still
 //! ours to begin.
@@ -6,17 +6,17 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use foreman_ollama::{Client, Failure, Join, Joined, ModelName, Progress, Route, Verdict};
+use foreman_ollama::{Client, Failure, FailureKind, Join, Joined, ModelName, Progress, Route};
 use foreman_runtime::background_error;
 use foreman_store::{Begin, Clock, Lease, Phase, Store};
 use metrics::histogram;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::fate::{Abort, Ending, reason};
 use super::job::Body;
 use super::load::{Load, LoadFailure};
 use super::metrics::{JOB_LOAD, JOB_RUN, JOB_WAIT};
-use super::outcome::{Abort, Outcome, reason};
 use super::record::{Began, Recorder};
 use super::trouble::Trouble;
 use crate::config::Limits;
@@ -59,7 +59,7 @@ pub(crate) struct Attempt {
 /// How it went.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    pub outcome: Outcome,
+    pub ending: Ending,
     /// How long its own request took, if there was one.
     pub ran: Option<Duration>,
 }
@@ -76,15 +76,15 @@ pub(crate) async fn run(desk: &Desk, attempt: Attempt, body: Body) -> Ended {
     };
     tokio::select! {
         biased;
-        Some(abort) = stopped => Outcome::Aborted(abort).into(),
+        Some(abort) = stopped => Ending::Aborted(abort).into(),
         ended = attempt.work(body, desk) => ended,
     }
 }
 
-impl From<Outcome> for Ended {
+impl From<Ending> for Ended {
     /// An attempt whose request was never answered.
-    fn from(outcome: Outcome) -> Self {
-        Self { outcome, ran: None }
+    fn from(ending: Ending) -> Self {
+        Self { ending, ran: None }
     }
 }
 
@@ -93,22 +93,22 @@ impl Attempt {
         // Before anything is begun: to the world the job waits until its bytes are here.
         let body = match self.fetch(body, desk).await {
             Ok(body) => body,
-            Err(outcome) => return outcome.into(),
+            Err(ending) => return ending.into(),
         };
         let first = if self.load.is_some() { Phase::Loading } else { Phase::Working };
-        if let Err(outcome) = self.begin(first, desk).await {
-            return outcome.into();
+        if let Err(ending) = self.begin(first, desk).await {
+            return ending.into();
         }
         let waited = (desk.clock.now() - self.eligible_at).to_std().unwrap_or_default();
         histogram!(JOB_WAIT.name).record(waited);
         // For the load and the prompt together.
         let first_token_by = Instant::now() + desk.limits.load_timeout;
         if let Some(load) = &self.load {
-            if let Err(outcome) = self.wait_for(load, first_token_by, desk).await {
-                return outcome.into();
+            if let Err(ending) = self.wait_for(load, first_token_by, desk).await {
+                return ending.into();
             }
-            if let Err(outcome) = self.begin(Phase::Working, desk).await {
-                return outcome.into();
+            if let Err(ending) = self.begin(Phase::Working, desk).await {
+                return ending.into();
             }
         }
         let began = Instant::now();
@@ -116,14 +116,14 @@ impl Attempt {
         let answer = self.ask(body, first_token_by, desk).await;
         let ran = began.elapsed();
         histogram!(JOB_RUN.name, "model" => label).record(ran);
-        let outcome = match answer {
-            Ok(joined) => Outcome::Done(joined),
-            Err(trouble) => trouble.outcome(job, &model, &desk.ollama).await,
+        let ending = match answer {
+            Ok(joined) => Ending::Done(joined),
+            Err(trouble) => trouble.ending(job, &model, &desk.ollama).await,
         };
-        Ended { outcome, ran: Some(ran) }
+        Ended { ending, ran: Some(ran) }
     }
 
-    async fn fetch(&self, body: Body, desk: &Desk) -> Result<String, Outcome> {
+    async fn fetch(&self, body: Body, desk: &Desk) -> Result<String, Ending> {
         let bytes = match body {
             Body::Here(body) => return Ok(body),
             Body::InPostgres(bytes) => bytes,
@@ -133,34 +133,34 @@ impl Attempt {
         match desk.large_reads.read("job_body", bytes.into(), read).await {
             Ok(Some(body)) => Ok(body),
             // The request is gone, and the next look at our leases lets go of this one.
-            Ok(None) => Err(Outcome::Stale),
+            Ok(None) => Err(Ending::Stale),
             Err(error) => {
                 background_error!("job_body", error, job.id = %job);
                 let why = "Postgres could not give out its request; the worker's log says why";
-                Err(Outcome::Again(reason("request_unreadable", why)))
+                Err(Ending::again(reason("request_unreadable", why)))
             }
         }
     }
 
     /// Asks Postgres whether the job is still ours, and records that it begins.
-    async fn begin(&self, phase: Phase, desk: &Desk) -> Result<(), Outcome> {
+    async fn begin(&self, phase: Phase, desk: &Desk) -> Result<(), Ending> {
         if self.begun {
             return Ok(());
         }
         match desk.recorder.begin(&self.lease, phase, &self.spell).await {
             Began::Answered(Begin::Go) => Ok(()),
-            Began::Answered(Begin::Cancelled) => Err(Outcome::Cancelled),
-            Began::Answered(Begin::Expired) => Err(Outcome::Expired),
-            Began::Answered(Begin::Stale) => Err(Outcome::Stale),
-            Began::Fenced => Err(Outcome::Aborted(Abort::Fenced)),
+            Began::Answered(Begin::Cancelled) => Err(Ending::Cancelled),
+            Began::Answered(Begin::Expired) => Err(Ending::Expired),
+            Began::Answered(Begin::Stale) => Err(Ending::Stale),
+            Began::Fenced => Err(Ending::Aborted(Abort::Fenced)),
         }
     }
 
-    async fn wait_for(&self, load: &Load, by: Instant, desk: &Desk) -> Result<(), Outcome> {
+    async fn wait_for(&self, load: &Load, by: Instant, desk: &Desk) -> Result<(), Ending> {
         let began = Instant::now();
         let mut outcome = timeout_at(by, load.done()).await;
         if let Ok(Err(LoadFailure::Ollama(failure))) = &outcome
-            && failure.verdict() == Verdict::Fail
+            && matches!(failure.kind(), FailureKind::Lasting | FailureKind::ModelMissing)
             && load.route != self.route
         {
             // It was asked for on another route: what is wrong there may be right on this job's own.
@@ -172,7 +172,7 @@ impl Attempt {
             Err(_elapsed) => Trouble::no_token(desk.limits.load_timeout),
             Ok(Err(failure)) => failure.into(),
         };
-        Err(trouble.outcome(self.lease.job_id, &self.model, &desk.ollama).await)
+        Err(trouble.ending(self.lease.job_id, &self.model, &desk.ollama).await)
     }
 
     /// Sends the body as it is stored, and joins what comes back.

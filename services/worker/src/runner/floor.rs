@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_store::{ClientId, Exit, Holder, LeaseNo, Store};
+use foreman_store::{ClientId, Holder, LeaseNo, Store};
 use futures_util::future::BoxFuture;
 use metrics::counter;
 use tokio::sync::{Notify, mpsc, watch};
@@ -17,11 +17,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::attempt::{Desk, Ended};
 use super::drain::{Drain, Next};
+use super::fate::{Abort, Ending};
 use super::idle::IdleMeter;
-use super::job::{Job, Lane, Running};
+use super::job::{Job, Lane, Left, Running};
 use super::load::{Key, Load};
 use super::metrics::GPU_IDLE;
-use super::outcome::Abort;
 use super::pace::Pace;
 use super::pause::Pause;
 use super::presence::Presence;
@@ -212,7 +212,7 @@ impl Floor {
             std::mem::take(&mut self.held).into_iter().partition(|job| numbers.contains(&job.lease.no));
         self.held = held;
         for job in cancelled {
-            self.settle(job.leave(Exit::Cancelled));
+            self.settle(job.leave(Ending::Cancelled));
         }
     }
 
@@ -234,10 +234,13 @@ impl Floor {
         self.worker.config.host.slots.saturating_sub(self.running.len())
     }
 
-    /// Hands a lease to the recorder. It counts as ours until that is written.
-    fn settle(&mut self, leaving: Leaving) {
-        self.unsettled.insert(leaving.lease.no, leaving.exit.bytes());
-        self.desk.recorder.settle(leaving);
+    /// Hands a lease to the recorder with the job's fate. It counts as ours until that is written.
+    fn settle(&mut self, left: Left) {
+        let Left { lease, past, ending, model_label } = left;
+        if let Some(exit) = ending.fate(past) {
+            self.unsettled.insert(lease.no, exit.bytes());
+            self.desk.recorder.settle(Leaving { lease, exit, model_label });
+        }
     }
 }
 

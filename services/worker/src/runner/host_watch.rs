@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_ollama::{Client, Failure, InstalledModel, ModelName, Verdict};
+use foreman_ollama::{Client, Failure, InstalledModel, ModelName};
 use foreman_runtime::background::one_line;
 use foreman_runtime::{background_error, stalls};
 use foreman_store::wake::{Topic, Wakeup};
@@ -100,7 +100,7 @@ impl HostWatch {
             }
             match self.ollama.tags().await {
                 Ok(listed) => models = listed,
-                Err(failure) if failure.verdict() == Verdict::HostAway => return failure,
+                Err(failure) if failure.is_of_host() => return failure,
                 Err(failure) => background_error!("inventory", failure),
             }
         }
@@ -133,7 +133,7 @@ impl HostWatch {
                 Ok(())
             }
             Ok(_) => Ok(()),
-            Err(failure) if failure.verdict() == Verdict::HostAway => Err(failure),
+            Err(failure) if failure.is_of_host() => Err(failure),
             Err(failure) => {
                 background_error!("inventory", failure);
                 Ok(())

@@ -2,12 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::Route;
-use foreman_store::{Claimed, ClientId, Exit, Lease, LeaseNo};
+use foreman_store::{Claimed, ClientId, Lease, LeaseNo};
 use tokio::sync::watch;
 
+use super::fate::{Abort, Ending, Past, reason};
 use super::load::Key;
-use super::outcome::{Abort, Record, reason};
-use super::record::Leaving;
 use crate::liveness::Spell;
 
 /// What a job needs of the host.
@@ -26,7 +25,7 @@ pub(crate) struct Job {
     pub key: Key,
     pub lane: Lane,
     pub route: Route,
-    pub record: Record,
+    pub past: Past,
     pub model_label: String,
     pub body: Body,
     pub eligible_at: DateTime<Utc>,
@@ -52,22 +51,24 @@ impl Job {
         lane: Lane,
         spell: &Spell,
         max_attempts: i16,
-    ) -> Result<Self, Leaving> {
+    ) -> Result<Self, Box<Left>> {
+        let max_attempts = claimed.max_attempts.unwrap_or(max_attempts);
+        let past = Past { failures: claimed.failures, max_attempts, vanished: 0 };
         let route = match claimed.path.parse::<Route>() {
             Ok(route) => route,
             Err(unknown) => {
-                let exit = Exit::Failed(reason("unknown_route", &unknown.to_string()));
-                return Err(Leaving { lease: claimed.lease, exit, model_label: claimed.model_label });
+                let ending = Ending::never(reason("unknown_route", &unknown.to_string()));
+                let Claimed { lease, model_label, .. } = claimed;
+                return Err(Box::new(Left { lease, past, ending, model_label }));
             }
         };
-        let max_attempts = claimed.max_attempts.unwrap_or(max_attempts);
         Ok(Self {
             lease: claimed.lease,
             client: claimed.client,
             key: Key::clone(key),
             lane,
             route,
-            record: Record { failures: claimed.failures, max_attempts },
+            past,
             model_label: claimed.model_label,
             body: claimed.body.map_or(Body::InPostgres(claimed.bytes), Body::Here),
             eligible_at: claimed.eligible_at,
@@ -76,14 +77,23 @@ impl Job {
         })
     }
 
-    pub(crate) fn leave(self, exit: Exit) -> Leaving {
-        Leaving { lease: self.lease, exit, model_label: self.model_label }
+    pub(crate) fn leave(self, ending: Ending) -> Left {
+        Left { lease: self.lease, past: self.past, ending, model_label: self.model_label }
     }
 
     /// Back to the queue: there is no slot, no turn or no right for it any more.
-    pub(crate) fn not_begun(self) -> Leaving {
-        self.leave(Exit::HandBack { reason: reason("not_begun", "it was not begun") })
+    pub(crate) fn not_begun(self) -> Left {
+        self.leave(Ending::GivenBack(reason("not_begun", "it was not begun")))
     }
+}
+
+/// A job that leaves the floor.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub lease: Lease,
+    pub past: Past,
+    pub ending: Ending,
+    pub model_label: String,
 }
 
 /// What the floor keeps of a job while its attempt runs.
@@ -92,7 +102,7 @@ pub(crate) struct Running {
     pub lease: Lease,
     pub key: Key,
     pub lane: Lane,
-    pub record: Record,
+    pub past: Past,
     pub model_label: String,
     pub abort: watch::Sender<Option<Abort>>,
 }

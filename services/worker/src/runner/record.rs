@@ -13,8 +13,8 @@ use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
+use super::fate::reason;
 use super::metrics::TOKENS;
-use super::outcome::reason;
 use super::signal::Signal;
 use crate::liveness::Spell;
 use crate::stale::STALE_WRITES;

@@ -1,14 +1,15 @@
-//! What went wrong in an attempt, and whose trouble that is: the job's, the host's, or nobody's.
+//! What went wrong in an attempt, told with what a look at Ollama shows right after it. What that means for the job is
+//! decided in `fate.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_ollama::{Client, Failure, ModelName, Verdict};
+use foreman_ollama::{Client, Failure, FailureKind, ModelName};
 use foreman_runtime::background::one_line;
 use foreman_store::{JobId, Reason};
 
+use super::fate::{Ending, Failed, Look, reason};
 use super::load::LoadFailure;
-use super::outcome::{Outcome, reason, reason_of};
 
 #[derive(Debug)]
 pub(crate) enum Trouble {
@@ -41,33 +42,23 @@ impl Trouble {
         Self::Limit { reason: reason("run_timeout", &error), again: false }
     }
 
-    /// What it means for the job. It is logged here, where the causes are still known.
-    pub(crate) async fn outcome(self, job: JobId, model: &ModelName, ollama: &Client) -> Outcome {
+    /// The ending that it makes. It is logged here, where the causes are still known.
+    pub(crate) async fn ending(self, job: JobId, model: &ModelName, ollama: &Client) -> Ending {
         match self {
             Self::Limit { reason, again } => {
                 tracing::warn!(job.id = %job, code = reason.code, "an attempt ran into a limit");
-                if again { Outcome::Again(reason) } else { Outcome::Failed(reason) }
+                if again { Ending::again(reason) } else { Ending::never(reason) }
             }
             Self::Ollama(failure) => {
-                let reason = reason_of(&failure);
-                let outcome = match failure.verdict() {
-                    Verdict::HostAway => {
-                        let under_it = !matches!(*failure, Failure::Unreachable { .. });
-                        Outcome::HostAway { reason, under_it }
-                    }
-                    // A failure that may pass is the host's own where the host is gone right after it.
-                    Verdict::Retry if is_away(ollama).await => Outcome::HostAway { reason, under_it: true },
-                    Verdict::Retry => Outcome::Again(reason),
-                    Verdict::Fail => match *failure {
-                        Failure::ModelMissing { .. } if is_gone(ollama, model).await => {
-                            Outcome::ModelGone(reason)
-                        }
-                        _ => Outcome::Failed(reason),
-                    },
+                let kind = failure.kind();
+                let look = match kind {
+                    FailureKind::MayPass if is_away(ollama).await => Look::Away,
+                    FailureKind::ModelMissing if is_gone(ollama, model).await => Look::ModelGone,
+                    _ => Look::NothingNew,
                 };
-                let code = failure.code();
+                let (code, reason) = (failure.code(), reason(failure.code(), &failure.to_string()));
                 tracing::warn!(job.id = %job, code, error = one_line(failure), "an attempt failed");
-                outcome
+                Ending::Failed(Failed { kind, look, reason })
             }
         }
     }
@@ -89,7 +80,7 @@ impl From<LoadFailure> for Trouble {
 }
 
 async fn is_away(ollama: &Client) -> bool {
-    ollama.version().await.is_err_and(|failure| failure.verdict() == Verdict::HostAway)
+    ollama.version().await.is_err_and(|failure| failure.is_of_host())
 }
 
 /// Whether Ollama lists the model no more. One that it lists and yet does not find fails its job.

@@ -5,9 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use foreman_runtime::background_error;
-use foreman_store::{
-    Claimed, ClientId, Exit, Holder, JobId, LeaseNo, Offer, OwnLease, StoreError, ulid_floor,
-};
+use foreman_store::{Claimed, ClientId, Holder, JobId, LeaseNo, Offer, OwnLease, StoreError, ulid_floor};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
@@ -15,11 +13,10 @@ use tokio::time::Instant;
 use super::Floor;
 use crate::liveness::Spell;
 use crate::runner::drain::Next;
-use crate::runner::job::{Job, Lane};
+use crate::runner::fate::{Ending, Past, reason};
+use crate::runner::job::{Job, Lane, Left};
 use crate::runner::load::Key;
-use crate::runner::outcome::reason;
 use crate::runner::ready::{LATE_COMMITS, Scan};
-use crate::runner::record::Leaving;
 
 /// The wait after a question that Postgres did not answer, doubled for each until a claim is answered: a look at our own
 /// leases proves too little, and what it hands back would be claimed again at once.
@@ -262,7 +259,7 @@ impl Floor {
                 Ok(job) if job.begun && may_begin => self.begin(job, now),
                 Ok(job) if job.begun => self.settle(job.not_begun()),
                 Ok(job) => self.held.push_back(job),
-                Err(leaving) => self.settle(leaving),
+                Err(left) => self.settle(*left),
             }
         }
     }
@@ -272,10 +269,9 @@ impl Floor {
         for OwnLease { lease, phase, model_label } in own {
             if !known.contains(&lease.no) {
                 tracing::warn!(job.id = %lease.job_id, phase = phase.as_str(), "a lease that nobody here knows of is handed back");
-                let exit = Exit::HandBack {
-                    reason: reason("claim_lost", "the worker did not hear of its own claim"),
-                };
-                self.settle(Leaving { lease, exit, model_label });
+                let why = reason("claim_lost", "the worker did not hear of its own claim");
+                let (past, ending) = (Past::default(), Ending::GivenBack(why));
+                self.settle(Left { lease, past, ending, model_label });
             }
         }
     }

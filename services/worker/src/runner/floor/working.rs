@@ -14,11 +14,10 @@ use tokio::time::Instant;
 use super::Floor;
 use crate::runner::attempt::{self, Attempt, Ended};
 use crate::runner::drain::Next;
-use crate::runner::job::{Job, Lane, Running};
+use crate::runner::fate::{Ending, HostTrouble, reason};
+use crate::runner::job::{Job, Lane, Left, Running};
 use crate::runner::load::{Key, Load};
 use crate::runner::metrics::MODEL_SWITCHES;
-use crate::runner::outcome::{Outcome, reason};
-use crate::runner::record::Leaving;
 
 impl Floor {
     /// Begins what is held and has a slot, and hands back what may not begin any more.
@@ -65,7 +64,7 @@ impl Floor {
             lease: job.lease,
             key: job.key,
             lane: job.lane,
-            record: job.record,
+            past: job.past,
             model_label: job.model_label,
             abort,
         };
@@ -136,7 +135,7 @@ impl Floor {
                 background_error!("attempt", error, "an attempt panicked");
                 let why =
                     reason("internal_error", "the worker failed while it ran the job; its log says why");
-                (id, Outcome::Again(why).into())
+                (id, Ending::again(why).into())
             }
         };
         // Every attempt is entered here when it is begun.
@@ -146,12 +145,26 @@ impl Floor {
     }
 
     fn ended(&mut self, running: Running, ended: Ended, now: Instant) {
-        let job = running.lease.job_id;
         if running.lane == Lane::Gpu {
             self.residency.used(&running.key, now);
         }
-        match &ended.outcome {
-            Outcome::HostAway { .. } | Outcome::ModelGone(_) => {
+        let mut past = running.past;
+        let host_trouble = ended.ending.host_trouble();
+        match host_trouble {
+            Some(HostTrouble::Away { under_job }) => {
+                self.host_is_away();
+                if under_job {
+                    past.vanished = self.vanished.under(running.lease.job_id);
+                }
+            }
+            Some(HostTrouble::ModelGone) => {
+                self.presence.missed(running.key.model());
+                self.waiting = None;
+            }
+            None => {}
+        }
+        match &ended.ending {
+            Ending::Failed(_) if host_trouble.is_some() => {
                 if let Some(pause) = self.pause.handed_back(now) {
                     tracing::warn!(
                         "a job is handed back for the host's sake; nothing is claimed for {pause:?}"
@@ -159,33 +172,13 @@ impl Floor {
                 }
                 self.doubt.notify_one();
             }
-            Outcome::Done(_) | Outcome::Again(_) | Outcome::Failed(_) => self.pause.answered(),
-            Outcome::Aborted(_) | Outcome::Cancelled | Outcome::Expired | Outcome::Stale => {}
+            Ending::Done(_) | Ending::Failed(_) => self.pause.answered(),
+            _ => {}
         }
-        let outcome = match ended.outcome {
-            Outcome::HostAway { reason, under_it } => {
-                self.host_is_away();
-                if under_it && self.vanished.too_often(job) {
-                    Outcome::Again(reason)
-                } else {
-                    Outcome::HostAway { reason, under_it }
-                }
-            }
-            Outcome::ModelGone(reason) => {
-                self.presence.missed(running.key.model());
-                self.waiting = None;
-                Outcome::ModelGone(reason)
-            }
-            Outcome::Done(joined) => {
-                if let Some(ran) = ended.ran {
-                    self.pace.ran(&running.key, ran);
-                }
-                Outcome::Done(joined)
-            }
-            other => other,
-        };
-        if let Some(exit) = outcome.exit(running.record) {
-            self.settle(Leaving { lease: running.lease, exit, model_label: running.model_label });
+        if let (Ending::Done(_), Some(ran)) = (&ended.ending, ended.ran) {
+            self.pace.ran(&running.key, ran);
         }
+        let Running { lease, model_label, .. } = running;
+        self.settle(Left { lease, past, ending: ended.ending, model_label });
     }
 }
