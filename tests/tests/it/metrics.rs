@@ -105,6 +105,21 @@ async fn counters_without_labels_stand_at_0_before_anything_has_happened() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_loops_that_ask_for_work_and_look_at_ollama_are_watched_too() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config::default()).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let holder = Worker::start(&db, &sim.url(), &[]).await;
+    api.submit(&chat("hello")).await;
+    db.every_job_ends().await;
+    let of = |scraped: &Exposition, task| scraped.sum("foreman_loop_stalled_seconds", &[("task", task)]);
+    scraped("a claim that is watched", &holder.ops_url, |scraped| of(scraped, "claim")).await;
+    // This one publishes nothing while the other has the host, and looks at Ollama all the same.
+    let stands_by = Worker::start(&db, &sim.url(), &[]).await;
+    scraped("a look that is watched", &stands_by.ops_url, |scraped| of(scraped, "inventory")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_metric_has_its_type_and_its_labels_and_counts_what_happened() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default().models(["tiny-a", "tiny-b"])).await.unwrap();

@@ -8,7 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreman_runtime::stalls;
 use foreman_store::{ClientId, Holder, LeaseNo, Store};
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use metrics::counter;
 use tokio::sync::{Notify, mpsc, watch};
@@ -166,7 +168,8 @@ impl Floor {
             if self.asking.is_some() && self.held.is_empty() { Next::Rest } else { self.next_key(now) };
         self.serve_held(&next, now);
         if self.asking.is_none() && now >= self.ask_again_at {
-            self.asking = self.next_question(next, now);
+            let question = self.next_question(next, now);
+            self.asking = question.map(|question| stalls::round("claim", stalls::USUAL, question).boxed());
         }
         let waits = self.command.borrow().is_some() && self.work_waits();
         let idle_seconds = self.idle.note(waits && self.running.is_empty(), now);

@@ -57,7 +57,7 @@ impl HostWatch {
     /// not been `said` already.
     async fn come_up(&self, mut said: &'static str) -> Vec<InstalledModel> {
         loop {
-            let failure = match self.look().await {
+            let failure = match watched(self.look()).await {
                 Ok(models) => return models,
                 Err(failure) => failure,
             };
@@ -86,7 +86,7 @@ impl HostWatch {
                 let looked = tokio::select! {
                     () = sleep_until(look_at_loaded) => {
                         look_at_loaded = Instant::now() + RESIDENT;
-                        self.look_at_loaded().await
+                        watched(self.look_at_loaded()).await
                     }
                     () = sleep_until(publish_again) => break,
                     () = asked.changed() => break,
@@ -98,7 +98,7 @@ impl HostWatch {
                     return failure;
                 }
             }
-            match self.ollama.tags().await {
+            match watched(self.ollama.tags()).await {
                 Ok(listed) => models = listed,
                 Err(failure) if failure.is_of_host() => return failure,
                 Err(failure) => background_error!("inventory", failure),
@@ -116,7 +116,7 @@ impl HostWatch {
         };
         let models: Vec<_> = published.into_values().collect();
         let publication = self.worker.store.publish_models(&holder, &models);
-        match stalls::round("inventory", stalls::USUAL, publication).await {
+        match watched(publication).await {
             Ok(_held) => Instant::now() + INVENTORY,
             Err(error) => {
                 background_error!("inventory", error);
@@ -144,11 +144,16 @@ impl HostWatch {
     async fn note_unreachable(&self) {
         let holder = self.command.borrow().clone();
         if let Some(holder) = holder
-            && let Err(error) = self.worker.store.note_unreachable(&holder).await
+            && let Err(error) = watched(self.worker.store.note_unreachable(&holder)).await
         {
             background_error!("inventory", error);
         }
     }
+}
+
+/// Everything here that may hang: each question to Ollama or Postgres is a round of its own.
+async fn watched<T>(question: impl Future<Output = T>) -> T {
+    stalls::round("inventory", stalls::USUAL, question).await
 }
 
 /// One entry for each name as Ollama compares it; a name that it would not take itself cannot be asked for either.
