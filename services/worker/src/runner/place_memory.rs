@@ -11,8 +11,9 @@ use foreman_store::{ClientId, JobId, ReadyTriple};
 
 use crate::look_at_all::LookAtAll;
 
-/// Looks at everything that take less than this go on without the memory. On a healthy database they take a fraction of it.
-const SLOW: Duration = Duration::from_millis(10);
+/// Looks at everything that take less than this go on without the memory. On a healthy database even one that finds 300 places
+/// takes two or three milliseconds.
+const SLOW: Duration = Duration::from_millis(20);
 
 /// A job at a place that is not remembered waits no longer than this and one look at everything.
 const LOOK_AT_ALL_AFTER: Duration = Duration::from_secs(5);
