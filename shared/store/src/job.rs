@@ -1,8 +1,11 @@
-//! A job as it is offered to the queue, and what the queue answers.
+//! A job as it is offered to the queue.
 
 use chrono::{DateTime, Utc};
 
-use crate::{ClientId, JobId, JobState, StoreError};
+use crate::{
+    id::{ClientId, JobId},
+    state::JobState,
+};
 
 /// Where a job's webhooks go, and which.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,9 @@ pub struct IdempotencyKey {
     pub key: String,
     pub body_digest: [u8; 32],
 }
+
+/// How long an idempotency key holds its job.
+pub(crate) const IDEMPOTENCY_HOURS: i32 = 24;
 
 /// A job that has been parsed and may be accepted.
 #[derive(Debug, Clone)]
@@ -47,46 +53,4 @@ pub struct NewJob {
     pub retry_of: Option<JobId>,
     pub traceparent: Option<String>,
     pub idempotency: Option<IdempotencyKey>,
-}
-
-/// What became of a job offered to [`Store::accept`](crate::Store::accept).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Acceptance {
-    /// It is in the queue.
-    Accepted(JobId),
-    /// The key was used before with the same bytes, for this job.
-    Replayed(JobId),
-    /// The key was used before with other bytes.
-    KeyReused,
-    /// Its key was taken, but who holds it went away while we looked, or could not be read.
-    OfferAgain,
-}
-
-/// Why jobs offered to [`Store::accept`](crate::Store::accept) have no answer each.
-#[derive(Debug, thiserror::Error)]
-pub enum AcceptError {
-    /// None of them is in the queue, nor will be.
-    #[error(transparent)]
-    Not(StoreError),
-    /// The same: Postgres got them so late, by its own clock, that they may have been given up by then.
-    #[error(
-        "Postgres got the jobs too late to take them; if that happens again, look at its clock and at the line to it"
-    )]
-    Late,
-    /// They may be in the queue, or be there in a moment. [`Store::look_up`](crate::Store::look_up) tells.
-    #[error("Postgres gave no answer about the jobs")]
-    Unknown {
-        #[source]
-        error: StoreError,
-        flush: Flush,
-    },
-}
-
-/// What is asked for later of jobs that were offered together. The default is one that ended long ago.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flush {
-    /// Held by its transaction from the first to the last.
-    pub(crate) lock: i64,
-    /// Postgres begins it no later than this, by its own clock.
-    pub(crate) until: DateTime<Utc>,
 }

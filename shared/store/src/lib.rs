@@ -63,9 +63,9 @@ pub use history::{JobEvent, JobHistory};
 pub use host::{HostOffer, PublishedModel};
 pub use id::{ApiId, ClientId, DeliveryId, JobId, LaneId, LeaseNo, WorkerId};
 pub use inventory::{Inventory, KnownModel};
-pub use job::{AcceptError, Acceptance, Flush, IdempotencyKey, NewJob, Receiver};
+pub use job::{IdempotencyKey, NewJob, Receiver};
 pub use lane::{KnownLane, LaneHead, Lanes};
-pub use lease::{Begin, Claimed, Completion, Exit, Holder, Lease, Offer, Reason, Settled};
+pub use lease::{Holder, Lease};
 pub use moment::{Clock, ulid_floor};
 pub use partition::{PartitionUpkeep, days_ahead_needed};
 pub use progress::Progress;
@@ -78,7 +78,16 @@ pub use rooms::Misplaced;
 pub use schema::{MigrateError, schema_version_needed};
 pub use seal::{Seal, UnsealError};
 pub use state::{JobState, Phase};
-pub use transition::{Cancelling, MAX_RESCUES, Rescued};
+pub use transition::{
+    Reason,
+    accept::{AcceptError, Acceptance},
+    begin::Begin,
+    cancel::Cancelling,
+    claim::{Claimed, Offer},
+    look_up::Flush,
+    rescue::{MAX_RESCUES, Rescued},
+    settle::{Completion, Exit, Settled},
+};
 pub use upkeep::Swept;
 pub use view::{JobFilter, JobPage, JobView, Scope};
 pub use worker::{Heartbeat, OwnLease, ReadyTriple, Renewal};

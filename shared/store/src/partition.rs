@@ -3,7 +3,9 @@
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use sqlx::{AssertSqlSafe, Row};
 
-use crate::{Conn, Store, StoreError, id::JobId, moment::ulid_floor, transition::IDEMPOTENCY_HOURS};
+use crate::{
+    conn::Conn, connect::Store, error::StoreError, id::JobId, job::IDEMPOTENCY_HOURS, moment::ulid_floor,
+};
 
 /// Every table that begins with a job's id and goes with the job's day.
 const PARTITIONED: [&str; 5] = ["job", "job_done", "artifact", "job_event", "webhook_attempt"];
