@@ -200,16 +200,16 @@ impl Store {
             FROM (SELECT * FROM claimed
                   UNION ALL
                   SELECT fitting.*, NULL, NULL FROM fitting WHERE ends_as IS NOT NULL) AS t"#,
-            &lanes,
-            &since,
-            &at_most,
-            terms.lease.as_secs_f64(),
-            terms.max_attempts_terminal,
-            terms.max_attempts,
-            &of_lane,
-            heavy_bytes,
-            LIGHT,
-            terms.inline_limit,
+            &lanes,                      // $1 lane_id
+            &since,                      // $2 since
+            &at_most,                    // $3 at_most
+            terms.lease.as_secs_f64(),   // $4 seconds of the lease
+            terms.max_attempts_terminal, // $5 max_attempts_terminal
+            terms.max_attempts,          // $6 max_attempts
+            &of_lane,                    // $7 heavy_bytes of the lane
+            heavy_bytes,                 // $8 heavy bytes in all
+            LIGHT,                       // $9 bytes of a light one
+            terms.inline_limit,          // $10 inline_limit
         )
         .fetch_all(&mut conn)
         .await?;

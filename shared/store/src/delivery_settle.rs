@@ -150,7 +150,19 @@ async fn write_reports(
         .filter(|report| !matches!(report.verdict, Verdict::Release { .. }))
         .map(|report| (report.lane, report.verdict == Verdict::Delivered))
         .collect();
-    let column = |of: fn(&DeliveryReport) -> uuid::Uuid| reports.iter().map(of).collect::<Vec<_>>();
+    let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
+    let numbers: Vec<_> = reports.iter().map(|report| report.claim.no).collect();
+    let outcomes: Vec<_> = reports.iter().map(|report| report.verdict.outcome()).collect();
+    let statuses: Vec<_> = reports.iter().map(|report| report.status.map(|status| status as i16)).collect();
+    let codes: Vec<_> = reports.iter().map(|report| report.verdict.code()).collect();
+    let latencies: Vec<_> = reports.iter().map(latency_ms).collect();
+    let responses: Vec<_> = reports.iter().map(|report| report.response.as_deref()).collect();
+    let started_ago: Vec<_> = reports.iter().map(|report| ago(report.started)).collect();
+    let waits: Vec<_> = reports.iter().map(wait).collect();
+    let urls: Vec<_> = reports.iter().map(|report| report.url.as_str()).collect();
+    let states: Vec<_> = reports.iter().map(|report| report.event.as_str()).collect();
+    let lanes: Vec<_> = health.keys().map(|lane| lane.uuid()).collect();
+    let healthy: Vec<_> = health.values().copied().collect();
     // In `followers`: what follows a failed event cannot be sent before it, and goes along to its time, out of the way of
     // the claim, and comes back when the event has ended. Were one forgotten, the claim would still be right, and slow.
     // In `health`: advice only, so nobody waits for a lane that another settler writes at this moment.
@@ -200,20 +212,19 @@ async fn write_reports(
             WHERE l.id = changed.id
         )
         SELECT id AS "id!: DeliveryId" FROM held"#,
-        &column(|report| report.claim.id.uuid()),
-        &reports.iter().map(|report| report.claim.no).collect::<Vec<_>>(),
-        &reports.iter().map(|report| report.verdict.outcome()).collect::<Vec<_>>() as &[&str],
-        &reports.iter().map(|report| report.status.map(|status| status as i16)).collect::<Vec<_>>()
-            as &[Option<i16>],
-        &reports.iter().map(|report| report.verdict.code()).collect::<Vec<_>>() as &[Option<&str>],
-        &reports.iter().map(latency_ms).collect::<Vec<_>>(),
-        &reports.iter().map(|report| report.response.as_deref()).collect::<Vec<_>>() as &[Option<&[u8]>],
-        &reports.iter().map(|report| ago(report.started)).collect::<Vec<_>>(),
-        &reports.iter().map(wait).collect::<Vec<_>>() as &[Option<f64>],
-        &reports.iter().map(|report| report.url.as_str()).collect::<Vec<_>>() as &[&str],
-        &reports.iter().map(|report| report.event.as_str()).collect::<Vec<_>>() as &[&str],
-        &health.keys().map(|lane| lane.uuid()).collect::<Vec<_>>(),
-        &health.values().copied().collect::<Vec<_>>(),
+        &ids,                           // $1 id
+        &numbers,                       // $2 claim_no
+        &outcomes as &[&str],           // $3 outcome
+        &statuses as &[Option<i16>],    // $4 status
+        &codes as &[Option<&str>],      // $5 error_code
+        &latencies,                     // $6 latency_ms
+        &responses as &[Option<&[u8]>], // $7 response
+        &started_ago,                   // $8 started_ago
+        &waits as &[Option<f64>],       // $9 wait
+        &urls as &[&str],               // $10 url
+        &states as &[&str],             // $11 state
+        &lanes,                         // $12 lane_id
+        &healthy,                       // $13 healthy
     )
     .fetch_all(conn)
     .await?;

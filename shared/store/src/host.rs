@@ -69,13 +69,13 @@ impl Store {
                 ttl = make_interval(secs => $4), slots = $5
             FROM free WHERE h.id = free.id
             RETURNING h.fence"#,
-            offer.id,
-            worker.uuid(),
-            offer.url,
-            offer.ttl.as_secs_f64(),
-            slots,
-            &dead,
-            &seen,
+            offer.id,                // $1 host
+            worker.uuid(),           // $2 worker
+            offer.url,               // $3 url
+            offer.ttl.as_secs_f64(), // $4 seconds of the ttl
+            slots,                   // $5 slots
+            &dead,                   // $6 dead.id
+            &seen,                   // $7 dead.renewed_at
         )
         .fetch_optional(&mut conn)
         .await?;
