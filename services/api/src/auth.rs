@@ -5,18 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use foreman_runtime::background::one_line;
 use foreman_store::{AddressClient, ClientId, KeyDigest, Scope, SignedIn, Store, StoreError};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use crate::allowance::Allowance;
-use crate::app::Shared;
 use crate::config::Access;
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 use crate::shares::{Refusals, Resource};
 use crate::site::Foreign;
 use crate::source_address::{client_name, source_address};
@@ -64,14 +63,6 @@ impl Caller {
 impl From<SignedIn> for Caller {
     fn from(signed_in: SignedIn) -> Self {
         Self { client: signed_in.client, is_admin: signed_in.is_admin }
-    }
-}
-
-impl FromRequestParts<Shared> for Caller {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
-        app.auth.caller(parts).await
     }
 }
 
@@ -159,7 +150,8 @@ impl Auth {
         })
     }
 
-    async fn caller(&self, parts: &Parts) -> Result<Caller, Problem> {
+    /// Who sent the request with this head.
+    pub(crate) async fn caller(&self, parts: &Parts) -> Result<Caller, Refusal> {
         match &self.access {
             Access::Keys => {
                 let key = bearer(&parts.headers)?;
@@ -173,7 +165,7 @@ impl Auth {
                     .extensions
                     .get::<ConnectInfo<SocketAddr>>()
                     .copied()
-                    .ok_or_else(Problem::internal)?;
+                    .ok_or_else(Refusal::internal)?;
                 let name = client_name(source_address(peer, &parts.headers, proxies));
                 let found = self.addresses.try_get_with_by_ref(&name, self.look_up_address(&name)).await;
                 found
@@ -187,58 +179,57 @@ impl Auth {
 
 impl Auth {
     /// One lookup serves all who wait for the same answer, so its error is shared.
-    fn not_looked_up(&self, error: Arc<LookupError>) -> Problem {
+    fn not_looked_up(&self, error: Arc<LookupError>) -> Refusal {
         match *error {
             LookupError::TooManyStrangers => {
                 let error =
                     "too many unknown keys are being looked up at this moment; try again in a few seconds";
-                Problem::unavailable("too_many_strangers", error).retry_after(Duration::from_secs(2))
+                Refusal::unavailable("too_many_strangers", error).retry_after(Duration::from_secs(2))
             }
             LookupError::TooManyNewcomers(wait) => self.newcomers.refusals.whole_is_used().retry_after(wait),
             LookupError::Store(_) => {
                 tracing::warn!(error = one_line(error), "a client could not be looked up");
-                Problem::unavailable("database_away", "the database does not answer; try again in a moment")
+                Refusal::database_away()
             }
         }
     }
 }
 
 /// The key of `Authorization: Bearer`.
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     let value = headers.get(header::AUTHORIZATION).ok_or_else(key_missing)?;
     let (scheme, key) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(key_wrong)?;
     if scheme.eq_ignore_ascii_case("bearer") { Ok(key.trim()) } else { Err(key_missing()) }
 }
 
-fn key_missing() -> Problem {
+fn key_missing() -> Refusal {
     unauthorized(
         "key_missing",
         "a key is needed; send `Authorization: Bearer fk_…` with the key of your client",
     )
 }
 
-fn key_wrong() -> Problem {
+fn key_wrong() -> Refusal {
     unauthorized("key_wrong", "the key is not known or was revoked; ask the operator for a new one")
 }
 
-fn unauthorized(code: &'static str, error: &'static str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, code, error)
-        .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+fn unauthorized(code: &'static str, error: &'static str) -> Refusal {
+    Refusal::new(StatusCode::UNAUTHORIZED, code, error)
 }
 
-fn address_revoked() -> Problem {
+fn address_revoked() -> Refusal {
     let error = "this address was shut out by the operator; ask for access";
-    Problem::new(StatusCode::FORBIDDEN, "address_revoked", error)
+    Refusal::new(StatusCode::FORBIDDEN, "address_revoked", error)
 }
 
-fn foreign(foreign: Foreign) -> Problem {
+fn foreign(foreign: Foreign) -> Refusal {
     match foreign {
-        Foreign::Host => Problem::new(
+        Foreign::Host => Refusal::new(
             StatusCode::FORBIDDEN,
             "foreign_host",
             "the Host header names no host of ours; call the api by its address, or have the name added to FOREMAN_ORIGINS",
         ),
-        Foreign::Origin => Problem::new(
+        Foreign::Origin => Refusal::new(
             StatusCode::FORBIDDEN,
             "foreign_origin",
             "the Origin header names a foreign page; have its origin added to FOREMAN_ORIGINS if it should have access",

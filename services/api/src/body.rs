@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
 use crate::app::App;
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 use crate::shares::{Bounds, Held, Resource, Shares};
 
 pub(crate) const INCOMING: Resource = Resource {
@@ -52,7 +52,7 @@ pub(crate) struct Bounded {
 }
 
 /// Reads the body of a request of this client.
-pub(crate) async fn read(app: &App, client: ClientId, body: Body) -> Result<Bounded, Problem> {
+pub(crate) async fn read(app: &App, client: ClientId, body: Body) -> Result<Bounded, Refusal> {
     read_within(body, app.max_body, &app.incoming, client).await
 }
 
@@ -61,7 +61,7 @@ async fn read_within(
     limit: usize,
     memory: &Shares,
     client: ClientId,
-) -> Result<Bounded, Problem> {
+) -> Result<Bounded, Refusal> {
     // What Content-Length announces is known before a byte has come.
     let announced = body.size_hint();
     if announced.lower() > limit as u64 {
@@ -114,26 +114,26 @@ impl Pace {
     }
 }
 
-fn too_large(limit: usize) -> Problem {
-    Problem::new(
+fn too_large(limit: usize) -> Refusal {
+    Refusal::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "body_too_large",
         format!("the body is larger than {limit} bytes; send a smaller one, or have FOREMAN_MAX_BODY raised"),
     )
 }
 
-fn too_slow() -> Problem {
+fn too_slow() -> Refusal {
     let error = format!(
         "the body came too slowly; send at least {} KiB a second, without pauses of {} s, and all of it within {} s",
         SLOWEST >> 10,
         PATIENCE.as_secs(),
         LONGEST.as_secs(),
     );
-    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", error)
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", error)
 }
 
-fn incomplete() -> Problem {
-    Problem::bad_request("body_incomplete", "the body ended before it was complete; send it again")
+fn incomplete() -> Refusal {
+    Refusal::bad_request("body_incomplete", "the body ended before it was complete; send it again")
 }
 
 #[cfg(test)]
@@ -148,7 +148,7 @@ mod tests {
 
     async fn read(body: Body, limit: usize, memory: &Shares) -> Result<Bounded, &'static str> {
         let read = read_within(body, limit, memory, ClientId::generate()).await;
-        read.map_err(|problem| problem.code())
+        read.map_err(|refusal| refusal.code())
     }
 
     async fn read_chunks(chunks: &[&'static str], limit: usize) -> Result<String, &'static str> {

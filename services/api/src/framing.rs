@@ -10,26 +10,27 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 /// Refuses a request that is framed or addressed ambiguously, and ends its connection.
 pub(crate) async fn check(request: Request, next: Next) -> Response {
-    match problem(request.version(), request.headers()) {
-        None => next.run(request).await,
-        Some(problem) => problem.with(header::CONNECTION, HeaderValue::from_static("close")).into_response(),
-    }
+    let Some(refusal) = refusal(request.version(), request.headers()) else { return next.run(request).await };
+    let mut response = Problem::from(refusal).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// RFC 9112, sections 3.2 and 6.1.
-fn problem(version: Version, headers: &HeaderMap) -> Option<Problem> {
+fn refusal(version: Version, headers: &HeaderMap) -> Option<Refusal> {
     let count = |name| headers.get_all(name).iter().count();
     match count(header::HOST) {
         0 if version >= Version::HTTP_11 => {
             let error = "the request has no Host header; send one with the name by which you call";
-            return Some(Problem::bad_request("host_missing", error));
+            return Some(Refusal::bad_request("host_missing", error));
         }
         0 | 1 => {}
         _ => {
-            return Some(Problem::bad_request(
+            return Some(Refusal::bad_request(
                 "host_repeated",
                 "the request has several Host headers; send one",
             ));
@@ -40,7 +41,7 @@ fn problem(version: Version, headers: &HeaderMap) -> Option<Problem> {
     if count(header::TRANSFER_ENCODING) > 1 || !coding.is_none_or(is_chunked) {
         let error =
             "Transfer-Encoding may be `chunked` and nothing else; send the body without further codings";
-        return Some(Problem::bad_request("unknown_transfer_encoding", error));
+        return Some(Refusal::bad_request("unknown_transfer_encoding", error));
     }
     None
 }
@@ -57,7 +58,7 @@ mod tests {
             for (name, value) in lines {
                 headers.append(name, value);
             }
-            problem(version, &headers).map(|problem| problem.code())
+            refusal(version, &headers).map(|refusal| refusal.code())
         };
         use header::{HOST, TRANSFER_ENCODING};
         let (old, new) = (Version::HTTP_10, Version::HTTP_11);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
 use crate::new_job::{NewJob, idempotency_key};
-use crate::problem::{Problem, not_accepted};
+use crate::refusal::Refusal;
 use crate::shares::Held;
 use crate::submit::{Accepted, Offered, Submission};
 use crate::traceparent::traceparent;
@@ -47,9 +47,9 @@ pub(crate) enum Entry {
 
 impl Entry {
     /// Returns once the job is committed, or is known not to be.
-    pub(crate) async fn answer(self) -> Result<Accepted, Problem> {
+    pub(crate) async fn answer(self) -> Result<Accepted, Refusal> {
         match self {
-            Self::Offered(offered) => offered.answer().await.map_err(not_accepted),
+            Self::Offered(offered) => offered.answer().await.map_err(Refusal::from),
             Self::Replayed(job) => Ok(Accepted::Replayed(job)),
         }
     }
@@ -63,7 +63,7 @@ pub(crate) struct InLine {
 
 impl InLine {
     /// Returns once the job is committed, or is known not to be.
-    pub(crate) async fn answer(self) -> Result<Accepted, Problem> {
+    pub(crate) async fn answer(self) -> Result<Accepted, Refusal> {
         self.entry.answer().await
     }
 }
@@ -74,26 +74,26 @@ impl Intake {
     }
 
     /// Takes in one job. `held` is the memory of its bytes, until it is written.
-    pub(crate) async fn take_in(&self, bytes: Bytes, held: Arc<Held>) -> Result<Entry, Problem> {
+    pub(crate) async fn take_in(&self, bytes: Bytes, held: Arc<Held>) -> Result<Entry, Refusal> {
         let size = bytes.len();
         let read = move || {
             let body = JobBody::parse(&bytes)
-                .map_err(|error| Problem::bad_request(error.code(), error.to_string()))?;
+                .map_err(|error| Refusal::bad_request(error.code(), error.to_string()))?;
             let key = idempotency_key(&self.headers, &body, &bytes)?;
             // From here on the job stands in its payload alone.
             drop(bytes);
-            Ok::<_, Problem>((body, key))
+            Ok::<_, Refusal>((body, key))
         };
         let (body, key) = self.app.beside_others(size, read).await??;
         match self.admit(body, held, key.clone()).await {
-            Ok(submission) => self.app.submitter.offer(submission).map(Entry::Offered).map_err(not_accepted),
-            Err(problem) => self.replay(key.as_ref(), problem).await.map(Entry::Replayed),
+            Ok(submission) => self.app.submitter.offer(submission).map(Entry::Offered).map_err(Refusal::from),
+            Err(refusal) => self.replay(key.as_ref(), refusal).await.map(Entry::Replayed),
         }
     }
 
     /// Takes in one job of many, with its place in the line before the submitter. `held` is the memory of them all.
-    pub(crate) async fn take_in_line(&self, bytes: Bytes, held: Arc<Held>) -> Result<InLine, Problem> {
-        let place = Arc::clone(&self.app.in_line).acquire_owned().await.map_err(|_| Problem::internal())?;
+    pub(crate) async fn take_in_line(&self, bytes: Bytes, held: Arc<Held>) -> Result<InLine, Refusal> {
+        let place = Arc::clone(&self.app.in_line).acquire_owned().await.map_err(|_| Refusal::internal())?;
         Ok(InLine { entry: self.take_in(bytes, held).await?, _place: place })
     }
 
@@ -102,13 +102,13 @@ impl Intake {
         body: JobBody,
         held: Arc<Held>,
         idempotency: Option<IdempotencyKey>,
-    ) -> Result<Submission, Problem> {
+    ) -> Result<Submission, Refusal> {
         let Self { app, caller, .. } = self;
         let job = NewJob::of(body, app.store.clock().now(), app.job_ttl)?;
         if let Some(webhook) = &job.webhook {
             // One budget for all the names in a request.
             let checked = app.receivers.check(&webhook.url, self.came + SUBMISSION_BUDGET).await;
-            checked.map_err(|error| Problem::unprocessable(error.code(), error.to_string()))?;
+            checked.map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))?;
         }
         let model = app.inventory.find(job.body.load_key.model(), self.came).await?;
         let admission = app.limits.admit(caller.client, job.body.payload.len()).await?;
@@ -139,13 +139,13 @@ impl Intake {
 
     /// A job that was accepted once under this key stays accepted, even where it would be refused now: the client's
     /// queue may be full by now, or its `expires_at` past.
-    async fn replay(&self, key: Option<&IdempotencyKey>, problem: Problem) -> Result<JobId, Problem> {
-        let Some(key) = key else { return Err(problem) };
+    async fn replay(&self, key: Option<&IdempotencyKey>, refusal: Refusal) -> Result<JobId, Refusal> {
+        let Some(key) = key else { return Err(refusal) };
         // Whoever is refused often asks often.
-        let Ok(_turn) = self.app.reads.turn(self.caller.client).await else { return Err(problem) };
+        let Ok(_turn) = self.app.reads.turn(self.caller.client).await else { return Err(refusal) };
         match self.app.store.key_holder(self.caller.client, key).await {
             Ok(Some(Acceptance::Replayed(job))) => Ok(job),
-            _ => Err(problem),
+            _ => Err(refusal),
         }
     }
 }
@@ -157,11 +157,11 @@ impl App {
         &self,
         bytes: usize,
         work: impl FnOnce() -> T,
-    ) -> Result<T, Problem> {
+    ) -> Result<T, Refusal> {
         if bytes < LARGE {
             return Ok(work());
         }
-        let _turn = self.large.acquire().await.map_err(|_| Problem::internal())?;
+        let _turn = self.large.acquire().await.map_err(|_| Refusal::internal())?;
         Ok(tokio::task::block_in_place(work))
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::jitter::jittered;
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 /// How long the hosts have to publish anew.
 const ASK_FOR: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ impl Inventory {
     }
 
     /// A model that can run jobs. What hosts were asked for after `since` is believed, also where it is missing.
-    pub(crate) async fn find(&self, name: &ModelName, since: Instant) -> Result<KnownModel, Problem> {
+    pub(crate) async fn find(&self, name: &ModelName, since: Instant) -> Result<KnownModel, Refusal> {
         if let Some(model) = self.known().models.get(name.as_str()) {
             return runs_jobs(name, model);
         }
@@ -65,7 +65,7 @@ impl Inventory {
         match known.models.get(name.as_str()) {
             Some(model) => runs_jobs(name, model),
             None if known.is_published => Err(unknown(name)),
-            None => Err(Problem::unavailable(
+            None => Err(Refusal::unavailable(
                 "no_inventory",
                 "no worker has listed its models yet; start foreman-worker beside an Ollama and try again",
             )
@@ -116,17 +116,17 @@ impl Inventory {
     }
 }
 
-fn runs_jobs(name: &ModelName, model: &KnownModel) -> Result<KnownModel, Problem> {
+fn runs_jobs(name: &ModelName, model: &KnownModel) -> Result<KnownModel, Refusal> {
     if model.completes {
         return Ok(model.clone());
     }
     let error = format!(
         "the model {name} only embeds; use it with /api/embed, or name one that can chat or generate"
     );
-    Err(Problem::bad_request("model_only_embeds", error))
+    Err(Refusal::bad_request("model_only_embeds", error))
 }
 
-fn unknown(name: &ModelName) -> Problem {
+fn unknown(name: &ModelName) -> Refusal {
     let error = format!("no host has the model {name}; pull it there with `ollama pull {name}`");
-    Problem::new(StatusCode::NOT_FOUND, "unknown_model", error)
+    Refusal::new(StatusCode::NOT_FOUND, "unknown_model", error)
 }

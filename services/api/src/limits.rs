@@ -14,7 +14,7 @@ use std::time::Duration;
 use foreman_store::{ClientId, Queued, Store};
 use tokio::time::{Instant, sleep};
 
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 mod stored;
 
@@ -86,13 +86,13 @@ impl QueueLimits {
     }
 
     /// Lets one more job of this client in, with so many bytes of body.
-    pub(crate) async fn admit(&self, client: ClientId, bytes: usize) -> Result<Admission, Problem> {
+    pub(crate) async fn admit(&self, client: ClientId, bytes: usize) -> Result<Admission, Refusal> {
         let bytes = bytes as u64;
         let stored = self.stored.reserve(client, bytes).await?;
         Ok(Admission { place: self.place(client, bytes).await?, stored })
     }
 
-    async fn place(&self, client: ClientId, bytes: u64) -> Result<Place, Problem> {
+    async fn place(&self, client: ClientId, bytes: u64) -> Result<Place, Refusal> {
         let tally = self.tally(client);
         loop {
             match self.judge(&tally, bytes) {
@@ -150,13 +150,13 @@ impl QueueLimits {
         }
     }
 
-    fn full(&self) -> Problem {
+    fn full(&self) -> Refusal {
         let error = format!(
             "this client has its {} jobs or {} bytes queued; wait until some have run, or have \
              FOREMAN_CLIENT_MAX_QUEUED or FOREMAN_CLIENT_MAX_QUEUED_BYTES raised",
             self.max.jobs, self.max.bytes
         );
-        Problem::too_many("queue_full", error).retry_after(Duration::from_secs(2))
+        Refusal::too_many("queue_full", error).retry_after(Duration::from_secs(2))
     }
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 /// Jobs in one batch: at 700 bytes each they are 7 MB, and a second's work.
 pub(crate) const MAX_JOBS: usize = 10_000;
@@ -23,9 +23,9 @@ pub(crate) struct Line {
 }
 
 /// The jobs of a batch, in order.
-pub(crate) fn split(body: &Bytes) -> Result<Vec<Line>, Problem> {
+pub(crate) fn split(body: &Bytes) -> Result<Vec<Line>, Refusal> {
     match body.trim_ascii_start().first() {
-        None => Err(Problem::bad_request(
+        None => Err(Refusal::bad_request(
             "body_missing",
             "the request has no body: send one job a line (NDJSON), or a JSON array of jobs",
         )),
@@ -35,7 +35,7 @@ pub(crate) fn split(body: &Bytes) -> Result<Vec<Line>, Problem> {
 }
 
 /// Lines of NDJSON; empty ones count but ask for nothing.
-fn lines(body: &Bytes) -> Result<Vec<Line>, Problem> {
+fn lines(body: &Bytes) -> Result<Vec<Line>, Refusal> {
     let mut lines = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
         let line = line.trim_ascii();
@@ -50,18 +50,18 @@ fn lines(body: &Bytes) -> Result<Vec<Line>, Problem> {
     Ok(lines)
 }
 
-fn elements(body: &Bytes) -> Result<Vec<Line>, Problem> {
+fn elements(body: &Bytes) -> Result<Vec<Line>, Refusal> {
     let text = std::str::from_utf8(body).map_err(|error| {
         let error =
             format!("the array is not UTF-8 from byte {} on: encode it as UTF-8", error.valid_up_to());
-        Problem::bad_request("not_utf8", error)
+        Refusal::bad_request("not_utf8", error)
     })?;
-    let not_json = |error| Problem::bad_request("not_json", format!("the array is not JSON: {error}"));
+    let not_json = |error| Refusal::bad_request("not_json", format!("the array is not JSON: {error}"));
     let mut reader = serde_json::Deserializer::from_str(text);
     let elements = reader.deserialize_seq(Elements).map_err(not_json)?;
     reader.end().map_err(|_| {
         let error = "something follows the array: send one array and nothing after it, or one job a line";
-        Problem::bad_request("trailing_data", error)
+        Refusal::bad_request("trailing_data", error)
     })?;
     let elements = elements.ok_or_else(too_many)?.into_iter().enumerate();
     Ok(elements
@@ -92,9 +92,9 @@ impl<'de> Visitor<'de> for Elements {
     }
 }
 
-fn too_many() -> Problem {
+fn too_many() -> Refusal {
     let error = format!("a batch is at most {MAX_JOBS} jobs; send it in several");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_jobs", error)
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_jobs", error)
 }
 
 #[cfg(test)]
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn parts(body: &str) -> Result<Vec<(usize, String)>, &'static str> {
-        let lines = split(&Bytes::copy_from_slice(body.as_bytes())).map_err(|problem| problem.code())?;
+        let lines = split(&Bytes::copy_from_slice(body.as_bytes())).map_err(|refusal| refusal.code())?;
         let text = |line: Line| (line.number, String::from_utf8(line.bytes.to_vec()).unwrap());
         Ok(lines.into_iter().map(text).collect())
     }
@@ -141,7 +141,7 @@ mod tests {
             assert_eq!(parts(body), Err(code), "{body}");
         }
         assert_eq!(
-            split(&Bytes::from_static(b"[\"\xff\"]")).map_err(|problem| problem.code()),
+            split(&Bytes::from_static(b"[\"\xff\"]")).map_err(|refusal| refusal.code()),
             Err("not_utf8")
         );
     }

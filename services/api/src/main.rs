@@ -25,6 +25,7 @@ mod queue;
 mod range;
 mod reads;
 mod ready;
+mod refusal;
 mod routes;
 mod shares;
 mod show;

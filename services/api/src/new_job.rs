@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 const MAX_PRIORITY: i16 = 100;
 const MAX_ATTEMPTS: i16 = 20;
@@ -57,7 +57,7 @@ impl Times {
 
 impl NewJob {
     /// `now` is Postgres' time, `ttl` how long a job may wait that names no end.
-    pub(crate) fn of(body: JobBody, now: DateTime<Utc>, ttl: TimeDelta) -> Result<Self, Problem> {
+    pub(crate) fn of(body: JobBody, now: DateTime<Utc>, ttl: TimeDelta) -> Result<Self, Refusal> {
         let own = |field| body.own(field).filter(|raw| raw.get() != "null");
         let new = Self {
             priority: own("priority").map(priority).transpose()?.unwrap_or(0),
@@ -77,7 +77,7 @@ pub(crate) fn idempotency_key(
     headers: &HeaderMap,
     body: &JobBody,
     bytes: &[u8],
-) -> Result<Option<IdempotencyKey>, Problem> {
+) -> Result<Option<IdempotencyKey>, Refusal> {
     let mut in_headers = headers.get_all("idempotency-key").iter();
     let in_header = in_headers.next().map(|key| key.to_str().map_err(|_| key_unfit())).transpose()?;
     let in_body = body.own("idempotency_key").filter(|raw| raw.get() != "null");
@@ -95,53 +95,53 @@ pub(crate) fn idempotency_key(
     Ok(Some(IdempotencyKey { key, body_digest: Sha256::digest(bytes).into() }))
 }
 
-fn key_unfit() -> Problem {
+fn key_unfit() -> Refusal {
     let error = format!("send one idempotency key of 1 to {MAX_KEY} printable ASCII characters, or none");
-    Problem::bad_request("invalid_idempotency_key", error)
+    Refusal::bad_request("invalid_idempotency_key", error)
 }
 
-fn priority(raw: &RawValue) -> Result<i16, Problem> {
+fn priority(raw: &RawValue) -> Result<i16, Refusal> {
     read(raw).filter(|priority| (-MAX_PRIORITY..=MAX_PRIORITY).contains(priority)).ok_or_else(|| {
         let error = format!("`priority` must be a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}");
-        Problem::bad_request("invalid_priority", error)
+        Refusal::bad_request("invalid_priority", error)
     })
 }
 
-fn max_attempts(raw: &RawValue) -> Result<i16, Problem> {
+fn max_attempts(raw: &RawValue) -> Result<i16, Refusal> {
     read(raw).filter(|attempts| (1..=MAX_ATTEMPTS).contains(attempts)).ok_or_else(|| {
         let error = format!("`max_attempts` must be a whole number from 1 to {MAX_ATTEMPTS}");
-        Problem::bad_request("invalid_max_attempts", error)
+        Refusal::bad_request("invalid_max_attempts", error)
     })
 }
 
-fn metadata(raw: &RawValue) -> Result<String, Problem> {
+fn metadata(raw: &RawValue) -> Result<String, Refusal> {
     let text = raw.get();
     if !text.starts_with('{') || text.len() > MAX_METADATA {
         let error = format!("`metadata` must be a JSON object of at most {MAX_METADATA} bytes");
-        return Err(Problem::bad_request("invalid_metadata", error));
+        return Err(Refusal::bad_request("invalid_metadata", error));
     }
     Ok(text.to_owned())
 }
 
-fn webhook(url: Option<&RawValue>, events: Option<&RawValue>) -> Result<Option<Webhook>, Problem> {
+fn webhook(url: Option<&RawValue>, events: Option<&RawValue>) -> Result<Option<Webhook>, Refusal> {
     let events = events.map(webhook_events).transpose()?;
     let Some(url) = url else {
         return match events {
             None => Ok(None),
             Some(_) => {
                 let error = "`webhook_events` says what to send, but `state_webhook_url` is missing; add it";
-                Err(Problem::bad_request("webhook_url_missing", error))
+                Err(Refusal::bad_request("webhook_url_missing", error))
             }
         };
     };
     let url: String = read(url)
-        .ok_or_else(|| Problem::bad_request("invalid_webhook_url", "`state_webhook_url` must be a string"))?;
+        .ok_or_else(|| Refusal::bad_request("invalid_webhook_url", "`state_webhook_url` must be a string"))?;
     let url =
-        ReceiverUrl::parse(&url).map_err(|error| Problem::unprocessable(error.code(), error.to_string()))?;
+        ReceiverUrl::parse(&url).map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))?;
     Ok(Some(Webhook { url, events }))
 }
 
-fn webhook_events(raw: &RawValue) -> Result<Vec<JobState>, Problem> {
+fn webhook_events(raw: &RawValue) -> Result<Vec<JobState>, Refusal> {
     let names: Vec<String> = read(raw).unwrap_or_default();
     let states: Result<Vec<JobState>, _> = names.iter().map(|name| name.parse()).collect();
     match states {
@@ -158,7 +158,7 @@ fn webhook_events(raw: &RawValue) -> Result<Vec<JobState>, Problem> {
         _ => {
             let names: Vec<_> = JobState::ALL.iter().map(|state| state.as_str()).collect();
             let error = format!("`webhook_events` must be an array of some of {}", names.join(", "));
-            Err(Problem::bad_request("invalid_webhook_events", error))
+            Err(Refusal::bad_request("invalid_webhook_events", error))
         }
     }
 }
@@ -168,12 +168,12 @@ fn times(
     expires_at: Option<&RawValue>,
     now: DateTime<Utc>,
     ttl: TimeDelta,
-) -> Result<Times, Problem> {
+) -> Result<Times, Refusal> {
     let days = MAX_AHEAD.num_days();
     let run_at = run_at.map(|raw| moment("run_at", raw)).transpose()?;
     if run_at.is_some_and(|run_at| run_at > now + MAX_AHEAD) {
         let error = format!("`run_at` must be within {days} days from now");
-        return Err(Problem::bad_request("invalid_run_at", error));
+        return Err(Refusal::bad_request("invalid_run_at", error));
     }
     // A time that has passed means "at once".
     let eligible = run_at.unwrap_or(now).max(now);
@@ -183,19 +183,19 @@ fn times(
     let expires_at = moment("expires_at", expires_at)?;
     if expires_at <= eligible || expires_at > eligible + MAX_AHEAD {
         let error = format!("`expires_at` must be later than now and `run_at`, by {days} days at most");
-        return Err(Problem::bad_request("invalid_expires_at", error));
+        return Err(Refusal::bad_request("invalid_expires_at", error));
     }
     Ok(Times { run_at, expires_at })
 }
 
 /// RFC 3339, with any offset. Nothing else is taken: a number could be seconds or milliseconds.
-fn moment(field: &str, raw: &RawValue) -> Result<DateTime<Utc>, Problem> {
+fn moment(field: &str, raw: &RawValue) -> Result<DateTime<Utc>, Refusal> {
     let text: Option<String> = read(raw);
     let moment = text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
     moment.map(|moment| moment.to_utc()).ok_or_else(|| {
         let error = format!("`{field}` must be a time as in RFC 3339, such as \"2027-01-31T08:00:00Z\"");
         let code = if field == "run_at" { "invalid_run_at" } else { "invalid_expires_at" };
-        Problem::bad_request(code, error)
+        Refusal::bad_request(code, error)
     })
 }
 

@@ -12,6 +12,7 @@ use metrics::{counter, histogram};
 use tokio::time::Instant;
 
 use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 pub(crate) const REQUESTS: Metric =
     Metric::labelled_counter("foreman_http_requests_total", "Requests answered, by route and status.");
@@ -35,7 +36,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let mut response = AssertUnwindSafe(next.run(request))
         .catch_unwind()
         .await
-        .unwrap_or_else(|_| Problem::internal().into_response());
+        .unwrap_or_else(|_| Problem::from(Refusal::internal()).into_response());
     response.headers_mut().insert(header::SERVER, SERVER);
     let (status, elapsed) = (response.status(), began.elapsed());
     tracing::debug!(%method, route, status = status.as_u16(), ms = elapsed.as_millis(), "answered");

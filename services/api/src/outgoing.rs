@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::answer;
 use crate::app::App;
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 use crate::shares::{Bounds, Held, Resource};
 
 pub(crate) const OUTGOING: Resource = Resource {
@@ -82,7 +82,7 @@ pub(crate) fn json(
     client: ClientId,
     status: StatusCode,
     json: Vec<u8>,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let length = json.len();
     let body = if length <= SMALL {
         Body::from(json)
@@ -101,7 +101,7 @@ pub(crate) fn json_unless_known(
     client: ClientId,
     request: &HeaderMap,
     json: Vec<u8>,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let tag = answer::tag_of(&json);
     if let Some(known) = answer::unless_known(request, &tag) {
         return Ok(known);

@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use foreman_store::{DeliveryId, JobId};
 
 use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 /// The `{id}` of a job's route.
 pub(crate) struct JobPath(pub(crate) JobId);
@@ -20,7 +21,7 @@ impl<S: Send + Sync> FromRequestParts<S> for JobPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
-        id.map(Self).ok_or_else(Problem::no_such_job)
+        Ok(Self(id.ok_or_else(Refusal::no_such_job)?))
     }
 }
 
@@ -29,7 +30,7 @@ impl<S: Send + Sync> FromRequestParts<S> for DeliveryPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
-        id.map(Self).ok_or_else(Problem::no_such_delivery)
+        Ok(Self(id.ok_or_else(Refusal::no_such_delivery)?))
     }
 }
 
@@ -38,7 +39,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NamePath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let name = parameter(parts, state, "name").await.filter(|name| is_artifact_name(name));
-        name.map(Self).ok_or_else(Problem::no_such_artifact)
+        Ok(Self(name.ok_or_else(Refusal::no_such_artifact)?))
     }
 }
 

@@ -7,6 +7,7 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 
 use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 /// Entries on a page of a list that names no number, and at most.
 const PAGE: usize = 50;
@@ -20,7 +21,7 @@ impl<S: Sync> FromRequestParts<S> for Parameters {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let pairs = Query::try_from_uri(&parts.uri).map_err(|_| {
-            Problem::bad_request(
+            Refusal::bad_request(
                 "invalid_query",
                 "the query cannot be read; write it as name=value&name=value",
             )
@@ -36,7 +37,7 @@ impl Parameters {
     }
 
     /// The same, read; `expected` says what it must be.
-    pub(crate) fn read<T: FromStr>(&self, name: &str, expected: impl Display) -> Result<Option<T>, Problem> {
+    pub(crate) fn read<T: FromStr>(&self, name: &str, expected: impl Display) -> Result<Option<T>, Refusal> {
         self.read_if(name, expected, |_| true)
     }
 
@@ -46,15 +47,15 @@ impl Parameters {
         name: &str,
         expected: impl Display,
         is_good: impl Fn(&T) -> bool,
-    ) -> Result<Option<T>, Problem> {
+    ) -> Result<Option<T>, Refusal> {
         let Some(text) = self.get(name) else { return Ok(None) };
         text.parse().ok().filter(is_good).map(Some).ok_or_else(|| {
-            Problem::bad_request("invalid_parameter", format!("the parameter `{name}` must be {expected}"))
+            Refusal::bad_request("invalid_parameter", format!("the parameter `{name}` must be {expected}"))
         })
     }
 
     /// How many entries of a list are wanted: `limit`.
-    pub(crate) fn page_size(&self) -> Result<usize, Problem> {
+    pub(crate) fn page_size(&self) -> Result<usize, Refusal> {
         let expected = format_args!("a whole number from 1 to {LARGEST_PAGE}");
         let limit = self.read_if("limit", expected, |limit| (1..=LARGEST_PAGE).contains(limit))?;
         Ok(limit.unwrap_or(PAGE))

@@ -13,7 +13,7 @@ use foreman_store::ClientId;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 use crate::shares::{Bounds, Held, Resource, Shares};
 
 const READS: Resource = Resource {
@@ -85,12 +85,12 @@ impl Reads {
     }
 
     /// Waits for this client's turn.
-    pub(crate) async fn turn(&self, client: ClientId) -> Result<Turn, Problem> {
+    pub(crate) async fn turn(&self, client: ClientId) -> Result<Turn, Refusal> {
         self.turn_before(client, Instant::now() + PATIENCE).await
     }
 
     /// Waits for this client's turn to read a page of a list.
-    pub(crate) async fn page_turn(&self, client: ClientId) -> Result<PageTurn, Problem> {
+    pub(crate) async fn page_turn(&self, client: ClientId) -> Result<PageTurn, Refusal> {
         let deadline = Instant::now() + PATIENCE;
         let pages = self.lines(client).pages;
         let rested = async {
@@ -106,11 +106,11 @@ impl Reads {
     }
 
     /// The same in the middle of an answer.
-    pub(crate) async fn turn_midway(&self, client: ClientId) -> Result<Turn, Problem> {
+    pub(crate) async fn turn_midway(&self, client: ClientId) -> Result<Turn, Refusal> {
         self.turn_before(client, Instant::now() + PATIENCE_MIDWAY).await
     }
 
-    async fn turn_before(&self, client: ClientId, deadline: Instant) -> Result<Turn, Problem> {
+    async fn turn_before(&self, client: ClientId, deadline: Instant) -> Result<Turn, Refusal> {
         let refusals = self.shares.refusals();
         // First the client's own line: whoever stands in it keeps no other client waiting.
         let Ok(Ok(of_client)) = timeout_at(deadline, self.lines(client).reads.acquire_owned()).await else {
@@ -142,8 +142,8 @@ impl Reads {
 mod tests {
     use super::*;
 
-    fn code(answer: Result<Turn, Problem>) -> &'static str {
-        answer.err().map_or("a turn", |problem| problem.code())
+    fn code(answer: Result<Turn, Refusal>) -> &'static str {
+        answer.err().map_or("a turn", |refusal| refusal.code())
     }
 
     #[tokio::test(start_paused = true)]
@@ -178,7 +178,7 @@ mod tests {
         let next = reads.page_turn(client).await;
         assert!(next.is_ok());
         assert_eq!(over.elapsed(), Duration::from_millis(30));
-        let refused = reads.page_turn(client).await.err().map(|problem| problem.code());
+        let refused = reads.page_turn(client).await.err().map(|refusal| refusal.code());
         assert_eq!(refused, Some("too_many_reads"), "one page at a time");
     }
 }

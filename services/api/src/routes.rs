@@ -11,9 +11,11 @@ use crate::app::{App, Shared};
 use crate::framing;
 use crate::observe::observe;
 use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 pub(crate) mod artifacts;
 pub(crate) mod batch;
+mod caller;
 pub(crate) mod deliveries;
 pub(crate) mod docs;
 pub(crate) mod events;
@@ -60,10 +62,10 @@ pub(crate) fn table(app: Arc<App>) -> Router {
 
 fn no_such_route() -> Problem {
     let error = "there is no such route; jobs are submitted with POST /jobs";
-    Problem::new(StatusCode::NOT_FOUND, "no_such_route", error)
+    Refusal::new(StatusCode::NOT_FOUND, "no_such_route", error).into()
 }
 
 fn wrong_method() -> Problem {
     let error = "this route has no such method; the Allow header lists those it has";
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", error)
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", error).into()
 }

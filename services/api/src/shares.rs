@@ -13,7 +13,7 @@ use foreman_runtime::metrics::Metric;
 use foreman_store::ClientId;
 use metrics::{Counter, Gauge, counter, gauge};
 
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 const USED: Metric = Metric::gauge("foreman_share_used", "Units in use by all clients together, by share.");
 const LIMIT: Metric =
@@ -112,7 +112,7 @@ impl Shares {
 
     /// Takes so many units now, or says which limit is in the way. A request for more than one client's part takes the
     /// part, so that it can be served when the client holds nothing else.
-    pub(crate) fn take(&self, client: ClientId, units: usize) -> Result<Held, Problem> {
+    pub(crate) fn take(&self, client: ClientId, units: usize) -> Result<Held, Refusal> {
         let mut held = Held { shares: self.clone(), client, units: 0 };
         held.grow(units)?;
         Ok(held)
@@ -121,7 +121,7 @@ impl Shares {
 
 impl Held {
     /// Takes more, or leaves the holding as it is.
-    pub(crate) fn grow(&mut self, units: usize) -> Result<(), Problem> {
+    pub(crate) fn grow(&mut self, units: usize) -> Result<(), Refusal> {
         let Inner { bounds, .. } = *self.shares.0;
         let size = self.units.saturating_add(units).min(bounds.part);
         let more = size - self.units;
@@ -182,17 +182,17 @@ impl Refusals {
     }
 
     /// The client has used its own part.
-    pub(crate) fn part_is_used(&self) -> Problem {
+    pub(crate) fn part_is_used(&self) -> Refusal {
         self.for_part.increment(1);
         let Resource { code, error, .. } = self.resource;
-        Problem::too_many(code, error).retry_after(COME_BACK_AFTER)
+        Refusal::too_many(code, error).retry_after(COME_BACK_AFTER)
     }
 
     /// All clients together have used the whole.
-    pub(crate) fn whole_is_used(&self) -> Problem {
+    pub(crate) fn whole_is_used(&self) -> Refusal {
         self.for_whole.increment(1);
         let error = "too much is under way at this moment; try again in a few seconds";
-        Problem::unavailable("busy", error).retry_after(COME_BACK_AFTER)
+        Refusal::unavailable("busy", error).retry_after(COME_BACK_AFTER)
     }
 }
 
@@ -211,8 +211,8 @@ pub(crate) mod tests {
         std::array::from_fn(|_| ClientId::generate())
     }
 
-    fn code<T>(answer: Result<T, Problem>) -> &'static str {
-        answer.err().map_or("taken", |problem| problem.code())
+    fn code<T>(answer: Result<T, Refusal>) -> &'static str {
+        answer.err().map_or("taken", |refusal| refusal.code())
     }
 
     #[test]

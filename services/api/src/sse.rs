@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, header};
 
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 pub(crate) const CONTENT_TYPE: &str = "text/event-stream";
 
@@ -27,7 +27,7 @@ pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
 }
 
 /// The `seq` of the last event that the client has seen; 0 if it has seen none.
-pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<i32, Problem> {
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<i32, Refusal> {
     let mut ids = headers.get_all("last-event-id").iter();
     let Some(id) = ids.next() else { return Ok(0) };
     let id = id.to_str().ok().map(str::trim);
@@ -40,9 +40,9 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<i32, Problem> {
     }
 }
 
-pub(crate) fn not_an_id() -> Problem {
+pub(crate) fn not_an_id() -> Refusal {
     let error = "Last-Event-ID must be the `seq` of an event of this job; leave it out to get all of them";
-    Problem::bad_request("invalid_last_event_id", error)
+    Refusal::bad_request("invalid_last_event_id", error)
 }
 
 /// Writes one event. A line break in the data, which JSON allows between its tokens, begins another line of data.

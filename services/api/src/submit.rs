@@ -5,12 +5,14 @@
 //! never taken back because its client went away, and nobody is told "accepted" before the commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use foreman_runtime::metrics::Metric;
 use foreman_store::{JobId, NewJob};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::Admission;
+use crate::refusal::Refusal;
 use crate::shares::Held;
 
 mod writer;
@@ -48,6 +50,29 @@ pub(crate) enum NotAccepted {
     Unavailable,
     /// The answer of the database was lost, and it cannot be asked.
     Unknown,
+}
+
+impl From<NotAccepted> for Refusal {
+    fn from(reason: NotAccepted) -> Self {
+        match reason {
+            NotAccepted::KeyReused => Self::unprocessable(
+                "idempotency_key_reused",
+                "this idempotency key was used with another body; send a new key with a new job",
+            ),
+            NotAccepted::Refused => {
+                Self::bad_request("not_storable", "the job holds a value that cannot be stored; simplify it")
+            }
+            NotAccepted::Unavailable => Self::unavailable(
+                "not_accepted",
+                "the job was not accepted, because the database did not take it; try again in a moment",
+            ),
+            NotAccepted::Unknown => Self::unavailable(
+                "acceptance_unknown",
+                "the database went away while it took the job; send it again with the same idempotency key to be sure",
+            )
+            .retry_after(Duration::from_secs(5)),
+        }
+    }
 }
 
 type Answer = Result<Accepted, NotAccepted>;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::jitter::jittered;
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 
 /// Waiting requests of one process.
 const SEATS: usize = 4_096;
@@ -86,19 +86,19 @@ impl Watch {
     }
 
     /// Takes a seat for this client.
-    pub(crate) fn seat(&self, client: ClientId) -> Result<Seat, Problem> {
+    pub(crate) fn seat(&self, client: ClientId) -> Result<Seat, Refusal> {
         let mut waiting = self.waiting();
         if waiting.taken >= SEATS {
             let error =
                 "too many requests are waiting for jobs; poll without `wait`, or try again in a moment";
-            return Err(Problem::unavailable("too_many_waiting", error));
+            return Err(Refusal::unavailable("too_many_waiting", error));
         }
         let taken = waiting.by_client.entry(client).or_default();
         if *taken >= self.0.seats_a_client {
             let error = format!(
                 "this client has {taken} waiting requests open; close some, or have FOREMAN_CLIENT_MAX_STREAMS raised"
             );
-            return Err(Problem::too_many("too_many_waiting", error));
+            return Err(Refusal::too_many("too_many_waiting", error));
         }
         *taken += 1;
         waiting.taken += 1;

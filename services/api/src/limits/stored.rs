@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::jitter::jittered;
-use crate::problem::Problem;
+use crate::refusal::Refusal;
 use crate::shares::{Refusals, Resource};
 
 const STORED: Resource = Resource {
@@ -77,7 +77,7 @@ impl StoredBytes {
     }
 
     /// Counts a job of this client, if so many bytes fit into its day.
-    pub(super) async fn reserve(&self, client: ClientId, bytes: u64) -> Result<Reserved, Problem> {
+    pub(super) async fn reserve(&self, client: ClientId, bytes: u64) -> Result<Reserved, Refusal> {
         if let Some(reserved) = self.try_reserve(client, bytes) {
             return reserved;
         }
@@ -88,7 +88,7 @@ impl StoredBytes {
     }
 
     /// `None` for a client of which nothing is known today.
-    fn try_reserve(&self, client: ClientId, bytes: u64) -> Option<Result<Reserved, Problem>> {
+    fn try_reserve(&self, client: ClientId, bytes: u64) -> Option<Result<Reserved, Refusal>> {
         let mut today = self.0.today();
         let day = today.day;
         let sums = today.clients.get_mut(&client)?;

@@ -9,7 +9,7 @@ fn now() -> DateTime<Utc> {
 fn parse(own: &str) -> Result<NewJob, StatusCode> {
     let body = format!(r#"{{"model":"a","prompt":"x"{own}}}"#);
     let body = JobBody::parse(body.as_bytes()).map_err(|_| StatusCode::BAD_REQUEST)?;
-    NewJob::of(body, now(), TimeDelta::days(7)).map_err(|problem| problem.status())
+    NewJob::of(body, now(), TimeDelta::days(7)).map_err(|refusal| refusal.status())
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn key(headers: &[&[u8]], own: &str) -> Result<Option<String>, StatusCode> {
     let bytes = format!(r#"{{"model":"a","prompt":"x"{own}}}"#);
     let body = JobBody::parse(bytes.as_bytes()).unwrap();
     let key = idempotency_key(&given, &body, bytes.as_bytes());
-    key.map(|key| key.map(|key| key.key)).map_err(|problem| problem.status())
+    key.map(|key| key.map(|key| key.key)).map_err(|refusal| refusal.status())
 }
 
 #[test]

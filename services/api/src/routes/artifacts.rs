@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use foreman_store::JobId;
 use futures_util::stream::{self, StreamExt};
 
@@ -17,6 +17,7 @@ use crate::outgoing::{self, Outgoing};
 use crate::path::{JobPath, NamePath};
 use crate::problem::Problem;
 use crate::range::{self, Part};
+use crate::refusal::Refusal;
 
 /// Sends what a job made, whole or in part.
 #[utoipa::path(
@@ -55,11 +56,11 @@ pub(crate) async fn show(
     let turn = app.reads.turn(caller.client).await?;
     let head = app.store.artifact_head(caller.scope(), id, &name).await?;
     drop(turn);
-    let head = head.ok_or_else(Problem::no_such_artifact)?;
+    let head = head.ok_or_else(Refusal::no_such_artifact)?;
     let (tag, size) = (answer::tag(&head.sha256), head.size.unsigned_abs());
     // The order of RFC 9110, 13.2.2: conditions first, then the range.
     if !answer::is_wanted(&headers, &tag) {
-        return Err(other_bytes());
+        return Err(other_bytes().into());
     }
     if let Some(known) = answer::unless_known(&headers, &tag) {
         return Ok(known);
@@ -69,7 +70,7 @@ pub(crate) async fn show(
     let (first, length) = match part {
         Part::Whole => (0, size),
         Part::Bytes { first, last } => (first, last - first + 1),
-        Part::Beyond => return Err(beyond(size)),
+        Part::Beyond => return Ok(beyond(size)),
     };
     let body = if method == Method::HEAD {
         Body::empty()
@@ -117,7 +118,7 @@ fn piece_of(size: u64) -> u64 {
 impl Reader {
     /// The first piece is read before the head is sent, so that what is wrong can still be said. Later a piece that cannot
     /// be read breaks the connection.
-    async fn body(mut self) -> Result<Body, Problem> {
+    async fn body(mut self) -> Result<Body, Refusal> {
         // While the connection still holds the end of one piece it asks for the next.
         let room = (self.end - self.next).min(2 * self.piece);
         let room = usize::try_from(room).unwrap_or(usize::MAX);
@@ -136,19 +137,19 @@ impl Reader {
         Ok(outgoing::body(stream::once(async { Ok(first) }).chain(others)))
     }
 
-    async fn read_midway(&mut self) -> Result<Vec<u8>, Problem> {
+    async fn read_midway(&mut self) -> Result<Vec<u8>, Refusal> {
         let _turn = self.app.reads.turn_midway(self.caller.client).await?;
         self.read().await
     }
 
     /// Reads the next piece. Fails where the artifact is gone.
-    async fn read(&mut self) -> Result<Vec<u8>, Problem> {
+    async fn read(&mut self) -> Result<Vec<u8>, Refusal> {
         let wanted = self.piece.min(self.end - self.next);
         // Postgres holds no value that these cannot count.
         let [from, length] = [self.next, wanted].map(|bytes| i32::try_from(bytes).unwrap_or(i32::MAX));
         let data =
             self.app.store.artifact_part(self.caller.scope(), self.id, &self.name, from, length).await?;
-        let data = data.filter(|data| data.len() as u64 == wanted).ok_or_else(Problem::no_such_artifact)?;
+        let data = data.filter(|data| data.len() as u64 == wanted).ok_or_else(Refusal::no_such_artifact)?;
         self.next += wanted;
         Ok(data)
     }
@@ -158,14 +159,16 @@ fn content_range(range: impl std::fmt::Display, size: u64) -> HeaderValue {
     HeaderValue::try_from(format!("bytes {range}/{size}")).expect("digits and signs are a header's value")
 }
 
-fn other_bytes() -> Problem {
+fn other_bytes() -> Refusal {
     let error =
         "the artifact has another ETag than those in If-Match; ask without If-Match for what there is";
-    Problem::new(StatusCode::PRECONDITION_FAILED, "other_bytes", error)
+    Refusal::new(StatusCode::PRECONDITION_FAILED, "other_bytes", error)
 }
 
-fn beyond(size: u64) -> Problem {
+fn beyond(size: u64) -> Response {
     let error = format!("the artifact has {size} bytes and the range begins beyond them; ask for one within");
-    Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", error)
-        .with(header::CONTENT_RANGE, content_range('*', size))
+    let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", error);
+    let mut response = Problem::from(refusal).into_response();
+    response.headers_mut().insert(header::CONTENT_RANGE, content_range('*', size));
+    response
 }

@@ -26,6 +26,7 @@ use crate::describe::schema;
 use crate::intake::{IN_LINE, Intake};
 use crate::lines::{self, Line};
 use crate::problem::Problem;
+use crate::refusal::Refusal;
 use crate::shares::Held;
 use crate::show;
 use crate::submit::Accepted;
@@ -81,7 +82,7 @@ pub(crate) async fn submit(
 ) -> Result<Response, Problem> {
     if headers.contains_key("idempotency-key") {
         let error = "a batch has no key of its own; give each line its own as `idempotency_key`";
-        return Err(Problem::bad_request("invalid_idempotency_key", error));
+        return Err(Refusal::bad_request("invalid_idempotency_key", error).into());
     }
     let Bounded { bytes, mut held } = body::read(&app, caller.client, body).await?;
     // Each line is held as a job beside the body that it stands in.
@@ -124,9 +125,9 @@ async fn take_in_all(intake: Intake, lines: Vec<Line>, held: Arc<Held>, tell: &m
             async move {
                 let answer = match entry {
                     Ok(in_line) => in_line.answer().await,
-                    Err(problem) => Err(problem),
+                    Err(refusal) => Err(refusal),
                 };
-                if matches!(&answer, Err(problem) if problem.status() == StatusCode::SERVICE_UNAVAILABLE) {
+                if matches!(&answer, Err(refusal) if refusal.status() == StatusCode::SERVICE_UNAVAILABLE) {
                     in_trouble.store(true, Ordering::Relaxed);
                 }
                 line(number, &answer)
@@ -140,21 +141,21 @@ async fn take_in_all(intake: Intake, lines: Vec<Line>, held: Arc<Held>, tell: &m
         .await;
 }
 
-fn not_tried() -> Problem {
+fn not_tried() -> Refusal {
     let error = "the line was not tried, because one before it could not be taken; send it again in a moment";
-    Problem::unavailable("not_tried", error)
+    Refusal::unavailable("not_tried", error)
 }
 
-fn line(number: usize, answer: &Result<Accepted, Problem>) -> Bytes {
+fn line(number: usize, answer: &Result<Accepted, Refusal>) -> Bytes {
     let told = match answer {
         Ok(Accepted::New(job) | Accepted::Replayed(job)) => {
             Told { line: number, status: StatusCode::ACCEPTED.as_u16(), job_id: Some(*job), error: None }
         }
-        Err(problem) => Told {
+        Err(refusal) => Told {
             line: number,
-            status: problem.status().as_u16(),
+            status: refusal.status().as_u16(),
             job_id: None,
-            error: Some(problem.error()),
+            error: Some(refusal.sentence()),
         },
     };
     let mut json = show::json(&told);

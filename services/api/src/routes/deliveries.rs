@@ -17,6 +17,7 @@ use crate::outgoing;
 use crate::path::{DeliveryPath, JobPath};
 use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::refusal::Refusal;
 use crate::shares::{Refusals, Resource};
 use crate::show;
 
@@ -43,7 +44,7 @@ impl Redeliveries {
         Self { allowance, refusals: Refusals::new(REDELIVERIES) }
     }
 
-    fn ask(&self, client: ClientId) -> Result<(), Problem> {
+    fn ask(&self, client: ClientId) -> Result<(), Refusal> {
         self.allowance.take(client).map_err(|wait| self.refusals.part_is_used().retry_after(wait))
     }
 }
@@ -76,8 +77,8 @@ pub(crate) async fn list(
     let limit = parameters.page_size()?;
     let _turn = app.reads.page_turn(caller.client).await?;
     let page = app.store.deliveries(caller.scope(), id, after, limit).await?;
-    let page = show::deliveries(&page.ok_or_else(Problem::no_such_job)?);
-    outgoing::json(&app, caller.client, StatusCode::OK, page)
+    let page = show::deliveries(&page.ok_or_else(Refusal::no_such_job)?);
+    Ok(outgoing::json(&app, caller.client, StatusCode::OK, page)?)
 }
 
 /// Sends a webhook again, or one that waits at once.
@@ -107,14 +108,14 @@ pub(crate) async fn redeliver(
         }
         Redelivery::BeingSent => {
             let error = "the delivery is being sent at this moment; look again when it has ended";
-            Err(Problem::conflict("being_sent", error))
+            Err(Refusal::conflict("being_sent", error).into())
         }
         Redelivery::TooSoon => {
             let error = format!(
                 "this webhook went to its receiver {DELIVERIES_PER_EVENT_AND_MINUTE} times within a minute; wait for a minute"
             );
-            Err(Problem::too_many("redelivered_too_often", error).retry_after(Duration::from_secs(60)))
+            Err(Refusal::too_many("redelivered_too_often", error).retry_after(Duration::from_secs(60)).into())
         }
-        Redelivery::Missing => Err(Problem::no_such_delivery()),
+        Redelivery::Missing => Err(Refusal::no_such_delivery().into()),
     }
 }

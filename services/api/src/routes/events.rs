@@ -19,6 +19,7 @@ use crate::describe::schema;
 use crate::outgoing::{self, Outgoing};
 use crate::path::JobPath;
 use crate::problem::Problem;
+use crate::refusal::Refusal;
 use crate::show;
 use crate::sse;
 use crate::watch::{Seat, Until, Waited};
@@ -73,21 +74,21 @@ pub(crate) async fn show(
     Ok(response)
 }
 
-async fn history(app: &App, caller: Caller, id: JobId, after: i32) -> Result<JobHistory, Problem> {
+async fn history(app: &App, caller: Caller, id: JobId, after: i32) -> Result<JobHistory, Refusal> {
     let inline_limit = i64::try_from(app.inline_limit).unwrap_or(i64::MAX);
     let history = app.store.job_history(caller.scope(), id, after, inline_limit).await?;
-    history.ok_or_else(Problem::no_such_job)
+    history.ok_or_else(Refusal::no_such_job)
 }
 
 /// All events after `last`, those that are still to come included.
-async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Response, Problem> {
+async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Response, Refusal> {
     let seat = app.watch.seat(caller.client)?;
     let turn = app.reads.turn(caller.client).await?;
     let history = history(&app, caller, id, last).await?;
     let owner = history.client;
     if history.events.is_empty() {
         let progress = app.store.progress(&[(owner, id)]).await?;
-        let progress = progress.first().ok_or_else(Problem::no_such_job)?;
+        let progress = progress.first().ok_or_else(Refusal::no_such_job)?;
         if last > progress.seq {
             return Err(sse::not_an_id());
         }
@@ -161,7 +162,7 @@ impl Follower {
     }
 
     /// Writes these events behind `text`, if the client has room for them.
-    fn write(&mut self, text: &str, history: &JobHistory) -> Result<Bytes, Problem> {
+    fn write(&mut self, text: &str, history: &JobHistory) -> Result<Bytes, Refusal> {
         let mut text = text.as_bytes().to_vec();
         for (seq, event) in show::events(&self.app, self.id, history) {
             sse::write(&mut text, seq, event.get().as_bytes());

@@ -17,8 +17,9 @@ use crate::new_job::Times;
 use crate::outgoing;
 use crate::path::JobPath;
 use crate::prefer::MAX_WAIT;
-use crate::problem::{Problem, not_accepted};
+use crate::problem::Problem;
 use crate::query::Parameters;
+use crate::refusal::Refusal;
 use crate::show;
 use crate::submit::{Accepted, Submission};
 use crate::traceparent::traceparent;
@@ -34,7 +35,7 @@ pub(super) async fn view(app: &App, caller: Caller, id: JobId) -> Result<Option<
 /// submitted it must be told that it is accepted.
 pub(super) async fn finished(app: &App, caller: Caller, id: JobId) -> Option<Response> {
     let _turn = app.reads.turn(caller.client).await.ok()?;
-    let job = view(app, caller, id).await.map_err(Problem::from).ok()??;
+    let job = view(app, caller, id).await.map_err(Refusal::from).ok()??;
     let is_finished = job.state.is_terminal();
     is_finished.then(|| outgoing::json(app, caller.client, StatusCode::OK, show::job(app, &job)).ok())?
 }
@@ -74,16 +75,16 @@ pub(crate) async fn show(
         None => Until::End,
     };
     let mut turn = app.reads.turn(caller.client).await?;
-    let mut job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
+    let mut job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
     if !wait.is_zero() && !until.is_reached(job.seq, job.state.is_terminal()) {
         drop(turn);
         let seat = app.watch.seat(caller.client)?;
         seat.wait(job.client, id, until, Instant::now() + wait).await;
         turn = app.reads.turn(caller.client).await?;
-        job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
+        job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
     }
     drop(turn);
-    outgoing::json_unless_known(&app, caller.client, &headers, show::job(&app, &job))
+    Ok(outgoing::json_unless_known(&app, caller.client, &headers, show::job(&app, &job))?)
 }
 
 /// Cancels a job, in whatever state it is.
@@ -108,12 +109,12 @@ pub(crate) async fn cancel(
     State(app): State<Shared>,
 ) -> Result<Response, Problem> {
     let _turn = app.reads.turn(caller.client).await?;
-    let owner = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?.client;
+    let owner = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?.client;
     if app.store.cancel(owner, id).await? == Cancelling::Missing {
-        return Err(Problem::no_such_job());
+        return Err(Refusal::no_such_job().into());
     }
-    let job = view(&app, caller, id).await?.ok_or_else(Problem::no_such_job)?;
-    outgoing::json(&app, caller.client, StatusCode::OK, show::job(&app, &job))
+    let job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
+    Ok(outgoing::json(&app, caller.client, StatusCode::OK, show::job(&app, &job))?)
 }
 
 /// Submits again what an ended job was asked to do, as a new job.
@@ -137,18 +138,18 @@ pub(crate) async fn retry(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let turn = app.reads.turn(caller.client).await?;
-    let size = app.store.request_size(caller.scope(), id).await?.ok_or_else(Problem::no_such_job)?;
+    let size = app.store.request_size(caller.scope(), id).await?.ok_or_else(Refusal::no_such_job)?;
     drop(turn);
     if !size.has_ended {
         let error = "the job has not ended yet; cancel it first, or wait for its end";
-        return Err(Problem::conflict("job_is_live", error));
+        return Err(Refusal::conflict("job_is_live", error).into());
     }
     // Memory is taken before the body is read, and twice: until it is read it stands in the connection's buffer too.
     let bytes = usize::try_from(size.bytes).unwrap_or(usize::MAX);
     let held = Arc::new(app.incoming.take(caller.client, bytes.saturating_mul(2))?);
     let turn = app.reads.turn(caller.client).await?;
     let request =
-        app.store.request(caller.scope(), id, size.bytes).await?.ok_or_else(Problem::no_such_job)?;
+        app.store.request(caller.scope(), id, size.bytes).await?.ok_or_else(Refusal::no_such_job)?;
     drop(turn);
     let admission = app.limits.admit(request.client, request.body.len()).await?;
     let times = Times::from_now(app.store.clock().now(), app.job_ttl);
@@ -171,6 +172,6 @@ pub(crate) async fn retry(
         idempotency: None,
     };
     let (Accepted::New(id) | Accepted::Replayed(id)) =
-        app.submitter.submit(Submission { job: again, admission, held }).await.map_err(not_accepted)?;
+        app.submitter.submit(Submission { job: again, admission, held }).await.map_err(Refusal::from)?;
     Ok(queued(&app, id))
 }

@@ -137,5 +137,5 @@ pub(crate) async fn list(
     let limit = parameters.page_size()?;
     let _turn = app.reads.page_turn(caller.client).await?;
     let page = app.store.jobs(caller.scope(), &filter, limit).await?;
-    outgoing::json(&app, caller.client, StatusCode::OK, show::jobs(&app, &page.jobs, page.next))
+    Ok(outgoing::json(&app, caller.client, StatusCode::OK, show::jobs(&app, &page.jobs, page.next))?)
 }

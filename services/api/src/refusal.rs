@@ -1,0 +1,134 @@
+//! Why a request is not served: a status, a code for programs, a sentence for people, and how long to wait before the next
+//! try. Whatever finds the reason makes a [`Refusal`]. A surface renders it in the shape that its clients know: nothing
+//! here knows the body of an answer, and causes go to the log and never in here.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use foreman_runtime::background::one_line;
+use foreman_store::StoreError;
+
+/// What a caller is told when its request is not served.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    sentence: Cow<'static, str>,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// `code` is stable snake_case, and the sentence has the mend in it.
+    pub(crate) fn new(
+        status: StatusCode,
+        code: &'static str,
+        sentence: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { status, code, sentence: sentence.into(), retry_after: None }
+    }
+
+    pub(crate) fn bad_request(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, sentence)
+    }
+
+    pub(crate) fn unprocessable(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, sentence)
+    }
+
+    pub(crate) fn conflict(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, sentence)
+    }
+
+    /// The system's own limit or trouble: the same request may succeed in a moment.
+    pub(crate) fn unavailable(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, sentence).retry_after(Duration::from_secs(1))
+    }
+
+    /// The client's limit.
+    pub(crate) fn too_many(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code, sentence).retry_after(Duration::from_secs(1))
+    }
+
+    /// Not there, or another client's: the two must not be told apart.
+    pub(crate) fn no_such_job() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no_such_job", "there is no such job; list yours with GET /jobs")
+    }
+
+    pub(crate) fn no_such_artifact() -> Self {
+        let sentence = "this job has no such artifact (yet); GET /jobs/{id} lists those it has";
+        Self::new(StatusCode::NOT_FOUND, "no_such_artifact", sentence)
+    }
+
+    pub(crate) fn no_such_delivery() -> Self {
+        let sentence = "there is no such delivery; list a job's with GET /jobs/{id}/deliveries";
+        Self::new(StatusCode::NOT_FOUND, "no_such_delivery", sentence)
+    }
+
+    pub(crate) fn database_away() -> Self {
+        Self::unavailable("database_away", "the database does not answer; try again in a moment")
+    }
+
+    /// A defect of ours, never what a client sent.
+    pub(crate) fn internal() -> Self {
+        let sentence = "Foreman failed at this request; its log says why";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", sentence)
+    }
+
+    pub(crate) fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// For people.
+    pub(crate) fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
+    /// The value of `Retry-After`, rounded up: whoever comes back at the second that is named must not be too early.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        let wait = self.retry_after?;
+        Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+    }
+}
+
+/// A store that does not answer is the system's trouble, anything else a defect of ours: what clients send is parsed
+/// before it gets there.
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unreached(_)
+            | StoreError::Away(_)
+            | StoreError::Contended(_)
+            | StoreError::Unable(_) => {
+                tracing::warn!(error = one_line(error), "a request could not be served");
+                Self::database_away()
+            }
+            StoreError::BadData(_) | StoreError::Other(_) => {
+                tracing::error!(error = one_line(error), "a request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_told_in_whole_seconds_and_never_too_short() {
+        let told = |wait| Refusal::too_many("limit", "wait").retry_after(wait).retry_after_seconds();
+        assert_eq!(told(Duration::ZERO), Some(1));
+        assert_eq!(told(Duration::from_millis(2_001)), Some(3));
+        assert_eq!(told(Duration::from_secs(60)), Some(60));
+        assert_eq!(Refusal::bad_request("bad", "mend it").retry_after_seconds(), None);
+    }
+}

@@ -1,0 +1,16 @@
+//! The caller of one of Foreman's own routes. Who is not let in reads a problem.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use crate::app::Shared;
+use crate::auth::Caller;
+use crate::problem::Problem;
+
+impl FromRequestParts<Shared> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
+        Ok(app.auth.caller(parts).await?)
+    }
+}
