@@ -1,132 +1,80 @@
-//! The floor: all that is claimed, loaded and run on this host, and the one loop that decides what happens next. It is
-//! told what has happened, never waits for any one thing, and alone starts attempts, loads and claims.
+//! The floor: the one loop that decides what happens on this host. It is told what has happened, never waits for any one
+//! thing, and alone starts attempts, loads and claims.
+//!
+//! What it decides from is kept in five parts, each of which changes by itself: [`standing`] is by what right we claim,
+//! [`host`] is what we know of the host, [`plan`] says what to claim next, [`ledger`] has the jobs that are ours, and
+//! [`claims`] is the question to Postgres that is out.
 
-mod claiming;
-mod working;
+mod claims;
+mod host;
+mod ledger;
+mod plan;
+mod standing;
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use foreman_runtime::stalls;
-use foreman_store::{ClientId, Holder, LeaseNo, Store};
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use foreman_runtime::background_error;
+use foreman_store::{Claimed, ClientId, Holder, Lease, OwnLease, ulid_floor};
 use metrics::counter;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::attempt::{Desk, Ended};
-use super::drain::{Drain, Next};
-use super::fate::{Abort, Ending};
+use super::attempt::{self, Attempt, Desk, Ended};
+use super::drain::Next;
+use super::fate::{Ending, HostTrouble, Past, reason};
 use super::idle::IdleMeter;
 use super::job::{Job, Lane, Left, Running};
 use super::load::{Key, Load};
-use super::metrics::GPU_IDLE;
-use super::pace::Pace;
-use super::pause::Pause;
-use super::presence::Presence;
-use super::ready::Ready;
+use super::metrics::{GPU_IDLE, MODEL_SWITCHES};
+use super::ready::LATE_COMMITS;
 use super::record::Leaving;
-use super::residency::Residency;
 use super::signal::Signal;
-use super::turns::Turns;
-use super::vanished::Vanished;
 use crate::liveness::Spell;
 use crate::worker::Worker;
-use claiming::{Answer, Waiting};
+use claims::{Answer, Claims, Learned};
+use host::Host;
+use ledger::Ledger;
+use plan::{Order, Plan, Room};
+use standing::Standing;
 
 pub(crate) struct Floor {
     worker: Arc<Worker>,
-    /// For claims.
-    store: Store,
     desk: Arc<Desk>,
-    command: watch::Receiver<Option<Holder>>,
     inbox: mpsc::UnboundedReceiver<Signal>,
     signals: mpsc::UnboundedSender<Signal>,
+    /// For the watch of the host: it should look at once.
     doubt: Arc<Notify>,
-
-    // Where work is, and whose turn it is.
-    ready: Ready<Key>,
-    presence: Presence,
-    /// The keys that have work, sorted by what they need; nothing when that has changed.
-    waiting: Option<Waiting>,
-    drain: Drain<ClientId, Key>,
-    turns: Turns,
-    pace: Pace<Key>,
-
-    // The host.
-    host_up: bool,
-    residency: Residency<Key>,
-    load: Option<Load>,
-    loaded_last: Option<Key>,
-    idle: IdleMeter,
-    vanished: Vanished,
-    pause: Pause,
-
-    // The jobs that are ours: claimed and not begun, running, and ended but not written.
-    held: VecDeque<Job>,
-    running: HashMap<Id, Running>,
+    standing: Standing,
+    host: Host,
+    plan: Plan,
+    ledger: Ledger<Id>,
+    claims: Claims,
     attempts: JoinSet<Ended>,
-    /// With the bytes of each.
-    unsettled: HashMap<LeaseNo, usize>,
-
-    // The one question at a time that Postgres is asked: two claims, or a claim and a look at our own leases, would
-    // each make the other's answer stale.
-    asking: Option<BoxFuture<'static, Answer>>,
-    ask_again_at: Instant,
-    ask_delay: Duration,
-    look_at_own: bool,
-    cloud_next: bool,
-    last_in_cloud: Option<Key>,
-
-    stopping: bool,
-    out_of_time: bool,
+    idle: IdleMeter,
 }
 
 impl Floor {
     pub(crate) fn new(
         worker: Arc<Worker>,
         desk: Desk,
-        command: watch::Receiver<Option<Holder>>,
+        holder: watch::Receiver<Option<Holder>>,
         (signals, inbox): (mpsc::UnboundedSender<Signal>, mpsc::UnboundedReceiver<Signal>),
         doubt: Arc<Notify>,
     ) -> Self {
-        let turns = &worker.config.turns;
         Self {
-            drain: Drain::new(turns.load_share, turns.max_model_wait),
-            desk: Arc::new(desk),
-            store: worker.store.on_own_connection(),
+            standing: Standing::new(worker.liveness.clone(), holder),
+            host: Host::default(),
+            plan: Plan::new(&worker.config.turns),
+            ledger: Ledger::new(worker.config.host.slots),
+            claims: Claims::new(worker.store.on_own_connection()),
+            attempts: JoinSet::new(),
+            idle: IdleMeter::default(),
             worker,
-            command,
+            desk: Arc::new(desk),
             inbox,
             signals,
             doubt,
-            ready: Ready::default(),
-            presence: Presence::default(),
-            waiting: None,
-            turns: Turns::default(),
-            pace: Pace::default(),
-            host_up: false,
-            residency: Residency::default(),
-            load: None,
-            loaded_last: None,
-            idle: IdleMeter::default(),
-            vanished: Vanished::default(),
-            pause: Pause::default(),
-            held: VecDeque::new(),
-            running: HashMap::new(),
-            attempts: JoinSet::new(),
-            unsettled: HashMap::new(),
-            asking: None,
-            ask_again_at: Instant::now(),
-            ask_delay: claiming::FIRST_DELAY,
-            look_at_own: false,
-            cloud_next: false,
-            last_in_cloud: None,
-            stopping: false,
-            out_of_time: false,
         }
     }
 
@@ -140,121 +88,231 @@ impl Floor {
             if self.is_over() {
                 return;
             }
-            let pause = self.pause.until(now);
+            let (ask_again, pause) = (self.claims.again_at(now), self.host.paused_until(now));
             tokio::select! {
                 // Signals before attempts: what a load has told is heard before those end that waited for it.
                 biased;
-                () = shutdown.soft().cancelled(), if !self.stopping => self.stopping = true,
-                () = shutdown.hard().cancelled(), if !self.out_of_time => {
-                    self.out_of_time = true;
-                    self.running.values().for_each(|running| running.abort(Abort::Stopping));
+                () = shutdown.soft().cancelled(), if !self.standing.is_stopping() => self.standing.stop_softly(),
+                () = shutdown.hard().cancelled(), if !self.standing.is_out_of_time() => {
+                    self.standing.stop_hard();
+                    self.ledger.stop_all();
                 }
                 Some(signal) = self.inbox.recv() => self.heard(signal, Instant::now()),
                 Some(joined) = self.attempts.join_next_with_id() => self.joined(joined, Instant::now()),
-                answer = answer(&mut self.asking) => self.answered(answer, Instant::now()),
-                Ok(()) = renewals.changed() => self.look_at_own = true,
-                Ok(()) = self.command.changed() => {}
-                () = sleep_until(self.ask_again_at), if now < self.ask_again_at => {}
+                answer = self.claims.answer() => self.answered(answer, Instant::now()),
+                Ok(()) = renewals.changed() => self.claims.doubt(),
+                () = self.standing.holder_changed() => {}
+                () = sleep_until(ask_again.unwrap_or(now)), if ask_again.is_some() => {}
                 () = sleep_until(pause.unwrap_or(now)), if pause.is_some() => {}
             }
         }
     }
 
+    fn is_over(&self) -> bool {
+        let knows_its_leases = !self.claims.is_in_doubt() || self.standing.is_out_of_time();
+        let has_nothing = self.ledger.is_empty() && !self.claims.is_asking();
+        self.standing.is_stopping() && has_nothing && knows_its_leases
+    }
+
     /// Does whatever can be done now.
     fn decide(&mut self, now: Instant) {
-        self.drop_unwanted_load();
+        let right = self.right(now);
+        let (ledger, plan) = (&self.ledger, &self.plan);
+        self.host.keep_load_if(|key| ledger.needs(key) || (right.is_some() && plan.goes_on_with(key)));
         // While a question is out and nothing is held, there is nothing to choose a key for.
-        let next =
-            if self.asking.is_some() && self.held.is_empty() { Next::Rest } else { self.next_key(now) };
-        self.serve_held(&next, now);
-        if self.asking.is_none() && now >= self.ask_again_at {
-            let question = self.next_question(next, now);
-            self.asking = question.map(|question| stalls::round("claim", stalls::USUAL, question).boxed());
+        let next = if self.claims.is_asking() && self.ledger.holds_nothing() {
+            Next::Rest
+        } else {
+            self.plan.next(self.ledger.held_for_gpu(), self.ledger.gpu_is_busy(), now)
+        };
+        self.serve_held(&next, right.is_some(), now);
+        if self.claims.may_ask(now) {
+            self.ask(next, right, now);
         }
-        let waits = self.command.borrow().is_some() && self.work_waits();
-        let idle_seconds = self.idle.note(waits && self.running.is_empty(), now);
+        let waits = self.standing.holds_host() && self.plan.work_waits();
+        let idle_seconds = self.idle.note(waits && self.ledger.runs_nothing(), now);
         counter!(GPU_IDLE.name).increment(idle_seconds);
     }
 
-    fn is_over(&self) -> bool {
-        let nothing_left = self.held.is_empty() && self.running.is_empty() && self.unsettled.is_empty();
-        self.stopping && nothing_left && self.asking.is_none() && (!self.look_at_own || self.out_of_time)
+    /// Whether and as whom jobs may be claimed and begun now.
+    fn right(&self, now: Instant) -> Option<(Holder, Spell)> {
+        self.standing.right().filter(|_| self.host.takes_jobs(now))
+    }
+
+    /// Begins what is held and has a slot, and hands back what may not begin any more.
+    fn serve_held(&mut self, next: &Next<ClientId, Key>, may_begin: bool, now: Instant) {
+        // Another key's turn comes: jobs that are held for this one would only lengthen its wait.
+        let gpu_goes_on = !matches!(next, Next::Drain | Next::Switch { .. });
+        let keeps = |job: &Job| may_begin && job.spell.goes_on() && (gpu_goes_on || job.lane == Lane::Cloud);
+        for job in self.ledger.let_go_but(keeps) {
+            self.settle(job.not_begun());
+        }
+        while let Some(job) = self.ledger.take_next() {
+            self.begin(job, now);
+        }
+    }
+
+    /// Asks Postgres which leases are ours if that is in doubt, or else for jobs if there is room for them.
+    fn ask(&mut self, next: Next<ClientId, Key>, right: Option<(Holder, Spell)>, now: Instant) {
+        if self.claims.is_in_doubt() {
+            if let Some(worker) = self.standing.worker() {
+                self.claims.ask_for_own(worker, self.ledger.leases());
+            }
+            return;
+        }
+        let Some((holder, spell)) = right.filter(|_| !self.ledger.waits_for_postgres()) else { return };
+        let room = Room { slots: self.ledger.slots_to_fill(), is_held: !self.ledger.holds_nothing() };
+        let (host, gpu_is_busy) = (&self.host, self.ledger.gpu_is_busy());
+        let needs_no_load = |key: &Key, lane| host.needs_no_load(key, lane, gpu_is_busy, now);
+        let floor = ulid_floor(self.desk.clock.now() - LATE_COMMITS);
+        if let Some(order) = self.plan.order(next, room, needs_no_load, floor) {
+            self.claims.ask_for_jobs(holder, spell, order);
+        }
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) {
+        match self.claims.answered(answer, now) {
+            Some(Learned::Claimed { order, spell, jobs }) => self.claimed(&order, &spell, jobs, now),
+            Some(Learned::Unknown(leases)) => leases.into_iter().for_each(|own| self.hand_back_unknown(own)),
+            None => {}
+        }
+    }
+
+    fn claimed(&mut self, order: &Order, spell: &Spell, claimed: Vec<Claimed>, now: Instant) {
+        self.plan.claimed(order, &claimed, now);
+        // A job that has begun is `working`, which is not true of one whose model has gone meanwhile and must be loaded.
+        let is_loaded = self.host.needs_no_load(&order.key, order.lane, self.ledger.gpu_is_busy(), now);
+        let may_begin = self.right(now).is_some() && spell.goes_on() && is_loaded;
+        for job in claimed {
+            match Job::new(job, &order.key, order.lane, spell, self.desk.limits.max_attempts) {
+                // Whoever has the turn by now: these have begun.
+                Ok(job) if job.begun && may_begin => self.begin(job, now),
+                Ok(job) if job.begun => self.settle(job.not_begun()),
+                Ok(job) => self.ledger.hold(job),
+                Err(left) => self.settle(*left),
+            }
+        }
+    }
+
+    /// A lease that a claim brought whose answer was lost.
+    fn hand_back_unknown(&mut self, own: OwnLease) {
+        let OwnLease { lease, phase, model_label } = own;
+        tracing::warn!(job.id = %lease.job_id, phase = phase.as_str(), "a lease that nobody here knows of is handed back");
+        let why = reason("claim_lost", "the worker did not hear of its own claim");
+        self.settle(Left { lease, past: Past::default(), ending: Ending::GivenBack(why), model_label });
+    }
+
+    fn begin(&mut self, job: Job, now: Instant) {
+        let load = self.load_for(&job, now);
+        let (abort, aborted) = watch::channel(None);
+        let attempt = Attempt {
+            lease: Lease { job_id: job.lease.job_id, no: job.lease.no },
+            model: job.key.model().clone(),
+            model_label: job.model_label.clone(),
+            route: job.route,
+            eligible_at: job.eligible_at,
+            begun: job.begun,
+            load,
+            abort: aborted,
+            spell: job.spell,
+        };
+        let desk = Arc::clone(&self.desk);
+        let task = self.attempts.spawn(async move { attempt::run(&desk, attempt, job.body).await });
+        let running = Running {
+            lease: job.lease,
+            key: job.key,
+            lane: job.lane,
+            past: job.past,
+            model_label: job.model_label,
+            abort,
+        };
+        self.ledger.begun(task.id(), running);
+    }
+
+    /// The load that a job must wait for, if its model is not there.
+    fn load_for(&mut self, job: &Job, now: Instant) -> Option<Load> {
+        if self.host.needs_no_load(&job.key, job.lane, self.ledger.gpu_is_busy(), now) {
+            self.plan.is_loaded(&job.key, now);
+            return None;
+        }
+        let (desk, signals) = (&self.desk, &self.signals);
+        let begin = || {
+            let (key, limit) = (Key::clone(&job.key), desk.limits.load_timeout);
+            Load::new(desk.ollama.clone(), key, job.route, limit, signals.clone())
+        };
+        Some(self.host.load(&job.key, begin))
     }
 
     fn heard(&mut self, signal: Signal, now: Instant) {
         match signal {
-            Signal::Scanned(places) => {
-                self.ready.scanned(places);
-                self.waiting = None;
-            }
-            Signal::Settled(number) => {
-                self.unsettled.remove(&number);
-            }
-            Signal::CancelAsked(numbers) => self.cancel(&numbers),
-            Signal::Loaded { key, took } => self.loaded(key, took, now),
-            Signal::LoadFailed { key } => self.load_failed(&key, now),
-            Signal::HostUp(models) => {
-                self.host_up = true;
-                self.presence.published(models);
-                self.waiting = None;
-            }
-            Signal::HostAway => self.host_is_away(),
-            Signal::NothingResident => {
-                if self.load.is_none() && !self.gpu_is_busy() {
-                    self.residency.lost();
+            Signal::Scanned(places) => self.plan.scanned(places),
+            Signal::Settled(lease) => self.ledger.settled(lease),
+            Signal::CancelAsked(leases) => {
+                for job in self.ledger.cancel(&leases) {
+                    self.settle(job.leave(Ending::Cancelled));
                 }
             }
+            Signal::Loaded { key, took } => {
+                self.plan.loaded(&key, took, now);
+                if self.host.loaded(key, now) {
+                    counter!(MODEL_SWITCHES.name).increment(1);
+                }
+            }
+            Signal::LoadFailed { key } => {
+                self.plan.load_failed(&key, now);
+                self.host.load_failed(&key);
+            }
+            Signal::HostUp(models) => {
+                self.plan.published(models);
+                self.host.came_up();
+            }
+            Signal::HostAway => self.host.went_away(),
+            Signal::NothingResident => self.host.has_nothing_resident(self.ledger.gpu_is_busy()),
         }
     }
 
-    fn cancel(&mut self, numbers: &[LeaseNo]) {
-        for running in self.running.values().filter(|running| numbers.contains(&running.number())) {
-            running.abort(Abort::Cancelled);
-        }
-        let (cancelled, held): (VecDeque<Job>, _) =
-            std::mem::take(&mut self.held).into_iter().partition(|job| numbers.contains(&job.lease.no));
-        self.held = held;
-        for job in cancelled {
-            self.settle(job.leave(Ending::Cancelled));
+    fn joined(&mut self, joined: Result<(Id, Ended), JoinError>, now: Instant) {
+        let (id, ended) = match joined {
+            Ok(joined) => joined,
+            Err(error) => {
+                let id = error.id();
+                background_error!("attempt", error, "an attempt panicked");
+                let why =
+                    reason("internal_error", "the worker failed while it ran the job; its log says why");
+                (id, Ending::again(why).into())
+            }
+        };
+        // Every attempt is entered there when it is begun.
+        if let Some(running) = self.ledger.ended(&id) {
+            self.ended(running, ended, now);
         }
     }
 
-    /// Whether and as whom jobs may be claimed and begun now.
-    fn right_to_claim(&self) -> Option<(Holder, Spell)> {
-        if self.stopping || !self.host_up || self.pause.until(Instant::now()).is_some() {
-            return None;
+    fn ended(&mut self, running: Running, ended: Ended, now: Instant) {
+        let Running { lease, key, lane, past, model_label, .. } = running;
+        let Ended { ending, ran } = ended;
+        if lane == Lane::Gpu {
+            self.host.used(&key, now);
         }
-        let holder = self.command.borrow().clone()?;
-        let spell = self.worker.liveness.spell()?;
-        (spell.worker == holder.worker).then_some((holder, spell))
-    }
-
-    fn gpu_is_busy(&self) -> bool {
-        self.running.values().any(|running| running.lane == Lane::Gpu)
-    }
-
-    fn free_slots(&self) -> usize {
-        self.worker.config.host.slots.saturating_sub(self.running.len())
+        let past = Past { vanished: self.host.learn(lease.job_id, &ending, now), ..past };
+        if let (Ending::Done(_), Some(ran)) = (&ending, ran) {
+            self.plan.ran(&key, ran);
+        }
+        if let Some(trouble) = ending.host_trouble() {
+            if trouble == HostTrouble::ModelGone {
+                self.plan.missed(&key);
+            }
+            self.doubt.notify_one();
+        }
+        self.settle(Left { lease, past, ending, model_label });
     }
 
     /// Hands a lease to the recorder with the job's fate. It counts as ours until that is written.
     fn settle(&mut self, left: Left) {
         let Left { lease, past, ending, model_label } = left;
         if let Some(exit) = ending.fate(past) {
-            self.unsettled.insert(lease.no, exit.bytes());
+            self.ledger.left(lease.no, exit.bytes());
             self.desk.recorder.settle(Leaving { lease, exit, model_label });
         }
-    }
-}
-
-/// The answer to the question that is out, if one is.
-async fn answer(asking: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
-    match asking {
-        Some(question) => {
-            let answer = question.await;
-            *asking = None;
-            answer
-        }
-        None => std::future::pending().await,
     }
 }

@@ -1,0 +1,126 @@
+//! Which jobs are ours: claimed and waiting for a slot, running in one, or ended and not yet written. Pure.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+
+use foreman_store::{ClientId, LeaseNo};
+
+use crate::runner::fate::Abort;
+use crate::runner::job::{Job, Lane, Running};
+use crate::runner::load::Key;
+
+/// With more outcomes per slot than this that Postgres has not taken yet, nothing more is claimed.
+const MAX_UNSETTLED_PER_SLOT: usize = 4;
+/// Nor with more bytes of them than this, which stay in memory until Postgres has them. What runs by then comes on top.
+const MAX_UNSETTLED_BYTES: usize = 64 << 20;
+
+/// `I` names a running attempt.
+#[derive(Debug)]
+pub(super) struct Ledger<I> {
+    slots: usize,
+    held: VecDeque<Job>,
+    running: HashMap<I, Running>,
+    /// With the bytes of each.
+    unsettled: HashMap<LeaseNo, usize>,
+}
+
+impl<I: Eq + Hash> Ledger<I> {
+    pub(super) fn new(slots: usize) -> Self {
+        Self { slots, held: VecDeque::new(), running: HashMap::new(), unsettled: HashMap::new() }
+    }
+
+    /// A job was claimed that waits for a slot.
+    pub(super) fn hold(&mut self, job: Job) {
+        self.held.push_back(job);
+    }
+
+    /// The next job that a free slot is for.
+    pub(super) fn take_next(&mut self) -> Option<Job> {
+        if self.running.len() < self.slots { self.held.pop_front() } else { None }
+    }
+
+    /// Takes out the held jobs that are not to be kept.
+    pub(super) fn let_go_but(&mut self, keeps: impl Fn(&Job) -> bool) -> VecDeque<Job> {
+        let (kept, gone): (VecDeque<Job>, VecDeque<Job>) =
+            std::mem::take(&mut self.held).into_iter().partition(keeps);
+        self.held = kept;
+        gone
+    }
+
+    pub(super) fn begun(&mut self, attempt: I, running: Running) {
+        self.running.insert(attempt, running);
+    }
+
+    pub(super) fn ended(&mut self, attempt: &I) -> Option<Running> {
+        self.running.remove(attempt)
+    }
+
+    /// An outcome of so many bytes is on its way to Postgres.
+    pub(super) fn left(&mut self, lease: LeaseNo, bytes: usize) {
+        self.unsettled.insert(lease, bytes);
+    }
+
+    /// Postgres has it, or refused it.
+    pub(super) fn settled(&mut self, lease: LeaseNo) {
+        self.unsettled.remove(&lease);
+    }
+
+    /// Stops the attempts that run under these leases, and takes out the jobs that are held under them.
+    pub(super) fn cancel(&mut self, leases: &[LeaseNo]) -> VecDeque<Job> {
+        for running in self.running.values().filter(|running| leases.contains(&running.number())) {
+            running.abort(Abort::Cancelled);
+        }
+        self.let_go_but(|job| !leases.contains(&job.lease.no))
+    }
+
+    /// Stops every attempt, since the grace is nearly over.
+    pub(super) fn stop_all(&self) {
+        self.running.values().for_each(|running| running.abort(Abort::Stopping));
+    }
+
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    pub(super) fn runs_nothing(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.running.is_empty() && self.unsettled.is_empty()
+    }
+
+    /// Slots for which there is no job yet.
+    pub(super) fn slots_to_fill(&self) -> usize {
+        self.slots.saturating_sub(self.running.len() + self.held.len())
+    }
+
+    /// Whether so much waits to be written that nothing more should be claimed.
+    pub(super) fn waits_for_postgres(&self) -> bool {
+        self.unsettled.len() >= MAX_UNSETTLED_PER_SLOT * self.slots
+            || self.unsettled.values().sum::<usize>() >= MAX_UNSETTLED_BYTES
+    }
+
+    pub(super) fn gpu_is_busy(&self) -> bool {
+        self.running.values().any(|running| running.lane == Lane::Gpu)
+    }
+
+    /// Whether a job of ours needs this key.
+    pub(super) fn needs(&self, key: &Key) -> bool {
+        self.running.values().any(|running| running.key == *key)
+            || self.held.iter().any(|job| job.key == *key)
+    }
+
+    /// Whose held jobs wait for the GPU, and with which key.
+    pub(super) fn held_for_gpu(&self) -> impl Iterator<Item = (ClientId, Key)> {
+        let on_gpu = self.held.iter().filter(|job| job.lane == Lane::Gpu);
+        on_gpu.map(|job| (job.client, Key::clone(&job.key)))
+    }
+
+    /// The leases of all of them.
+    pub(super) fn leases(&self) -> HashSet<LeaseNo> {
+        let running = self.running.values().map(Running::number);
+        let held = self.held.iter().map(|job| job.lease.no);
+        running.chain(held).chain(self.unsettled.keys().copied()).collect()
+    }
+}
