@@ -1,10 +1,12 @@
 //! Clients that are source addresses, with authentication off: made when they are first seen, forgotten when nothing of
 //! theirs is left.
 
-use crate::{ClientId, SignedIn, Store, StoreError};
-
-/// The names of these clients begin so.
-pub(crate) const ADDRESS_PREFIX: &str = "address ";
+use crate::{
+    client::{ADDRESS_PREFIX, SignedIn},
+    connect::Store,
+    error::StoreError,
+    id::ClientId,
+};
 
 /// What is known of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

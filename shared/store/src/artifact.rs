@@ -1,6 +1,6 @@
 //! What jobs made: as part of a job, or one by itself with all its bytes.
 
-use crate::{JobId, Scope, Store, StoreError};
+use crate::{connect::Store, error::StoreError, id::JobId, scope::Scope};
 
 /// What a job made.
 #[derive(Debug, Clone, PartialEq, Eq)]

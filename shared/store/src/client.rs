@@ -12,7 +12,12 @@ use base64::{
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
-use crate::{ClientId, Seal, Store, StoreError, address::ADDRESS_PREFIX, seal::UnsealError};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    id::ClientId,
+    seal::{Seal, UnsealError},
+};
 
 /// What every key begins with, so that people and secret scanners know one when they see it.
 const KEY_PREFIX: &str = "fk_";
@@ -23,6 +28,9 @@ const SECRET_BYTES: usize = 24;
 
 /// How long the key and the secret of before a rotation stay good.
 const ROTATION_HOURS: i32 = 24;
+
+/// The names of clients that are source addresses begin so, and no others.
+pub(crate) const ADDRESS_PREFIX: &str = "address ";
 
 const MAX_NAME_CHARS: usize = 200;
 

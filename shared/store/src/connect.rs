@@ -1,7 +1,12 @@
 //! How a process reaches Postgres: one pool for its work, and now and then a connection of its own.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use chrono::TimeDelta;
 use sqlx::{
     ConnectOptions as _, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -10,17 +15,13 @@ use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
 use crate::{
-    Clock, Conn, StoreError,
-    deadline::{Deadline, LOCK_WAIT},
+    conn::Conn,
+    deadline::{ACQUIRE_TIMEOUT, Deadline, LOCK_WAIT, TRUSTED_IDLE},
+    error::StoreError,
+    moment::Clock,
     own_connection::{OwnConnection, answers},
     wake::Wakeups,
 };
-
-/// How long a caller waits for a connection before it is told that Postgres is away.
-pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that lay idle for longer is tried before it is used: Postgres may have restarted meanwhile. Under
-/// load none lies idle for so long, and the trial costs nothing.
-pub(crate) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Our statements name the rows they want by key. A plan made while a table was empty, or thought to be, scans it or
 /// hashes it whole, and a prepared statement keeps that plan while the table grows: an accept then waits 284 ms
@@ -235,6 +236,21 @@ impl Store {
         .fetch_one(&mut conn)
         .await?;
         Ok(conn.done().await?)
+    }
+
+    /// Asks Postgres for its time, and returns how far it is ahead of this machine by this answer.
+    pub async fn learn_time(&self) -> Result<TimeDelta, StoreError> {
+        let mut conn = self.open().await?;
+        let asked = SystemTime::now();
+        let now = sqlx::query_scalar!(
+            r#"-- learn_time
+            SELECT clock_timestamp() AS "now!""#
+        )
+        .fetch_one(&mut conn)
+        .await?;
+        let offset = self.clock().learn(asked, now);
+        conn.done().await?;
+        Ok(offset)
     }
 
     /// Closes the pool once its connections are back.

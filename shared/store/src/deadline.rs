@@ -1,6 +1,6 @@
-//! How long a statement may take, at both ends. Postgres gives it up first, and says so. Where even that word does not
-//! come, we give up the connection. So nobody waits for ever on a line that has gone silent, and no server process waits
-//! for a lock on behalf of somebody who has left.
+//! How long a statement may take, at both ends, and how long a connection is waited for. Postgres gives a statement up
+//! first, and says so. Where even that word does not come, we give up the connection. So nobody waits for ever on a line
+//! that has gone silent, and no server process waits for a lock on behalf of somebody who has left.
 
 use std::time::Duration;
 
@@ -28,6 +28,12 @@ const TRANSFER_IN_PASSING: Duration = Duration::from_secs(4);
 
 /// As `foreman migrate` sets it for the role. Postgres counts a message that is still arriving as idling.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
+
+/// How long a caller waits for a connection before it is told that Postgres is away.
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that lay idle for longer is tried before it is used: Postgres may have restarted meanwhile. Under
+/// load none lies idle for so long, and the trial costs nothing.
+pub(crate) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// A connection that is tried has answered by then, or is not worth waiting for.
 pub(crate) const TRIAL_WITHIN: Duration = Duration::from_secs(2);

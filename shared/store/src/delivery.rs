@@ -6,7 +6,13 @@ use std::{collections::HashMap, time::Duration};
 use chrono::{DateTime, Utc};
 
 use crate::{
-    ArtifactView, ClientId, DeliveryId, JobEvent, JobId, JobState, LaneId, Store, StoreError, wake::Write,
+    artifact::ArtifactView,
+    connect::Store,
+    error::StoreError,
+    history::JobEvent,
+    id::{ClientId, DeliveryId, JobId, LaneId},
+    state::JobState,
+    wake::Write,
 };
 
 /// Deliveries with more bytes of artifacts than this are heavy: each of their bodies counts in memory and on the line, and

@@ -5,7 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Conn, DeliveryClaim, DeliveryId, JobId, JobState, LaneId, Store, StoreError, wake::Write};
+use crate::{
+    conn::Conn,
+    connect::Store,
+    delivery::DeliveryClaim,
+    error::StoreError,
+    id::{DeliveryId, JobId, LaneId},
+    state::JobState,
+    wake::Write,
+};
 
 /// One attempt that is over.
 #[derive(Debug)]

@@ -2,7 +2,14 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{DeliveryId, JobId, JobState, Scope, Store, StoreError, wake::Write};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    id::{DeliveryId, JobId},
+    scope::Scope,
+    state::JobState,
+    wake::Write,
+};
 
 /// One webhook to one receiver.
 #[derive(Debug)]

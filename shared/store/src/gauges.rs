@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use crate::worker::columns;
-use crate::{Heartbeat, Store, StoreError, WorkerId};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    id::WorkerId,
+    worker::{Heartbeat, columns},
+};
 
 /// The waiting jobs of one model.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,7 +2,14 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{ArtifactView, ClientId, JobId, JobState, Scope, Store, StoreError};
+use crate::{
+    artifact::ArtifactView,
+    connect::Store,
+    error::StoreError,
+    id::{ClientId, JobId},
+    scope::Scope,
+    state::JobState,
+};
 
 /// What every event of a job repeats, and its events in order.
 #[derive(Debug)]

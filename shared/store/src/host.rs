@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
-use crate::worker::columns;
-use crate::{Heartbeat, Holder, Store, StoreError, WorkerId, wake::Write};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    id::WorkerId,
+    lease::Holder,
+    wake::Write,
+    worker::{Heartbeat, columns},
+};
 
 /// A host as a worker offers to hold it.
 #[derive(Debug, Clone, Copy)]

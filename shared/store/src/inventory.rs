@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use chrono::{DateTime, Utc};
 
-use crate::{Store, StoreError};
+use crate::{connect::Store, error::StoreError};
 
 /// A model that some host has.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
-use crate::{ClientId, LaneId, Store, StoreError};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    id::{ClientId, LaneId},
+};
 
 /// A lane that was seen before. No delivery of it that still lives stands before `since`, as far as is known: what
 /// lies there are the entries of deliveries long gone, which an old snapshot (a backup's, say) keeps from being

@@ -2,6 +2,9 @@
 //!
 //! A [`Store`] is a handle on one Postgres. Its methods each run one statement, or one short transaction that never
 //! stays open while anything but Postgres is being talked to.
+//!
+//! The names that this file gives out are for other crates. A module of this one imports a name from the module that
+//! defines it, and no two of them import from each other, but for a parent and its children.
 
 mod address;
 mod artifact;
@@ -33,6 +36,7 @@ mod relay_bound;
 mod request;
 mod rooms;
 mod schema;
+mod scope;
 mod seal;
 mod state;
 mod statistics;
@@ -76,6 +80,7 @@ pub use relay_bound::RelayBound;
 pub use request::{RequestSize, StoredRequest};
 pub use rooms::Misplaced;
 pub use schema::{MigrateError, schema_version_needed};
+pub use scope::Scope;
 pub use seal::{Seal, UnsealError};
 pub use state::{JobState, Phase};
 pub use transition::{
@@ -89,5 +94,5 @@ pub use transition::{
     settle::{Completion, Exit, Settled},
 };
 pub use upkeep::Swept;
-pub use view::{JobFilter, JobPage, JobView, Scope};
+pub use view::{JobFilter, JobPage, JobView};
 pub use worker::{Heartbeat, OwnLease, ReadyTriple, Renewal};

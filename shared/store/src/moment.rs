@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use ulid::{Generator, Ulid};
 
-use crate::{JobId, Store, StoreError};
+use crate::id::JobId;
 
 /// Clocks that follow NTP differ by less, and an answer that took long says less. A larger step of Postgres' clock is a
 /// glitch, until it has lasted.
@@ -108,23 +108,6 @@ impl Clock {
 
     fn belief(&self) -> MutexGuard<'_, Belief> {
         self.0.belief.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Store {
-    /// Asks Postgres for its time, and returns how far it is ahead of this machine by this answer.
-    pub async fn learn_time(&self) -> Result<TimeDelta, StoreError> {
-        let mut conn = self.open().await?;
-        let asked = SystemTime::now();
-        let now = sqlx::query_scalar!(
-            r#"-- learn_time
-            SELECT clock_timestamp() AS "now!""#
-        )
-        .fetch_one(&mut conn)
-        .await?;
-        let offset = self.clock().learn(asked, now);
-        conn.done().await?;
-        Ok(offset)
     }
 }
 

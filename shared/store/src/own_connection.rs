@@ -10,10 +10,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{
-    connect::{ACQUIRE_TIMEOUT, TRUSTED_IDLE},
-    deadline::TRIAL_WITHIN,
-};
+use crate::deadline::{ACQUIRE_TIMEOUT, TRIAL_WITHIN, TRUSTED_IDLE};
 
 /// As the pool has it: what a server process gathers in memory does not stay for ever.
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 60);

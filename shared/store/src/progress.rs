@@ -1,6 +1,10 @@
 //! How far jobs have come, for the many who wait: one statement for all of them together.
 
-use crate::{ClientId, JobId, Store, StoreError};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    id::{ClientId, JobId},
+};
 
 /// Where one job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{ClientId, Store, StoreError};
+use crate::{connect::Store, error::StoreError, id::ClientId};
 
 /// What one client has in the queue for one model.
 #[derive(Debug, Clone, PartialEq, Eq)]

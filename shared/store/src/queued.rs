@@ -1,6 +1,6 @@
 //! How much a client has waiting.
 
-use crate::{ClientId, Store, StoreError};
+use crate::{connect::Store, error::StoreError, id::ClientId};
 
 /// What waits in the two rooms before a claim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! Everything is derived from what the statement itself deleted, so that two relays can never write a row twice,
 //! however their snapshots lie.
 
-use crate::{JobState, Store, StoreError, relay_bound::RelayBound, wake::Write};
+use crate::{connect::Store, error::StoreError, relay_bound::RelayBound, state::JobState, wake::Write};
 
 /// What one turn of the relay came to.
 #[derive(Debug, Clone, PartialEq, Eq)]

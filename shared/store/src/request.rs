@@ -1,6 +1,14 @@
 //! What a job was asked to do, as it stands in `job`: to ask for the same again.
 
-use crate::{Acceptance, ClientId, IdempotencyKey, JobId, JobState, Receiver, Scope, Store, StoreError};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    id::{ClientId, JobId},
+    job::{IdempotencyKey, Receiver},
+    scope::Scope,
+    state::JobState,
+    transition::accept::Acceptance,
+};
 
 /// A stored request. Its times and its key are left out: they were for that one job.
 #[derive(Debug, Clone)]

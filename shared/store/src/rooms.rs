@@ -1,6 +1,6 @@
 //! The proof of the first rule: a job stands in exactly one of ready, scheduled, lease and done.
 
-use crate::{JobId, Store, StoreError};
+use crate::{connect::Store, error::StoreError, id::JobId};
 
 /// A job that stands in no room or in several.
 #[derive(Debug, Clone, PartialEq, Eq)]

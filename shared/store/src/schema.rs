@@ -2,7 +2,7 @@
 
 use sqlx::{Connection, migrate::Migrator, postgres::PgConnection};
 
-use crate::{Store, StoreError, partition::PartitionUpkeep};
+use crate::{connect::Store, error::StoreError, partition::PartitionUpkeep};
 
 pub(crate) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
 

@@ -8,7 +8,7 @@
 
 use sqlx::AssertSqlSafe;
 
-use crate::{Store, StoreError};
+use crate::{connect::Store, error::StoreError};
 
 /// Below this many rows even a wrong index is read in a fraction of a millisecond.
 const SMALL: i64 = 500;

@@ -7,7 +7,11 @@ use std::collections::HashMap;
 
 use chrono::NaiveDate;
 
-use crate::{ApiId, ClientId, Store, StoreError};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    id::{ApiId, ClientId},
+};
 
 impl Store {
     /// Writes how much this api has let in of each client on that day, and returns how much the others have.

@@ -5,24 +5,14 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{ArtifactView, ClientId, JobId, JobState, Store, StoreError};
-
-/// Whose jobs may be seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    Client(ClientId),
-    /// An administrator's.
-    Everyone,
-}
-
-impl Scope {
-    pub(crate) fn client(self) -> Option<uuid::Uuid> {
-        match self {
-            Self::Client(client) => Some(client.uuid()),
-            Self::Everyone => None,
-        }
-    }
-}
+use crate::{
+    artifact::ArtifactView,
+    connect::Store,
+    error::StoreError,
+    id::{ClientId, JobId},
+    scope::Scope,
+    state::JobState,
+};
 
 /// A job with all that is told of it.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::seconds;
-use crate::{Store, StoreError, WorkerId};
+use crate::{connect::Store, error::StoreError, id::WorkerId};
 
 /// A worker process by its row.
 #[derive(Debug, Clone, PartialEq, Eq)]

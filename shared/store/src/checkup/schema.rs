@@ -2,7 +2,11 @@
 
 use sqlx::Row as _;
 
-use crate::{Store, StoreError, schema::MIGRATOR, schema_version_needed};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    schema::{MIGRATOR, schema_version_needed},
+};
 
 /// How the schema of the database stands to the one that this build knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,10 @@
 //! The secrets at rest, and whether the key of this environment opens them. None leaves this file.
 
-use crate::{Seal, Store, StoreError, UnsealError};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    seal::{Seal, UnsealError},
+};
 
 /// A client that signs in with a key, and whether its webhooks can be signed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::seconds;
-use crate::{Store, StoreError};
+use crate::{connect::Store, error::StoreError};
 
 /// The Postgres that answers, and what it grants to everybody.
 #[derive(Debug, Clone, PartialEq, Eq)]

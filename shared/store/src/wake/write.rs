@@ -2,7 +2,7 @@
 //! forget it. What is not in this list wakes nobody, and whoever waits for it waits for a poll.
 
 use super::Topic;
-use crate::Store;
+use crate::connect::Store;
 
 /// A write that somebody may wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,20 @@
+//! Whose jobs a reader may see.
+
+use crate::id::ClientId;
+
+/// Whose jobs may be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    Client(ClientId),
+    /// An administrator's.
+    Everyone,
+}
+
+impl Scope {
+    pub(crate) fn client(self) -> Option<uuid::Uuid> {
+        match self {
+            Self::Client(client) => Some(client.uuid()),
+            Self::Everyone => None,
+        }
+    }
+}
