@@ -12,15 +12,16 @@
 //!
 //! The law of every transition:
 //!
-//! - One statement changes the job's room and writes its outbox row. No transition is seen without its event, and no event
-//!   without its transition. Two moves are no transitions, and write no event: `promote`, because both of its rooms are
-//!   `queued`, and `drop`, because the job's request is gone. A request to cancel a leased job only marks the lease.
-//! - A holder proves the number of its lease with every write. A lease that has gone to another is left alone: such members
-//!   of a batch fall out one by one, and the caller is told which they are.
-//! - What the statement takes away, it derives from the rows that it itself deleted or changed: never from what the caller
-//!   believed, nor from what an earlier statement read.
+//! - One statement moves the job and, where its state changes, writes the outbox row. So nobody sees a new state without
+//!   its event, or an event without its state. Moves within `queued` write no event: a promotion, a claim until its job
+//!   begins, and the way back from such a claim. Nor does `drop`, because nobody could read the event of a job without a
+//!   request. A request to cancel a leased job moves nothing: it marks the lease.
+//! - A claim proves that its worker lives and holds the host. From then on the holder proves the number of its lease with
+//!   every write. A batch leaves alone the leases that have gone to another, and tells the caller which these are.
+//! - What the statement takes away, it derives from the rows that it itself deleted or changed, and never from what the
+//!   caller believed.
 //! - A cancel that somebody asked for wins at each exit from a lease, but for a success.
-//! - A batch locks its rows in the order of their ids, or skips those that are locked: two batches never wait for each other.
+//! - A batch locks its rows in the order of their ids, or skips those that are locked. So no two batches deadlock.
 //! - After the commit, and not before, [`Store::tell`](crate::connect::Store::tell) wakes those who wait for what the
 //!   transition may have freed.
 //!
