@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{JobId, Store, StoreError, wake::Write};
+use crate::{connect::Store, error::StoreError, id::JobId, wake::Write};
 
 /// What a sweep took of the rows whose time had come, the longest overdue first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

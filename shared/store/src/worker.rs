@@ -4,7 +4,14 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
-use crate::{ClientId, Holder, JobId, Lease, LeaseNo, Phase, Store, StoreError, WorkerId, wake::Write};
+use crate::{
+    connect::Store,
+    error::StoreError,
+    id::{ClientId, JobId, LeaseNo, WorkerId},
+    lease::{Holder, Lease},
+    state::Phase,
+    wake::Write,
+};
 
 /// What a renewal found still standing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
