@@ -19,7 +19,7 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
 /// What each process holds beside its pool: a connection for LISTEN, one for NOTIFY, and one for each hot loop; an api one
 /// more for signing clients in, a worker one more for saying that it lives.
-const BESIDE_POOL_OF_WORKER: i64 = 9;
+const BESIDE_POOL_OF_WORKER: i64 = 10;
 const BESIDE_POOL_OF_API: i64 = 4;
 
 pub(super) fn version(server: &Server) -> Finding {

@@ -30,18 +30,19 @@ pub(crate) async fn run(
     mut command: watch::Receiver<Option<Holder>>,
     signals: mpsc::UnboundedSender<Signal>,
 ) {
-    let mut woken = worker.store.wakeups().subscribe(Topic::Ready);
+    let store = worker.store.on_own_connection();
+    let mut woken = store.wakeups().subscribe(Topic::Ready);
     // Load keys that a newer api may have written: left to a newer worker, and each told of once.
     let mut unreadable = BTreeSet::new();
     let mut memory = PlaceMemory::new(Instant::now().into_std());
     while command.wait_for(Option::is_some).await.is_ok() {
         let began = Instant::now();
-        let floor = ulid_floor(worker.store.clock().now() - LATE_COMMITS);
+        let floor = ulid_floor(store.clock().now() - LATE_COMMITS);
         let known = memory.known(began.into_std());
         let look = async {
             match &known {
-                None => worker.store.ready_triples().await,
-                Some(known) => worker.store.ready_triples_at(known).await,
+                None => store.ready_triples().await,
+                Some(known) => store.ready_triples_at(known).await,
             }
         };
         match stalls::round("scan", stalls::USUAL, look).await {

@@ -128,7 +128,7 @@ async fn a_role_that_may_idle_in_transactions() {
 async fn more_connections_than_postgres_has() {
     let house = House::sound().await;
     let examined = house.examined(&[("FOREMAN_DB_POOL", "1000")]).await;
-    examined.only_trouble("connections", "may want 2013", "FOREMAN_DB_POOL=");
+    examined.only_trouble("connections", "may want 2014", "FOREMAN_DB_POOL=");
 }
 
 #[tokio::test(flavor = "multi_thread")]
