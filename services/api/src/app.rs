@@ -12,7 +12,7 @@ use crate::inventory::Inventory;
 use crate::limits::QueueLimits;
 use crate::queue::Queue;
 use crate::reads::Reads;
-use crate::routes::deliveries::Redeliveries;
+use crate::redeliveries::Redeliveries;
 use crate::shares::Shares;
 use crate::submit::Submitter;
 use crate::watch::Watch;

@@ -123,14 +123,6 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_that_help_lists_is_read() {
-        let env = Env::from_pairs([("DATABASE_URL", "postgres://x")]);
-        Config::read(&env).unwrap();
-        let elsewhere = ["FOREMAN_LOG", "FOREMAN_LOG_FORMAT", "FOREMAN_SHUTDOWN_GRACE"];
-        assert_eq!(env.unread(crate::PROGRAM.settings), elsewhere);
-    }
-
-    #[test]
     fn authentication_is_off_on_loopback_alone_unless_one_says_anywhere() {
         assert!(matches!(read(&[]).unwrap().access, Access::Keys));
         for addr in ["127.0.0.1:8080", "[::1]:8080", "127.9.9.9:1"] {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use foreman_ollama::JobBody;
-use foreman_store::{Acceptance, IdempotencyKey, JobId, Receiver};
+use foreman_store::{Acceptance, IdempotencyKey, JobId, Receiver, StoredRequest};
 use foreman_webhook::guard::SUBMISSION_BUDGET;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::app::{App, Shared};
 use crate::auth::Caller;
-use crate::new_job::{NewJob, idempotency_key};
+use crate::new_job::{NewJob, Times, idempotency_key};
 use crate::refusal::Refusal;
 use crate::shares::Held;
 use crate::submit::{Accepted, Offered, Submission};
@@ -85,8 +85,8 @@ impl Intake {
             Ok::<_, Refusal>((body, key))
         };
         let (body, key) = self.app.beside_others(size, read).await??;
-        match self.admit(body, held, key.clone()).await {
-            Ok(submission) => self.app.submitter.offer(submission).map(Entry::Offered).map_err(Refusal::from),
+        match self.check(body, key.clone(), held).await {
+            Ok(submission) => self.offer(submission),
             Err(refusal) => self.replay(key.as_ref(), refusal).await.map(Entry::Replayed),
         }
     }
@@ -97,11 +97,23 @@ impl Intake {
         Ok(InLine { entry: self.take_in(bytes, held).await?, _place: place })
     }
 
-    async fn admit(
+    /// Takes in again what this job was asked to do.
+    pub(crate) async fn take_in_again(
+        &self,
+        job: JobId,
+        request: StoredRequest,
+        held: Arc<Held>,
+    ) -> Result<Entry, Refusal> {
+        let times = Times::from_now(self.app.store.clock().now(), self.app.job_ttl);
+        self.offer(self.admit(request, times, Some(job), None, held).await?)
+    }
+
+    /// Checks all that can be wrong with a job that a client asks for.
+    async fn check(
         &self,
         body: JobBody,
-        held: Arc<Held>,
         idempotency: Option<IdempotencyKey>,
+        held: Arc<Held>,
     ) -> Result<Submission, Refusal> {
         let Self { app, caller, .. } = self;
         let job = NewJob::of(body, app.store.clock().now(), app.job_ttl)?;
@@ -111,9 +123,7 @@ impl Intake {
             checked.map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))?;
         }
         let model = app.inventory.find(job.body.load_key.model(), self.came).await?;
-        let admission = app.limits.admit(caller.client, job.body.payload.len()).await?;
-        let new = foreman_store::NewJob {
-            id: app.store.clock().next_job_id(),
+        let request = StoredRequest {
             client: caller.client,
             model: job.body.model,
             model_label: model.label,
@@ -128,13 +138,26 @@ impl Intake {
                 origin: webhook.url.origin(),
                 events: webhook.events,
             }),
-            run_at: job.times.run_at,
-            expires_at: job.times.expires_at,
-            retry_of: None,
-            traceparent: traceparent(&self.headers),
-            idempotency,
         };
-        Ok(Submission { job: new, admission, held })
+        self.admit(request, job.times, None, idempotency, held).await
+    }
+
+    /// Finds room for a job in the queue of its client.
+    async fn admit(
+        &self,
+        request: StoredRequest,
+        times: Times,
+        retry_of: Option<JobId>,
+        idempotency: Option<IdempotencyKey>,
+        held: Arc<Held>,
+    ) -> Result<Submission, Refusal> {
+        let admission = self.app.limits.admit(request.client, request.body.len()).await?;
+        let traceparent = traceparent(&self.headers);
+        Ok(Submission { request, times, retry_of, traceparent, idempotency, admission, held })
+    }
+
+    fn offer(&self, submission: Submission) -> Result<Entry, Refusal> {
+        Ok(Entry::Offered(self.app.submitter.offer(submission)?))
     }
 
     /// A job that was accepted once under this key stays accepted, even where it would be refused now: the client's

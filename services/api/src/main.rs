@@ -25,6 +25,7 @@ mod queue;
 mod range;
 mod reads;
 mod ready;
+mod redeliveries;
 mod refusal;
 mod routes;
 mod shares;
@@ -58,7 +59,7 @@ use jitter::jittered;
 use limits::{QueueLimits, StoredBytes};
 use queue::Queue;
 use reads::Reads;
-use routes::deliveries::Redeliveries;
+use redeliveries::Redeliveries;
 use shares::Shares;
 use submit::{Submitter, Writer};
 use watch::Watch;
@@ -203,5 +204,20 @@ async fn carry_wakeups(store: &Store, stop: &CancellationToken) {
             () = stop.cancelled() => return,
             () = sleep(jittered(TRY_AGAIN)) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foreman_runtime::Env;
+
+    use super::*;
+
+    #[test]
+    fn every_setting_that_help_lists_is_read() {
+        let env = Env::from_pairs([("DATABASE_URL", "postgres://x")]);
+        Config::read(&env).unwrap();
+        let elsewhere = ["FOREMAN_LOG", "FOREMAN_LOG_FORMAT", "FOREMAN_SHUTDOWN_GRACE"];
+        assert_eq!(env.unread(PROGRAM.settings), elsewhere);
     }
 }

@@ -8,6 +8,7 @@ use axum::middleware::from_fn;
 use axum::routing::MethodRouter;
 
 use crate::app::{App, Shared};
+use crate::describe::docs;
 use crate::framing;
 use crate::observe::observe;
 use crate::problem::Problem;
@@ -17,7 +18,6 @@ pub(crate) mod artifacts;
 pub(crate) mod batch;
 mod caller;
 pub(crate) mod deliveries;
-pub(crate) mod docs;
 pub(crate) mod events;
 pub(crate) mod job;
 pub(crate) mod jobs;
@@ -27,7 +27,7 @@ pub(crate) mod queue;
 macro_rules! routes {
     ($($path:literal => $($method:ident($handler:path)).+,)+) => {
         #[cfg(test)]
-        pub(crate) const ROUTES: &[(&str, &[&str])] = &[$(($path, &[$(stringify!($method)),+])),+];
+        const ROUTES: &[(&str, &[&str])] = &[$(($path, &[$(stringify!($method)),+])),+];
 
         fn routes() -> Router<Shared> {
             Router::new()$(.route($path, MethodRouter::new()$(.$method($handler))+))+
@@ -68,4 +68,38 @@ fn no_such_route() -> Problem {
 fn wrong_method() -> Problem {
     let error = "this route has no such method; the Allow header lists those it has";
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", error).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::ROUTES;
+    use crate::describe::description;
+
+    #[test]
+    fn every_route_is_described_and_nothing_else_is() {
+        let api = serde_json::to_value(description()).unwrap();
+        let described: BTreeSet<(&str, &str)> = api["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| {
+                item.as_object().unwrap().keys().map(|method| (path.as_str(), method.as_str()))
+            })
+            .collect();
+        let routed: BTreeSet<(&str, &str)> =
+            ROUTES.iter().flat_map(|(path, methods)| methods.iter().map(|method| (*path, *method))).collect();
+        assert_eq!(described, routed);
+    }
+
+    #[test]
+    fn no_two_operations_have_the_same_name() {
+        let text = serde_json::to_string(&description()).unwrap();
+        let names: Vec<&str> =
+            text.split(r#""operationId":""#).skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        let routed: usize = ROUTES.iter().map(|(_, methods)| methods.len()).sum();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), routed, "{names:?}");
+        assert!(names.contains(&"get_jobs_id_events"));
+    }
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::metrics::Metric;
-use foreman_store::{JobId, NewJob};
+use foreman_store::{IdempotencyKey, JobId, StoredRequest};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits::Admission;
+use crate::new_job::Times;
 use crate::refusal::Refusal;
 use crate::shares::Held;
 
@@ -22,10 +23,13 @@ pub(crate) use writer::Writer;
 pub(crate) const SUBMITTED: Metric =
     Metric::labelled_counter("foreman_jobs_submitted_total", "Jobs accepted into the queue, by model.");
 
-/// A job that has passed every check, on its way to the queue.
+/// A job that has passed every check, on its way to the queue. It gets its id when it is written.
 pub(crate) struct Submission {
-    /// Its id is given anew when it is written.
-    pub(crate) job: NewJob,
+    pub(crate) request: StoredRequest,
+    pub(crate) times: Times,
+    pub(crate) retry_of: Option<JobId>,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) idempotency: Option<IdempotencyKey>,
     pub(crate) admission: Admission,
     /// The memory of its bytes; jobs of one batch hold theirs together.
     pub(crate) held: Arc<Held>,
@@ -93,11 +97,6 @@ impl Submitter {
     pub(crate) fn new() -> (Self, Queue) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (Self(sender), Queue(receiver))
-    }
-
-    /// Returns once the job is committed, or is known not to be.
-    pub(crate) async fn submit(&self, submission: Submission) -> Answer {
-        self.offer(submission)?.answer().await
     }
 
     /// Puts a job in line behind all that was offered before. It is written once its turn comes, unless what is returned

@@ -5,10 +5,9 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use foreman_store::{ClientId, DELIVERIES_PER_EVENT_AND_MINUTE, Redelivery};
+use foreman_store::{DELIVERIES_PER_EVENT_AND_MINUTE, Redelivery};
 use serde_json::json;
 
-use crate::allowance::Allowance;
 use crate::answer;
 use crate::app::Shared;
 use crate::auth::Caller;
@@ -18,36 +17,7 @@ use crate::path::{DeliveryPath, JobPath};
 use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::refusal::Refusal;
-use crate::shares::{Refusals, Resource};
 use crate::show;
-
-/// Redeliveries that a client may ask for at once, and how often after that. Receivers that were down for long are better
-/// served slowly.
-const REDELIVERIES_AT_ONCE: u32 = 60;
-const REDELIVERY_EACH: Duration = Duration::from_secs(1);
-
-const REDELIVERIES: Resource = Resource {
-    name: "redeliveries",
-    code: "redelivered_too_often",
-    error: "this client asks for more than 60 redeliveries a minute; go on when the time in Retry-After has passed",
-};
-
-/// How often clients may have webhooks sent again.
-pub(crate) struct Redeliveries {
-    allowance: Allowance<ClientId>,
-    refusals: Refusals,
-}
-
-impl Redeliveries {
-    pub(crate) fn new() -> Self {
-        let allowance = Allowance::new(REDELIVERIES_AT_ONCE, REDELIVERY_EACH);
-        Self { allowance, refusals: Refusals::new(REDELIVERIES) }
-    }
-
-    fn ask(&self, client: ClientId) -> Result<(), Refusal> {
-        self.allowance.take(client).map_err(|wait| self.refusals.part_is_used().retry_after(wait))
-    }
-}
 
 /// Lists the webhooks of a job in the order of its events, with every attempt.
 #[utoipa::path(

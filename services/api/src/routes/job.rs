@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use foreman_store::{Cancelling, JobId, JobView, NewJob, StoreError};
+use foreman_store::{Cancelling, JobId, JobView, StoreError};
+use serde_json::json;
 use tokio::time::Instant;
 
-use super::jobs::queued;
+use crate::answer;
 use crate::app::{App, Shared};
 use crate::auth::Caller;
 use crate::describe::schema;
-use crate::new_job::Times;
+use crate::intake::Intake;
 use crate::outgoing;
 use crate::path::JobPath;
 use crate::prefer::MAX_WAIT;
@@ -21,8 +22,7 @@ use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::refusal::Refusal;
 use crate::show;
-use crate::submit::{Accepted, Submission};
-use crate::traceparent::traceparent;
+use crate::submit::Accepted;
 use crate::watch::Until;
 
 /// A job of the caller's, with what goes inline.
@@ -38,6 +38,15 @@ pub(super) async fn finished(app: &App, caller: Caller, id: JobId) -> Option<Res
     let job = view(app, caller, id).await.map_err(Refusal::from).ok()??;
     let is_finished = job.state.is_terminal();
     is_finished.then(|| outgoing::json(app, caller.client, StatusCode::OK, show::job(app, &job)).ok())?
+}
+
+/// 202, for a job that is in the queue.
+pub(super) fn queued(app: &App, job: JobId) -> Response {
+    let mut response = answer::json(StatusCode::ACCEPTED, show::json(&json!({ "job_id": job })));
+    if let Ok(location) = HeaderValue::from_str(&app.url(&format!("/jobs/{job}"))) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
 }
 
 /// Shows a job, at once or after a wait.
@@ -151,27 +160,7 @@ pub(crate) async fn retry(
     let request =
         app.store.request(caller.scope(), id, size.bytes).await?.ok_or_else(Refusal::no_such_job)?;
     drop(turn);
-    let admission = app.limits.admit(request.client, request.body.len()).await?;
-    let times = Times::from_now(app.store.clock().now(), app.job_ttl);
-    let again = NewJob {
-        id: app.store.clock().next_job_id(),
-        client: request.client,
-        model: request.model,
-        model_label: request.model_label,
-        load_key: request.load_key,
-        path: request.path,
-        body: request.body,
-        priority: request.priority,
-        max_attempts: request.max_attempts,
-        metadata: request.metadata,
-        receiver: request.receiver,
-        run_at: times.run_at,
-        expires_at: times.expires_at,
-        retry_of: Some(id),
-        traceparent: traceparent(&headers),
-        idempotency: None,
-    };
-    let (Accepted::New(id) | Accepted::Replayed(id)) =
-        app.submitter.submit(Submission { job: again, admission, held }).await.map_err(Refusal::from)?;
+    let entry = Intake::new(Shared::clone(&app), caller, headers).take_in_again(id, request, held).await?;
+    let (Accepted::New(id) | Accepted::Replayed(id)) = entry.answer().await?;
     Ok(queued(&app, id))
 }

@@ -4,16 +4,14 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use foreman_ollama::ModelName;
-use foreman_store::{JobFilter, JobId, JobState};
-use serde_json::json;
+use foreman_store::{JobFilter, JobState};
 use tokio::time::Instant;
 
 use super::job;
-use crate::answer;
-use crate::app::{App, Shared};
+use crate::app::Shared;
 use crate::auth::Caller;
 use crate::body::{self, Bounded};
 use crate::describe::schema;
@@ -81,7 +79,7 @@ pub(crate) async fn submit(
         }
     };
     let mut response = match finished {
-        None => queued(&app, id),
+        None => job::queued(&app, id),
         Some((mut response, wait)) => {
             if let Ok(applied) = HeaderValue::from_str(&format!("wait={}", wait.as_secs())) {
                 response.headers_mut().insert(PREFERENCE_APPLIED, applied);
@@ -93,15 +91,6 @@ pub(crate) async fn submit(
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
-}
-
-/// 202, for a job that is in the queue.
-pub(super) fn queued(app: &App, job: JobId) -> Response {
-    let mut response = answer::json(StatusCode::ACCEPTED, show::json(&json!({ "job_id": job })));
-    if let Ok(location) = HeaderValue::from_str(&app.url(&format!("/jobs/{job}"))) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    response
 }
 
 /// Lists jobs, newest first.

@@ -178,9 +178,28 @@ async fn look_up(store: Store, flush: Flush, ids: Vec<JobId>, tickets: Vec<Ticke
 
 impl Queued {
     fn stamp(self, id: JobId) -> (NewJob, Ticket) {
-        let Self { submission: Submission { job, admission, held }, answer } = self;
-        let ticket = Ticket { model_label: job.model_label.clone(), admission, _held: held, answer };
-        (NewJob { id, ..job }, ticket)
+        let Self { submission, answer } = self;
+        let Submission { request, times, retry_of, traceparent, idempotency, admission, held } = submission;
+        let ticket = Ticket { model_label: request.model_label.clone(), admission, _held: held, answer };
+        let job = NewJob {
+            id,
+            client: request.client,
+            model: request.model,
+            model_label: request.model_label,
+            load_key: request.load_key,
+            path: request.path,
+            body: request.body,
+            priority: request.priority,
+            max_attempts: request.max_attempts,
+            metadata: request.metadata,
+            receiver: request.receiver,
+            run_at: times.run_at,
+            expires_at: times.expires_at,
+            retry_of,
+            traceparent,
+            idempotency,
+        };
+        (job, ticket)
     }
 }
 
@@ -199,5 +218,5 @@ impl Ticket {
 }
 
 fn size(queued: &Queued) -> usize {
-    queued.submission.job.body.len()
+    queued.submission.request.body.len()
 }

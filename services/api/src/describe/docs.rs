@@ -7,20 +7,19 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use super::{description, page};
 use crate::answer;
-use crate::describe::{self, page};
 
 /// What stands where Ollama would stand, for those who only ask whether it is there.
 const RUNNING: &str = "Ollama is running";
 
 /// Made once: nothing in it changes while the process lives.
 static OPENAPI: LazyLock<Fixed> = LazyLock::new(|| {
-    let json = serde_json::to_vec(&describe::description()).expect("a description is plain JSON");
+    let json = serde_json::to_vec(&description()).expect("a description is plain JSON");
     Fixed::new("application/json", json)
 });
-static PAGE: LazyLock<Fixed> = LazyLock::new(|| {
-    Fixed::new("text/html; charset=utf-8", page::html(&describe::description()).into_bytes())
-});
+static PAGE: LazyLock<Fixed> =
+    LazyLock::new(|| Fixed::new("text/html; charset=utf-8", page::html(&description()).into_bytes()));
 
 /// The policy of the page: its own style sheet by its digest, and nothing else from anywhere.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
