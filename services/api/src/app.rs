@@ -7,14 +7,14 @@ use foreman_store::Store;
 use foreman_webhook::SubmissionCheck;
 use tokio::sync::Semaphore;
 
-use crate::auth::Auth;
-use crate::inventory::Inventory;
-use crate::limits::QueueLimits;
+use crate::access::auth::Auth;
+use crate::access::limits::QueueLimits;
+use crate::access::reads::Reads;
+use crate::access::redeliveries::Redeliveries;
+use crate::access::shares::Shares;
+use crate::intake::inventory::Inventory;
+use crate::intake::submit::Submitter;
 use crate::queue::Queue;
-use crate::reads::Reads;
-use crate::redeliveries::Redeliveries;
-use crate::shares::Shares;
-use crate::submit::Submitter;
 use crate::watch::Watch;
 
 /// Shared by all requests of this process.

@@ -11,7 +11,7 @@ use foreman_store::Queued;
 use foreman_webhook::{Allow, SigningSecret};
 use ipnet::IpNet;
 
-use crate::site::{Name, Site, read_name};
+use crate::access::site::{Name, Site, read_name};
 
 /// The largest body that may be allowed: Postgres holds no text beyond 1 GB, and Ollama reads no such thing.
 const LARGEST_BODY: u64 = 512 << 20;

@@ -7,7 +7,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi as Description, Ref, RefOr, Response, Schema, SecurityRequirement};
 use utoipa::{Modify, OpenApi};
 
-use crate::problem;
+use crate::http::problem;
 use crate::routes::{artifacts, batch, deliveries, events, job, jobs, queue};
 
 pub(crate) mod docs;

@@ -11,13 +11,19 @@ use foreman_webhook::guard::SUBMISSION_BUDGET;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::access::auth::Caller;
+use crate::access::shares::Held;
 use crate::app::{App, Shared};
-use crate::auth::Caller;
-use crate::new_job::{NewJob, Times, idempotency_key};
+use crate::http::traceparent::traceparent;
 use crate::refusal::Refusal;
-use crate::shares::Held;
-use crate::submit::{Accepted, Offered, Submission};
-use crate::traceparent::traceparent;
+
+pub(crate) mod inventory;
+pub(crate) mod lines;
+pub(crate) mod new_job;
+pub(crate) mod submit;
+
+use new_job::{NewJob, Times, idempotency_key};
+use submit::{Accepted, Offered, Submission};
 
 /// From this size on reading a body takes so long that other requests would notice, were it done on their thread.
 const LARGE: usize = 256 << 10;

@@ -1,40 +1,17 @@
 //! `foreman-api`: jobs in and answers out, over HTTP. It never talks to Ollama and keeps nothing that another api could
 //! not answer for: any number of them run against one Postgres.
 
-mod allowance;
-mod answer;
+mod access;
 mod app;
-mod auth;
-mod body;
 mod config;
 mod describe;
-mod framing;
+mod http;
 mod intake;
-mod inventory;
 mod jitter;
-mod limits;
-mod lines;
-mod new_job;
-mod observe;
-mod outgoing;
-mod path;
-mod prefer;
-mod problem;
-mod query;
 mod queue;
-mod range;
-mod reads;
 mod ready;
-mod redeliveries;
 mod refusal;
 mod routes;
-mod shares;
-mod show;
-mod site;
-mod source_address;
-mod sse;
-mod submit;
-mod traceparent;
 mod watch;
 
 use std::process::ExitCode;
@@ -43,25 +20,26 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use foreman_runtime::background::one_line;
+use foreman_runtime::http as server;
 use foreman_runtime::settings::{self, shared};
-use foreman_runtime::{Process, Program, background_error, http, ops};
+use foreman_runtime::{Process, Program, background_error, ops};
 use foreman_store::{ConnectOptions, Store};
 use foreman_webhook::{Guard, SubmissionCheck};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use access::auth::Auth;
+use access::limits::{QueueLimits, StoredBytes};
+use access::reads::Reads;
+use access::redeliveries::Redeliveries;
+use access::shares::Shares;
 use app::App;
-use auth::Auth;
 use config::Config;
-use inventory::Inventory;
+use intake::inventory::Inventory;
+use intake::submit::{Submitter, Writer};
 use jitter::jittered;
-use limits::{QueueLimits, StoredBytes};
 use queue::Queue;
-use reads::Reads;
-use redeliveries::Redeliveries;
-use shares::Shares;
-use submit::{Submitter, Writer};
 use watch::Watch;
 
 const PROGRAM: Program = Program {
@@ -69,10 +47,13 @@ const PROGRAM: Program = Program {
     about: "Foreman's api: takes jobs for Ollama into the queue and tells what becomes of them.",
     version: env!("CARGO_PKG_VERSION"),
     settings: &[shared::PROCESS, shared::JOBS, settings::api::ALL],
-    metrics: &[&[submit::SUBMITTED, observe::REQUESTS, observe::REQUEST_SECONDS], shares::METRICS],
+    metrics: &[
+        &[intake::submit::SUBMITTED, http::observe::REQUESTS, http::observe::REQUEST_SECONDS],
+        access::shares::METRICS,
+    ],
 };
 
-const LIMITS: http::Limits = http::Limits {
+const LIMITS: server::Limits = server::Limits {
     connections: 8_192,
     head: Duration::from_secs(10),
     idle: Duration::from_secs(60),
@@ -95,7 +76,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let checked = store.clone();
     let readiness = ops::readiness(move || ready::checks(checked.clone()));
     process.serve_ops(config.ops_addr, &settings::api::OPS_ADDR, readiness)?;
-    let listener = http::listen(config.addr, &settings::api::ADDR)?;
+    let listener = server::listen(config.addr, &settings::api::ADDR)?;
     wait_for_postgres(&store).await;
 
     let (submitter, queue) = Submitter::new();
@@ -109,11 +90,11 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         queue: Queue::new(store.clone()),
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
         receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
-        incoming: Shares::new(body::INCOMING, body::bounds(config.max_body)),
+        incoming: Shares::new(http::body::INCOMING, http::body::bounds(config.max_body)),
         large: Semaphore::new(intake::LARGE_AT_ONCE),
         in_line: Arc::new(Semaphore::new(intake::IN_LINE)),
-        outgoing: Shares::new(outgoing::OUTGOING, outgoing::answers()),
-        events: Shares::new(outgoing::EVENTS, outgoing::streams()),
+        outgoing: Shares::new(http::outgoing::OUTGOING, http::outgoing::answers()),
+        events: Shares::new(http::outgoing::EVENTS, http::outgoing::streams()),
         reads: Reads::new(database.pool as usize),
         redeliveries: Redeliveries::new(),
         max_body: config.max_body,
@@ -163,7 +144,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         }
     });
     process.shutdown.spawn("http", async move {
-        http::serve("http", listener, routes::table(app), LIMITS, &shutdown).await;
+        server::serve("http", listener, routes::table(app), LIMITS, &shutdown).await;
         last_request.cancel();
         anyhow::Ok(())
     });

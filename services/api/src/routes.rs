@@ -9,9 +9,9 @@ use axum::routing::MethodRouter;
 
 use crate::app::{App, Shared};
 use crate::describe::docs;
-use crate::framing;
-use crate::observe::observe;
-use crate::problem::Problem;
+use crate::http::framing;
+use crate::http::observe::observe;
+use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
 pub(crate) mod artifacts;
@@ -22,6 +22,7 @@ pub(crate) mod events;
 pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod queue;
+mod show;
 
 /// Makes the routes, and the list of them that the description is held against.
 macro_rules! routes {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{description, page};
-use crate::answer;
+use crate::http::answer;
 
 /// What stands where Ollama would stand, for those who only ask whether it is there.
 const RUNNING: &str = "Ollama is running";

@@ -10,13 +10,13 @@ use axum::response::{IntoResponse, Response};
 use foreman_store::JobId;
 use futures_util::stream::{self, StreamExt};
 
-use crate::answer;
+use crate::access::auth::Caller;
 use crate::app::Shared;
-use crate::auth::Caller;
-use crate::outgoing::{self, Outgoing};
-use crate::path::{JobPath, NamePath};
-use crate::problem::Problem;
-use crate::range::{self, Part};
+use crate::http::answer;
+use crate::http::outgoing::{self, Outgoing};
+use crate::http::path::{JobPath, NamePath};
+use crate::http::problem::Problem;
+use crate::http::range::{self, Part};
 use crate::refusal::Refusal;
 
 /// Sends what a job made, whole or in part.

@@ -19,17 +19,17 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
+use super::show;
+use crate::access::auth::Caller;
+use crate::access::shares::Held;
 use crate::app::Shared;
-use crate::auth::Caller;
-use crate::body::{self, Bounded};
 use crate::describe::schema;
+use crate::http::body::{self, Bounded};
+use crate::http::problem::Problem;
+use crate::intake::lines::{self, Line};
+use crate::intake::submit::Accepted;
 use crate::intake::{IN_LINE, Intake};
-use crate::lines::{self, Line};
-use crate::problem::Problem;
 use crate::refusal::Refusal;
-use crate::shares::Held;
-use crate::show;
-use crate::submit::Accepted;
 
 /// Answers that go out together.
 const TOGETHER: usize = 256;

@@ -3,9 +3,9 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
+use crate::access::auth::Caller;
 use crate::app::Shared;
-use crate::auth::Caller;
-use crate::problem::Problem;
+use crate::http::problem::Problem;
 
 impl FromRequestParts<Shared> for Caller {
     type Rejection = Problem;

@@ -8,16 +8,16 @@ use axum::response::Response;
 use foreman_store::{DELIVERIES_PER_EVENT_AND_MINUTE, Redelivery};
 use serde_json::json;
 
-use crate::answer;
+use super::show;
+use crate::access::auth::Caller;
 use crate::app::Shared;
-use crate::auth::Caller;
 use crate::describe::schema;
-use crate::outgoing;
-use crate::path::{DeliveryPath, JobPath};
-use crate::problem::Problem;
-use crate::query::Parameters;
+use crate::http::answer;
+use crate::http::outgoing;
+use crate::http::path::{DeliveryPath, JobPath};
+use crate::http::problem::Problem;
+use crate::http::query::Parameters;
 use crate::refusal::Refusal;
-use crate::show;
 
 /// Lists the webhooks of a job in the order of its events, with every attempt.
 #[utoipa::path(

@@ -13,15 +13,15 @@ use foreman_store::{ClientId, JobHistory, JobId};
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::time::{Instant, sleep};
 
+use super::show;
+use crate::access::auth::Caller;
 use crate::app::{App, Shared};
-use crate::auth::Caller;
 use crate::describe::schema;
-use crate::outgoing::{self, Outgoing};
-use crate::path::JobPath;
-use crate::problem::Problem;
+use crate::http::outgoing::{self, Outgoing};
+use crate::http::path::JobPath;
+use crate::http::problem::Problem;
+use crate::http::sse;
 use crate::refusal::Refusal;
-use crate::show;
-use crate::sse;
 use crate::watch::{Seat, Until, Waited};
 
 /// Between two signs of life: proxies cut connections that are silent for a minute, some for half of one.

@@ -10,19 +10,19 @@ use foreman_store::{Cancelling, JobId, JobView, StoreError};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::answer;
+use super::show;
+use crate::access::auth::Caller;
 use crate::app::{App, Shared};
-use crate::auth::Caller;
 use crate::describe::schema;
+use crate::http::answer;
+use crate::http::outgoing;
+use crate::http::path::JobPath;
+use crate::http::prefer::MAX_WAIT;
+use crate::http::problem::Problem;
+use crate::http::query::Parameters;
 use crate::intake::Intake;
-use crate::outgoing;
-use crate::path::JobPath;
-use crate::prefer::MAX_WAIT;
-use crate::problem::Problem;
-use crate::query::Parameters;
+use crate::intake::submit::Accepted;
 use crate::refusal::Refusal;
-use crate::show;
-use crate::submit::Accepted;
 use crate::watch::Until;
 
 /// A job of the caller's, with what goes inline.

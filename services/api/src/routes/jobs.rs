@@ -10,18 +10,17 @@ use foreman_ollama::ModelName;
 use foreman_store::{JobFilter, JobState};
 use tokio::time::Instant;
 
-use super::job;
+use super::{job, show};
+use crate::access::auth::Caller;
 use crate::app::Shared;
-use crate::auth::Caller;
-use crate::body::{self, Bounded};
 use crate::describe::schema;
+use crate::http::body::{self, Bounded};
+use crate::http::outgoing;
+use crate::http::prefer::preferred_wait;
+use crate::http::problem::Problem;
+use crate::http::query::Parameters;
 use crate::intake::Intake;
-use crate::outgoing;
-use crate::prefer::preferred_wait;
-use crate::problem::Problem;
-use crate::query::Parameters;
-use crate::show;
-use crate::submit::Accepted;
+use crate::intake::submit::Accepted;
 use crate::watch::Until;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");

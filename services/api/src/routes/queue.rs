@@ -9,11 +9,11 @@ use foreman_webhook::rfc3339;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::answer;
+use super::show;
+use crate::access::auth::Caller;
 use crate::app::Shared;
-use crate::auth::Caller;
-use crate::problem::Problem;
-use crate::show;
+use crate::http::answer;
+use crate::http::problem::Problem;
 
 /// What waits and what runs. Models without either are left out.
 #[derive(Serialize, ToSchema)]

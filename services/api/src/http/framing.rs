@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::problem::Problem;
+use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
 /// Refuses a request that is framed or addressed ambiguously, and ends its connection.

@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Accepted, Answer, NotAccepted, Queue, Queued, SUBMITTED, Submission};
+use crate::access::limits::Admission;
+use crate::access::shares::Held;
 use crate::jitter::jittered;
-use crate::limits::Admission;
-use crate::shares::Held;
 
 /// One flush is at most so many jobs and so many bytes of bodies; a larger body goes alone.
 const MAX_JOBS: usize = 500;

@@ -13,8 +13,8 @@ use foreman_store::ClientId;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::access::shares::{Bounds, Held, Resource, Shares};
 use crate::refusal::Refusal;
-use crate::shares::{Bounds, Held, Resource, Shares};
 
 const READS: Resource = Resource {
     name: "reads",

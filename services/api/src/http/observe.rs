@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use metrics::{counter, histogram};
 use tokio::time::Instant;
 
-use crate::problem::Problem;
+use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
 pub(crate) const REQUESTS: Metric =

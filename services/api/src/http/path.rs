@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use foreman_store::{DeliveryId, JobId};
 
-use crate::problem::Problem;
+use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
 /// The `{id}` of a job's route.

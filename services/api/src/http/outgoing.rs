@@ -15,10 +15,10 @@ use foreman_store::ClientId;
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::time::Instant;
 
-use crate::answer;
+use crate::access::shares::{Bounds, Held, Resource};
 use crate::app::App;
+use crate::http::answer;
 use crate::refusal::Refusal;
-use crate::shares::{Bounds, Held, Resource};
 
 pub(crate) const OUTGOING: Resource = Resource {
     name: "outgoing",

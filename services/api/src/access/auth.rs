@@ -13,12 +13,12 @@ use foreman_store::{AddressClient, ClientId, KeyDigest, Scope, SignedIn, Store, 
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
-use crate::allowance::Allowance;
+use crate::access::allowance::Allowance;
+use crate::access::shares::{Refusals, Resource};
+use crate::access::site::Foreign;
+use crate::access::source_address::{client_name, source_address};
 use crate::config::Access;
 use crate::refusal::Refusal;
-use crate::shares::{Refusals, Resource};
-use crate::site::Foreign;
-use crate::source_address::{client_name, source_address};
 
 /// How long an answer of the database is believed, so that accepting a job costs no query for its client. A revoked
 /// key is good for no longer than this.

@@ -9,9 +9,9 @@ use foreman_store::ClientId;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
+use crate::access::shares::{Bounds, Held, Resource, Shares};
 use crate::app::App;
 use crate::refusal::Refusal;
-use crate::shares::{Bounds, Held, Resource, Shares};
 
 pub(crate) const INCOMING: Resource = Resource {
     name: "incoming",
@@ -144,7 +144,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::shares::tests::one_client_may_have;
+    use crate::access::shares::tests::one_client_may_have;
 
     async fn read(body: Body, limit: usize, memory: &Shares) -> Result<Bounded, &'static str> {
         let read = read_within(body, limit, memory, ClientId::generate()).await;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use foreman_store::ClientId;
 
-use crate::allowance::Allowance;
+use crate::access::allowance::Allowance;
+use crate::access::shares::{Refusals, Resource};
 use crate::refusal::Refusal;
-use crate::shares::{Refusals, Resource};
 
 /// Redeliveries that a client may ask for at once, and how often after that. Receivers that were down for long are better
 /// served slowly.

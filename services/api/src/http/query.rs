@@ -6,7 +6,7 @@ use std::str::FromStr;
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 
-use crate::problem::Problem;
+use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
 /// Entries on a page of a list that names no number, and at most.

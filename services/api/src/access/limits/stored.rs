@@ -15,9 +15,9 @@ use foreman_store::{ApiId, ClientId, Store, StoreError};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::shares::{Refusals, Resource};
 use crate::jitter::jittered;
 use crate::refusal::Refusal;
-use crate::shares::{Refusals, Resource};
 
 const STORED: Resource = Resource {
     name: "stored",

@@ -11,10 +11,10 @@ use foreman_runtime::metrics::Metric;
 use foreman_store::{IdempotencyKey, JobId, StoredRequest};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::limits::Admission;
-use crate::new_job::Times;
+use crate::access::limits::Admission;
+use crate::access::shares::Held;
+use crate::intake::new_job::Times;
 use crate::refusal::Refusal;
-use crate::shares::Held;
 
 mod writer;
 
