@@ -15,6 +15,7 @@ mod reach;
 mod schema;
 mod secrets;
 mod server;
+mod waiting;
 mod work;
 
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ use fleet::Fleet;
 use installation::{Database, Installation};
 use reach::Postgres;
 use report::Report;
-use work::Waiting;
+use waiting::Waiting;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = help())]

@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Role};
-use crate::worker::Worker;
 
 /// The process' standing as others see it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -122,10 +121,10 @@ impl Liveness {
 
     /// Keeps the process registered until every task of `roles` has ended, then takes its row away. Only the end of
     /// the grace stops it before.
-    pub(crate) async fn keep(&self, worker: &Worker, roles: TaskTracker) {
+    pub(crate) async fn keep(&self, store: &Store, config: &Config, roles: TaskTracker) {
         // However many wait for the pool, whoever lives can say so.
-        let store = &worker.store.on_own_connection();
-        let mut identity = Identity { liveness: self, store, config: &worker.config, id: None };
+        let store = &store.on_own_connection();
+        let mut identity = Identity { liveness: self, store, config, id: None };
         tokio::select! {
             () = identity.live() => {}
             () = roles.wait() => {}

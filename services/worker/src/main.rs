@@ -123,7 +123,7 @@ fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
     roles.close();
     let its = Arc::clone(worker);
     shutdown.spawn("liveness", async move {
-        its.liveness.keep(&its, roles).await;
+        its.liveness.keep(&its.store, &its.config, roles).await;
         anyhow::Ok(())
     });
 }

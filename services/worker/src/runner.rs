@@ -12,6 +12,7 @@ mod floor;
 mod host_watch;
 mod idle;
 mod job;
+mod key;
 mod load;
 pub(crate) mod metrics;
 mod pace;

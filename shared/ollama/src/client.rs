@@ -12,7 +12,6 @@ use serde::de::DeserializeOwned;
 
 use crate::classify::{answer_failure, stream_failure};
 use crate::failure::Failure;
-use crate::generation::Generation;
 use crate::host::OllamaHost;
 use crate::load_key::LoadKey;
 use crate::object::Members;
@@ -87,15 +86,6 @@ impl Client {
         self.empty_request(route, key.unload_body(route)).await
     }
 
-    /// Sends a body as it is and reads the answer to its end, however slowly the caller takes it.
-    ///
-    /// Dropping the generation hangs up. The first line comes with the first token, so a timeout around the first
-    /// [`Generation::next`] is a limit on waiting, loading and prompt together. `max_unread` bounds what may lie here
-    /// unread, in bytes.
-    pub fn run(&self, route: Route, body: impl Into<Bytes>, max_unread: usize) -> Generation {
-        Generation::start(self.clone(), self.post(route, body.into()), max_unread)
-    }
-
     async fn empty_request(&self, route: Route, body: String) -> Result<(), Failure> {
         let answer = self.send(self.post(route, body.into())).await?;
         let body = self.read(answer).await?;
@@ -124,7 +114,7 @@ impl Client {
             .map_err(|error| Failure::Unreadable { what: format!("{path}: {error}") })
     }
 
-    fn post(&self, route: Route, body: Bytes) -> Request {
+    pub(crate) fn post(&self, route: Route, body: Bytes) -> Request {
         let mut request = self.request(Method::POST, route.path());
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));

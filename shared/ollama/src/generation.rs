@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::route::Route;
 
 /// The answer to one request. Dropping it hangs up.
 #[derive(Debug)]
@@ -23,8 +24,19 @@ pub struct Generation {
     reader: JoinHandle<()>,
 }
 
+impl Client {
+    /// Sends a body as it is and reads the answer to its end, however slowly the caller takes it.
+    ///
+    /// Dropping the generation hangs up. The first line comes with the first token, so a timeout around the first
+    /// [`Generation::next`] is a limit on waiting, loading and prompt together. `max_unread` bounds what may lie here
+    /// unread, in bytes.
+    pub fn run(&self, route: Route, body: impl Into<Bytes>, max_unread: usize) -> Generation {
+        Generation::start(self.clone(), self.post(route, body.into()), max_unread)
+    }
+}
+
 impl Generation {
-    pub(crate) fn start(client: Client, request: Request, max_unread: usize) -> Self {
+    fn start(client: Client, request: Request, max_unread: usize) -> Self {
         let (sender, lines) = mpsc::unbounded_channel();
         let unread = Arc::new(AtomicUsize::new(0));
         let reader = Reader { client, lines: sender, unread: Arc::clone(&unread), max_unread };

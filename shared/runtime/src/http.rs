@@ -4,7 +4,7 @@
 //! It serves HTTP/1.1; TLS and HTTP/2 are the gateway's.
 
 mod connection;
-pub(crate) mod crowd;
+mod crowd;
 mod sent;
 mod unread;
 
@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::shutdown::Shutdown;
 use crate::{background_error, descriptors};
+pub(crate) use crowd::METRICS;
 use crowd::{Crowd, Place};
 
 /// The wait after an `accept` that failed for want of something, file descriptors say.

@@ -9,10 +9,6 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::background::BACKGROUND_ERRORS;
-use crate::http::crowd;
-use crate::stalls::{self, STALLED};
-
 mod snapshot;
 
 pub use snapshot::Snapshot;
@@ -101,16 +97,12 @@ impl Metrics {
             }
             Self { recorded: handle, published: Arc::default() }
         });
-        BACKGROUND_ERRORS.describe();
-        STALLED.describe();
-        crowd::METRICS.iter().for_each(Metric::describe);
         declared.iter().copied().flatten().for_each(Metric::describe);
         metrics.clone()
     }
 
     /// In Prometheus' text format.
     pub fn render(&self) -> String {
-        stalls::publish();
         let mut text = self.recorded.render();
         self.published.lock().unwrap_or_else(PoisonError::into_inner).render(&mut text);
         text

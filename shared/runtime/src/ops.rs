@@ -63,6 +63,7 @@ pub(crate) fn router(metrics: Metrics, readiness: Readiness, shutdown: Shutdown)
 }
 
 fn prometheus(metrics: &Metrics) -> Response {
+    stalls::publish();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()).into_response()
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 
-use crate::background::one_line;
+use crate::background::{self, one_line};
 use crate::config::{ConfigError, Env, Setting};
 use crate::descriptors;
 use crate::http;
@@ -21,7 +21,11 @@ use crate::ops::{self, Readiness};
 use crate::settings;
 use crate::shutdown::signals::Signals;
 use crate::shutdown::{Ended, Shutdown};
+use crate::stalls;
 use crate::tls;
+
+/// Every service has these beside its own.
+const OWN_METRICS: &[&[Metric]] = &[&[background::BACKGROUND_ERRORS, stalls::STALLED], http::METRICS];
 
 const FAILED: u8 = 1;
 const MISCONFIGURED: u8 = 2;
@@ -112,7 +116,8 @@ impl Program {
         }
         descriptors::raise();
         tls::install();
-        let process = Process { shutdown: Shutdown::new(), metrics: Metrics::install(self.metrics) };
+        let declared: Vec<_> = OWN_METRICS.iter().chain(self.metrics).copied().collect();
+        let process = Process { shutdown: Shutdown::new(), metrics: Metrics::install(&declared) };
         let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => return self.give_up(FAILED, error.into()),

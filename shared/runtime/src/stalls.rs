@@ -92,6 +92,7 @@ mod tests {
         let metrics = Metrics::install(&[]);
         let stalled = |seconds: u64| {
             let line = format!("foreman_loop_stalled_seconds{{task=\"test_stall\"}} {seconds}\n");
+            publish();
             assert!(metrics.render().contains(&line), "{}", metrics.render());
         };
         round("test_stall", USUAL, async {

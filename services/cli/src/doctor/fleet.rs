@@ -5,7 +5,7 @@ use std::time::Duration;
 use foreman_store::{HostRow, Store, StoreError, WorkerRow};
 
 use super::finding::{Finding, amount, count, plural};
-use super::work::Waiting;
+use super::waiting::Waiting;
 use crate::moment::long;
 
 /// A worker publishes what its Ollama has twice a minute.

@@ -20,30 +20,6 @@ const OVERDUE: Duration = Duration::from_secs(300);
 /// A janitor that lives has rescued by then: it waits for one TTL of its own, and comes by often.
 const RESCUED_WITHIN: Duration = Duration::from_secs(120);
 
-/// What waits for somebody.
-pub(super) struct Waiting {
-    pub(super) models: Vec<ModelBacklog>,
-    pub(super) leases: OrphanedLeases,
-    pub(super) outbox: Duration,
-    pub(super) deliveries: DeliveryBacklog,
-}
-
-impl Waiting {
-    pub(super) async fn of(store: &Store) -> Result<Self, StoreError> {
-        Ok(Self {
-            models: store.model_backlogs().await?,
-            leases: store.orphaned_leases().await?,
-            outbox: store.outbox_oldest().await?,
-            deliveries: store.delivery_backlog().await?,
-        })
-    }
-
-    /// Jobs that could run now.
-    pub(super) fn jobs(&self) -> i64 {
-        self.models.iter().filter(|model| !model.oldest.is_zero()).map(|model| model.queued).sum()
-    }
-}
-
 pub(super) async fn rooms(store: &Store) -> Result<[Finding; 1], StoreError> {
     let misplaced = store.misplaced_jobs(SHOWN).await?;
     if misplaced.is_empty() {

@@ -6,7 +6,7 @@ use foreman_store::{Claimed, ClientId, Lease, LeaseNo};
 use tokio::sync::watch;
 
 use super::fate::{Abort, Ending, Past, reason};
-use super::load::Key;
+use super::key::Key;
 use crate::liveness::Spell;
 
 /// What a job needs of the host.

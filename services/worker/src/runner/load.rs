@@ -6,16 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_ollama::{Client, Failure, LoadKey, Route};
+use foreman_ollama::{Client, Failure, Route};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
+use super::key::Key;
 use super::signal::Signal;
-
-/// A load key, shared by all that speak of it.
-pub(crate) type Key = Arc<LoadKey>;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Load {

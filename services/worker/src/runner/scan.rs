@@ -11,7 +11,7 @@ use foreman_store::{Holder, ReadyTriple, ulid_floor};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::load::Key;
+use super::key::Key;
 use super::place_memory::PlaceMemory;
 use super::ready::{LATE_COMMITS, Place};
 use super::signal::Signal;

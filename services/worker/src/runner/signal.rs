@@ -6,7 +6,7 @@ use std::time::Duration;
 use foreman_ollama::ModelName;
 use foreman_store::LeaseNo;
 
-use super::load::Key;
+use super::key::Key;
 use super::ready::Place;
 
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use crate::runner::fate::{Ending, HostTrouble};
 use crate::runner::job::Lane;
-use crate::runner::load::{Key, Load};
+use crate::runner::key::Key;
+use crate::runner::load::Load;
 use crate::runner::pause::Pause;
 use crate::runner::residency::Residency;
 use crate::runner::vanished::Vanished;

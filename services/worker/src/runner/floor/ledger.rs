@@ -7,7 +7,7 @@ use foreman_store::{ClientId, LeaseNo};
 
 use crate::runner::fate::Abort;
 use crate::runner::job::{Job, Lane, Running};
-use crate::runner::load::Key;
+use crate::runner::key::Key;
 
 /// With more outcomes per slot than this that Postgres has not taken yet, nothing more is claimed.
 const MAX_UNSETTLED_PER_SLOT: usize = 4;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::config;
 use crate::runner::drain::{Drain, Next};
 use crate::runner::job::Lane;
-use crate::runner::load::Key;
+use crate::runner::key::Key;
 use crate::runner::pace::Pace;
 use crate::runner::presence::Presence;
 use crate::runner::ready::{Place, Ready, Scan};
