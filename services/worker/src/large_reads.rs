@@ -41,9 +41,8 @@ impl LargeReads {
         let mut tries = Tries::default();
         loop {
             match statement(tries.store(&self.store)).await {
-                Err(error @ (StoreError::BadData(_) | StoreError::Other(_))) => return Err(error),
-                Err(error) => tries.failed(task, error).await,
                 Ok(brought) => return Ok(brought),
+                Err(error) => tries.failed(task, error).await?,
             }
         }
     }

@@ -5,6 +5,7 @@ mod config;
 mod worker;
 
 mod alarm;
+mod alone;
 mod host_id;
 mod host_lease;
 mod large_reads;

@@ -46,9 +46,9 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     let (signals, inbox) = mpsc::unbounded_channel();
     let (give_command, command) = watch::channel(None);
     let doubt = Arc::new(Notify::new());
-    let (recorder, begins, exits) = Recorder::new(&worker.store, &signals);
-
     let shutdown = &worker.shutdown;
+    let (recorder, begins, exits) = Recorder::new(&worker.store, shutdown, &signals);
+
     shutdown.spawn_work("begin", begins);
     exits.into_iter().for_each(|exits| {
         shutdown.spawn_work("settle", exits);

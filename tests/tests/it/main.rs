@@ -12,6 +12,7 @@ mod metrics;
 mod ollama_away;
 mod pausing;
 mod pooled;
+mod refusals;
 mod rules;
 mod several_clients;
 mod several_hosts;

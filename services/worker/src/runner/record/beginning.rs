@@ -1,0 +1,81 @@
+//! Records that jobs begin, and tells those who wait for it whether they may. It must never begin a job once the right to
+//! that has ended.
+
+use std::mem::take;
+
+use foreman_runtime::{background_error, stalls};
+use foreman_store::{Begin, Lease, Phase, Store};
+use metrics::counter;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{BATCH, Began};
+use crate::alone::Alone;
+use crate::liveness::Spell;
+use crate::stale::STALE_WRITES;
+use crate::tries::Tries;
+
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) lease: Lease,
+    pub(super) phase: Phase,
+    pub(super) spell: Spell,
+    pub(super) answer: oneshot::Sender<Began>,
+}
+
+impl Beginning {
+    fn answer(self, answer: Begin) {
+        // An attempt that was stopped meanwhile asks no more, and its lease may be settled already.
+        if self.answer.send(Began::Answered(answer)).is_ok() && answer == Begin::Stale {
+            counter!(STALE_WRITES.name).increment(1);
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Begins {
+    pub(super) store: Store,
+    pub(super) alone: Alone,
+}
+
+impl Begins {
+    pub(super) async fn record(self, mut queue: mpsc::UnboundedReceiver<Beginning>) {
+        let mut batch = Vec::new();
+        while queue.recv_many(&mut batch, BATCH).await > 0 {
+            for refused in self.begin(take(&mut batch), Tries::default()).await {
+                self.alone.begin("begin", self.clone().begin_alone(refused)).await;
+            }
+        }
+    }
+
+    async fn begin_alone(self, beginning: Beginning) {
+        for refused in self.begin(vec![beginning], Tries::of_a_row_alone()).await {
+            // As if its right had ended: it is handed back.
+            _ = refused.answer.send(Began::Fenced);
+        }
+    }
+
+    /// Writes until all are answered, or returns those that Postgres refuses.
+    async fn begin(&self, mut batch: Vec<Beginning>, mut tries: Tries) -> Vec<Beginning> {
+        loop {
+            // Whoever waits is told as soon as the right to begin has ended, however long Postgres is away.
+            for fenced in batch.extract_if(.., |beginning| !beginning.spell.goes_on()) {
+                _ = fenced.answer.send(Began::Fenced);
+            }
+            if batch.is_empty() {
+                return batch;
+            }
+            let asked: Vec<_> = batch.iter().map(|one| (&one.lease, one.phase)).collect();
+            let error = match stalls::round("begin", stalls::USUAL, self.store.begin(&asked)).await {
+                Ok(answers) => {
+                    batch.drain(..).zip(answers).for_each(|(beginning, answer)| beginning.answer(answer));
+                    return batch;
+                }
+                Err(error) => error,
+            };
+            if let Err(refused) = tries.failed("begin", error).await {
+                background_error!("begin", refused, jobs = batch.len(), "the begin of jobs was refused");
+                return batch;
+            }
+        }
+    }
+}
