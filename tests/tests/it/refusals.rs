@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use foreman_store::JobId;
-use foreman_tests::{Api, Db, Worker, eventually, within};
+use foreman_tests::{Api, Db, Receiver, Worker, eventually, within};
 use ollama_sim::{Config, Sim};
 use sqlx::AssertSqlSafe;
 
 use crate::chat;
+use crate::webhooks::{dispatcher, done_jobs_to, logged};
 
 const JOBS: usize = 4;
 
@@ -142,4 +143,30 @@ async fn a_job_whose_begin_is_refused_is_handed_back_and_delays_no_other() {
     no_lease_is_left(&db).await;
     let began = db.history(bad).await;
     assert_eq!(began.iter().filter(|state| *state == "working").count(), 1, "{began:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_refused_is_written_without_the_answer_and_delays_no_other() {
+    let (db, receiver) = (Db::fresh().await, Receiver::start().await);
+    let bad = done_jobs_to(&db, &receiver.url("/"), JOBS).await[JOBS / 2];
+    let refused = format!("NEW.job_id = '{}' AND NEW.seq = 1 AND NEW.status IS NOT NULL", bad.uuid());
+    db.run(&refuse("webhook_attempt", &refused)).await;
+    let _dispatcher = dispatcher(&db, &[]).await;
+    logged(&db, 4 * JOBS).await;
+    assert_eq!(receiver.count(), 4 * JOBS, "each was sent once");
+    let without = "SELECT job_id FROM webhook_attempt WHERE outcome = 'delivered' AND status IS NULL";
+    assert_eq!(db.values::<JobId>(without).await, [bad]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_whose_report_is_refused_in_every_form_is_sent_again_once_its_claim_lapses() {
+    let (db, receiver) = (Db::fresh().await, Receiver::start().await);
+    done_jobs_to(&db, &receiver.url("/"), 1).await;
+    db.run(&refuse("webhook_attempt", "true")).await;
+    let _dispatcher = dispatcher(&db, &[]).await;
+    until_refused(&db, 7).await;
+    db.run(&refuse_only("false")).await;
+    db.run("UPDATE webhook_delivery SET claimed_until = now() WHERE claim_no IS NOT NULL").await;
+    logged(&db, 5).await;
+    assert_eq!(receiver.count(), 5, "the first of four was sent twice");
 }

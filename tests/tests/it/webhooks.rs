@@ -115,7 +115,7 @@ async fn log(db: &Db) -> Vec<String> {
 }
 
 /// A worker that runs no jobs: it relays, sends and keeps house. `settings` win over ours.
-async fn dispatcher(db: &Db, settings: &[(&str, &str)]) -> Worker {
+pub(crate) async fn dispatcher(db: &Db, settings: &[(&str, &str)]) -> Worker {
     let ops = format!("127.0.0.1:{}", free_port());
     let ours = [
         ("DATABASE_URL", db.url()),
@@ -131,7 +131,7 @@ async fn dispatcher(db: &Db, settings: &[(&str, &str)]) -> Worker {
 }
 
 /// The log once it has so many entries.
-async fn logged(db: &Db, count: usize) -> Vec<String> {
+pub(crate) async fn logged(db: &Db, count: usize) -> Vec<String> {
     eventually(&format!("{count} attempts"), async || {
         let log = log(db).await;
         if log.len() == count { Ok(log) } else { Err(format!("{log:?}")) }

@@ -1,54 +1,108 @@
 //! Writes what became of attempts. Whatever gathers while one batch is written goes with the next, so that the batches
-//! grow with the load; only where that is high does one wait a moment for company.
+//! grow with the load; only where that is high does one wait a moment for company. Reports that Postgres refuses together
+//! are written one by one beside that.
 
+use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background_error;
-use foreman_store::{DeliveryReport, ReportSettled, Store, Verdict};
+use foreman_store::{DeliveryReport, ReportSettled, Store, StoreError, Verdict};
 use metrics::{counter, histogram};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::attempt::Attempted;
 use super::{ATTEMPT_SECONDS, DELIVERIES, GATHER_FOR, LAG_SECONDS, UNDER_LOAD};
+use crate::alone::Alone;
 use crate::stale::STALE_WRITES;
+use crate::tries::Tries;
 use crate::worker::Worker;
+
+const TASK: &str = "settle-deliveries";
 
 /// Reports a statement.
 const BATCH: usize = 256;
 
-/// After a failure; Postgres is away, most likely.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
-
 /// Writes until the last sender is gone. What cannot be written by the end of the grace lapses, and is sent again.
 pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>) -> anyhow::Result<()> {
-    let store = worker.store.on_own_connection();
+    let alone = Alone::new(&worker.shutdown);
+    let settler = Settler { store: worker.store.on_own_connection(), worker };
     let mut batch: Vec<Attempted> = Vec::with_capacity(BATCH);
     while over.recv_many(&mut batch, BATCH).await > 0 {
-        let (reports, lags): (Vec<DeliveryReport>, Vec<Option<Duration>>) =
+        let (reports, lags): (Vec<_>, Vec<_>) =
             batch.drain(..).map(|attempted| (attempted.report, attempted.lag)).unzip();
-        let Some(settled) = write(&worker, &store, &reports).await else { return Ok(()) };
-        for ((report, lag), settled) in reports.iter().zip(lags).zip(settled) {
-            record(report, lag, settled);
+        let under_load = reports.len() >= UNDER_LOAD;
+        match settler.write(&reports, &lags, Tries::default()).await {
+            Ok(()) => {}
+            Err(Unwritten::EndOfGrace) => return Ok(()),
+            Err(Unwritten::Refused(refused)) => {
+                background_error!(TASK, refused, reports = reports.len(), "reports of webhooks were refused");
+                for (report, lag) in reports.into_iter().zip(lags) {
+                    alone.begin(TASK, settler.clone().write_alone(Attempted { report, lag })).await;
+                }
+            }
         }
-        if reports.len() >= UNDER_LOAD {
+        if under_load {
             sleep(GATHER_FOR).await;
         }
     }
     Ok(())
 }
 
-/// Until it is written: a second time it finds what it wrote the first. `None` if the process must end before.
-async fn write(worker: &Worker, store: &Store, reports: &[DeliveryReport]) -> Option<Vec<ReportSettled>> {
-    loop {
-        match store.settle_deliveries(reports).await {
-            Ok(settled) => return Some(settled),
-            Err(error) => background_error!("settle-deliveries", error, reports = reports.len()),
+#[derive(Clone)]
+struct Settler {
+    store: Store,
+    worker: Arc<Worker>,
+}
+
+enum Unwritten {
+    Refused(StoreError),
+    EndOfGrace,
+}
+
+impl Settler {
+    /// Writes one report, or in its stead the same without what the receiver answered. If that is refused, too, the claim
+    /// lapses, and the webhook is sent again.
+    async fn write_alone(self, attempted: Attempted) {
+        let Attempted { report, lag } = attempted;
+        let (job, seq) = (report.job, report.seq);
+        let Err(Unwritten::Refused(refused)) =
+            self.write(from_ref(&report), &[lag], Tries::of_a_row_alone()).await
+        else {
+            return;
+        };
+        background_error!(TASK, refused, job.id = %job, seq, "a report was refused; it is written without the answer");
+        let report = DeliveryReport { status: None, response: None, ..report };
+        let written = self.write(from_ref(&report), &[lag], Tries::default()).await;
+        if let Err(Unwritten::Refused(refused)) = written {
+            background_error!(TASK, refused, job.id = %job, seq, "not even that could be stored; the webhook is sent again");
         }
-        tokio::select! {
-            () = worker.shutdown.hard().cancelled() => return None,
-            () = sleep(TRY_AGAIN) => {}
+    }
+
+    /// Writes until Postgres takes or refuses it: a second time it finds what it wrote the first.
+    async fn write(
+        &self,
+        reports: &[DeliveryReport],
+        lags: &[Option<Duration>],
+        mut tries: Tries,
+    ) -> Result<(), Unwritten> {
+        loop {
+            let error = match tries.store(&self.store).settle_deliveries(reports).await {
+                Ok(settled) => {
+                    for ((report, lag), settled) in reports.iter().zip(lags).zip(settled) {
+                        record(report, *lag, settled);
+                    }
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            tokio::select! {
+                // A refusal is told at the end of the grace, too: the others of its batch may still be written.
+                biased;
+                told = tries.failed(TASK, error) => told.map_err(Unwritten::Refused)?,
+                () = self.worker.shutdown.hard().cancelled() => return Err(Unwritten::EndOfGrace),
+            }
         }
     }
 }
