@@ -20,15 +20,13 @@ pub enum AddressClient {
 impl Store {
     /// The client that an address is, in the form in which clients are told apart.
     pub async fn address_client(&self, address: &str) -> Result<AddressClient, StoreError> {
-        let mut conn = self.open().await?;
         let found = sqlx::query!(
             r#"-- address_client
             SELECT id AS "client: ClientId", is_admin, revoked_at IS NOT NULL AS "revoked!" FROM client WHERE name = $1"#,
             name(address)
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(match found {
             None => AddressClient::Unseen,
             Some(row) if row.revoked => AddressClient::Revoked,
@@ -40,23 +38,20 @@ impl Store {
     /// forgotten and seen again is the same client.
     pub async fn create_address_client(&self, address: &str) -> Result<(), StoreError> {
         let name = name(address);
-        let mut conn = self.open().await?;
         sqlx::query!(
             "-- create_address_client
             INSERT INTO client (id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             ClientId::derive(&name).uuid(),
             name
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         Ok(())
     }
 
     /// Forgets addresses that were first seen more than a day ago and of which nothing is left, at most `limit`. Returns
     /// how many. One that the operator has shut out stays.
     pub async fn prune_address_clients(&self, limit: i64) -> Result<u64, StoreError> {
-        let mut conn = self.open().await?;
         let pruned = sqlx::query!(
             r#"-- prune_address_clients
             WITH idle AS MATERIALIZED (
@@ -72,9 +67,8 @@ impl Store {
             limit,
             ADDRESS_PREFIX,
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         Ok(pruned.rows_affected())
     }
 }

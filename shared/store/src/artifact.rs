@@ -44,7 +44,6 @@ impl Store {
         job: JobId,
         name: &str,
     ) -> Result<Option<ArtifactHead>, StoreError> {
-        let mut conn = self.open().await?;
         let head = sqlx::query_as!(
             ArtifactHead,
             r#"-- artifact_head
@@ -56,9 +55,8 @@ impl Store {
             scope.client(),
             name,
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(head)
     }
 
@@ -71,7 +69,6 @@ impl Store {
         from: i32,
         length: i32,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        let mut conn = self.open().await?;
         let part = sqlx::query_scalar!(
             r#"-- artifact_part
             SELECT substring(a.data FROM $4::integer + 1 FOR $5::integer) AS "part!"
@@ -84,9 +81,8 @@ impl Store {
             from,
             length,
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(part)
     }
 }

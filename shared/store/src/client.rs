@@ -126,7 +126,6 @@ impl Store {
             return Err(ClientError::ReservedName);
         }
         let made = Credentials::make(ClientId::generate(), name);
-        let mut conn = self.open().await?;
         let inserted = sqlx::query!(
             r#"-- create_client
             INSERT INTO client (id, name, is_admin, key_digest, secret) VALUES ($1, $2, $3, $4, $5)
@@ -137,10 +136,9 @@ impl Store {
             KeyDigest::of(&made.key) as KeyDigest,
             seal.seal(made.client.uuid(), &made.secret),
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await
         .map_err(StoreError::from)?;
-        conn.done().await.map_err(StoreError::from)?;
         if inserted.rows_affected() == 0 {
             return Err(ClientError::NameTaken(name.to_owned()));
         }
@@ -149,7 +147,6 @@ impl Store {
 
     /// Every client, by name.
     pub async fn clients(&self) -> Result<Vec<Client>, StoreError> {
-        let mut conn = self.open().await?;
         let clients = sqlx::query_as!(
             Client,
             r#"-- clients
@@ -157,9 +154,8 @@ impl Store {
                    CASE WHEN previous_until > now() THEN previous_until END AS previous_until, revoked_at
             FROM client ORDER BY name"#
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(clients)
     }
 
@@ -173,7 +169,6 @@ impl Store {
             return Err(ClientError::NoKey(name.to_owned()));
         }
         let made = Credentials::make(found.id, name);
-        let mut conn = self.open().await?;
         let rotated = sqlx::query!(
             r#"-- rotate_client
             UPDATE client
@@ -185,10 +180,9 @@ impl Store {
             seal.seal(made.client.uuid(), &made.secret),
             ROTATION_HOURS,
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await
         .map_err(StoreError::from)?;
-        conn.done().await.map_err(StoreError::from)?;
         // Somebody revoked it between the two statements.
         if rotated.rows_affected() == 0 {
             return Err(ClientError::Revoked(name.to_owned()));
@@ -198,21 +192,18 @@ impl Store {
 
     /// Ends a client's keys for good, old and new. Its jobs go on, and their webhooks stay signed. Twice is harmless.
     pub async fn revoke_client(&self, name: &str) -> Result<Client, ClientError> {
-        let mut conn = self.open().await?;
         sqlx::query!(
             "-- revoke_client
             UPDATE client SET revoked_at = coalesce(revoked_at, now()) WHERE name = $1",
             name
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await
         .map_err(StoreError::from)?;
-        conn.done().await.map_err(StoreError::from)?;
         self.client_named(name).await
     }
 
     async fn client_named(&self, name: &str) -> Result<Client, ClientError> {
-        let mut conn = self.open().await?;
         let client = sqlx::query_as!(
             Client,
             r#"-- client_named
@@ -221,16 +212,14 @@ impl Store {
             FROM client WHERE name = $1"#,
             name
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await
         .map_err(StoreError::from)?;
-        conn.done().await.map_err(StoreError::from)?;
         client.ok_or_else(|| ClientError::Unknown(name.to_owned()))
     }
 
     /// Whose key this is, if it is anybody's.
     pub async fn sign_in(&self, key: KeyDigest) -> Result<Option<SignedIn>, StoreError> {
-        let mut conn = self.open().await?;
         let signed_in = sqlx::query_as!(
             SignedIn,
             r#"-- sign_in
@@ -241,9 +230,8 @@ impl Store {
             WHERE revoked_at IS NULL"#,
             key as KeyDigest
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(signed_in)
     }
 
@@ -257,16 +245,14 @@ impl Store {
         clients: &[ClientId],
     ) -> Result<HashMap<ClientId, Result<Vec<String>, UnsealError>>, StoreError> {
         let ids: Vec<_> = clients.iter().map(|client| client.uuid()).collect();
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- signing_secrets
             SELECT id AS "id: ClientId", secret, CASE WHEN previous_until > now() THEN previous_secret END AS previous
             FROM client WHERE id = ANY($1)"#,
             &ids
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         let unseal =
             |owner: ClientId, sealed: Vec<u8>| seal.ok_or(UnsealError::NoKey)?.unseal(owner.uuid(), &sealed);
         Ok(rows

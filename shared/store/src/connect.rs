@@ -228,14 +228,13 @@ impl Store {
 
     /// Whether Postgres answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let mut conn = self.open().await?;
         sqlx::query_scalar!(
             "-- ping
             SELECT 1 AS one"
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        Ok(conn.done().await?)
+        Ok(())
     }
 
     /// Asks Postgres for its time, and returns how far it is ahead of this machine by this answer.

@@ -124,7 +124,6 @@ impl Store {
         let since: Vec<_> = offers.iter().map(|offer| offer.since).collect();
         let at_most: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
         let of_lane: Vec<_> = offers.iter().map(|offer| offer.heavy_bytes).collect();
-        let mut conn = self.open().await?;
         // Lanes are compared with IS TRUE where the job's id leads to the row: no index matches that form, or a plan
         // made while the tables were small might go by the lane and read all of a receiver's rows.
         let rows = sqlx::query!(
@@ -217,9 +216,8 @@ impl Store {
             LIGHT,                       // $9 bytes of a light one
             terms.inline_limit,          // $10 inline_limit
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         let mut claimed = ClaimedDeliveries::default();
         for row in rows {
             claimed.lost += usize::from(row.lost);
@@ -264,7 +262,6 @@ impl Store {
 
     /// Makes a claim hold for `lease` from now on, where it is still in force.
     pub async fn extend_claim(&self, claim: &DeliveryClaim, lease: Duration) -> Result<bool, StoreError> {
-        let mut conn = self.open().await?;
         let extended = sqlx::query!(
             "-- extend_claim
             UPDATE webhook_delivery SET claimed_until = now() + make_interval(secs => $3)
@@ -273,9 +270,8 @@ impl Store {
             claim.no,
             lease.as_secs_f64(),
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         Ok(extended.rows_affected() > 0)
     }
 

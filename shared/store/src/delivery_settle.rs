@@ -122,7 +122,6 @@ impl Store {
         let jobs: Vec<_> = reports.iter().map(|report| report.job.uuid()).collect();
         let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
         let attempts: Vec<_> = reports.iter().map(|report| report.attempt).collect();
-        let mut conn = self.open().await?;
         let found = sqlx::query_scalar!(
             r#"-- reported_already
             SELECT a.delivery_id AS "id: DeliveryId"
@@ -134,9 +133,8 @@ impl Store {
             &ids,
             &attempts,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(found)
     }
 }

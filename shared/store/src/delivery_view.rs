@@ -92,7 +92,6 @@ impl Store {
         after: Option<DeliveryId>,
         limit: usize,
     ) -> Result<Option<DeliveryPage>, StoreError> {
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- deliveries
             WITH every AS MATERIALIZED (
@@ -121,9 +120,8 @@ impl Store {
             after.map(DeliveryId::uuid),
             i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         if rows.is_empty() {
             return Ok(None);
         }
@@ -184,7 +182,6 @@ impl Store {
         scope: Scope,
         delivery: DeliveryId,
     ) -> Result<Option<Redelivery>, StoreError> {
-        let mut conn = self.open().await?;
         // A claim whose end has passed is nobody's any more.
         let pending = sqlx::query!(
             r#"-- bring_forward
@@ -202,15 +199,13 @@ impl Store {
             delivery.uuid(),
             scope.client(),
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(pending.map(|row| if row.free { Redelivery::Due(delivery) } else { Redelivery::BeingSent }))
     }
 
     /// Begins a delivery that has ended anew, unless that was asked for already and is still pending.
     async fn deliver_again(&self, scope: Scope, delivery: DeliveryId) -> Result<Redelivery, StoreError> {
-        let mut conn = self.open().await?;
         // The lane may have been pruned since. Ids of deliveries carry the time at which they were made, so `recent` reads
         // the last minute of the job's deliveries and nothing before.
         let found = sqlx::query!(
@@ -246,9 +241,8 @@ impl Store {
             scope.client(),
             DELIVERIES_PER_EVENT_AND_MINUTE,
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(found.map_or(Redelivery::Missing, |row| row.id.map_or(Redelivery::TooSoon, Redelivery::Due)))
     }
 }

@@ -36,6 +36,11 @@ impl StoreError {
         error.code().is_some_and(|code| code.starts_with("57P"))
     }
 
+    /// As an executor of sqlx has to say it. It comes back unchanged from `StoreError::from`.
+    pub(crate) fn through_sqlx(self) -> sqlx::Error {
+        sqlx::Error::AnyDriverError(Box::new(self))
+    }
+
     /// What it means that no connection could be had.
     pub(crate) fn unreached(error: sqlx::Error) -> Self {
         match Self::from(error) {
@@ -95,6 +100,13 @@ fn class_of(error: &sqlx::Error) -> Class {
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        let error = match error {
+            sqlx::Error::AnyDriverError(inner) => match inner.downcast::<Self>() {
+                Ok(told) => return *told,
+                Err(inner) => sqlx::Error::AnyDriverError(inner),
+            },
+            error => error,
+        };
         match class_of(&error) {
             Class::Away => Self::Away(error),
             Class::Contended => Self::Contended(error),
@@ -102,5 +114,18 @@ impl From<sqlx::Error> for StoreError {
             Class::BadData => Self::BadData(error),
             Class::Other => Self::Other(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_goes_through_sqlx_stays_what_it_was() {
+        let unreached = StoreError::unreached(sqlx::Error::PoolTimedOut);
+        let told = StoreError::from(unreached.through_sqlx());
+        assert!(matches!(told, StoreError::Unreached(sqlx::Error::PoolTimedOut)), "{told:?}");
+        assert!(!told.outcome_is_unknown());
     }
 }

@@ -32,7 +32,6 @@ impl Store {
     /// id.
     pub async fn exports_gauges(&self, worker: WorkerId, dead: &[Heartbeat]) -> Result<bool, StoreError> {
         let (dead, seen) = columns(dead);
-        let mut conn = self.open().await?;
         let first = sqlx::query_scalar!(
             r#"-- exports_gauges
             SELECT w.id AS "id: WorkerId" FROM worker w
@@ -43,16 +42,14 @@ impl Store {
             &dead,
             &seen,
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(first == Some(worker))
     }
 
     /// The jobs whose state is `queued`, by model. Reads what waits, never what has ended; the name is looked up once a
     /// load key, because the narrow rows do not carry it.
     pub async fn model_backlogs(&self) -> Result<Vec<ModelBacklog>, StoreError> {
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- model_backlogs
             WITH waiting AS MATERIALIZED (
@@ -76,9 +73,8 @@ impl Store {
             CROSS JOIN LATERAL (SELECT model_label FROM job WHERE id = one.job_id LIMIT 1) AS j
             GROUP BY j.model_label"#
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         let backlog =
             |row: (String, i64, f64)| ModelBacklog { model: row.0, queued: row.1, oldest: seconds(row.2) };
         Ok(rows.into_iter().map(|row| backlog((row.model, row.queued, row.oldest))).collect())
@@ -86,45 +82,39 @@ impl Store {
 
     /// Deliveries that could be sent now.
     pub async fn delivery_backlog(&self) -> Result<DeliveryBacklog, StoreError> {
-        let mut conn = self.open().await?;
         let row = sqlx::query!(
             r#"-- delivery_backlog
             SELECT count(*) AS "due!",
                    coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0)::float8 AS "oldest!"
             FROM webhook_delivery WHERE next_attempt_at <= now() AND (claim_no IS NULL OR claimed_until <= now())"#
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         Ok(DeliveryBacklog { due: row.due, oldest_due: seconds(row.oldest) })
     }
 
     /// How long the oldest transition has waited for the relay; zero if none does.
     pub async fn outbox_oldest(&self) -> Result<Duration, StoreError> {
-        let mut conn = self.open().await?;
         let oldest = sqlx::query_scalar!(
             r#"-- outbox_oldest
             SELECT extract(epoch FROM now() - at)::float8 AS "oldest!" FROM outbox ORDER BY id LIMIT 1"#
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(seconds(oldest.unwrap_or_default()))
     }
 
     /// The age of the oldest transaction on this database. An old one keeps dead rows from being cleaned away. Without
     /// `pg_read_all_stats` only those of our own role are seen.
     pub async fn oldest_transaction(&self) -> Result<Duration, StoreError> {
-        let mut conn = self.open().await?;
         let oldest = sqlx::query_scalar!(
             r#"-- oldest_transaction
             SELECT coalesce(extract(epoch FROM clock_timestamp() - min(xact_start)), 0)::float8 AS "oldest!"
             FROM pg_stat_activity
             WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"#
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         Ok(seconds(oldest))
     }
 }

@@ -46,8 +46,8 @@ impl Store {
         after: i32,
         inline_limit: i64,
     ) -> Result<Option<JobHistory>, StoreError> {
-        let mut conn = self.open_for(u64::try_from(inline_limit).unwrap_or(0)).await?;
         // One statement over both tables: between two the relay may carry an event past us.
+        let mut conn = self.open_for(u64::try_from(inline_limit).unwrap_or(0)).await?;
         let rows = sqlx::query!(
             r#"-- job_history
             SELECT j.client_id AS "client: ClientId", j.model, j.metadata, e.seq AS "seq?", e.attempt AS "attempt?",

@@ -91,7 +91,6 @@ impl Store {
 
     /// Gives a host up, for the next to take at once. Returns whether it was still held.
     pub async fn release_host(&self, holder: &Holder) -> Result<bool, StoreError> {
-        let mut conn = self.open().await?;
         let released = sqlx::query!(
             r#"-- release_host
             UPDATE host SET holder = NULL WHERE id = $1 AND holder = $2 AND fence = $3"#,
@@ -99,9 +98,8 @@ impl Store {
             holder.worker.uuid(),
             holder.fence,
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         let released = released.rows_affected() > 0;
         if released {
             self.tell([Write::HostFreed]);
@@ -114,7 +112,6 @@ impl Store {
     /// before its row runs out, or does so when it wakes.
     pub async fn foreign_leases(&self, holder: &Holder, dead: &[Heartbeat]) -> Result<i64, StoreError> {
         let (dead, seen) = columns(dead);
-        let mut conn = self.open().await?;
         let count = sqlx::query_scalar!(
             r#"-- foreign_leases
             SELECT count(*) AS "count!" FROM worker w JOIN job_lease l ON l.worker_id = w.id
@@ -126,9 +123,8 @@ impl Store {
             &dead,
             &seen,
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         Ok(count)
     }
 
@@ -141,7 +137,6 @@ impl Store {
         let canonical: Vec<_> = models.iter().map(|model| model.canonical.as_str()).collect();
         let labels: Vec<_> = models.iter().map(|model| model.label.as_str()).collect();
         let completes: Vec<_> = models.iter().map(|model| model.completes).collect();
-        let mut conn = self.open().await?;
         let published = sqlx::query!(
             r#"-- publish_models
             WITH mine AS MATERIALIZED (
@@ -165,9 +160,8 @@ impl Store {
             &labels as &[&str],
             &completes,
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         let published = published.rows_affected() > 0;
         if published {
             self.tell([Write::Published]);
@@ -177,7 +171,6 @@ impl Store {
 
     /// Says that a host's Ollama does not answer. What was published stays known.
     pub async fn note_unreachable(&self, holder: &Holder) -> Result<(), StoreError> {
-        let mut conn = self.open().await?;
         sqlx::query!(
             r#"-- note_unreachable
             UPDATE host SET reachable = false WHERE id = $1 AND holder = $2 AND fence = $3"#,
@@ -185,9 +178,8 @@ impl Store {
             holder.worker.uuid(),
             holder.fence,
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         self.tell([Write::Published]);
         Ok(())
     }

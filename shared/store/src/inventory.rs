@@ -32,15 +32,13 @@ pub struct Inventory {
 impl Store {
     /// Whether this host has ever said which models it has.
     pub async fn has_published(&self, host: &str) -> Result<bool, StoreError> {
-        let mut conn = self.open().await?;
         let published = sqlx::query_scalar!(
             r#"-- has_published
             SELECT published_at IS NOT NULL AS "published!" FROM host WHERE id = $1"#,
             host,
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(published.unwrap_or(false))
     }
 
@@ -87,7 +85,6 @@ impl Store {
     ///
     /// A walk from model to model over the claim's index, whose cost is the number of models and not of jobs.
     pub async fn missing_models(&self) -> Result<Vec<String>, StoreError> {
-        let mut conn = self.open().await?;
         // A load key is the model alone, or the model and a blank and what it is loaded with. The keys of the next model
         // are all behind `!`, the character after the blank, which no model's name has.
         let models = sqlx::query_scalar!(
@@ -105,9 +102,8 @@ impl Store {
             WHERE EXISTS (SELECT FROM host WHERE published_at IS NOT NULL)
               AND NOT EXISTS (SELECT FROM host_model m WHERE m.canonical COLLATE "C" = waiting.model)"#
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(models)
     }
 }

@@ -26,6 +26,7 @@ mod job;
 mod lane;
 mod lease;
 mod moment;
+mod once;
 mod own_connection;
 mod partition;
 mod progress;

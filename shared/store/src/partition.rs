@@ -171,20 +171,17 @@ impl Store {
     }
 
     async fn today(&self) -> Result<NaiveDate, StoreError> {
-        let mut conn = self.open().await?;
         let today = sqlx::query_scalar!(
             r#"-- today
             SELECT (now() AT TIME ZONE 'UTC')::date AS "today!""#
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         Ok(today)
     }
 
     /// The days that have a partition of every table, oldest first.
     async fn partition_days(&self) -> Result<Vec<NaiveDate>, StoreError> {
-        let mut conn = self.open().await?;
         // Unchecked at build time: which partitions there are is known at run time alone.
         let rows = sqlx::query(
             "-- partition_days
@@ -195,9 +192,8 @@ impl Store {
             GROUP BY day HAVING count(*) = array_length($1, 1) ORDER BY day",
         )
         .bind(PARTITIONED.map(String::from).to_vec())
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         rows.iter().map(|row| Ok(row.try_get("day")?)).collect()
     }
 }

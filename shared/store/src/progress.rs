@@ -19,7 +19,6 @@ impl Store {
     pub async fn progress(&self, jobs: &[(ClientId, JobId)]) -> Result<Vec<Progress>, StoreError> {
         let clients: Vec<_> = jobs.iter().map(|(client, _)| client.uuid()).collect();
         let ids: Vec<_> = jobs.iter().map(|(_, job)| job.uuid()).collect();
-        let mut conn = self.open().await?;
         let progress = sqlx::query_as!(
             Progress,
             r#"-- progress
@@ -39,9 +38,8 @@ impl Store {
             &clients,
             &ids,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(progress)
     }
 }

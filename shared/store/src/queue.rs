@@ -24,7 +24,6 @@ impl Store {
     /// The whole queue, by model and client, in one statement over every room. It reads what waits and what runs, never
     /// what has ended: about a second for a million waiting jobs, so ask rarely.
     pub async fn queue(&self) -> Result<Vec<QueueShare>, StoreError> {
-        let mut conn = self.open().await?;
         let shares = sqlx::query_as!(
             QueueShare,
             r#"-- queue
@@ -49,9 +48,8 @@ impl Store {
             FROM shares s JOIN client c ON c.id = s.client_id
             ORDER BY s.model, c.name"#
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(shares)
     }
 }

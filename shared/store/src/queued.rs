@@ -15,7 +15,6 @@ impl Store {
     /// far past a limit costs no more than that of one at it.
     pub async fn queued(&self, client: ClientId, enough: u64) -> Result<Queued, StoreError> {
         let enough = i64::try_from(enough).unwrap_or(i64::MAX);
-        let mut conn = self.open().await?;
         let row = sqlx::query!(
             r#"-- queued
             SELECT count(*) AS "jobs!", coalesce(sum(bytes), 0)::bigint AS "bytes!"
@@ -25,9 +24,8 @@ impl Store {
             client.uuid(),
             enough,
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         Ok(Queued { jobs: row.jobs.unsigned_abs(), bytes: row.bytes.unsigned_abs() })
     }
 }

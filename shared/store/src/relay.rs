@@ -36,7 +36,6 @@ impl Store {
     /// `DELETE … RETURNING`: a relay whose snapshot is older than another's commit still sees the other's rows, but
     /// deletes none of them.
     pub async fn relay_from(&self, bound: &mut RelayBound, limit: i64) -> Result<Relayed, StoreError> {
-        let mut conn = self.open().await?;
         // In `deliveries`: the ids are ULIDs whose time is read once, which is most of what one costs. What follows an
         // event that waits for its next attempt cannot be sent before it, and stands at its time from the start, out of
         // the way of the claim. That event is locked until this commits: were it brought forward and sent meanwhile, its
@@ -95,9 +94,8 @@ impl Store {
             limit,
             bound.from(),
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         let Some(turn) = rows.first().filter(|row| row.mine) else { return Ok(Relayed::Busy) };
         let taken = turn.highest.zip(turn.own_number);
         bound.learn(taken, turn.events >= limit, turn.oldest_running);

@@ -36,7 +36,6 @@ pub struct RequestSize {
 impl Store {
     /// How large the body of this job's request is. It is not read for that.
     pub async fn request_size(&self, scope: Scope, job: JobId) -> Result<Option<RequestSize>, StoreError> {
-        let mut conn = self.open().await?;
         let row = sqlx::query!(
             r#"-- request_size
             SELECT octet_length(body) AS "bytes!", EXISTS (SELECT FROM job_done WHERE job_id = $1) AS "has_ended!"
@@ -44,9 +43,8 @@ impl Store {
             job.uuid(),
             scope.client(),
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(row.map(|row| RequestSize { bytes: row.bytes.unsigned_abs(), has_ended: row.has_ended }))
     }
 
@@ -57,7 +55,6 @@ impl Store {
         job: JobId,
         bytes: u32,
     ) -> Result<Option<StoredRequest>, StoreError> {
-        let mut conn = self.open_for(bytes.into()).await?;
         let row = sqlx::query!(
             r#"-- request
             SELECT j.client_id AS "client: ClientId", j.model, j.model_label, j.load_key, j.path, j.body, j.priority,
@@ -66,9 +63,8 @@ impl Store {
             job.uuid(),
             scope.client(),
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once_for(bytes.into()))
         .await?;
-        conn.done().await?;
         Ok(row.map(|row| {
             let events = row.webhook_events.map(|events| {
                 // Written by us from states; a name that this version does not know selects nothing it could send.
@@ -96,15 +92,13 @@ impl Store {
     /// The so many bytes that Ollama gets for this job, where its claim did not bring them along. `None` if the job is
     /// gone.
     pub async fn job_body(&self, job: JobId, bytes: u32) -> Result<Option<String>, StoreError> {
-        let mut conn = self.open_for(bytes.into()).await?;
         let body = sqlx::query_scalar!(
             "-- job_body
             SELECT body FROM job WHERE id = $1",
             job.uuid(),
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once_for(bytes.into()))
         .await?;
-        conn.done().await?;
         Ok(body)
     }
 }
@@ -116,7 +110,6 @@ impl Store {
         client: ClientId,
         key: &IdempotencyKey,
     ) -> Result<Option<Acceptance>, StoreError> {
-        let mut conn = self.open().await?;
         let holder = sqlx::query!(
             r#"-- key_holder
             SELECT job_id AS "job_id: JobId", body_digest FROM idempotency_key
@@ -124,9 +117,8 @@ impl Store {
             client.uuid(),
             key.key,
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(holder.map(|row| {
             if row.body_digest == key.body_digest {
                 Acceptance::Replayed(row.job_id)

@@ -14,7 +14,6 @@ impl Store {
     /// Jobs that break the rule, at most `limit`; an empty answer is the proof. One statement, because between two a
     /// job may move from a room not yet read to one already read.
     pub async fn misplaced_jobs(&self, limit: i64) -> Result<Vec<Misplaced>, StoreError> {
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- misplaced_jobs
             SELECT job_id AS "job_id!", array_agg(room ORDER BY room) FILTER (WHERE room <> '') AS rooms
@@ -28,9 +27,8 @@ impl Store {
             LIMIT $1"#,
             limit,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(rows
             .into_iter()
             .map(|row| Misplaced { job_id: row.job_id.into(), rooms: row.rooms.unwrap_or_default() })

@@ -23,7 +23,6 @@ impl Store {
     ) -> Result<HashMap<ClientId, u64>, StoreError> {
         let clients: Vec<_> = own.iter().map(|(client, _)| client.uuid()).collect();
         let bytes: Vec<_> = own.iter().map(|(_, bytes)| i64::try_from(*bytes).unwrap_or(i64::MAX)).collect();
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- tell_stored_bytes
             WITH own AS MATERIALIZED (
@@ -44,15 +43,13 @@ impl Store {
             &clients,
             &bytes,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(rows.into_iter().map(|row| (row.client, row.bytes.unsigned_abs())).collect())
     }
 
     /// Forgets the sums of days before yesterday, at most `limit`. Returns how many.
     pub async fn prune_stored_bytes(&self, limit: i64) -> Result<u64, StoreError> {
-        let mut conn = self.open().await?;
         let pruned = sqlx::query!(
             r#"-- prune_stored_bytes
             WITH old AS MATERIALIZED (
@@ -63,9 +60,8 @@ impl Store {
             WHERE s.client_id = o.client_id AND s.day = o.day AND s.api_id = o.api_id"#,
             limit,
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         Ok(pruned.rows_affected())
     }
 }

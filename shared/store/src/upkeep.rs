@@ -32,7 +32,6 @@ impl Store {
         since: DateTime<Utc>,
         limit: i64,
     ) -> Result<(Vec<(JobId, i32)>, Swept), StoreError> {
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- end_old_deliveries
             WITH old AS MATERIALIZED (
@@ -61,9 +60,8 @@ impl Store {
             limit,
             since,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         if !rows.is_empty() {
             self.tell([Write::GivenUpUnsent]);
         }
@@ -79,7 +77,6 @@ impl Store {
         since: DateTime<Utc>,
         limit: i64,
     ) -> Result<Swept, StoreError> {
-        let mut conn = self.open().await?;
         let pruned = sqlx::query!(
             r#"-- prune_idempotency_keys
             WITH old AS MATERIALIZED (
@@ -93,9 +90,8 @@ impl Store {
             limit,
             since,
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         Ok(Swept::new(pruned.rows.cast_unsigned(), limit, pruned.last))
     }
 
@@ -103,7 +99,6 @@ impl Store {
     /// many. A webhook that is made at this very moment finds its lane missing; that costs it nothing but the memory of
     /// how its receiver answered last.
     pub async fn prune_lanes(&self, limit: i64) -> Result<u64, StoreError> {
-        let mut conn = self.open().await?;
         let pruned = sqlx::query!(
             r#"-- prune_lanes
             WITH idle AS MATERIALIZED (
@@ -115,9 +110,8 @@ impl Store {
             DELETE FROM webhook_lane l USING idle i WHERE l.id = i.id"#,
             limit,
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         Ok(pruned.rows_affected())
     }
 }

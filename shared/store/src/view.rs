@@ -103,7 +103,6 @@ impl Store {
         let state = filter.state.map(JobState::as_str);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let scan = if filter.model.is_some() { MODEL_SCAN } else { limit.saturating_add(1) };
-        let mut conn = self.open().await?;
         // A client is named as a range of one where its jobs are read in order: then the list's own index alone gives that
         // order. By an equality the key's index would give it too, and Postgres, who does not know how few of a day's jobs
         // are this client's, would read all jobs of the day for them.
@@ -151,9 +150,8 @@ impl Store {
             filter.model,
             scan,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         let all_seen = rows.len() < usize::try_from(scan).unwrap_or(usize::MAX);
         let last_seen = rows.last().map(|row| row.job_id);
         let mut jobs: Vec<JobId> = rows.into_iter().filter(|row| row.matches).map(|row| row.job_id).collect();
@@ -171,9 +169,9 @@ impl Store {
         inline_limit: i64,
     ) -> Result<Vec<JobView>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
-        let mut conn = self.open_for(u64::try_from(inline_limit).unwrap_or(0)).await?;
         // Each table is looked up by itself (`OFFSET 0` keeps Postgres from joining them in an order of its own): with
         // statistics that are old, or missing, it would walk a whole day's jobs for each id.
+        let mut conn = self.open_for(u64::try_from(inline_limit).unwrap_or(0)).await?;
         let rows = sqlx::query!(
             r#"-- job_views
             SELECT j.id AS "id!: JobId", j.client_id AS "client!: ClientId", j.model AS "model!",

@@ -66,7 +66,6 @@ impl Store {
         roles: &[&str],
         ttl: Duration,
     ) -> Result<(), StoreError> {
-        let mut conn = self.open().await?;
         sqlx::query!(
             r#"-- register_worker
             INSERT INTO worker (id, host_id, roles, ttl, started_at, renewed_at)
@@ -77,9 +76,9 @@ impl Store {
             roles as &[&str],
             ttl.as_secs_f64(),
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        Ok(conn.done().await?)
+        Ok(())
     }
 
     /// Renews a worker's row, and with it the host lease that it believes to hold. What Postgres' clock says is learned
@@ -115,14 +114,12 @@ impl Store {
 
     /// Every worker that has a row, as it stands now.
     pub async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- heartbeats
             SELECT id AS "worker: WorkerId", renewed_at, extract(epoch FROM ttl)::float8 AS "ttl!" FROM worker"#
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(rows
             .into_iter()
             .map(|row| Heartbeat {
@@ -135,22 +132,19 @@ impl Store {
 
     /// Takes a worker's row away, once it holds nothing any more. What it still holds is rescued at once.
     pub async fn deregister_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
-        let mut conn = self.open().await?;
         sqlx::query!(
             "-- deregister_worker
             DELETE FROM worker WHERE id = $1",
             worker.uuid()
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         self.tell([Write::HostFreed]);
         Ok(())
     }
 
     /// What a worker holds, whether it knows or not: the answer to a claim may have been lost.
     pub async fn own_leases(&self, worker: WorkerId) -> Result<Vec<OwnLease>, StoreError> {
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- own_leases
             SELECT l.job_id AS "job_id: JobId", l.lease_no AS "lease_no: LeaseNo", l.phase AS "phase: Phase",
@@ -159,9 +153,8 @@ impl Store {
             WHERE l.worker_id = $1 ORDER BY l.lease_no"#,
             worker.uuid(),
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(rows
             .into_iter()
             .map(|row| OwnLease {
@@ -174,22 +167,19 @@ impl Store {
 
     /// Which of a worker's leases somebody asked to cancel.
     pub async fn cancelled_leases(&self, worker: WorkerId) -> Result<Vec<LeaseNo>, StoreError> {
-        let mut conn = self.open().await?;
         let numbers = sqlx::query_scalar!(
             r#"-- cancelled_leases
             SELECT lease_no AS "lease_no: LeaseNo" FROM job_lease WHERE worker_id = $1 AND cancel"#,
             worker.uuid(),
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(numbers)
     }
 
     /// Every place where jobs are ready, with the oldest job there: a walk from place to place over the claim's own
     /// index, whose cost is the number of places and not of jobs. What has expired is left to the janitor.
     pub async fn ready_triples(&self) -> Result<Vec<ReadyTriple>, StoreError> {
-        let mut conn = self.open().await?;
         // Each step asks for the next priority of the client, the next client of the key and the next key, and takes
         // the first that there is: with a descending column in the index no single comparison says "after this".
         let triples = sqlx::query_as!(
@@ -222,9 +212,8 @@ impl Store {
                    job_id AS "lowest!: JobId"
             FROM place"#,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(triples)
     }
 
@@ -235,7 +224,6 @@ impl Store {
         let clients: Vec<_> = known.iter().map(|place| place.client.uuid()).collect();
         let priorities: Vec<_> = known.iter().map(|place| place.priority).collect();
         let bounds: Vec<_> = known.iter().map(|place| place.lowest.uuid()).collect();
-        let mut conn = self.open().await?;
         let triples = sqlx::query_as!(
             ReadyTriple,
             r#"-- ready_triples_at
@@ -254,9 +242,8 @@ impl Store {
             &priorities,
             &bounds,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(triples)
     }
 }

@@ -42,7 +42,6 @@ pub struct OrphanedLeases {
 impl Store {
     /// Every worker that has a row, the living first.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- workers
             SELECT id AS "id: WorkerId", host_id, roles,
@@ -50,9 +49,8 @@ impl Store {
                    extract(epoch FROM clock_timestamp() - renewed_at)::float8 AS "silent!"
             FROM worker ORDER BY clock_timestamp() BETWEEN renewed_at - ttl AND renewed_at + ttl DESC, id"#
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         let worker = |row: (WorkerId, String, Vec<String>, bool, f64)| WorkerRow {
             id: row.0,
             host: row.1,
@@ -68,7 +66,6 @@ impl Store {
 
     /// Every host that a worker ever had.
     pub async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- hosts
             SELECT h.id, h.url, w.id AS "holder?: WorkerId", h.reachable,
@@ -79,9 +76,8 @@ impl Store {
                 AND clock_timestamp() BETWEEN h.renewed_at - h.ttl AND h.renewed_at + h.ttl
             ORDER BY h.id"#
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(rows
             .into_iter()
             .map(|row| HostRow {
@@ -97,7 +93,6 @@ impl Store {
 
     /// Leases whose worker is dead or has no row, and which nobody has rescued yet.
     pub async fn orphaned_leases(&self) -> Result<OrphanedLeases, StoreError> {
-        let mut conn = self.open().await?;
         let row = sqlx::query!(
             r#"-- orphaned_leases
             SELECT count(*) AS "jobs!",
@@ -106,9 +101,8 @@ impl Store {
             FROM job_lease l LEFT JOIN worker w ON w.id = l.worker_id
             WHERE w.id IS NULL OR NOT clock_timestamp() BETWEEN w.renewed_at - w.ttl AND w.renewed_at + w.ttl"#
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         Ok(OrphanedLeases { jobs: row.jobs, oldest: seconds(row.oldest) })
     }
 }

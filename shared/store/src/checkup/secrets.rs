@@ -24,14 +24,12 @@ pub struct SealedSecret {
 impl Store {
     /// The clients that sign in with a key, and whether `seal` opens their secrets. What is inside is not looked at.
     pub async fn client_secrets(&self, seal: Option<&Seal>) -> Result<Vec<ClientSecret>, StoreError> {
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- client_secrets
             SELECT id, name, secret FROM client WHERE secret IS NOT NULL OR key_digest IS NOT NULL ORDER BY name"#
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(rows
             .into_iter()
             .map(|row| ClientSecret {
@@ -49,15 +47,13 @@ impl Store {
 
     /// How many receivers belong to clients without a secret of their own.
     pub async fn receivers_without_secret(&self) -> Result<i64, StoreError> {
-        let mut conn = self.open().await?;
         let count = sqlx::query_scalar!(
             r#"-- receivers_without_secret
             SELECT count(*) AS "count!" FROM webhook_lane l
             WHERE NOT EXISTS (SELECT FROM client c WHERE c.id = l.client_id AND c.secret IS NOT NULL)"#
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         Ok(count)
     }
 }

@@ -55,7 +55,6 @@ pub struct OpenTransaction {
 
 impl Store {
     pub async fn server(&self) -> Result<Server, StoreError> {
-        let mut conn = self.open().await?;
         let row = sqlx::query!(
             r#"-- server
             SELECT current_setting('server_version_num')::int AS "version!", current_database()::text AS "database!",
@@ -72,9 +71,8 @@ impl Store {
                    (SELECT setting::float8 / 1000 FROM pg_settings
                     WHERE name = 'idle_in_transaction_session_timeout') AS "idle_in_transaction!""#
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         Ok(Server {
             version: row.version,
             database: row.database,
@@ -131,7 +129,6 @@ impl Store {
     /// The oldest open transaction on this database but our own. Without `pg_read_all_stats` only those of our own role
     /// are seen.
     pub async fn oldest_open_transaction(&self) -> Result<Option<OpenTransaction>, StoreError> {
-        let mut conn = self.open().await?;
         let row = sqlx::query!(
             r#"-- oldest_open_transaction
             SELECT pid AS "pid!", coalesce(usename, '')::text AS "role!", coalesce(application_name, '') AS "application!",
@@ -141,9 +138,8 @@ impl Store {
               AND xact_start IS NOT NULL
             ORDER BY xact_start LIMIT 1"#
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(row.map(|row| OpenTransaction {
             pid: row.pid,
             role: row.role,

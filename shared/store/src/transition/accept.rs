@@ -127,7 +127,6 @@ impl Store {
         let clients: Vec<_> = losers.iter().map(|job| job.client.uuid()).collect();
         let keys: Vec<_> =
             losers.iter().map(|job| job.idempotency.as_ref().map(|key| key.key.as_str())).collect();
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- key_holders
             SELECT loser.job_id AS "loser!", k.job_id AS winner, k.body_digest
@@ -137,9 +136,8 @@ impl Store {
             &clients,
             &keys as &[Option<&str>],
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(rows.into_iter().map(|row| (row.loser.into(), (row.winner.into(), row.body_digest))).collect())
     }
 }

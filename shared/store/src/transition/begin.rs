@@ -26,7 +26,6 @@ impl Store {
         let ids: Vec<_> = beginnings.iter().map(|(lease, _)| lease.job_id.uuid()).collect();
         let numbers: Vec<_> = beginnings.iter().map(|(lease, _)| lease.no.0).collect();
         let phases: Vec<_> = beginnings.iter().map(|(_, phase)| phase.as_str()).collect();
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- begin_jobs
             WITH input AS (
@@ -62,9 +61,8 @@ impl Store {
             &numbers,
             &phases as &[&str],
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         self.tell([Write::Begun]);
         let found: HashMap<LeaseNo, Begin> = rows
             .into_iter()

@@ -44,7 +44,6 @@ impl Store {
     }
 
     async fn cancel_waiting(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
-        let mut conn = self.open().await?;
         let hit = sqlx::query!(
             r#"-- cancel_waiting
             WITH ready AS (
@@ -64,9 +63,8 @@ impl Store {
             client.uuid(),
             job.uuid(),
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         let hit = hit.rows_affected() > 0;
         if hit {
             self.tell([Write::EndedUnclaimed]);
@@ -75,16 +73,14 @@ impl Store {
     }
 
     async fn cancel_leased(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
-        let mut conn = self.open().await?;
         let hit = sqlx::query!(
             "-- cancel_leased
             UPDATE job_lease SET cancel = true WHERE job_id = $1 AND client_id = $2",
             job.uuid(),
             client.uuid(),
         )
-        .execute(&mut conn)
+        .execute(self.once())
         .await?;
-        conn.done().await?;
         let hit = hit.rows_affected() > 0;
         if hit {
             self.tell([Write::CancelAsked]);
@@ -94,7 +90,6 @@ impl Store {
 
     /// Whether the job has ended, or `None` if this client has no such job.
     async fn has_ended(&self, client: ClientId, job: JobId) -> Result<Option<bool>, StoreError> {
-        let mut conn = self.open().await?;
         let ended = sqlx::query_scalar!(
             r#"-- has_ended
             SELECT EXISTS (SELECT FROM job_done d WHERE d.job_id = j.id) AS "ended!"
@@ -102,9 +97,8 @@ impl Store {
             job.uuid(),
             client.uuid(),
         )
-        .fetch_optional(&mut conn)
+        .fetch_optional(self.once())
         .await?;
-        conn.done().await?;
         Ok(ended)
     }
 }

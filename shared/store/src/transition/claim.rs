@@ -91,7 +91,6 @@ impl Store {
         let bounds: Vec<_> = offers.iter().map(|offer| offer.lower_bound.uuid()).collect();
         let quotas: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
         let body_at_most = BODY_WITH_CLAIM.min(BODIES_WITH_CLAIM / limit.max(1));
-        let mut conn = self.open().await?;
         // Key shares on the two rows keep a rescue and a change of holder apart from this claim: whoever takes either
         // over locks it FOR UPDATE first.
         let rows = sqlx::query!(
@@ -152,9 +151,8 @@ impl Store {
             phase.as_str(),                                  // $10 phase
             i32::try_from(body_at_most).unwrap_or(i32::MAX), // $11 body_at_most
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         if phase == Phase::Working && !rows.is_empty() {
             self.tell([Write::Begun]);
         }

@@ -12,7 +12,6 @@ impl Store {
     /// Takes away the leases of a worker whose requests are gone, with the day that they were dropped with or by hand: there
     /// is nothing to run, and nobody could be shown an outcome. Returns the jobs.
     pub async fn drop_leases_without_request(&self, worker: WorkerId) -> Result<Vec<JobId>, StoreError> {
-        let mut conn = self.open().await?;
         let dropped = sqlx::query_scalar!(
             r#"-- drop_leases_without_request
             DELETE FROM job_lease l
@@ -20,9 +19,8 @@ impl Store {
             RETURNING l.job_id AS "job_id: JobId""#,
             worker.uuid(),
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         if !dropped.is_empty() {
             self.tell([Write::LeaseDropped]);
         }

@@ -12,7 +12,6 @@ impl Store {
 
     /// The same for those alone whose time has passed since this moment: steps over the entries of jobs long gone.
     pub async fn expire_since(&self, since: DateTime<Utc>, limit: i64) -> Result<Swept, StoreError> {
-        let mut conn = self.open().await?;
         // Of two rooms, each up to the limit: nothing is left before the earlier of the two last ones.
         let expired = sqlx::query!(
             r#"-- expire_jobs
@@ -45,9 +44,8 @@ impl Store {
             limit,
             since,
         )
-        .fetch_one(&mut conn)
+        .fetch_one(self.once())
         .await?;
-        conn.done().await?;
         if expired.rows > 0 {
             self.tell([Write::EndedUnclaimed]);
         }

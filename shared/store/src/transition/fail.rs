@@ -16,7 +16,6 @@ impl Store {
         let names: Vec<_> = models.iter().map(|(model, _)| model.as_str()).collect();
         let errors: Vec<_> = models.iter().map(|(_, reason)| reason.error.as_str()).collect();
         let codes: Vec<_> = models.iter().map(|(_, reason)| reason.code.as_str()).collect();
-        let mut conn = self.open().await?;
         let rows = sqlx::query!(
             r#"-- fail_for_want_of_model
             WITH missing AS MATERIALIZED (
@@ -50,9 +49,8 @@ impl Store {
             &codes as &[&str],
             limit,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         if !rows.is_empty() {
             self.tell([Write::EndedUnclaimed]);
         }

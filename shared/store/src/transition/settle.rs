@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::Reason;
 use crate::{
-    conn::Conn, connect::Store, error::StoreError, id::LeaseNo, lease::Lease, state::JobState, wake::Write,
+    connect::Store, error::StoreError, id::LeaseNo, lease::Lease, once::Once, state::JobState, wake::Write,
 };
 
 /// How a holder lets go of a job.
@@ -62,9 +62,7 @@ impl Store {
     /// outcome call it again with the same exits: what was written under the same number is found and not repeated.
     pub async fn settle(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
         let bytes: usize = exits.iter().map(|(_, exit)| exit.bytes()).sum();
-        let mut conn = self.open_for(bytes as u64).await?;
-        let left = leave_leases(&mut conn, exits).await?;
-        conn.done().await?;
+        let left = leave_leases(self.once_for(bytes as u64), exits).await?;
         // Also where nothing was found to write: the answer to the write may have been lost.
         self.tell(exits.iter().map(|(_, exit)| left_by(exit)));
         let missing: Vec<&Lease> =
@@ -84,7 +82,6 @@ impl Store {
     async fn settled_already(&self, leases: &[&Lease]) -> Result<Vec<LeaseNo>, StoreError> {
         let ids: Vec<_> = leases.iter().map(|lease| lease.job_id.uuid()).collect();
         let numbers: Vec<_> = leases.iter().map(|lease| lease.no.0).collect();
-        let mut conn = self.open().await?;
         let found = sqlx::query_scalar!(
             r#"-- settled_already
             SELECT d.lease_no AS "lease_no!: LeaseNo"
@@ -93,9 +90,8 @@ impl Store {
             &ids,
             &numbers,
         )
-        .fetch_all(&mut conn)
+        .fetch_all(self.once())
         .await?;
-        conn.done().await?;
         Ok(found)
     }
 }
@@ -138,7 +134,7 @@ impl<'a> From<&'a Exit> for ExitRow<'a> {
 /// Deletes the leases that are still their holders' and writes what follows from the deleted rows. Returns for each of
 /// them the state it came to, by its number: one batch may hold a job's stale lease beside its fresh one.
 async fn leave_leases(
-    conn: &mut Conn,
+    once: Once<'_>,
     exits: &[(Lease, Exit)],
 ) -> Result<HashMap<LeaseNo, JobState>, StoreError> {
     use sha2::{Digest, Sha256};
@@ -220,7 +216,7 @@ async fn leave_leases(
         &prompt as &[Option<i64>],      // $10 prompt_tokens
         &completion as &[Option<i64>],  // $11 completion_tokens
     )
-    .fetch_all(conn)
+    .fetch_all(once)
     .await?;
     Ok(rows.into_iter().map(|row| (row.lease_no, row.state)).collect())
 }

@@ -1,0 +1,107 @@
+//! One statement as a unit of work of its own: the connection is taken, the statement runs, and the unit ends, in one call.
+//! So nobody can forget to end the unit, which through a transaction pooler would undo a write without a word.
+//!
+//! Must never be used for many large rows, because all of them are in memory before the first is decoded, nor where a time
+//! is taken before the statement, because the wait for the connection would count. Such units are opened by hand.
+
+use futures_util::{
+    FutureExt, StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream, stream::BoxStream,
+};
+use sqlx::{
+    Either, Execute, Executor, Postgres, SqlStr,
+    postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+};
+
+use crate::{conn::Conn, connect::Store, error::StoreError};
+
+/// Runs one statement on a connection that is taken for it alone.
+#[derive(Debug)]
+pub(crate) struct Once<'s> {
+    store: &'s Store,
+    bytes: u64,
+}
+
+impl Store {
+    /// For one statement that is a unit of work by itself.
+    pub(crate) fn once(&self) -> Once<'_> {
+        self.once_for(0)
+    }
+
+    /// The same for a statement that carries so many bytes, there or back.
+    pub(crate) fn once_for(&self, bytes: u64) -> Once<'_> {
+        Once { store: self, bytes }
+    }
+}
+
+impl Once<'_> {
+    async fn open(self) -> Result<Conn, sqlx::Error> {
+        self.store.open_for(self.bytes).await.map_err(StoreError::through_sqlx)
+    }
+}
+
+impl<'c> Executor<'c> for Once<'c> {
+    type Database = Postgres;
+
+    /// Gathers the rows first, and ends the unit before it gives the first one out.
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        async move {
+            let mut conn = self.open().await?;
+            let rows: Vec<_> = conn.fetch_many(query).try_collect().await?;
+            conn.done().await?;
+            Ok(stream::iter(rows).map(Ok))
+        }
+        .try_flatten_stream()
+        .boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        async move {
+            let mut conn = self.open().await?;
+            let row = conn.fetch_optional(query).await?;
+            conn.done().await?;
+            Ok(row)
+        }
+        .boxed()
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        async move {
+            let mut conn = self.open().await?;
+            let statement = conn.prepare_with(sql, parameters).await?;
+            conn.done().await?;
+            Ok(statement)
+        }
+        .boxed()
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<Postgres>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        async move {
+            let mut conn = self.open().await?;
+            let description = conn.describe(sql).await?;
+            conn.done().await?;
+            Ok(description)
+        }
+        .boxed()
+    }
+}
