@@ -7,13 +7,13 @@
 //! One api alone never lets in more than the limit. With several, each learns what the others let in only when it counts,
 //! and it counts anew once it has let in a tenth of the limit itself. So each further api can add a tenth at most.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use foreman_store::{ClientId, Queued, Store};
 use tokio::time::{Instant, sleep};
 
+use super::each_client::EachClient;
 use crate::refusal::Refusal;
 
 mod stored;
@@ -27,15 +27,13 @@ const GOOD_FOR: Duration = Duration::from_secs(1);
 /// A flush that is on its way is usually over after this time.
 const SETTLES_WITHIN: Duration = Duration::from_millis(10);
 
-/// Clients remembered; beyond these, the idle ones are forgotten and counted when they come back.
-const REMEMBERED: usize = 10_000;
-
 /// Keeps clients within their share of the queue.
 pub(crate) struct QueueLimits {
     store: Store,
     max: Queued,
     stored: StoredBytes,
-    clients: Mutex<HashMap<ClientId, Arc<Tally>>>,
+    /// A client that was forgotten is counted when it comes back.
+    clients: EachClient<Tally>,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +80,7 @@ enum Verdict {
 
 impl QueueLimits {
     pub(crate) fn new(store: Store, max: Queued, stored: StoredBytes) -> Self {
-        Self { store, max, stored, clients: Mutex::default() }
+        Self { store, max, stored, clients: EachClient::default() }
     }
 
     /// Lets one more job of this client in, with so many bytes of body.
@@ -93,7 +91,7 @@ impl QueueLimits {
     }
 
     async fn place(&self, client: ClientId, bytes: u64) -> Result<Place, Refusal> {
-        let tally = self.tally(client);
+        let tally = self.clients.of(client, Tally::default);
         loop {
             match self.judge(&tally, bytes) {
                 Verdict::In(place) => return Ok(place),
@@ -119,14 +117,6 @@ impl QueueLimits {
             estimate.since_count = Queued::default();
             estimate.counted_at = Some(Instant::now());
         }
-    }
-
-    fn tally(&self, client: ClientId) -> Arc<Tally> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.len() >= REMEMBERED && !clients.contains_key(&client) {
-            clients.retain(|_, tally| Arc::strong_count(tally) > 1);
-        }
-        Arc::clone(clients.entry(client).or_default())
     }
 
     fn judge(&self, tally: &Arc<Tally>, bytes: u64) -> Verdict {

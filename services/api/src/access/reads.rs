@@ -5,14 +5,14 @@
 //! for too much at once. A page of a list takes several, much of them on a processor: a client reads one page at a time and
 //! rests after it, so that it never has more than a quarter of one processor for them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_store::ClientId;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::each_client::EachClient;
 use crate::access::shares::{Bounds, Held, Resource, Shares};
 use crate::refusal::Refusal;
 
@@ -31,23 +31,15 @@ const PATIENCE_MIDWAY: Duration = Duration::from_secs(60);
 /// After a page its client gets no other for this many times what that one took.
 const REST: u32 = 3;
 
-/// Clients remembered; beyond these, the idle ones are forgotten.
-const REMEMBERED: usize = 10_000;
-
 /// The turns of all clients at the database.
 pub(crate) struct Reads {
     part: usize,
-    clients: Mutex<HashMap<ClientId, Lines>>,
+    /// The turns of each client.
+    of_clients: EachClient<Semaphore>,
+    /// When the next page of each client may be read.
+    pages: EachClient<Mutex<Instant>>,
     all: Arc<Semaphore>,
     shares: Shares,
-}
-
-/// Where the requests of one client wait for their turns.
-#[derive(Debug, Clone)]
-struct Lines {
-    reads: Arc<Semaphore>,
-    /// When the next page may be read.
-    pages: Arc<tokio::sync::Mutex<Instant>>,
 }
 
 /// The right to one read at a time; ends when dropped.
@@ -78,7 +70,8 @@ impl Reads {
         let bounds = Bounds { whole, part, reserve: 0, small: 0 };
         Self {
             part,
-            clients: Mutex::default(),
+            of_clients: EachClient::default(),
+            pages: EachClient::default(),
             all: Arc::new(Semaphore::new(whole)),
             shares: Shares::new(READS, bounds),
         }
@@ -92,7 +85,7 @@ impl Reads {
     /// Waits for this client's turn to read a page of a list.
     pub(crate) async fn page_turn(&self, client: ClientId) -> Result<PageTurn, Refusal> {
         let deadline = Instant::now() + PATIENCE;
-        let pages = self.lines(client).pages;
+        let pages = self.pages.of(client, || Mutex::new(Instant::now()));
         let rested = async {
             let next = pages.lock_owned().await;
             sleep_until(*next).await;
@@ -113,28 +106,14 @@ impl Reads {
     async fn turn_before(&self, client: ClientId, deadline: Instant) -> Result<Turn, Refusal> {
         let refusals = self.shares.refusals();
         // First the client's own line: whoever stands in it keeps no other client waiting.
-        let Ok(Ok(of_client)) = timeout_at(deadline, self.lines(client).reads.acquire_owned()).await else {
+        let of_client = self.of_clients.of(client, || Semaphore::new(self.part));
+        let Ok(Ok(of_client)) = timeout_at(deadline, of_client.acquire_owned()).await else {
             return Err(refusals.part_is_used());
         };
         let Ok(Ok(of_all)) = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await else {
             return Err(refusals.whole_is_used());
         };
         Ok(Turn { _held: self.shares.take(client, 1)?, _of_all: of_all, _of_client: of_client })
-    }
-
-    fn lines(&self, client: ClientId) -> Lines {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if clients.len() >= REMEMBERED && !clients.contains_key(&client) {
-            // Whoever has a turn or waits for one holds its line.
-            clients.retain(|_, Lines { reads, pages }| {
-                Arc::strong_count(reads) > 1 || Arc::strong_count(pages) > 1
-            });
-        }
-        let new = || Lines {
-            reads: Arc::new(Semaphore::new(self.part)),
-            pages: Arc::new(tokio::sync::Mutex::new(Instant::now())),
-        };
-        clients.entry(client).or_insert_with(new).clone()
     }
 }
 
