@@ -1,10 +1,8 @@
 //! Postgres refuses rows with an error that Foreman does not know: only the row that is the cause pays for it, and where
 //! every row is refused nothing is thrown away.
 
-use std::time::Duration;
-
 use foreman_store::JobId;
-use foreman_tests::{Api, Db, Receiver, Worker, eventually, within};
+use foreman_tests::{Api, Db, Receiver, Worker, eventually};
 use ollama_sim::{Config, Sim};
 use sqlx::AssertSqlSafe;
 
@@ -54,7 +52,7 @@ async fn until_refused(db: &Db, times: i64) {
 }
 
 async fn until_ended(db: &Db, ends: &str) {
-    within(Duration::from_secs(20), ends, async || {
+    eventually(ends, async || {
         let found: String = db.value(ENDS).await;
         if found == ends { Ok(()) } else { Err(found) }
     })

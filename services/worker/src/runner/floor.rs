@@ -29,7 +29,7 @@ use super::key::Key;
 use super::load::Load;
 use super::metrics::{GPU_IDLE, MODEL_SWITCHES};
 use super::ready::LATE_COMMITS;
-use super::record::Leaving;
+use super::record::leaving::Leaving;
 use super::signal::Signal;
 use crate::liveness::Spell;
 use crate::worker::Worker;

@@ -4,21 +4,18 @@
 //!
 //! A batch that Postgres refuses is written row by row beside these tasks ([`Alone`]), so that a bad row holds up no other.
 
-mod beginning;
-mod leaving;
+pub(super) mod beginning;
+pub(super) mod leaving;
 
 use foreman_runtime::Shutdown;
-use foreman_store::{Begin, Exit, Lease, Phase, Store};
+use foreman_store::{Lease, Phase, Store};
 use tokio::sync::{mpsc, oneshot};
 
 use super::signal::Signal;
 use crate::alone::Alone;
 use crate::liveness::Spell;
-use beginning::{Beginning, Begins};
-use leaving::Exits;
-
-/// More than the slots of any host, and few enough for one statement.
-const BATCH: usize = 256;
+use beginning::{Began, Beginning, Begins};
+use leaving::{Exits, Leaving};
 
 /// From this size on, in bytes, completions are written by a task of their own.
 const LARGE: usize = 1 << 20;
@@ -29,22 +26,6 @@ pub(crate) struct Recorder {
     begins: mpsc::UnboundedSender<Beginning>,
     exits: mpsc::UnboundedSender<Leaving>,
     large_exits: mpsc::UnboundedSender<Leaving>,
-}
-
-/// What came of the wish to begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Began {
-    Answered(Begin),
-    /// The right to begin anything ended before Postgres answered, or Postgres refuses to record it.
-    Fenced,
-}
-
-/// A lease on its way out.
-#[derive(Debug)]
-pub(crate) struct Leaving {
-    pub lease: Lease,
-    pub exit: Exit,
-    pub model_label: String,
 }
 
 impl Recorder {

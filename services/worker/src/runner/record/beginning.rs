@@ -8,11 +8,21 @@ use foreman_store::{Begin, Lease, Phase, Store};
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{BATCH, Began};
 use crate::alone::Alone;
 use crate::liveness::Spell;
 use crate::stale::STALE_WRITES;
 use crate::tries::Tries;
+
+/// More than the slots of any host, and few enough for one statement.
+const BATCH: usize = 256;
+
+/// What came of the wish to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Began {
+    Answered(Begin),
+    /// The right to begin anything ended before Postgres answered, or Postgres refuses to record it.
+    Fenced,
+}
 
 #[derive(Debug)]
 pub(super) struct Beginning {

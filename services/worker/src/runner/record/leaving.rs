@@ -9,13 +9,15 @@ use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::{BATCH, Leaving};
 use crate::alone::Alone;
 use crate::runner::fate::reason;
 use crate::runner::metrics::TOKENS;
 use crate::runner::signal::Signal;
 use crate::stale::STALE_WRITES;
 use crate::tries::Tries;
+
+/// More than the slots of any host, and few enough for one statement.
+const BATCH: usize = 256;
 
 /// A batch takes no further completion past this, in bytes. On a line of 1 MiB/s it is written in two seconds.
 const BATCH_BYTES: usize = 2 << 20;
@@ -27,6 +29,14 @@ const GATHER_FOR: Duration = Duration::from_millis(5);
 
 /// A result of the largest kind has gone over a thin line by then.
 const WRITE: Duration = Duration::from_secs(300);
+
+/// A lease on its way out.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    pub lease: Lease,
+    pub exit: Exit,
+    pub model_label: String,
+}
 
 #[derive(Clone)]
 pub(super) struct Exits {
