@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
@@ -93,6 +94,8 @@ pub async fn serve(
                     }
                     place = crowd.enter() => serve_one(place, stream, peer),
                 }
+                // Now whoever made room for it closes its connection: a burst would else hold more files than there are.
+                yield_now().await;
             }
             // The client was gone before we took its connection.
             Err(error) if is_the_clients(&error) => {}
