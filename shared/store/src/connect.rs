@@ -146,16 +146,18 @@ impl Store {
     /// A handle with a connection of its own beside the pool, for a loop that runs the same few statements over and over.
     /// Behind a transaction pooler nobody has one, and the handle is like any other.
     pub fn on_own_connection(&self) -> Self {
-        let own = (!self.pgbouncer).then(|| OwnConnection::new(self.pooled.clone()));
-        Self { own, ..self.clone() }
+        self.with_own(self.pooled.clone())
     }
 
     /// The same for one whose writes nobody was promised, and who would find all of them still to be done: Postgres does not
     /// wait for the disk before it says that they are committed. A crash may undo the last of them (half a second's at the
     /// default of `wal_writer_delay`), but none that a later commit, which did wait, could have seen.
     pub fn on_own_unflushed_connection(&self) -> Self {
-        let unflushed = || OwnConnection::new(self.pooled.clone().options([("synchronous_commit", "off")]));
-        Self { own: (!self.pgbouncer).then(unflushed), ..self.clone() }
+        self.with_own(self.pooled.clone().options([("synchronous_commit", "off")]))
+    }
+
+    fn with_own(&self, options: PgConnectOptions) -> Self {
+        Self { own: (!self.pgbouncer).then(|| OwnConnection::new(options)), ..self.clone() }
     }
 
     /// A handle whose statements have `factor` times as long for the bytes that they carry. For whoever was not answered

@@ -34,8 +34,14 @@ impl Store {
 }
 
 impl Once<'_> {
-    async fn open(self) -> Result<Conn, sqlx::Error> {
-        self.store.open_for(self.bytes).await.map_err(StoreError::through_sqlx)
+    async fn run<T>(
+        self,
+        statement: impl AsyncFnOnce(&mut Conn) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        let mut conn = self.store.open_for(self.bytes).await.map_err(StoreError::through_sqlx)?;
+        let answer = statement(&mut conn).await?;
+        conn.done().await?;
+        Ok(answer)
     }
 }
 
@@ -51,14 +57,10 @@ impl<'c> Executor<'c> for Once<'c> {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        async move {
-            let mut conn = self.open().await?;
-            let rows: Vec<_> = conn.fetch_many(query).try_collect().await?;
-            conn.done().await?;
-            Ok(stream::iter(rows).map(Ok))
-        }
-        .try_flatten_stream()
-        .boxed()
+        self.run(async |conn: &mut Conn| conn.fetch_many(query).try_collect::<Vec<_>>().await)
+            .map_ok(|rows| stream::iter(rows).map(Ok))
+            .try_flatten_stream()
+            .boxed()
     }
 
     fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
@@ -66,13 +68,7 @@ impl<'c> Executor<'c> for Once<'c> {
         'c: 'e,
         E: 'q + Execute<'q, Postgres>,
     {
-        async move {
-            let mut conn = self.open().await?;
-            let row = conn.fetch_optional(query).await?;
-            conn.done().await?;
-            Ok(row)
-        }
-        .boxed()
+        self.run(async |conn: &mut Conn| conn.fetch_optional(query).await).boxed()
     }
 
     fn prepare_with<'e>(
@@ -83,25 +79,13 @@ impl<'c> Executor<'c> for Once<'c> {
     where
         'c: 'e,
     {
-        async move {
-            let mut conn = self.open().await?;
-            let statement = conn.prepare_with(sql, parameters).await?;
-            conn.done().await?;
-            Ok(statement)
-        }
-        .boxed()
+        self.run(async |conn: &mut Conn| conn.prepare_with(sql, parameters).await).boxed()
     }
 
     fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<sqlx::Describe<Postgres>, sqlx::Error>>
     where
         'c: 'e,
     {
-        async move {
-            let mut conn = self.open().await?;
-            let description = conn.describe(sql).await?;
-            conn.done().await?;
-            Ok(description)
-        }
-        .boxed()
+        self.run(async |conn: &mut Conn| conn.describe(sql).await).boxed()
     }
 }

@@ -79,8 +79,6 @@ struct Inner {
     /// One bit a topic that is still to be told.
     pending: AtomicU32,
     to_tell: Notify,
-    /// The server process behind the connection that tells; 0 until its first answer.
-    teller: AtomicU32,
 }
 
 impl Default for Wakeups {
@@ -89,7 +87,6 @@ impl Default for Wakeups {
             topics: std::array::from_fn(|_| watch::Sender::new(())),
             pending: AtomicU32::new(0),
             to_tell: Notify::new(),
-            teller: AtomicU32::new(0),
         }))
     }
 }

@@ -82,6 +82,11 @@ impl Reads {
         self.turn_before(client, Instant::now() + PATIENCE).await
     }
 
+    /// The same in the middle of an answer.
+    pub(crate) async fn turn_midway(&self, client: ClientId) -> Result<Turn, Refusal> {
+        self.turn_before(client, Instant::now() + PATIENCE_MIDWAY).await
+    }
+
     /// Waits for this client's turn to read a page of a list.
     pub(crate) async fn page_turn(&self, client: ClientId) -> Result<PageTurn, Refusal> {
         let deadline = Instant::now() + PATIENCE;
@@ -96,11 +101,6 @@ impl Reads {
         };
         let turn = self.turn_before(client, deadline).await?;
         Ok(PageTurn { _turn: turn, began: Instant::now(), next })
-    }
-
-    /// The same in the middle of an answer.
-    pub(crate) async fn turn_midway(&self, client: ClientId) -> Result<Turn, Refusal> {
-        self.turn_before(client, Instant::now() + PATIENCE_MIDWAY).await
     }
 
     async fn turn_before(&self, client: ClientId, deadline: Instant) -> Result<Turn, Refusal> {

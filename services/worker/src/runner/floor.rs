@@ -49,7 +49,7 @@ pub(crate) struct Floor {
     standing: Standing,
     host: Host,
     plan: Plan,
-    ledger: Ledger<Id>,
+    ledger: Ledger,
     claims: Claims,
     attempts: JoinSet<Ended>,
     idle: IdleMeter,
@@ -284,7 +284,7 @@ impl Floor {
             }
         };
         // Every attempt is entered there when it is begun.
-        if let Some(running) = self.ledger.ended(&id) {
+        if let Some(running) = self.ledger.ended(id) {
             self.ended(running, ended, now);
         }
     }

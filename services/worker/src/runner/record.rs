@@ -17,6 +17,9 @@ use crate::liveness::Spell;
 use beginning::{Began, Beginning, Begins};
 use leaving::{Exits, Leaving};
 
+/// Rows of one statement: more than the slots of any host, and few enough.
+const BATCH: usize = 256;
+
 /// From this size on, in bytes, completions are written by a task of their own.
 const LARGE: usize = 1 << 20;
 

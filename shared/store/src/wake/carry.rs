@@ -2,7 +2,11 @@
 //!
 //! Must never say that all is well while one of the two is silent: each beat that is sent must be heard.
 
-use std::{convert::Infallible, sync::atomic::Ordering, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use sqlx::postgres::PgListener;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
@@ -26,13 +30,15 @@ impl Wakeups {
     /// that and calls again; meanwhile everybody polls.
     pub async fn run(&self, store: &Store) -> Result<Infallible, StoreError> {
         let beat = format!("beat {:032x}", rand::random::<u128>());
+        // The server process behind the connection that tells; 0 until its first answer.
+        let teller = AtomicU32::new(0);
         tokio::select! {
-            result = self.hear(store, &beat) => result,
-            result = self.send(store, &beat) => result,
+            result = self.hear(store, &beat, &teller) => result,
+            result = self.send(store, &beat, &teller) => result,
         }
     }
 
-    async fn hear(&self, store: &Store, beat: &str) -> Result<Infallible, StoreError> {
+    async fn hear(&self, store: &Store, beat: &str, teller: &AtomicU32) -> Result<Infallible, StoreError> {
         let listen = async {
             let mut listener = PgListener::connect_with(&store.direct_pool()).await?;
             listener.listen(CHANNEL).await?;
@@ -53,7 +59,7 @@ impl Wakeups {
             if word == beat {
                 heard_beat = Instant::now();
             }
-            if notification.process_id() == self.0.teller.load(Ordering::Acquire) {
+            if notification.process_id() == teller.load(Ordering::Acquire) {
                 // Our own word: whoever waits for it here was woken as it was told.
                 continue;
             }
@@ -64,7 +70,7 @@ impl Wakeups {
         }
     }
 
-    async fn send(&self, store: &Store, beat: &str) -> Result<Infallible, StoreError> {
+    async fn send(&self, store: &Store, beat: &str, teller: &AtomicU32) -> Result<Infallible, StoreError> {
         let mut connection = store.connect_directly().await?;
         // What was to be told while nobody carried it, or as the last connection was lost: the others look once, too.
         self.0.pending.store(u32::MAX, Ordering::Release);
@@ -91,7 +97,7 @@ impl Wakeups {
             );
             let told = answered(notify.fetch_all(&mut connection)).await?;
             if let Some(row) = told.first() {
-                self.0.teller.store(row.teller.unsigned_abs(), Ordering::Release);
+                teller.store(row.teller.unsigned_abs(), Ordering::Release);
             }
             sleep(SPACING).await;
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{Exit, JobId, NewJob, Offer, Phase, Store, Swept};
+use foreman_store::{Exit, Holder, JobId, NewJob, Offer, Phase, Store, Swept};
 use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
 use sqlx::{Postgres, Transaction};
 
@@ -24,7 +24,7 @@ async fn settle_statistics(db: &Db, store: &Store, left: i64) {
 }
 
 /// One job of each kind through every hot statement.
-async fn work(db: &Db, store: &Store, holder: &foreman_store::Holder) {
+async fn work(db: &Db, store: &Store, holder: &Holder) {
     let jobs: Vec<NewJob> = (0..8).map(|_| NewJob { load_key: "mine".to_owned(), ..db.new_job() }).collect();
     store.accept(&jobs).await.unwrap();
     store.cancel(db.client, jobs[0].id).await.unwrap();
@@ -95,22 +95,29 @@ async fn a_lower_bound_steps_over_the_dead_that_an_old_snapshot_keeps() {
     let db = Db::fresh().await;
     let holder = db.holder().await;
     let snapshot = old_snapshot(&db).await;
-    for _ in 0..10 {
-        db.accept(500).await;
-        assert_eq!(db.claim(&holder, 500).await.len(), 500);
-    }
+    jobs_that_are_gone(&db, &holder).await;
     let fresh: Vec<JobId> = db.accept(1).await;
-    let claims =
-        "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'job_ready_claim'";
     settle_statistics(&db, &db.store, 0).await;
-    let before: i64 = db.value(claims).await;
+    let before: i64 = db.value(CLAIM_ENTRIES).await;
     let store = db.another_store();
     let bounded = Offer { lower_bound: fresh[0], ..db.offer(1) };
     assert_eq!(store.claim(&holder, LOAD_KEY, &[bounded], 1).await.unwrap().len(), 1);
     settle_statistics(&db, &store, 0).await;
-    let read = db.value::<i64>(claims).await - before;
+    let read = db.value::<i64>(CLAIM_ENTRIES).await - before;
     assert!(read < 50, "{read} entries were read for one job");
     snapshot.rollback().await.unwrap();
+}
+
+/// Entries of the claim's index that were read so far.
+const CLAIM_ENTRIES: &str =
+    "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'job_ready_claim'";
+
+/// 5,000 jobs that were ready and are claimed.
+async fn jobs_that_are_gone(db: &Db, holder: &Holder) {
+    for _ in 0..10 {
+        db.accept(500).await;
+        assert_eq!(db.claim(holder, 500).await.len(), 500);
+    }
 }
 
 /// A transaction that reads the database as it is now for as long as it lives.
@@ -126,25 +133,20 @@ async fn a_scan_with_a_memory_steps_over_the_dead_that_an_old_snapshot_keeps() {
     let db = Db::fresh().await;
     let holder = db.holder().await;
     let snapshot = old_snapshot(&db).await;
-    for _ in 0..10 {
-        db.accept(500).await;
-        assert_eq!(db.claim(&holder, 500).await.len(), 500);
-    }
+    jobs_that_are_gone(&db, &holder).await;
     let fresh = db.accept(1).await[0];
     let everything = db.store.ready_triples().await.unwrap();
     assert_eq!((everything.len(), everything[0].lowest), (1, fresh));
     settle_statistics(&db, &db.store, 0).await;
-    let claims =
-        "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'job_ready_claim'";
-    let before: i64 = db.value(claims).await;
+    let before: i64 = db.value(CLAIM_ENTRIES).await;
     let store = db.another_store();
     assert_eq!(store.ready_triples().await.unwrap(), everything);
     settle_statistics(&db, &store, 0).await;
-    let between: i64 = db.value(claims).await;
+    let between: i64 = db.value(CLAIM_ENTRIES).await;
     let store = db.another_store();
     assert_eq!(store.ready_triples_at(&everything).await.unwrap(), everything);
     settle_statistics(&db, &store, 0).await;
-    let after: i64 = db.value(claims).await;
+    let after: i64 = db.value(CLAIM_ENTRIES).await;
     assert!(between - before >= 5_000, "only {} entries are there to be stepped over", between - before);
     assert!(after - between < 50, "{} entries were read for one place", after - between);
     snapshot.rollback().await.unwrap();

@@ -1,9 +1,9 @@
 //! Which jobs are ours: claimed and waiting for a slot, running in one, or ended and not yet written. Pure.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::Hash;
 
 use foreman_store::{ClientId, LeaseNo};
+use tokio::task::Id;
 
 use crate::runner::fate::Abort;
 use crate::runner::job::{Job, Lane, Running};
@@ -14,17 +14,17 @@ const MAX_UNSETTLED_PER_SLOT: usize = 4;
 /// Nor with more bytes of them than this, which stay in memory until Postgres has them. What runs by then comes on top.
 const MAX_UNSETTLED_BYTES: usize = 64 << 20;
 
-/// `I` names a running attempt.
 #[derive(Debug)]
-pub(super) struct Ledger<I> {
+pub(super) struct Ledger {
     slots: usize,
     held: VecDeque<Job>,
-    running: HashMap<I, Running>,
+    /// By the task of each attempt.
+    running: HashMap<Id, Running>,
     /// With the bytes of each.
     unsettled: HashMap<LeaseNo, usize>,
 }
 
-impl<I: Eq + Hash> Ledger<I> {
+impl Ledger {
     pub(super) fn new(slots: usize) -> Self {
         Self { slots, held: VecDeque::new(), running: HashMap::new(), unsettled: HashMap::new() }
     }
@@ -47,12 +47,12 @@ impl<I: Eq + Hash> Ledger<I> {
         gone
     }
 
-    pub(super) fn begun(&mut self, attempt: I, running: Running) {
+    pub(super) fn begun(&mut self, attempt: Id, running: Running) {
         self.running.insert(attempt, running);
     }
 
-    pub(super) fn ended(&mut self, attempt: &I) -> Option<Running> {
-        self.running.remove(attempt)
+    pub(super) fn ended(&mut self, attempt: Id) -> Option<Running> {
+        self.running.remove(&attempt)
     }
 
     /// An outcome of so many bytes is on its way to Postgres.

@@ -8,13 +8,11 @@ use foreman_store::{Begin, Lease, Phase, Store};
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 
+use super::BATCH;
 use crate::alone::Alone;
 use crate::liveness::Spell;
 use crate::stale::STALE_WRITES;
 use crate::tries::Tries;
-
-/// More than the slots of any host, and few enough for one statement.
-const BATCH: usize = 256;
 
 /// What came of the wish to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,15 +9,13 @@ use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use super::BATCH;
 use crate::alone::Alone;
 use crate::runner::fate::reason;
 use crate::runner::metrics::TOKENS;
 use crate::runner::signal::Signal;
 use crate::stale::STALE_WRITES;
 use crate::tries::Tries;
-
-/// More than the slots of any host, and few enough for one statement.
-const BATCH: usize = 256;
 
 /// A batch takes no further completion past this, in bytes. On a line of 1 MiB/s it is written in two seconds.
 const BATCH_BYTES: usize = 2 << 20;
