@@ -10,7 +10,7 @@ use foreman_runtime::settings::{shared, worker};
 use foreman_runtime::{ConfigError, Env};
 use foreman_webhook::{Allow, RetrySchedule, SigningSecret};
 
-use crate::host_id::HostId;
+use crate::membership::host_id::HostId;
 
 /// What this worker does of all that a worker can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

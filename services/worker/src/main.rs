@@ -6,23 +6,20 @@ mod worker;
 
 mod alarm;
 mod alone;
-mod host_id;
-mod host_lease;
 mod large_reads;
 mod last_rounds;
-mod liveness;
 mod look_at_all;
-mod peers;
 mod readiness;
 mod stale;
 mod tries;
 mod wakeups;
 
-mod dispatch;
 mod gauges;
 mod janitor;
-mod relay;
+mod membership;
 mod runner;
+mod scheduling;
+mod webhooks;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,8 +35,8 @@ use tokio_util::task::TaskTracker;
 use config::{Config, Role};
 use large_reads::LargeReads;
 use last_rounds::LastRounds;
-use liveness::Liveness;
-use peers::Peers;
+use membership::liveness::Liveness;
+use membership::peers::Peers;
 use worker::Worker;
 
 const PROGRAM: Program = Program {
@@ -49,8 +46,8 @@ const PROGRAM: Program = Program {
     settings: &[shared::PROCESS, shared::JOBS, settings::worker::ALL],
     metrics: &[
         runner::metrics::METRICS,
-        relay::METRICS,
-        dispatch::METRICS,
+        webhooks::relay::METRICS,
+        webhooks::dispatcher::METRICS,
         janitor::METRICS,
         gauges::METRICS,
         stale::METRICS,
@@ -111,12 +108,15 @@ fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
                 shutdown.spawn("gauges", gauges::run(Arc::clone(worker)));
                 let ended = CancellationToken::new();
                 let last = LastRounds::new(shutdown, before.clone());
-                shutdown.spawn(name, roles.track_future(cancelling(ended.clone(), relay::run(its, last))));
+                shutdown.spawn(
+                    name,
+                    roles.track_future(cancelling(ended.clone(), webhooks::relay::run(its, last))),
+                );
                 before = before.map(|_| ended);
             }
             Role::Dispatch => {
                 let last = LastRounds::new(shutdown, before.clone());
-                shutdown.spawn(name, roles.track_future(dispatch::run(its, last)));
+                shutdown.spawn(name, roles.track_future(webhooks::dispatcher::run(its, last)));
             }
             Role::Janitor => shutdown.spawn(name, roles.track_future(janitor::run(its))),
         }

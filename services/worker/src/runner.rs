@@ -1,31 +1,23 @@
 //! The role `run`: claims jobs for one Ollama host, runs them there, and says what became of them.
 //!
-//! [`floor`] decides, [`attempt`] runs a job, [`record`] writes; [`drain`] says whose turn it is and with
-//! which model, [`turns`] who is served meanwhile;
-//! [`scan`], [`cancel`] and [`host_watch`] look around and tell the floor.
+//! [`floor`] decides, [`attempt`] runs a job, [`record`] writes. [`scan`], [`cancel`] and [`host_watch`] look around and
+//! tell the floor.
 
 mod attempt;
 mod cancel;
-mod drain;
 mod fate;
 mod floor;
 mod host_watch;
 mod idle;
 mod job;
-mod key;
 mod load;
 pub(crate) mod metrics;
-mod pace;
 mod pause;
-mod place_memory;
-mod presence;
-mod ready;
 mod record;
 mod residency;
 mod scan;
 mod signal;
 mod trouble;
-mod turns;
 mod vanished;
 
 use std::sync::Arc;
@@ -34,9 +26,9 @@ use foreman_ollama::Client;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::host_lease;
+use crate::membership::host_lease;
 use crate::worker::Worker;
-use attempt::Desk;
+use attempt::Context;
 use floor::Floor;
 use host_watch::HostWatch;
 use record::Recorder;
@@ -67,14 +59,14 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         shutdown.spawn_work("scan", scan::run(Arc::clone(&worker), command.clone(), signals.clone())),
         shutdown.spawn_work("cancel", cancel::run(Arc::clone(&worker), signals.clone())),
     ];
-    let desk = Desk {
+    let context = Context {
         ollama,
         recorder,
         large_reads: worker.large_reads.clone(),
         limits: worker.config.limits.clone(),
         clock: worker.store.clock().clone(),
     };
-    Floor::new(Arc::clone(&worker), desk, command, (signals, inbox), doubt).run().await;
+    Floor::new(Arc::clone(&worker), context, command, (signals, inbox), doubt).run().await;
     around.iter().for_each(AbortHandle::abort);
     Ok(())
 }

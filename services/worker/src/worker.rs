@@ -6,8 +6,8 @@ use foreman_store::Store;
 
 use crate::config::Config;
 use crate::large_reads::LargeReads;
-use crate::liveness::Liveness;
-use crate::peers::Peers;
+use crate::membership::liveness::Liveness;
+use crate::membership::peers::Peers;
 
 /// The process as its roles see it. One for all of them, shared.
 pub(crate) struct Worker {

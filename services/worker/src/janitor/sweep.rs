@@ -9,8 +9,8 @@ use foreman_webhook::schedule::TOO_OLD;
 use metrics::counter;
 use tokio::sync::Notify;
 
-use crate::dispatch::DELIVERIES;
 use crate::janitor::since::{self, Since};
+use crate::webhooks::dispatcher::DELIVERIES;
 use crate::worker::Worker;
 
 /// Rows a batch: some ten milliseconds.

@@ -22,7 +22,7 @@ use super::record::beginning::Began;
 use super::trouble::Trouble;
 use crate::config::Limits;
 use crate::large_reads::LargeReads;
-use crate::liveness::Spell;
+use crate::membership::liveness::Spell;
 
 /// Once Ollama has said `done`, its answer ends by itself; waiting for that keeps the connection for the next request.
 const LAST_BYTES: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const UNREAD: usize = 4 << 20;
 
 /// What every attempt works with.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct Context {
     pub ollama: Client,
     pub recorder: Recorder,
     pub large_reads: LargeReads,
@@ -59,14 +59,14 @@ pub(crate) struct Attempt {
 
 /// How it went.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct Finished {
     pub ending: Ending,
     /// How long its own request took, if there was one.
     pub ran: Option<Duration>,
 }
 
 /// Runs the attempt to its end, or until it is stopped from outside: then Ollama is hung up on.
-pub(crate) async fn run(desk: &Desk, attempt: Attempt, body: Body) -> Ended {
+pub(crate) async fn run(context: &Context, attempt: Attempt, body: Body) -> Finished {
     let (mut abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
     let stopped = async {
         tokio::select! {
@@ -78,11 +78,11 @@ pub(crate) async fn run(desk: &Desk, attempt: Attempt, body: Body) -> Ended {
     tokio::select! {
         biased;
         Some(abort) = stopped => Ending::Aborted(abort).into(),
-        ended = attempt.work(body, desk) => ended,
+        ended = attempt.work(body, context) => ended,
     }
 }
 
-impl From<Ending> for Ended {
+impl From<Ending> for Finished {
     /// An attempt whose request was never answered.
     fn from(ending: Ending) -> Self {
         Self { ending, ran: None }
@@ -90,48 +90,48 @@ impl From<Ending> for Ended {
 }
 
 impl Attempt {
-    async fn work(self, body: Body, desk: &Desk) -> Ended {
+    async fn work(self, body: Body, context: &Context) -> Finished {
         // Before anything is begun: to the world the job waits until its bytes are here.
-        let body = match self.fetch(body, desk).await {
+        let body = match self.fetch(body, context).await {
             Ok(body) => body,
             Err(ending) => return ending.into(),
         };
         let first = if self.load.is_some() { Phase::Loading } else { Phase::Working };
-        if let Err(ending) = self.begin(first, desk).await {
+        if let Err(ending) = self.begin(first, context).await {
             return ending.into();
         }
-        let waited = (desk.clock.now() - self.eligible_at).to_std().unwrap_or_default();
+        let waited = (context.clock.now() - self.eligible_at).to_std().unwrap_or_default();
         histogram!(JOB_WAIT.name).record(waited);
         // For the load and the prompt together.
-        let first_token_by = Instant::now() + desk.limits.load_timeout;
+        let first_token_by = Instant::now() + context.limits.load_timeout;
         if let Some(load) = &self.load {
-            if let Err(ending) = self.wait_for(load, first_token_by, desk).await {
+            if let Err(ending) = self.wait_for(load, first_token_by, context).await {
                 return ending.into();
             }
-            if let Err(ending) = self.begin(Phase::Working, desk).await {
+            if let Err(ending) = self.begin(Phase::Working, context).await {
                 return ending.into();
             }
         }
         let began = Instant::now();
         let (job, model, label) = (self.lease.job_id, self.model.clone(), self.model_label.clone());
-        let answer = self.ask(body, first_token_by, desk).await;
+        let answer = self.ask(body, first_token_by, context).await;
         let ran = began.elapsed();
         histogram!(JOB_RUN.name, "model" => label).record(ran);
         let ending = match answer {
             Ok(joined) => Ending::Done(joined),
-            Err(trouble) => trouble.ending(job, &model, &desk.ollama).await,
+            Err(trouble) => trouble.ending(job, &model, &context.ollama).await,
         };
-        Ended { ending, ran: Some(ran) }
+        Finished { ending, ran: Some(ran) }
     }
 
-    async fn fetch(&self, body: Body, desk: &Desk) -> Result<String, Ending> {
+    async fn fetch(&self, body: Body, context: &Context) -> Result<String, Ending> {
         let bytes = match body {
             Body::Here(body) => return Ok(body),
             Body::InPostgres(bytes) => bytes,
         };
         let job = self.lease.job_id;
         let read = |store: Store| async move { store.job_body(job, bytes).await };
-        match desk.large_reads.read("job_body", bytes.into(), read).await {
+        match context.large_reads.read("job_body", bytes.into(), read).await {
             Ok(Some(body)) => Ok(body),
             // The request is gone, and the next look at our leases lets go of this one.
             Ok(None) => Err(Ending::Stale),
@@ -144,11 +144,11 @@ impl Attempt {
     }
 
     /// Asks Postgres whether the job is still ours, and records that it begins.
-    async fn begin(&self, phase: Phase, desk: &Desk) -> Result<(), Ending> {
+    async fn begin(&self, phase: Phase, context: &Context) -> Result<(), Ending> {
         if self.begun {
             return Ok(());
         }
-        match desk.recorder.begin(&self.lease, phase, &self.spell).await {
+        match context.recorder.begin(&self.lease, phase, &self.spell).await {
             Began::Answered(Begin::Go) => Ok(()),
             Began::Answered(Begin::Cancelled) => Err(Ending::Cancelled),
             Began::Answered(Begin::Expired) => Err(Ending::Expired),
@@ -157,7 +157,7 @@ impl Attempt {
         }
     }
 
-    async fn wait_for(&self, load: &Load, by: Instant, desk: &Desk) -> Result<(), Ending> {
+    async fn wait_for(&self, load: &Load, by: Instant, context: &Context) -> Result<(), Ending> {
         let began = Instant::now();
         let mut outcome = timeout_at(by, load.done()).await;
         if let Ok(Err(LoadFailure::Ollama(failure))) = &outcome
@@ -170,18 +170,18 @@ impl Attempt {
         histogram!(JOB_LOAD.name, "model" => self.model_label.clone()).record(began.elapsed());
         let trouble = match outcome {
             Ok(Ok(())) => return Ok(()),
-            Err(_elapsed) => Trouble::no_token(desk.limits.load_timeout),
+            Err(_elapsed) => Trouble::no_token(context.limits.load_timeout),
             Ok(Err(failure)) => failure.into(),
         };
-        Err(trouble.ending(self.lease.job_id, &self.model, &desk.ollama).await)
+        Err(trouble.ending(self.lease.job_id, &self.model, &context.ollama).await)
     }
 
     /// Sends the body as it is stored, and joins what comes back.
-    async fn ask(self, body: String, first_token_by: Instant, desk: &Desk) -> Result<Joined, Trouble> {
-        let limits = &desk.limits;
+    async fn ask(self, body: String, first_token_by: Instant, context: &Context) -> Result<Joined, Trouble> {
+        let limits = &context.limits;
         let end_by = Instant::now() + limits.run_timeout;
         let mut join = Join::new(self.route, limits.max_result);
-        let mut answer = desk.ollama.run(self.route, body, limits.max_result.max(UNREAD));
+        let mut answer = context.ollama.run(self.route, body, limits.max_result.max(UNREAD));
         let mut spoken = false;
         loop {
             let word_by = if spoken { Instant::now() + limits.idle_timeout } else { first_token_by };

@@ -2,13 +2,12 @@
 //! thing, and alone starts attempts, loads and claims.
 //!
 //! What it decides from is kept in five parts, each of which changes by itself: [`standing`] is by what right we claim,
-//! [`host`] is what we know of the host, [`plan`] says what to claim next, [`ledger`] has the jobs that are ours, and
+//! [`host`] is what we know of the host, [`Plan`] says what to claim next, [`ledger`] has the jobs that are ours, and
 //! [`claims`] is the question to Postgres that is out.
 
 mod claims;
 mod host;
 mod ledger;
-mod plan;
 mod standing;
 
 use std::sync::Arc;
@@ -20,28 +19,28 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::attempt::{self, Attempt, Desk, Ended};
-use super::drain::Next;
+use super::attempt::{self, Attempt, Context, Finished};
 use super::fate::{Ending, HostTrouble, Past, reason};
 use super::idle::IdleMeter;
-use super::job::{Job, Lane, Left, Running};
-use super::key::Key;
+use super::job::{Job, Left, Running};
 use super::load::Load;
 use super::metrics::{GPU_IDLE, MODEL_SWITCHES};
-use super::ready::LATE_COMMITS;
 use super::record::leaving::Leaving;
 use super::signal::Signal;
-use crate::liveness::Spell;
+use crate::membership::liveness::Spell;
+use crate::scheduling::backlog::LATE_COMMITS;
+use crate::scheduling::key::{Key, RunsOn};
+use crate::scheduling::plan::{Order, Plan, Room};
+use crate::scheduling::rotation::Next;
 use crate::worker::Worker;
-use claims::{Answer, Claims, Learned};
+use claims::{Claims, Learned, Reply};
 use host::Host;
 use ledger::Ledger;
-use plan::{Order, Plan, Room};
 use standing::Standing;
 
 pub(crate) struct Floor {
     worker: Arc<Worker>,
-    desk: Arc<Desk>,
+    context: Arc<Context>,
     inbox: mpsc::UnboundedReceiver<Signal>,
     signals: mpsc::UnboundedSender<Signal>,
     /// For the watch of the host: it should look at once.
@@ -51,14 +50,14 @@ pub(crate) struct Floor {
     plan: Plan,
     ledger: Ledger,
     claims: Claims,
-    attempts: JoinSet<Ended>,
+    attempts: JoinSet<Finished>,
     idle: IdleMeter,
 }
 
 impl Floor {
     pub(crate) fn new(
         worker: Arc<Worker>,
-        desk: Desk,
+        context: Context,
         holder: watch::Receiver<Option<Holder>>,
         (signals, inbox): (mpsc::UnboundedSender<Signal>, mpsc::UnboundedReceiver<Signal>),
         doubt: Arc<Notify>,
@@ -72,7 +71,7 @@ impl Floor {
             attempts: JoinSet::new(),
             idle: IdleMeter::default(),
             worker,
-            desk: Arc::new(desk),
+            context: Arc::new(context),
             inbox,
             signals,
             doubt,
@@ -143,8 +142,9 @@ impl Floor {
     /// Begins what is held and has a slot, and hands back what may not begin any more.
     fn serve_held(&mut self, next: &Next<ClientId, Key>, may_begin: bool, now: Instant) {
         // Another key's turn comes: jobs that are held for this one would only lengthen its wait.
-        let gpu_goes_on = !matches!(next, Next::Drain | Next::Switch { .. });
-        let keeps = |job: &Job| may_begin && job.spell.goes_on() && (gpu_goes_on || job.lane == Lane::Cloud);
+        let gpu_goes_on = !matches!(next, Next::WaitForIdle | Next::Switch { .. });
+        let keeps =
+            |job: &Job| may_begin && job.spell.goes_on() && (gpu_goes_on || job.runs_on == RunsOn::Cloud);
         for job in self.ledger.let_go_but(keeps) {
             self.settle(job.not_begun());
         }
@@ -164,14 +164,14 @@ impl Floor {
         let Some((holder, spell)) = right.filter(|_| !self.ledger.waits_for_postgres()) else { return };
         let room = Room { slots: self.ledger.slots_to_fill(), is_held: !self.ledger.holds_nothing() };
         let (host, gpu_is_busy) = (&self.host, self.ledger.gpu_is_busy());
-        let needs_no_load = |key: &Key, lane| host.needs_no_load(key, lane, gpu_is_busy, now);
-        let floor = ulid_floor(self.desk.clock.now() - LATE_COMMITS);
+        let needs_no_load = |key: &Key, runs_on| host.needs_no_load(key, runs_on, gpu_is_busy, now);
+        let floor = ulid_floor(self.context.clock.now() - LATE_COMMITS);
         if let Some(order) = self.plan.order(next, room, needs_no_load, floor) {
             self.claims.ask_for_jobs(holder, spell, order);
         }
     }
 
-    fn answered(&mut self, answer: Answer, now: Instant) {
+    fn answered(&mut self, answer: Reply, now: Instant) {
         match self.claims.answered(answer, now) {
             Some(Learned::Claimed { order, spell, jobs }) => self.claimed(&order, &spell, jobs, now),
             Some(Learned::Unknown(leases)) => leases.into_iter().for_each(|own| self.hand_back_unknown(own)),
@@ -182,10 +182,10 @@ impl Floor {
     fn claimed(&mut self, order: &Order, spell: &Spell, claimed: Vec<Claimed>, now: Instant) {
         self.plan.claimed(order, &claimed, now);
         // A job that has begun is `working`, which is not true of one whose model has gone meanwhile and must be loaded.
-        let is_loaded = self.host.needs_no_load(&order.key, order.lane, self.ledger.gpu_is_busy(), now);
+        let is_loaded = self.host.needs_no_load(&order.key, order.runs_on, self.ledger.gpu_is_busy(), now);
         let may_begin = self.right(now).is_some() && spell.goes_on() && is_loaded;
         for job in claimed {
-            match Job::new(job, &order.key, order.lane, spell, self.desk.limits.max_attempts) {
+            match Job::new(job, &order.key, order.runs_on, spell, self.context.limits.max_attempts) {
                 // Whoever has the turn by now: these have begun.
                 Ok(job) if job.begun && may_begin => self.begin(job, now),
                 Ok(job) if job.begun => self.settle(job.not_begun()),
@@ -217,12 +217,12 @@ impl Floor {
             abort: aborted,
             spell: job.spell,
         };
-        let desk = Arc::clone(&self.desk);
-        let task = self.attempts.spawn(async move { attempt::run(&desk, attempt, job.body).await });
+        let context = Arc::clone(&self.context);
+        let task = self.attempts.spawn(async move { attempt::run(&context, attempt, job.body).await });
         let running = Running {
             lease: job.lease,
             key: job.key,
-            lane: job.lane,
+            runs_on: job.runs_on,
             past: job.past,
             model_label: job.model_label,
             abort,
@@ -232,21 +232,21 @@ impl Floor {
 
     /// The load that a job must wait for, if its model is not there.
     fn load_for(&mut self, job: &Job, now: Instant) -> Option<Load> {
-        if self.host.needs_no_load(&job.key, job.lane, self.ledger.gpu_is_busy(), now) {
+        if self.host.needs_no_load(&job.key, job.runs_on, self.ledger.gpu_is_busy(), now) {
             self.plan.is_loaded(&job.key, now);
             return None;
         }
-        let (desk, signals) = (&self.desk, &self.signals);
+        let (context, signals) = (&self.context, &self.signals);
         let begin = || {
-            let (key, limit) = (Key::clone(&job.key), desk.limits.load_timeout);
-            Load::new(desk.ollama.clone(), key, job.route, limit, signals.clone())
+            let (key, limit) = (Key::clone(&job.key), context.limits.load_timeout);
+            Load::new(context.ollama.clone(), key, job.route, limit, signals.clone())
         };
         Some(self.host.load(&job.key, begin))
     }
 
     fn heard(&mut self, signal: Signal, now: Instant) {
         match signal {
-            Signal::Scanned(places) => self.plan.scanned(places),
+            Signal::Scanned(groups) => self.plan.scanned(groups),
             Signal::Settled(lease) => self.ledger.settled(lease),
             Signal::CancelAsked(leases) => {
                 for job in self.ledger.cancel(&leases) {
@@ -272,7 +272,7 @@ impl Floor {
         }
     }
 
-    fn joined(&mut self, joined: Result<(Id, Ended), JoinError>, now: Instant) {
+    fn joined(&mut self, joined: Result<(Id, Finished), JoinError>, now: Instant) {
         let (id, ended) = match joined {
             Ok(joined) => joined,
             Err(error) => {
@@ -289,10 +289,10 @@ impl Floor {
         }
     }
 
-    fn ended(&mut self, running: Running, ended: Ended, now: Instant) {
-        let Running { lease, key, lane, past, model_label, .. } = running;
-        let Ended { ending, ran } = ended;
-        if lane == Lane::Gpu {
+    fn ended(&mut self, running: Running, ended: Finished, now: Instant) {
+        let Running { lease, key, runs_on, past, model_label, .. } = running;
+        let Finished { ending, ran } = ended;
+        if runs_on == RunsOn::Gpu {
             self.host.used(&key, now);
         }
         let past = Past { vanished: self.host.learn(lease.job_id, &ending, now), ..past };
@@ -313,7 +313,7 @@ impl Floor {
         let Left { lease, past, ending, model_label } = left;
         if let Some(exit) = ending.fate(past) {
             self.ledger.left(lease.no, exit.bytes());
-            self.desk.recorder.settle(Leaving { lease, exit, model_label });
+            self.context.recorder.settle(Leaving { lease, exit, model_label });
         }
     }
 }

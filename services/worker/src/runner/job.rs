@@ -6,24 +6,15 @@ use foreman_store::{Claimed, ClientId, Lease, LeaseNo};
 use tokio::sync::watch;
 
 use super::fate::{Abort, Ending, Past, reason};
-use super::key::Key;
-use crate::liveness::Spell;
-
-/// What a job needs of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lane {
-    /// The GPU, with its model loaded.
-    Gpu,
-    /// Only a slot: Ollama hands the request on to its cloud, whatever is loaded.
-    Cloud,
-}
+use crate::membership::liveness::Spell;
+use crate::scheduling::key::{Key, RunsOn};
 
 #[derive(Debug)]
 pub(crate) struct Job {
     pub lease: Lease,
     pub client: ClientId,
     pub key: Key,
-    pub lane: Lane,
+    pub runs_on: RunsOn,
     pub route: Route,
     pub past: Past,
     pub model_label: String,
@@ -48,7 +39,7 @@ impl Job {
     pub(crate) fn new(
         claimed: Claimed,
         key: &Key,
-        lane: Lane,
+        runs_on: RunsOn,
         spell: &Spell,
         max_attempts: i16,
     ) -> Result<Self, Box<Left>> {
@@ -66,7 +57,7 @@ impl Job {
             lease: claimed.lease,
             client: claimed.client,
             key: Key::clone(key),
-            lane,
+            runs_on,
             route,
             past,
             model_label: claimed.model_label,
@@ -101,7 +92,7 @@ pub(crate) struct Left {
 pub(crate) struct Running {
     pub lease: Lease,
     pub key: Key,
-    pub lane: Lane,
+    pub runs_on: RunsOn,
     pub past: Past,
     pub model_label: String,
     pub abort: watch::Sender<Option<Abort>>,

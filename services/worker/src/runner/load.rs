@@ -12,8 +12,8 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
-use super::key::Key;
 use super::signal::Signal;
+use crate::scheduling::key::Key;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Load {

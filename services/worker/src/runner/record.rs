@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::signal::Signal;
 use crate::alone::Alone;
-use crate::liveness::Spell;
+use crate::membership::liveness::Spell;
 use beginning::{Began, Beginning, Begins};
 use leaving::{Exits, Leaving};
 

@@ -11,16 +11,16 @@ use foreman_store::{Holder, ReadyTriple, ulid_floor};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::key::Key;
-use super::place_memory::PlaceMemory;
-use super::ready::{LATE_COMMITS, Place};
 use super::signal::Signal;
+use crate::scheduling::backlog::{Group, LATE_COMMITS};
+use crate::scheduling::group_memory::GroupMemory;
+use crate::scheduling::key::Key;
 use crate::worker::Worker;
 
 /// The poll behind the wake-ups.
 const POLL: Duration = Duration::from_secs(1);
 
-/// After a scan we rest for this many times what it took: however many places there are, and however often we are
+/// After a scan we rest for this many times what it took: however many groups there are, and however often we are
 /// woken, Postgres spends but a part of its time on us.
 const REST: u32 = 3;
 
@@ -34,7 +34,7 @@ pub(crate) async fn run(
     let mut woken = store.wakeups().subscribe(Topic::Ready);
     // Load keys that a newer api may have written: left to a newer worker, and each told of once.
     let mut unreadable = BTreeSet::new();
-    let mut memory = PlaceMemory::new(Instant::now().into_std());
+    let mut memory = GroupMemory::new(Instant::now().into_std());
     while command.wait_for(Option::is_some).await.is_ok() {
         let began = Instant::now();
         let floor = ulid_floor(store.clock().now() - LATE_COMMITS);
@@ -48,8 +48,8 @@ pub(crate) async fn run(
         match stalls::round("scan", stalls::USUAL, look).await {
             Ok(triples) => {
                 memory.learn(&triples, floor, began.into_std(), Instant::now().into_std());
-                let places = triples.into_iter().filter_map(|triple| read(triple, &mut unreadable)).collect();
-                if signals.send(Signal::Scanned(places)).is_err() {
+                let groups = triples.into_iter().filter_map(|triple| read(triple, &mut unreadable)).collect();
+                if signals.send(Signal::Scanned(groups)).is_err() {
                     return;
                 }
                 sleep(began.elapsed() * REST).await;
@@ -68,10 +68,10 @@ pub(crate) async fn run(
     }
 }
 
-fn read(triple: ReadyTriple, unreadable: &mut BTreeSet<String>) -> Option<(Key, Place)> {
+fn read(triple: ReadyTriple, unreadable: &mut BTreeSet<String>) -> Option<(Key, Group)> {
     let ReadyTriple { load_key, client, priority, lowest } = triple;
     match load_key.parse::<LoadKey>() {
-        Ok(key) => Some((Arc::new(key), Place { client, priority, lowest })),
+        Ok(key) => Some((Arc::new(key), Group { client, priority, lowest })),
         Err(error) => {
             if unreadable.insert(load_key) {
                 background_error!("scan", error, "jobs wait for a newer worker");

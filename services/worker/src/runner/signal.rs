@@ -6,13 +6,13 @@ use std::time::Duration;
 use foreman_ollama::ModelName;
 use foreman_store::LeaseNo;
 
-use super::key::Key;
-use super::ready::Place;
+use crate::scheduling::backlog::Group;
+use crate::scheduling::key::Key;
 
 #[derive(Debug)]
 pub(crate) enum Signal {
     /// Where jobs are ready.
-    Scanned(Vec<(Key, Place)>),
+    Scanned(Vec<(Key, Group)>),
     /// Somebody asked to cancel what is held under these numbers.
     CancelAsked(Vec<LeaseNo>),
     /// The outcome of this lease is written, or was refused: it is off our hands.

@@ -10,8 +10,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::plan::Order;
-use crate::liveness::Spell;
+use crate::membership::liveness::Spell;
+use crate::scheduling::plan::Order;
 
 /// The wait after a question that Postgres did not answer, doubled for each until a claim is answered: a look at our own
 /// leases proves too little, and what it hands back would be claimed again at once.
@@ -20,7 +20,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 pub(super) struct Claims {
     store: Store,
-    asking: Option<BoxFuture<'static, Answer>>,
+    asking: Option<BoxFuture<'static, Reply>>,
     again_at: Instant,
     delay: Duration,
     /// Whether we may have leases that we do not know of.
@@ -28,7 +28,7 @@ pub(super) struct Claims {
 }
 
 /// What Postgres said.
-pub(super) enum Answer {
+pub(super) enum Reply {
     /// To an order that was given under this spell.
     Claimed { order: Order, spell: Spell, result: Result<Vec<Claimed>, StoreError> },
     /// What we hold by Postgres' account, after it dropped what cannot be run, and what we knew of when it was asked.
@@ -71,7 +71,7 @@ impl Claims {
             } else {
                 store.claim(&holder, key, offers, limit).await
             };
-            Answer::Claimed { order, spell, result }
+            Reply::Claimed { order, spell, result }
         });
     }
 
@@ -82,16 +82,16 @@ impl Claims {
                 let dropped = store.drop_leases_without_request(worker).await?;
                 Ok((dropped, store.own_leases(worker).await?))
             };
-            Answer::Own { known, result: look.await }
+            Reply::Own { known, result: look.await }
         });
     }
 
-    fn ask(&mut self, question: impl Future<Output = Answer> + Send + 'static) {
+    fn ask(&mut self, question: impl Future<Output = Reply> + Send + 'static) {
         self.asking = Some(stalls::round("claim", stalls::USUAL, question).boxed());
     }
 
     /// The answer to the question that is out; none comes while none is.
-    pub(super) async fn answer(&mut self) -> Answer {
+    pub(super) async fn answer(&mut self) -> Reply {
         let Some(question) = &mut self.asking else { return std::future::pending().await };
         let answer = question.await;
         self.asking = None;
@@ -99,13 +99,13 @@ impl Claims {
     }
 
     /// Learns from an answer when and what to ask next.
-    pub(super) fn answered(&mut self, answer: Answer, now: Instant) -> Option<Learned> {
+    pub(super) fn answered(&mut self, answer: Reply, now: Instant) -> Option<Learned> {
         let error = match answer {
-            Answer::Claimed { order, spell, result: Ok(jobs) } => {
+            Reply::Claimed { order, spell, result: Ok(jobs) } => {
                 self.delay = FIRST_DELAY;
                 return Some(Learned::Claimed { order, spell, jobs });
             }
-            Answer::Own { known, result: Ok((dropped, mut own)) } => {
+            Reply::Own { known, result: Ok((dropped, mut own)) } => {
                 self.is_in_doubt = false;
                 for job in dropped {
                     tracing::error!(job.id = %job, "a lease was dropped, because the job's request is gone from Postgres");
@@ -114,12 +114,12 @@ impl Claims {
                 own.retain(|own| !known.contains(&own.lease.no));
                 return Some(Learned::Unknown(own));
             }
-            Answer::Claimed { result: Err(error), .. } => {
+            Reply::Claimed { result: Err(error), .. } => {
                 // What may have been claimed without our knowing stands among our own leases.
                 self.is_in_doubt |= error.outcome_is_unknown();
                 error
             }
-            Answer::Own { result: Err(error), .. } => error,
+            Reply::Own { result: Err(error), .. } => error,
         };
         background_error!("claim", error);
         self.again_at = now + self.delay;

@@ -5,12 +5,11 @@ use foreman_store::JobId;
 use tokio::time::Instant;
 
 use crate::runner::fate::{Ending, HostTrouble};
-use crate::runner::job::Lane;
-use crate::runner::key::Key;
 use crate::runner::load::Load;
 use crate::runner::pause::Pause;
 use crate::runner::residency::Residency;
 use crate::runner::vanished::Vanished;
+use crate::scheduling::key::{Key, RunsOn};
 
 #[derive(Debug, Default)]
 pub(super) struct Host {
@@ -44,8 +43,8 @@ impl Host {
     }
 
     /// Whether a request for this key has nothing to wait for.
-    pub(super) fn needs_no_load(&self, key: &Key, lane: Lane, gpu_is_busy: bool, now: Instant) -> bool {
-        lane == Lane::Cloud || self.residency.holds(key, gpu_is_busy, now)
+    pub(super) fn needs_no_load(&self, key: &Key, runs_on: RunsOn, gpu_is_busy: bool, now: Instant) -> bool {
+        runs_on == RunsOn::Cloud || self.residency.holds(key, gpu_is_busy, now)
     }
 
     /// The load of a key that is not there: the one under way, or the one that `begin` makes.

@@ -6,8 +6,8 @@ use foreman_store::{ClientId, LeaseNo};
 use tokio::task::Id;
 
 use crate::runner::fate::Abort;
-use crate::runner::job::{Job, Lane, Running};
-use crate::runner::key::Key;
+use crate::runner::job::{Job, Running};
+use crate::scheduling::key::{Key, RunsOn};
 
 /// With more outcomes per slot than this that Postgres has not taken yet, nothing more is claimed.
 const MAX_UNSETTLED_PER_SLOT: usize = 4;
@@ -102,7 +102,7 @@ impl Ledger {
     }
 
     pub(super) fn gpu_is_busy(&self) -> bool {
-        self.running.values().any(|running| running.lane == Lane::Gpu)
+        self.running.values().any(|running| running.runs_on == RunsOn::Gpu)
     }
 
     /// Whether a job of ours needs this key.
@@ -113,7 +113,7 @@ impl Ledger {
 
     /// Whose held jobs wait for the GPU, and with which key.
     pub(super) fn held_for_gpu(&self) -> impl Iterator<Item = (ClientId, Key)> {
-        let on_gpu = self.held.iter().filter(|job| job.lane == Lane::Gpu);
+        let on_gpu = self.held.iter().filter(|job| job.runs_on == RunsOn::Gpu);
         on_gpu.map(|job| (job.client, Key::clone(&job.key)))
     }
 

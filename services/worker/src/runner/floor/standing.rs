@@ -4,7 +4,7 @@
 use foreman_store::{Holder, WorkerId};
 use tokio::sync::watch;
 
-use crate::liveness::{Liveness, Spell};
+use crate::membership::liveness::{Liveness, Spell};
 
 #[derive(Debug)]
 pub(super) struct Standing {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::BATCH;
 use crate::alone::Alone;
-use crate::liveness::Spell;
+use crate::membership::liveness::Spell;
 use crate::stale::STALE_WRITES;
 use crate::tries::Tries;
 

@@ -7,9 +7,9 @@ mod destination;
 mod failure;
 mod heavy;
 mod lane_memory;
-mod pool;
 mod render;
 mod resolver;
+mod seats;
 mod secrets;
 mod sender;
 mod settler;
@@ -32,11 +32,11 @@ use tokio::time::sleep;
 use crate::alarm::Alarm;
 use crate::last_rounds::LastRounds;
 use crate::worker::Worker;
-use attempt::{Attempted, Kit, LEASE_MARGIN};
+use attempt::{Attempted, Context, LEASE_MARGIN};
 use destination::Destinations;
 use heavy::Heavy;
 use lane_memory::LaneMemory;
-use pool::{Place, Pool};
+use seats::{CountedLane, Seats};
 use secrets::Secrets;
 use sender::Sender;
 
@@ -88,9 +88,9 @@ pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result
 struct Dispatcher {
     worker: Arc<Worker>,
     store: Store,
-    kit: Arc<Kit>,
+    context: Arc<Context>,
     alarm: Arc<Alarm>,
-    pool: Pool,
+    seats: Seats,
     heavy: Heavy,
     memory: LaneMemory,
     destinations: Destinations,
@@ -114,7 +114,7 @@ impl Dispatcher {
         let lease = settings.timeout + LEASE_MARGIN;
         let seal = worker.config.secret_key.as_ref().map(|key| foreman_store::Seal::new(key.bytes()));
         Ok(Self {
-            kit: Arc::new(Kit {
+            context: Arc::new(Context {
                 sender: Sender::new(guard, destinations.clone(), settings.timeout)?,
                 schedule: settings.schedule.clone(),
                 clock: worker.store.clock().clone(),
@@ -125,7 +125,7 @@ impl Dispatcher {
                 lease,
             }),
             heavy: Heavy::new(Arc::clone(&alarm)),
-            pool: Pool::new(Arc::clone(&alarm)),
+            seats: Seats::new(Arc::clone(&alarm)),
             memory: LaneMemory::new(),
             secrets: Secrets::new(seal, settings.secret.clone()),
             terms: DeliveryTerms {
@@ -144,10 +144,10 @@ impl Dispatcher {
     }
 
     /// The seats there are, offered to the lanes that have something due.
-    fn offers(&self, due: Vec<LaneHead>) -> (Vec<LaneOffer>, HashMap<LaneId, Place>) {
-        let places: Vec<Place> = due
+    fn offers(&self, due: Vec<LaneHead>) -> (Vec<LaneOffer>, HashMap<LaneId, CountedLane>) {
+        let lanes: Vec<CountedLane> = due
             .into_iter()
-            .map(|head| Place {
+            .map(|head| CountedLane {
                 lane: head.lane,
                 client: head.client,
                 destination: head.origin.and_then(|origin| self.destinations.of(&origin)),
@@ -155,20 +155,20 @@ impl Dispatcher {
             })
             .collect();
         // With more lanes than seats, chance decides whose turn it is: there is no last one that always goes without.
-        let first = rand::random_range(0..places.len().max(1));
-        let offered = self.pool.offer(&places, first);
-        let offers: Vec<LaneOffer> = places
+        let first = rand::random_range(0..lanes.len().max(1));
+        let offered = self.seats.offer(&lanes, first);
+        let offers: Vec<LaneOffer> = lanes
             .iter()
             .zip(offered)
             .filter(|(_, at_most)| *at_most > 0)
-            .map(|(place, at_most)| LaneOffer {
-                lane: place.lane,
-                since: self.memory.since(place.lane),
+            .map(|(lane, at_most)| LaneOffer {
+                lane: lane.lane,
+                since: self.memory.since(lane.lane),
                 at_most: i32::try_from(at_most).unwrap_or(i32::MAX),
-                heavy_bytes: i64::try_from(self.heavy.room_at(place)).unwrap_or(i64::MAX),
+                heavy_bytes: i64::try_from(self.heavy.room_at(lane)).unwrap_or(i64::MAX),
             })
             .collect();
-        (offers, places.into_iter().map(|place| (place.lane, place)).collect())
+        (offers, lanes.into_iter().map(|lane| (lane.lane, lane)).collect())
     }
 }
 
@@ -178,7 +178,7 @@ impl Rounds for Dispatcher {
 
     /// One look, one claim, and the sending begun of what it brought.
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        if self.pool.is_full() {
+        if self.seats.is_full() {
             // The next seat that is left rings.
             return Ok(Round::Idle);
         }
@@ -196,7 +196,7 @@ impl Rounds for Dispatcher {
             self.last.end();
         }
 
-        let (offers, places) = self.offers(due);
+        let (offers, lanes) = self.offers(due);
         if offers.is_empty() {
             return Ok(Round::Idle);
         }
@@ -209,13 +209,13 @@ impl Rounds for Dispatcher {
             *brought.entry(delivery.lane).or_default() += 1;
         }
         let under_load = claimed.to_send.len() >= UNDER_LOAD;
-        self.begin(claimed.to_send, claimed_at, &places).await?;
+        self.begin(claimed.to_send, claimed_at, &lanes).await?;
         if under_load {
             sleep(GATHER_FOR).await;
         }
         // A lane that gave less than it might have has nothing more for now.
         let more = offers.iter().any(|offer| brought.get(&offer.lane) == Some(&offer.at_most));
-        Ok(if more && !self.pool.is_full() { Round::More } else { Round::Idle })
+        Ok(if more && !self.seats.is_full() { Round::More } else { Round::Idle })
     }
 }
 

@@ -10,7 +10,7 @@ use foreman_runtime::background_error;
 use foreman_store::{ClientId, Delivery, JobState, LaneId, StoreError};
 
 use super::attempt::release;
-use super::pool::Place;
+use super::seats::CountedLane;
 use super::secrets::Signing;
 use super::{Dispatcher, tell};
 
@@ -28,7 +28,7 @@ const PIECE: u64 = 512 << 10;
 struct Start<'a> {
     /// A moment before the claim.
     claimed: Instant,
-    places: &'a HashMap<LaneId, Place>,
+    lanes: &'a HashMap<LaneId, CountedLane>,
     signing: HashMap<ClientId, Signing>,
 }
 
@@ -39,7 +39,7 @@ impl Dispatcher {
         &mut self,
         deliveries: Vec<Delivery>,
         claimed: Instant,
-        places: &HashMap<LaneId, Place>,
+        lanes: &HashMap<LaneId, CountedLane>,
     ) -> Result<(), StoreError> {
         let clients = deliveries.iter().map(|delivery| delivery.client);
         let (signing, mut failed) = match self.secrets.of(&self.store, clients).await {
@@ -53,7 +53,7 @@ impl Dispatcher {
         if let Some(why) = withheld {
             background_error!(Self::TASK, why);
         }
-        let start = Start { claimed, places, signing };
+        let start = Start { claimed, lanes, signing };
         let is_read_here = |one: &Delivery| one.event.state == JobState::Done && !one.is_heavy();
         let (mut light, others): (Vec<Delivery>, Vec<Delivery>) =
             deliveries.into_iter().partition(is_read_here);
@@ -87,16 +87,16 @@ impl Dispatcher {
     /// Begins one attempt. It keeps its seat until its report is on its way to the settler, who takes only so many: what is
     /// under way is bounded even where Postgres is slow to write.
     async fn start(&self, delivery: Delivery, start: &Start<'_>) {
-        let place =
-            start.places.get(&delivery.lane).expect("only lanes that were offered seats are claimed from");
-        let seat = self.pool.take(place.clone());
-        let weight = delivery.is_heavy().then(|| self.heavy.take(place.clone(), delivery.artifact_bytes));
+        let lane =
+            start.lanes.get(&delivery.lane).expect("only lanes that were offered seats are claimed from");
+        let seat = self.seats.take(lane.clone());
+        let weight = delivery.is_heavy().then(|| self.heavy.take(lane.clone(), delivery.artifact_bytes));
         let over = self.over.clone();
         match start.signing.get(&delivery.client) {
             Some(Signing::With(secrets)) => {
-                let kit = Arc::clone(&self.kit);
+                let context = Arc::clone(&self.context);
                 // In a box before it is wrapped: each wrapper would copy its kilobytes.
-                let attempt = Box::pin(kit.attempt(delivery, weight, start.claimed, Arc::clone(secrets)));
+                let attempt = Box::pin(context.attempt(delivery, weight, start.claimed, Arc::clone(secrets)));
                 let hard = self.worker.shutdown.hard().clone();
                 self.worker.shutdown.spawn_work("delivery", async move {
                     // At the end of the grace it is let go: its claim ends by itself, and it is sent again.

@@ -8,33 +8,32 @@ use foreman_ollama::ModelName;
 use foreman_store::{Claimed, ClientId, JobId, Offer};
 use tokio::time::Instant;
 
+use super::backlog::{Backlog, Group, Scan};
+use super::client_order::ClientOrder;
+use super::estimates::Estimates;
+use super::key::{Key, RunsOn};
+use super::presence::Presence;
+use super::rotation::{Next, Rotation};
 use crate::config;
-use crate::runner::drain::{Drain, Next};
-use crate::runner::job::Lane;
-use crate::runner::key::Key;
-use crate::runner::pace::Pace;
-use crate::runner::presence::Presence;
-use crate::runner::ready::{Place, Ready, Scan};
-use crate::runner::turns::Turns;
 
 /// A job is claimed ahead of its slot only where the one before it takes about so long: so Ollama never waits for us, and
 /// a job that is held is never held for long. Where runs are shorter, a slot is free again before a claim is answered.
 const HELD_AHEAD_OF: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
 #[derive(Debug)]
-pub(super) struct Plan {
-    ready: Ready<Key>,
+pub(crate) struct Plan {
+    backlog: Backlog<Key>,
     presence: Presence,
     /// The keys that have work for this host; nothing when that has changed.
     waiting: Option<Waiting>,
-    drain: Drain<ClientId, Key>,
-    turns: Turns,
-    pace: Pace<Key>,
+    rotation: Rotation<ClientId, Key>,
+    client_order: ClientOrder,
+    estimates: Estimates<Key>,
     cloud_next: bool,
     last_in_cloud: Option<Key>,
 }
 
-/// Where there is work for this host, by the lane that it needs.
+/// Where there is work for this host, by what it runs on.
 #[derive(Debug, Default)]
 struct Waiting {
     /// Each client with each of its keys.
@@ -44,22 +43,22 @@ struct Waiting {
 
 /// What there is to be filled.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(crate) struct Room {
     /// Slots for which there is no job yet.
-    pub(super) slots: usize,
+    pub(crate) slots: usize,
     /// Whether a job is held already.
-    pub(super) is_held: bool,
+    pub(crate) is_held: bool,
 }
 
 /// What to claim.
 #[derive(Debug, Clone)]
-pub(super) struct Order {
-    pub(super) key: Key,
-    pub(super) lane: Lane,
-    pub(super) offers: Vec<Offer>,
-    pub(super) limit: usize,
+pub(crate) struct Order {
+    pub(crate) key: Key,
+    pub(crate) runs_on: RunsOn,
+    pub(crate) offers: Vec<Offer>,
+    pub(crate) limit: usize,
     /// Whether the jobs are begun with the claim, since there is nothing to be loaded for them.
-    pub(super) begins: bool,
+    pub(crate) begins: bool,
     /// Of which scan the offers are.
     scan: Scan,
 }
@@ -67,7 +66,7 @@ pub(super) struct Order {
 /// For which key to claim, and how.
 struct Wish {
     key: Key,
-    lane: Lane,
+    runs_on: RunsOn,
     /// Whose jobs are offered before all others': the claim is for this client's turn.
     first: Option<ClientId>,
     limit: usize,
@@ -75,74 +74,74 @@ struct Wish {
 }
 
 impl Plan {
-    pub(super) fn new(turns: &config::Turns) -> Self {
+    pub(crate) fn new(turns: &config::Turns) -> Self {
         Self {
-            ready: Ready::default(),
+            backlog: Backlog::default(),
             presence: Presence::default(),
             waiting: None,
-            drain: Drain::new(turns.load_share, turns.max_model_wait),
-            turns: Turns::default(),
-            pace: Pace::default(),
+            rotation: Rotation::new(turns.load_share, turns.max_model_wait),
+            client_order: ClientOrder::default(),
+            estimates: Estimates::default(),
             cloud_next: false,
             last_in_cloud: None,
         }
     }
 
     /// Where jobs are ready.
-    pub(super) fn scanned(&mut self, places: Vec<(Key, Place)>) {
-        self.ready.scanned(places);
+    pub(crate) fn scanned(&mut self, groups: Vec<(Key, Group)>) {
+        self.backlog.scanned(groups);
         self.waiting = None;
     }
 
     /// Which models the host has.
-    pub(super) fn published(&mut self, models: BTreeSet<ModelName>) {
+    pub(crate) fn published(&mut self, models: BTreeSet<ModelName>) {
         self.presence.published(models);
         self.waiting = None;
     }
 
     /// Ollama did not find the model of this key.
-    pub(super) fn missed(&mut self, key: &Key) {
+    pub(crate) fn missed(&mut self, key: &Key) {
         self.presence.missed(key.model());
         self.waiting = None;
     }
 
-    pub(super) fn loaded(&mut self, key: &Key, took: Duration, now: Instant) {
-        self.pace.loaded(key, took);
+    pub(crate) fn loaded(&mut self, key: &Key, took: Duration, now: Instant) {
+        self.estimates.loaded(key, took);
         self.is_loaded(key, now);
     }
 
     /// The turn of this key, if it is its own, goes on without a load from here.
-    pub(super) fn is_loaded(&mut self, key: &Key, now: Instant) {
-        if self.drain.has_turn(key) {
-            self.drain.loaded(now);
+    pub(crate) fn is_loaded(&mut self, key: &Key, now: Instant) {
+        if self.rotation.has_turn(key) {
+            self.rotation.loaded(now);
         }
     }
 
     /// The turn of this key ends, or a model that cannot be loaded would keep the others waiting for its whole queue.
-    pub(super) fn load_failed(&mut self, key: &Key, now: Instant) {
-        if self.drain.has_turn(key) {
-            self.drain.leave(now);
+    pub(crate) fn load_failed(&mut self, key: &Key, now: Instant) {
+        if self.rotation.has_turn(key) {
+            self.rotation.leave(now);
         }
     }
 
-    pub(super) fn ran(&mut self, key: &Key, took: Duration) {
-        self.pace.ran(key, took);
+    pub(crate) fn ran(&mut self, key: &Key, took: Duration) {
+        self.estimates.ran(key, took);
     }
 
     /// Whether jobs will be claimed for this key before any other has its turn.
-    pub(super) fn goes_on_with(&self, key: &Key) -> bool {
-        self.drain.has_turn(key) && self.ready.has(key)
+    pub(crate) fn goes_on_with(&self, key: &Key) -> bool {
+        self.rotation.has_turn(key) && self.backlog.has(key)
     }
 
     /// Whether there is work that this host could do.
-    pub(super) fn work_waits(&mut self) -> bool {
+    pub(crate) fn work_waits(&mut self) -> bool {
         let waiting = self.waiting();
         !waiting.gpu.is_empty() || !waiting.cloud.is_empty()
     }
 
     /// Which key has the GPU next, and for whom. What is held is work for the key that has the turn, though nothing more
     /// may be ready.
-    pub(super) fn next(
+    pub(crate) fn next(
         &mut self,
         held: impl Iterator<Item = (ClientId, Key)>,
         gpu_is_busy: bool,
@@ -150,39 +149,39 @@ impl Plan {
     ) -> Next<ClientId, Key> {
         let mut waiting = self.waiting().gpu.clone();
         waiting.extend(held);
-        self.drain.next(&waiting, gpu_is_busy, &self.pace, now)
+        self.rotation.next(&waiting, gpu_is_busy, &self.estimates, now)
     }
 
-    /// What to claim, if anything. `needs_no_load` says so of a key and its lane; `floor` is the lowest id that a job not
+    /// What to claim, if anything. `needs_no_load` says so of a key and what it runs on; `floor` is the lowest id that a job not
     /// yet committed may have.
-    pub(super) fn order(
+    pub(crate) fn order(
         &mut self,
         next: Next<ClientId, Key>,
         room: Room,
-        needs_no_load: impl Fn(&Key, Lane) -> bool,
+        needs_no_load: impl Fn(&Key, RunsOn) -> bool,
         floor: JobId,
     ) -> Option<Order> {
-        let Wish { key, lane, first, limit, begins } = self.wish(next, room, needs_no_load)?;
-        let offers = self.turns.offers(&self.ready.places(&key), first, limit, floor);
-        Some(Order { key, lane, offers, limit, begins, scan: self.ready.scan() })
+        let Wish { key, runs_on, first, limit, begins } = self.wish(next, room, needs_no_load)?;
+        let offers = self.client_order.offers(&self.backlog.groups(&key), first, limit, floor);
+        Some(Order { key, runs_on, offers, limit, begins, scan: self.backlog.scan() })
     }
 
     /// Learns what an order brought.
-    pub(super) fn claimed(&mut self, order: &Order, claimed: &[Claimed], now: Instant) {
+    pub(crate) fn claimed(&mut self, order: &Order, claimed: &[Claimed], now: Instant) {
         let brought: Vec<_> =
             claimed.iter().map(|job| (job.client, job.priority, job.lease.job_id)).collect();
-        self.ready.claimed(&order.key, &order.offers, order.limit, &brought, order.scan);
+        self.backlog.claimed(&order.key, &order.offers, order.limit, &brought, order.scan);
         self.waiting = None;
-        if order.lane == Lane::Gpu
+        if order.runs_on == RunsOn::Gpu
             && let Some(first) = claimed.first()
         {
-            self.drain.enter(first.client, &order.key, now);
+            self.rotation.enter(first.client, &order.key, now);
         }
-        claimed.iter().for_each(|job| self.turns.served(job.client));
+        claimed.iter().for_each(|job| self.client_order.served(job.client));
     }
 
     fn waiting(&mut self) -> &Waiting {
-        let (ready, presence) = (&self.ready, &self.presence);
+        let (ready, presence) = (&self.backlog, &self.presence);
         self.waiting.get_or_insert_with(|| {
             let mut waiting = Waiting::default();
             for key in ready.keys().filter(|key| presence.has(key.model())) {
@@ -201,7 +200,7 @@ impl Plan {
         &mut self,
         next: Next<ClientId, Key>,
         room: Room,
-        needs_no_load: impl Fn(&Key, Lane) -> bool,
+        needs_no_load: impl Fn(&Key, RunsOn) -> bool,
     ) -> Option<Wish> {
         let last_in_cloud = self.last_in_cloud.clone();
         let Waiting { cloud, .. } = self.waiting();
@@ -209,23 +208,23 @@ impl Plan {
         let cloud = cloud.iter().find(|key| Some(*key) > last_in_cloud.as_ref()).or(cloud.first()).cloned();
         // GPU and cloud share the slots, so they take turns, and neither holds a job ahead of the other's.
         let cloud_first = self.cloud_next && cloud.is_some();
-        let wish = |key: Key, lane, may_hold| {
-            let needs_no_load = needs_no_load(&key, lane);
-            self.wish_for(key, lane, room, needs_no_load, may_hold)
+        let wish = |key: Key, runs_on, may_hold| {
+            let needs_no_load = needs_no_load(&key, runs_on);
+            self.wish_for(key, runs_on, room, needs_no_load, may_hold)
         };
         let on_gpu = match next {
-            Next::Stay(key) => wish(key, Lane::Gpu, !cloud_first),
+            Next::Stay(key) => wish(key, RunsOn::Gpu, !cloud_first),
             Next::Switch { client, key } => {
-                wish(key, Lane::Gpu, false).map(|wish| Wish { first: Some(client), ..wish })
+                wish(key, RunsOn::Gpu, false).map(|wish| Wish { first: Some(client), ..wish })
             }
-            Next::Drain | Next::Rest => None,
+            Next::WaitForIdle | Next::Rest => None,
         };
-        let on_gpu = on_gpu.filter(|wish| self.ready.has(&wish.key));
-        let in_cloud = cloud.and_then(|key| wish(key, Lane::Cloud, true));
+        let on_gpu = on_gpu.filter(|wish| self.backlog.has(&wish.key));
+        let in_cloud = cloud.and_then(|key| wish(key, RunsOn::Cloud, true));
         let wish = if cloud_first { in_cloud.or(on_gpu) } else { on_gpu.or(in_cloud) };
-        if let Some(Wish { key, lane, .. }) = &wish {
-            self.cloud_next = *lane == Lane::Gpu;
-            if *lane == Lane::Cloud {
+        if let Some(Wish { key, runs_on, .. }) = &wish {
+            self.cloud_next = *runs_on == RunsOn::Gpu;
+            if *runs_on == RunsOn::Cloud {
                 self.last_in_cloud = Some(Key::clone(key));
             }
         }
@@ -236,17 +235,17 @@ impl Plan {
     fn wish_for(
         &self,
         key: Key,
-        lane: Lane,
+        runs_on: RunsOn,
         room: Room,
         needs_no_load: bool,
         may_hold: bool,
     ) -> Option<Wish> {
         // Held jobs come first, and a job that is begun waits for nothing.
         if room.slots > 0 && needs_no_load && !room.is_held {
-            return Some(Wish { key, lane, first: None, limit: room.slots, begins: true });
+            return Some(Wish { key, runs_on, first: None, limit: room.slots, begins: true });
         }
-        let quick = self.pace.usual_run(&key).is_some_and(|usual| HELD_AHEAD_OF.contains(&usual));
+        let quick = self.estimates.usual_run(&key).is_some_and(|usual| HELD_AHEAD_OF.contains(&usual));
         let limit = room.slots + usize::from(may_hold && quick && !room.is_held);
-        (limit > 0).then_some(Wish { key, lane, first: None, limit, begins: false })
+        (limit > 0).then_some(Wish { key, runs_on, first: None, limit, begins: false })
     }
 }

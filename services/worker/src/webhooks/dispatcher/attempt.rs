@@ -13,7 +13,7 @@ use metrics::counter;
 use tokio::time::sleep;
 
 use super::heavy::Weight;
-use super::sender::{Answer, Sender, headers};
+use super::sender::{Received, Sender, headers};
 use super::{UNSIGNED, render};
 use crate::large_reads::LargeReads;
 
@@ -31,7 +31,7 @@ const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 
 /// What attempts are made with.
 #[derive(Debug)]
-pub(super) struct Kit {
+pub(super) struct Context {
     pub(super) sender: Sender,
     pub(super) schedule: RetrySchedule,
     pub(super) clock: Clock,
@@ -53,7 +53,7 @@ pub(super) struct Attempted {
     pub(super) lag: Option<Duration>,
 }
 
-impl Kit {
+impl Context {
     /// Makes the attempt. `claimed` is a moment before the claim; with a weight the artifacts are still to be read.
     pub(super) async fn attempt(
         self: Arc<Self>,
@@ -90,7 +90,7 @@ impl Kit {
                 }
                 self.sender.send(&url, headers(signature, delivery.traceparent.as_deref()), body).await
             }
-            Err(_) => Answer::none(Failure::InvalidUrl),
+            Err(_) => Received::none(Failure::InvalidUrl),
         };
         let ended = Instant::now();
         let since_claim = ended - claimed;

@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Runs every job. Within a key clients are served in turn, except that a switch serves its own client first.
-    fn run(&self, drain: &mut Drain<Client, Key>, pace: &mut Pace<Key>) -> Longest {
+    fn run(&self, rotation: &mut Rotation<Client, Key>, estimates: &mut Estimates<Key>) -> Longest {
         let start = Instant::now();
         let mut arrivals: VecDeque<Job> = self.jobs.iter().copied().collect();
         let mut ready: Vec<Job> = Vec::new();
@@ -79,7 +79,7 @@ impl World {
             }
             running.retain(|end| *end > now);
             if let Some((_, runs)) = loading.take_if(|(end, _)| *end <= now) {
-                drain.loaded(start + now);
+                rotation.loaded(start + now);
                 running.extend(runs.iter().map(|run| now + *run));
             }
             // Claims take no time: as many as there are slots for.
@@ -88,8 +88,8 @@ impl World {
                 let mut waiting: Vec<(Client, Key)> = ready.iter().map(|job| (job.client, job.key)).collect();
                 waiting.sort_unstable();
                 waiting.dedup();
-                let whose = drain.turn.as_ref().map(|turn| turn.client);
-                let next = drain.next(&waiting, busy > 0, pace, start + now);
+                let whose = rotation.turn.as_ref().map(|turn| turn.client);
+                let next = rotation.next(&waiting, busy > 0, estimates, start + now);
                 let (first, key) = match next {
                     Next::Stay(key) if busy < self.slots => (None, key),
                     Next::Switch { client, key } if busy < self.slots => (Some(client), key),
@@ -102,17 +102,17 @@ impl World {
                     .min_by_key(|(_, job)| (Some(job.client) != first, served[job.client], job.at));
                 let job = job.map(|(index, _)| index).map(|index| ready.remove(index));
                 if let Some(job) = job {
-                    drain.enter(job.client, &key, start + now);
+                    rotation.enter(job.client, &key, start + now);
                 }
                 // The turn has passed on: what its client waits from here is another wait.
                 if let Some(last) =
-                    whose.filter(|last| drain.turn.as_ref().is_none_or(|turn| turn.client != *last))
+                    whose.filter(|last| rotation.turn.as_ref().is_none_or(|turn| turn.client != *last))
                 {
                     let waits = client_waits.0[last].is_some();
                     client_waits.end(last, waits, now);
                 }
                 let Some(job) = job else { break };
-                pace.ran(&key, job.run);
+                estimates.ran(&key, job.run);
                 claims += 1;
                 served[job.client] = claims;
                 let has_more = |same: fn(&Job, &Job) -> bool| ready.iter().any(|other| same(other, &job));
@@ -122,13 +122,13 @@ impl World {
                 longest.of_keys = longest.of_keys.max(key_waits.end(key, more, now));
                 if resident == Some(key) && loading.is_none() {
                     running.push(now + job.run);
-                    drain.loaded(start + now);
+                    rotation.loaded(start + now);
                 } else {
                     assert!(resident == Some(key) || busy == 0, "a switch with requests in flight");
                     resident = Some(key);
                     let (_, runs) = loading.get_or_insert_with(|| (now + self.loads[key], Vec::new()));
                     runs.push(job.run);
-                    pace.loaded(&key, self.loads[key]);
+                    estimates.loaded(&key, self.loads[key]);
                 }
             }
             let next = arrivals
@@ -189,7 +189,7 @@ proptest! {
     fn no_key_waits_longer_than_the_bound(world in worlds_of_keys(), load_share in 0.05..0.9f64) {
         let (load, run) = (world.longest_load(), world.longest_run());
         let quantum = load.mul_f64((1.0 - load_share) / load_share);
-        let longest = world.run(&mut Drain::new(load_share, secs(1 << 30)), &mut Pace::default()).of_keys;
+        let longest = world.run(&mut Rotation::new(load_share, secs(1 << 30)), &mut Estimates::default()).of_keys;
         let bound = bound(world.loads.len(), quantum, load, run);
         prop_assert!(longest <= bound + ROUNDING, "{longest:?} > {bound:?}");
     }
@@ -200,7 +200,7 @@ proptest! {
     ) {
         let (load, run) = (world.longest_load(), world.longest_run());
         let quantum = load.mul_f64((1.0 - load_share) / load_share);
-        let longest = world.run(&mut Drain::new(load_share, secs(1 << 30)), &mut Pace::default()).of_clients;
+        let longest = world.run(&mut Rotation::new(load_share, secs(1 << 30)), &mut Estimates::default()).of_clients;
         let bound = bound(4, quantum, load, run);
         prop_assert!(longest <= bound + ROUNDING, "{longest:?} > {bound:?}");
     }
@@ -212,7 +212,7 @@ proptest! {
     ) {
         world.loads.iter_mut().for_each(|own| *own = load);
         world.jobs.iter_mut().for_each(|job| job.run = run);
-        let longest = world.run(&mut Drain::new(0.01, max_wait), &mut measured(&world, load, run)).of_keys;
+        let longest = world.run(&mut Rotation::new(0.01, max_wait), &mut measured(&world, load, run)).of_keys;
         // Where even turns of a single job are too long, those are all that can be done.
         let least = bound(world.loads.len(), Duration::ZERO, load, run);
         prop_assert!(longest <= max_wait.max(least) + ROUNDING, "{longest:?} > {max_wait:?}, {least:?}");
@@ -225,7 +225,7 @@ proptest! {
     ) {
         world.loads.iter_mut().for_each(|own| *own = load);
         world.jobs.iter_mut().for_each(|job| job.run = run);
-        let longest = world.run(&mut Drain::new(0.01, max_wait), &mut measured(&world, load, run)).of_clients;
+        let longest = world.run(&mut Rotation::new(0.01, max_wait), &mut measured(&world, load, run)).of_clients;
         let least = bound(4, Duration::ZERO, load, run);
         prop_assert!(longest <= max_wait.max(least) + ROUNDING, "{longest:?} > {max_wait:?}, {least:?}");
     }
@@ -234,22 +234,22 @@ proptest! {
     fn loading_takes_no_more_than_its_share_while_two_keys_always_have_work(
         load in millis(100..5_000), run in millis(1..500), load_share in 0.05..0.9f64, one_client in any::<bool>(),
     ) {
-        let (mut drain, mut pace) = (Drain::new(load_share, secs(1 << 30)), Pace::default());
+        let (mut rotation, mut estimates) = (Rotation::new(load_share, secs(1 << 30)), Estimates::default());
         let (start, mut now) = (Instant::now(), Duration::ZERO);
         let (mut left, mut resident, mut loads) = ([1_000u32; 2], usize::MAX, 0);
         let waiting = [(0, 0), (usize::from(!one_client), 1)];
         while left.iter().all(|left| *left > 0) {
-            let key = match drain.next(&waiting, false, &pace, start + now) {
+            let key = match rotation.next(&waiting, false, &estimates, start + now) {
                 Next::Stay(key) | Next::Switch { key, .. } => key,
                 other => panic!("{other:?} though both have work"),
             };
-            drain.enter(waiting[key].0, &key, start + now);
+            rotation.enter(waiting[key].0, &key, start + now);
             if resident != key {
                 (resident, loads) = (key, loads + 1);
                 now += load;
-                pace.loaded(&key, load);
+                estimates.loaded(&key, load);
             }
-            drain.loaded(start + now);
+            rotation.loaded(start + now);
             now += run;
             left[key] -= 1;
         }
@@ -272,18 +272,18 @@ proptest! {
         let mut jobs: Vec<Job> = many.chain(one).collect();
         jobs.sort();
         let world = World { slots: 1, loads: vec![load; 301], clients: 2, jobs };
-        let longest = world.run(&mut Drain::new(0.1, secs(600)), &mut Pace::default()).of_clients;
+        let longest = world.run(&mut Rotation::new(0.1, secs(600)), &mut Estimates::default()).of_clients;
         let bound = bound(2, load * 9, load, run);
         prop_assert!(longest <= bound + ROUNDING, "{longest:?} > {bound:?}");
     }
 }
 
 /// What was measured before the world begins.
-fn measured(world: &World, load: Duration, run: Duration) -> Pace<Key> {
-    let mut pace = Pace::default();
+fn measured(world: &World, load: Duration, run: Duration) -> Estimates<Key> {
+    let mut estimates = Estimates::default();
     for key in 0..world.loads.len() {
-        pace.loaded(&key, load);
-        pace.ran(&key, run);
+        estimates.loaded(&key, load);
+        estimates.ran(&key, run);
     }
-    pace
+    estimates
 }

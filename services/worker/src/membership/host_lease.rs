@@ -10,7 +10,7 @@ use foreman_store::{Holder, HostOffer};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::liveness::Spell;
+use crate::membership::liveness::Spell;
 use crate::worker::Worker;
 
 /// While the last holder finishes what it began, we look again at least so often.

@@ -1,6 +1,6 @@
 //! Which client is served within a load key: they take turns, whatever they have queued. Pure.
 //!
-//! This and the line of clients in `drain.rs` are the places of the fair order: once GPU time is charged to clients, what is
+//! This and the line of clients in `rotation.rs` are where the fair order is decided: once GPU time is charged to clients, what is
 //! kept of each is the time it has had, and the client that had least goes first. Everything else stays.
 
 use std::cmp::Reverse;
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use foreman_store::{ClientId, JobId, Offer};
 
-use super::ready::Place;
+use super::backlog::Group;
 
 /// Within a client priority decides, but every tenth time its oldest job goes first, so that nothing starves.
 const OLDEST_EVERY: u64 = 10;
@@ -16,58 +16,58 @@ const OLDEST_EVERY: u64 = 10;
 /// Past so many remembered clients those are forgotten that have nothing ready.
 const MOST_CLIENTS: usize = 4_096;
 
-/// Each offer is one look into the index; places past these have their chance with the next claim.
+/// Each offer is one look into the index; groups past these have their chance with the next claim.
 const MOST_OFFERS: usize = 64;
 
 #[derive(Debug, Default)]
-pub(crate) struct Turns {
+pub(crate) struct ClientOrder {
     /// Counts what was served, and so tells earlier from later.
     served: u64,
-    clients: HashMap<ClientId, Standing>,
+    clients: HashMap<ClientId, Served>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Standing {
+struct Served {
     /// When it was last served, or first seen to wait: a newcomer lines up behind those who were there.
     last: u64,
     times: u64,
 }
 
-impl Turns {
-    /// What a claim of at most `limit` jobs should be offered, in order, from these places of one key: `first` before
+impl ClientOrder {
+    /// What a claim of at most `limit` jobs should be offered, in order, from these groups of one key: `first` before
     /// everybody, if the claim is for that client's turn. `floor` is the lowest id that a job not yet committed may have:
     /// no bound may lie above it.
     pub(crate) fn offers(
         &mut self,
-        places: &[Place],
+        groups: &[Group],
         first: Option<ClientId>,
         limit: usize,
         floor: JobId,
     ) -> Vec<Offer> {
-        self.note(places);
-        let mut clients: Vec<(ClientId, Vec<&Place>)> = places
+        self.note(groups);
+        let mut clients: Vec<(ClientId, Vec<&Group>)> = groups
             .chunk_by(|one, other| one.client == other.client)
-            .map(|places| (places[0].client, places.iter().collect()))
+            .map(|groups| (groups[0].client, groups.iter().collect()))
             .collect();
-        clients.sort_by_key(|(client, _)| (Some(*client) != first, self.standing(*client).last, *client));
-        for (client, places) in &mut clients {
-            if self.standing(*client).times % OLDEST_EVERY == OLDEST_EVERY - 1 {
-                places.sort_by_key(|place| place.lowest);
+        clients.sort_by_key(|(client, _)| (Some(*client) != first, self.served_of(*client).last, *client));
+        for (client, groups) in &mut clients {
+            if self.served_of(*client).times % OLDEST_EVERY == OLDEST_EVERY - 1 {
+                groups.sort_by_key(|group| group.lowest);
             } else {
-                places.sort_by_key(|place| Reverse(place.priority));
+                groups.sort_by_key(|group| Reverse(group.priority));
             }
         }
         let share = limit.div_ceil(clients.len().max(1));
         // Each client's first choice up to its share, then whatever fills the claim.
-        let first = clients.iter().map(|(_, places)| (places[0], share));
-        let rest = clients.iter().flat_map(|(_, places)| places[1..].iter().map(|place| (*place, limit)));
+        let first = clients.iter().map(|(_, groups)| (groups[0], share));
+        let rest = clients.iter().flat_map(|(_, groups)| groups[1..].iter().map(|group| (*group, limit)));
         first
             .chain(rest)
             .take(MOST_OFFERS.max(limit))
-            .map(|(place, at_most)| Offer {
-                client: place.client,
-                priority: place.priority,
-                lower_bound: place.lowest.min(floor),
+            .map(|(group, at_most)| Offer {
+                client: group.client,
+                priority: group.priority,
+                lower_bound: group.lowest.min(floor),
                 at_most: i32::try_from(at_most).unwrap_or(i32::MAX),
             })
             .collect()
@@ -77,22 +77,22 @@ impl Turns {
     pub(crate) fn served(&mut self, client: ClientId) {
         self.served += 1;
         let last = self.served;
-        let standing = self.clients.entry(client).or_insert(Standing { last, times: 0 });
-        *standing = Standing { last, times: standing.times + 1 };
+        let served = self.clients.entry(client).or_insert(Served { last, times: 0 });
+        *served = Served { last, times: served.times + 1 };
     }
 
-    fn standing(&self, client: ClientId) -> Standing {
-        self.clients.get(&client).copied().unwrap_or(Standing { last: self.served, times: 0 })
+    fn served_of(&self, client: ClientId) -> Served {
+        self.clients.get(&client).copied().unwrap_or(Served { last: self.served, times: 0 })
     }
 
-    fn note(&mut self, places: &[Place]) {
+    fn note(&mut self, groups: &[Group]) {
         if self.clients.len() > MOST_CLIENTS {
-            let waiting: Vec<_> = places.iter().map(|place| place.client).collect();
+            let waiting: Vec<_> = groups.iter().map(|group| group.client).collect();
             self.clients.retain(|client, _| waiting.binary_search(client).is_ok());
         }
-        let newcomer = Standing { last: self.served, times: 0 };
-        for place in places {
-            self.clients.entry(place.client).or_insert(newcomer);
+        let newcomer = Served { last: self.served, times: 0 };
+        for group in groups {
+            self.clients.entry(group.client).or_insert(newcomer);
         }
     }
 }
@@ -108,55 +108,55 @@ mod tests {
         ulid_floor(chrono::DateTime::from_timestamp_millis(number).unwrap())
     }
 
-    fn place(client: u128, priority: i16, lowest: i64) -> Place {
-        Place { client: ClientId::from_ulid(client.into()), priority, lowest: id(lowest) }
+    fn group(client: u128, priority: i16, lowest: i64) -> Group {
+        Group { client: ClientId::from_ulid(client.into()), priority, lowest: id(lowest) }
     }
 
     /// Client and priority of each offer, with the most it may give.
-    fn offers(turns: &mut Turns, places: &[Place], limit: usize) -> Vec<(ClientId, i16, i32)> {
-        let offers = turns.offers(places, None, limit, id(1_000));
+    fn offers(order: &mut ClientOrder, groups: &[Group], limit: usize) -> Vec<(ClientId, i16, i32)> {
+        let offers = order.offers(groups, None, limit, id(1_000));
         offers.into_iter().map(|offer| (offer.client, offer.priority, offer.at_most)).collect()
     }
 
     #[test]
     fn clients_alternate_however_much_one_of_them_has() {
-        let mut turns = Turns::default();
-        let places = [place(1, 9, 1), place(2, 0, 2)];
+        let mut order = ClientOrder::default();
+        let groups = [group(1, 9, 1), group(2, 0, 2)];
         let served: Vec<ClientId> = (0..6)
             .map(|_| {
-                let first = offers(&mut turns, &places, 1)[0].0;
-                turns.served(first);
+                let first = offers(&mut order, &groups, 1)[0].0;
+                order.served(first);
                 first
             })
             .collect();
-        let (one, two) = (places[0].client, places[1].client);
+        let (one, two) = (groups[0].client, groups[1].client);
         assert_eq!(served, [one, two, one, two, one, two]);
     }
 
     #[test]
     fn a_claim_for_the_turn_of_a_client_offers_its_jobs_first() {
-        let (mut turns, places) = (Turns::default(), [place(1, 0, 1), place(2, 0, 2)]);
-        let two = places[1].client;
-        turns.served(two);
-        assert_eq!(turns.offers(&places, Some(two), 1, id(9))[0].client, two);
-        assert_ne!(turns.offers(&places, None, 1, id(9))[0].client, two);
+        let (mut order, groups) = (ClientOrder::default(), [group(1, 0, 1), group(2, 0, 2)]);
+        let two = groups[1].client;
+        order.served(two);
+        assert_eq!(order.offers(&groups, Some(two), 1, id(9))[0].client, two);
+        assert_ne!(order.offers(&groups, None, 1, id(9))[0].client, two);
     }
 
     #[test]
     fn several_slots_are_shared_and_what_one_leaves_the_next_may_fill() {
-        let places = [place(1, 5, 1), place(1, 0, 1), place(2, 0, 2)];
-        let (one, two) = (places[0].client, places[2].client);
-        assert_eq!(offers(&mut Turns::default(), &places, 3), [(one, 5, 2), (two, 0, 2), (one, 0, 3)]);
+        let groups = [group(1, 5, 1), group(1, 0, 1), group(2, 0, 2)];
+        let (one, two) = (groups[0].client, groups[2].client);
+        assert_eq!(offers(&mut ClientOrder::default(), &groups, 3), [(one, 5, 2), (two, 0, 2), (one, 0, 3)]);
     }
 
     #[test]
     fn priority_decides_within_a_client_and_every_tenth_time_age() {
-        let mut turns = Turns::default();
-        let places = [place(1, 5, 20), place(1, -5, 10)];
+        let mut order = ClientOrder::default();
+        let groups = [group(1, 5, 20), group(1, -5, 10)];
         let choices: Vec<i16> = (0..20)
             .map(|_| {
-                let (client, priority, _) = offers(&mut turns, &places, 1)[0];
-                turns.served(client);
+                let (client, priority, _) = offers(&mut order, &groups, 1)[0];
+                order.served(client);
                 priority
             })
             .collect();
@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn bounds_stay_below_what_may_still_commit() {
-        let bounds: Vec<JobId> = Turns::default()
-            .offers(&[place(1, 0, 5), place(2, 0, 50)], None, 2, id(20))
+        let bounds: Vec<JobId> = ClientOrder::default()
+            .offers(&[group(1, 0, 5), group(2, 0, 50)], None, 2, id(20))
             .into_iter()
             .map(|offer| offer.lower_bound)
             .collect();
@@ -181,16 +181,16 @@ mod tests {
         fn no_client_is_served_twice_while_another_waits(
             waiting in prop::collection::vec(prop::collection::btree_set(1..12u128, 1..8), 1..60),
         ) {
-            let mut turns = Turns::default();
+            let mut order = ClientOrder::default();
             let mut since: HashMap<ClientId, Vec<ClientId>> = HashMap::new();
             for clients in waiting {
-                let places: Vec<Place> = clients.iter().map(|client| place(*client, 0, 1)).collect();
-                since.retain(|client, _| places.iter().any(|place| place.client == *client));
-                for place in &places {
-                    since.entry(place.client).or_default();
+                let groups: Vec<Group> = clients.iter().map(|client| group(*client, 0, 1)).collect();
+                since.retain(|client, _| groups.iter().any(|group| group.client == *client));
+                for group in &groups {
+                    since.entry(group.client).or_default();
                 }
-                let first = offers(&mut turns, &places, 1)[0].0;
-                turns.served(first);
+                let first = offers(&mut order, &groups, 1)[0].0;
+                order.served(first);
                 since.remove(&first);
                 for (client, passed_by) in &mut since {
                     prop_assert!(!passed_by.contains(&first), "{client} waited while {first} was served twice");

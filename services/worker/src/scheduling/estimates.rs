@@ -8,7 +8,7 @@ use std::time::Duration;
 const MOST_KEYS: usize = 4_096;
 
 #[derive(Debug)]
-pub(crate) struct Pace<K>(HashMap<K, Measured>);
+pub(crate) struct Estimates<K>(HashMap<K, Measured>);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Measured {
@@ -17,13 +17,13 @@ struct Measured {
     usual_run: Option<Duration>,
 }
 
-impl<K> Default for Pace<K> {
+impl<K> Default for Estimates<K> {
     fn default() -> Self {
         Self(HashMap::new())
     }
 }
 
-impl<K: Eq + Hash + Clone> Pace<K> {
+impl<K: Eq + Hash + Clone> Estimates<K> {
     /// Notes a load. A model that was resident after all answers at once, which says nothing about loading it: an
     /// estimate falls by half at most.
     pub(crate) fn loaded(&mut self, key: &K, took: Duration) {
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_preload_that_finds_its_model_resident_hardly_changes_the_estimate() {
-        let mut pace = Pace::default();
+        let mut pace = Estimates::default();
         pace.loaded(&'a', secs(8));
         pace.loaded(&'a', Duration::from_millis(3));
         assert_eq!(pace.load(&'a'), secs(4));
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_longest_run_fades_and_the_usual_one_follows() {
-        let mut pace = Pace::default();
+        let mut pace = Estimates::default();
         pace.ran(&'a', secs(60));
         for _ in 0..1_000 {
             pace.ran(&'a', secs(1));
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn keys_without_end_do_not_fill_the_memory() {
-        let mut pace = Pace::default();
+        let mut pace = Estimates::default();
         (0..100_000).for_each(|key| pace.ran(&key, secs(1)));
         assert!(pace.0.len() <= MOST_KEYS);
     }

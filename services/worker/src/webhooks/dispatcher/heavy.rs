@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foreman_store::{ClientId, LaneId};
 
-use super::pool::Place;
+use super::seats::CountedLane;
 use crate::alarm::Alarm;
 
 /// Bytes of artifacts. A body in the making takes up to four times as much: as read, once raw and once more as a string.
@@ -42,7 +42,7 @@ pub(super) struct Heavy {
 #[derive(Debug)]
 pub(super) struct Weight {
     heavy: Heavy,
-    place: Place,
+    lane: CountedLane,
     bytes: u64,
     is_read: bool,
 }
@@ -67,30 +67,30 @@ impl Heavy {
         ALL.saturating_sub(under_way.all).min(UNREAD.saturating_sub(under_way.unread))
     }
 
-    /// The bytes of these that it may bring to this place.
-    pub(super) fn room_at(&self, place: &Place) -> u64 {
+    /// The bytes of these that it may bring to this lane.
+    pub(super) fn room_at(&self, lane: &CountedLane) -> u64 {
         let under_way = self.under_way();
-        let of_lane = LANE.saturating_sub(bytes_of(&under_way.lanes, &place.lane));
+        let of_lane = LANE.saturating_sub(bytes_of(&under_way.lanes, &lane.lane));
         let of_client =
-            place.client.map_or(ALL, |client| CLIENT.saturating_sub(bytes_of(&under_way.clients, &client)));
-        let unproven = if place.proven { ALL } else { UNPROVEN.saturating_sub(under_way.unproven) };
+            lane.client.map_or(ALL, |client| CLIENT.saturating_sub(bytes_of(&under_way.clients, &client)));
+        let unproven = if lane.proven { ALL } else { UNPROVEN.saturating_sub(under_way.unproven) };
         of_lane.min(of_client).min(unproven)
     }
 
     /// Enters what a claim brought.
-    pub(super) fn take(&self, place: Place, bytes: u64) -> Weight {
+    pub(super) fn take(&self, lane: CountedLane, bytes: u64) -> Weight {
         let mut under_way = self.under_way();
         under_way.all += bytes;
         under_way.unread += bytes;
-        if !place.proven {
+        if !lane.proven {
             under_way.unproven += bytes;
         }
-        *under_way.lanes.entry(place.lane).or_default() += bytes;
-        if let Some(client) = place.client {
+        *under_way.lanes.entry(lane.lane).or_default() += bytes;
+        if let Some(client) = lane.client {
             *under_way.clients.entry(client).or_default() += bytes;
         }
         drop(under_way);
-        Weight { heavy: self.clone(), place, bytes, is_read: false }
+        Weight { heavy: self.clone(), lane, bytes, is_read: false }
     }
 
     fn under_way(&self) -> MutexGuard<'_, UnderWay> {
@@ -113,11 +113,11 @@ impl Drop for Weight {
         self.is_read();
         let mut under_way = self.heavy.under_way();
         under_way.all -= self.bytes;
-        if !self.place.proven {
+        if !self.lane.proven {
             under_way.unproven -= self.bytes;
         }
-        decrease(&mut under_way.lanes, &self.place.lane, self.bytes);
-        if let Some(client) = self.place.client {
+        decrease(&mut under_way.lanes, &self.lane.lane, self.bytes);
+        if let Some(client) = self.lane.client {
             decrease(&mut under_way.clients, &client, self.bytes);
         }
         drop(under_way);
@@ -147,16 +147,16 @@ mod tests {
         Heavy::new(Arc::new(Alarm::new()))
     }
 
-    fn place(proven: bool) -> Place {
+    fn lane(proven: bool) -> CountedLane {
         let client = ClientId::generate();
-        Place { lane: LaneId::derive(client, "r"), client: Some(client), destination: None, proven }
+        CountedLane { lane: LaneId::derive(client, "r"), client: Some(client), destination: None, proven }
     }
 
     /// Takes bodies of this size for as long as there is room at all, each read at once.
-    fn fill(heavy: &Heavy, place: &Place, bytes: u64) -> Vec<Weight> {
+    fn fill(heavy: &Heavy, lane: &CountedLane, bytes: u64) -> Vec<Weight> {
         let mut weights = Vec::new();
-        while heavy.room().min(heavy.room_at(place)) > 0 {
-            let mut weight = heavy.take(place.clone(), bytes);
+        while heavy.room().min(heavy.room_at(lane)) > 0 {
+            let mut weight = heavy.take(lane.clone(), bytes);
             weight.is_read();
             weights.push(weight);
         }
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn the_largest_body_there_may_be_fits_and_then_nothing_does() {
         let heavy = heavy();
-        let (one, other) = (place(true), place(true));
+        let (one, other) = (lane(true), lane(true));
         let largest = fill(&heavy, &one, 16 << 20);
         assert_eq!((largest.len(), heavy.room()), (1, 0));
         assert!(fill(&heavy, &other, 1).is_empty());
@@ -178,22 +178,22 @@ mod tests {
     fn a_lane_a_client_and_all_that_are_unproven_have_their_parts() {
         let heavy = heavy();
         const BYTES: u64 = 256 << 10;
-        let (hanging, healthy) = (place(false), place(true));
+        let (hanging, healthy) = (lane(false), lane(true));
         let unproven = fill(&heavy, &hanging, BYTES);
         assert_eq!(unproven.len() as u64 * BYTES, UNPROVEN);
-        assert_eq!(heavy.room_at(&place(false)), 0, "nor is there room for another of them");
+        assert_eq!(heavy.room_at(&lane(false)), 0, "nor is there room for another of them");
         let of_lane = fill(&heavy, &healthy, BYTES);
         assert_eq!(of_lane.len() as u64 * BYTES, LANE);
-        let same_client = Place { lane: place(true).lane, ..healthy };
+        let same_client = CountedLane { lane: lane(true).lane, ..healthy };
         let of_client = fill(&heavy, &same_client, BYTES);
         assert_eq!((of_lane.len() + of_client.len()) as u64 * BYTES, CLIENT);
-        assert!(heavy.room_at(&place(true)) > 0, "others have room");
+        assert!(heavy.room_at(&lane(true)) > 0, "others have room");
     }
 
     #[test]
     fn what_is_not_read_yet_holds_the_next_claim_back_and_nothing_longer() {
         let heavy = heavy();
-        let mut unread = heavy.take(place(true), UNREAD);
+        let mut unread = heavy.take(lane(true), UNREAD);
         assert_eq!(heavy.room(), 0);
         unread.is_read();
         assert_eq!(heavy.room(), UNREAD);
@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn what_has_ended_leaves_no_trace() {
         let heavy = heavy();
-        drop(fill(&heavy, &place(true), 1 << 20));
-        drop(heavy.take(place(false), 1));
+        drop(fill(&heavy, &lane(true), 1 << 20));
+        drop(heavy.take(lane(false), 1));
         let under_way = heavy.under_way();
         assert_eq!((under_way.all, under_way.unread, under_way.unproven), (0, 0, 0));
         assert!(under_way.lanes.is_empty() && under_way.clients.is_empty());

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::pace::Pace;
+use super::estimates::Estimates;
 
 /// What to do about the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,15 +26,15 @@ pub(crate) enum Next<C, K> {
     /// Claim for the key that has the turn.
     Stay(K),
     /// Claim nothing, so that what runs comes to its end: Ollama may deadlock on a second model before.
-    Drain,
-    /// Claim for this key, this client's jobs first. If that brings a job, say so with [`Drain::enter`].
+    WaitForIdle,
+    /// Claim for this key, this client's jobs first. If that brings a job, say so with [`Rotation::enter`].
     Switch { client: C, key: K },
     /// No key has work.
     Rest,
 }
 
 #[derive(Debug)]
-pub(crate) struct Drain<C, K> {
+pub(crate) struct Rotation<C, K> {
     load_share: f64,
     max_wait: Duration,
     turn: Option<Turn<C, K>>,
@@ -54,16 +54,16 @@ struct Turn<C, K> {
 /// Clients, or keys, in the order of their last turns. Who had no work for `max_wait` is forgotten: whoever waits now does
 /// not wait for those, and they come back as newcomers.
 #[derive(Debug)]
-struct Line<T>(HashMap<T, Place>);
+struct Line<T>(HashMap<T, Position>);
 
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Position {
     /// When the last turn ended, or the first work was seen: a newcomer lines up behind those who were there.
     since: Instant,
     had_work: Instant,
 }
 
-impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Drain<C, K> {
+impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     /// `load_share` is ε, between 0 and 1; `max_wait` is what the bound should not exceed if that can be had.
     pub(crate) fn new(load_share: f64, max_wait: Duration) -> Self {
         Self { load_share, max_wait, turn: None, clients: Line::default(), keys: Line::default() }
@@ -74,7 +74,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Drain<C, K> {
         &mut self,
         waiting: &[(C, K)],
         in_flight: bool,
-        pace: &Pace<K>,
+        estimates: &Estimates<K>,
         now: Instant,
     ) -> Next<C, K> {
         self.line_up(waiting, now);
@@ -83,9 +83,13 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Drain<C, K> {
         if let Some(turn) = self.turn.as_ref().filter(goes_on) {
             let key = turn.key.clone();
             match next {
-                Some((client, next)) if self.has_had_its_share(turn, pace, now) => {
+                Some((client, next)) if self.has_had_its_share(turn, estimates, now) => {
                     if next != key {
-                        return if in_flight { Next::Drain } else { Next::Switch { client, key: next } };
+                        return if in_flight {
+                            Next::WaitForIdle
+                        } else {
+                            Next::Switch { client, key: next }
+                        };
                     }
                     self.leave(now);
                     self.turn = Some(Turn { client, key: next, resident_since: Some(now) });
@@ -96,7 +100,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Drain<C, K> {
         }
         match next {
             None => Next::Rest,
-            Some(_) if in_flight => Next::Drain,
+            Some(_) if in_flight => Next::WaitForIdle,
             Some((client, key)) => Next::Switch { client, key },
         }
     }
@@ -133,31 +137,31 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Drain<C, K> {
         let is_turns = |client: &C| self.turn.as_ref().is_some_and(|turn| turn.client == *client);
         let of_others = waiting.iter().filter(|(client, _)| !is_turns(client));
         // The resident key is the one that was left least long ago.
-        let place =
+        let position =
             |(client, key): &&(C, K)| (self.clients.since(client), self.has_turn(key), self.keys.since(key));
-        of_others.min_by_key(place).or_else(|| {
+        of_others.min_by_key(position).or_else(|| {
             let own = waiting.iter().filter(|(client, key)| is_turns(client) && !self.has_turn(key));
             own.min_by_key(|(_, key)| self.keys.since(key))
         })
     }
 
-    fn has_had_its_share(&self, turn: &Turn<C, K>, pace: &Pace<K>, now: Instant) -> bool {
+    fn has_had_its_share(&self, turn: &Turn<C, K>, estimates: &Estimates<K>, now: Instant) -> bool {
         turn.resident_since
-            .is_some_and(|since| now.saturating_duration_since(since) >= self.quantum(turn, pace))
+            .is_some_and(|since| now.saturating_duration_since(since) >= self.quantum(turn, estimates))
     }
 
     /// Q' of the design: the load's fair return, or less where the others would wait too long. At least one job runs
     /// in any case, because a turn begins with a claim.
-    fn quantum(&self, turn: &Turn<C, K>, pace: &Pace<K>) -> Duration {
+    fn quantum(&self, turn: &Turn<C, K>, estimates: &Estimates<K>) -> Duration {
         let all = || self.keys.0.keys().chain([&turn.key]);
-        let load = all().map(|key| pace.load(key)).max().unwrap_or_default();
-        let run = all().map(|key| pace.longest_run(key)).max().unwrap_or_default();
+        let load = all().map(|key| estimates.load(key)).max().unwrap_or_default();
+        let run = all().map(|key| estimates.longest_run(key)).max().unwrap_or_default();
         let others = match self.clients.others(&turn.client) {
             0 => self.keys.others(&turn.key),
             clients => clients,
         };
         let others = u32::try_from(others).unwrap_or(u32::MAX).max(1);
-        let fair = pace.load(&turn.key).mul_f64((1.0 - self.load_share) / self.load_share);
+        let fair = estimates.load(&turn.key).mul_f64((1.0 - self.load_share) / self.load_share);
         let bearable = (self.max_wait.saturating_sub(load + run) / others).saturating_sub(load + run);
         fair.min(bearable)
     }
@@ -181,17 +185,17 @@ impl<T> Default for Line<T> {
 impl<T: Clone + Eq + Hash> Line<T> {
     fn has_work(&mut self, one: &T, now: Instant) {
         match self.0.get_mut(one) {
-            Some(place) => place.had_work = now,
+            Some(position) => position.had_work = now,
             None => self.had_turn(one.clone(), now),
         }
     }
 
     fn had_turn(&mut self, one: T, now: Instant) {
-        self.0.insert(one, Place { since: now, had_work: now });
+        self.0.insert(one, Position { since: now, had_work: now });
     }
 
     fn since(&self, one: &T) -> Option<Instant> {
-        self.0.get(one).map(|place| place.since)
+        self.0.get(one).map(|position| position.since)
     }
 
     /// How many beside this one stand in line.
@@ -200,7 +204,7 @@ impl<T: Clone + Eq + Hash> Line<T> {
     }
 
     fn forget(&mut self, max_wait: Duration, now: Instant) {
-        self.0.retain(|_, place| now.saturating_duration_since(place.had_work) <= max_wait);
+        self.0.retain(|_, position| now.saturating_duration_since(position.had_work) <= max_wait);
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Sender {
 
 /// What a request brought.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Received {
     pub(super) outcome: Outcome,
     /// The first bytes of the answer, of public receivers alone: what a private one says is none of the client's
     /// business.
@@ -58,11 +58,11 @@ impl Sender {
         Ok(Self { client, guard, timeout })
     }
 
-    pub(super) async fn send(&self, url: &ReceiverUrl, headers: HeaderMap, body: Bytes) -> Answer {
+    pub(super) async fn send(&self, url: &ReceiverUrl, headers: HeaderMap, body: Bytes) -> Received {
         let deadline = Instant::now() + self.timeout;
         // The client asks no resolver about an address that stands in the URL.
         if url.check_literal(self.guard.allow()).is_err() {
-            return Answer::none(Failure::BlockedAddress);
+            return Received::none(Failure::BlockedAddress);
         }
         let mut request = Request::new(Method::POST, url.as_url().clone());
         *request.headers_mut() = headers;
@@ -70,14 +70,14 @@ impl Sender {
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(body.into());
         match timeout_at(deadline, self.client.execute(request)).await {
-            Ok(Ok(response)) => Answer::read(response, deadline.min(Instant::now() + READ_FOR)).await,
-            Ok(Err(error)) => Answer::none(failure::of(&error)),
-            Err(_elapsed) => Answer::none(Failure::Timeout),
+            Ok(Ok(response)) => Received::read(response, deadline.min(Instant::now() + READ_FOR)).await,
+            Ok(Err(error)) => Received::none(failure::of(&error)),
+            Err(_elapsed) => Received::none(Failure::Timeout),
         }
     }
 }
 
-impl Answer {
+impl Received {
     pub(super) fn none(failure: Failure) -> Self {
         Self { outcome: Outcome::NotAnswered(failure), response: None }
     }
