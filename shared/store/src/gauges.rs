@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{
-    connect::Store,
-    error::StoreError,
-    id::WorkerId,
-    worker::{Heartbeat, columns},
-};
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::fleet::worker::{Heartbeat, columns};
+use crate::id::WorkerId;
 
 /// The waiting jobs of one model.
 #[derive(Debug, Clone, PartialEq)]

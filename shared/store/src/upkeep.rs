@@ -2,7 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{connect::Store, error::StoreError, id::JobId, wake::Write};
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::db::wake::Write;
+use crate::id::JobId;
 
 /// What a sweep took of the rows whose time had come, the longest overdue first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

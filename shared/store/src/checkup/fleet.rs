@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::seconds;
-use crate::{connect::Store, error::StoreError, id::WorkerId};
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::id::WorkerId;
 
 /// A worker process by its row.
 #[derive(Debug, Clone, PartialEq, Eq)]

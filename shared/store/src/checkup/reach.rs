@@ -2,7 +2,7 @@
 
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _, postgres::PgConnectOptions};
 
-use crate::connect::ConnectOptions;
+use crate::db::connect::ConnectOptions;
 
 /// Two connections ask for their server so often. A transaction pooler that is busy may give them different ones now and
 /// then; without a pooler they never have the same.

@@ -2,11 +2,9 @@
 
 use sqlx::Row as _;
 
-use crate::{
-    connect::Store,
-    error::StoreError,
-    schema::{MIGRATOR, schema_version_needed},
-};
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::db::schema::{MIGRATOR, schema_version_needed};
 
 /// How the schema of the database stands to the one that this build knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

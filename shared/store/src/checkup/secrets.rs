@@ -1,10 +1,8 @@
 //! The secrets at rest, and whether the key of this environment opens them. None leaves this file.
 
-use crate::{
-    connect::Store,
-    error::StoreError,
-    seal::{Seal, UnsealError},
-};
+use crate::client::seal::{Seal, UnsealError};
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
 
 /// A client that signs in with a key, and whether its webhooks can be signed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::seconds;
-use crate::{connect::Store, error::StoreError};
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
 
 /// The Postgres that answers, and what it grants to everybody.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,119 @@
+//! Carries wake-ups between processes, over two connections past any pooler: one tells the others, and one hears them.
+//!
+//! Must never say that all is well while one of the two is silent: each beat that is sent must be heard.
+
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use sqlx::postgres::PgListener;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+
+use super::{Topic, Wakeups};
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+
+const CHANNEL: &str = "foreman";
+
+/// Between two notifications of one process: Postgres hands them out one at a time, under a lock of its own.
+const SPACING: Duration = Duration::from_millis(2);
+
+/// How often a process sends a beat that it must hear itself. Silence on either of its two connections is noticed by that
+/// alone: nobody knows when a wake-up should have come.
+const BEAT: Duration = Duration::from_secs(3);
+/// Without a beat for this long the connections are made anew.
+const SILENCE: Duration = Duration::from_secs(8);
+
+impl Wakeups {
+    /// Carries wake-ups between this process and the others until Postgres goes away, or falls silent. The caller logs
+    /// that and calls again; meanwhile everybody polls.
+    pub async fn run(&self, store: &Store) -> Result<Infallible, StoreError> {
+        let beat = format!("beat {:032x}", rand::random::<u128>());
+        // The server process behind the connection that tells; 0 until its first answer.
+        let teller = AtomicU32::new(0);
+        tokio::select! {
+            result = self.hear(store, &beat, &teller) => result,
+            result = self.send(store, &beat, &teller) => result,
+        }
+    }
+
+    async fn hear(&self, store: &Store, beat: &str, teller: &AtomicU32) -> Result<Infallible, StoreError> {
+        let listen = async {
+            let mut listener = PgListener::connect_with(&store.direct_pool()).await?;
+            listener.listen(CHANNEL).await?;
+            Ok(listener)
+        };
+        let mut listener = answered(listen).await?;
+        // Whatever was told while nobody listened is unknown: everybody looks once.
+        Topic::ALL.into_iter().for_each(|topic| self.wake(topic));
+        let mut heard_beat = Instant::now();
+        loop {
+            let Ok(received) = timeout_at(heard_beat + SILENCE, listener.try_recv()).await else {
+                return Err(silent());
+            };
+            let Some(notification) = received? else {
+                return Err(StoreError::Away(sqlx::Error::PoolClosed));
+            };
+            let word = notification.payload();
+            if word == beat {
+                heard_beat = Instant::now();
+            }
+            if notification.process_id() == teller.load(Ordering::Acquire) {
+                // Our own word: whoever waits for it here was woken as it was told.
+                continue;
+            }
+            // A word that this version does not know is another's business.
+            if let Some(topic) = Topic::ALL.into_iter().find(|topic| topic.name() == word) {
+                self.wake(topic);
+            }
+        }
+    }
+
+    async fn send(&self, store: &Store, beat: &str, teller: &AtomicU32) -> Result<Infallible, StoreError> {
+        let mut connection = store.connect_directly().await?;
+        // What was to be told while nobody carried it, or as the last connection was lost: the others look once, too.
+        self.0.pending.store(u32::MAX, Ordering::Release);
+        self.0.to_tell.notify_one();
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut words: Vec<String> = Vec::new();
+            tokio::select! {
+                () = self.0.to_tell.notified() => {}
+                _ = beats.tick() => words.push(beat.to_owned()),
+            }
+            let pending = self.0.pending.swap(0, Ordering::AcqRel);
+            let told = Topic::ALL.into_iter().filter(|topic| pending & (1 << *topic as usize) != 0);
+            words.extend(told.map(|topic| topic.name().to_owned()));
+            if words.is_empty() {
+                continue;
+            }
+            let notify = sqlx::query!(
+                r#"-- notify
+                SELECT pg_notify($1, topic), pg_backend_pid() AS "teller!" FROM unnest($2::text[]) AS topic"#,
+                CHANNEL,
+                &words
+            );
+            let told = answered(notify.fetch_all(&mut connection)).await?;
+            if let Some(row) = told.first() {
+                teller.store(row.teller.unsigned_abs(), Ordering::Release);
+            }
+            sleep(SPACING).await;
+        }
+    }
+}
+
+/// The deadline of what is said on the two connections, which are not of the kind that have one.
+async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    match timeout(SILENCE, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_elapsed) => Err(silent()),
+    }
+}
+
+fn silent() -> StoreError {
+    let said = format!("nothing was heard for {} s", SILENCE.as_secs());
+    StoreError::Away(std::io::Error::new(std::io::ErrorKind::TimedOut, said).into())
+}

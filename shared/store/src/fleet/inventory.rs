@@ -1,0 +1,110 @@
+//! The models that hosts have published: what may be asked for. A host that is away keeps its models known.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use chrono::{DateTime, Utc};
+
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+
+/// A model that some host has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownModel {
+    /// The name as `/api/tags` gives it.
+    pub label: String,
+    /// Whether it can chat or generate at all, or only embeds.
+    pub completes: bool,
+}
+
+/// All that was ever published, and how fresh it is.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// By the name as Ollama compares it.
+    pub models: BTreeMap<String, KnownModel>,
+    /// Whether any host has published yet.
+    pub is_published: bool,
+    /// The oldest publication among the hosts that could publish now: live, held, their Ollama answering. `None`
+    /// without such a host. By Postgres' clock, for all that hangs on it is whether somebody waits for them to look again.
+    pub live_since: Option<DateTime<Utc>>,
+    /// Postgres' time as this was read.
+    pub read_at: Option<DateTime<Utc>>,
+}
+
+impl Store {
+    /// Whether this host has ever said which models it has.
+    pub async fn has_published(&self, host: &str) -> Result<bool, StoreError> {
+        let published = sqlx::query_scalar!(
+            r#"-- has_published
+            SELECT published_at IS NOT NULL AS "published!" FROM host WHERE id = $1"#,
+            host,
+        )
+        .fetch_optional(self.once())
+        .await?;
+        Ok(published.unwrap_or(false))
+    }
+
+    /// What hosts have published. What Postgres' clock says is learned on the way.
+    pub async fn inventory(&self) -> Result<Inventory, StoreError> {
+        let mut conn = self.open().await?;
+        let asked = SystemTime::now();
+        let rows = sqlx::query!(
+            r#"-- inventory
+            SELECT h.published_at,
+                   h.holder IS NOT NULL AND h.reachable AND clock_timestamp() < h.renewed_at + h.ttl AS "is_live!",
+                   clock_timestamp() AS "read_at!", m.canonical AS "canonical?", m.label AS "label?",
+                   m.completes AS "completes?"
+            FROM host h LEFT JOIN host_model m ON m.host_id = h.id
+            ORDER BY h.id, m.canonical"#
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        if let Some(row) = rows.first() {
+            self.clock().learn(asked, row.read_at);
+        }
+        let mut inventory = Inventory::default();
+        for row in rows {
+            inventory.read_at = Some(row.read_at);
+            inventory.is_published |= row.published_at.is_some();
+            if row.is_live {
+                // A live host that has never published is older than any that has.
+                let published = row.published_at.unwrap_or(DateTime::<Utc>::MIN_UTC);
+                inventory.live_since =
+                    Some(inventory.live_since.map_or(published, |since| since.min(published)));
+            }
+            if let (Some(canonical), Some(label), Some(completes)) = (row.canonical, row.label, row.completes)
+            {
+                let known = inventory.models.entry(canonical).or_insert(KnownModel { label, completes });
+                known.completes |= completes;
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// The models of ready jobs that no host has, live or dead, by the names as Ollama compares them. None while no host
+    /// has ever published: then nobody can know.
+    ///
+    /// A walk from model to model over the claim's index, whose cost is the number of models and not of jobs.
+    pub async fn missing_models(&self) -> Result<Vec<String>, StoreError> {
+        // A load key is the model alone, or the model and a blank and what it is loaded with. The keys of the next model
+        // are all behind `!`, the character after the blank, which no model's name has.
+        let models = sqlx::query_scalar!(
+            r#"-- missing_models
+            WITH RECURSIVE waiting AS (
+                (SELECT split_part(load_key, ' ', 1) AS model FROM job_ready ORDER BY load_key LIMIT 1)
+                UNION ALL
+                SELECT next.model
+                FROM waiting CROSS JOIN LATERAL (
+                    SELECT split_part(load_key, ' ', 1) AS model FROM job_ready
+                    WHERE load_key >= waiting.model || '!' ORDER BY load_key LIMIT 1
+                ) AS next
+            )
+            SELECT model AS "model!" FROM waiting
+            WHERE EXISTS (SELECT FROM host WHERE published_at IS NOT NULL)
+              AND NOT EXISTS (SELECT FROM host_model m WHERE m.canonical COLLATE "C" = waiting.model)"#
+        )
+        .fetch_all(self.once())
+        .await?;
+        Ok(models)
+    }
+}

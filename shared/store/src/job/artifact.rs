@@ -1,0 +1,91 @@
+//! What jobs made: as part of a job, or one by itself with all its bytes.
+
+use crate::client::scope::Scope;
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::id::JobId;
+
+/// What a job made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactView {
+    pub name: String,
+    pub content_type: String,
+    /// Bytes.
+    pub size: i64,
+    pub sha256: Vec<u8>,
+    /// Only where it was asked for and is not too large.
+    pub data: Option<Vec<u8>>,
+}
+
+impl ArtifactView {
+    /// From the columns of an outer join: an artifact has all of them or none.
+    pub(crate) fn of_columns(
+        name: Option<String>,
+        content_type: Option<String>,
+        size: Option<i64>,
+        sha256: Option<Vec<u8>>,
+        data: Option<Vec<u8>>,
+    ) -> Option<Self> {
+        Some(Self { name: name?, content_type: content_type?, size: size?, sha256: sha256?, data })
+    }
+}
+
+/// An artifact without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactHead {
+    pub content_type: String,
+    /// Bytes.
+    pub size: i64,
+    pub sha256: Vec<u8>,
+}
+
+impl Store {
+    /// What is known of an artifact without reading it.
+    pub async fn artifact_head(
+        &self,
+        scope: Scope,
+        job: JobId,
+        name: &str,
+    ) -> Result<Option<ArtifactHead>, StoreError> {
+        let head = sqlx::query_as!(
+            ArtifactHead,
+            r#"-- artifact_head
+            SELECT a.content_type, a.size, a.sha256
+            FROM artifact a
+            WHERE a.job_id = $1 AND a.name = $3
+              AND EXISTS (SELECT FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2))"#,
+            job.uuid(),
+            scope.client(),
+            name,
+        )
+        .fetch_optional(self.once())
+        .await?;
+        Ok(head)
+    }
+
+    /// So many bytes of an artifact, from this one on (the first is 0); only these leave Postgres.
+    pub async fn artifact_part(
+        &self,
+        scope: Scope,
+        job: JobId,
+        name: &str,
+        from: i32,
+        length: i32,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let part = sqlx::query_scalar!(
+            r#"-- artifact_part
+            SELECT substring(a.data FROM $4::integer + 1 FOR $5::integer) AS "part!"
+            FROM artifact a
+            WHERE a.job_id = $1 AND a.name = $3
+              AND EXISTS (SELECT FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2))"#,
+            job.uuid(),
+            scope.client(),
+            name,
+            from,
+            length,
+        )
+        .fetch_optional(self.once())
+        .await?;
+        Ok(part)
+    }
+}

@@ -1,0 +1,128 @@
+//! What a job was asked to do, as it stands in `job`: to ask for the same again.
+
+use crate::client::scope::Scope;
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::id::{ClientId, JobId};
+use crate::job::new_job::{IdempotencyKey, Receiver};
+use crate::job::state::JobState;
+use crate::job::transition::accept::Acceptance;
+
+/// A stored request. Its times and its key are left out: they were for that one job.
+#[derive(Debug, Clone)]
+pub struct StoredRequest {
+    pub client: ClientId,
+    pub model: String,
+    pub model_label: String,
+    pub load_key: String,
+    pub path: String,
+    pub body: String,
+    pub priority: i16,
+    pub max_attempts: Option<i16>,
+    pub metadata: Option<String>,
+    pub receiver: Option<Receiver>,
+}
+
+/// What is known of a stored request before its body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestSize {
+    pub bytes: u32,
+    /// Whether the job that it belongs to has ended.
+    pub has_ended: bool,
+}
+
+impl Store {
+    /// How large the body of this job's request is. It is not read for that.
+    pub async fn request_size(&self, scope: Scope, job: JobId) -> Result<Option<RequestSize>, StoreError> {
+        let row = sqlx::query!(
+            r#"-- request_size
+            SELECT octet_length(body) AS "bytes!", EXISTS (SELECT FROM job_done WHERE job_id = $1) AS "has_ended!"
+            FROM job WHERE id = $1 AND ($2::uuid IS NULL OR client_id = $2)"#,
+            job.uuid(),
+            scope.client(),
+        )
+        .fetch_optional(self.once())
+        .await?;
+        Ok(row.map(|row| RequestSize { bytes: row.bytes.unsigned_abs(), has_ended: row.has_ended }))
+    }
+
+    /// What this job was asked to do, with a body of so many bytes.
+    pub async fn request(
+        &self,
+        scope: Scope,
+        job: JobId,
+        bytes: u32,
+    ) -> Result<Option<StoredRequest>, StoreError> {
+        let row = sqlx::query!(
+            r#"-- request
+            SELECT j.client_id AS "client: ClientId", j.model, j.model_label, j.load_key, j.path, j.body, j.priority,
+                   j.max_attempts, j.metadata, j.webhook_url, j.webhook_origin, j.webhook_events
+            FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2)"#,
+            job.uuid(),
+            scope.client(),
+        )
+        .fetch_optional(self.once_for(bytes.into()))
+        .await?;
+        Ok(row.map(|row| {
+            let events = row.webhook_events.map(|events| {
+                // Written by us from states; a name that this version does not know selects nothing it could send.
+                events.iter().filter_map(|event| event.parse::<JobState>().ok()).collect()
+            });
+            StoredRequest {
+                client: row.client,
+                model: row.model,
+                model_label: row.model_label,
+                load_key: row.load_key,
+                path: row.path,
+                body: row.body,
+                priority: row.priority,
+                max_attempts: row.max_attempts,
+                metadata: row.metadata,
+                receiver: row.webhook_url.zip(row.webhook_origin).map(|(url, origin)| Receiver {
+                    url,
+                    origin,
+                    events,
+                }),
+            }
+        }))
+    }
+
+    /// The so many bytes that Ollama gets for this job, where its claim did not bring them along. `None` if the job is
+    /// gone.
+    pub async fn job_body(&self, job: JobId, bytes: u32) -> Result<Option<String>, StoreError> {
+        let body = sqlx::query_scalar!(
+            "-- job_body
+            SELECT body FROM job WHERE id = $1",
+            job.uuid(),
+        )
+        .fetch_optional(self.once_for(bytes.into()))
+        .await?;
+        Ok(body)
+    }
+}
+
+impl Store {
+    /// What a key stands for, while it does: the job that it was first used for.
+    pub async fn key_holder(
+        &self,
+        client: ClientId,
+        key: &IdempotencyKey,
+    ) -> Result<Option<Acceptance>, StoreError> {
+        let holder = sqlx::query!(
+            r#"-- key_holder
+            SELECT job_id AS "job_id: JobId", body_digest FROM idempotency_key
+            WHERE client_id = $1 AND key = $2 AND expires_at > now()"#,
+            client.uuid(),
+            key.key,
+        )
+        .fetch_optional(self.once())
+        .await?;
+        Ok(holder.map(|row| {
+            if row.body_digest == key.body_digest {
+                Acceptance::Replayed(row.job_id)
+            } else {
+                Acceptance::KeyReused
+            }
+        }))
+    }
+}

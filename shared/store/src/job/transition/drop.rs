@@ -1,0 +1,27 @@
+//! Drops the leases of jobs whose requests are gone. They have no outcome and no outbox row, because nobody could read
+//! either of them.
+
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::db::wake::Write;
+use crate::id::{JobId, WorkerId};
+
+impl Store {
+    /// Takes away the leases of a worker whose requests are gone, with the day that they were dropped with or by hand: there
+    /// is nothing to run, and nobody could be shown an outcome. Returns the jobs.
+    pub async fn drop_leases_without_request(&self, worker: WorkerId) -> Result<Vec<JobId>, StoreError> {
+        let dropped = sqlx::query_scalar!(
+            r#"-- drop_leases_without_request
+            DELETE FROM job_lease l
+            WHERE l.worker_id = $1 AND NOT EXISTS (SELECT FROM job j WHERE j.id = l.job_id)
+            RETURNING l.job_id AS "job_id: JobId""#,
+            worker.uuid(),
+        )
+        .fetch_all(self.once())
+        .await?;
+        if !dropped.is_empty() {
+            self.tell([Write::LeaseDropped]);
+        }
+        Ok(dropped)
+    }
+}

@@ -1,0 +1,57 @@
+//! Expires waiting jobs whose time has passed. A leased job is left to its holder, who finds that out when it begins.
+
+use chrono::{DateTime, Utc};
+
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::db::wake::Write;
+use crate::upkeep::Swept;
+
+impl Store {
+    /// Ends waiting jobs whose time has passed, at most `limit` of each room. Returns how many.
+    pub async fn expire(&self, limit: i64) -> Result<u64, StoreError> {
+        Ok(self.expire_since(DateTime::UNIX_EPOCH, limit).await?.rows)
+    }
+
+    /// The same for those alone whose time has passed since this moment: steps over the entries of jobs long gone.
+    pub async fn expire_since(&self, since: DateTime<Utc>, limit: i64) -> Result<Swept, StoreError> {
+        // Of two rooms, each up to the limit: nothing is left before the earlier of the two last ones.
+        let expired = sqlx::query!(
+            r#"-- expire_jobs
+            WITH late_ready AS MATERIALIZED (
+                SELECT client_id, job_id FROM job_ready WHERE expires_at <= now() AND expires_at >= $2
+                ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+            ), late_scheduled AS MATERIALIZED (
+                SELECT client_id, job_id FROM job_scheduled WHERE expires_at <= now() AND expires_at >= $2
+                ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+            ), ready AS (
+                DELETE FROM job_ready r USING late_ready l WHERE r.client_id = l.client_id AND r.job_id = l.job_id
+                RETURNING r.job_id, r.client_id, r.seq + 1 AS seq, r.attempt, r.failures, r.rescues, r.eligible_at,
+                          r.expires_at
+            ), scheduled AS (
+                DELETE FROM job_scheduled s USING late_scheduled l
+                WHERE s.client_id = l.client_id AND s.job_id = l.job_id
+                RETURNING s.job_id, s.client_id, s.seq + 1 AS seq, s.attempt, s.failures, s.rescues, s.eligible_at,
+                          s.expires_at
+            ), gone AS MATERIALIZED (
+                SELECT *, clock_timestamp() AS at FROM (TABLE ready UNION ALL TABLE scheduled) AS waiting
+            ), ended AS (
+                INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
+                SELECT job_id, client_id, 'expired', seq, attempt, failures, rescues, eligible_at, at FROM gone
+            ), noted AS (
+                INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+                SELECT job_id, seq, attempt, 'expired', 'queued', at FROM gone
+            )
+            SELECT (SELECT count(*) FROM gone) AS "rows!",
+                   least((SELECT max(expires_at) FROM ready), (SELECT max(expires_at) FROM scheduled)) AS last"#,
+            limit,
+            since,
+        )
+        .fetch_one(self.once())
+        .await?;
+        if expired.rows > 0 {
+            self.tell([Write::EndedUnclaimed]);
+        }
+        Ok(Swept::new(expired.rows.cast_unsigned(), limit, expired.last))
+    }
+}

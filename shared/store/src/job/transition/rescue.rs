@@ -1,0 +1,93 @@
+//! Rescues jobs from workers that are dead. Must never take a lease from a worker that has renewed since it was seen.
+
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::db::wake::Write;
+use crate::fleet::worker::{Heartbeat, columns};
+
+/// How often a job may lose its worker before it is taken for the cause: the fifth rescue fails it.
+pub const MAX_RESCUES: i16 = 5;
+
+/// What a rescue moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rescued {
+    /// Workers that were found dead.
+    pub workers: usize,
+    /// Leases that were taken from them.
+    pub leases: usize,
+}
+
+impl Store {
+    /// Takes the leases of the `dead`, unless they have renewed since they were seen, and any lease without a worker, back to
+    /// the queue. One transaction: the dead are locked first, so that none of them can claim in between.
+    pub async fn rescue(&self, dead: &[Heartbeat]) -> Result<Rescued, StoreError> {
+        let (dead, seen) = columns(dead);
+        let mut conn = self.open_transaction().await?;
+        let dead = sqlx::query_scalar!(
+            "-- lock_dead_workers
+            SELECT w.id FROM worker w
+            JOIN unnest($1::uuid[], $2::timestamptz[]) AS dead (id, renewed_at)
+              ON dead.id = w.id AND dead.renewed_at = w.renewed_at
+            ORDER BY w.id FOR UPDATE OF w SKIP LOCKED",
+            &dead,
+            &seen,
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        let leases = sqlx::query!(
+            r#"-- rescue_leases
+            WITH orphaned AS MATERIALIZED (
+                SELECT l.job_id FROM job_lease l
+                WHERE l.worker_id = ANY($1) OR NOT EXISTS (SELECT FROM worker w WHERE w.id = l.worker_id)
+                ORDER BY l.job_id FOR UPDATE SKIP LOCKED
+            ), gone AS (
+                DELETE FROM job_lease l USING orphaned o WHERE l.job_id = o.job_id
+                RETURNING l.*, (l.phase <> 'held')::integer AS had_begun, clock_timestamp() AS at,
+                          CASE l.phase WHEN 'held' THEN 'queued' ELSE l.phase END AS left_state
+            ), fate AS (
+                SELECT gone.*, CASE WHEN cancel THEN 'cancelled'
+                                    WHEN rescues + had_begun >= $2 THEN 'failed'
+                                    ELSE 'queued' END AS state
+                FROM gone
+            ), requeued AS (
+                INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                                       eligible_at, expires_at)
+                SELECT client_id, job_id, load_key, priority, attempt, failures, rescues + had_begun, seq + had_begun,
+                       bytes, eligible_at, expires_at
+                FROM fate WHERE state = 'queued'
+            ), ended AS (
+                INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error,
+                                      error_code, eligible_at, loading_at, working_at, completed_at)
+                SELECT job_id, client_id, state, NULL, seq + 1, attempt, failures, rescues + had_begun,
+                       CASE state WHEN 'failed' THEN $3 END, CASE state WHEN 'failed' THEN 'worker_lost' END,
+                       eligible_at, loading_at, working_at, at
+                FROM fate WHERE state <> 'queued'
+            ), noted AS (
+                INSERT INTO outbox (job_id, seq, attempt, state, previous_state, error, at)
+                SELECT job_id, seq + 1, attempt, state, left_state,
+                       CASE state WHEN 'failed' THEN $3 WHEN 'queued' THEN 'the worker that ran it is gone' END, at
+                FROM fate WHERE state <> 'queued' OR had_begun = 1
+                ORDER BY job_id
+            )
+            SELECT job_id FROM gone"#,
+            &dead,
+            i32::from(MAX_RESCUES),
+            format!("its worker was lost {MAX_RESCUES} times while it ran; look at what the job does to the GPU box"),
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        sqlx::query!(
+            "-- bury_workers
+            DELETE FROM worker WHERE id = ANY($1)",
+            &dead
+        )
+        .execute(&mut conn)
+        .await?;
+        conn.done().await?;
+        let rescued = Rescued { workers: dead.len(), leases: leases.len() };
+        if rescued != Rescued::default() {
+            self.tell([Write::Rescued]);
+        }
+        Ok(rescued)
+    }
+}

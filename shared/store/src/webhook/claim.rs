@@ -1,0 +1,348 @@
+//! Claiming deliveries: each leased, numbered and counted before anything is sent, so that a dispatcher that dies in the
+//! middle has cost an attempt, and one that was only slow cannot write over its successor.
+
+use std::{collections::HashMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::db::wake::Write;
+use crate::id::{ClientId, DeliveryId, JobId, LaneId};
+use crate::job::artifact::ArtifactView;
+use crate::job::history::JobEvent;
+use crate::job::state::JobState;
+
+/// Deliveries with more bytes of artifacts than this are heavy: each of their bodies counts in memory and on the line, and
+/// is read by itself. All others together are bounded by their number.
+const LIGHT: i64 = 16 << 10;
+
+/// How much may be claimed of one lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneOffer {
+    pub lane: LaneId,
+    /// See [`KnownLane`](crate::KnownLane).
+    pub since: DateTime<Utc>,
+    pub at_most: i32,
+    /// Heavy deliveries are claimed as long as those before them bring fewer bytes than this: one always fits where any
+    /// is left.
+    pub heavy_bytes: i64,
+}
+
+/// The terms of a claim, the same for all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveryTerms {
+    /// How long the claim holds: an attempt with all that goes with it takes less.
+    pub lease: Duration,
+    /// Attempts at a job's last event.
+    pub max_attempts_terminal: i16,
+    /// Attempts at any other.
+    pub max_attempts: i16,
+    /// Artifacts up to so many bytes are sent along.
+    pub inline_limit: i64,
+}
+
+/// The right to say what became of one attempt. It is consumed by the write that says so.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DeliveryClaim {
+    pub id: DeliveryId,
+    pub(crate) no: i64,
+}
+
+/// A claimed delivery with all that is needed to send it.
+#[derive(Debug)]
+pub struct Delivery {
+    pub claim: DeliveryClaim,
+    pub lane: LaneId,
+    pub client: ClientId,
+    pub url: String,
+    pub traceparent: Option<String>,
+    /// The number of this attempt, from 1.
+    pub attempt: i16,
+    /// Whether the event is the job's last.
+    pub terminal: bool,
+    /// Asked for again by a person.
+    pub redelivery: bool,
+    /// Since the delivery was made, at the claim.
+    pub age: Duration,
+    /// Since the transition, at the claim.
+    pub event_age: Duration,
+    pub job: JobId,
+    /// As the client wrote it.
+    pub model: String,
+    /// A JSON object as it came.
+    pub metadata: Option<String>,
+    /// Its artifacts are yet to be read.
+    pub event: JobEvent,
+    /// What those to be sent along come to.
+    pub artifact_bytes: u64,
+}
+
+impl Delivery {
+    /// Whether its artifacts are to be read by themselves ([`Store::artifacts`]).
+    pub fn is_heavy(&self) -> bool {
+        self.artifact_bytes > LIGHT.unsigned_abs()
+    }
+}
+
+/// A delivery that the claim itself ended: there was nothing to be sent any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedUnsent {
+    pub job: JobId,
+    pub seq: i32,
+    /// `dispatcher_lost` or `gone`.
+    pub code: &'static str,
+}
+
+/// What a claim brought.
+#[derive(Debug, Default)]
+pub struct ClaimedDeliveries {
+    pub to_send: Vec<Delivery>,
+    pub ended: Vec<EndedUnsent>,
+    /// Earlier attempts whose dispatcher never said what became of them; they are counted and logged.
+    pub lost: usize,
+}
+
+impl Store {
+    /// Claims due deliveries of these lanes, the ones due longest first, at most as many as offered of each.
+    ///
+    /// An event waits for the earlier ones of its job to the same receiver; redeliveries neither wait nor are waited
+    /// for. A claim whose end has passed is taken over: its attempt is logged as `dispatcher_lost` and stays counted,
+    /// and the delivery fails here if that was its last. After a 410 the later events of the job end here unsent.
+    ///
+    /// Of the heavy ones the first of each lane come first, then the second, for as long as those before bring fewer than
+    /// `heavy_bytes` in all.
+    pub async fn claim_deliveries(
+        &self,
+        offers: &[LaneOffer],
+        heavy_bytes: i64,
+        terms: DeliveryTerms,
+    ) -> Result<ClaimedDeliveries, StoreError> {
+        let lanes: Vec<_> = offers.iter().map(|offer| offer.lane.uuid()).collect();
+        let since: Vec<_> = offers.iter().map(|offer| offer.since).collect();
+        let at_most: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
+        let of_lane: Vec<_> = offers.iter().map(|offer| offer.heavy_bytes).collect();
+        // Lanes are compared with IS TRUE where the job's id leads to the row: no index matches that form, or a plan
+        // made while the tables were small might go by the lane and read all of a receiver's rows.
+        let rows = sqlx::query!(
+            r#"-- claim_deliveries
+            WITH picked AS MATERIALIZED (
+                SELECT d.*, offer.turn, offer.heavy_bytes
+                FROM unnest($1::uuid[], $2::timestamptz[], $3::integer[], $7::bigint[])
+                    WITH ORDINALITY AS offer (lane_id, since, at_most, heavy_bytes, turn)
+                CROSS JOIN LATERAL (
+                    SELECT q.id, q.lane_id, q.job_id, q.seq, q.terminal, q.redelivery, q.attempts, q.claim_no,
+                           q.claimed_at, q.created_at, q.next_attempt_at
+                    FROM webhook_delivery q
+                    WHERE q.lane_id = offer.lane_id
+                      AND q.next_attempt_at >= offer.since AND q.next_attempt_at <= now()
+                      AND (q.claim_no IS NULL OR q.claimed_until <= now())
+                      AND (q.redelivery OR NOT EXISTS (
+                          SELECT FROM webhook_delivery e
+                          WHERE e.job_id = q.job_id AND e.seq < q.seq AND (e.lane_id = q.lane_id) IS TRUE
+                            AND NOT e.redelivery))
+                    ORDER BY q.next_attempt_at LIMIT offer.at_most FOR UPDATE SKIP LOCKED
+                ) AS d
+            ), judged AS MATERIALIZED (
+                SELECT p.*, j.client_id, j.model, j.metadata, j.webhook_url, j.traceparent,
+                       e.attempt, e.state, e.previous_state, e.error, e.at, made.bytes,
+                       CASE WHEN made.bytes > $9 THEN made.bytes ELSE 0 END AS heavy,
+                       CASE WHEN p.claim_no IS NOT NULL AND p.attempts >= CASE WHEN p.terminal THEN $5::smallint ELSE $6 END
+                            THEN 'dispatcher_lost'
+                            WHEN NOT p.redelivery AND EXISTS (
+                                SELECT FROM webhook_attempt a
+                                WHERE a.job_id = p.job_id AND a.outcome = 'failed' AND a.error_code = 'gone'
+                                  AND (a.lane_id = p.lane_id) IS TRUE)
+                            THEN 'gone'
+                       END AS ends_as
+                FROM picked p
+                CROSS JOIN LATERAL (
+                    SELECT client_id, model, metadata, webhook_url, traceparent FROM job WHERE id = p.job_id LIMIT 1
+                ) AS j
+                CROSS JOIN LATERAL (
+                    SELECT attempt, state, previous_state, error, at FROM job_event
+                    WHERE job_id = p.job_id AND seq = p.seq LIMIT 1
+                ) AS e
+                CROSS JOIN LATERAL (
+                    SELECT coalesce(sum(size), 0)::bigint AS bytes FROM artifact
+                    WHERE p.terminal AND job_id = p.job_id AND size <= $10
+                ) AS made
+            ), of_lane AS (
+                SELECT *, row_number() OVER line AS nth, sum(heavy) OVER line - heavy AS before
+                FROM judged WINDOW line AS (PARTITION BY turn, heavy > 0 ORDER BY next_attempt_at, id)
+            ), of_all AS (
+                SELECT *, sum(heavy) OVER (ORDER BY nth, turn, heavy) - heavy AS before_in_all
+                FROM of_lane WHERE heavy = 0 OR before < heavy_bytes
+            ), fitting AS MATERIALIZED (
+                SELECT * FROM of_all WHERE heavy = 0 OR before_in_all < $8::bigint
+            ), logged AS (
+                INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome,
+                                             error_code)
+                SELECT job_id, id, attempts, seq, lane_id, webhook_url, state, claimed_at,
+                       CASE ends_as WHEN 'dispatcher_lost' THEN 'failed' ELSE 'retry' END, 'dispatcher_lost'
+                FROM fitting WHERE claim_no IS NOT NULL
+                UNION ALL
+                SELECT job_id, id, attempts + 1, seq, lane_id, webhook_url, state, now(), 'failed', ends_as
+                FROM fitting WHERE ends_as = 'gone'
+            ), ended AS (
+                DELETE FROM webhook_delivery d USING fitting p WHERE d.id = p.id AND p.ends_as IS NOT NULL
+            ), claimed AS (
+                UPDATE webhook_delivery d
+                SET attempts = d.attempts + 1, claim_no = nextval('delivery_claim_no'), claimed_at = now(),
+                    claimed_until = now() + make_interval(secs => $4)
+                FROM fitting p WHERE d.id = p.id AND p.ends_as IS NULL
+                RETURNING p.*, d.claim_no AS no, d.attempts AS number
+            )
+            SELECT id AS "id!: DeliveryId", no, number, claim_no IS NOT NULL AS "lost!", ends_as,
+                   lane_id AS "lane!: LaneId", terminal AS "terminal!", redelivery AS "redelivery!",
+                   extract(epoch FROM now() - created_at)::float8 AS "age!",
+                   extract(epoch FROM now() - at)::float8 AS "event_age!",
+                   client_id AS "client!: ClientId", webhook_url AS "url!", traceparent, job_id AS "job!: JobId",
+                   model AS "model!", metadata, seq AS "seq!", attempt AS "attempt!", state AS "state!: JobState",
+                   previous_state AS "previous_state!", error, at AS "at!", bytes AS "bytes!"
+            FROM (SELECT * FROM claimed
+                  UNION ALL
+                  SELECT fitting.*, NULL, NULL FROM fitting WHERE ends_as IS NOT NULL) AS t"#,
+            &lanes,                      // $1 lane_id
+            &since,                      // $2 since
+            &at_most,                    // $3 at_most
+            terms.lease.as_secs_f64(),   // $4 seconds of the lease
+            terms.max_attempts_terminal, // $5 max_attempts_terminal
+            terms.max_attempts,          // $6 max_attempts
+            &of_lane,                    // $7 heavy_bytes of the lane
+            heavy_bytes,                 // $8 heavy bytes in all
+            LIGHT,                       // $9 bytes of a light one
+            terms.inline_limit,          // $10 inline_limit
+        )
+        .fetch_all(self.once())
+        .await?;
+        let mut claimed = ClaimedDeliveries::default();
+        for row in rows {
+            claimed.lost += usize::from(row.lost);
+            match (row.no, row.number) {
+                (Some(no), Some(attempt)) => claimed.to_send.push(Delivery {
+                    claim: DeliveryClaim { id: row.id, no },
+                    lane: row.lane,
+                    client: row.client,
+                    url: row.url,
+                    traceparent: row.traceparent,
+                    attempt,
+                    terminal: row.terminal,
+                    redelivery: row.redelivery,
+                    age: seconds(row.age),
+                    event_age: seconds(row.event_age),
+                    job: row.job,
+                    model: row.model,
+                    metadata: row.metadata,
+                    artifact_bytes: row.bytes.unsigned_abs(),
+                    event: JobEvent {
+                        seq: row.seq,
+                        attempt: row.attempt,
+                        state: row.state,
+                        previous_state: row.previous_state.parse().ok(),
+                        error: row.error,
+                        at: row.at,
+                        artifacts: Vec::new(),
+                    },
+                }),
+                _ => claimed.ended.push(EndedUnsent {
+                    job: row.job,
+                    seq: row.seq,
+                    code: if row.ends_as.as_deref() == Some("gone") { "gone" } else { "dispatcher_lost" },
+                }),
+            }
+        }
+        if !claimed.ended.is_empty() {
+            self.tell([Write::GivenUpUnsent]);
+        }
+        Ok(claimed)
+    }
+
+    /// Makes a claim hold for `lease` from now on, where it is still in force.
+    pub async fn extend_claim(&self, claim: &DeliveryClaim, lease: Duration) -> Result<bool, StoreError> {
+        let extended = sqlx::query!(
+            "-- extend_claim
+            UPDATE webhook_delivery SET claimed_until = now() + make_interval(secs => $3)
+            WHERE id = $1 AND claim_no = $2",
+            claim.id.uuid(),
+            claim.no,
+            lease.as_secs_f64(),
+        )
+        .execute(self.once())
+        .await?;
+        Ok(extended.rows_affected() > 0)
+    }
+
+    /// Gives the `done` events among these deliveries what their attempt made, with the data of artifacts up to
+    /// `inline_limit` bytes.
+    pub async fn add_artifacts(
+        &self,
+        deliveries: &mut [Delivery],
+        inline_limit: i64,
+    ) -> Result<(), StoreError> {
+        let done = |delivery: &&mut Delivery| delivery.event.state == JobState::Done;
+        let jobs: Vec<_> = deliveries.iter_mut().filter(done).map(|delivery| delivery.job).collect();
+        let bytes = deliveries.iter().map(|delivery| delivery.artifact_bytes).sum();
+        let made = self.artifacts_of(&jobs, bytes, inline_limit).await?;
+        for delivery in deliveries.iter_mut().filter(done) {
+            // Two deliveries of one event (a redelivery beside the first) both get them.
+            let of_attempt = made.get(&(delivery.job, delivery.event.attempt));
+            delivery.event.artifacts = of_attempt.cloned().unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// What one attempt of a job made, with the data of artifacts up to `inline_limit` bytes, `bytes` in all.
+    pub async fn artifacts(
+        &self,
+        job: JobId,
+        attempt: i32,
+        bytes: u64,
+        inline_limit: i64,
+    ) -> Result<Vec<ArtifactView>, StoreError> {
+        let mut made = self.artifacts_of(&[job], bytes, inline_limit).await?;
+        Ok(made.remove(&(job, attempt)).unwrap_or_default())
+    }
+
+    /// By job and attempt.
+    async fn artifacts_of(
+        &self,
+        jobs: &[JobId],
+        bytes: u64,
+        inline_limit: i64,
+    ) -> Result<HashMap<(JobId, i32), Vec<ArtifactView>>, StoreError> {
+        if jobs.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let jobs: Vec<_> = jobs.iter().map(|job| job.uuid()).collect();
+        let mut conn = self.open_for(bytes).await?;
+        let rows = sqlx::query!(
+            r#"-- artifacts_of
+            SELECT a.job_id AS "job: JobId", a.attempt, a.name, a.content_type, a.size, a.sha256,
+                   CASE WHEN a.size <= $2 THEN a.data END AS data
+            FROM unnest($1::uuid[]) AS wanted (job_id)
+            CROSS JOIN LATERAL (SELECT * FROM artifact WHERE job_id = wanted.job_id OFFSET 0) AS a
+            ORDER BY a.job_id, a.name"#,
+            &jobs,
+            inline_limit,
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        let mut made = HashMap::<(JobId, i32), Vec<ArtifactView>>::new();
+        for row in rows {
+            made.entry((row.job, row.attempt)).or_default().push(ArtifactView {
+                name: row.name,
+                content_type: row.content_type,
+                size: row.size,
+                sha256: row.sha256,
+                data: row.data,
+            });
+        }
+        Ok(made)
+    }
+}
+
+fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).unwrap_or_default()
+}

@@ -1,0 +1,122 @@
+//! Lanes: which receivers have webhooks to be sent, found without reading the webhooks.
+
+use std::time::{Duration, SystemTime};
+
+use chrono::{DateTime, Utc};
+
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::id::{ClientId, LaneId};
+
+/// A lane that was seen before. No delivery of it that still lives stands before `since`, as far as is known: what
+/// lies there are the entries of deliveries long gone, which an old snapshot (a backup's, say) keeps from being
+/// cleaned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownLane {
+    pub lane: LaneId,
+    pub since: DateTime<Utc>,
+}
+
+/// A lane with the first delivery that nobody holds, due or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneHead {
+    pub lane: LaneId,
+    /// `None` where the lane's row was pruned meanwhile, in this and the next two.
+    pub client: Option<ClientId>,
+    /// `scheme://host[:port]`.
+    pub origin: Option<String>,
+    /// Whether the last attempt succeeded.
+    pub healthy: Option<bool>,
+    pub first_at: DateTime<Utc>,
+}
+
+/// What a look at the lanes found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lanes {
+    /// Postgres' time at the look.
+    pub now: DateTime<Utc>,
+    pub heads: Vec<LaneHead>,
+}
+
+impl LaneHead {
+    /// How long until it may be claimed; zero if it is due.
+    pub fn due_in(&self, now: DateTime<Utc>) -> Duration {
+        (self.first_at - now).to_std().unwrap_or_default()
+    }
+}
+
+impl Store {
+    /// The first delivery that nobody holds, of every lane that has one. Costs one or two descents of an index a lane,
+    /// however many deliveries there are.
+    ///
+    /// The known lanes are looked at past their dead entries. In the gaps between them every lane is found by its
+    /// first entry, live or dead: nothing known is nothing skipped.
+    pub async fn look_at_lanes(&self, known: &[KnownLane]) -> Result<Lanes, StoreError> {
+        let lanes: Vec<_> = known.iter().map(|known| known.lane.uuid()).collect();
+        let since: Vec<_> = known.iter().map(|known| known.since).collect();
+        let mut conn = self.open().await?;
+        let asked = SystemTime::now();
+        let rows = sqlx::query!(
+            r#"-- look_at_lanes
+            WITH RECURSIVE known AS MATERIALIZED (
+                SELECT lane_id, since, lead(lane_id) OVER (ORDER BY lane_id) AS next
+                FROM unnest($1::uuid[], $2::timestamptz[]) AS t (lane_id, since)
+            ), gap AS (
+                SELECT lane_id AS low, coalesce(next, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS high FROM known
+                UNION ALL
+                SELECT '00000000-0000-0000-0000-000000000000',
+                       coalesce((SELECT lane_id FROM known ORDER BY lane_id LIMIT 1),
+                                'ffffffff-ffff-ffff-ffff-ffffffffffff')
+            ), unknown AS (
+                SELECT d.lane_id, d.next_attempt_at, gap.high
+                FROM gap CROSS JOIN LATERAL (
+                    SELECT lane_id, next_attempt_at FROM webhook_delivery
+                    WHERE lane_id > gap.low AND lane_id < gap.high AND (claim_no IS NULL OR claimed_until <= now())
+                    ORDER BY lane_id, next_attempt_at LIMIT 1
+                ) AS d
+                UNION ALL
+                SELECT d.lane_id, d.next_attempt_at, unknown.high
+                FROM unknown CROSS JOIN LATERAL (
+                    SELECT lane_id, next_attempt_at FROM webhook_delivery
+                    WHERE lane_id > unknown.lane_id AND lane_id < unknown.high
+                      AND (claim_no IS NULL OR claimed_until <= now())
+                    ORDER BY lane_id, next_attempt_at LIMIT 1
+                ) AS d
+            ), head AS (
+                SELECT lane_id, next_attempt_at FROM unknown
+                UNION ALL
+                SELECT known.lane_id, d.next_attempt_at
+                FROM known CROSS JOIN LATERAL (
+                    SELECT next_attempt_at FROM webhook_delivery
+                    WHERE lane_id = known.lane_id AND next_attempt_at >= known.since
+                      AND (claim_no IS NULL OR claimed_until <= now())
+                    ORDER BY next_attempt_at LIMIT 1
+                ) AS d
+            )
+            SELECT now() AS "now!", head.lane_id AS "lane?: LaneId", head.next_attempt_at AS "first_at?",
+                   l.client_id AS "client?: ClientId", l.origin AS "origin?", l.healthy AS "healthy?"
+            FROM (VALUES (1)) AS once
+            LEFT JOIN head ON true
+            LEFT JOIN LATERAL (
+                SELECT client_id, origin, healthy FROM webhook_lane WHERE id = head.lane_id LIMIT 1
+            ) AS l ON true"#,
+            &lanes,
+            &since,
+        )
+        .fetch_all(&mut conn)
+        .await?;
+        conn.done().await?;
+        let now = rows.first().map_or_else(|| self.clock().now(), |row| row.now);
+        self.clock().learn(asked, now);
+        let heads = rows.into_iter().filter_map(|row| {
+            Some(LaneHead {
+                lane: row.lane?,
+                client: row.client,
+                origin: row.origin,
+                healthy: row.healthy,
+                first_at: row.first_at?,
+            })
+        });
+        Ok(Lanes { now, heads: heads.collect() })
+    }
+}

@@ -1,0 +1,115 @@
+//! The relay's one statement: it moves outbox rows into the history and makes the webhooks that follow from them.
+//!
+//! Everything is derived from what the statement itself deleted, so that two relays can never write a row twice,
+//! however their snapshots lie.
+
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::db::wake::Write;
+use crate::job::state::JobState;
+use crate::webhook::relay_bound::RelayBound;
+
+/// What one turn of the relay came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Relayed {
+    /// So many transitions were moved, and so many webhooks made of them.
+    Moved { events: u64, deliveries: u64, ended: Vec<Ended> },
+    /// Another relay is at work at this moment.
+    Busy,
+}
+
+/// Jobs that came to their end, whoever ended them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// As `/api/tags` names it.
+    pub model_label: String,
+    pub state: JobState,
+    pub jobs: u64,
+}
+
+impl Store {
+    /// Moves the oldest outbox rows, at most `limit`.
+    pub async fn relay(&self, limit: i64) -> Result<Relayed, StoreError> {
+        self.relay_from(&mut RelayBound::default(), limit).await
+    }
+
+    /// The same for one who relays over and over: what earlier turns took, and an old snapshot keeps in the index, is stepped
+    /// over.
+    ///
+    /// An advisory lock lets one relay work at a time; that is for order and economy. What makes it exact is the
+    /// `DELETE … RETURNING`: a relay whose snapshot is older than another's commit still sees the other's rows, but
+    /// deletes none of them.
+    pub async fn relay_from(&self, bound: &mut RelayBound, limit: i64) -> Result<Relayed, StoreError> {
+        // In `deliveries`: the ids are ULIDs whose time is read once, which is most of what one costs. What follows an
+        // event that waits for its next attempt cannot be sent before it, and stands at its time from the start, out of
+        // the way of the claim. That event is locked until this commits: were it brought forward and sent meanwhile, its
+        // followers would be brought forward without these, which would wait for nothing. The lanes are compared in a form
+        // that no index matches: by lane alone it would read every delivery of a receiver for each one that is made.
+        let rows = sqlx::query!(
+            r#"-- relay_outbox
+            WITH turn AS MATERIALIZED (
+                SELECT pg_try_advisory_xact_lock(hashtext('foreman relay')) AS mine,
+                       left(replace(ulid_floor(clock_timestamp())::text, '-', ''), 12) AS stamp,
+                       pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest_running
+            ), gone AS (
+                DELETE FROM outbox
+                WHERE id = ANY(ARRAY(SELECT id FROM outbox
+                                     WHERE (SELECT mine FROM turn) AND id >= $2 ORDER BY id LIMIT $1))
+                RETURNING *
+            ), history AS (
+                INSERT INTO job_event (job_id, seq, attempt, state, previous_state, error, at)
+                SELECT job_id, seq, attempt, state, previous_state, error, at FROM gone ORDER BY id
+            ), known AS MATERIALIZED (
+                SELECT g.id, g.job_id, g.seq, g.state, g.state IN ('done', 'failed', 'cancelled', 'expired') AS terminal, j.*
+                FROM gone g
+                CROSS JOIN LATERAL (
+                    SELECT client_id, model_label, webhook_lane, webhook_origin,
+                           webhook_lane IS NOT NULL AND (webhook_events IS NULL OR g.state = ANY(webhook_events)) AS wanted
+                    FROM job WHERE id = g.job_id
+                    LIMIT 1
+                ) AS j
+            ), ended AS MATERIALIZED (
+                SELECT model_label, state, count(*) AS jobs FROM known WHERE terminal GROUP BY model_label, state
+            ), wanted AS MATERIALIZED (
+                SELECT * FROM known WHERE wanted
+            ), lanes AS (
+                INSERT INTO webhook_lane (id, client_id, origin)
+                SELECT DISTINCT webhook_lane, client_id, webhook_origin FROM wanted ORDER BY webhook_lane
+                ON CONFLICT DO NOTHING
+            ), deliveries AS (
+                INSERT INTO webhook_delivery (id, lane_id, job_id, seq, terminal, next_attempt_at)
+                SELECT (turn.stamp || right(replace(gen_random_uuid()::text, '-', ''), 20))::uuid,
+                       w.webhook_lane, w.job_id, w.seq, w.terminal,
+                       greatest(now(), (
+                           SELECT max(waiting.next_attempt_at)
+                           FROM (SELECT e.next_attempt_at FROM webhook_delivery e
+                                 WHERE e.job_id = w.job_id AND (e.lane_id = w.webhook_lane) IS TRUE
+                                   AND e.claim_no IS NULL AND e.attempts > 0 AND NOT e.redelivery
+                                 FOR SHARE) AS waiting))
+                FROM wanted w, turn ORDER BY w.id
+                RETURNING 1
+            )
+            SELECT turn.mine AS "mine!", (SELECT count(*) FROM gone) AS "events!",
+                   (SELECT count(*) FROM deliveries) AS "deliveries!",
+                   turn.oldest_running AS "oldest_running!", (SELECT max(id) FROM gone) AS highest,
+                   CASE WHEN EXISTS (SELECT FROM gone) THEN pg_current_xact_id()::text::bigint END AS own_number,
+                   ended.model_label AS "model_label?", ended.state AS "state?: JobState", ended.jobs AS "jobs?"
+            FROM turn LEFT JOIN ended ON true"#,
+            limit,
+            bound.from(),
+        )
+        .fetch_all(self.once())
+        .await?;
+        let Some(turn) = rows.first().filter(|row| row.mine) else { return Ok(Relayed::Busy) };
+        let taken = turn.highest.zip(turn.own_number);
+        bound.learn(taken, turn.events >= limit, turn.oldest_running);
+        let (events, deliveries) = (turn.events.unsigned_abs(), turn.deliveries.unsigned_abs());
+        if deliveries > 0 {
+            self.tell([Write::Relayed]);
+        }
+        let ended = rows.into_iter().filter_map(|row| {
+            Some(Ended { model_label: row.model_label?, state: row.state?, jobs: row.jobs?.unsigned_abs() })
+        });
+        Ok(Relayed::Moved { events, deliveries, ended: ended.collect() })
+    }
+}

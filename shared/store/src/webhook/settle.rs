@@ -1,0 +1,249 @@
+//! What became of attempts to deliver, written in batches and only under the number of the claim.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use crate::db::conn::Conn;
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::db::wake::Write;
+use crate::id::{DeliveryId, JobId, LaneId};
+use crate::job::state::JobState;
+use crate::webhook::claim::DeliveryClaim;
+
+/// One attempt that is over.
+#[derive(Debug)]
+pub struct DeliveryReport {
+    pub claim: DeliveryClaim,
+    pub job: JobId,
+    pub seq: i32,
+    pub lane: LaneId,
+    pub url: String,
+    /// The state that the webhook tells of.
+    pub event: JobState,
+    /// The number of the attempt.
+    pub attempt: i16,
+    pub started: Instant,
+    pub ended: Instant,
+    pub status: Option<u16>,
+    /// The first bytes of the answer.
+    pub response: Option<Vec<u8>>,
+    pub verdict: Verdict,
+}
+
+/// What follows from an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Delivered,
+    /// Once more, so long after the end of this attempt.
+    Retry {
+        wait: Duration,
+        code: &'static str,
+    },
+    Failed {
+        code: &'static str,
+    },
+    /// It was not sent, for a reason of ours: not counted and not logged, and tried again after the wait.
+    Release {
+        wait: Duration,
+    },
+}
+
+/// What became of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportSettled {
+    Written,
+    /// It had been written before: the answer to an earlier COMMIT was lost.
+    Already,
+    /// The claim has lapsed and is another's: the outcome is stopped here. To be counted.
+    Stale,
+}
+
+impl Verdict {
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Retry { .. } => "retry",
+            Self::Failed { .. } => "failed",
+            Self::Release { .. } => "release",
+        }
+    }
+
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Retry { code, .. } | Self::Failed { code } => Some(code),
+            Self::Delivered | Self::Release { .. } => None,
+        }
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Retry { wait, .. } | Self::Release { wait } => Some(*wait),
+            Self::Delivered | Self::Failed { .. } => None,
+        }
+    }
+}
+
+impl Store {
+    /// Writes what became of attempts, in one statement. Answers stand in the order given. After an unknown outcome
+    /// call it again with the same reports.
+    pub async fn settle_deliveries(
+        &self,
+        reports: &[DeliveryReport],
+    ) -> Result<Vec<ReportSettled>, StoreError> {
+        let mut conn = self.open().await?;
+        let written = write_reports(&mut conn, reports).await?;
+        conn.done().await?;
+        // Also for what was written before: the answer to that may have been lost.
+        if reports.iter().any(frees_another) {
+            self.tell([Write::Reported]);
+        }
+        let missing: Vec<&DeliveryReport> =
+            reports.iter().filter(|report| !written.contains(&report.claim.id)).collect();
+        let already = if missing.is_empty() { Vec::new() } else { self.reported_already(&missing).await? };
+        Ok(reports
+            .iter()
+            .map(|report| match report.claim.id {
+                id if written.contains(&id) => ReportSettled::Written,
+                id if already.contains(&id) => ReportSettled::Already,
+                // Nothing was sent and nothing is said: whoever has it now misses nothing.
+                _ if matches!(report.verdict, Verdict::Release { .. }) => ReportSettled::Already,
+                _ => ReportSettled::Stale,
+            })
+            .collect())
+    }
+
+    /// Which of these attempts stand in the log as their own dispatcher told it.
+    async fn reported_already(&self, reports: &[&DeliveryReport]) -> Result<Vec<DeliveryId>, StoreError> {
+        let jobs: Vec<_> = reports.iter().map(|report| report.job.uuid()).collect();
+        let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
+        let attempts: Vec<_> = reports.iter().map(|report| report.attempt).collect();
+        let found = sqlx::query_scalar!(
+            r#"-- reported_already
+            SELECT a.delivery_id AS "id: DeliveryId"
+            FROM unnest($1::uuid[], $2::uuid[], $3::smallint[]) AS r (job_id, delivery_id, attempt)
+            JOIN webhook_attempt a
+              ON a.job_id = r.job_id AND a.delivery_id = r.delivery_id AND a.attempt = r.attempt
+            WHERE a.error_code IS DISTINCT FROM 'dispatcher_lost'"#,
+            &jobs,
+            &ids,
+            &attempts,
+        )
+        .fetch_all(self.once())
+        .await?;
+        Ok(found)
+    }
+}
+
+async fn write_reports(
+    conn: &mut Conn,
+    reports: &[DeliveryReport],
+) -> Result<std::collections::HashSet<DeliveryId>, StoreError> {
+    // Waits run from the end of the attempt, which lies back by as much as the report had to wait for this statement.
+    let now = Instant::now();
+    let ago = |moment: Instant| now.saturating_duration_since(moment).as_secs_f64();
+    // A time in the past would lie before the lower bounds that dispatchers claim from, and so be found only by their
+    // rare looks without one.
+    let wait =
+        |report: &DeliveryReport| Some((report.verdict.wait()?.as_secs_f64() - ago(report.ended)).max(0.0));
+    // The last word on each lane in this batch; what was not sent says nothing.
+    let health: HashMap<LaneId, bool> = reports
+        .iter()
+        .filter(|report| !matches!(report.verdict, Verdict::Release { .. }))
+        .map(|report| (report.lane, report.verdict == Verdict::Delivered))
+        .collect();
+    let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
+    let numbers: Vec<_> = reports.iter().map(|report| report.claim.no).collect();
+    let outcomes: Vec<_> = reports.iter().map(|report| report.verdict.outcome()).collect();
+    let statuses: Vec<_> = reports.iter().map(|report| report.status.map(|status| status as i16)).collect();
+    let codes: Vec<_> = reports.iter().map(|report| report.verdict.code()).collect();
+    let latencies: Vec<_> = reports.iter().map(latency_ms).collect();
+    let responses: Vec<_> = reports.iter().map(|report| report.response.as_deref()).collect();
+    let started_ago: Vec<_> = reports.iter().map(|report| ago(report.started)).collect();
+    let waits: Vec<_> = reports.iter().map(wait).collect();
+    let urls: Vec<_> = reports.iter().map(|report| report.url.as_str()).collect();
+    let states: Vec<_> = reports.iter().map(|report| report.event.as_str()).collect();
+    let lanes: Vec<_> = health.keys().map(|lane| lane.uuid()).collect();
+    let healthy: Vec<_> = health.values().copied().collect();
+    // In `followers`: what follows a failed event cannot be sent before it, and goes along to its time, out of the way of
+    // the claim, and comes back when the event has ended. Were one forgotten, the claim would still be right, and slow.
+    // In `health`: advice only, so nobody waits for a lane that another settler writes at this moment.
+    let rows = sqlx::query_scalar!(
+        r#"-- settle_deliveries
+        WITH input AS (
+            SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::smallint[], $5::text[], $6::integer[],
+                                 $7::bytea[], $8::float8[], $9::float8[], $10::text[], $11::text[])
+            AS t (id, claim_no, outcome, status, error_code, latency_ms, response, started_ago, wait, url, state)
+        ), held AS MATERIALIZED (
+            SELECT i.*, d.job_id, d.lane_id, d.seq, d.attempts, d.redelivery
+            FROM input i JOIN webhook_delivery d ON d.id = i.id AND d.claim_no = i.claim_no
+            ORDER BY d.id FOR UPDATE OF d
+        ), logged AS (
+            INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome, status,
+                                         error_code, latency_ms, response)
+            SELECT job_id, id, attempts, seq, lane_id, url, state, now() - make_interval(secs => started_ago), outcome,
+                   status, error_code, latency_ms, response
+            FROM held WHERE outcome <> 'release'
+        ), ended AS (
+            DELETE FROM webhook_delivery d USING held h WHERE d.id = h.id AND h.outcome IN ('delivered', 'failed')
+        ), waiting AS (
+            UPDATE webhook_delivery d
+            SET claim_no = NULL, claimed_at = NULL, claimed_until = NULL,
+                attempts = d.attempts - (h.outcome = 'release')::integer,
+                next_attempt_at = now() + make_interval(secs => h.wait)
+            FROM held h WHERE d.id = h.id AND h.outcome IN ('retry', 'release')
+            RETURNING d.job_id, d.lane_id, d.seq, d.redelivery, d.next_attempt_at
+        ), leader AS (
+            SELECT job_id, lane_id, seq, true AS waits, next_attempt_at AS until FROM waiting WHERE NOT redelivery
+            UNION ALL
+            SELECT job_id, lane_id, seq, false, now() FROM held
+            WHERE outcome IN ('delivered', 'failed') AND NOT redelivery
+        ), followers AS (
+            UPDATE webhook_delivery f SET next_attempt_at = l.until
+            FROM leader l
+            WHERE f.job_id = l.job_id AND f.seq > l.seq AND (f.lane_id = l.lane_id) IS TRUE
+              AND f.claim_no IS NULL AND NOT f.redelivery
+              AND CASE WHEN l.waits THEN f.next_attempt_at < l.until
+                       ELSE f.next_attempt_at > l.until AND f.attempts = 0 END
+        ), health AS (
+            UPDATE webhook_lane l SET healthy = changed.healthy, last_used_at = now()
+            FROM (SELECT l.id, t.healthy
+                  FROM unnest($12::uuid[], $13::boolean[]) AS t (id, healthy) JOIN webhook_lane l ON l.id = t.id
+                  WHERE l.healthy IS DISTINCT FROM t.healthy OR l.last_used_at < now() - interval '1 hour'
+                  FOR NO KEY UPDATE OF l SKIP LOCKED) AS changed
+            WHERE l.id = changed.id
+        )
+        SELECT id AS "id!: DeliveryId" FROM held"#,
+        &ids,                           // $1 id
+        &numbers,                       // $2 claim_no
+        &outcomes as &[&str],           // $3 outcome
+        &statuses as &[Option<i16>],    // $4 status
+        &codes as &[Option<&str>],      // $5 error_code
+        &latencies,                     // $6 latency_ms
+        &responses as &[Option<&[u8]>], // $7 response
+        &started_ago,                   // $8 started_ago
+        &waits as &[Option<f64>],       // $9 wait
+        &urls as &[&str],               // $10 url
+        &states as &[&str],             // $11 state
+        &lanes,                         // $12 lane_id
+        &healthy,                       // $13 healthy
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().collect())
+}
+
+/// Whether anything may be sent because of this report, now or at a time that it brought.
+fn frees_another(report: &DeliveryReport) -> bool {
+    match report.verdict {
+        Verdict::Delivered | Verdict::Failed { .. } => !report.event.is_terminal(),
+        Verdict::Retry { .. } | Verdict::Release { .. } => true,
+    }
+}
+
+fn latency_ms(report: &DeliveryReport) -> i32 {
+    let latency = report.ended.saturating_duration_since(report.started);
+    i32::try_from(latency.as_millis()).unwrap_or(i32::MAX)
+}
