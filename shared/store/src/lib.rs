@@ -33,7 +33,7 @@ pub use db::schema::{MigrateError, schema_version_needed};
 pub use db::wake;
 pub use fleet::host::{HostOffer, PublishedModel};
 pub use fleet::inventory::{Inventory, KnownModel};
-pub use fleet::worker::{Heartbeat, OwnLease, ReadyTriple, Renewal};
+pub use fleet::worker::{Heartbeat, OwnLease, ReadyGroup, Renewal};
 pub use gauges::{DeliveryBacklog, ModelBacklog};
 pub use id::{ApiId, ClientId, DeliveryId, JobId, LaneId, LeaseNo, WorkerId};
 pub use job::artifact::{ArtifactHead, ArtifactView};
@@ -60,9 +60,9 @@ pub use job::view::{JobFilter, JobPage, JobView};
 pub use upkeep::Swept;
 pub use webhook::claim::{ClaimedDeliveries, Delivery, DeliveryClaim, DeliveryTerms, EndedUnsent, LaneOffer};
 pub use webhook::lane::{KnownLane, LaneHead, Lanes};
-pub use webhook::relay::{Ended, Relayed};
+pub use webhook::relay::{EndedJobs, Relayed};
 pub use webhook::relay_bound::RelayBound;
-pub use webhook::settle::{DeliveryReport, ReportSettled, Verdict};
+pub use webhook::settle::{DeliveryOutcome, DeliveryReport, ReportSettled};
 pub use webhook::view::{
     AttemptView, DELIVERIES_PER_EVENT_AND_MINUTE, DeliveryPage, DeliveryState, DeliveryView, Redelivery,
 };

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use chrono::DateTime;
 use foreman_store::{
-    ClaimedDeliveries, Delivery, DeliveryReport, DeliveryTerms, JobId, LaneOffer, NewJob, Relayed,
-    ReportSettled, Store, Verdict,
+    ClaimedDeliveries, Delivery, DeliveryOutcome, DeliveryReport, DeliveryTerms, JobId, LaneOffer, NewJob,
+    Relayed, ReportSettled, Store,
 };
 use foreman_tests::{Db, Process, Worker, eventually, free_port, success};
 use foreman_webhook::ReceiverUrl;
@@ -36,7 +36,8 @@ const TERMS: DeliveryTerms = DeliveryTerms {
 /// Room for heavy ones, of a lane and in all, in bytes.
 const HEAVY: i64 = 16 << 20;
 
-pub(crate) const RETRY: Verdict = Verdict::Retry { wait: Duration::from_secs(60), code: "http_5xx" };
+pub(crate) const RETRY: DeliveryOutcome =
+    DeliveryOutcome::Retry { wait: Duration::from_secs(60), code: "http_5xx" };
 
 /// A job whose receiver is at `url`.
 fn job_to(db: &Db, url: &str) -> NewJob {
@@ -86,7 +87,7 @@ pub(crate) async fn claim_one(store: &Store) -> Delivery {
 }
 
 /// What an attempt that has just ended reports.
-fn report(delivery: Delivery, verdict: Verdict) -> DeliveryReport {
+fn report(delivery: Delivery, outcome: DeliveryOutcome) -> DeliveryReport {
     let now = Instant::now();
     DeliveryReport {
         claim: delivery.claim,
@@ -98,14 +99,14 @@ fn report(delivery: Delivery, verdict: Verdict) -> DeliveryReport {
         attempt: delivery.attempt,
         started: now,
         ended: now,
-        status: (verdict == Verdict::Delivered).then_some(200),
+        status: (outcome == DeliveryOutcome::Delivered).then_some(200),
         response: None,
-        verdict,
+        outcome,
     }
 }
 
-pub(crate) async fn settle(store: &Store, delivery: Delivery, verdict: Verdict) -> ReportSettled {
-    store.settle_deliveries(&[report(delivery, verdict)]).await.unwrap()[0]
+pub(crate) async fn settle(store: &Store, delivery: Delivery, outcome: DeliveryOutcome) -> ReportSettled {
+    store.settle_deliveries(&[report(delivery, outcome)]).await.unwrap()[0]
 }
 
 /// The log of all attempts: seq, number, outcome and code of each, in this order.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use foreman_ollama::LoadKey;
 use foreman_runtime::{background_error, stalls};
 use foreman_store::wake::Topic;
-use foreman_store::{Holder, ReadyTriple, ulid_floor};
+use foreman_store::{Holder, ReadyGroup, ulid_floor};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -41,14 +41,14 @@ pub(crate) async fn run(
         let known = memory.known(began.into_std());
         let look = async {
             match &known {
-                None => store.ready_triples().await,
-                Some(known) => store.ready_triples_at(known).await,
+                None => store.ready_groups().await,
+                Some(known) => store.ready_groups_at(known).await,
             }
         };
         match stalls::round("scan", stalls::USUAL, look).await {
-            Ok(triples) => {
-                memory.learn(&triples, floor, began.into_std(), Instant::now().into_std());
-                let groups = triples.into_iter().filter_map(|triple| read(triple, &mut unreadable)).collect();
+            Ok(groups) => {
+                memory.learn(&groups, floor, began.into_std(), Instant::now().into_std());
+                let groups = groups.into_iter().filter_map(|triple| read(triple, &mut unreadable)).collect();
                 if signals.send(Signal::Scanned(groups)).is_err() {
                     return;
                 }
@@ -68,8 +68,8 @@ pub(crate) async fn run(
     }
 }
 
-fn read(triple: ReadyTriple, unreadable: &mut BTreeSet<String>) -> Option<(Key, Group)> {
-    let ReadyTriple { load_key, client, priority, lowest } = triple;
+fn read(triple: ReadyGroup, unreadable: &mut BTreeSet<String>) -> Option<(Key, Group)> {
+    let ReadyGroup { load_key, client, priority, lowest } = triple;
     match load_key.parse::<LoadKey>() {
         Ok(key) => Some((Arc::new(key), Group { client, priority, lowest })),
         Err(error) => {

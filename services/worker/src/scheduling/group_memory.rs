@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use foreman_store::{ClientId, JobId, ReadyTriple};
+use foreman_store::{ClientId, JobId, ReadyGroup};
 
 use crate::look_at_all::LookAtAll;
 
@@ -50,8 +50,8 @@ impl GroupMemory {
     }
 
     /// The groups to look at, at `now`; `None` if everything is to be looked at.
-    pub(crate) fn known(&self, now: Instant) -> Option<Vec<ReadyTriple>> {
-        let known = |(group, remembered): (&(String, ClientId, i16), &Remembered)| ReadyTriple {
+    pub(crate) fn known(&self, now: Instant) -> Option<Vec<ReadyGroup>> {
+        let known = |(group, remembered): (&(String, ClientId, i16), &Remembered)| ReadyGroup {
             load_key: group.0.clone(),
             client: group.1,
             priority: group.2,
@@ -67,14 +67,14 @@ impl GroupMemory {
 
     /// Learns from a look that began at `began` and ended at `ended`. `floor` is the lowest id that a job not yet committed
     /// could have when it began.
-    pub(crate) fn learn(&mut self, found: &[ReadyTriple], floor: JobId, began: Instant, ended: Instant) {
+    pub(crate) fn learn(&mut self, found: &[ReadyGroup], floor: JobId, began: Instant, ended: Instant) {
         if self.look_at_all.is_due(began) {
             self.looked_at_all(began, ended);
         }
         for remembered in self.groups.values_mut() {
             remembered.lowest = floor;
         }
-        for ReadyTriple { load_key, client, priority, lowest } in found {
+        for ReadyGroup { load_key, client, priority, lowest } in found {
             let remembered = Remembered { lowest: floor.min(*lowest), busy: ended };
             self.groups.insert((load_key.clone(), *client, *priority), remembered);
         }
@@ -103,9 +103,9 @@ mod tests {
     use super::*;
 
     /// Of one client throughout.
-    fn group(load_key: &str, lowest: i64) -> ReadyTriple {
+    fn group(load_key: &str, lowest: i64) -> ReadyGroup {
         static CLIENT: LazyLock<ClientId> = LazyLock::new(ClientId::generate);
-        ReadyTriple { load_key: load_key.to_owned(), client: *CLIENT, priority: 0, lowest: id(lowest) }
+        ReadyGroup { load_key: load_key.to_owned(), client: *CLIENT, priority: 0, lowest: id(lowest) }
     }
 
     fn id(number: i64) -> JobId {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     /// A memory that is in use, and when it is.
-    fn slow(found: &[ReadyTriple]) -> (GroupMemory, Instant) {
+    fn slow(found: &[ReadyGroup]) -> (GroupMemory, Instant) {
         let began = Instant::now();
         let ended = began + SLOW;
         let mut memory = GroupMemory::new(began);
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn an_emptied_place_is_forgotten_in_time_or_when_there_are_many() {
         let (mut memory, mut now) = slow(&[group("emptied", 5), group("busy", 5)]);
-        let mut known_after = |found: &[ReadyTriple], pause: Duration| {
+        let mut known_after = |found: &[ReadyGroup], pause: Duration| {
             let began = now + pause;
             now = began + SLOW;
             memory.learn(found, id(10), began, now);

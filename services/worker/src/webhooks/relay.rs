@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::Metric;
-use foreman_store::{Ended, RelayBound, Relayed, Store, StoreError, wake::Topic};
+use foreman_store::{EndedJobs, RelayBound, Relayed, Store, StoreError, wake::Topic};
 use metrics::counter;
 use tokio::time::{Instant, sleep};
 
@@ -78,7 +78,7 @@ impl Rounds for Relay {
             // Whoever is at work was woken by the same news, and looks again when its turn is over.
             Relayed::Busy => Ok(Round::Idle),
             Relayed::Moved { events, ended, .. } => {
-                for Ended { model_label, state, jobs } in ended {
+                for EndedJobs { model_label, state, jobs } in ended {
                     counter!(JOBS_FINISHED.name, "model" => model_label, "state" => state.as_str())
                         .increment(jobs);
                 }

@@ -47,7 +47,7 @@ pub struct OwnLease {
 
 /// A place where jobs are ready: one client's of one load key and priority.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadyTriple {
+pub struct ReadyGroup {
     pub load_key: String,
     pub client: ClientId,
     pub priority: i16,
@@ -177,12 +177,12 @@ impl Store {
 
     /// Every place where jobs are ready, with the oldest job there: a walk from place to place over the claim's own
     /// index, whose cost is the number of places and not of jobs. What has expired is left to the janitor.
-    pub async fn ready_triples(&self) -> Result<Vec<ReadyTriple>, StoreError> {
+    pub async fn ready_groups(&self) -> Result<Vec<ReadyGroup>, StoreError> {
         // Each step asks for the next priority of the client, the next client of the key and the next key, and takes
         // the first that there is: with a descending column in the index no single comparison says "after this".
-        let triples = sqlx::query_as!(
-            ReadyTriple,
-            r#"-- ready_triples
+        let groups = sqlx::query_as!(
+            ReadyGroup,
+            r#"-- ready_groups
             WITH RECURSIVE place AS (
                 (SELECT load_key, client_id, priority, job_id FROM job_ready
                  WHERE expires_at > clock_timestamp()
@@ -212,19 +212,19 @@ impl Store {
         )
         .fetch_all(self.once())
         .await?;
-        Ok(triples)
+        Ok(groups)
     }
 
     /// Those of these places where jobs are ready, each looked at from its `lowest` on: steps over the entries of jobs long
     /// gone. Jobs at other places, and older ones, are not seen.
-    pub async fn ready_triples_at(&self, known: &[ReadyTriple]) -> Result<Vec<ReadyTriple>, StoreError> {
+    pub async fn ready_groups_at(&self, known: &[ReadyGroup]) -> Result<Vec<ReadyGroup>, StoreError> {
         let load_keys: Vec<_> = known.iter().map(|place| place.load_key.as_str()).collect();
         let clients: Vec<_> = known.iter().map(|place| place.client.uuid()).collect();
         let priorities: Vec<_> = known.iter().map(|place| place.priority).collect();
         let bounds: Vec<_> = known.iter().map(|place| place.lowest.uuid()).collect();
-        let triples = sqlx::query_as!(
-            ReadyTriple,
-            r#"-- ready_triples_at
+        let groups = sqlx::query_as!(
+            ReadyGroup,
+            r#"-- ready_groups_at
             SELECT known.load_key AS "load_key!", known.client_id AS "client!: ClientId", known.priority AS "priority!",
                    ready.job_id AS "lowest!: JobId"
             FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::uuid[])
@@ -242,6 +242,6 @@ impl Store {
         )
         .fetch_all(self.once())
         .await?;
-        Ok(triples)
+        Ok(groups)
     }
 }

@@ -13,14 +13,14 @@ use crate::webhook::relay_bound::RelayBound;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Relayed {
     /// So many transitions were moved, and so many webhooks made of them.
-    Moved { events: u64, deliveries: u64, ended: Vec<Ended> },
+    Moved { events: u64, deliveries: u64, ended: Vec<EndedJobs> },
     /// Another relay is at work at this moment.
     Busy,
 }
 
 /// Jobs that came to their end, whoever ended them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedJobs {
     /// As `/api/tags` names it.
     pub model_label: String,
     pub state: JobState,
@@ -108,7 +108,11 @@ impl Store {
             self.tell([Write::Relayed]);
         }
         let ended = rows.into_iter().filter_map(|row| {
-            Some(Ended { model_label: row.model_label?, state: row.state?, jobs: row.jobs?.unsigned_abs() })
+            Some(EndedJobs {
+                model_label: row.model_label?,
+                state: row.state?,
+                jobs: row.jobs?.unsigned_abs(),
+            })
         });
         Ok(Relayed::Moved { events, deliveries, ended: ended.collect() })
     }

@@ -30,12 +30,12 @@ pub struct DeliveryReport {
     pub status: Option<u16>,
     /// The first bytes of the answer.
     pub response: Option<Vec<u8>>,
-    pub verdict: Verdict,
+    pub outcome: DeliveryOutcome,
 }
 
 /// What follows from an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum DeliveryOutcome {
     Delivered,
     /// Once more, so long after the end of this attempt.
     Retry {
@@ -61,7 +61,7 @@ pub enum ReportSettled {
     Stale,
 }
 
-impl Verdict {
+impl DeliveryOutcome {
     fn outcome(&self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -109,7 +109,7 @@ impl Store {
                 id if written.contains(&id) => ReportSettled::Written,
                 id if already.contains(&id) => ReportSettled::Already,
                 // Nothing was sent and nothing is said: whoever has it now misses nothing.
-                _ if matches!(report.verdict, Verdict::Release { .. }) => ReportSettled::Already,
+                _ if matches!(report.outcome, DeliveryOutcome::Release { .. }) => ReportSettled::Already,
                 _ => ReportSettled::Stale,
             })
             .collect())
@@ -147,18 +147,18 @@ async fn write_reports(
     // A time in the past would lie before the lower bounds that dispatchers claim from, and so be found only by their
     // rare looks without one.
     let wait =
-        |report: &DeliveryReport| Some((report.verdict.wait()?.as_secs_f64() - ago(report.ended)).max(0.0));
+        |report: &DeliveryReport| Some((report.outcome.wait()?.as_secs_f64() - ago(report.ended)).max(0.0));
     // The last word on each lane in this batch; what was not sent says nothing.
     let health: HashMap<LaneId, bool> = reports
         .iter()
-        .filter(|report| !matches!(report.verdict, Verdict::Release { .. }))
-        .map(|report| (report.lane, report.verdict == Verdict::Delivered))
+        .filter(|report| !matches!(report.outcome, DeliveryOutcome::Release { .. }))
+        .map(|report| (report.lane, report.outcome == DeliveryOutcome::Delivered))
         .collect();
     let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
     let numbers: Vec<_> = reports.iter().map(|report| report.claim.no).collect();
-    let outcomes: Vec<_> = reports.iter().map(|report| report.verdict.outcome()).collect();
+    let outcomes: Vec<_> = reports.iter().map(|report| report.outcome.outcome()).collect();
     let statuses: Vec<_> = reports.iter().map(|report| report.status.map(|status| status as i16)).collect();
-    let codes: Vec<_> = reports.iter().map(|report| report.verdict.code()).collect();
+    let codes: Vec<_> = reports.iter().map(|report| report.outcome.code()).collect();
     let latencies: Vec<_> = reports.iter().map(latency_ms).collect();
     let responses: Vec<_> = reports.iter().map(|report| report.response.as_deref()).collect();
     let started_ago: Vec<_> = reports.iter().map(|report| ago(report.started)).collect();
@@ -237,9 +237,9 @@ async fn write_reports(
 
 /// Whether anything may be sent because of this report, now or at a time that it brought.
 fn frees_another(report: &DeliveryReport) -> bool {
-    match report.verdict {
-        Verdict::Delivered | Verdict::Failed { .. } => !report.event.is_terminal(),
-        Verdict::Retry { .. } | Verdict::Release { .. } => true,
+    match report.outcome {
+        DeliveryOutcome::Delivered | DeliveryOutcome::Failed { .. } => !report.event.is_terminal(),
+        DeliveryOutcome::Retry { .. } | DeliveryOutcome::Release { .. } => true,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
-    Exit, Flush, Lease, NewJob, Phase, Scope, Store, StoreError, Verdict,
+    DeliveryOutcome, Exit, Flush, Lease, NewJob, Phase, Scope, Store, StoreError,
     wake::{Topic, Wakeup, Wakeups},
 };
 use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
@@ -207,21 +207,21 @@ async fn each_step_of_a_webhook_wakes_the_dispatcher_and_the_last_one_nobody() {
 
     relay(store).await;
     assert_eq!(ear.told(), [Topic::Delivery], "relayed");
-    for (verdict, told) in [
+    for (outcome, told) in [
         (RETRY, true),
-        (Verdict::Release { wait: Duration::ZERO }, true),
-        (Verdict::Delivered, true),
-        (Verdict::Failed { code: "http_4xx" }, true),
-        (Verdict::Delivered, true),
-        (Verdict::Delivered, false),
+        (DeliveryOutcome::Release { wait: Duration::ZERO }, true),
+        (DeliveryOutcome::Delivered, true),
+        (DeliveryOutcome::Failed { code: "http_4xx" }, true),
+        (DeliveryOutcome::Delivered, true),
+        (DeliveryOutcome::Delivered, false),
     ] {
         db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
         let delivery = claim_one(store).await;
         assert_eq!(ear.told(), [], "a claim frees nothing");
         let (seq, id) = (delivery.event.seq, delivery.claim.id);
-        settle(store, delivery, verdict).await;
-        assert_eq!(!ear.told().is_empty(), told, "{verdict:?} of event {seq}");
-        if verdict == RETRY {
+        settle(store, delivery, outcome).await;
+        assert_eq!(!ear.told().is_empty(), told, "{outcome:?} of event {seq}");
+        if outcome == RETRY {
             store.redeliver(Scope::Everyone, id).await.unwrap();
             assert_eq!(ear.told(), [Topic::Delivery], "brought forward");
         }

@@ -141,8 +141,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("publish_models", Few, &["'host 3', filled.id(3), 3, '{tiny-b}', '{tiny-b}', '{true}'"]),
     values("queue", WholeRooms("`GET /queue` is kept and shared, and rests in proportion"), BARE),
     values("queued", Pages(2_000.0, "a client's waiting jobs are counted up to a limit"), &["filled.id(2), 1000", "filled.id(1), 1000"]),
-    values("ready_triples", Few, BARE),
-    values("ready_triples_at", Few, &[
+    values("ready_groups", Few, BARE),
+    values("ready_groups_at", Few, &[
         "'{tiny-a,tiny-b,gone}', filled.ids(1, 3), '{0,0,0}', array_fill('00000000-0000-0000-0000-000000000000'::uuid, '{3}')",
         "array_fill('tiny-a'::text, '{50}'), array_fill(filled.id(1), '{50}'), array_fill(0::smallint, '{50}'), filled.jobs(79951, 50)"]),
     values("receivers_without_secret", DOCTOR, BARE),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use foreman_store::{DeliveryId, EndedUnsent, JobId, Redelivery, ReportSettled, Scope, Verdict};
+use foreman_store::{DeliveryId, DeliveryOutcome, EndedUnsent, JobId, Redelivery, ReportSettled, Scope};
 use foreman_tests::{Db, eventually};
 
 use super::{RETRY, URL, claim, claim_one, done_jobs_to, job_to, log, relay, settle};
@@ -42,7 +42,7 @@ async fn the_events_of_a_job_are_claimed_one_after_the_other_and_those_of_others
         let seqs: Vec<i32> = claimed.iter().map(|delivery| delivery.event.seq).collect();
         assert_eq!(seqs, [seq, seq]);
         for delivery in claimed {
-            assert_eq!(settle(&db.store, delivery, Verdict::Delivered).await, ReportSettled::Written);
+            assert_eq!(settle(&db.store, delivery, DeliveryOutcome::Delivered).await, ReportSettled::Written);
         }
     }
     assert!(claim(&db.store).await.to_send.is_empty());
@@ -71,7 +71,7 @@ async fn what_is_sent_again_by_hand_neither_waits_nor_is_waited_for() {
     relay(&db.store).await;
     for _ in 0..2 {
         let delivery = claim_one(&db.store).await;
-        settle(&db.store, delivery, Verdict::Delivered).await;
+        settle(&db.store, delivery, DeliveryOutcome::Delivered).await;
     }
     let held = claim_one(&db.store).await;
     assert_eq!(held.event.seq, 3);
@@ -82,7 +82,7 @@ async fn what_is_sent_again_by_hand_neither_waits_nor_is_waited_for() {
     let again = claim_one(&db.store).await;
     assert_eq!((again.event.seq, again.attempt, again.redelivery), (1, 1, true));
     settle(&db.store, again, RETRY).await;
-    settle(&db.store, held, Verdict::Delivered).await;
+    settle(&db.store, held, DeliveryOutcome::Delivered).await;
     assert_eq!(claim_one(&db.store).await.event.seq, 4);
 }
 
@@ -99,8 +99,8 @@ async fn a_claim_that_lapsed_is_taken_over_logged_and_stays_counted() {
     assert_eq!(successor.attempt, 2);
     assert_eq!(log(&db).await, ["1 1 retry dispatcher_lost"]);
 
-    assert_eq!(settle(&db.store, paused, Verdict::Delivered).await, ReportSettled::Stale);
-    assert_eq!(settle(&db.store, successor, Verdict::Delivered).await, ReportSettled::Written);
+    assert_eq!(settle(&db.store, paused, DeliveryOutcome::Delivered).await, ReportSettled::Stale);
+    assert_eq!(settle(&db.store, successor, DeliveryOutcome::Delivered).await, ReportSettled::Written);
     assert_eq!(log(&db).await, ["1 1 retry dispatcher_lost", "1 2 delivered"]);
 }
 
@@ -129,8 +129,9 @@ async fn after_a_410_the_jobs_other_events_end_unsent_and_visible_and_other_jobs
     relay(&db.store).await;
     for delivery in claim(&db.store).await.to_send {
         let gone = delivery.job == jobs[0];
-        let verdict = if gone { Verdict::Failed { code: "gone" } } else { Verdict::Delivered };
-        settle(&db.store, delivery, verdict).await;
+        let outcome =
+            if gone { DeliveryOutcome::Failed { code: "gone" } } else { DeliveryOutcome::Delivered };
+        settle(&db.store, delivery, outcome).await;
     }
     let mut sent = Vec::new();
     loop {
@@ -141,7 +142,7 @@ async fn after_a_410_the_jobs_other_events_end_unsent_and_visible_and_other_jobs
         assert!(claimed.ended.iter().all(|ended| ended.job == jobs[0] && ended.code == "gone"));
         for delivery in claimed.to_send {
             sent.push((delivery.job, delivery.event.seq));
-            settle(&db.store, delivery, Verdict::Delivered).await;
+            settle(&db.store, delivery, DeliveryOutcome::Delivered).await;
         }
     }
     assert_eq!(sent, [(jobs[1], 2), (jobs[1], 3), (jobs[1], 4)]);
@@ -164,7 +165,7 @@ async fn a_done_event_is_claimed_with_what_its_attempt_made() {
     relay(&db.store).await;
     for _ in 1..4 {
         let delivery = claim_one(&db.store).await;
-        settle(&db.store, delivery, Verdict::Delivered).await;
+        settle(&db.store, delivery, DeliveryOutcome::Delivered).await;
     }
     let mut done = [claim_one(&db.store).await];
     db.store.add_artifacts(&mut done, 1_000).await.unwrap();
@@ -193,15 +194,21 @@ async fn dispatchers_beside_each_other_keep_the_order_of_every_job() {
                     0 => {
                         // This dispatcher hangs, and another takes its claim.
                         db.run(LAPSE).await;
-                        settle(&store, delivery, Verdict::Delivered).await;
+                        settle(&store, delivery, DeliveryOutcome::Delivered).await;
                     }
                     1 => {
-                        settle(&store, delivery, Verdict::Retry { wait: Duration::ZERO, code: "http_5xx" })
-                            .await;
+                        settle(
+                            &store,
+                            delivery,
+                            DeliveryOutcome::Retry { wait: Duration::ZERO, code: "http_5xx" },
+                        )
+                        .await;
                     }
                     _ => {
                         let order = &delivered;
-                        if settle(&store, delivery, Verdict::Delivered).await == ReportSettled::Written {
+                        if settle(&store, delivery, DeliveryOutcome::Delivered).await
+                            == ReportSettled::Written
+                        {
                             order.lock().unwrap().entry(job).or_default().push(seq);
                         }
                     }
@@ -247,7 +254,7 @@ async fn a_delivery_is_claimed_though_its_lane_was_pruned() {
     assert_eq!((heads.len(), heads[0].healthy, heads[0].client), (1, None, None));
     let delivery = claim_one(&db.store).await;
     let id: DeliveryId = delivery.claim.id;
-    assert_eq!(settle(&db.store, delivery, Verdict::Delivered).await, ReportSettled::Written);
+    assert_eq!(settle(&db.store, delivery, DeliveryOutcome::Delivered).await, ReportSettled::Written);
     eventually("the end of the delivery", async || {
         let left: i64 =
             db.value(&format!("SELECT count(*) FROM webhook_delivery WHERE id = '{}'", id.uuid())).await;

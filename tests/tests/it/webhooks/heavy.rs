@@ -3,7 +3,7 @@
 
 use std::{fs, time::Duration};
 
-use foreman_store::{Completion, Exit, JobState, LaneOffer, ReportSettled, Verdict};
+use foreman_store::{Completion, DeliveryOutcome, Exit, JobState, LaneOffer, ReportSettled};
 use foreman_tests::{Answer, Db, Receiver, Worker, within};
 
 use super::{TERMS, claim, claim_one, dispatcher, job_to, relay, report, settle};
@@ -76,10 +76,10 @@ async fn a_claim_is_extended_for_as_long_as_it_is_in_force() {
     db.run("UPDATE webhook_delivery SET claimed_until = now()").await;
     let successor = claim_one(&db.store).await;
     assert!(!db.store.extend_claim(&paused.claim, TERMS.lease).await.unwrap(), "it is another's");
-    let stale = Verdict::Release { wait: Duration::ZERO };
+    let stale = DeliveryOutcome::Release { wait: Duration::ZERO };
     db.store.settle_deliveries(&[report(paused, stale)]).await.unwrap();
     assert!(claim(&db.store).await.to_send.is_empty(), "and stays the other's");
-    assert_eq!(settle(&db.store, successor, Verdict::Delivered).await, ReportSettled::Written);
+    assert_eq!(settle(&db.store, successor, DeliveryOutcome::Delivered).await, ReportSettled::Written);
 }
 
 /// Waits until this receiver has so many webhooks, and nothing is left to be sent.

@@ -1,7 +1,7 @@
 //! Lanes with something to send are found past everything that is gone, and no memory hides one.
 
 use chrono::{DateTime, TimeDelta};
-use foreman_store::{ClientId, KnownLane, LaneId, Verdict};
+use foreman_store::{ClientId, DeliveryOutcome, KnownLane, LaneId};
 use foreman_tests::Db;
 
 use super::{URL, claim_one, done_jobs_to, job_to, relay, settle};
@@ -52,7 +52,7 @@ async fn only_receivers_without_deliveries_are_forgotten() {
     assert_eq!(db.store.prune_lanes(100).await.unwrap(), 0);
     db.run("DELETE FROM webhook_delivery WHERE seq > 1").await;
     let delivery = claim_one(&db.store).await;
-    settle(&db.store, delivery, Verdict::Delivered).await;
+    settle(&db.store, delivery, DeliveryOutcome::Delivered).await;
     assert_eq!(db.store.prune_lanes(100).await.unwrap(), 0, "it has just been used");
     db.run("UPDATE webhook_lane SET last_used_at = now() - interval '8 days'").await;
     assert_eq!(db.store.prune_lanes(100).await.unwrap(), 1);

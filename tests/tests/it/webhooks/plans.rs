@@ -1,6 +1,6 @@
 //! The statements of relay and dispatcher read what they need and no more, whatever Postgres knew when it planned them.
 
-use foreman_store::{KnownLane, LaneOffer, Relayed, Store, Verdict};
+use foreman_store::{DeliveryOutcome, KnownLane, LaneOffer, Relayed, Store};
 use foreman_tests::{Db, eventually};
 
 use super::{HEAVY, RETRY, TERMS, URL, done_jobs_to, job_to, report};
@@ -24,8 +24,8 @@ async fn work(db: &Db, store: &Store) {
             .collect();
         let mut claimed = store.claim_deliveries(&offers, HEAVY, TERMS).await.unwrap().to_send;
         store.add_artifacts(&mut claimed, 100).await.unwrap();
-        let verdict = if round == 0 { RETRY } else { Verdict::Delivered };
-        let reports: Vec<_> = claimed.into_iter().map(|delivery| report(delivery, verdict)).collect();
+        let outcome = if round == 0 { RETRY } else { DeliveryOutcome::Delivered };
+        let reports: Vec<_> = claimed.into_iter().map(|delivery| report(delivery, outcome)).collect();
         store.settle_deliveries(&reports).await.unwrap();
         store.settle_deliveries(&reports).await.unwrap();
         db.run("UPDATE webhook_delivery SET next_attempt_at = now() WHERE attempts = 1 AND claim_no IS NULL AND seq = 1

@@ -1,7 +1,8 @@
 //! The relay moves every row once, however many of it there are.
 
 use foreman_store::{
-    Ended, JobId, JobState, NewJob, Receiver, Redelivery, RelayBound, Relayed, Scope, Store, Verdict,
+    DeliveryOutcome, EndedJobs, JobId, JobState, NewJob, Receiver, Redelivery, RelayBound, Relayed, Scope,
+    Store,
 };
 use foreman_tests::{Db, eventually};
 
@@ -16,7 +17,7 @@ async fn every_transition_becomes_history_and_the_wanted_ones_webhooks() {
     db.accept_all(&[NewJob { receiver: Some(receiver), ..wanted }, db.new_job()]).await;
 
     let relayed = db.store.relay(1_000).await.unwrap();
-    let ended = Ended { model_label: db.new_job().model_label, state: JobState::Done, jobs: 2 };
+    let ended = EndedJobs { model_label: db.new_job().model_label, state: JobState::Done, jobs: 2 };
     assert_eq!(relayed, Relayed::Moved { events: 10, deliveries: 8, ended: vec![ended] });
     assert_eq!(db.value::<i64>("SELECT count(*) FROM outbox").await, 0);
     assert_eq!(db.value::<i64>("SELECT count(*) FROM job_event").await, 10);
@@ -211,7 +212,7 @@ async fn what_a_slow_relay_makes_does_not_wait_for_an_event_that_was_brought_for
     .await;
     assert_eq!(db.store.redeliver(Scope::Everyone, id).await.unwrap(), Redelivery::Due(id));
     let first = claim_one(&db.store).await;
-    settle(&db.store, first, Verdict::Delivered).await;
+    settle(&db.store, first, DeliveryOutcome::Delivered).await;
     slow.rollback().await.unwrap();
     assert!(matches!(relaying.await.unwrap(), Relayed::Moved { events: 2, deliveries: 2, .. }));
     let waiting = "SELECT count(*) FROM webhook_delivery WHERE next_attempt_at > now()";

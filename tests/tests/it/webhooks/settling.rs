@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use foreman_store::{DeliveryReport, Exit, Redelivery, ReportSettled, Scope, Verdict};
+use foreman_store::{DeliveryOutcome, DeliveryReport, Exit, Redelivery, ReportSettled, Scope};
 use foreman_tests::{Db, Receiver, reason, within};
 
 use super::{RETRY, URL, claim, claim_one, dispatcher, done_jobs_to, job_to, log, relay, report, settle};
@@ -37,7 +37,7 @@ async fn what_is_given_back_is_due_now_and_never_in_the_past_however_late_that_i
     done_jobs_to(&db, URL, 1).await;
     relay(&db.store).await;
     let given_back = Instant::now().checked_sub(Duration::from_secs(20)).unwrap();
-    let release = Verdict::Release { wait: Duration::ZERO };
+    let release = DeliveryOutcome::Release { wait: Duration::ZERO };
     let late = report(claim_one(&db.store).await, release);
     // A dispatcher claims from where it knows the lane to begin, two seconds behind its last look.
     let last_look = db.now().await;
@@ -53,13 +53,13 @@ async fn a_report_whose_commit_was_lost_is_recognised_and_not_repeated() {
     let db = Db::fresh().await;
     done_jobs_to(&db, URL, 3).await;
     relay(&db.store).await;
-    let verdicts = [Verdict::Delivered, RETRY, Verdict::Failed { code: "http_4xx" }];
+    let verdicts = [DeliveryOutcome::Delivered, RETRY, DeliveryOutcome::Failed { code: "http_4xx" }];
     let reports: Vec<DeliveryReport> = claim(&db.store)
         .await
         .to_send
         .into_iter()
         .zip(verdicts)
-        .map(|(one, verdict)| report(one, verdict))
+        .map(|(one, outcome)| report(one, outcome))
         .collect();
     assert_eq!(db.store.settle_deliveries(&reports).await.unwrap(), [ReportSettled::Written; 3]);
     let written = log(&db).await;
@@ -77,7 +77,7 @@ async fn stale_reports_fall_out_one_by_one_and_the_rest_commits() {
     let id = stale.claim.id.uuid();
     db.run(&format!("UPDATE webhook_delivery SET claim_no = nextval('delivery_claim_no') WHERE id = '{id}'"))
         .await;
-    let reports = [report(stale, Verdict::Delivered), report(fresh, Verdict::Delivered)];
+    let reports = [report(stale, DeliveryOutcome::Delivered), report(fresh, DeliveryOutcome::Delivered)];
     let settled = db.store.settle_deliveries(&reports).await.unwrap();
     assert_eq!(settled, [ReportSettled::Stale, ReportSettled::Written]);
     assert_eq!(log(&db).await, ["1 1 delivered"]);
@@ -97,7 +97,7 @@ async fn what_follows_a_failed_event_waits_with_it_and_comes_back_when_that_has_
     // Somebody has mended the receiver and asks for the first one now.
     assert_eq!(db.store.redeliver(Scope::Everyone, id).await.unwrap(), Redelivery::Due(id));
     let first = claim_one(&db.store).await;
-    settle(&db.store, first, Verdict::Delivered).await;
+    settle(&db.store, first, DeliveryOutcome::Delivered).await;
     assert_eq!(claim_one(&db.store).await.event.seq, 2, "{job} goes on at once");
 }
 
@@ -107,7 +107,7 @@ async fn what_was_not_sent_for_a_reason_of_ours_is_not_counted() {
     done_jobs_to(&db, URL, 1).await;
     relay(&db.store).await;
     let delivery = claim_one(&db.store).await;
-    settle(&db.store, delivery, Verdict::Release { wait: Duration::ZERO }).await;
+    settle(&db.store, delivery, DeliveryOutcome::Release { wait: Duration::ZERO }).await;
     assert!(log(&db).await.is_empty());
     assert_eq!(claim_one(&db.store).await.attempt, 1);
 }
@@ -117,10 +117,10 @@ async fn a_lane_remembers_how_its_last_attempt_went() {
     let db = Db::fresh().await;
     done_jobs_to(&db, URL, 1).await;
     relay(&db.store).await;
-    for (verdict, healthy) in [(RETRY, Some(false)), (Verdict::Delivered, Some(true))] {
+    for (outcome, healthy) in [(RETRY, Some(false)), (DeliveryOutcome::Delivered, Some(true))] {
         db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
         let delivery = claim_one(&db.store).await;
-        settle(&db.store, delivery, verdict).await;
+        settle(&db.store, delivery, outcome).await;
         assert_eq!(db.store.look_at_lanes(&[]).await.unwrap().heads[0].healthy, healthy);
     }
 }

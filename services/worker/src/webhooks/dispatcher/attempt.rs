@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foreman_runtime::background_error;
-use foreman_store::{Clock, Delivery, DeliveryClaim, DeliveryReport, Store, StoreError, Verdict};
+use foreman_store::{Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, Store, StoreError};
 use foreman_webhook::schedule::{self, Jitter};
 use foreman_webhook::{Decision, Failure, Outcome, ReceiverUrl, RetrySchedule, SigningSecret, sign};
 use metrics::counter;
@@ -101,13 +101,13 @@ impl Context {
         };
         let decision = self.schedule.decide(attempt, &answer.outcome, Jitter::random());
         let lag = (!delivery.redelivery).then_some(delivery.event_age + since_claim);
-        let verdict = verdict(decision, &answer.outcome);
+        let outcome = outcome(decision, &answer.outcome);
         let report = DeliveryReport {
             started,
             ended,
             status: answer.outcome.status(),
             response: answer.response,
-            ..report(delivery, started, verdict)
+            ..report(delivery, started, outcome)
         };
         Attempted { report, lag }
     }
@@ -149,10 +149,10 @@ impl Context {
 
 /// Gives a claimed delivery back unsent and uncounted, for a reason of ours.
 pub(super) fn release(delivery: Delivery, claimed: Instant, wait: Duration) -> Attempted {
-    Attempted { report: report(delivery, claimed, Verdict::Release { wait }), lag: None }
+    Attempted { report: report(delivery, claimed, DeliveryOutcome::Release { wait }), lag: None }
 }
 
-fn report(delivery: Delivery, at: Instant, verdict: Verdict) -> DeliveryReport {
+fn report(delivery: Delivery, at: Instant, outcome: DeliveryOutcome) -> DeliveryReport {
     DeliveryReport {
         claim: delivery.claim,
         job: delivery.job,
@@ -165,18 +165,18 @@ fn report(delivery: Delivery, at: Instant, verdict: Verdict) -> DeliveryReport {
         ended: at,
         status: None,
         response: None,
-        verdict,
+        outcome,
     }
 }
 
-fn verdict(decision: Decision, outcome: &Outcome) -> Verdict {
+fn outcome(decision: Decision, outcome: &Outcome) -> DeliveryOutcome {
     // Only a delivered webhook has no code, and that one is not retried.
     let code = outcome.error_code().unwrap_or_default();
     match decision {
-        Decision::Delivered => Verdict::Delivered,
-        Decision::RetryIn(wait) => Verdict::Retry { wait, code },
-        Decision::Failed { code } => Verdict::Failed { code },
+        Decision::Delivered => DeliveryOutcome::Delivered,
+        Decision::RetryIn(wait) => DeliveryOutcome::Retry { wait, code },
+        Decision::Failed { code } => DeliveryOutcome::Failed { code },
         // The claim ends the job's later events to this receiver when it finds this one.
-        Decision::EndReceiver => Verdict::Failed { code },
+        Decision::EndReceiver => DeliveryOutcome::Failed { code },
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background_error;
-use foreman_store::{DeliveryReport, ReportSettled, Store, StoreError, Verdict};
+use foreman_store::{DeliveryOutcome, DeliveryReport, ReportSettled, Store, StoreError};
 use metrics::{counter, histogram};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -113,18 +113,18 @@ fn record(report: &DeliveryReport, lag: Option<Duration>, settled: ReportSettled
         tracing::warn!(job.id = %report.job, seq = report.seq, "a webhook's claim had lapsed; it is sent again");
         return;
     }
-    let (outcome, code) = match report.verdict {
-        Verdict::Delivered => ("delivered", "2xx"),
-        Verdict::Retry { code, .. } => ("retry", code),
-        Verdict::Failed { code } => ("failed", code),
-        Verdict::Release { .. } => return,
+    let (outcome, code) = match report.outcome {
+        DeliveryOutcome::Delivered => ("delivered", "2xx"),
+        DeliveryOutcome::Retry { code, .. } => ("retry", code),
+        DeliveryOutcome::Failed { code } => ("failed", code),
+        DeliveryOutcome::Release { .. } => return,
     };
     counter!(DELIVERIES.name, "outcome" => outcome, "code" => code).increment(1);
     let took = report.ended.saturating_duration_since(report.started);
     histogram!(ATTEMPT_SECONDS.name).record(took.as_secs_f64());
-    match (report.verdict, lag) {
-        (Verdict::Delivered, Some(lag)) => histogram!(LAG_SECONDS.name).record(lag.as_secs_f64()),
-        (Verdict::Failed { code }, _) => {
+    match (report.outcome, lag) {
+        (DeliveryOutcome::Delivered, Some(lag)) => histogram!(LAG_SECONDS.name).record(lag.as_secs_f64()),
+        (DeliveryOutcome::Failed { code }, _) => {
             tracing::warn!(job.id = %report.job, seq = report.seq, attempt = report.attempt, code, "a webhook is given up");
         }
         _ => {}
