@@ -5,6 +5,7 @@
 
 mod attempt;
 mod cancel;
+mod decider;
 mod fate;
 mod floor;
 mod host_watch;
@@ -13,6 +14,7 @@ mod job;
 mod load;
 pub(crate) mod metrics;
 mod pause;
+mod questions;
 mod record;
 mod residency;
 mod scan;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use foreman_ollama::{Client, Failure, FailureKind, Join, Joined, ModelName, Progress, Route};
+use foreman_ollama::{Client, Failure, FailureKind, Join, Joined, Progress, Route};
 use foreman_runtime::background_error;
 use foreman_store::{Begin, Clock, Lease, Phase, Store};
 use metrics::histogram;
@@ -23,6 +23,7 @@ use super::trouble::Trouble;
 use crate::config::Limits;
 use crate::large_reads::LargeReads;
 use crate::membership::liveness::Spell;
+use crate::scheduling::key::Key;
 
 /// Once Ollama has said `done`, its answer ends by itself; waiting for that keeps the connection for the next request.
 const LAST_BYTES: Duration = Duration::from_secs(1);
@@ -45,14 +46,12 @@ pub(crate) struct Context {
 pub(crate) struct Attempt {
     /// The numbers that prove the lease. The right to end it stays on the floor.
     pub lease: Lease,
-    pub model: ModelName,
+    pub key: Key,
     pub model_label: String,
     pub route: Route,
     pub eligible_at: DateTime<Utc>,
     /// Whether its claim has recorded that it begins.
     pub begun: bool,
-    /// The load to wait for, or nothing where the model needs none.
-    pub load: Option<Load>,
     pub abort: watch::Receiver<Option<Abort>>,
     pub spell: Spell,
 }
@@ -65,8 +64,8 @@ pub(crate) struct Finished {
     pub ran: Option<Duration>,
 }
 
-/// Runs the attempt to its end, or until it is stopped from outside: then Ollama is hung up on.
-pub(crate) async fn run(context: &Context, attempt: Attempt, body: Body) -> Finished {
+/// Runs the attempt to its end, after the load if its model needs one, or until it is stopped from outside: then Ollama is hung up on.
+pub(crate) async fn run(context: &Context, attempt: Attempt, body: Body, load: Option<Load>) -> Finished {
     let (mut abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
     let stopped = async {
         tokio::select! {
@@ -78,7 +77,7 @@ pub(crate) async fn run(context: &Context, attempt: Attempt, body: Body) -> Fini
     tokio::select! {
         biased;
         Some(abort) = stopped => Ending::Aborted(abort).into(),
-        ended = attempt.work(body, context) => ended,
+        ended = attempt.work(body, load, context) => ended,
     }
 }
 
@@ -90,13 +89,13 @@ impl From<Ending> for Finished {
 }
 
 impl Attempt {
-    async fn work(self, body: Body, context: &Context) -> Finished {
+    async fn work(self, body: Body, load: Option<Load>, context: &Context) -> Finished {
         // Before anything is begun: to the world the job waits until its bytes are here.
         let body = match self.fetch(body, context).await {
             Ok(body) => body,
             Err(ending) => return ending.into(),
         };
-        let first = if self.load.is_some() { Phase::Loading } else { Phase::Working };
+        let first = if load.is_some() { Phase::Loading } else { Phase::Working };
         if let Err(ending) = self.begin(first, context).await {
             return ending.into();
         }
@@ -104,7 +103,7 @@ impl Attempt {
         histogram!(JOB_WAIT.name).record(waited);
         // For the load and the prompt together.
         let first_token_by = Instant::now() + context.limits.load_timeout;
-        if let Some(load) = &self.load {
+        if let Some(load) = &load {
             if let Err(ending) = self.wait_for(load, first_token_by, context).await {
                 return ending.into();
             }
@@ -113,13 +112,13 @@ impl Attempt {
             }
         }
         let began = Instant::now();
-        let (job, model, label) = (self.lease.job_id, self.model.clone(), self.model_label.clone());
+        let (job, key, label) = (self.lease.job_id, Key::clone(&self.key), self.model_label.clone());
         let answer = self.ask(body, first_token_by, context).await;
         let ran = began.elapsed();
         histogram!(JOB_RUN.name, "model" => label).record(ran);
         let ending = match answer {
             Ok(joined) => Ending::Done(joined),
-            Err(trouble) => trouble.ending(job, &model, &context.ollama).await,
+            Err(trouble) => trouble.ending(job, key.model(), &context.ollama).await,
         };
         Finished { ending, ran: Some(ran) }
     }
@@ -173,7 +172,7 @@ impl Attempt {
             Err(_elapsed) => Trouble::no_token(context.limits.load_timeout),
             Ok(Err(failure)) => failure.into(),
         };
-        Err(trouble.ending(self.lease.job_id, &self.model, &context.ollama).await)
+        Err(trouble.ending(self.lease.job_id, self.key.model(), &context.ollama).await)
     }
 
     /// Sends the body as it is stored, and joins what comes back.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::Route;
-use foreman_store::{Claimed, ClientId, Lease, LeaseNo};
+use foreman_store::{Claimed, ClientId, Lease};
 use tokio::sync::watch;
 
 use super::fate::{Abort, Ending, Past, reason};
@@ -91,6 +91,7 @@ pub(crate) struct Left {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub lease: Lease,
+    pub client: ClientId,
     pub key: Key,
     pub runs_on: RunsOn,
     pub past: Past,
@@ -99,10 +100,6 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn number(&self) -> LeaseNo {
-        self.lease.no
-    }
-
     /// Stops the attempt. The first reason stands.
     pub(crate) fn abort(&self, why: Abort) {
         self.abort.send_if_modified(|asked| asked.replace(asked.unwrap_or(why)).is_none());

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use foreman_store::{ClientId, JobId, Offer};
 
@@ -31,6 +32,14 @@ struct Served {
     /// When it was last served, or first seen to wait: a newcomer lines up behind those who were there.
     last: u64,
     times: u64,
+    /// How long its jobs have run, as far as that is known.
+    run_time: Duration,
+}
+
+impl Served {
+    fn newcomer(last: u64) -> Self {
+        Self { last, times: 0, run_time: Duration::ZERO }
+    }
 }
 
 impl ClientOrder {
@@ -49,7 +58,10 @@ impl ClientOrder {
             .chunk_by(|one, other| one.client == other.client)
             .map(|groups| (groups[0].client, groups.iter().collect()))
             .collect();
-        clients.sort_by_key(|(client, _)| (Some(*client) != first, self.served_of(*client).last, *client));
+        clients.sort_by_key(|(client, _)| {
+            let served = self.served_of(*client);
+            (Some(*client) != first, served.last, served.run_time, *client)
+        });
         for (client, groups) in &mut clients {
             if self.served_of(*client).times % OLDEST_EVERY == OLDEST_EVERY - 1 {
                 groups.sort_by_key(|group| group.lowest);
@@ -77,12 +89,19 @@ impl ClientOrder {
     pub(crate) fn served(&mut self, client: ClientId) {
         self.served += 1;
         let last = self.served;
-        let served = self.clients.entry(client).or_insert(Served { last, times: 0 });
-        *served = Served { last, times: served.times + 1 };
+        let served = self.clients.entry(client).or_insert(Served::newcomer(last));
+        *served = Served { last, times: served.times + 1, ..*served };
+    }
+
+    /// A job of this client has run for so long.
+    pub(crate) fn ran(&mut self, client: ClientId, took: Duration) {
+        if let Some(served) = self.clients.get_mut(&client) {
+            served.run_time += took;
+        }
     }
 
     fn served_of(&self, client: ClientId) -> Served {
-        self.clients.get(&client).copied().unwrap_or(Served { last: self.served, times: 0 })
+        self.clients.get(&client).copied().unwrap_or(Served::newcomer(self.served))
     }
 
     fn note(&mut self, groups: &[Group]) {
@@ -90,7 +109,7 @@ impl ClientOrder {
             let waiting: Vec<_> = groups.iter().map(|group| group.client).collect();
             self.clients.retain(|client, _| waiting.binary_search(client).is_ok());
         }
-        let newcomer = Served { last: self.served, times: 0 };
+        let newcomer = Served::newcomer(self.served);
         for group in groups {
             self.clients.entry(group.client).or_insert(newcomer);
         }

@@ -124,8 +124,10 @@ impl Plan {
         }
     }
 
-    pub(crate) fn ran(&mut self, key: &Key, took: Duration) {
+    /// A job of this client and key had the host for so long.
+    pub(crate) fn ran(&mut self, client: ClientId, key: &Key, took: Duration) {
         self.estimates.ran(key, took);
+        self.client_order.ran(client, took);
     }
 
     /// Whether jobs will be claimed for this key before any other has its turn.

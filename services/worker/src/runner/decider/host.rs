@@ -1,11 +1,9 @@
-//! What we know of the host: whether Ollama answers there, what is loaded, and how jobs fare. Pure but for the loads, which
-//! begin when an attempt waits for them.
+//! What we know of the host: whether Ollama answers there, what is loaded or being loaded, and how jobs fare. Pure.
 
 use foreman_store::JobId;
 use tokio::time::Instant;
 
 use crate::runner::fate::{Ending, HostTrouble};
-use crate::runner::load::Load;
 use crate::runner::pause::Pause;
 use crate::runner::residency::Residency;
 use crate::runner::vanished::Vanished;
@@ -15,10 +13,21 @@ use crate::scheduling::key::{Key, RunsOn};
 pub(super) struct Host {
     is_up: bool,
     residency: Residency<Key>,
-    load: Option<Load>,
+    /// The key that is being loaded.
+    loading: Option<Key>,
     loaded_last: Option<Key>,
     vanished: Vanished,
     pause: Pause,
+}
+
+/// The load that an attempt has to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::runner) enum Loading {
+    NotNeeded,
+    /// The load that was begun for another attempt.
+    UnderWay,
+    /// One that begins with this attempt, in place of any other.
+    New,
 }
 
 impl Host {
@@ -28,8 +37,12 @@ impl Host {
 
     pub(super) fn went_away(&mut self) {
         self.is_up = false;
-        self.load = None;
+        self.loading = None;
         self.residency.lost();
+    }
+
+    pub(super) fn is_loading(&self) -> bool {
+        self.loading.is_some()
     }
 
     /// Whether jobs may be begun there now.
@@ -47,41 +60,40 @@ impl Host {
         runs_on == RunsOn::Cloud || self.residency.holds(key, gpu_is_busy, now)
     }
 
-    /// The load of a key that is not there: the one under way, or the one that `begin` makes.
-    pub(super) fn load(&mut self, key: &Key, begin: impl FnOnce() -> Load) -> Load {
-        match &self.load {
-            Some(load) if load.key == *key => load.clone(),
-            _ => {
-                self.residency.lost();
-                self.load.insert(begin()).clone()
-            }
+    /// How a key is loaded that is not there.
+    pub(super) fn load(&mut self, key: &Key) -> Loading {
+        if self.loading.as_ref() == Some(key) {
+            return Loading::UnderWay;
         }
+        self.residency.lost();
+        self.loading = Some(Key::clone(key));
+        Loading::New
     }
 
     /// A load has ended well. Returns whether another model was loaded before.
     pub(super) fn loaded(&mut self, key: Key, now: Instant) -> bool {
-        self.load.take_if(|load| load.key == key);
+        self.loading.take_if(|loading| *loading == key);
         let is_switch = self.loaded_last.replace(Key::clone(&key)).is_some_and(|last| last != key);
         self.residency.loaded(key, now);
         is_switch
     }
 
     pub(super) fn load_failed(&mut self, key: &Key) {
-        self.load.take_if(|load| load.key == *key);
+        self.loading.take_if(|loading| loading == key);
         self.residency.lost();
     }
 
     /// Gives up a load that is not wanted any more: Ollama is hung up on.
     pub(super) fn keep_load_if(&mut self, is_wanted: impl FnOnce(&Key) -> bool) {
-        if self.load.as_ref().is_some_and(|load| !is_wanted(&load.key)) {
-            self.load = None;
+        if self.loading.as_ref().is_some_and(|key| !is_wanted(key)) {
+            self.loading = None;
             self.residency.lost();
         }
     }
 
     /// Ollama says that nothing is loaded.
     pub(super) fn has_nothing_resident(&mut self, gpu_is_busy: bool) {
-        if self.load.is_none() && !gpu_is_busy {
+        if self.loading.is_none() && !gpu_is_busy {
             self.residency.lost();
         }
     }

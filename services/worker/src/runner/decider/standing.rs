@@ -1,15 +1,14 @@
 //! By what right jobs are claimed and begun: this worker holds the host, Postgres has heard of it lately, and it is not told
-//! to stop.
+//! to stop. Pure.
 
 use foreman_store::{Holder, WorkerId};
-use tokio::sync::watch;
 
-use crate::membership::liveness::{Liveness, Spell};
+use crate::membership::liveness::Spell;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Standing {
-    liveness: Liveness,
-    holder: watch::Receiver<Option<Holder>>,
+    holder: Option<Holder>,
+    spell: Option<Spell>,
     stop: Option<Stop>,
 }
 
@@ -22,8 +21,9 @@ enum Stop {
 }
 
 impl Standing {
-    pub(super) fn new(liveness: Liveness, holder: watch::Receiver<Option<Holder>>) -> Self {
-        Self { liveness, holder, stop: None }
+    /// The host lease that this process has now, and the spell that goes on.
+    pub(super) fn learn(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
+        (self.holder, self.spell) = (holder, spell);
     }
 
     /// As whom jobs may be claimed and begun now, if at all.
@@ -31,30 +31,22 @@ impl Standing {
         if self.stop.is_some() {
             return None;
         }
-        let holder = self.holder.borrow().clone()?;
-        let spell = self.liveness.spell()?;
-        (spell.worker == holder.worker).then_some((holder, spell))
+        let (holder, spell) = (self.holder.as_ref()?, self.spell.as_ref()?);
+        let may = spell.worker == holder.worker && spell.goes_on();
+        may.then(|| (holder.clone(), spell.clone()))
     }
 
     pub(super) fn holds_host(&self) -> bool {
-        self.holder.borrow().is_some()
+        self.holder.is_some()
     }
 
     /// As whom we hold leases.
     pub(super) fn worker(&self) -> Option<WorkerId> {
-        self.liveness.id()
-    }
-
-    /// Returns when the host has gone to somebody else.
-    pub(super) async fn holder_changed(&mut self) {
-        if self.holder.changed().await.is_err() {
-            // Nobody is left to say so: the process is at its end.
-            std::future::pending::<()>().await;
-        }
+        self.spell.as_ref().filter(|spell| spell.goes_on()).map(|spell| spell.worker)
     }
 
     pub(super) fn stop_softly(&mut self) {
-        self.stop = Some(Stop::Soft);
+        self.stop = self.stop.or(Some(Stop::Soft));
     }
 
     pub(super) fn stop_hard(&mut self) {

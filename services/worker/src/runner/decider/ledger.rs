@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use foreman_store::{ClientId, LeaseNo};
-use tokio::task::Id;
 
 use crate::runner::fate::Abort;
 use crate::runner::job::{Job, Running};
@@ -18,8 +17,7 @@ const MAX_UNSETTLED_BYTES: usize = 64 << 20;
 pub(super) struct Ledger {
     slots: usize,
     held: VecDeque<Job>,
-    /// By the task of each attempt.
-    running: HashMap<Id, Running>,
+    running: HashMap<LeaseNo, Running>,
     /// With the bytes of each.
     unsettled: HashMap<LeaseNo, usize>,
 }
@@ -47,12 +45,12 @@ impl Ledger {
         gone
     }
 
-    pub(super) fn begun(&mut self, attempt: Id, running: Running) {
-        self.running.insert(attempt, running);
+    pub(super) fn begun(&mut self, running: Running) {
+        self.running.insert(running.lease.no, running);
     }
 
-    pub(super) fn ended(&mut self, attempt: Id) -> Option<Running> {
-        self.running.remove(&attempt)
+    pub(super) fn ended(&mut self, lease: LeaseNo) -> Option<Running> {
+        self.running.remove(&lease)
     }
 
     /// An outcome of so many bytes is on its way to Postgres.
@@ -67,7 +65,7 @@ impl Ledger {
 
     /// Stops the attempts that run under these leases, and takes out the jobs that are held under them.
     pub(super) fn cancel(&mut self, leases: &[LeaseNo]) -> VecDeque<Job> {
-        for running in self.running.values().filter(|running| leases.contains(&running.number())) {
+        for running in leases.iter().filter_map(|lease| self.running.get(lease)) {
             running.abort(Abort::Cancelled);
         }
         self.let_go_but(|job| !leases.contains(&job.lease.no))
@@ -119,7 +117,7 @@ impl Ledger {
 
     /// The leases of all of them.
     pub(super) fn leases(&self) -> HashSet<LeaseNo> {
-        let running = self.running.values().map(Running::number);
+        let running = self.running.keys().copied();
         let held = self.held.iter().map(|job| job.lease.no);
         running.chain(held).chain(self.unsettled.keys().copied()).collect()
     }

@@ -1,0 +1,334 @@
+//! Decides what happens on this host: which jobs to claim, begin, stop and let go of. It learns what has happened, event by
+//! event, and answers with actions for the floor to carry out. Pure: it waits for nothing and talks to nobody, so that a test
+//! can run it against a scripted world.
+//!
+//! What it knows stands in five parts. [`standing`]: by what right we claim. [`host`]: how the host is. [`Plan`]: what to
+//! claim next. [`ledger`]: the jobs that are ours. [`claims`]: the question that Postgres has not answered yet.
+
+pub(super) mod claims;
+mod host;
+mod ledger;
+mod standing;
+
+use foreman_store::{Claimed, ClientId, Holder, JobId, Lease, LeaseNo, OwnLease};
+use metrics::counter;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::attempt::{Attempt, Finished};
+use super::fate::{Ending, HostTrouble, Past, reason};
+use super::idle::IdleMeter;
+use super::job::{Body, Job, Left, Running};
+use super::metrics::{GPU_IDLE, MODEL_SWITCHES};
+use super::record::leaving::Leaving;
+use super::signal::Signal;
+use crate::config;
+use crate::membership::liveness::Spell;
+use crate::scheduling::key::{Key, RunsOn};
+use crate::scheduling::plan::{Order, Plan, Room};
+use crate::scheduling::rotation::Next;
+use claims::{Claims, Question, Reply};
+use host::Host;
+use ledger::Ledger;
+use standing::Standing;
+
+pub(super) use host::Loading;
+
+#[derive(Debug)]
+pub(super) struct Decider {
+    standing: Standing,
+    host: Host,
+    plan: Plan,
+    ledger: Ledger,
+    claims: Claims,
+    idle: IdleMeter,
+    /// For jobs that name none.
+    max_attempts: i16,
+    /// Not handed out yet.
+    actions: Vec<Action>,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The process is to stop: nothing more is begun.
+    SoftStop,
+    /// The grace is nearly over: what runs is stopped.
+    HardStop,
+    Signal(Signal),
+    /// Postgres has answered the question that was asked.
+    Replied(Reply),
+    /// The attempt under this lease is over.
+    Ended(LeaseNo, Finished),
+    /// Postgres has acknowledged a renewal.
+    Renewed,
+}
+
+/// What the floor is to do.
+#[derive(Debug)]
+pub(super) enum Action {
+    Ask(Question),
+    /// Begin this attempt, after a load where it needs one.
+    Begin {
+        attempt: Attempt,
+        body: Body,
+        loading: Loading,
+    },
+    /// Have the job's fate written.
+    Settle(Leaving),
+    /// Have the host looked at: a request found nobody there, or its model missing.
+    LookAtHost,
+}
+
+impl Decider {
+    pub(super) fn new(slots: usize, turns: &config::Turns, max_attempts: i16, now: Instant) -> Self {
+        Self {
+            standing: Standing::default(),
+            host: Host::default(),
+            plan: Plan::new(turns),
+            ledger: Ledger::new(slots),
+            claims: Claims::new(now),
+            idle: IdleMeter::default(),
+            max_attempts,
+            actions: Vec::new(),
+        }
+    }
+
+    /// As whom this process may act from here on. To be told before each event and each decision.
+    pub(super) fn stand(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
+        self.standing.learn(holder, spell);
+    }
+
+    pub(super) fn learn(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::SoftStop => self.standing.stop_softly(),
+            Event::HardStop => {
+                self.standing.stop_hard();
+                self.ledger.stop_all();
+            }
+            Event::Signal(signal) => self.heard(signal, now),
+            Event::Replied(Reply::Claimed { order, spell, jobs }) => {
+                self.claims.answered();
+                self.claimed(&order, &spell, jobs, now);
+            }
+            Event::Replied(Reply::OwnLeases { known, leases }) => {
+                self.claims.own_leases_are_known();
+                // Nothing was claimed between question and answer.
+                let unknown = leases.into_iter().filter(|own| !known.contains(&own.lease.no));
+                unknown.for_each(|own| self.hand_back_unknown(own));
+            }
+            Event::Replied(Reply::Failed { may_have_claimed }) => self.claims.failed(may_have_claimed, now),
+            Event::Ended(lease, finished) => {
+                // Every attempt is entered there when it is begun.
+                if let Some(running) = self.ledger.ended(lease) {
+                    self.ended(running, finished, now);
+                }
+            }
+            Event::Renewed => self.claims.doubt(),
+        }
+    }
+
+    /// Does whatever can be done now. No job that is not committed yet has an id below `lowest_uncommitted`.
+    pub(super) fn decide(&mut self, lowest_uncommitted: JobId, now: Instant) -> Vec<Action> {
+        let right = self.right(now);
+        let (ledger, plan) = (&self.ledger, &self.plan);
+        self.host.keep_load_if(|key| ledger.needs(key) || (right.is_some() && plan.goes_on_with(key)));
+        // While a question is out and nothing is held, there is nothing to choose a key for.
+        let next = if self.claims.is_asking() && self.ledger.holds_nothing() {
+            Next::Rest
+        } else {
+            self.plan.next(self.ledger.held_for_gpu(), self.ledger.gpu_is_busy(), now)
+        };
+        self.serve_held(&next, right.is_some(), now);
+        if self.claims.may_ask(now)
+            && let Some(question) = self.question(next, right, lowest_uncommitted, now)
+        {
+            self.claims.ask();
+            self.actions.push(Action::Ask(question));
+        }
+        let waits = self.standing.holds_host() && self.plan.work_waits();
+        let idle_seconds = self.idle.note(waits && self.ledger.runs_nothing(), now);
+        counter!(GPU_IDLE.name).increment(idle_seconds);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When to decide again, if nothing happens before.
+    pub(super) fn decides_again_at(&self, now: Instant) -> Option<Instant> {
+        [self.claims.again_at(now), self.host.paused_until(now)].into_iter().flatten().min()
+    }
+
+    /// Whether a load that was begun is still wanted.
+    pub(super) fn wants_load(&self) -> bool {
+        self.host.is_loading()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.standing.is_stopping()
+    }
+
+    pub(super) fn is_out_of_time(&self) -> bool {
+        self.standing.is_out_of_time()
+    }
+
+    /// Whether the process is to stop and nothing is left to be done before.
+    pub(super) fn is_over(&self) -> bool {
+        let knows_its_leases = !self.claims.is_in_doubt() || self.standing.is_out_of_time();
+        let has_nothing = self.ledger.is_empty() && !self.claims.is_asking();
+        self.standing.is_stopping() && has_nothing && knows_its_leases
+    }
+
+    /// Whether and as whom jobs may be claimed and begun now.
+    fn right(&self, now: Instant) -> Option<(Holder, Spell)> {
+        self.standing.right().filter(|_| self.host.takes_jobs(now))
+    }
+
+    /// Begins what is held and has a slot, and hands back what may not begin any more.
+    fn serve_held(&mut self, next: &Next<ClientId, Key>, may_begin: bool, now: Instant) {
+        // Another key's turn comes: jobs that are held for this one would only lengthen its wait.
+        let gpu_goes_on = !matches!(next, Next::WaitForIdle | Next::Switch { .. });
+        let keeps =
+            |job: &Job| may_begin && job.spell.goes_on() && (gpu_goes_on || job.runs_on == RunsOn::Cloud);
+        for job in self.ledger.let_go_but(keeps) {
+            self.settle(job.not_begun());
+        }
+        while let Some(job) = self.ledger.take_next() {
+            self.begin(job, now);
+        }
+    }
+
+    /// Which leases are ours if that is in doubt, or else for which jobs there is room.
+    fn question(
+        &mut self,
+        next: Next<ClientId, Key>,
+        right: Option<(Holder, Spell)>,
+        lowest_uncommitted: JobId,
+        now: Instant,
+    ) -> Option<Question> {
+        if self.claims.is_in_doubt() {
+            let (worker, known) = (self.standing.worker()?, self.ledger.leases());
+            return Some(Question::OwnLeases { worker, known });
+        }
+        let (holder, spell) = right.filter(|_| !self.ledger.waits_for_postgres())?;
+        let room = Room { slots: self.ledger.slots_to_fill(), is_held: !self.ledger.holds_nothing() };
+        let (host, gpu_is_busy) = (&self.host, self.ledger.gpu_is_busy());
+        let needs_no_load = |key: &Key, runs_on| host.needs_no_load(key, runs_on, gpu_is_busy, now);
+        let order = self.plan.order(next, room, needs_no_load, lowest_uncommitted)?;
+        Some(Question::Jobs { holder, spell, order })
+    }
+
+    fn claimed(&mut self, order: &Order, spell: &Spell, claimed: Vec<Claimed>, now: Instant) {
+        self.plan.claimed(order, &claimed, now);
+        // A job that has begun is `working`, which is not true of one whose model has gone meanwhile and must be loaded.
+        let is_loaded = self.host.needs_no_load(&order.key, order.runs_on, self.ledger.gpu_is_busy(), now);
+        let may_begin = self.right(now).is_some() && spell.goes_on() && is_loaded;
+        for job in claimed {
+            match Job::new(job, &order.key, order.runs_on, spell, self.max_attempts) {
+                // Whoever has the turn by now: these have begun.
+                Ok(job) if job.begun && may_begin => self.begin(job, now),
+                Ok(job) if job.begun => self.settle(job.not_begun()),
+                Ok(job) => self.ledger.hold(job),
+                Err(left) => self.settle(*left),
+            }
+        }
+    }
+
+    /// A lease that a claim brought whose answer was lost.
+    fn hand_back_unknown(&mut self, own: OwnLease) {
+        let OwnLease { lease, phase, model_label } = own;
+        tracing::warn!(job.id = %lease.job_id, phase = phase.as_str(), "a lease that nobody here knows of is handed back");
+        let why = reason("claim_lost", "the worker did not hear of its own claim");
+        self.settle(Left { lease, past: Past::default(), ending: Ending::GivenBack(why), model_label });
+    }
+
+    fn begin(&mut self, job: Job, now: Instant) {
+        let loading = self.loading_for(&job, now);
+        let (abort, aborted) = watch::channel(None);
+        let attempt = Attempt {
+            lease: Lease { job_id: job.lease.job_id, no: job.lease.no },
+            key: Key::clone(&job.key),
+            model_label: job.model_label.clone(),
+            route: job.route,
+            eligible_at: job.eligible_at,
+            begun: job.begun,
+            abort: aborted,
+            spell: job.spell,
+        };
+        self.ledger.begun(Running {
+            lease: job.lease,
+            client: job.client,
+            key: job.key,
+            runs_on: job.runs_on,
+            past: job.past,
+            model_label: job.model_label,
+            abort,
+        });
+        self.actions.push(Action::Begin { attempt, body: job.body, loading });
+    }
+
+    fn loading_for(&mut self, job: &Job, now: Instant) -> Loading {
+        if self.host.needs_no_load(&job.key, job.runs_on, self.ledger.gpu_is_busy(), now) {
+            self.plan.is_loaded(&job.key, now);
+            return Loading::NotNeeded;
+        }
+        self.host.load(&job.key)
+    }
+
+    fn heard(&mut self, signal: Signal, now: Instant) {
+        match signal {
+            Signal::Scanned(groups) => self.plan.scanned(groups),
+            Signal::Settled(lease) => self.ledger.settled(lease),
+            Signal::CancelAsked(leases) => {
+                for job in self.ledger.cancel(&leases) {
+                    self.settle(job.leave(Ending::Cancelled));
+                }
+            }
+            Signal::Loaded { key, took } => {
+                self.plan.loaded(&key, took, now);
+                if self.host.loaded(key, now) {
+                    counter!(MODEL_SWITCHES.name).increment(1);
+                }
+            }
+            Signal::LoadFailed { key } => {
+                self.plan.load_failed(&key, now);
+                self.host.load_failed(&key);
+            }
+            Signal::HostUp(models) => {
+                self.plan.published(models);
+                self.host.came_up();
+            }
+            Signal::HostAway => self.host.went_away(),
+            Signal::NothingResident => self.host.has_nothing_resident(self.ledger.gpu_is_busy()),
+        }
+    }
+
+    fn ended(&mut self, running: Running, finished: Finished, now: Instant) {
+        let Running { lease, client, key, runs_on, past, model_label, .. } = running;
+        let Finished { ending, ran } = finished;
+        if runs_on == RunsOn::Gpu {
+            self.host.used(&key, now);
+        }
+        let past = Past { vanished: self.host.learn(lease.job_id, &ending, now), ..past };
+        if let (Ending::Done(_), Some(ran)) = (&ending, ran) {
+            self.plan.ran(client, &key, ran);
+        }
+        if let Some(trouble) = ending.host_trouble() {
+            if trouble == HostTrouble::ModelGone {
+                self.plan.missed(&key);
+            }
+            self.actions.push(Action::LookAtHost);
+        }
+        self.settle(Left { lease, past, ending, model_label });
+    }
+
+    /// Has the job's fate written. The lease counts as ours until it is.
+    fn settle(&mut self, left: Left) {
+        let Left { lease, past, ending, model_label } = left;
+        if let Some(exit) = ending.fate(past) {
+            self.ledger.left(lease.no, exit.bytes());
+            self.actions.push(Action::Settle(Leaving { lease, exit, model_label }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,39 @@
+//! Asks Postgres what the decider wants to know. A question that fails is logged here.
+
+use foreman_runtime::{background_error, stalls};
+use foreman_store::{Claimed, OwnLease, Store, StoreError, WorkerId};
+
+use super::decider::claims::{Question, Reply};
+
+pub(super) async fn ask(store: Store, question: Question) -> Reply {
+    stalls::round("claim", stalls::USUAL, answer(&store, question)).await.unwrap_or_else(|error| {
+        let may_have_claimed = error.outcome_is_unknown();
+        background_error!("claim", error);
+        Reply::Failed { may_have_claimed }
+    })
+}
+
+async fn answer(store: &Store, question: Question) -> Result<Reply, StoreError> {
+    Ok(match question {
+        Question::Jobs { holder, spell, order } => {
+            let (key, offers, limit) = (order.key.as_str(), &order.offers, order.limit);
+            let jobs: Vec<Claimed> = if order.begins {
+                store.claim_and_begin(&holder, key, offers, limit).await?
+            } else {
+                store.claim(&holder, key, offers, limit).await?
+            };
+            Reply::Claimed { order, spell, jobs }
+        }
+        Question::OwnLeases { worker, known } => {
+            Reply::OwnLeases { known, leases: own_leases(store, worker).await? }
+        }
+    })
+}
+
+/// What this worker holds, without the leases that cannot be run: those are dropped.
+async fn own_leases(store: &Store, worker: WorkerId) -> Result<Vec<OwnLease>, StoreError> {
+    for job in store.drop_leases_without_request(worker).await? {
+        tracing::error!(job.id = %job, "a lease was dropped, because the job's request is gone from Postgres");
+    }
+    store.own_leases(worker).await
+}
