@@ -44,7 +44,7 @@ pub(crate) struct Spell {
 }
 
 impl Spell {
-    fn begin(worker: WorkerId, until: Instant) -> (Self, watch::Sender<Instant>) {
+    pub(crate) fn begin(worker: WorkerId, until: Instant) -> (Self, watch::Sender<Instant>) {
         let (extend, until) = watch::channel(until);
         let spell = Self { worker, until, ended: CancellationToken::new() };
         tokio::spawn(spell.clone().watch_the_clock());
