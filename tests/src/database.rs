@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
     Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Heartbeat, Holder, HostOffer, JobId,
-    Lease, NewJob, Offer, Phase, Reason, Rescued, Store, WorkerId, ulid_floor,
+    JobRequest, Lease, NewJob, Offer, Phase, Reason, Rescued, Store, WorkerId, ulid_floor,
 };
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres,
@@ -197,13 +197,30 @@ impl Db {
 
     /// A plain chat job of [`Db::client`] that may be changed before it is accepted.
     pub fn new_job(&self) -> NewJob {
-        self.new_job_by(&self.store)
+        self.job(self.request())
     }
 
-    /// The same with an id that this handle gives out.
+    /// The same with an id that the clock of this handle gives out.
     pub fn new_job_by(&self, store: &Store) -> NewJob {
+        NewJob { id: store.clock().next_job_id(), ..self.new_job() }
+    }
+
+    /// A job with this request.
+    pub fn job(&self, request: JobRequest) -> NewJob {
         NewJob {
-            id: store.clock().next_job_id(),
+            id: self.store.clock().next_job_id(),
+            request,
+            run_at: None,
+            expires_at: Utc::now() + TimeDelta::days(7),
+            retry_of: None,
+            traceparent: None,
+            idempotency: None,
+        }
+    }
+
+    /// The request of a plain chat job of [`Db::client`].
+    pub fn request(&self) -> JobRequest {
+        JobRequest {
             client: self.client,
             model: LOAD_KEY.to_owned(),
             model_label: LOAD_KEY.to_owned(),
@@ -215,11 +232,6 @@ impl Db {
             max_attempts: Some(3),
             metadata: None,
             receiver: None,
-            run_at: None,
-            expires_at: Utc::now() + TimeDelta::days(7),
-            retry_of: None,
-            traceparent: None,
-            idempotency: None,
         }
     }
 

@@ -19,7 +19,7 @@ pub use database::{Db, LOAD_KEY, copy_of, reason, success};
 pub use line::Line;
 pub use ports::free_port;
 pub use process::{Pid, Process, Signal};
-pub use receiver::{Answer, Received, Receiver};
+pub use receiver::{Received, Receiver, ReceiverAnswer};
 pub use seed::random;
 pub use services::{Api, Worker, http};
 pub use wait::{eventually, within};

@@ -45,7 +45,7 @@ impl Received {
 
 /// How a request is answered.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub enum ReceiverAnswer {
     /// This status, an empty body.
     Status(u16),
     /// This status with one more header.
@@ -62,7 +62,7 @@ pub enum Answer {
     Reset,
 }
 
-type Script = dyn Fn(&Received, usize) -> Answer + Send + Sync;
+type Script = dyn Fn(&Received, usize) -> ReceiverAnswer + Send + Sync;
 
 /// A server on loopback; it ends with the value.
 #[derive(Debug)]
@@ -81,11 +81,13 @@ struct Desk {
 impl Receiver {
     /// Takes everything with a 200.
     pub async fn start() -> Self {
-        Self::answering(|_, _| Answer::Status(200)).await
+        Self::answering(|_, _| ReceiverAnswer::Status(200)).await
     }
 
     /// Answers as `script` says, which gets each request and how many came before it.
-    pub async fn answering(script: impl Fn(&Received, usize) -> Answer + Send + Sync + 'static) -> Self {
+    pub async fn answering(
+        script: impl Fn(&Received, usize) -> ReceiverAnswer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let received = Arc::new(Mutex::new(Vec::new()));
@@ -135,29 +137,29 @@ async fn receive(
         answer
     };
     match answer {
-        Answer::Status(status) => respond(status, Body::empty()),
-        Answer::With(status, name, value) => {
+        ReceiverAnswer::Status(status) => respond(status, Body::empty()),
+        ReceiverAnswer::With(status, name, value) => {
             let mut response = respond(status, Body::empty());
             response.headers_mut().insert(name, value.parse().expect("the test gives a header's value"));
             response
         }
-        Answer::Late(delay, status) => {
+        ReceiverAnswer::Late(delay, status) => {
             time::sleep(delay).await;
             respond(status, Body::empty())
         }
-        Answer::Hang => future::pending().await,
-        Answer::Drip(pause) => {
+        ReceiverAnswer::Hang => future::pending().await,
+        ReceiverAnswer::Drip(pause) => {
             let bytes = stream::repeat(pause)
                 .then(time::sleep)
                 .map(|()| Ok::<_, Infallible>(Bytes::from_static(b".")));
             respond(200, Body::from_stream(bytes))
         }
-        Answer::Redirect(location) => {
+        ReceiverAnswer::Redirect(location) => {
             let mut response = respond(307, Body::empty());
             response.headers_mut().insert(header::LOCATION, location.parse().expect("the test gives a URL"));
             response
         }
-        Answer::Reset => {
+        ReceiverAnswer::Reset => {
             let cut = stream::once(future::ready(Err::<Bytes, _>(std::io::Error::other("the test cuts it"))));
             respond(200, Body::from_stream(cut))
         }

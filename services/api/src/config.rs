@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use foreman_runtime::config::form;
 use foreman_runtime::settings::{api, shared};
 use foreman_runtime::{ConfigError, Env};
-use foreman_store::Queued;
+use foreman_store::ClientBacklog;
 use foreman_webhook::{Allow, SigningSecret};
 use ipnet::IpNet;
 
@@ -25,7 +25,7 @@ pub(crate) struct Config {
     /// Without a slash at its end.
     pub(crate) public_url: Option<String>,
     pub(crate) max_body: usize,
-    pub(crate) max_queued: Queued,
+    pub(crate) max_queued: ClientBacklog,
     pub(crate) max_daily_bytes: u64,
     pub(crate) max_streams: usize,
     pub(crate) job_ttl: TimeDelta,
@@ -54,7 +54,7 @@ impl Config {
             public_url,
             max_body: usize::try_from(env.read(&api::MAX_BODY, form::byte_size(1 << 10..=LARGEST_BODY))?)
                 .unwrap_or(usize::MAX),
-            max_queued: Queued {
+            max_queued: ClientBacklog {
                 jobs: env.read(&api::CLIENT_MAX_QUEUED, form::integer(1..=10_000_000))?,
                 bytes: env.read(&api::CLIENT_MAX_QUEUED_BYTES, form::byte_size(1 << 10..=1 << 50))?,
             },

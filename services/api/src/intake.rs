@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use foreman_ollama::JobBody;
-use foreman_store::{Acceptance, IdempotencyKey, JobId, Receiver, StoredRequest};
+use foreman_store::{Acceptance, IdempotencyKey, JobId, JobRequest, Receiver};
 use foreman_webhook::guard::SUBMISSION_BUDGET;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -107,7 +107,7 @@ impl Intake {
     pub(crate) async fn take_in_again(
         &self,
         job: JobId,
-        request: StoredRequest,
+        request: JobRequest,
         held: Arc<Held>,
     ) -> Result<Entry, Refusal> {
         let times = Times::from_now(self.app.store.clock().now(), self.app.job_ttl);
@@ -129,7 +129,7 @@ impl Intake {
             checked.map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))?;
         }
         let model = app.inventory.find(job.body.load_key.model(), self.came).await?;
-        let request = StoredRequest {
+        let request = JobRequest {
             client: caller.client,
             model: job.body.model,
             model_label: model.label,
@@ -151,7 +151,7 @@ impl Intake {
     /// Finds room for a job in the queue of its client.
     async fn admit(
         &self,
-        request: StoredRequest,
+        request: JobRequest,
         times: Times,
         retry_of: Option<JobId>,
         idempotency: Option<IdempotencyKey>,

@@ -185,7 +185,7 @@ async fn examine_database(
     args: &Args,
     report: &mut Report,
 ) -> Result<Option<Fleet>, PrintError> {
-    let Postgres { store, place, reached } = postgres;
+    let Postgres { store, address, reached } = postgres;
     let server = report.ask("postgres", store.server()).await?;
     if let Some(server) = &server {
         report.found("postgres", [server::version(server)])?;
@@ -196,7 +196,7 @@ async fn examine_database(
     report.look("clock", server::clock(store)).await?;
     report.look("transactions", server::transactions(store, args.oldest_transaction)).await?;
 
-    let rights = report.look("rights", schema::rights(store, &place.role, &place.database)).await?;
+    let rights = report.look("rights", schema::rights(store, &address.role, &address.database)).await?;
     let state = report.ask("schema", store.schema_state()).await?;
     if let Some(state) = state {
         report.found("schema", [schema::state(state)])?;

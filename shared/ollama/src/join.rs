@@ -25,12 +25,12 @@ pub struct Join {
     last: Option<String>,
 }
 
-/// Whether the answer is complete.
+/// Whether the answer goes on after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum Pushed {
     More,
-    /// The line said `done: true`. Only now is [`Join::finish`] a success.
-    Done,
+    /// The line said `done: true`. Only after this line [`Join::finish`] succeeds.
+    Last,
 }
 
 /// A complete answer.
@@ -69,7 +69,7 @@ impl Join {
     }
 
     /// Takes one line. An `{"error": …}` line, which Ollama sends after a 200 too, is the failure that it tells of.
-    pub fn push(&mut self, line: &[u8]) -> Result<Progress, Failure> {
+    pub fn push(&mut self, line: &[u8]) -> Result<Pushed, Failure> {
         let line = std::str::from_utf8(line).map_err(unreadable)?.trim();
         let members = Members::parse(line).map_err(unreadable)?;
         if let Some(error) = members.get("error") {
@@ -104,9 +104,9 @@ impl Join {
         }
         if done {
             self.last = Some(line.to_owned());
-            Ok(Progress::Done)
+            Ok(Pushed::Last)
         } else {
-            Ok(Progress::More)
+            Ok(Pushed::More)
         }
     }
 

@@ -22,7 +22,7 @@ pub use failure::{Failure, FailureKind};
 pub use generation::Generation;
 pub use host::{HostError, OllamaHost};
 pub use job_body::{JobBody, JobBodyError, OWN_FIELDS};
-pub use join::{Join, Joined, Metrics, Progress};
+pub use join::{Join, Joined, Metrics, Pushed};
 pub use load_key::{LoadKey, LoadKeyError};
 pub use model::{ModelName, ModelNameError};
 pub use route::{Route, UnknownRoute};

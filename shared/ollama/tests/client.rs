@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use blanked::comparable;
 use foreman_ollama::{
-    Client, Failure, FailureKind, Generation, Join, Joined, LoadKey, ModelName, OllamaHost, Progress, Route,
+    Client, Failure, FailureKind, Generation, Join, Joined, LoadKey, ModelName, OllamaHost, Pushed, Route,
 };
 use ollama_sim::{Config, Fault, Happening, KeepAlive, Log, Model, Moment, Outcome, Sim, Trouble};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -200,11 +200,11 @@ async fn nobody_who_takes_lines_slowly_keeps_the_slot() {
     sim.until(|log| log.completed == 1).await;
     idle(&sim).await;
     let mut join = Join::new(Route::Chat, 64 << 20);
-    let mut progress = Progress::More;
+    let mut progress = Pushed::More;
     while let Some(line) = generation.next().await.unwrap() {
         progress = join.push(&line).unwrap();
     }
-    assert_eq!(progress, Progress::Done);
+    assert_eq!(progress, Pushed::Last);
     assert!(join.finish().unwrap().body.len() > 20_000_000);
 }
 

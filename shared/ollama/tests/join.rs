@@ -4,7 +4,7 @@
 mod blanked;
 
 use blanked::comparable;
-use foreman_ollama::{Failure, FailureKind, Join, Metrics, Progress, Route};
+use foreman_ollama::{Failure, FailureKind, Join, Metrics, Pushed, Route};
 use serde_json::value::RawValue;
 
 #[derive(serde::Deserialize)]
@@ -25,9 +25,9 @@ fn pairs() -> Vec<Pair> {
 
 fn join(route: Route, stream: &str) -> Result<foreman_ollama::Joined, Failure> {
     let mut join = Join::new(route, 1 << 20);
-    let mut progress = Progress::More;
+    let mut progress = Pushed::More;
     for line in stream.lines() {
-        assert_eq!(progress, Progress::More, "no line follows the last");
+        assert_eq!(progress, Pushed::More, "no line follows the last");
         progress = join.push(line.as_bytes())?;
     }
     join.finish()
@@ -127,7 +127,7 @@ fn what_is_no_complete_answer_is_a_failure_of_its_kind() {
 #[test]
 fn an_answer_past_the_limit_fails_for_good() {
     let mut join = Join::new(Route::Generate, 10);
-    assert_eq!(join.push(br#"{"response":"0123456789"}"#).unwrap(), Progress::More);
+    assert_eq!(join.push(br#"{"response":"0123456789"}"#).unwrap(), Pushed::More);
     let failure = join.push(br#"{"response":"x"}"#).unwrap_err();
     assert_eq!((failure.kind(), failure.code()), (FailureKind::Lasting, "result_too_large"));
 }

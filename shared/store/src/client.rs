@@ -1,7 +1,7 @@
-//! Clients: their keys and secrets, what they may see, and how much they have stored.
+//! Clients: how they prove who they are, which jobs they may see, and how many bytes they have stored.
 
-pub(crate) mod address;
 pub(crate) mod credentials;
-pub(crate) mod scope;
 pub(crate) mod seal;
+pub(crate) mod address;
+pub(crate) mod scope;
 pub(crate) mod stored_bytes;

@@ -1,5 +1,5 @@
-//! The workers, the hosts that they hold, and the models that the hosts have.
+//! The fleet: the workers that live, the Ollama host that each of them holds, and the models on those hosts.
 
+pub(crate) mod worker;
 pub(crate) mod host;
 pub(crate) mod inventory;
-pub(crate) mod worker;

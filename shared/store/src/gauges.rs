@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
+use crate::db::moment::seconds;
 use crate::fleet::worker::{Heartbeat, columns};
 use crate::id::WorkerId;
 
@@ -115,8 +116,4 @@ impl Store {
         .await?;
         Ok(seconds(oldest))
     }
-}
-
-fn seconds(value: f64) -> Duration {
-    Duration::try_from_secs_f64(value).unwrap_or_default()
 }

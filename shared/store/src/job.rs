@@ -1,14 +1,15 @@
-//! Jobs: what may become of them ([`transition`]), and what can be read of them.
+//! Jobs: how one is offered, every way it moves ([`transition`]), and what people and services read of it.
 
-pub(crate) mod artifact;
-pub(crate) mod history;
-pub(crate) mod lease;
 pub(crate) mod new_job;
-pub(crate) mod progress;
-pub(crate) mod queue_shares;
-pub(crate) mod queued;
-pub(crate) mod request;
-pub(crate) mod rooms;
 pub(crate) mod state;
+pub(crate) mod lease;
 pub(crate) mod transition;
+pub(crate) mod rooms;
+pub(crate) mod ready_groups;
 pub(crate) mod view;
+pub(crate) mod history;
+pub(crate) mod progress;
+pub(crate) mod artifact;
+pub(crate) mod request;
+pub(crate) mod client_backlog;
+pub(crate) mod queue_shares;

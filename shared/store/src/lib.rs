@@ -6,18 +6,18 @@
 //! The names that this file gives out are for other crates. A module of this one imports a name from the module that
 //! defines it, and no two of them import from each other, but for a parent and its children.
 
-mod checkup;
-mod client;
-mod db;
-mod fleet;
-mod gauges;
 pub mod id;
+mod db;
+mod client;
 mod job;
-mod upkeep;
+mod fleet;
 mod webhook;
+mod upkeep;
+mod gauges;
+mod checkup;
 
 pub use checkup::{
-    ClientSecret, HostRow, OpenTransaction, OrphanedLeases, Place, Reached, Rights, SchemaState,
+    ClientSecret, DatabaseAddress, HostRow, OpenTransaction, OrphanedLeases, Reached, Rights, SchemaState,
     SealedSecret, Server, Unreachable, WorkerRow,
 };
 pub use client::address::AddressClient;
@@ -33,17 +33,18 @@ pub use db::schema::{MigrateError, schema_version_needed};
 pub use db::wake;
 pub use fleet::host::{HostOffer, PublishedModel};
 pub use fleet::inventory::{Inventory, KnownModel};
-pub use fleet::worker::{Heartbeat, OwnLease, ReadyGroup, Renewal};
+pub use fleet::worker::{Heartbeat, OwnLease, Renewal};
 pub use gauges::{DeliveryBacklog, ModelBacklog};
 pub use id::{ApiId, ClientId, DeliveryId, JobId, LaneId, LeaseNo, WorkerId};
 pub use job::artifact::{ArtifactHead, ArtifactView};
+pub use job::client_backlog::ClientBacklog;
 pub use job::history::{JobEvent, JobHistory};
 pub use job::lease::{Holder, Lease};
-pub use job::new_job::{IdempotencyKey, NewJob, Receiver};
+pub use job::new_job::{IdempotencyKey, JobRequest, NewJob, Receiver};
 pub use job::progress::Progress;
 pub use job::queue_shares::QueueShare;
-pub use job::queued::Queued;
-pub use job::request::{RequestSize, StoredRequest};
+pub use job::ready_groups::ReadyGroup;
+pub use job::request::RequestSize;
 pub use job::rooms::Misplaced;
 pub use job::state::{JobState, Phase};
 pub use job::transition::{

@@ -1,8 +1,9 @@
-//! Webhooks: made by the [`relay`], found by their lanes, claimed, settled, and read.
+//! Webhooks: the [`relay`] makes them, a dispatcher finds them by their lanes, claims them and settles them, and the api
+//! reads them.
 
-pub(crate) mod claim;
-pub(crate) mod lane;
 pub(crate) mod relay;
 pub(crate) mod relay_bound;
+pub(crate) mod lane;
+pub(crate) mod claim;
 pub(crate) mod settle;
 pub(crate) mod view;

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response, header};
 
-use crate::server::{self, Answer};
+use crate::server::{self, BackendResponse};
 use crate::workload::MODEL;
 
 #[derive(Debug)]
@@ -70,7 +70,10 @@ impl Backend {
 }
 
 /// Answers whatever a worker asks; `run` gets the bodies of jobs.
-pub(crate) async fn answer(request: Request<Incoming>, run: impl FnOnce(Bytes) -> Answer) -> Answer {
+pub(crate) async fn answer(
+    request: Request<Incoming>,
+    run: impl FnOnce(Bytes) -> BackendResponse,
+) -> BackendResponse {
     match request.uri().path() {
         "/api/chat" => {
             let body = request.into_body().collect().await.expect("the client sends its body").to_bytes();
@@ -91,7 +94,7 @@ pub(crate) async fn answer(request: Request<Incoming>, run: impl FnOnce(Bytes) -
     }
 }
 
-fn whole(json: String) -> Answer {
+fn whole(json: String) -> BackendResponse {
     let mut answer = Response::new(Full::from(json).boxed());
     answer
         .headers_mut()
@@ -107,7 +110,7 @@ pub(crate) const LINES: [&[u8]; 3] = [
 ];
 
 /// A chunk for each line, as Ollama flushes them.
-pub(crate) fn streamed(lines: impl Stream<Item = &'static [u8]> + Send + Sync + 'static) -> Answer {
+pub(crate) fn streamed(lines: impl Stream<Item = &'static [u8]> + Send + Sync + 'static) -> BackendResponse {
     let frames = lines.map(|line| Ok(Frame::data(Bytes::from_static(line))));
     let mut answer = Response::new(BodyExt::boxed(StreamBody::new(frames)));
     answer

@@ -14,13 +14,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 
-pub(crate) type Answer = Response<BoxBody<Bytes, Infallible>>;
+pub(crate) type BackendResponse = Response<BoxBody<Bytes, Infallible>>;
 
 /// Serves `count` ports until the process ends. `answer` also gets the number of the port, from 0.
 pub(crate) fn serve<F, A>(count: usize, answer: F) -> anyhow::Result<Vec<SocketAddr>>
 where
     F: Fn(usize, Request<Incoming>) -> A + Clone + Send + 'static,
-    A: Future<Output = Answer> + 'static,
+    A: Future<Output = BackendResponse> + 'static,
 {
     let listeners: Vec<TcpListener> = (0..count)
         .map(|_| {
@@ -45,7 +45,7 @@ where
 async fn listen<F, A>(number: usize, listener: TcpListener, answer: F)
 where
     F: Fn(usize, Request<Incoming>) -> A + Clone + 'static,
-    A: Future<Output = Answer> + 'static,
+    A: Future<Output = BackendResponse> + 'static,
 {
     let listener = tokio::net::TcpListener::from_std(listener).expect("the runtime takes the listener");
     loop {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use foreman_store::{ClientId, Completion, Exit, JobId, NewJob, Seal};
+use foreman_store::{ClientId, Completion, Exit, JobId, JobRequest, Seal};
 use foreman_tests::{Cluster, Db};
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
@@ -89,7 +89,7 @@ impl<'a> Shares<'a> {
         let (greedy, greedy_key) = client(&db, "greedy").await?;
         let (_, other_key) = client(&db, "other").await?;
         let large = large_artifact(&db, greedy).await?;
-        workload::accept(&db, self.queued, |_, job| NewJob { client: greedy, ..job }).await;
+        workload::accept(&db, self.queued, |_, request| JobRequest { client: greedy, ..request }).await;
 
         let other = Caller { address: api.address.clone(), key: other_key };
         let alone = other.clone().watch(self.length).await?;

@@ -1,8 +1,7 @@
 //! The jobs: all alike, about as large as a short chat is.
 
-use chrono::{TimeDelta, Utc};
 use foreman_ollama::{LoadKey, ModelName};
-use foreman_store::NewJob;
+use foreman_store::{JobRequest, NewJob};
 use foreman_tests::Db;
 
 /// As `/api/tags` names it.
@@ -28,20 +27,20 @@ pub(crate) fn ollama_body() -> String {
     request_body().replacen(r#""options""#, r#""stream":true,"options""#, 1)
 }
 
-/// Accepts so many jobs past the api; `finish` gets each with its number.
-pub(crate) async fn accept(db: &Db, count: usize, finish: impl Fn(usize, NewJob) -> NewJob) {
+/// Accepts so many jobs without the api. `finish` gets the number and the request of each job, and may change the
+/// request.
+pub(crate) async fn accept(db: &Db, count: usize, finish: impl Fn(usize, JobRequest) -> JobRequest) {
     let model = ModelName::parse(MODEL).expect("the model has a name");
     let load_key = LoadKey::of_model(model).as_str().to_owned();
     let body = ollama_body();
     let job = |number| {
-        let job = NewJob {
+        let request = JobRequest {
             model_label: MODEL.to_owned(),
             load_key: load_key.clone(),
             body: body.clone(),
-            expires_at: Utc::now() + TimeDelta::days(7),
-            ..db.new_job()
+            ..db.request()
         };
-        finish(number, job)
+        db.job(finish(number, request))
     };
     let jobs: Vec<NewJob> = (0..count).map(job).collect();
     for batch in jobs.chunks(BATCH) {

@@ -19,7 +19,7 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 
 use crate::faults::Fault;
-use crate::http::{self, Answer};
+use crate::http::{self, ResponseOrCut};
 use crate::routes::{Ollama, read};
 
 /// What a connection is to do once its answer is out, because it cannot do it before.
@@ -66,7 +66,7 @@ impl Control {
         self.afterwards.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    pub(crate) async fn serve(&self, ollama: &Arc<Ollama>, head: &Parts, body: Incoming) -> Answer {
+    pub(crate) async fn serve(&self, ollama: &Arc<Ollama>, head: &Parts, body: Incoming) -> ResponseOrCut {
         let body = read(body).await?;
         Ok(match (&head.method, head.uri.path()) {
             (&Method::GET, "/sim/log") => {

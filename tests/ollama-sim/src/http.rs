@@ -24,7 +24,7 @@ impl std::fmt::Display for Cut {
 impl std::error::Error for Cut {}
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Cut>;
-pub(crate) type Answer = Result<Response<Body>, Cut>;
+pub(crate) type ResponseOrCut = Result<Response<Body>, Cut>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");

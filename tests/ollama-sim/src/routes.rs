@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::faults::{Due, Faults, Stage, Trouble};
 use crate::generation::{Broken, Run, Start};
 use crate::go_json::{self, Json};
-use crate::http::{self, Answer, Cut};
+use crate::http::{self, Cut, ResponseOrCut};
 use crate::journal::{Entry, Journal};
 use crate::keep_alive::KeepAlive;
 use crate::log::{Kind, Outcome};
@@ -43,7 +43,7 @@ pub(crate) async fn serve(
     ollama: &Arc<Ollama>,
     control: &control::Control,
     request: Request<Incoming>,
-) -> Answer {
+) -> ResponseOrCut {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     if path.starts_with("/sim/") {
@@ -118,7 +118,7 @@ impl Ollama {
         }
     }
 
-    async fn run(self: &Arc<Self>, shape: Shape, body: Bytes) -> Answer {
+    async fn run(self: &Arc<Self>, shape: Shape, body: Bytes) -> ResponseOrCut {
         let arrived = Instant::now();
         let path = if shape == Shape::Chat { "/api/chat" } else { "/api/generate" };
         let mut entry = self.journal.open(path, body.clone());
@@ -291,18 +291,18 @@ fn fits(request: &RunRequest, model: &Model, num_ctx: i64) -> Result<(), Refusal
     Ok(())
 }
 
-fn refuse(entry: Entry, status: u16, text: &str) -> Answer {
+fn refuse(entry: Entry, status: u16, text: &str) -> ResponseOrCut {
     entry.end(Outcome::Refused(status));
     Ok(http::error(status, text))
 }
 
-fn cut(entry: Entry) -> Answer {
+fn cut(entry: Entry) -> ResponseOrCut {
     entry.end(Outcome::Cut);
     Err(Cut)
 }
 
 /// A run that broke before anything of it went out.
-fn break_off(entry: Entry, broken: Broken) -> Answer {
+fn break_off(entry: Entry, broken: Broken) -> ResponseOrCut {
     match broken {
         Broken::Error { status, text } => refuse(entry, status, &text),
         Broken::EndEarly => {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::control::{Afterwards, Control};
-use crate::http::{Answer, Cut};
+use crate::http::{Cut, ResponseOrCut};
 use crate::routes::{self, Ollama};
 
 /// Ports below those that the system gives to outgoing connections, so that none of them takes the simulator's while it is
@@ -114,7 +114,7 @@ impl Server {
             let (ollama, control) = (Arc::clone(&self.ollama), Arc::clone(&control));
             service_fn(move |request| {
                 let (ollama, control) = (Arc::clone(&ollama), Arc::clone(&control));
-                let answer: Pin<Box<dyn Future<Output = Answer> + Send>> =
+                let answer: Pin<Box<dyn Future<Output = ResponseOrCut> + Send>> =
                     Box::pin(async move { routes::serve(&ollama, &control, request).await });
                 answer
             })

@@ -14,7 +14,7 @@ use serde_json::Value;
 struct Case {
     case: String,
     request: Request,
-    answer: Answer,
+    answer: RecordedAnswer,
 }
 
 #[derive(serde::Deserialize)]
@@ -28,7 +28,7 @@ struct Request {
 }
 
 #[derive(Debug, serde::Deserialize)]
-struct Answer {
+struct RecordedAnswer {
     status: u16,
     headers: BTreeMap<String, String>,
     body: String,
@@ -87,7 +87,7 @@ fn models(cases: &[Case]) -> Vec<Model> {
         .collect()
 }
 
-async fn ask(client: &Client, url: &str, request: &Request) -> Answer {
+async fn ask(client: &Client, url: &str, request: &Request) -> RecordedAnswer {
     let method: Method = request.method.parse().unwrap();
     let mut builder = client.request(method, format!("{url}{}", request.path));
     for (name, value) in &request.headers {
@@ -106,7 +106,7 @@ async fn ask(client: &Client, url: &str, request: &Request) -> Answer {
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
         .collect();
-    Answer { status, headers, body: answer.text().await.unwrap() }
+    RecordedAnswer { status, headers, body: answer.text().await.unwrap() }
 }
 
 /// The headers that say something about the answer, by lower-case name.

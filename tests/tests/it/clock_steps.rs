@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{JobId, NewJob};
+use foreman_store::{JobId, JobRequest, NewJob};
 use foreman_tests::{Db, Worker, eventually, within};
 use ollama_sim::{Config, Sim};
 
@@ -42,13 +42,13 @@ async fn two_renewals(db: &Db) {
 /// Accepts a job of so many tenths of a second, and waits until it runs. It expires so late that no step reaches it.
 async fn at_work(db: &Db, sim: &Sim, tenths: usize) -> JobId {
     let prompt = format!("sim:tokens={tenths} sim:token-delay=100ms");
-    let job = NewJob {
+    let request = JobRequest {
         load_key: "tiny-a:latest".to_owned(),
         path: "/api/generate".to_owned(),
         body: format!(r#"{{"model":"tiny-a","prompt":"{prompt}","stream":true}}"#),
-        expires_at: Utc::now() + TimeDelta::days(40),
-        ..db.new_job()
+        ..db.request()
     };
+    let job = NewJob { expires_at: Utc::now() + TimeDelta::days(40), ..db.job(request) };
     db.accept_all(std::slice::from_ref(&job)).await;
     sim.until(|log| log.running() == 1).await;
     job.id

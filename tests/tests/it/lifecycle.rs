@@ -108,7 +108,7 @@ async fn ollama_gets_the_body_as_the_client_wrote_it_but_for_what_is_ours() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_transaction_is_open_while_ollama_or_a_receiver_keeps_us_waiting() {
     let db = Db::fresh().await;
-    let receiver = Receiver::answering(|_, _| foreman_tests::Answer::Hang).await;
+    let receiver = Receiver::answering(|_, _| foreman_tests::ReceiverAnswer::Hang).await;
     let sim = Sim::start(Config::default()).await.unwrap();
     let (api, _worker) = one_of_each(&db, &sim).await;
     let id = api.submit(&chat_with_webhook("sim:fault=hang@1", &receiver.url("/"))).await;

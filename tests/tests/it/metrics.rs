@@ -5,7 +5,7 @@ pub(crate) mod exposition;
 
 use std::collections::BTreeSet;
 
-use foreman_tests::{Answer, Api, Db, Receiver, Worker, eventually, http, within};
+use foreman_tests::{Api, Db, Receiver, ReceiverAnswer, Worker, eventually, http, within};
 use ollama_sim::{Config, Sim};
 use std::time::Duration;
 
@@ -123,7 +123,8 @@ async fn the_loops_that_ask_for_work_and_look_at_ollama_are_watched_too() {
 async fn every_metric_has_its_type_and_its_labels_and_counts_what_happened() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default().models(["tiny-a", "tiny-b"])).await.unwrap();
-    let receiver = Receiver::answering(|_, nth| Answer::Status(if nth == 0 { 503 } else { 200 })).await;
+    let receiver =
+        Receiver::answering(|_, nth| ReceiverAnswer::Status(if nth == 0 { 503 } else { 200 })).await;
     let api = Api::start(&db, &[]).await;
     let retries = [("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "1s,1s,1s")];
     let worker = Worker::start(&db, &sim.url(), &retries).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_store::NewJob;
+use foreman_store::JobRequest;
 use foreman_tests::{Api, Db, Worker, eventually};
 use ollama_sim::{Config, Sim};
 
@@ -15,15 +15,15 @@ async fn a_client_that_varies_num_ctx_costs_another_about_one_turn() {
     let sim = Sim::start(config.models(["tiny-a", "tiny-b"])).await.unwrap();
     let api = Api::start(&db, &[]).await;
     let _worker = Worker::start(&db, &sim.url(), &[("FOREMAN_MAX_MODEL_WAIT", "10s")]).await;
-    let varied = (1..=300).map(|num_ctx| NewJob {
+    let varied = (1..=300).map(|num_ctx| JobRequest {
         load_key: format!("tiny-a:latest num_ctx={num_ctx}"),
         body: format!(
             r#"{{"model":"tiny-a","prompt":"sim:tokens=1 sim:token-delay=10ms","options":{{"num_ctx":{num_ctx}}},"stream":true}}"#
         ),
         path: "/api/generate".to_owned(),
-        ..db.new_job()
+        ..db.request()
     });
-    db.accept_all(&varied.collect::<Vec<_>>()).await;
+    db.accept_all(&varied.map(|request| db.job(request)).collect::<Vec<_>>()).await;
     // Its line is long, and its jobs run one by one.
     sim.until(|log| log.completed >= 3).await;
     let mut job = chat("hello");

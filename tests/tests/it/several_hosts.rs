@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_store::NewJob;
+use foreman_store::JobRequest;
 use foreman_tests::{Api, Db, Worker, eventually, within};
 use ollama_sim::{Config, Sim};
 
@@ -74,7 +74,7 @@ async fn a_job_whose_model_no_host_has_fails_after_a_grace_and_says_what_to_do()
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default()).await.unwrap();
     let _worker = Worker::start(&db, &sim.url(), &[]).await;
-    let job = NewJob { load_key: "nosuch:latest num_ctx=512".to_owned(), ..db.new_job() };
+    let job = db.job(JobRequest { load_key: "nosuch:latest num_ctx=512".to_owned(), ..db.request() });
     db.accept_all(std::slice::from_ref(&job)).await;
     let failed = "SELECT error FROM job_done WHERE error_code = 'model_gone'";
     let error: String = within(Duration::from_secs(90), "the end of the grace", async || {

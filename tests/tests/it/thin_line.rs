@@ -3,7 +3,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use foreman_store::{JobId, NewJob};
+use foreman_store::{JobId, JobRequest};
 use foreman_tests::{Api, Db, Receiver, Worker, eventually, http, within};
 use ollama_sim::{Config, Sim};
 use serde_json::Value;
@@ -57,7 +57,7 @@ async fn a_small_result_does_not_wait_behind_a_large_one() {
 async fn a_worker_drops_a_lease_whose_request_is_gone_and_goes_on() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default()).await.unwrap();
-    let job = || NewJob { load_key: "tiny-a:latest".to_owned(), ..db.new_job() };
+    let job = || db.job(JobRequest { load_key: "tiny-a:latest".to_owned(), ..db.request() });
     let jobs = db.accept_all(&[job(), job()]).await;
     db.run(&format!("DELETE FROM job WHERE id = '{}'", jobs[0].uuid())).await;
     let worker = Worker::start(&db, &sim.url(), &[]).await;

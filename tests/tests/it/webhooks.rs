@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use chrono::DateTime;
 use foreman_store::{
-    ClaimedDeliveries, Delivery, DeliveryOutcome, DeliveryReport, DeliveryTerms, JobId, LaneOffer, NewJob,
-    Relayed, ReportSettled, Store,
+    ClaimedDeliveries, Delivery, DeliveryOutcome, DeliveryReport, DeliveryTerms, JobId, JobRequest,
+    LaneOffer, NewJob, Relayed, ReportSettled, Store,
 };
 use foreman_tests::{Db, Process, Worker, eventually, free_port, success};
 use foreman_webhook::ReceiverUrl;
@@ -43,7 +43,7 @@ pub(crate) const RETRY: DeliveryOutcome =
 fn job_to(db: &Db, url: &str) -> NewJob {
     let url = ReceiverUrl::parse(url).unwrap();
     let receiver = foreman_store::Receiver { url: url.to_string(), origin: url.origin(), events: None };
-    NewJob { receiver: Some(receiver), ..db.new_job() }
+    db.job(JobRequest { receiver: Some(receiver), ..db.request() })
 }
 
 /// Jobs to one receiver that have come to `done`, with the four events of each still in the outbox.

@@ -10,7 +10,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use foreman_store::{ClientId, Queued, Store};
+use foreman_store::{ClientBacklog, ClientId, Store};
 use tokio::time::{Instant, sleep};
 
 use super::each_client::EachClient;
@@ -30,7 +30,7 @@ const SETTLES_WITHIN: Duration = Duration::from_millis(10);
 /// Keeps clients within their share of the queue.
 pub(crate) struct QueueLimits {
     store: Store,
-    max: Queued,
+    max: ClientBacklog,
     stored: StoredBytes,
     /// A client that was forgotten is counted when it comes back.
     clients: EachClient<Tally>,
@@ -46,11 +46,11 @@ struct Tally {
 #[derive(Debug, Default)]
 struct Estimate {
     /// What waits by now, at most.
-    waiting: Queued,
+    waiting: ClientBacklog,
     /// The part of it that is let in but not yet in the database.
-    under_way: Queued,
+    under_way: ClientBacklog,
     /// What was let in since the last count. Other apis do not know of it until they count.
-    since_count: Queued,
+    since_count: ClientBacklog,
     counted_at: Option<Instant>,
     /// Whether jobs were on their way during the last count. They may stand in `waiting` twice.
     is_doubtful: bool,
@@ -79,7 +79,7 @@ enum Verdict {
 }
 
 impl QueueLimits {
-    pub(crate) fn new(store: Store, max: Queued, stored: StoredBytes) -> Self {
+    pub(crate) fn new(store: Store, max: ClientBacklog, stored: StoredBytes) -> Self {
         Self { store, max, stored, clients: EachClient::default() }
     }
 
@@ -108,13 +108,13 @@ impl QueueLimits {
                 sleep(SETTLES_WITHIN).await;
             }
             let under_way = tally.estimate().under_way;
-            let counted = self.store.queued(client, self.max.jobs).await?;
+            let counted = self.store.client_backlog(client, self.max.jobs).await?;
             let mut estimate = tally.estimate();
             // Those that were on their way when the count began may be in it or not.
             estimate.waiting =
-                Queued { jobs: counted.jobs + under_way.jobs, bytes: counted.bytes + under_way.bytes };
+                ClientBacklog { jobs: counted.jobs + under_way.jobs, bytes: counted.bytes + under_way.bytes };
             estimate.is_doubtful = under_way.jobs > 0;
-            estimate.since_count = Queued::default();
+            estimate.since_count = ClientBacklog::default();
             estimate.counted_at = Some(Instant::now());
         }
     }

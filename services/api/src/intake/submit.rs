@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::metrics::Metric;
-use foreman_store::{IdempotencyKey, JobId, StoredRequest};
+use foreman_store::{IdempotencyKey, JobId, JobRequest};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::limits::Admission;
@@ -25,7 +25,7 @@ pub(crate) const SUBMITTED: Metric =
 
 /// A job that has passed every check, on its way to the queue. It gets its id when it is written.
 pub(crate) struct Submission {
-    pub(crate) request: StoredRequest,
+    pub(crate) request: JobRequest,
     pub(crate) times: Times,
     pub(crate) retry_of: Option<JobId>,
     pub(crate) traceparent: Option<String>,

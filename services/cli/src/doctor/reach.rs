@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use foreman_store::{ConnectOptions, Place, Reached, Store, Unreachable};
+use foreman_store::{ConnectOptions, DatabaseAddress, Reached, Store, Unreachable};
 use tokio::time::timeout;
 
 use super::finding::Finding;
@@ -21,7 +21,7 @@ const IN_DOCKER: &str = "/.dockerenv";
 /// A Postgres that answers.
 pub(super) struct Postgres {
     pub(super) store: Store,
-    pub(super) place: Place,
+    pub(super) address: DatabaseAddress,
     pub(super) reached: Reached,
 }
 
@@ -31,17 +31,17 @@ pub(super) async fn reach(database: &Database, report: &mut Report) -> Result<Op
     let Some(looking) = report.ask("database", options(&database.url, direct)).await? else {
         return Ok(None);
     };
-    let place = looking.place();
+    let address = looking.address();
     match within(looking.reach()).await {
         Ok(reached) => {
-            let at = Finding::ok(format!("Postgres answers at {}.", described(&place)));
+            let at = Finding::ok(format!("Postgres answers at {}.", described(&address)));
             report.found("database", [at])?;
             report.found("pooler", pooler(database, &looking, &reached).await)?;
-            Ok(Some(Postgres { store: Store::new(looking), place, reached }))
+            Ok(Some(Postgres { store: Store::new(looking), address, reached }))
         }
         Err(why) => {
-            let what = format!("Postgres cannot be reached at {}: {why}.", described(&place));
-            report.found("database", [Finding::trouble(what, mend(&why, &place))])?;
+            let what = format!("Postgres cannot be reached at {}: {why}.", described(&address));
+            report.found("database", [Finding::trouble(what, mend(&why, &address))])?;
             Ok(None)
         }
     }
@@ -60,12 +60,12 @@ async fn within<T>(connecting: impl Future<Output = Result<T, Unreachable>>) -> 
     })
 }
 
-fn described(Place { host, port, role, database }: &Place) -> String {
+fn described(DatabaseAddress { host, port, role, database }: &DatabaseAddress) -> String {
     format!("{host}:{port}, database {database}, as {role}")
 }
 
-fn mend(why: &Unreachable, place: &Place) -> String {
-    let Place { host, port, role, database } = place;
+fn mend(why: &Unreachable, address: &DatabaseAddress) -> String {
+    let DatabaseAddress { host, port, role, database } = address;
     match why {
         Unreachable::NoAnswer(_) => {
             let hint = if is_own_container(host) {

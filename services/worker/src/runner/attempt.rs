@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use foreman_ollama::{Client, Failure, FailureKind, Join, Joined, Progress, Route};
+use foreman_ollama::{Client, Failure, FailureKind, Join, Joined, Pushed, Route};
 use foreman_runtime::background_error;
 use foreman_store::{Begin, Clock, Lease, Phase, Store};
 use metrics::histogram;
@@ -190,7 +190,7 @@ impl Attempt {
                 Err(_elapsed) if spoken => return Err(Trouble::no_further_token(limits.idle_timeout)),
                 Err(_elapsed) => return Err(Trouble::no_token(limits.load_timeout)),
             };
-            if join.push(&line)? == Progress::Done {
+            if join.push(&line)? == Pushed::Last {
                 break;
             }
             spoken = true;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
+use crate::db::moment::seconds;
 use crate::id::WorkerId;
 
 /// A worker process by its row.

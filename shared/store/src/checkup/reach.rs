@@ -10,7 +10,7 @@ const LOOKS: usize = 4;
 
 /// Where a URL leads, without its password.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct DatabaseAddress {
     /// A name or an address, or the directory of a socket.
     pub host: String,
     pub port: u16,
@@ -53,7 +53,7 @@ pub struct Reached {
 
 impl ConnectOptions {
     /// Where `DATABASE_URL` leads.
-    pub fn place(&self) -> Place {
+    pub fn address(&self) -> DatabaseAddress {
         let options = &self.pooled;
         let host = match options.get_socket() {
             Some(socket) => socket.display().to_string(),
@@ -61,7 +61,12 @@ impl ConnectOptions {
         };
         let role = options.get_username();
         let database = options.get_database().unwrap_or(role);
-        Place { host, port: options.get_port(), role: role.to_owned(), database: database.to_owned() }
+        DatabaseAddress {
+            host,
+            port: options.get_port(),
+            role: role.to_owned(),
+            database: database.to_owned(),
+        }
     }
 
     /// Connects as a service would, and hangs up.

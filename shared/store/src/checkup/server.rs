@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
+use crate::db::moment::seconds;
 
 /// The Postgres that answers, and what it grants to everybody.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -116,6 +116,12 @@ pub fn ulid_floor(moment: DateTime<Utc>) -> JobId {
     JobId::from_ulid(Ulid::from_parts(u64::try_from(moment.timestamp_millis()).unwrap_or(0), 0))
 }
 
+/// A length of time that Postgres gave in seconds. A negative one, which only a step of its clock can make, counts as
+/// zero.
+pub(crate) fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

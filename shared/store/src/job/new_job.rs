@@ -25,11 +25,10 @@ pub struct IdempotencyKey {
 /// How long an idempotency key holds its job.
 pub(crate) const IDEMPOTENCY_HOURS: i32 = 24;
 
-/// A job that has been parsed and may be accepted.
+/// What a client asks for: everything that a second job which repeats the first one takes over from it. The times of a
+/// job and its idempotency key are not here, because they belong to one job only.
 #[derive(Debug, Clone)]
-pub struct NewJob {
-    /// From [`Clock::next_job_id`](crate::Clock::next_job_id).
-    pub id: JobId,
+pub struct JobRequest {
     pub client: ClientId,
     /// The model as the client wrote it.
     pub model: String,
@@ -46,6 +45,14 @@ pub struct NewJob {
     /// A JSON object as text.
     pub metadata: Option<String>,
     pub receiver: Option<Receiver>,
+}
+
+/// A job that has passed every check and may be accepted.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// From [`Clock::next_job_id`](crate::Clock::next_job_id).
+    pub id: JobId,
+    pub request: JobRequest,
     pub run_at: Option<DateTime<Utc>>,
     pub expires_at: DateTime<Utc>,
     pub retry_of: Option<JobId>,

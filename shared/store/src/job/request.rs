@@ -4,24 +4,9 @@ use crate::client::scope::Scope;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ClientId, JobId};
-use crate::job::new_job::{IdempotencyKey, Receiver};
+use crate::job::new_job::{IdempotencyKey, JobRequest, Receiver};
 use crate::job::state::JobState;
 use crate::job::transition::accept::Acceptance;
-
-/// A stored request. Its times and its key are left out: they were for that one job.
-#[derive(Debug, Clone)]
-pub struct StoredRequest {
-    pub client: ClientId,
-    pub model: String,
-    pub model_label: String,
-    pub load_key: String,
-    pub path: String,
-    pub body: String,
-    pub priority: i16,
-    pub max_attempts: Option<i16>,
-    pub metadata: Option<String>,
-    pub receiver: Option<Receiver>,
-}
 
 /// What is known of a stored request before its body is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +37,7 @@ impl Store {
         scope: Scope,
         job: JobId,
         bytes: u32,
-    ) -> Result<Option<StoredRequest>, StoreError> {
+    ) -> Result<Option<JobRequest>, StoreError> {
         let row = sqlx::query!(
             r#"-- request
             SELECT j.client_id AS "client: ClientId", j.model, j.model_label, j.load_key, j.path, j.body, j.priority,
@@ -68,7 +53,7 @@ impl Store {
                 // Written by us from states; a name that this version does not know selects nothing it could send.
                 events.iter().filter_map(|event| event.parse::<JobState>().ok()).collect()
             });
-            StoredRequest {
+            JobRequest {
                 client: row.client,
                 model: row.model,
                 model_label: row.model_label,

@@ -28,16 +28,16 @@
 //! The `CHECK`s of the migrations say the same once more, as far as a row by itself can show it.
 
 pub(crate) mod accept;
-pub(crate) mod begin;
-pub(crate) mod cancel;
-pub(crate) mod claim;
-mod drop;
-mod expire;
-mod fail;
 pub(crate) mod look_up;
 mod promote;
-pub(crate) mod rescue;
+pub(crate) mod claim;
+pub(crate) mod begin;
 pub(crate) mod settle;
+pub(crate) mod rescue;
+pub(crate) mod cancel;
+mod expire;
+mod fail;
+mod drop;
 
 /// Why a job failed or goes back: a sentence for people and a stable code for programs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
+use crate::db::moment::seconds;
 use crate::db::wake::Write;
 use crate::id::{ClientId, DeliveryId, JobId, LaneId};
 use crate::job::artifact::ArtifactView;
@@ -341,8 +342,4 @@ impl Store {
         }
         Ok(made)
     }
-}
-
-fn seconds(value: f64) -> Duration {
-    Duration::try_from_secs_f64(value).unwrap_or_default()
 }

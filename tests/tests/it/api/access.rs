@@ -1,6 +1,6 @@
 //! Who may see what: keys, addresses, and pages that are not ours.
 
-use foreman_store::{AddressClient, NewJob, Seal};
+use foreman_store::{AddressClient, JobRequest, Seal};
 use foreman_tests::{Api, Db, eventually, http};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -258,7 +258,7 @@ async fn an_address_of_which_nothing_is_left_is_forgotten_and_comes_back_as_the_
         AddressClient::Revoked | AddressClient::Unseen => None,
     };
     let idle = client("192.0.2.1").await.unwrap();
-    let busy = NewJob { client: client("192.0.2.2").await.unwrap(), ..db.new_job() };
+    let busy = db.job(JobRequest { client: client("192.0.2.2").await.unwrap(), ..db.request() });
     db.accept_all(&[busy]).await;
     db.store.revoke_client("address 192.0.2.3").await.unwrap();
     db.store.create_client(&seal(), "team", false).await.unwrap();

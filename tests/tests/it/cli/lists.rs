@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use foreman_tests::{Answer, Api, Db, Receiver, Worker, eventually};
+use foreman_tests::{Api, Db, Receiver, ReceiverAnswer, Worker, eventually};
 use ollama_sim::{Config, Sim};
 use serde_json::{Value, json};
 
@@ -110,7 +110,7 @@ async fn deliveries_show_what_the_receiver_said() {
     let ollama = sim.url();
     let retry_soon = [("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "1h")];
     let (api, _worker) = tokio::join!(Api::start(&db, &[]), Worker::start(&db, &ollama, &retry_soon));
-    let receiver = Receiver::answering(|_, _| Answer::Status(500)).await;
+    let receiver = Receiver::answering(|_, _| ReceiverAnswer::Status(500)).await;
     let id = api
         .submit(&json!({ "model": "tiny-a", "prompt": "x", "state_webhook_url": receiver.url("/hook") }))
         .await;

@@ -1,6 +1,6 @@
 //! Whatever is wrong, the command line says it in one sentence with the mend, and its exit code tells the kind.
 
-use foreman_tests::{Answer, Api, Db, Receiver, free_port};
+use foreman_tests::{Api, Db, Receiver, ReceiverAnswer, free_port};
 
 use super::{foreman, sentence, stderr, stdout};
 
@@ -38,9 +38,9 @@ async fn an_api_that_is_not_there_is_named_with_the_mend() {
 async fn something_else_at_that_address_is_no_foreman() {
     for kind in 0..3 {
         let receiver = Receiver::answering(move |_, _| match kind {
-            0 => Answer::Status(200),
-            1 => Answer::Status(404),
-            _ => Answer::Redirect("http://127.0.0.1:9/".to_owned()),
+            0 => ReceiverAnswer::Status(200),
+            1 => ReceiverAnswer::Status(404),
+            _ => ReceiverAnswer::Redirect("http://127.0.0.1:9/".to_owned()),
         })
         .await;
         let url = receiver.url("");

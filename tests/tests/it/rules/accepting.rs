@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta};
-use foreman_store::{AcceptError, Acceptance, IdempotencyKey, NewJob, StoreError};
+use foreman_store::{AcceptError, Acceptance, IdempotencyKey, JobRequest, NewJob, StoreError};
 use foreman_tests::{Db, LOAD_KEY, eventually};
 use sqlx::{Postgres, Transaction};
 
@@ -68,7 +68,8 @@ async fn a_key_twice_in_one_batch_is_the_first_of_them() {
             Acceptance::Accepted(batch[3].id)
         ]
     );
-    let elsewhere = NewJob { client: foreman_store::ClientId::generate(), ..keyed(db.new_job(), "k", 2) };
+    let request = JobRequest { client: foreman_store::ClientId::generate(), ..db.request() };
+    let elsewhere = keyed(db.job(request), "k", 2);
     let id = elsewhere.id;
     assert_eq!(
         db.store.accept(&[elsewhere]).await.unwrap(),
@@ -185,7 +186,8 @@ async fn a_body_comes_out_byte_for_byte_escaped_nul_included() {
     let body =
         "{ \"model\":\"tiny-a\", \"z\":1, \"a\" :2, \"messages\":[{\"content\":\"\\u0000 \\ud83d ü\"}] }";
     let metadata = r#"{"b":1,"a":"\u0000"}"#;
-    let job = NewJob { body: body.to_owned(), metadata: Some(metadata.to_owned()), ..db.new_job() };
+    let job =
+        db.job(JobRequest { body: body.to_owned(), metadata: Some(metadata.to_owned()), ..db.request() });
     db.accept_all(&[job, db.new_job()]).await;
     let holder = db.holder().await;
     let claimed = db.claim(&holder, 2).await;
@@ -196,7 +198,7 @@ async fn a_body_comes_out_byte_for_byte_escaped_nul_included() {
 #[tokio::test]
 async fn a_value_that_postgres_refuses_refuses_its_batch_as_a_whole() {
     let db = Db::fresh().await;
-    let refused = NewJob { body: "\0".to_owned(), ..db.new_job() };
+    let refused = db.job(JobRequest { body: "\0".to_owned(), ..db.request() });
     let error = db.store.accept(&[db.new_job(), refused]).await.unwrap_err();
     assert!(matches!(error, AcceptError::Not(StoreError::BadData(_))), "{error:?}");
     assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 0);

@@ -3,14 +3,14 @@
 use std::{collections::HashSet, sync::Arc};
 
 use chrono::TimeDelta;
-use foreman_store::{Begin, ClientId, Exit, Holder, JobId, NewJob, Offer, Phase, WorkerId};
+use foreman_store::{Begin, ClientId, Exit, Holder, JobId, JobRequest, NewJob, Offer, Phase, WorkerId};
 use foreman_tests::{Db, LOAD_KEY, reason, success};
 
 #[tokio::test]
 async fn offers_are_served_in_their_order_and_the_oldest_first_within_each() {
     let db = Db::fresh().await;
     let (one, other) = (ClientId::generate(), ClientId::generate());
-    let job = |client, priority| NewJob { client, priority, ..db.new_job() };
+    let job = |client, priority| db.job(JobRequest { client, priority, ..db.request() });
     let jobs = [job(one, 0), job(other, 0), job(one, 7), job(one, 0), job(other, 0), job(one, 0)];
     let id: Vec<JobId> = db.accept_all(&jobs).await;
     let holder = db.holder().await;
@@ -62,17 +62,17 @@ async fn a_job_that_its_claim_begins_has_passed_every_state() {
 #[tokio::test]
 async fn a_job_with_a_large_body_is_held_until_that_is_read_by_itself() {
     let db = Db::fresh().await;
-    let sized = |bytes: usize| NewJob { body: "b".repeat(bytes), ..db.new_job() };
+    let sized = |bytes: usize| db.job(JobRequest { body: "b".repeat(bytes), ..db.request() });
     let (large, small) = (sized((64 << 10) + 1), sized(64 << 10));
     db.accept_all(&[large.clone(), small.clone()]).await;
     let holder = db.holder().await;
     let claimed = db.store.claim_and_begin(&holder, LOAD_KEY, &[db.offer(9)], 2).await.unwrap();
     let [held, begun] = claimed.try_into().unwrap();
-    assert_eq!((begun.begun, begun.body), (true, Some(small.body)));
+    assert_eq!((begun.begun, begun.body), (true, Some(small.request.body)));
     assert_eq!((held.begun, held.body, held.bytes), (false, None, (64 << 10) + 1));
     assert_eq!(db.history(held.lease.job_id).await, ["queued"], "nothing is sent for it yet");
     let read = db.store.job_body(held.lease.job_id, held.bytes).await.unwrap();
-    assert_eq!(read, Some(large.body));
+    assert_eq!(read, Some(large.request.body));
     assert_eq!(db.store.begin(&[(&held.lease, Phase::Working)]).await.unwrap(), [Begin::Go]);
     assert_eq!(db.history(held.lease.job_id).await, ["queued", "loading", "working"]);
 }
@@ -81,7 +81,7 @@ async fn a_job_with_a_large_body_is_held_until_that_is_read_by_itself() {
 async fn a_claim_of_many_jobs_brings_no_more_bytes_than_one_of_few() {
     let db = Db::fresh().await;
     let holder = db.holder().await;
-    let job = NewJob { body: "b".repeat(8 << 10), ..db.new_job() };
+    let job = db.job(JobRequest { body: "b".repeat(8 << 10), ..db.request() });
     let jobs = [(); 3].map(|()| NewJob { id: db.store.clock().next_job_id(), ..job.clone() });
     db.accept_all(&jobs).await;
     for (limit, comes_along) in [(256, true), (257, false)] {
@@ -94,9 +94,9 @@ async fn a_claim_of_many_jobs_brings_no_more_bytes_than_one_of_few() {
 async fn another_load_key_and_another_client_are_left_alone() {
     let db = Db::fresh().await;
     db.accept_all(&[
-        NewJob { load_key: "tiny-b".to_owned(), ..db.new_job() },
-        NewJob { client: ClientId::generate(), ..db.new_job() },
-        NewJob { priority: 1, ..db.new_job() },
+        db.job(JobRequest { load_key: "tiny-b".to_owned(), ..db.request() }),
+        db.job(JobRequest { client: ClientId::generate(), ..db.request() }),
+        db.job(JobRequest { priority: 1, ..db.request() }),
     ])
     .await;
     assert!(db.claim(&db.holder().await, 9).await.is_empty());
@@ -130,7 +130,12 @@ async fn every_place_with_work_is_found() {
     for load_key in ["a", "B", "a num_ctx=1", "c"] {
         for client in clients {
             for priority in [-100, 0, 0, 5, 100] {
-                jobs.push(NewJob { load_key: load_key.to_owned(), client, priority, ..db.new_job() });
+                jobs.push(db.job(JobRequest {
+                    load_key: load_key.to_owned(),
+                    client,
+                    priority,
+                    ..db.request()
+                }));
             }
         }
     }
@@ -142,6 +147,7 @@ async fn every_place_with_work_is_found() {
     assert_eq!(db.store.ready_groups_at(&places).await.unwrap(), places[1..], "nothing is as young there");
     for place in db.store.ready_groups().await.unwrap() {
         let here = |job: &&NewJob| {
+            let job = &job.request;
             (&job.load_key, job.client, job.priority) == (&place.load_key, place.client, place.priority)
         };
         assert_eq!(jobs.iter().find(here).unwrap().id, place.lowest, "the oldest there");
@@ -211,21 +217,22 @@ async fn only_the_live_holder_of_the_host_claims() {
 #[tokio::test]
 async fn a_claim_brings_all_that_is_needed_to_run_the_job() {
     let db = Db::fresh().await;
-    let job = NewJob {
+    let request = JobRequest {
         path: "/api/generate".to_owned(),
         model_label: "Tiny-A:latest".to_owned(),
         max_attempts: Some(7),
-        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
-        ..db.new_job()
+        ..db.request()
     };
+    let traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+    let job = NewJob { traceparent, ..db.job(request) };
     db.accept_all(std::slice::from_ref(&job)).await;
     let claimed = db.claim(&db.holder().await, 1).await.pop().unwrap();
     assert_eq!(
         (claimed.lease.job_id, claimed.client, claimed.attempt, claimed.failures, claimed.max_attempts),
-        (job.id, job.client, 1, 0, Some(7))
+        (job.id, job.request.client, 1, 0, Some(7))
     );
-    let body = Some(job.body);
-    assert_eq!((claimed.path, claimed.model_label, claimed.body), (job.path, job.model_label, body));
-    assert_eq!((claimed.load_key, claimed.traceparent), (job.load_key, job.traceparent));
+    let JobRequest { path, model_label, body, load_key, .. } = job.request;
+    assert_eq!((claimed.path, claimed.model_label, claimed.body), (path, model_label, Some(body)));
+    assert_eq!((claimed.load_key, claimed.traceparent), (load_key, job.traceparent));
     assert!(claimed.eligible_at > chrono::Utc::now() - TimeDelta::minutes(1));
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use foreman_store::{JobId, NewJob, PublishedModel, Reason};
+use foreman_store::{JobId, JobRequest, NewJob, PublishedModel, Reason};
 use foreman_tests::{Db, within};
 
 fn model(canonical: &str) -> PublishedModel {
@@ -11,8 +11,10 @@ fn model(canonical: &str) -> PublishedModel {
 }
 
 async fn accept(db: &Db, load_keys: &[&str]) -> Vec<JobId> {
-    let jobs: Vec<_> =
-        load_keys.iter().map(|key| NewJob { load_key: (*key).to_owned(), ..db.new_job() }).collect();
+    let jobs: Vec<_> = load_keys
+        .iter()
+        .map(|key| db.job(JobRequest { load_key: (*key).to_owned(), ..db.request() }))
+        .collect();
     db.accept_all(&jobs).await
 }
 
@@ -52,7 +54,8 @@ async fn jobs_of_a_missing_model_fail_from_the_queue_with_the_reason() {
     let db = Db::fresh().await;
     let jobs = accept(&db, &["a:latest", "a:latest num_ctx=512", "a:latest-x", "b:latest"]).await;
     let due = Some(Utc::now() + TimeDelta::hours(1));
-    let later = NewJob { load_key: "a:latest".to_owned(), run_at: due, ..db.new_job() };
+    let later =
+        NewJob { run_at: due, ..db.job(JobRequest { load_key: "a:latest".to_owned(), ..db.request() }) };
     db.accept_all(std::slice::from_ref(&later)).await;
     let holder = db.holder().await;
     db.store.publish_models(&holder, &[]).await.unwrap();
@@ -97,7 +100,8 @@ async fn looking_for_missing_models_costs_the_models_and_not_the_jobs() {
     db.store.publish_models(&holder, &[]).await.unwrap();
     for nth in 0..4 {
         let key = |index: usize| format!("m{nth}:latest num_ctx={}", index % 50);
-        let jobs: Vec<_> = (0..500).map(|i| NewJob { load_key: key(i), ..db.new_job() }).collect();
+        let jobs: Vec<_> =
+            (0..500).map(|i| db.job(JobRequest { load_key: key(i), ..db.request() })).collect();
         db.accept_all(&jobs).await;
     }
     let store = db.one_connection();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{Exit, Holder, JobId, NewJob, Offer, Phase, Store, Swept};
+use foreman_store::{Exit, Holder, JobId, JobRequest, NewJob, Offer, Phase, Store, Swept};
 use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
 use sqlx::{Postgres, Transaction};
 
@@ -25,7 +25,8 @@ async fn settle_statistics(db: &Db, store: &Store, left: i64) {
 
 /// One job of each kind through every hot statement.
 async fn work(db: &Db, store: &Store, holder: &Holder) {
-    let jobs: Vec<NewJob> = (0..8).map(|_| NewJob { load_key: "mine".to_owned(), ..db.new_job() }).collect();
+    let jobs: Vec<NewJob> =
+        (0..8).map(|_| db.job(JobRequest { load_key: "mine".to_owned(), ..db.request() })).collect();
     store.accept(&jobs).await.unwrap();
     store.cancel(db.client, jobs[0].id).await.unwrap();
     let mut claimed = store.claim(holder, "mine", &[db.offer(5)], 5).await.unwrap();

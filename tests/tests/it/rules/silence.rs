@@ -122,6 +122,6 @@ async fn what_is_sent_over_a_thin_line_has_the_time_that_it_needs() {
     // 12 s: longer than a statement that carries nothing may take.
     line.throttle(1 << 20);
     let mut job = db.new_job();
-    job.body = "x".repeat(12 << 20);
+    job.request.body = "x".repeat(12 << 20);
     store.accept(&[job]).await.unwrap();
 }

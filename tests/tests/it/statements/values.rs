@@ -140,7 +140,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("prune_stored_bytes", Few, &["100"]),
     values("publish_models", Few, &["'host 3', filled.id(3), 3, '{tiny-b}', '{tiny-b}', '{true}'"]),
     values("queue", WholeRooms("`GET /queue` is kept and shared, and rests in proportion"), BARE),
-    values("queued", Pages(2_000.0, "a client's waiting jobs are counted up to a limit"), &["filled.id(2), 1000", "filled.id(1), 1000"]),
+    values("client_backlog", Pages(2_000.0, "a client's waiting jobs are counted up to a limit"), &["filled.id(2), 1000", "filled.id(1), 1000"]),
     values("ready_groups", Few, BARE),
     values("ready_groups_at", Few, &[
         "'{tiny-a,tiny-b,gone}', filled.ids(1, 3), '{0,0,0}', array_fill('00000000-0000-0000-0000-000000000000'::uuid, '{3}')",

@@ -1,7 +1,7 @@
 //! What a webhook says: what the api says of the same event, inline or by URL, and the same in every attempt.
 
 use foreman_store::NewJob;
-use foreman_tests::{Answer, Api, Db, Received, Receiver, Worker, eventually, http};
+use foreman_tests::{Api, Db, Received, Receiver, ReceiverAnswer, Worker, eventually, http};
 use ollama_sim::{Config, Sim};
 use serde_json::{Value, json};
 
@@ -63,7 +63,8 @@ async fn what_is_too_large_goes_by_url_and_is_there_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_later_attempt_says_what_was_true_at_the_first() {
     let db = Db::fresh().await;
-    let receiver = Receiver::answering(|_, nth| Answer::Status(if nth == 0 { 500 } else { 200 })).await;
+    let receiver =
+        Receiver::answering(|_, nth| ReceiverAnswer::Status(if nth == 0 { 500 } else { 200 })).await;
     // By the time that `queued` is sent again the job has long been done.
     done_jobs_to(&db, &receiver.url("/"), 1).await;
     let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "100ms,100ms")]).await;

@@ -4,7 +4,7 @@
 use std::{fs, time::Duration};
 
 use foreman_store::{Completion, DeliveryOutcome, Exit, JobState, LaneOffer, ReportSettled};
-use foreman_tests::{Answer, Db, Receiver, Worker, within};
+use foreman_tests::{Db, Receiver, ReceiverAnswer, Worker, within};
 
 use super::{TERMS, claim, claim_one, dispatcher, job_to, relay, report, settle};
 
@@ -14,7 +14,7 @@ async fn done_with_results(db: &Db, url: &str, count: usize, bytes: usize) {
     let completion = format!(r#"{{"message":{{"content":"{}"}},"done":true}}"#, "r".repeat(bytes));
     for _ in 0..count {
         let mut job = job_to(db, url);
-        job.receiver.as_mut().unwrap().events = Some(vec![JobState::Done]);
+        job.request.receiver.as_mut().unwrap().events = Some(vec![JobState::Done]);
         db.accept_all(&[job]).await;
         let lease = db.start(&holder).await;
         let done = Completion {
@@ -123,7 +123,7 @@ fn peak_memory(worker: &Worker) -> u64 {
 async fn large_webhooks_to_a_slow_receiver_do_not_fill_the_memory() {
     const WEBHOOKS: usize = 40;
     let db = Db::fresh().await;
-    let receiver = Receiver::answering(|_, _| Answer::Late(Duration::from_millis(300), 200)).await;
+    let receiver = Receiver::answering(|_, _| ReceiverAnswer::Late(Duration::from_millis(300), 200)).await;
     let worker = dispatcher(&db, &[("FOREMAN_ARTIFACT_INLINE_LIMIT", "4MiB")]).await;
     done_with_results(&db, &receiver.url("/"), 1, 10).await;
     all_delivered(&db, &receiver, 1).await;

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use foreman_store::NewJob;
-use foreman_tests::{Answer, Db, Receiver, eventually, free_port};
+use foreman_tests::{Db, Receiver, ReceiverAnswer, eventually, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -60,7 +60,7 @@ impl Rude {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_fail_has_its_code() {
     let db = Db::fresh().await;
-    let hanging = Receiver::answering(|_, _| Answer::Hang).await;
+    let hanging = Receiver::answering(|_, _| ReceiverAnswer::Hang).await;
     let plain = Receiver::start().await;
     let refused = format!("http://127.0.0.1:{}/", free_port());
     let tls = plain.url("/").replace("http://", "https://");
@@ -92,7 +92,7 @@ async fn a_redirect_is_a_failure_and_never_followed() {
     let db = Db::fresh().await;
     let elsewhere = Receiver::start().await;
     let location = elsewhere.url("/internal");
-    let receiver = Receiver::answering(move |_, _| Answer::Redirect(location.clone())).await;
+    let receiver = Receiver::answering(move |_, _| ReceiverAnswer::Redirect(location.clone())).await;
     db.accept_all(&[job_to(&db, &receiver.url("/"))]).await;
     let _dispatcher = dispatcher(&db, &[]).await;
     assert_eq!(logged(&db, 1).await, ["1 1 retry redirect"]);
@@ -102,7 +102,8 @@ async fn a_redirect_is_a_failure_and_never_followed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_decides_whatever_comes_after_it_and_little_of_that_is_read() {
     let db = Db::fresh().await;
-    let dripping = Receiver::answering(|_, _| Answer::Drip(std::time::Duration::from_millis(100))).await;
+    let dripping =
+        Receiver::answering(|_, _| ReceiverAnswer::Drip(std::time::Duration::from_millis(100))).await;
     let (flooding, mut taken) = Rude::Floods.start().await;
     db.accept_all(&[job_to(&db, &dripping.url("/")), job_to(&db, &flooding)]).await;
     let _dispatcher = dispatcher(&db, &[]).await;
@@ -121,7 +122,7 @@ async fn receivers_that_hang_do_not_stop_the_others() {
     let healthy = Receiver::start().await;
     let mut hanging = Vec::new();
     for _ in 0..HANGING {
-        hanging.push(Receiver::answering(|_, _| Answer::Hang).await);
+        hanging.push(Receiver::answering(|_, _| ReceiverAnswer::Hang).await);
     }
     let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_TIMEOUT", "10m")]).await;
     db.accept_all(&[job_to(&db, &healthy.url("/"))]).await;
@@ -160,7 +161,7 @@ async fn what_may_not_be_called_is_refused_at_the_dial() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_410_nothing_more_of_the_job_is_sent_there() {
     let db = Db::fresh().await;
-    let receiver = Receiver::answering(|_, _| Answer::Status(410)).await;
+    let receiver = Receiver::answering(|_, _| ReceiverAnswer::Status(410)).await;
     super::done_jobs_to(&db, &receiver.url("/"), 1).await;
     let dispatcher = dispatcher(&db, &[]).await;
     logged(&db, 4).await;

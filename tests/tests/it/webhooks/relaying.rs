@@ -1,8 +1,8 @@
 //! The relay moves every row once, however many of it there are.
 
 use foreman_store::{
-    DeliveryOutcome, EndedJobs, JobId, JobState, NewJob, Receiver, Redelivery, RelayBound, Relayed, Scope,
-    Store,
+    DeliveryOutcome, EndedJobs, JobId, JobRequest, JobState, NewJob, Receiver, Redelivery, RelayBound,
+    Relayed, Scope, Store,
 };
 use foreman_tests::{Db, eventually};
 
@@ -12,12 +12,12 @@ use super::{RETRY, URL, claim_one, done_jobs_to, job_to, relay, settle};
 async fn every_transition_becomes_history_and_the_wanted_ones_webhooks() {
     let db = Db::fresh().await;
     done_jobs_to(&db, URL, 2).await;
-    let wanted = job_to(&db, URL);
+    let wanted = job_to(&db, URL).request;
     let receiver = Receiver { events: Some(vec![JobState::Done]), ..wanted.receiver.clone().unwrap() };
-    db.accept_all(&[NewJob { receiver: Some(receiver), ..wanted }, db.new_job()]).await;
+    db.accept_all(&[db.job(JobRequest { receiver: Some(receiver), ..wanted }), db.new_job()]).await;
 
     let relayed = db.store.relay(1_000).await.unwrap();
-    let ended = EndedJobs { model_label: db.new_job().model_label, state: JobState::Done, jobs: 2 };
+    let ended = EndedJobs { model_label: db.request().model_label, state: JobState::Done, jobs: 2 };
     assert_eq!(relayed, Relayed::Moved { events: 10, deliveries: 8, ended: vec![ended] });
     assert_eq!(db.value::<i64>("SELECT count(*) FROM outbox").await, 0);
     assert_eq!(db.value::<i64>("SELECT count(*) FROM job_event").await, 10);
@@ -36,7 +36,7 @@ async fn what_ends_before_any_worker_had_it_has_ended_too() {
     let db = Db::fresh().await;
     let (cancelled, expired) = (db.new_job(), db.new_job());
     db.accept_all(&[cancelled.clone(), expired]).await;
-    db.store.cancel(cancelled.client, cancelled.id).await.unwrap();
+    db.store.cancel(cancelled.request.client, cancelled.id).await.unwrap();
     db.run("UPDATE job_ready SET expires_at = now() - interval '1 s'").await;
     db.store.expire(100).await.unwrap();
     let Relayed::Moved { mut ended, .. } = db.store.relay(1_000).await.unwrap() else {

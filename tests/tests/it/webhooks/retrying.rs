@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_tests::{Answer, Db, Receiver, eventually};
+use foreman_tests::{Db, Receiver, ReceiverAnswer, eventually};
 
 use super::{dispatcher, done_jobs_to, job_to, log, logged};
 
@@ -14,7 +14,8 @@ const PAUSES: &str =
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_fails_gets_its_retries_and_the_order_holds() {
     let db = Db::fresh().await;
-    let receiver = Receiver::answering(|_, nth| Answer::Status(if nth % 3 == 2 { 200 } else { 500 })).await;
+    let receiver =
+        Receiver::answering(|_, nth| ReceiverAnswer::Status(if nth % 3 == 2 { 200 } else { 500 })).await;
     let job = done_jobs_to(&db, &receiver.url("/"), 1).await[0];
     let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "100ms,100ms,100ms")]).await;
     logged(&db, 12).await;
@@ -38,7 +39,7 @@ async fn a_receiver_that_fails_gets_its_retries_and_the_order_holds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_attempts_come_at_their_times_though_the_sender_is_killed_between_them() {
     let db = Db::fresh().await;
-    let receiver = Receiver::answering(|_, _| Answer::Status(500)).await;
+    let receiver = Receiver::answering(|_, _| ReceiverAnswer::Status(500)).await;
     db.accept_all(&[job_to(&db, &receiver.url("/"))]).await;
     let mut dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "2s,4s,8s")]).await;
     logged(&db, 1).await;
@@ -63,7 +64,8 @@ async fn a_receiver_that_asks_for_peace_gets_it_in_full() {
     {
         db.run("DELETE FROM webhook_delivery").await;
         let receiver =
-            Receiver::answering(move |_, _| Answer::With(status, "retry-after", header.to_owned())).await;
+            Receiver::answering(move |_, _| ReceiverAnswer::With(status, "retry-after", header.to_owned()))
+                .await;
         db.accept_all(&[job_to(&db, &receiver.url("/"))]).await;
         let mut dispatcher = dispatcher(&db, &[]).await;
         eventually("an attempt", async || {
@@ -88,7 +90,10 @@ async fn a_receiver_that_asks_for_peace_gets_it_in_full() {
 async fn a_sender_that_is_killed_while_it_sends_has_cost_an_attempt() {
     let db = Db::fresh().await;
     let receiver =
-        Receiver::answering(|_, nth| if nth == 0 { Answer::Hang } else { Answer::Status(200) }).await;
+        Receiver::answering(
+            |_, nth| if nth == 0 { ReceiverAnswer::Hang } else { ReceiverAnswer::Status(200) },
+        )
+        .await;
     db.accept_all(&[job_to(&db, &receiver.url("/"))]).await;
     let mut dispatcher = dispatcher(&db, &[]).await;
     eventually("a webhook on its way", async || if receiver.count() == 1 { Ok(()) } else { Err("none") })
@@ -103,7 +108,7 @@ async fn a_sender_that_is_killed_while_it_sends_has_cost_an_attempt() {
 async fn a_sender_that_was_paused_for_too_long_writes_nothing_over_its_successor() {
     let db = Db::fresh().await;
     let receiver = Receiver::answering(|_, nth| {
-        if nth == 0 { Answer::Late(Duration::from_secs(1), 500) } else { Answer::Status(200) }
+        if nth == 0 { ReceiverAnswer::Late(Duration::from_secs(1), 500) } else { ReceiverAnswer::Status(200) }
     })
     .await;
     db.accept_all(&[job_to(&db, &receiver.url("/"))]).await;
@@ -129,7 +134,7 @@ async fn a_sender_that_was_paused_for_too_long_writes_nothing_over_its_successor
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_is_stopped_waits_for_what_it_has_begun() {
     let db = Db::fresh().await;
-    let receiver = Receiver::answering(|_, _| Answer::Late(Duration::from_secs(1), 200)).await;
+    let receiver = Receiver::answering(|_, _| ReceiverAnswer::Late(Duration::from_secs(1), 200)).await;
     done_jobs_to(&db, &receiver.url("/"), 20).await;
     let mut dispatcher = dispatcher(&db, &[]).await;
     eventually(

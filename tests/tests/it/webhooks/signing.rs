@@ -1,7 +1,7 @@
 //! Who has a secret gets no webhook without its signature. (That somebody else's library verifies the signatures is
 //! shown beside the README's lines.)
 
-use foreman_store::{ClientId, NewJob, Seal};
+use foreman_store::{ClientId, JobRequest, NewJob, Seal};
 use foreman_tests::{Db, Receiver, eventually};
 
 use super::{dispatcher, job_to, logged};
@@ -14,7 +14,7 @@ fn seal() -> Seal {
 }
 
 fn job_of(client: ClientId, db: &Db, url: &str) -> NewJob {
-    NewJob { client, ..job_to(db, url) }
+    db.job(JobRequest { client, ..job_to(db, url).request })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,16 +183,7 @@ impl Queued {
         let ticket = Ticket { model_label: request.model_label.clone(), admission, _held: held, answer };
         let job = NewJob {
             id,
-            client: request.client,
-            model: request.model,
-            model_label: request.model_label,
-            load_key: request.load_key,
-            path: request.path,
-            body: request.body,
-            priority: request.priority,
-            max_attempts: request.max_attempts,
-            metadata: request.metadata,
-            receiver: request.receiver,
+            request,
             run_at: times.run_at,
             expires_at: times.expires_at,
             retry_of,

@@ -59,7 +59,9 @@ impl Store {
         let offered: Vec<&NewJob> = jobs
             .iter()
             .filter(|job| match &job.idempotency {
-                Some(key) => *first_with_key.entry((job.client, &key.key)).or_insert(job.id) == job.id,
+                Some(key) => {
+                    *first_with_key.entry((job.request.client, &key.key)).or_insert(job.id) == job.id
+                }
                 None => true,
             })
             .collect();
@@ -92,7 +94,7 @@ impl Store {
 
     /// Which of them went in, or `None` if Postgres got them too late.
     async fn insert(&self, offered: &[&NewJob]) -> Result<Option<HashSet<JobId>>, AcceptError> {
-        let bytes: usize = offered.iter().map(|job| job.body.len()).sum();
+        let bytes: usize = offered.iter().map(|job| job.request.body.len()).sum();
         let mut conn = self.open_for(bytes as u64).await.map_err(AcceptError::Not)?;
         let until = self.clock().now() + conn.deadline().arrival();
         let flush = Flush {
@@ -122,7 +124,7 @@ impl Store {
             return Ok(HashMap::new());
         }
         let ids: Vec<_> = losers.iter().map(|job| job.id.uuid()).collect();
-        let clients: Vec<_> = losers.iter().map(|job| job.client.uuid()).collect();
+        let clients: Vec<_> = losers.iter().map(|job| job.request.client.uuid()).collect();
         let keys: Vec<_> =
             losers.iter().map(|job| job.idempotency.as_ref().map(|key| key.key.as_str())).collect();
         let rows = sqlx::query!(
@@ -154,25 +156,30 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
     let column = |of: fn(&NewJob) -> uuid::Uuid| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
     let texts = |of: fn(&NewJob) -> &str| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
     let maybe_texts = |of: fn(&NewJob) -> Option<&str>| jobs.iter().map(|job| of(job)).collect::<Vec<_>>();
-    let metadata = maybe_texts(|job| job.metadata.as_deref());
+    let metadata = maybe_texts(|job| job.request.metadata.as_deref());
     let traceparents = maybe_texts(|job| job.traceparent.as_deref());
-    let priorities: Vec<_> = jobs.iter().map(|job| job.priority).collect();
-    let max_attempts: Vec<_> = jobs.iter().map(|job| job.max_attempts).collect();
+    let priorities: Vec<_> = jobs.iter().map(|job| job.request.priority).collect();
+    let max_attempts: Vec<_> = jobs.iter().map(|job| job.request.max_attempts).collect();
     let run_at: Vec<_> = jobs.iter().map(|job| job.run_at).collect();
     let expires_at: Vec<_> = jobs.iter().map(|job| job.expires_at).collect();
     let retry_of: Vec<_> = jobs.iter().map(|job| job.retry_of.map(JobId::uuid)).collect();
-    let urls = maybe_texts(|job| Some(job.receiver.as_ref()?.url.as_str()));
-    let origins = maybe_texts(|job| Some(job.receiver.as_ref()?.origin.as_str()));
+    let urls = maybe_texts(|job| Some(job.request.receiver.as_ref()?.url.as_str()));
+    let origins = maybe_texts(|job| Some(job.request.receiver.as_ref()?.origin.as_str()));
     let events: Vec<Option<String>> = jobs
         .iter()
         .map(|job| {
-            let events = job.receiver.as_ref()?.events.as_ref()?;
+            let events = job.request.receiver.as_ref()?.events.as_ref()?;
             Some(events.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(","))
         })
         .collect();
     let lanes: Vec<Option<uuid::Uuid>> = jobs
         .iter()
-        .map(|job| job.receiver.as_ref().map(|receiver| LaneId::derive(job.client, &receiver.origin).uuid()))
+        .map(|job| {
+            job.request
+                .receiver
+                .as_ref()
+                .map(|receiver| LaneId::derive(job.request.client, &receiver.origin).uuid())
+        })
         .collect();
     let keys = maybe_texts(|job| Some(job.idempotency.as_ref()?.key.as_str()));
     let digests: Vec<Option<&[u8]>> =
@@ -226,12 +233,12 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
         SELECT job_id AS "job_id?: JobId", in_time AS "in_time!", clock_timestamp() AS "now!"
         FROM arrived LEFT JOIN won ON true"#,
         &column(|job| job.id.uuid()),              // $1 job_id
-        &column(|job| job.client.uuid()),          // $2 client_id
-        &texts(|job| &job.model) as &[&str],       // $3 model
-        &texts(|job| &job.model_label) as &[&str], // $4 model_label
-        &texts(|job| &job.load_key) as &[&str],    // $5 load_key
-        &texts(|job| &job.path) as &[&str],        // $6 path
-        &texts(|job| &job.body) as &[&str],        // $7 body
+        &column(|job| job.request.client.uuid()),          // $2 client_id
+        &texts(|job| &job.request.model) as &[&str],       // $3 model
+        &texts(|job| &job.request.model_label) as &[&str], // $4 model_label
+        &texts(|job| &job.request.load_key) as &[&str],    // $5 load_key
+        &texts(|job| &job.request.path) as &[&str],        // $6 path
+        &texts(|job| &job.request.body) as &[&str],        // $7 body
         &priorities,                               // $8 priority
         &max_attempts as &[Option<i16>],           // $9 max_attempts
         &metadata as &[Option<&str>],              // $10 metadata

@@ -6,7 +6,7 @@ use crate::id::ClientId;
 
 /// What waits in the two rooms before a claim.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Queued {
+pub struct ClientBacklog {
     pub jobs: u64,
     /// Bytes of their request bodies.
     pub bytes: u64,
@@ -15,10 +15,10 @@ pub struct Queued {
 impl Store {
     /// Counts a client's waiting jobs. Each room is read no further than `enough` jobs, so that the count of a client
     /// far past a limit costs no more than that of one at it.
-    pub async fn queued(&self, client: ClientId, enough: u64) -> Result<Queued, StoreError> {
+    pub async fn client_backlog(&self, client: ClientId, enough: u64) -> Result<ClientBacklog, StoreError> {
         let enough = i64::try_from(enough).unwrap_or(i64::MAX);
         let row = sqlx::query!(
-            r#"-- queued
+            r#"-- client_backlog
             SELECT count(*) AS "jobs!", coalesce(sum(bytes), 0)::bigint AS "bytes!"
             FROM ((SELECT bytes FROM job_ready WHERE client_id = $1 LIMIT $2)
                   UNION ALL
@@ -28,6 +28,6 @@ impl Store {
         )
         .fetch_one(self.once())
         .await?;
-        Ok(Queued { jobs: row.jobs.unsigned_abs(), bytes: row.bytes.unsigned_abs() })
+        Ok(ClientBacklog { jobs: row.jobs.unsigned_abs(), bytes: row.bytes.unsigned_abs() })
     }
 }
