@@ -1,7 +1,9 @@
 //! Clients: how they prove who they are, which jobs they may see, and how many bytes they have stored.
 
 pub(crate) mod credentials;
+pub(crate) mod sign_in;
 pub(crate) mod seal;
+mod signing_secrets;
 pub(crate) mod address;
 pub(crate) mod scope;
 pub(crate) mod stored_bytes;

@@ -7,7 +7,7 @@ pub(crate) mod once;
 pub(crate) mod own_connection;
 pub(crate) mod deadline;
 pub(crate) mod error;
-pub(crate) mod moment;
+pub(crate) mod clock;
 pub(crate) mod schema;
 pub(crate) mod partition;
 pub(crate) mod statistics;

@@ -1,11 +1,11 @@
-//! What the database alone can tell of the whole installation: one worker exports it for all.
+//! Figures about the whole installation that only the database knows. One worker exports them for all.
 
 use std::time::Duration;
 
+use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::db::moment::seconds;
-use crate::fleet::worker::{Heartbeat, columns};
+use crate::fleet::worker::{Heartbeat, dead_columns};
 use crate::id::WorkerId;
 
 /// The waiting jobs of one model.
@@ -14,11 +14,11 @@ pub struct ModelBacklog {
     /// As `/api/tags` names it.
     pub model: String,
     pub queued: i64,
-    /// Since the oldest of them might have run; zero if all of them wait for their time.
+    /// How long the oldest of them could have run; zero if all of them wait for their time.
     pub oldest: Duration,
 }
 
-/// What is on its way to receivers.
+/// The webhooks that are due.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeliveryBacklog {
     /// Deliveries that wait for a sender or for an earlier event of their job.
@@ -27,10 +27,10 @@ pub struct DeliveryBacklog {
 }
 
 impl Store {
-    /// Whether this worker is the one that speaks for all: of those that relay and are not `dead`, the one with the smallest
-    /// id.
+    /// Whether this worker exports the gauges: it has the smallest id of the workers that have the role `relay` and
+    /// are not `dead`.
     pub async fn exports_gauges(&self, worker: WorkerId, dead: &[Heartbeat]) -> Result<bool, StoreError> {
-        let (dead, seen) = columns(dead);
+        let (dead, seen) = dead_columns(dead);
         let first = sqlx::query_scalar!(
             r#"-- exports_gauges
             SELECT w.id AS "id: WorkerId" FROM worker w
@@ -46,8 +46,8 @@ impl Store {
         Ok(first == Some(worker))
     }
 
-    /// The jobs whose state is `queued`, by model. Reads what waits, never what has ended; the name is looked up once a
-    /// load key, because the narrow rows do not carry it.
+    /// The jobs in the state `queued`, by model. Reads waiting jobs only, no ended ones. The model's name is looked
+    /// up once per load key, because the narrow rows do not contain it.
     pub async fn model_backlogs(&self) -> Result<Vec<ModelBacklog>, StoreError> {
         let rows = sqlx::query!(
             r#"-- model_backlogs
@@ -92,7 +92,7 @@ impl Store {
         Ok(DeliveryBacklog { due: row.due, oldest_due: seconds(row.oldest) })
     }
 
-    /// How long the oldest transition has waited for the relay; zero if none does.
+    /// How long the oldest event has waited for the relay; zero if no event waits.
     pub async fn outbox_oldest(&self) -> Result<Duration, StoreError> {
         let oldest = sqlx::query_scalar!(
             r#"-- outbox_oldest
@@ -103,8 +103,8 @@ impl Store {
         Ok(seconds(oldest.unwrap_or_default()))
     }
 
-    /// The age of the oldest transaction on this database. An old one keeps dead rows from being cleaned away. Without
-    /// `pg_read_all_stats` only those of our own role are seen.
+    /// The age of the oldest transaction on this database. An old transaction keeps vacuum from removing dead rows.
+    /// Without the right `pg_read_all_stats` only transactions of our own role are visible.
     pub async fn oldest_transaction(&self) -> Result<Duration, StoreError> {
         let oldest = sqlx::query_scalar!(
             r#"-- oldest_transaction

@@ -1,4 +1,5 @@
-//! The ids of Foreman. Outside they are ULIDs in text, in Postgres `uuid`; a job's id cannot be taken for a client's.
+//! The ids of Foreman: ULIDs as text outside, `uuid` in Postgres. Each kind has a type of its own, so that a job's id
+//! cannot be used as a client's.
 
 use std::{fmt, str::FromStr};
 
@@ -19,25 +20,25 @@ macro_rules! ulid_id {
         pub struct $name(pub(crate) Uuid);
 
         impl $name {
-            /// Above every id that is ever given out.
+            /// Higher than every id that is ever given out.
             pub const MAX: Self = Self(Uuid::max());
 
-            /// A new id stamped with this machine's clock.
+            /// A new id stamped with the clock of this machine.
             pub fn generate() -> Self {
                 Self::from_ulid(Ulid::generate())
             }
 
-            /// The id with these 128 bits.
+            /// The id with the bits of this ULID.
             pub fn from_ulid(ulid: Ulid) -> Self {
                 Self(Uuid::from_bytes(ulid.to_bytes()))
             }
 
-            /// The same 128 bits as Postgres keeps them.
+            /// The same 128 bits in the form of Postgres.
             pub fn uuid(self) -> Uuid {
                 self.0
             }
 
-            /// Milliseconds since 1970 at which the id was made.
+            /// When the id was made, in milliseconds since 1970.
             pub fn timestamp_ms(self) -> u64 {
                 Ulid::from_bytes(*self.0.as_bytes()).timestamp_ms()
             }
@@ -54,7 +55,8 @@ macro_rules! ulid_id {
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 let ulid = Ulid::from_string(text).map_err(|_| InvalidId)?;
-                // Decoding forgives lower case and letters that look like digits; one id has one spelling here.
+                // The decoder accepts lower case and letters that look like digits. We accept only the canonical
+                // spelling of an id.
                 if ulid.to_string() == text { Ok(Self::from_ulid(ulid)) } else { Err(InvalidId) }
             }
         }
@@ -78,7 +80,7 @@ ulid_id!(
     JobId
 );
 ulid_id!(
-    /// Who submitted it.
+    /// The client that submits a job.
     ClientId
 );
 ulid_id!(
@@ -95,13 +97,14 @@ ulid_id!(
 );
 
 impl ClientId {
-    /// The id of a client that follows from its name.
+    /// The id of a client, derived from its name.
     pub(crate) fn derive(name: &str) -> Self {
         Self(derived(&[name.as_bytes()]))
     }
 }
 
-/// One receiver: a client together with an origin. Derived, so that whoever names the pair names the lane.
+/// One receiver: a client together with an origin. The id is derived from the two, so no look-up is needed to find
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct LaneId(pub(crate) Uuid);
@@ -112,7 +115,7 @@ impl LaneId {
         Self(derived(&[client.0.as_bytes(), origin.as_bytes()]))
     }
 
-    /// The 128 bits as Postgres keeps them.
+    /// The 128 bits in the form of Postgres.
     pub fn uuid(self) -> Uuid {
         self.0
     }
@@ -124,7 +127,7 @@ impl From<Uuid> for LaneId {
     }
 }
 
-/// Numbers a claim. Whoever writes as a holder proves the number.
+/// The number of a claim. Every write of a holder proves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct LeaseNo(pub i64);

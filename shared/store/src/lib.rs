@@ -1,10 +1,10 @@
-//! Every table, every SQL statement and every state transition of Foreman; nothing else has SQL.
+//! Every table, every SQL statement and every state transition of Foreman. No other crate has SQL.
 //!
-//! A [`Store`] is a handle on one Postgres. Its methods each run one statement, or one short transaction that never
-//! stays open while anything but Postgres is being talked to.
+//! A [`Store`] is a handle on one Postgres. Each of its methods runs one statement or one short transaction. Must
+//! never keep a transaction open while it talks to anything except Postgres.
 //!
-//! The names that this file gives out are for other crates. A module of this one imports a name from the module that
-//! defines it, and no two of them import from each other, but for a parent and its children.
+//! The names re-exported here are for other crates. A module of this crate imports a name from the module that
+//! defines it. No two modules import from each other, except a parent and its children.
 
 pub mod id;
 mod db;
@@ -21,13 +21,14 @@ pub use checkup::{
     SealedSecret, Server, Unreachable, WorkerRow,
 };
 pub use client::address::AddressClient;
-pub use client::credentials::{Client, ClientError, Credentials, KeyDigest, SignedIn};
+pub use client::credentials::{Client, ClientError, Credentials};
 pub use client::scope::Scope;
 pub use client::seal::{Seal, UnsealError};
+pub use client::sign_in::{KeyDigest, SignedIn};
+pub use db::clock::{Clock, ulid_floor};
 pub use db::conn::Conn;
 pub use db::connect::{ConnectOptions, Store};
 pub use db::error::StoreError;
-pub use db::moment::{Clock, ulid_floor};
 pub use db::partition::{PartitionUpkeep, days_ahead_needed};
 pub use db::schema::{MigrateError, schema_version_needed};
 pub use db::wake;

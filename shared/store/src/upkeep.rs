@@ -1,4 +1,7 @@
-//! What the janitor ends and throws away, a bounded number of rows at a time.
+//! What the janitor ends and deletes outside the transitions of jobs: old deliveries, idempotency keys and idle
+//! lanes.
+//!
+//! Must never process an unbounded number of rows at a time.
 
 use chrono::{DateTime, Utc};
 
@@ -7,17 +10,17 @@ use crate::db::error::StoreError;
 use crate::db::wake::Write;
 use crate::id::JobId;
 
-/// What a sweep took of the rows whose time had come, the longest overdue first.
+/// The result of a sweep, which takes the rows that are due, the longest overdue first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Swept {
     pub rows: u64,
-    /// Where a sweep that reached its limit stopped: rows whose time came earlier are gone, or somebody else held them.
-    /// `None` if the sweep ended below its limit.
+    /// Where a sweep that reached its limit stopped. The rows that came due earlier are gone, or another transaction
+    /// held them. `None` if the sweep found fewer rows than its limit.
     pub stopped_at: Option<DateTime<Utc>>,
 }
 
 impl Swept {
-    /// `last` is when the time of the last row had come.
+    /// `last` is when the last of the swept rows came due.
     pub(crate) fn new(rows: u64, limit: i64, last: Option<DateTime<Utc>>) -> Self {
         let is_full = u64::try_from(limit).is_ok_and(|limit| rows >= limit);
         Self { rows, stopped_at: last.filter(|_| is_full) }
@@ -25,11 +28,12 @@ impl Swept {
 }
 
 impl Store {
-    /// Ends deliveries that were made more than six days ago, at most `limit`, each with a last row in the log that says
-    /// so. One that is being sent at this moment is left to its sender. Leaves out those whose six days were over before
-    /// `since`, and so steps over the entries of deliveries long gone.
+    /// Ends deliveries that were made more than six days ago, at most `limit`, and logs a last attempt for each.
+    /// Leaves a delivery alone while it is being sent. Leaves out deliveries whose six days ended before `since`, and
+    /// so skips the index entries of deliveries long gone.
     ///
-    /// Their ids are stamped with the time they were made at, so the oldest are the first of the primary key.
+    /// The ids of deliveries are stamped with the time they were made, so the oldest deliveries are the first of the
+    /// primary key.
     pub async fn end_old_deliveries(
         &self,
         since: DateTime<Utc>,
@@ -73,7 +77,7 @@ impl Store {
         Ok((rows.into_iter().map(|row| (row.job, row.seq)).collect(), swept))
     }
 
-    /// Forgets idempotency keys whose time has passed since this moment, at most `limit`: steps over the entries of keys
+    /// Deletes idempotency keys that expired after `since`, at most `limit`, and so skips the index entries of keys
     /// long gone.
     pub async fn prune_idempotency_keys(
         &self,
@@ -98,9 +102,9 @@ impl Store {
         Ok(Swept::new(pruned.rows.cast_unsigned(), limit, pruned.last))
     }
 
-    /// Forgets receivers that nothing was sent to for a week and that have nothing waiting, at most `limit`. Returns how
-    /// many. A webhook that is made at this very moment finds its lane missing; that costs it nothing but the memory of
-    /// how its receiver answered last.
+    /// Deletes lanes that sent nothing for a week and have no delivery waiting, at most `limit`. Returns how many. A
+    /// webhook that is made at this moment may find its lane missing; it then only lacks the record of how its
+    /// receiver answered last.
     pub async fn prune_lanes(&self, limit: i64) -> Result<u64, StoreError> {
         let pruned = sqlx::query!(
             r#"-- prune_lanes

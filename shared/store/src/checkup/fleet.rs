@@ -1,48 +1,48 @@
-//! The workers and their hosts by their rows, the dead ones too.
+//! The rows of workers and hosts, those of dead workers included.
 
 use std::time::Duration;
 
+use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::db::moment::seconds;
 use crate::id::WorkerId;
 
-/// A worker process by its row.
+/// A worker process as its row describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerRow {
     pub id: WorkerId,
     pub host: String,
     pub roles: Vec<String>,
-    /// By Postgres' clock. After a step of that clock it is right again with the next renewal.
+    /// By Postgres' clock. If that clock was set, this is right again after the next renewal.
     pub is_alive: bool,
-    /// Since it was last heard of.
+    /// Time since the last renewal.
     pub silent: Duration,
 }
 
-/// An Ollama host by its row.
+/// An Ollama host as its row describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRow {
     pub id: String,
     pub url: String,
-    /// The live worker that holds it.
+    /// The live worker that holds the host.
     pub holder: Option<WorkerId>,
-    /// Whether Ollama answered its last holder.
+    /// Whether Ollama answered the last holder.
     pub is_reachable: bool,
     pub models: i64,
-    /// Since its models were last published; `None` before the first time.
+    /// Time since its models were last published; `None` if they never were.
     pub published: Option<Duration>,
 }
 
-/// Jobs in the hands of workers that are gone.
+/// Leased jobs whose worker is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrphanedLeases {
     pub jobs: i64,
-    /// Since the first of them could have been rescued.
+    /// Time since the first of them could have been rescued.
     pub oldest: Duration,
 }
 
 impl Store {
-    /// Every worker that has a row, the living first.
+    /// Every worker that has a row, live workers first.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
         let rows = sqlx::query!(
             r#"-- workers
@@ -66,7 +66,7 @@ impl Store {
             .collect())
     }
 
-    /// Every host that a worker ever had.
+    /// Every host that a worker ever held.
     pub async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
         let rows = sqlx::query!(
             r#"-- hosts
@@ -93,7 +93,7 @@ impl Store {
             .collect())
     }
 
-    /// Leases whose worker is dead or has no row, and which nobody has rescued yet.
+    /// Leases whose worker is dead or has no row, and that nobody has rescued yet.
     pub async fn orphaned_leases(&self) -> Result<OrphanedLeases, StoreError> {
         let row = sqlx::query!(
             r#"-- orphaned_leases

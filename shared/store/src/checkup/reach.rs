@@ -1,33 +1,33 @@
-//! Whether a Postgres can be reached at all, by which way, and if not, why.
+//! Whether a Postgres can be reached, whether a pooler stands before it, and if it cannot be reached, why.
 
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _, postgres::PgConnectOptions};
 
 use crate::db::connect::ConnectOptions;
 
-/// Two connections ask for their server so often. A transaction pooler that is busy may give them different ones now and
-/// then; without a pooler they never have the same.
+/// How often two connections compare their server processes. A busy transaction pooler may give them different
+/// servers now and then. Without a pooler they never share a server.
 const LOOKS: usize = 4;
 
 /// Where a URL leads, without its password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseAddress {
-    /// A name or an address, or the directory of a socket.
+    /// A host name, an address, or the directory of a socket.
     pub host: String,
     pub port: u16,
     pub role: String,
     pub database: String,
 }
 
-/// Why there is no connection. The text is the reason alone; what to do depends on the place.
+/// Why there is no connection. The text gives only the reason; the advice depends on the address.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
     #[error("nobody answers there ({0})")]
     NoAnswer(std::io::Error),
-    #[error("it speaks no TLS that we trust ({0})")]
+    #[error("no trusted TLS connection to it is possible ({0})")]
     Tls(Box<dyn std::error::Error + Send + Sync>),
     #[error("the password is wrong")]
     Password,
-    #[error("it does not admit us ({0})")]
+    #[error("it does not admit this role ({0})")]
     NotAdmitted(String),
     #[error("there is no such database")]
     NoDatabase,
@@ -35,19 +35,19 @@ pub enum Unreachable {
     Full,
     #[error("it is starting or stopping")]
     NotReady,
-    /// What a pooler says that knows settings of a connection only by name.
-    #[error("a pooler refuses what a connection begins with ({0})")]
+    /// The error of a pooler that does not know a setting with which a connection starts.
+    #[error("a pooler refuses the settings with which a connection starts ({0})")]
     Pooler(String),
     #[error("{0}")]
     Other(sqlx::Error),
 }
 
-/// A Postgres that was reached.
+/// A Postgres that answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reached {
-    /// Whether a transaction pooler stands in between.
+    /// Whether a transaction pooler stands between us and Postgres.
     pub pooled: bool,
-    /// The same for two ways to one database, and different for two databases.
+    /// Equal for two ways to the same database, and different for two databases.
     pub database: String,
 }
 
@@ -92,7 +92,7 @@ async fn reach(options: &PgConnectOptions) -> Result<Reached, sqlx::Error> {
     for _ in 0..LOOKS {
         pooled |= server_process(&mut one).await? == server_process(&mut other).await?;
     }
-    // A role may be denied this; then two databases of one name are taken for the same.
+    // A role may lack the right to read this. Then two databases of the same name count as the same database.
     let system =
         sqlx::raw_sql("SELECT system_identifier::text FROM pg_control_system()").fetch_one(&mut one).await;
     let system: String = system.and_then(|row| row.try_get(0)).unwrap_or_default();
@@ -103,7 +103,7 @@ async fn reach(options: &PgConnectOptions) -> Result<Reached, sqlx::Error> {
     Ok(Reached { pooled, database: format!("{system}/{name}") })
 }
 
-/// In one message, so that a pooler cannot change servers in its middle.
+/// Sent as one message, so that a pooler cannot change servers in the middle.
 async fn server_process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
@@ -118,7 +118,8 @@ impl From<sqlx::Error> for Unreachable {
                 let said = refused.message().to_owned();
                 match refused.code().as_deref() {
                     Some("28P01") => Self::Password,
-                    // 28000: no such role, or none that pg_hba.conf lets in from here; 42501: no CONNECT right.
+                    // 28000: the role does not exist, or pg_hba.conf does not admit it from here. 42501: no CONNECT
+                    // right.
                     Some("28000" | "42501") => Self::NotAdmitted(said),
                     Some("3D000") => Self::NoDatabase,
                     Some("53300") => Self::Full,

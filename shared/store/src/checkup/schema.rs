@@ -1,26 +1,26 @@
-//! How far a database was migrated, and whether by us.
+//! Which migrations a database has, and whether they are ours.
 
 use sqlx::Row as _;
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::db::schema::{MIGRATOR, schema_version_needed};
+use crate::db::schema::{MIGRATOR, schema_version_needed, was_migrated};
 
-/// How the schema of the database stands to the one that this build knows.
+/// How the schema of the database compares with the one that this build knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SchemaState {
     /// No migration was ever applied.
     Absent,
-    /// This one began and did not end.
+    /// This migration began and did not end.
     Failed(i64),
-    /// This one was applied from another text than ours.
+    /// The text of this migration differs from ours.
     Altered(i64),
-    /// This is the first that is missing, `newest` the last that was applied.
+    /// The first missing migration, and the newest applied one.
     Behind {
         missing: i64,
         newest: i64,
     },
-    /// A newer build has been here.
+    /// A newer build has migrated the database.
     Ahead {
         newest: i64,
     },
@@ -28,15 +28,11 @@ pub enum SchemaState {
 }
 
 impl Store {
-    /// How the schema stands to the migrations of this build.
+    /// Compares the schema with the migrations of this build.
     pub async fn schema_state(&self) -> Result<SchemaState, StoreError> {
         let mut conn = self.open().await?;
-        // Unchecked at build time: the table belongs to the migrator, not to us.
-        let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-            .fetch_one(&mut conn)
-            .await?;
         let mut applied: Vec<(i64, bool, Vec<u8>)> = Vec::new();
-        if exists {
+        if was_migrated(&mut conn).await? {
             let rows = sqlx::query(
                 "-- applied_migrations
                 SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version",

@@ -1,4 +1,6 @@
-//! The secrets at rest, and whether the key of this environment opens them. None leaves this file.
+//! The sealed secrets, and whether the key of this environment opens them.
+//!
+//! Must never give a secret out.
 
 use crate::client::seal::{Seal, UnsealError};
 use crate::db::connect::Store;
@@ -8,19 +10,20 @@ use crate::db::error::StoreError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientSecret {
     pub client: String,
-    /// `None` where the client has no secret.
+    /// `None` if the client has no secret.
     pub secret: Option<SealedSecret>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedSecret {
-    /// The id of the key that it was sealed with, as [`Seal::key_id`] gives it.
+    /// The id of the key that sealed the secret, as [`Seal::key_id`] gives it.
     pub key_id: Option<String>,
     pub unsealed: Result<(), UnsealError>,
 }
 
 impl Store {
-    /// The clients that sign in with a key, and whether `seal` opens their secrets. What is inside is not looked at.
+    /// The clients that sign in with a key, and whether `seal` opens their secrets. Nobody looks at the opened
+    /// secrets.
     pub async fn client_secrets(&self, seal: Option<&Seal>) -> Result<Vec<ClientSecret>, StoreError> {
         let rows = sqlx::query!(
             r#"-- client_secrets

@@ -1,12 +1,12 @@
-//! The Postgres itself: what it promises, what our role may do, who holds it up.
+//! The Postgres server: what it guarantees, what our role may do, and which transaction holds it up.
 
 use std::time::Duration;
 
+use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::db::moment::seconds;
 
-/// The Postgres that answers, and what it grants to everybody.
+/// The Postgres that answers, with its settings and limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// As in `150014`.
@@ -14,42 +14,42 @@ pub struct Server {
     pub database: String,
     pub role: String,
     pub encoding: String,
-    /// A standby, which can be read and not written.
+    /// A standby, which can be read but not written.
     pub in_recovery: bool,
     pub fsync: bool,
     pub full_page_writes: bool,
-    /// As our role has it.
+    /// The setting of our role.
     pub synchronous_commit: String,
     pub autovacuum: bool,
-    /// Connections for roles like ours: those of `max_connections` that are not reserved.
+    /// Connections for ordinary roles: `max_connections` without the reserved ones.
     pub connections: i32,
     /// Connections to any database at this moment.
     pub connected: i64,
-    /// `idle_in_transaction_session_timeout` as our role has it; zero for none.
+    /// `idle_in_transaction_session_timeout` of our role; zero if there is none.
     pub idle_in_transaction: Duration,
 }
 
-/// What the role may not do.
+/// What the role may do, and which rights it lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rights {
-    /// Where new tables go, if the role sees any schema at all.
+    /// The schema that gets new tables, if the role sees any schema.
     pub schema: Option<String>,
     pub may_create: bool,
-    /// Who owns the tables, where there are any.
+    /// The owner of the tables, if there are tables.
     pub owner: Option<String>,
-    /// Whether the role may do to the tables what their owner may.
+    /// Whether the role has the rights of the tables' owner.
     pub as_owner: bool,
-    /// Tables and what of SELECT, INSERT, UPDATE and DELETE is missing there.
+    /// The tables on which the role lacks a right, each with the missing ones of SELECT, INSERT, UPDATE and DELETE.
     pub missing: Vec<(String, Vec<String>)>,
 }
 
-/// The transaction that has been open for longest.
+/// The transaction that has been open longest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenTransaction {
     pub pid: i32,
     pub role: String,
     pub application: String,
-    /// As `pg_stat_activity` says it, such as `idle in transaction`.
+    /// As `pg_stat_activity` reports it, such as `idle in transaction`.
     pub state: String,
     pub age: Duration,
 }
@@ -90,7 +90,7 @@ impl Store {
         })
     }
 
-    /// What the role may do, in the schema of the tables or where they would be made.
+    /// What the role may do in the schema that has the tables, or that would get them.
     pub async fn rights(&self) -> Result<Rights, StoreError> {
         let mut conn = self.open().await?;
         let role = sqlx::query!(
@@ -103,7 +103,8 @@ impl Store {
         )
         .fetch_one(&mut conn)
         .await?;
-        // The tables are those beside `job` that have the same owner: whatever else lies there is not ours to judge.
+        // Our tables are those beside `job` that have the same owner. Other tables in this schema are not ours to
+        // judge.
         let missing = sqlx::query!(
             r#"-- missing_rights
             SELECT c.relname::text AS "table!", array_agg(p.name ORDER BY p.name) AS "missing!"
@@ -127,8 +128,8 @@ impl Store {
         })
     }
 
-    /// The oldest open transaction on this database but our own. Without `pg_read_all_stats` only those of our own role
-    /// are seen.
+    /// The oldest open transaction on this database, except our own. Without the right `pg_read_all_stats` only
+    /// transactions of our own role are visible.
     pub async fn oldest_open_transaction(&self) -> Result<Option<OpenTransaction>, StoreError> {
         let row = sqlx::query!(
             r#"-- oldest_open_transaction

@@ -1,7 +1,8 @@
-//! Clients that are source addresses, with authentication off: made when they are first seen, forgotten when nothing of
-//! theirs is left.
+//! Clients that are source addresses, for an api without authentication. A client is made when its address is first
+//! seen, and forgotten when it has no jobs, webhooks or keys any more.
 
-use crate::client::credentials::{ADDRESS_PREFIX, SignedIn};
+use crate::client::credentials::ADDRESS_PREFIX;
+use crate::client::sign_in::SignedIn;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::ClientId;
@@ -10,13 +11,13 @@ use crate::id::ClientId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressClient {
     Known(SignedIn),
-    /// The operator has shut it out.
+    /// The operator has revoked it.
     Revoked,
     Unseen,
 }
 
 impl Store {
-    /// The client that an address is, in the form in which clients are told apart.
+    /// The client of an address. `address` is the text by which addresses are told apart.
     pub async fn address_client(&self, address: &str) -> Result<AddressClient, StoreError> {
         let found = sqlx::query!(
             r#"-- address_client
@@ -32,8 +33,8 @@ impl Store {
         })
     }
 
-    /// Makes the client of an address that was not seen before. Its id follows from the address, so that one which is
-    /// forgotten and seen again is the same client.
+    /// Makes the client of a new address. Its id is derived from the address, so that an address that was forgotten
+    /// and comes back is the same client.
     pub async fn create_address_client(&self, address: &str) -> Result<(), StoreError> {
         let name = name(address);
         sqlx::query!(
@@ -47,8 +48,8 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets addresses that were first seen more than a day ago and of which nothing is left, at most `limit`. Returns
-    /// how many. One that the operator has shut out stays.
+    /// Forgets addresses that were first seen more than a day ago and have nothing stored, at most `limit`. Returns
+    /// how many. A revoked address is kept.
     pub async fn prune_address_clients(&self, limit: i64) -> Result<u64, StoreError> {
         let pruned = sqlx::query!(
             r#"-- prune_address_clients

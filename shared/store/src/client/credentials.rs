@@ -1,58 +1,37 @@
-//! Clients: who may submit, the keys they sign in with, and the secrets that sign their webhooks.
+//! Clients as an operator manages them: made, listed, given new keys and secrets, revoked.
 //!
-//! A key is stored as its digest alone. It holds 256 random bits, so that a plain SHA-256 cannot be searched back and
-//! the lookup by digest tells nothing by its time. Key and secret leave this file in clear once, when they are made.
+//! Must never give a key or a secret out in clear a second time after it was made.
 
-use std::{collections::HashMap, fmt};
+use std::fmt;
 
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
 
-use crate::client::seal::{Seal, UnsealError};
+use crate::client::seal::Seal;
+use crate::client::sign_in::KeyDigest;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::ClientId;
 
-/// What every key begins with, so that people and secret scanners know one when they see it.
+/// Every key begins with this, so that people and secret scanners recognise a key.
 const KEY_PREFIX: &str = "fk_";
 const KEY_BYTES: usize = 32;
-/// Standard Webhooks' own form; 24 bytes is what its libraries make.
+/// The form of Standard Webhooks, whose libraries make secrets of 24 bytes.
 const SECRET_PREFIX: &str = "whsec_";
 const SECRET_BYTES: usize = 24;
 
-/// How long the key and the secret of before a rotation stay good.
+/// How long the old key and the old secret stay valid after a rotation.
 const ROTATION_HOURS: i32 = 24;
 
-/// The names of clients that are source addresses begin so, and no others.
+/// The name of a client begins with this if and only if the client is a source address.
 pub(crate) const ADDRESS_PREFIX: &str = "address ";
 
 const MAX_NAME_CHARS: usize = 200;
 
-/// The digest of an API key: what is stored and looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, sqlx::Type)]
-#[sqlx(transparent)]
-pub struct KeyDigest([u8; 32]);
-
-impl KeyDigest {
-    /// The digest of a key as a client sent it.
-    pub fn of(key: &str) -> Self {
-        Self(Sha256::digest(key).into())
-    }
-}
-
-/// A client that has proved who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SignedIn {
-    pub client: ClientId,
-    /// Sees every client's jobs.
-    pub is_admin: bool,
-}
-
-/// What a client is given once, and never again.
+/// What a client gets once, when it is made or rotated.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     pub client: ClientId,
@@ -78,10 +57,10 @@ pub struct Client {
     pub id: ClientId,
     pub name: String,
     pub is_admin: bool,
-    /// Whether it signs in with a key; a source address does not.
+    /// Whether the client signs in with a key. A source address does not.
     pub has_key: bool,
     pub created_at: DateTime<Utc>,
-    /// Until when the key and secret of before the last rotation are good, if they still are.
+    /// How long the key and secret from before the last rotation are valid, if they still are.
     pub previous_until: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
 }
@@ -143,7 +122,7 @@ impl Store {
         Ok(made)
     }
 
-    /// Every client, by name.
+    /// Every client, sorted by name.
     pub async fn clients(&self) -> Result<Vec<Client>, StoreError> {
         let clients = sqlx::query_as!(
             Client,
@@ -157,7 +136,8 @@ impl Store {
         Ok(clients)
     }
 
-    /// Gives a client a new key and secret. Those of before stay good for a day, those of before that end at once.
+    /// Gives a client a new key and secret. The current ones stay valid for a day; those from before them end at
+    /// once.
     pub async fn rotate_client(&self, seal: &Seal, name: &str) -> Result<Credentials, ClientError> {
         let found = self.client_named(name).await?;
         if found.revoked_at.is_some() {
@@ -181,14 +161,14 @@ impl Store {
         .execute(self.once())
         .await
         .map_err(StoreError::from)?;
-        // Somebody revoked it between the two statements.
+        // Somebody revoked the client between the two statements.
         if rotated.rows_affected() == 0 {
             return Err(ClientError::Revoked(name.to_owned()));
         }
         Ok(made)
     }
 
-    /// Ends a client's keys for good, old and new. Its jobs go on, and their webhooks stay signed. Twice is harmless.
+    /// Ends all keys of a client for ever. Its jobs go on, and their webhooks stay signed. Safe to repeat.
     pub async fn revoke_client(&self, name: &str) -> Result<Client, ClientError> {
         sqlx::query!(
             "-- revoke_client
@@ -214,52 +194,6 @@ impl Store {
         .await
         .map_err(StoreError::from)?;
         client.ok_or_else(|| ClientError::Unknown(name.to_owned()))
-    }
-
-    /// Whose key this is, if it is anybody's.
-    pub async fn sign_in(&self, key: KeyDigest) -> Result<Option<SignedIn>, StoreError> {
-        let signed_in = sqlx::query_as!(
-            SignedIn,
-            r#"-- sign_in
-            SELECT id AS "client!: ClientId", is_admin AS "is_admin!"
-            FROM (SELECT id, is_admin, revoked_at FROM client WHERE key_digest = $1
-                  UNION ALL
-                  SELECT id, is_admin, revoked_at FROM client WHERE previous_key = $1 AND previous_until > now()) AS known
-            WHERE revoked_at IS NULL"#,
-            key as KeyDigest
-        )
-        .fetch_optional(self.once())
-        .await?;
-        Ok(signed_in)
-    }
-
-    /// The secrets that sign each client's webhooks, the current one first, and during a rotation the one before.
-    ///
-    /// None for a client without a secret of its own, such as a source address. A client whose secrets cannot be read
-    /// gets an error of its own, so that its webhooks are neither sent unsigned nor hold up the others.
-    pub async fn signing_secrets(
-        &self,
-        seal: Option<&Seal>,
-        clients: &[ClientId],
-    ) -> Result<HashMap<ClientId, Result<Vec<String>, UnsealError>>, StoreError> {
-        let ids: Vec<_> = clients.iter().map(|client| client.uuid()).collect();
-        let rows = sqlx::query!(
-            r#"-- signing_secrets
-            SELECT id AS "id: ClientId", secret, CASE WHEN previous_until > now() THEN previous_secret END AS previous
-            FROM client WHERE id = ANY($1)"#,
-            &ids
-        )
-        .fetch_all(self.once())
-        .await?;
-        let unseal =
-            |owner: ClientId, sealed: Vec<u8>| seal.ok_or(UnsealError::NoKey)?.unseal(owner.uuid(), &sealed);
-        Ok(rows
-            .into_iter()
-            .map(|row| {
-                let sealed = row.secret.into_iter().chain(row.previous);
-                (row.id, sealed.map(|sealed| unseal(row.id, sealed)).collect())
-            })
-            .collect())
     }
 }
 
@@ -289,13 +223,5 @@ mod tests {
         assert_eq!(one.key.len(), KEY_PREFIX.len() + 43);
         let shown = format!("{one:?}");
         assert!(!shown.contains(&one.key) && !shown.contains(&one.secret));
-    }
-
-    #[test]
-    fn a_digest_is_the_sha_256_of_the_key() {
-        assert_eq!(
-            hex::encode(KeyDigest::of("abc").0),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
     }
 }

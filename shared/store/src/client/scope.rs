@@ -6,7 +6,7 @@ use crate::id::ClientId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     Client(ClientId),
-    /// An administrator's.
+    /// Every job, for an administrator.
     Everyone,
 }
 

@@ -1,8 +1,9 @@
-//! Secrets at rest: AES-256-GCM under a key that only the environment knows.
+//! Secrets at rest: AES-256-GCM under a key that only the environment has.
 //!
-//! A sealed secret names the key it was sealed with, so that a changed `FOREMAN_SECRET_KEY` is told from damage, and it
-//! is bound to its owner, so that a row of the database cannot be given another's secret. Nothing here may ever show a
-//! secret in a log: the types print without their contents.
+//! A sealed secret contains the id of the key that sealed it, so that a changed `FOREMAN_SECRET_KEY` can be told from
+//! damage. It is bound to its owner, so that nobody can move it to another row of the database.
+//!
+//! Must never show a secret in a log: the types print without their contents.
 
 use std::fmt;
 
@@ -14,13 +15,13 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
-/// The one form there is; a later one begins with another byte.
+/// The only form so far. A later form would begin with another byte.
 const FORM: u8 = 1;
 const KEY_ID_BYTES: usize = 4;
 const NONCE_BYTES: usize = 12;
 const HEADER_BYTES: usize = 1 + KEY_ID_BYTES + NONCE_BYTES;
 
-/// Seals and unseals with what `FOREMAN_SECRET_KEY` holds.
+/// Seals and unseals secrets with a key derived from `FOREMAN_SECRET_KEY`.
 #[derive(Clone)]
 pub struct Seal {
     cipher: Aes256Gcm,
@@ -43,7 +44,7 @@ pub enum UnsealError {
 }
 
 impl Seal {
-    /// The cipher's key is derived, because the same 32 bytes also authenticate api and worker to each other.
+    /// Derives the cipher's key, because api and worker also use the same 32 bytes to authenticate to each other.
     pub fn new(secret_key: &[u8; 32]) -> Self {
         let key_id = derive(secret_key, b"foreman key id");
         Self {
@@ -52,18 +53,18 @@ impl Seal {
         }
     }
 
-    /// Tells this key from others, and nothing of what it is.
+    /// Identifies this key among others, and reveals nothing about it.
     pub fn key_id(&self) -> String {
         hex::encode(self.key_id)
     }
 
-    /// The id of the key that something was sealed with, if it has our form.
+    /// The id of the key that sealed these bytes, if they have our form.
     pub fn key_id_of(sealed: &[u8]) -> Option<String> {
         let (form, rest) = sealed.split_first()?;
         (*form == FORM).then(|| rest.get(..KEY_ID_BYTES).map(hex::encode))?
     }
 
-    /// `form ‖ key id ‖ nonce ‖ ciphertext and tag`, readable for this owner alone.
+    /// `form ‖ key id ‖ nonce ‖ ciphertext and tag`. Only with the same owner can it be unsealed.
     pub fn seal(&self, owner: Uuid, secret: &str) -> Vec<u8> {
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let mut sealed = Vec::with_capacity(HEADER_BYTES + secret.len() + 16);
@@ -76,7 +77,7 @@ impl Seal {
         sealed
     }
 
-    /// The secret that was sealed for this owner.
+    /// Unseals a secret of this owner.
     pub fn unseal(&self, owner: Uuid, sealed: &[u8]) -> Result<String, UnsealError> {
         let (header, text) = sealed.split_at_checked(HEADER_BYTES).ok_or(UnsealError::Damaged)?;
         let (form, rest) = header.split_at(1);

@@ -1,7 +1,7 @@
-//! How many bytes of request bodies each client has stored today, as the apis tell each other.
+//! How many bytes of request bodies each client has stored today. The apis tell each other through this table.
 //!
-//! Each api counts in memory what it lets in and writes its own sums now and then, each into a row of its own. So there is
-//! no row that two writers fight for, and the accept path does not come here.
+//! Each api counts in memory the bytes that it accepts, and from time to time writes its sums, each into a row of its
+//! own. So no two writers wait for one row, and the accept path does not use this table.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,8 @@ use crate::db::error::StoreError;
 use crate::id::{ApiId, ClientId};
 
 impl Store {
-    /// Writes how much this api has let in of each client on that day, and returns how much the others have.
+    /// Writes how much this api has accepted from each client on this day. Returns how much the other apis have
+    /// accepted.
     pub async fn tell_stored_bytes(
         &self,
         api: ApiId,
@@ -46,7 +47,7 @@ impl Store {
         Ok(rows.into_iter().map(|row| (row.client, row.bytes.unsigned_abs())).collect())
     }
 
-    /// Forgets the sums of days before yesterday, at most `limit`. Returns how many.
+    /// Deletes the sums of days before yesterday, at most `limit`. Returns how many.
     pub async fn prune_stored_bytes(&self, limit: i64) -> Result<u64, StoreError> {
         let pruned = sqlx::query!(
             r#"-- prune_stored_bytes

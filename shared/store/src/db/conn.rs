@@ -1,6 +1,8 @@
-//! A connection for one unit of work, the same to its user whether Postgres is spoken to directly or through a
-//! transaction pooler. Every statement on it has a deadline. A connection whose statement passed it, or was broken off in
-//! the middle, is closed and never used again: whatever it is waiting for, nobody else waits with it.
+//! A connection for one unit of work. Its user need not know whether it leads to Postgres directly or through a
+//! transaction pooler. Every statement on it has a deadline.
+//!
+//! Must never be used again after a statement on it passed its deadline or was broken off: such a connection is
+//! closed, so that no later work waits for whatever the statement waits for.
 
 use std::{
     io,
@@ -25,15 +27,16 @@ use crate::db::deadline::{Deadline, TRIAL_WITHIN};
 use crate::db::error;
 use crate::db::own_connection::Borrowed;
 
-/// A connection taken from the pool, or a loop's own. Statements run on `&mut conn`; [`done`](Self::done) ends the unit,
-/// and a drop without it undoes what a transaction had begun.
+/// A connection taken from the pool, or the own connection of a loop. Statements run on `&mut conn`.
+/// [`done`](Self::done) ends the unit of work; dropping the connection without it rolls an open transaction back.
 #[derive(Debug)]
 pub struct Conn {
-    /// Taken when the unit ends, and only then.
+    /// `None` only after the unit of work has ended.
     line: Option<Line>,
     in_transaction: bool,
     deadline: Deadline,
-    /// No statement is under way, and none was broken off or met an error that a connection may not survive.
+    /// False while a statement runs, and after one was broken off or met an error that makes the connection unsafe to
+    /// reuse.
     sound: bool,
     named_statements: bool,
 }
@@ -70,9 +73,9 @@ impl Conn {
         Self { line: Some(line), in_transaction: false, deadline, sound: true, named_statements }
     }
 
-    /// Begins a transaction, whose statements have the same deadline at Postgres as here.
+    /// Begins a transaction. Its statements have the same deadline at Postgres as here.
     pub(crate) async fn begin(&mut self, begin: &str) -> Result<(), sqlx::Error> {
-        // Also where no answer comes: it may have begun.
+        // Set before the answer, because the transaction may have begun even if no answer comes.
         self.in_transaction = true;
         let begin = format!("{begin}; {}", self.deadline.settings());
         sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *self).await?;
@@ -83,7 +86,7 @@ impl Conn {
         self.deadline
     }
 
-    /// Ends the unit: commits what a transaction holds.
+    /// Ends the unit of work and commits an open transaction.
     pub async fn done(mut self) -> Result<(), sqlx::Error> {
         if self.in_transaction {
             sqlx::raw_sql("COMMIT").execute(&mut self).await?;
@@ -97,7 +100,7 @@ impl Conn {
         Ok(())
     }
 
-    /// What a statement needs: the connection, and where to note that the connection is sound again.
+    /// What one statement needs: the connection, and the place to record that the connection is sound again.
     fn statement(&mut self) -> Result<(&mut PgConnection, Statement<'_>), sqlx::Error> {
         let limit = self.deadline.at_client();
         match &mut self.line {
@@ -105,28 +108,32 @@ impl Conn {
                 self.sound = false;
                 Ok((line.raw(), Statement { limit, sound: &mut self.sound }))
             }
-            // Its caller goes on after a failure that it should have returned.
-            _ => Err(io::Error::new(io::ErrorKind::NotConnected, "the connection was given up").into()),
+            // The caller went on after a failure that it should have returned.
+            _ => Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the connection was given up after a failed statement",
+            )
+            .into()),
         }
     }
 }
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        // A loop's own connection is closed here: only `done` keeps it.
+        // An own connection is closed here; only `done` keeps it.
         let Some(Line::Pooled(connection)) = self.line.take() else { return };
         match runtime::Handle::try_current() {
             Ok(runtime) if self.sound => {
                 runtime.spawn(give_back(connection, self.in_transaction));
             }
-            // Dropped like this it is closed at once, and its place in the pool is free.
+            // Detached and dropped, the connection is closed at once and its place in the pool is free.
             _ => drop(connection.detach()),
         }
     }
 }
 
-/// Returns a connection to its pool, which tries it first: with a deadline, or a silent one would take its place in the
-/// pool along.
+/// Returns a connection to its pool. The pool pings the connection first, and a silent connection would keep its
+/// place in the pool for as long as the ping waits; hence the deadline.
 async fn give_back(mut connection: PoolConnection<Postgres>, in_transaction: bool) {
     if in_transaction {
         let undone = timeout(TRIAL_WITHIN, sqlx::raw_sql("ROLLBACK").execute(&mut *connection)).await;
@@ -135,11 +142,11 @@ async fn give_back(mut connection: PoolConnection<Postgres>, in_transaction: boo
             return;
         }
     }
-    // Dropped in the middle, it is closed and its place is free.
+    // If the deadline breaks this off, the connection is closed and its place in the pool is free.
     let _ = timeout(TRIAL_WITHIN, connection.return_to_pool()).await;
 }
 
-/// One statement under way. The connection is not sound until it has come to its end.
+/// One running statement. The connection is not sound until the statement has ended.
 struct Statement<'c> {
     limit: Duration,
     sound: &'c mut bool,
@@ -183,8 +190,8 @@ fn silence(limit: Duration) -> sqlx::Error {
     io::Error::new(io::ErrorKind::TimedOut, said).into()
 }
 
-/// A query whose statement is not named on the server: a pooler may run the next one on another server, which has
-/// never heard of the name.
+/// A query whose statement may have to stay unnamed: a pooler may run the next query on another server, which does
+/// not know the name.
 struct Named<E> {
     query: E,
     named: bool,

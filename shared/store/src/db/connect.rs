@@ -1,4 +1,4 @@
-//! How a process reaches Postgres: one pool for its work, and now and then a connection of its own.
+//! How a process connects to Postgres: one pool for most of its work, and a connection of its own for each hot loop.
 
 use std::{
     str::FromStr,
@@ -14,20 +14,24 @@ use sqlx::{
 use tokio::time::timeout;
 use tracing::log::LevelFilter;
 
+use crate::db::clock::Clock;
 use crate::db::conn::Conn;
 use crate::db::deadline::{ACQUIRE_TIMEOUT, Deadline, LOCK_WAIT, TRUSTED_IDLE};
 use crate::db::error::StoreError;
-use crate::db::moment::Clock;
 use crate::db::own_connection::{OwnConnection, answers};
 use crate::db::wake::Wakeups;
 
-/// Our statements name the rows they want by key. A plan made while a table was empty, or thought to be, scans it or
-/// hashes it whole, and a prepared statement keeps that plan while the table grows: an accept then waits 284 ms
-/// instead of 6.7. So plans that read whole tables are the last choice here, and none is worth compiling. Nor are those that
-/// gather rows in a bitmap: they lose the index's order, and where one row is wanted they read and sort all that may follow.
+/// Planner settings for our statements, which name the rows they want by key.
 ///
-/// Nor do our plans depend on the values, yet an array that is known looks cheaper than one that is not, so that
-/// Postgres would plan every execution anew: 4.8 ms for a `GET /jobs/{id}` that runs in 0.9.
+/// A plan that Postgres makes while a table is empty, or seems to be, scans or hashes the whole table. A prepared
+/// statement keeps this plan while the table grows: an accept then takes 284 ms instead of 6.7 ms. So these settings
+/// make plans that read whole tables the last choice. They also switch off bitmap scans, which lose the order of the
+/// index: to find one row, such a plan reads and sorts all the rows that may follow. Compiling a plan (`jit`) never
+/// pays here.
+///
+/// Our plans do not depend on the values of the parameters. But Postgres estimates an array of known values as
+/// cheaper than one of unknown values, and would plan each execution anew: 4.8 ms for a `GET /jobs/{id}` that runs in
+/// 0.9 ms. So it must use the generic plan.
 const PLANNER: [(&str, &str); 6] = [
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
@@ -37,20 +41,20 @@ const PLANNER: [(&str, &str); 6] = [
     ("plan_cache_mode", "force_generic_plan"),
 ];
 
-/// Without these a server process stays for hours where its client has vanished without a word, and works on where its
-/// client has hung up.
+/// Without these settings a server process lives for hours after its client has vanished silently, and works on after
+/// its client has hung up.
 const TO_A_CLIENT_THAT_IS_GONE: [(&str, &str); 5] = [
-    // A silent client is asked after 10 s, and given up 15 s later.
+    // Postgres probes a silent client after 10 s, and gives it up 15 s later.
     ("tcp_keepalives_idle", "10s"),
     ("tcp_keepalives_interval", "5s"),
     ("tcp_keepalives_count", "3"),
-    // What we are sent and do not acknowledge for this long never reaches us.
+    // Postgres gives the client up when sent bytes stay unacknowledged for this long.
     ("tcp_user_timeout", "20s"),
-    // While a statement runs, this often it is looked whether its client is still there.
+    // While a statement runs, Postgres checks this often whether the client is still connected.
     ("client_connection_check_interval", "2s"),
 ];
 
-/// Where Postgres is and how it is spoken to.
+/// Where Postgres is, and how we connect to it.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     pub(crate) pooled: PgConnectOptions,
@@ -62,7 +66,7 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// `url` may lead through a transaction pooler (then say `pgbouncer`), `direct_url` must not.
+    /// `url` may lead through a transaction pooler; then set `pgbouncer`. `direct_url` must lead to Postgres itself.
     pub fn new(
         url: &str,
         direct_url: Option<&str>,
@@ -77,8 +81,9 @@ impl ConnectOptions {
         };
         let pooled = parse(url)?;
         let direct = direct_url.map_or_else(|| Ok(pooled.clone()), parse)?.options(TO_A_CLIENT_THAT_IS_GONE);
-        // A pooler refuses settings at the start of a connection, our library's own among them. Through it each transaction
-        // makes the planner's settings and its own deadlines: without the former a `GET /jobs/{id}` is compiled for 2 s.
+        // A pooler refuses settings at the start of a connection, including those of sqlx. So each transaction
+        // through a pooler sets the planner's settings and its own deadlines. Without the planner's settings Postgres
+        // compiles a `GET /jobs/{id}` for 2 s.
         let mut begin = String::from("BEGIN");
         let pooled = if pgbouncer {
             begin.extend(PLANNER.map(|(name, value)| format!("; SET LOCAL {name} = {value}")));
@@ -93,15 +98,15 @@ impl ConnectOptions {
         Ok(Self { pooled, direct, pool_size, pgbouncer, begin: begin.into(), deadline: Deadline::USUAL })
     }
 
-    /// For one who only looks: nothing can be written, no statement outlives its bound, and a pooler may stand in
-    /// between whether anybody said so or not.
+    /// Options for `foreman doctor`, which only reads: it can write nothing, each of its statements has a deadline,
+    /// and it works through a pooler even if nobody said that there is one.
     pub fn for_checkup(url: &str, direct_url: Option<&str>) -> Result<Self, sqlx::Error> {
         let usual = Self::new(url, direct_url, 2, true)?;
         Ok(Self { begin: "BEGIN READ ONLY".into(), deadline: Deadline::CHECKUP, ..usual })
     }
 }
 
-/// A handle on one Postgres; clones share its pool.
+/// A handle on one Postgres. Clones share its pool.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
@@ -117,7 +122,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// A store whose connections are made when they are first needed: Postgres may come later than we do.
+    /// A store that connects when a connection is first needed, because Postgres may start later than this process.
     pub fn new(options: ConnectOptions) -> Self {
         let ConnectOptions { pooled, direct, pool_size, pgbouncer, begin, deadline } = options;
         let pool = PgPoolOptions::new()
@@ -141,15 +146,16 @@ impl Store {
         }
     }
 
-    /// A handle with a connection of its own beside the pool, for a loop that runs the same few statements over and over.
-    /// Behind a transaction pooler nobody has one, and the handle is like any other.
+    /// A handle with a connection of its own beside the pool, for a loop that repeats the same few statements. Behind
+    /// a transaction pooler no loop gets one, and this handle uses the pool like any other.
     pub fn on_own_connection(&self) -> Self {
         self.with_own(self.pooled.clone())
     }
 
-    /// The same for one whose writes nobody was promised, and who would find all of them still to be done: Postgres does not
-    /// wait for the disk before it says that they are committed. A crash may undo the last of them (half a second's at the
-    /// default of `wal_writer_delay`), but none that a later commit, which did wait, could have seen.
+    /// Like [`on_own_connection`](Self::on_own_connection), but Postgres does not wait for the disk before it reports
+    /// a commit. Use it only for writes that were promised to nobody and that the loop would find and do again. A
+    /// crash of Postgres may undo the last of these commits (those of half a second, at the default of
+    /// `wal_writer_delay`), but no commit that a later, flushed commit has seen.
     pub fn on_own_unflushed_connection(&self) -> Self {
         self.with_own(self.pooled.clone().options([("synchronous_commit", "off")]))
     }
@@ -158,41 +164,43 @@ impl Store {
         Self { own: (!self.pgbouncer).then(|| OwnConnection::new(options)), ..self.clone() }
     }
 
-    /// A handle whose statements have `factor` times as long for the bytes that they carry. For whoever was not answered
-    /// in time: what did not get through once would not the next time either.
+    /// A handle whose statements have `factor` times as much time to carry their bytes. Use it after a statement got
+    /// no answer in time: with the same deadline the repetition would fail too.
     pub fn on_slower_line(&self, factor: u32) -> Self {
         Self { deadline: self.deadline.on_slower_line(factor), ..self.clone() }
     }
 
-    /// What this process has learned of Postgres' time.
+    /// What this process has learned about Postgres' time.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// The wake-ups of this process. Writes tell of themselves; somebody must [carry](Wakeups::run) them to the others.
+    /// The wake-ups of this process. Each write announces itself; the process must run [`Wakeups::run`], which
+    /// carries the wake-ups to the other processes.
     pub fn wakeups(&self) -> &Wakeups {
         &self.wakeups
     }
 
-    /// A connection on which each statement commits by itself, and has the usual deadline. Through a transaction pooler
-    /// the whole unit is one transaction, or the server could change between preparing a statement and running it.
+    /// A connection on which each statement commits by itself and has the usual deadline. Through a transaction
+    /// pooler the whole unit of work is one transaction; otherwise the pooler could change servers between preparing
+    /// a statement and running it.
     pub(crate) async fn open(&self) -> Result<Conn, StoreError> {
         self.unit(self.deadline, self.pgbouncer).await
     }
 
-    /// The same for statements that carry so many bytes, there or back: their deadline is later by the time that a slow
-    /// line needs for that. Where that is much later, the unit is one transaction.
+    /// A connection for statements that carry this many bytes, in either direction: their deadline is extended by the
+    /// time that a slow line needs for the bytes. If the extension is long, the unit of work is one transaction.
     pub(crate) async fn open_for(&self, bytes: u64) -> Result<Conn, StoreError> {
         let deadline = self.deadline.carrying(bytes);
         self.unit(deadline, self.pgbouncer || !deadline.is_usual()).await
     }
 
-    /// The same for upkeep that may go over a whole table: one transaction, with minutes for each statement.
+    /// A connection for upkeep that may read a whole table: one transaction, with minutes for each statement.
     pub(crate) async fn open_for_upkeep(&self) -> Result<Conn, StoreError> {
         self.unit(Deadline::UPKEEP, true).await
     }
 
-    /// A connection with a transaction begun on it.
+    /// A connection with an open transaction.
     pub async fn open_transaction(&self) -> Result<Conn, StoreError> {
         self.unit(self.deadline, true).await
     }
@@ -208,17 +216,17 @@ impl Store {
             }
             Ok(conn)
         };
-        // Nothing was asked yet, whatever failed.
+        // Whatever failed, Postgres was not asked for anything yet.
         open.await.map_err(StoreError::unreached)
     }
 
-    /// A connection outside the pool and past any pooler, for what belongs to a session: migrations, LISTEN.
+    /// A connection outside the pool that bypasses any pooler, for work that needs a session: migrations and LISTEN.
     pub(crate) async fn connect_directly(&self) -> Result<PgConnection, StoreError> {
         let connected = timeout(ACQUIRE_TIMEOUT, self.direct.connect()).await;
         connected.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(StoreError::unreached)
     }
 
-    /// A pool of one connection past any pooler, as a listener wants it.
+    /// A pool of one connection that bypasses any pooler, because sqlx's listener needs a pool.
     pub(crate) fn direct_pool(&self) -> PgPool {
         PgPoolOptions::new()
             .max_connections(1)
@@ -237,7 +245,7 @@ impl Store {
         Ok(())
     }
 
-    /// Asks Postgres for its time, and returns how far it is ahead of this machine by this answer.
+    /// Asks Postgres for its time. Returns how far, by this answer, Postgres is ahead of this machine.
     pub async fn learn_time(&self) -> Result<TimeDelta, StoreError> {
         let mut conn = self.open().await?;
         let asked = SystemTime::now();
@@ -252,7 +260,7 @@ impl Store {
         Ok(offset)
     }
 
-    /// Closes the pool once its connections are back.
+    /// Closes the pool after all of its connections have been returned.
     pub async fn close(&self) {
         self.pool.close().await;
     }

@@ -1,41 +1,44 @@
-//! How long a statement may take, at both ends, and how long a connection is waited for. Postgres gives a statement up
-//! first, and says so. Where even that word does not come, we give up the connection. So nobody waits for ever on a line
-//! that has gone silent, and no server process waits for a lock on behalf of somebody who has left.
+//! How long a statement may take, at Postgres and at the client, and how long a caller waits for a connection.
+//!
+//! Postgres ends a late statement first and reports that. If no report arrives, the client closes the connection. So
+//! no caller waits for ever on a silent line, and no server process waits for a lock on behalf of a client that has
+//! left.
 
 use std::time::Duration;
 
-/// Postgres ends a usual statement after this. None of ours takes a tenth of it, unless it waits for another.
+/// Postgres ends a usual statement after this. Ours take less than a tenth of it, unless they wait for a lock.
 const USUAL_WORK: Duration = Duration::from_secs(8);
-/// Nobody waits for this kind, and it may go over a whole table.
+/// No caller waits for upkeep, and it may read a whole table.
 const UPKEEP_WORK: Duration = Duration::from_secs(600);
-/// Whoever waits for the answer of a checkup waits no longer than this.
+/// The person who runs `foreman doctor` waits no longer than this for one answer.
 const CHECKUP_WORK: Duration = Duration::from_secs(20);
 
-/// So much later we take silence for an answer: Postgres has ended the statement by then, and its word is lost.
+/// The client waits this much longer than Postgres does. Postgres has ended the statement by then, so its report is
+/// lost.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What is sent has arrived by then, on every line that is worth having.
+/// A statement reaches Postgres within this on any usable line.
 const ARRIVAL: Duration = Duration::from_secs(3);
 
-/// Postgres ends the wait for a lock after this. Those who wait for one table leave the pool to those who need another.
+/// Postgres ends the wait for a lock after this, so that the waiters for one table do not occupy the whole pool.
 pub(crate) const LOCK_WAIT: Duration = Duration::from_secs(3);
 
-/// The slowest line that is still good enough, in bytes per second (8 Mbit/s). All of a process share it.
+/// The slowest usable line, in bytes per second (8 Mbit/s). All connections of a process share it.
 const SLOWEST_LINE: u64 = 1 << 20;
 
-/// The usual work leaves room for carrying so long; only longer transfers are worth telling Postgres of.
+/// The usual deadline has room for a transfer of this length. Only for longer ones do we change Postgres' settings.
 const TRANSFER_IN_PASSING: Duration = Duration::from_secs(4);
 
-/// As `foreman migrate` sets it for the role. Postgres counts a message that is still arriving as idling.
+/// The same value as `foreman migrate` sets for the role. Postgres counts the arrival of a long message as idle time.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// How long a caller waits for a connection before it is told that Postgres is away.
+/// A caller that waits longer than this for a connection is told that Postgres is away.
 pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that lay idle for longer is tried before it is used: Postgres may have restarted meanwhile. Under
-/// load none lies idle for so long, and the trial costs nothing.
+/// A connection that was idle for longer is pinged before use, because Postgres may have restarted meanwhile. Under
+/// load no connection is idle for so long, so the ping costs nothing then.
 pub(crate) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
-/// A connection that is tried has answered by then, or is not worth waiting for.
+/// The longest wait for the answer to such a ping.
 pub(crate) const TRIAL_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long each statement of a unit of work may take.
@@ -43,7 +46,7 @@ pub(crate) const TRIAL_WITHIN: Duration = Duration::from_secs(2);
 pub(crate) struct Deadline {
     work: Duration,
     transfer: Duration,
-    /// The slowest line that it allows for, in bytes per second.
+    /// The slowest line that this deadline allows for, in bytes per second.
     line: u64,
 }
 
@@ -56,12 +59,12 @@ impl Deadline {
         Self { work, transfer: Duration::ZERO, line: SLOWEST_LINE }
     }
 
-    /// The same over a line that is slower by this factor.
+    /// The same deadline for a line that is slower by this factor.
     pub(crate) fn on_slower_line(self, factor: u32) -> Self {
         Self { line: (SLOWEST_LINE / u64::from(factor)).max(1), ..self }
     }
 
-    /// The same for a statement that carries so many bytes, there or back.
+    /// The same deadline for a statement that carries this many bytes, in either direction.
     pub(crate) fn carrying(self, bytes: u64) -> Self {
         Self { transfer: Duration::from_millis(bytes.saturating_mul(1_000) / self.line), ..self }
     }
@@ -71,22 +74,22 @@ impl Deadline {
         self.work + self.transfer
     }
 
-    /// We close its connection after this.
+    /// The client closes the connection after this.
     pub(crate) fn at_client(self) -> Duration {
         self.at_server() + GRACE
     }
 
-    /// The statement begins within this, or not at all where it minds that.
+    /// The statement reaches Postgres within this. An accept that reaches Postgres later must not run.
     pub(crate) fn arrival(self) -> Duration {
         ARRIVAL + self.transfer
     }
 
-    /// Whether the settings with which our connections begin leave enough time for it.
+    /// Whether the settings with which our connections start give this deadline enough time.
     pub(crate) fn is_usual(self) -> bool {
         self.work <= USUAL_WORK && self.transfer <= TRANSFER_IN_PASSING
     }
 
-    /// What a transaction sets for itself.
+    /// The settings that a transaction with this deadline makes.
     pub(crate) fn settings(self) -> String {
         let (statement, lock) = (self.at_server().as_millis(), LOCK_WAIT.as_millis());
         let mut settings =

@@ -1,25 +1,26 @@
 //! What can go wrong between Foreman and Postgres, sorted by what the caller can do about it.
 
-/// A statement that did not do what was asked.
+/// A statement that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres cannot be reached, or has no connection for us: nothing was asked.
+    /// Postgres cannot be reached, or has no free connection. The statement was not sent.
     #[error("Postgres cannot be reached")]
     Unreached(#[source] sqlx::Error),
-    /// Postgres went away before it answered. Whether the statement took effect is not known.
+    /// Postgres went away before it answered. Nobody knows whether the statement took effect.
     #[error("Postgres went away before it answered")]
     Away(#[source] sqlx::Error),
-    /// Postgres gave up on a conflict between transactions; the same statement may succeed when tried again.
-    #[error("Postgres asks to try again")]
+    /// Postgres gave up because of a conflict between transactions. The same statement may succeed when tried again.
+    #[error("Postgres gave up because of a conflict; try again")]
     Contended(#[source] sqlx::Error),
-    /// Postgres cannot do it as things are: its disk is full, it ran out of time or memory, it is a standby, a partition
-    /// is missing. Nothing happened, and the same statement succeeds once that is mended.
-    #[error("Postgres cannot do it at present")]
+    /// Postgres cannot run the statement at present: its disk is full, it ran out of time or memory, it is a standby,
+    /// or a partition is missing. Nothing was written. The same statement succeeds once somebody has mended the
+    /// cause.
+    #[error("Postgres cannot run the statement at present")]
     Unable(#[source] sqlx::Error),
-    /// The values themselves are refused; trying again cannot help.
+    /// Postgres refuses the values themselves. Trying again cannot help.
     #[error("Postgres refused a value")]
     BadData(#[source] sqlx::Error),
-    /// Anything else: a missing table, a defect of ours.
+    /// Any other error, such as a missing table or a defect in Foreman.
     #[error("Postgres answered with an error")]
     Other(#[source] sqlx::Error),
 }
@@ -30,18 +31,20 @@ impl StoreError {
         matches!(self, Self::Away(_))
     }
 
-    /// Whether Postgres itself has ended the connection, so that nothing else that was sent on it is begun.
+    /// Whether Postgres itself ended the connection. If so, it does not begin anything else that was sent on this
+    /// connection.
     pub(crate) fn is_the_last_word(&self) -> bool {
         let Self::Away(sqlx::Error::Database(error)) = self else { return false };
         error.code().is_some_and(|code| code.starts_with("57P"))
     }
 
-    /// As an executor of sqlx has to say it. It comes back unchanged from `StoreError::from`.
+    /// Wraps the error for an executor of sqlx, which must return a `sqlx::Error`. `StoreError::from` unwraps it
+    /// unchanged.
     pub(crate) fn through_sqlx(self) -> sqlx::Error {
         sqlx::Error::AnyDriverError(Box::new(self))
     }
 
-    /// What it means that no connection could be had.
+    /// The error of a caller that got no connection.
     pub(crate) fn unreached(error: sqlx::Error) -> Self {
         match Self::from(error) {
             Self::Away(error) | Self::Unable(error) | Self::Contended(error) => Self::Unreached(error),
@@ -50,8 +53,8 @@ impl StoreError {
     }
 }
 
-/// Whether a connection may be used on after this error. One that met an error of a kind that we do not expect is
-/// replaced: it may have prepared a statement for a schema that has changed since.
+/// Whether a connection may be used again after this error. After an error of an unexpected kind it is replaced: it
+/// may have prepared a statement for a schema that has changed since.
 pub(crate) fn leaves_connection_sound(error: &sqlx::Error) -> bool {
     matches!(class_of(error), Class::Contended | Class::Unable | Class::BadData)
 }
@@ -76,12 +79,14 @@ fn class_of(error: &sqlx::Error) -> Class {
             match &*code {
                 // serialization_failure, deadlock_detected, lock_not_available.
                 "40001" | "40P01" | "55P03" => Class::Contended,
-                // 57P01..57P05: shut down, crashed, starting, dropped, idle; 25P03: idle in a transaction for too long.
+                // 57P01 to 57P05: shutdown, crash, still starting, database dropped, idle too long. 25P03: idle in a
+                // transaction.
                 "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "25P03" => Class::Away,
-                // query_canceled: by its statement_timeout, or by an administrator; read_only_sql_transaction: a standby
+                // query_canceled: by statement_timeout or by an administrator. read_only_sql_transaction: a standby
                 // after a failover.
                 "57014" | "25006" => Class::Unable,
-                // A check_violation of no constraint: no partition has room for the row. A day is missing, not a value.
+                // A check_violation without a constraint means that no partition has room for the row. A day is
+                // missing; no value is wrong.
                 "23514" if database.constraint().is_none() => Class::Unable,
                 _ => match code.get(..2) {
                     // connection_exception.

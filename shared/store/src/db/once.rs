@@ -1,8 +1,9 @@
-//! One statement as a unit of work of its own: the connection is taken, the statement runs, and the unit ends, in one call.
-//! So nobody can forget to end the unit, which through a transaction pooler would undo a write without a word.
+//! One statement as a unit of work of its own: one call takes a connection, runs the statement and ends the unit. So
+//! no caller can forget to end the unit; through a transaction pooler that would silently undo a write.
 //!
-//! Must never be used for many large rows, because all of them are in memory before the first is decoded, nor where a time
-//! is taken before the statement, because the wait for the connection would count. Such units are opened by hand.
+//! Must never be used for many large rows, because all rows are in memory before the first one is decoded. Must never
+//! be used to measure the time of an answer, because the wait for a connection would be part of the measured time. In
+//! both cases open the unit of work by hand.
 
 use futures_util::{
     FutureExt, StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream, stream::BoxStream,
@@ -16,7 +17,7 @@ use crate::db::conn::Conn;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 
-/// Runs one statement on a connection that is taken for it alone.
+/// Runs one statement on a connection taken for this statement alone.
 #[derive(Debug)]
 pub(crate) struct Once<'s> {
     store: &'s Store,
@@ -29,7 +30,7 @@ impl Store {
         self.once_for(0)
     }
 
-    /// The same for a statement that carries so many bytes, there or back.
+    /// The same for a statement that carries this many bytes, in either direction.
     pub(crate) fn once_for(&self, bytes: u64) -> Once<'_> {
         Once { store: self, bytes }
     }
@@ -50,7 +51,7 @@ impl Once<'_> {
 impl<'c> Executor<'c> for Once<'c> {
     type Database = Postgres;
 
-    /// Gathers the rows first, and ends the unit before it gives the first one out.
+    /// Collects all rows and ends the unit of work before it yields the first row.
     fn fetch_many<'e, 'q: 'e, E>(
         self,
         query: E,

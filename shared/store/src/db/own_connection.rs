@@ -1,6 +1,7 @@
-//! A connection that one loop keeps to itself. What a loop runs over and over is planned once there, and not on each
-//! connection of the pool in turn; nor does every statement pay for the round trip with which the pool tries what it
-//! gets back. Must never be given back by a unit of work that failed: whatever state that left ends with it.
+//! A connection that one loop keeps for itself. Its statements are planned once on this connection, not once per
+//! connection of the pool. It also saves the round trip with which the pool pings each returned connection.
+//!
+//! Must never be kept after a unit of work that failed, because the failure may have left any state on it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use tokio::{
 
 use crate::db::deadline::{ACQUIRE_TIMEOUT, TRIAL_WITHIN, TRUSTED_IDLE};
 
-/// As the pool has it: what a server process gathers in memory does not stay for ever.
+/// The same as for the pool's connections: it bounds the memory that a server process accumulates.
 const LONGEST_LIFE: Duration = Duration::from_secs(30 * 60);
 
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ struct Kept {
     used: Instant,
 }
 
-/// The connection while a unit of work has it.
+/// The connection while a unit of work uses it.
 #[derive(Debug)]
 pub(crate) struct Borrowed {
     pub(crate) connection: PgConnection,
@@ -41,7 +42,7 @@ impl OwnConnection {
         Self { options, kept: Arc::default() }
     }
 
-    /// The connection that is kept, or a new one where that is old or does not answer.
+    /// The kept connection, or a new one if the kept one is old or does not answer.
     pub(crate) async fn borrow(&self) -> Result<Borrowed, sqlx::Error> {
         let borrow = async {
             let mut place = Arc::clone(&self.kept).lock_owned().await;
@@ -57,7 +58,7 @@ impl OwnConnection {
     }
 }
 
-/// Whether a connection that lay idle still leads to Postgres.
+/// Whether a connection that was idle still leads to Postgres.
 pub(crate) async fn answers(connection: &mut PgConnection) -> bool {
     matches!(timeout(TRIAL_WITHIN, connection.ping()).await, Ok(Ok(())))
 }

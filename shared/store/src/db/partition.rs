@@ -1,44 +1,45 @@
-//! Partitions by day: made ahead of time, dropped as a whole when nothing refers to them any more.
+//! Daily partitions: made ahead of time, and dropped as a whole when nothing refers to them any more.
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use sqlx::{AssertSqlSafe, Row};
 
+use crate::db::clock::ulid_floor;
 use crate::db::conn::Conn;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::db::moment::ulid_floor;
 use crate::id::JobId;
 use crate::job::new_job::IDEMPOTENCY_HOURS;
 
-/// Every table that begins with a job's id and goes with the job's day.
+/// The tables that are partitioned by the day of the job. Their first column is the job's id.
 const PARTITIONED: [&str; 5] = ["job", "job_done", "artifact", "job_event", "webhook_attempt"];
 
-/// How far ahead partitions are made: two weeks without a janitor are survived.
+/// How many days ahead partitions are made: the installation survives two weeks without a janitor.
 const DAYS_AHEAD: u64 = 14;
 
-/// Waiting for a lock on a parent table stops every insert that queues up behind us, so we do not wait: 50 ms, then
-/// later.
+/// A waiter for a lock on a parent table stops every insert that comes after it. So wait for at most 50 ms, and try
+/// again later.
 const GIVE_WAY: &str = "SET LOCAL lock_timeout = '50ms'";
 
-/// With fewer days ahead than this a process is not ready.
+/// A process is not ready if fewer days ahead than this have their partitions.
 pub const fn days_ahead_needed() -> i64 {
     2
 }
 
-/// What an upkeep of the partitions came to.
+/// The result of an upkeep of the partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartitionUpkeep {
-    /// So many days were made or dropped.
+    /// This many days were made or dropped.
     Done(usize),
-    /// Somebody reads or locks the tables, a backup for instance; to be tried again later.
+    /// Somebody reads or locks the tables, a backup for instance. Try again later.
     Busy,
 }
 
 impl Store {
-    /// Makes the partitions from yesterday (ids are stamped with an offset that may lag) to two weeks ahead.
+    /// Makes the partitions from yesterday to two weeks ahead. Yesterday is included because the clock that stamps
+    /// ids may lag.
     ///
-    /// They are created beside the parent and attached, because `PARTITION OF` would wait for every reader of the
-    /// parent and stop every insert behind it.
+    /// Each partition is created as a separate table and then attached: `PARTITION OF` would wait for every reader of
+    /// the parent, and stop every insert that comes after it.
     pub async fn make_partitions(&self) -> Result<PartitionUpkeep, StoreError> {
         let today = self.today().await?;
         let first = today - Days::new(1);
@@ -55,7 +56,7 @@ impl Store {
 
     async fn make_day(&self, day: NaiveDate) -> Result<bool, StoreError> {
         let mut conn = self.open_transaction().await?;
-        // Others who make partitions are waited for: that stops nobody.
+        // Wait for others who make partitions. Nobody else waits for this lock.
         sqlx::query!(
             "-- take_turn_at_partitions
             SELECT pg_advisory_xact_lock(hashtext('foreman partitions'))"
@@ -83,7 +84,7 @@ impl Store {
         Ok(new)
     }
 
-    /// How many days after today have their partitions, in one row with the gauge's name.
+    /// How many days after today have their partitions, without a gap.
     pub async fn partition_days_ahead(&self) -> Result<i64, StoreError> {
         let today = self.today().await?;
         let days = self.partition_days().await?;
@@ -97,15 +98,15 @@ impl Store {
         Ok(ahead)
     }
 
-    /// Whether the ids that this process gives out now belong to a day that has its partitions.
+    /// Whether the day of the ids that this process gives out now has its partitions.
     pub async fn next_id_has_partitions(&self) -> Result<bool, StoreError> {
         Ok(self.partition_days().await?.contains(&self.clock().now().date_naive()))
     }
 
-    /// Drops every day whose jobs have all ended longer than `ttl` ago and whose webhooks have all ended too.
+    /// Drops every day whose jobs have all ended more than `ttl` ago, and whose webhooks have all ended too.
     ///
-    /// A day also stays until the idempotency keys of its jobs have expired, however short `ttl` is: a repeated submission
-    /// is answered with a job, and that job must still be there.
+    /// A day also stays until the idempotency keys of its jobs have expired, however short `ttl` is: a repeated
+    /// submission is answered with the first job, so that job must still exist.
     pub async fn drop_partitions(&self, ttl: TimeDelta) -> Result<PartitionUpkeep, StoreError> {
         let mut conn = self.open().await?;
         let now: DateTime<Utc> = sqlx::query_scalar!(
@@ -131,7 +132,7 @@ impl Store {
         Ok(PartitionUpkeep::Done(dropped))
     }
 
-    /// Whether anything of that day is live, pending or undelivered, or ended after `horizon`.
+    /// Whether the day has live jobs, pending events or undelivered webhooks, or jobs that ended after `horizon`.
     async fn day_is_needed(&self, day: NaiveDate, horizon: DateTime<Utc>) -> Result<bool, StoreError> {
         let (from, to) = bounds(day);
         let mut conn = self.open_for_upkeep().await?;
@@ -149,17 +150,18 @@ impl Store {
         Ok(needed)
     }
 
-    /// Drops a day that was found not to be needed, unless something of it has come to life since: a webhook that is sent
-    /// again, or a job whose id was stamped by a clock that was wrong. A job that has ended since was live when the day was
-    /// looked at, so what has ended need not be read again while everybody waits.
+    /// Drops a day that is not needed, unless a row of it has become live since that was checked: somebody may have
+    /// asked for a webhook again, or a wrong clock may have stamped a new job with an id of this day. The check need
+    /// not read ended jobs again while others wait for the locks: a job that ended since the check was live during
+    /// the check.
     ///
-    /// Of the other days nothing is locked: somebody may vacuum one of them at this moment.
+    /// Locks no partition of another day, because somebody may vacuum one of them at this moment.
     async fn drop_day(&self, day: NaiveDate) -> Result<bool, StoreError> {
         let mut conn = self.open_transaction().await?;
         sqlx::query(GIVE_WAY).execute(&mut conn).await?;
         lock(&mut conn, PARTITIONED.map(|table| format!("ONLY {table}"))).await?;
         let partitions = PARTITIONED.map(|table| partition_name(table, day));
-        // Another janitor may have been here first.
+        // Another janitor may have dropped the day already.
         if !exists(&mut conn, &partitions[0]).await? {
             return Ok(false);
         }
@@ -185,7 +187,7 @@ impl Store {
 
     /// The days that have a partition of every table, oldest first.
     async fn partition_days(&self) -> Result<Vec<NaiveDate>, StoreError> {
-        // Unchecked at build time: which partitions there are is known at run time alone.
+        // Not checked at build time: the partitions are known only at run time.
         let rows = sqlx::query(
             "-- partition_days
             SELECT to_date(right(child.relname::text, 8), 'YYYYMMDD') AS day
@@ -201,7 +203,7 @@ impl Store {
     }
 }
 
-/// Whether anything of that day is live, pending or undelivered.
+/// Whether the day has live jobs, pending events or undelivered webhooks.
 async fn day_is_live(conn: &mut Conn, day: NaiveDate) -> Result<bool, StoreError> {
     let (from, to) = bounds(day);
     Ok(sqlx::query_scalar!(
@@ -242,7 +244,7 @@ fn midnight(day: NaiveDate) -> DateTime<Utc> {
     day.and_time(NaiveTime::MIN).and_utc()
 }
 
-/// The ids of a day: from the first of it to the first of the next.
+/// The range of ids of a day: from its first id, up to and without the first id of the next day.
 fn bounds(day: NaiveDate) -> (JobId, JobId) {
     (ulid_floor(midnight(day)), ulid_floor(midnight(day + Days::new(1))))
 }

@@ -1,7 +1,8 @@
-//! The schema: embedded migrations, applied once from wherever `foreman migrate` runs first.
+//! The schema: the migrations, which are embedded in the binary. `foreman migrate` applies them.
 
 use sqlx::{Connection, migrate::Migrator, postgres::PgConnection};
 
+use crate::db::conn::Conn;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::partition::PartitionUpkeep;
@@ -19,14 +20,14 @@ pub enum MigrateError {
     PartitionsBusy,
 }
 
-/// The number of the newest migration that this build knows; it runs on this one and any later.
+/// The number of the newest migration that this build knows. The build runs on this schema and on any later one.
 pub fn schema_version_needed() -> i64 {
     MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0)
 }
 
 impl Store {
-    /// Brings the schema up to date: migrations, the role's settings, partitions. Safe twice and from two
-    /// places at once: a session lock lets one go first.
+    /// Brings the schema up to date: migrations, the settings of the role, partitions. Safe to repeat, and safe from
+    /// two machines at once: a session lock lets one of them go first.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         let mut connection = self.connect_directly().await?;
         MIGRATOR.run(&mut connection).await?;
@@ -39,17 +40,15 @@ impl Store {
         Ok(())
     }
 
-    /// The number of the newest migration applied, or `None` on a database that never saw one.
+    /// The number of the newest applied migration, or `None` if no migration was ever applied.
     pub async fn schema_version(&self) -> Result<Option<i64>, StoreError> {
         let mut conn = self.open().await?;
-        // Unchecked at build time: the table belongs to the migrator, not to us.
-        let exists: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
-            .fetch_one(&mut conn)
-            .await?;
-        let version = if exists {
-            sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
-                .fetch_one(&mut conn)
-                .await?
+        let version = if was_migrated(&mut conn).await? {
+            let newest = sqlx::query_scalar(
+                "-- schema_version
+                SELECT max(version) FROM _sqlx_migrations WHERE success",
+            );
+            newest.fetch_one(&mut conn).await?
         } else {
             None
         };
@@ -58,12 +57,25 @@ impl Store {
     }
 }
 
-/// A client that dies inside a transaction must not hold its locks for ever. A setting of the role and not of a
-/// migration, so that a restored dump has it after the next `foreman migrate` too. Under a lock of its own, because
-/// Postgres refuses one of two changes of the same role that come at the same time.
+/// Whether the table of the migrator exists. Statements on this table are not checked at build time, because no migration of
+/// ours makes it.
+pub(crate) async fn was_migrated(conn: &mut Conn) -> Result<bool, StoreError> {
+    let exists = sqlx::query_scalar(
+        "-- was_migrated
+        SELECT to_regclass('_sqlx_migrations') IS NOT NULL",
+    );
+    Ok(exists.fetch_one(conn).await?)
+}
+
+/// Ends transactions that are idle for too long, so that a client that dies inside a transaction does not keep its
+/// locks.
+///
+/// This is a setting of the role, not part of a migration, so that a restored dump gets it with the next `foreman
+/// migrate`. It has a lock of its own, because Postgres refuses one of two simultaneous changes of the same role.
 async fn bound_idle_transactions(connection: &mut PgConnection) -> Result<(), StoreError> {
     sqlx::raw_sql(
-        "DO $$ BEGIN PERFORM pg_advisory_xact_lock(hashtext('foreman role'));
+        "-- bound_idle_transactions
+         DO $$ BEGIN PERFORM pg_advisory_xact_lock(hashtext('foreman role'));
          EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET idle_in_transaction_session_timeout = %L',
          current_database(), '5s'); END $$",
     )

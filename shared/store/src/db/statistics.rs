@@ -1,29 +1,31 @@
-//! What Postgres believes of our tables when it plans a statement. A plan is kept as long as its connection, or until
-//! somebody analyses one of its tables.
+//! Keeps Postgres' statistics good enough for our plans. A plan lives as long as its connection, or until one of its
+//! tables is analysed.
 //!
-//! Our statements are written so that any statistics will do, and none as well, but for one case: where a table is known to
-//! be empty, every index of it looks as good as any other, and a look-up by key may end in one that must be read whole.
-//! So nobody here analyses a table that is empty (never analysed, it passes for ten pages), and what was analysed while it
-//! was empty, by autovacuum for instance, is analysed again when it has grown: sooner than autovacuum comes round.
+//! Our statements get good plans from any statistics, and from none, with one exception: where a table is known to be
+//! empty. Then all of its indexes look equally good, and a look-up by key may use an index that must be read whole.
+//!
+//! So this file must never analyse an empty table; a table that was never analysed counts as ten pages. A table that
+//! was analysed while it was empty, by autovacuum for instance, is analysed again soon after it has grown, because
+//! autovacuum would do so later.
 
 use sqlx::AssertSqlSafe;
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 
-/// Below this many rows even a wrong index is read in a fraction of a millisecond.
+/// Below this many rows even the wrong index is read in a fraction of a millisecond.
 const SMALL: i64 = 500;
 
-/// A plan that suits a table suits one ten times as large.
+/// A plan that suits a table also suits a table ten times as large.
 const OUTGROWN: i64 = 10;
 
-/// A sample of 3,000 rows: all that our plans need of statistics is that there are rows.
+/// A sample of 3,000 rows. Our plans only need to know that there are rows.
 const SMALL_SAMPLE: &str = "SET LOCAL default_statistics_target = 10";
 
 impl Store {
-    /// Analyses the tables that have outgrown what Postgres knows of them. Returns how many these were.
+    /// Analyses the tables that have outgrown their statistics. Returns how many were analysed.
     ///
-    /// A table that somebody locks at this moment, a vacuum for instance, is left for the next time.
+    /// Skips a table that somebody locks at this moment, a vacuum for instance, until the next call.
     pub async fn analyse_outgrown(&self) -> Result<usize, StoreError> {
         let mut conn = self.open().await?;
         let tables = sqlx::query_scalar!(
@@ -42,7 +44,7 @@ impl Store {
         for table in &tables {
             let mut conn = self.open_for_upkeep().await?;
             sqlx::query(SMALL_SAMPLE).execute(&mut conn).await?;
-            // The name is quoted as Postgres gave it.
+            // Postgres has already quoted the name.
             let analyse = format!("ANALYZE (SKIP_LOCKED) {table}");
             sqlx::query(AssertSqlSafe(analyse)).execute(&mut conn).await?;
             conn.done().await?;

@@ -1,8 +1,9 @@
-//! Wake-ups, within a process and between processes. `NOTIFY` only hastens what a poll would find anyway: it is sent
-//! after the commit it speaks of, from a connection of its own, and many become one. The file `wake/write.rs` has the
-//! list of which write frees whose work, and `wake/carry.rs` carries the wake-ups from process to process.
+//! Wake-ups, within a process and between processes. A wake-up only hastens what a poll would find anyway. `NOTIFY`
+//! is sent after the commit, from a connection of its own, and one notification may stand for many commits.
+//! `wake/write.rs` lists which write wakes whom, and `wake/carry.rs` carries the wake-ups from process to process.
 //!
-//! Whoever waits subscribes first, then queries, then waits: a change between the last two is not lost.
+//! A waiter must subscribe before it queries, and wait after it: then no change between the query and the wait is
+//! lost.
 
 mod carry;
 mod write;
@@ -16,26 +17,27 @@ use tokio::sync::{Notify, watch};
 
 pub(crate) use write::Write;
 
-/// What a wake-up says may have changed, and who waits for that.
+/// What may have changed, and who waits for the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Topic {
-    /// There may be a job to claim: the holder of a host scans.
+    /// A job may be claimable: the holder of a host scans.
     Ready,
-    /// A job may be due sooner than the first that was known: the janitor sets its alarm anew.
+    /// A job may become due before the first known one: the janitor sets its alarm again.
     Scheduled,
-    /// A lease was marked for cancelling: its worker aborts the attempt.
+    /// Somebody asked to cancel a leased job: its worker aborts the attempt.
     Cancel,
-    /// There may be an outbox row: the relay takes its turn.
+    /// The outbox may have a row: the relay runs.
     Outbox,
-    /// There may be a webhook to send, now or sooner than the first that was known: the dispatcher looks.
+    /// A webhook may be due, now or before the first known one: the dispatcher looks.
     Delivery,
-    /// Jobs have changed their state: the api answers requests that wait for them, and the next holder of a host sees
-    /// whether the former one has finished.
+    /// Jobs have changed their state: the api answers requests that wait for them, and the next holder of a host
+    /// checks whether the former holder has finished.
     Job,
-    /// Somebody misses a model, which is a question and no write: the holder of a host publishes anew.
+    /// Somebody asks for a model that is not known: the holder of a host publishes its models again. No write causes
+    /// this topic.
     Inventory,
-    /// What is known of a host's models has changed: the api reads it.
+    /// The known models of a host have changed: the api reads them.
     Published,
     /// A host may be free: a worker that stands by takes it.
     Host,
@@ -69,14 +71,14 @@ impl Topic {
     }
 }
 
-/// The wake-ups of one process: it tells the others, and hears them.
+/// The wake-ups of one process: it announces its own to the others, and hears theirs.
 #[derive(Debug, Clone)]
 pub struct Wakeups(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     topics: [watch::Sender<()>; Topic::ALL.len()],
-    /// One bit a topic that is still to be told.
+    /// One bit per topic that is still to be announced to the other processes.
     pending: AtomicU32,
     to_tell: Notify,
 }
@@ -91,15 +93,15 @@ impl Default for Wakeups {
     }
 }
 
-/// One waiter's view of a topic.
+/// One waiter's subscription to a topic.
 #[derive(Debug, Clone)]
 pub struct Wakeup(watch::Receiver<()>);
 
 impl Wakeup {
-    /// Returns once the topic was woken after the last return, or after the subscription.
+    /// Returns after a wake-up of the topic that came after the last return, or after the subscription.
     pub async fn changed(&mut self) {
-        // The sender lives as long as the process' `Wakeups`; without it no wake-up can come, and the poll of the
-        // caller goes on.
+        // The sender lives as long as the process' `Wakeups`. Without a sender no wake-up can come, and the caller
+        // goes on polling.
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -107,13 +109,13 @@ impl Wakeup {
 }
 
 impl Wakeups {
-    /// Hears of `topic` from now on.
+    /// Subscribes to `topic` from now on.
     pub fn subscribe(&self, topic: Topic) -> Wakeup {
         Wakeup(self.0.topics[topic as usize].subscribe())
     }
 
-    /// Wakes the waiters of this process at once and those of the others soon. A write needs no such call: the store
-    /// tells of its writes by itself.
+    /// Wakes the waiters of this process at once, and those of the others soon. A caller need not call this after a
+    /// write, because the store does so itself.
     pub fn tell(&self, topic: Topic) {
         self.tell_all([topic]);
     }

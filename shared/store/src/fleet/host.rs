@@ -1,22 +1,22 @@
-//! Ollama hosts: who may claim for one, and which models it says it has.
+//! Ollama hosts: which worker holds a host, and which models the host has.
 
 use std::time::Duration;
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::fleet::worker::{Heartbeat, columns};
+use crate::fleet::worker::{Heartbeat, dead_columns};
 use crate::id::WorkerId;
 use crate::job::lease::Holder;
 
-/// A host as a worker offers to hold it.
+/// A host, as described by a worker that wants to hold it.
 #[derive(Debug, Clone, Copy)]
 pub struct HostOffer<'a> {
     pub id: &'a str,
     pub url: &'a str,
-    /// Requests that may be in flight there.
+    /// How many requests may be in flight at the host.
     pub slots: usize,
-    /// How long the lease outlives its last renewal.
+    /// How long the hold on the host outlives its last renewal.
     pub ttl: Duration,
 }
 
@@ -27,22 +27,22 @@ pub struct PublishedModel {
     pub canonical: String,
     /// The name as `/api/tags` gives it.
     pub label: String,
-    /// Whether it can chat or generate at all, or only embeds.
+    /// True if the model can chat or generate; false if it can only embed.
     pub completes: bool,
 }
 
 impl Store {
-    /// Makes `worker` the holder of a host that nobody holds: it was released, its holder is one of the `dead`, or its holder's
-    /// row is gone. Returns what proves it from then on, or nothing if somebody holds it.
+    /// Makes `worker` the holder of a host that is free: it was released, its holder is one of the `dead`, or its
+    /// holder has no row. Returns the proof that every later write needs, or `None` if another worker holds the host.
     ///
-    /// Jobs that the last holder began may still run there: see [`foreign_leases`](Self::foreign_leases).
+    /// Jobs that the former holder began may still run on the host: see [`foreign_leases`](Self::foreign_leases).
     pub async fn take_host(
         &self,
         worker: WorkerId,
         offer: &HostOffer<'_>,
         dead: &[Heartbeat],
     ) -> Result<Option<Holder>, StoreError> {
-        let (dead, seen) = columns(dead);
+        let (dead, seen) = dead_columns(dead);
         let slots = i32::try_from(offer.slots).unwrap_or(i32::MAX);
         let mut conn = self.open().await?;
         sqlx::query!(
@@ -56,7 +56,8 @@ impl Store {
         )
         .execute(&mut conn)
         .await?;
-        // A claim holds a key share on this row until it commits: locked FOR UPDATE, it cannot change hands in between.
+        // A claim keeps a key-share lock on this row until it commits. FOR UPDATE waits for that, so no claim spans a
+        // change of holder.
         let fence = sqlx::query_scalar!(
             r#"-- take_host
             WITH free AS MATERIALIZED (
@@ -87,7 +88,7 @@ impl Store {
         Ok(fence.map(|fence| Holder { worker, host: offer.id.to_owned(), fence }))
     }
 
-    /// Gives a host up, for the next to take at once. Returns whether it was still held.
+    /// Releases a host, so that another worker can take it at once. Returns whether the worker still held it.
     pub async fn release_host(&self, holder: &Holder) -> Result<bool, StoreError> {
         let released = sqlx::query!(
             r#"-- release_host
@@ -105,11 +106,13 @@ impl Store {
         Ok(released)
     }
 
-    /// How many jobs other workers still hold on this host: what a former holder has not finished or handed back.
-    /// The `dead` do not count: their connections are closed, and a worker that merely sleeps has hung up by the clock
-    /// before its row runs out, or does so when it wakes.
+    /// How many jobs other workers still have on this host. A former holder has neither finished them nor handed them
+    /// back.
+    ///
+    /// Ignores the `dead` workers. Their connections to Ollama are closed; a paused worker hangs up by its own clock
+    /// before its row expires, or as soon as it wakes.
     pub async fn foreign_leases(&self, holder: &Holder, dead: &[Heartbeat]) -> Result<i64, StoreError> {
-        let (dead, seen) = columns(dead);
+        let (dead, seen) = dead_columns(dead);
         let count = sqlx::query_scalar!(
             r#"-- foreign_leases
             SELECT count(*) AS "count!" FROM worker w JOIN job_lease l ON l.worker_id = w.id
@@ -126,7 +129,7 @@ impl Store {
         Ok(count)
     }
 
-    /// Publishes what a host has, in place of what it published before. Returns whether the holder still is one.
+    /// Replaces the published models of a host. Returns whether `holder` still holds the host.
     pub async fn publish_models(
         &self,
         holder: &Holder,
@@ -167,7 +170,7 @@ impl Store {
         Ok(published)
     }
 
-    /// Says that a host's Ollama does not answer. What was published stays known.
+    /// Records that a host's Ollama does not answer. The models that the host published stay known.
     pub async fn note_unreachable(&self, holder: &Holder) -> Result<(), StoreError> {
         sqlx::query!(
             r#"-- note_unreachable

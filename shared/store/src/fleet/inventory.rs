@@ -1,4 +1,5 @@
-//! The models that hosts have published: what may be asked for. A host that is away keeps its models known.
+//! The models that hosts have published, which are those that clients may ask for. The models of a host that is away
+//! stay known.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -7,31 +8,32 @@ use chrono::{DateTime, Utc};
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 
-/// A model that some host has.
+/// A model that at least one host has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownModel {
     /// The name as `/api/tags` gives it.
     pub label: String,
-    /// Whether it can chat or generate at all, or only embeds.
+    /// True if the model can chat or generate on at least one host; false if it can only embed.
     pub completes: bool,
 }
 
-/// All that was ever published, and how fresh it is.
+/// All published models, and how fresh this knowledge is.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
     /// By the name as Ollama compares it.
     pub models: BTreeMap<String, KnownModel>,
-    /// Whether any host has published yet.
+    /// Whether any host has published its models.
     pub is_published: bool,
-    /// The oldest publication among the hosts that could publish now: live, held, their Ollama answering. `None`
-    /// without such a host. By Postgres' clock, for all that hangs on it is whether somebody waits for them to look again.
+    /// The oldest publication among the hosts that could publish now: they have a live holder, and their Ollama
+    /// answers. `None` if there is no such host. Measured by Postgres' clock, because it only decides whether a
+    /// caller waits for these hosts to look again.
     pub live_since: Option<DateTime<Utc>>,
-    /// Postgres' time as this was read.
+    /// Postgres' time when this was read.
     pub read_at: Option<DateTime<Utc>>,
 }
 
 impl Store {
-    /// Whether this host has ever said which models it has.
+    /// Whether this host has ever published its models.
     pub async fn has_published(&self, host: &str) -> Result<bool, StoreError> {
         let published = sqlx::query_scalar!(
             r#"-- has_published
@@ -43,7 +45,7 @@ impl Store {
         Ok(published.unwrap_or(false))
     }
 
-    /// What hosts have published. What Postgres' clock says is learned on the way.
+    /// The models that hosts have published. Also learns Postgres' time from the answer.
     pub async fn inventory(&self) -> Result<Inventory, StoreError> {
         let mut conn = self.open().await?;
         let asked = SystemTime::now();
@@ -67,7 +69,7 @@ impl Store {
             inventory.read_at = Some(row.read_at);
             inventory.is_published |= row.published_at.is_some();
             if row.is_live {
-                // A live host that has never published is older than any that has.
+                // A live host that has never published counts as older than any host that has.
                 let published = row.published_at.unwrap_or(DateTime::<Utc>::MIN_UTC);
                 inventory.live_since =
                     Some(inventory.live_since.map_or(published, |since| since.min(published)));
@@ -81,13 +83,14 @@ impl Store {
         Ok(inventory)
     }
 
-    /// The models of ready jobs that no host has, live or dead, by the names as Ollama compares them. None while no host
-    /// has ever published: then nobody can know.
+    /// The models of ready jobs that no host has, whether its worker lives or not, by their names as Ollama compares
+    /// them. Empty until some host has published, because before that nobody knows which models there are.
     ///
-    /// A walk from model to model over the claim's index, whose cost is the number of models and not of jobs.
+    /// The statement steps from model to model over the index of the claim, so its cost is the number of models, not
+    /// of jobs.
     pub async fn missing_models(&self) -> Result<Vec<String>, StoreError> {
-        // A load key is the model alone, or the model and a blank and what it is loaded with. The keys of the next model
-        // are all behind `!`, the character after the blank, which no model's name has.
+        // A load key is the model alone, or the model, a blank and the load options. No model's name contains `!`,
+        // the character after the blank. So the keys of the next model come after the model's name followed by `!`.
         let models = sqlx::query_scalar!(
             r#"-- missing_models
             WITH RECURSIVE waiting AS (

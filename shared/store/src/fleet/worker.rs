@@ -4,26 +4,26 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 
+use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::db::moment::seconds;
 use crate::db::wake::Write;
 use crate::id::{JobId, LeaseNo, WorkerId};
 use crate::job::lease::{Holder, Lease};
 use crate::job::state::Phase;
 
-/// What a renewal found still standing.
+/// What a renewal still found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Renewal {
-    /// The worker's row. Without it others have taken its leases.
+    /// The worker's row. If it is gone, other workers have taken its leases.
     pub lives: bool,
-    /// The host lease that was renewed with it.
+    /// The hold on its host, which was renewed too.
     pub holds_host: bool,
 }
 
-/// A worker's row as it was seen: `renewed_at` changes with every renewal. Whether a worker lives cannot be told from one
-/// look, because Postgres' clock may have been set since the renewal: it is dead if it was seen like this for a whole
-/// `ttl` by the looker's own clock.
+/// A worker's row as it was seen once. `renewed_at` changes with every renewal. One look cannot tell whether the
+/// worker lives, because somebody may have set Postgres' clock since the renewal. A worker is dead if the looker has
+/// seen the same row for a whole `ttl` by the looker's own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
     pub worker: WorkerId,
@@ -32,8 +32,9 @@ pub struct Heartbeat {
     pub ttl: Duration,
 }
 
-/// Workers that are known to be dead, as statements take them: each is so only while its row is as it was seen.
-pub(crate) fn columns(dead: &[Heartbeat]) -> (Vec<uuid::Uuid>, Vec<DateTime<Utc>>) {
+/// The dead workers as statements take them. A statement treats a worker as dead only while its row is as it was
+/// seen.
+pub(crate) fn dead_columns(dead: &[Heartbeat]) -> (Vec<uuid::Uuid>, Vec<DateTime<Utc>>) {
     dead.iter().map(|heartbeat| (heartbeat.worker.uuid(), heartbeat.renewed_at)).unzip()
 }
 
@@ -47,7 +48,7 @@ pub struct OwnLease {
 }
 
 impl Store {
-    /// Says that a worker lives from now on, until it has not renewed for `ttl`. Safe to repeat.
+    /// Records that a worker lives. It counts as alive until it has not renewed for `ttl`. Safe to repeat.
     pub async fn register_worker(
         &self,
         worker: WorkerId,
@@ -70,8 +71,8 @@ impl Store {
         Ok(())
     }
 
-    /// Renews a worker's row, and with it the host lease that it believes to hold. What Postgres' clock says is learned
-    /// on the way.
+    /// Renews a worker's row, and its hold on `holder`'s host if it still has it. Also learns Postgres' time from the
+    /// answer.
     pub async fn renew_worker(
         &self,
         worker: WorkerId,
@@ -101,7 +102,7 @@ impl Store {
         Ok(Renewal { lives: row.lives, holds_host: row.holds_host })
     }
 
-    /// Every worker that has a row, as it stands now.
+    /// Every worker that has a row, as the row is now.
     pub async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
         let rows = sqlx::query!(
             r#"-- heartbeats
@@ -115,7 +116,7 @@ impl Store {
             .collect())
     }
 
-    /// Takes a worker's row away, once it holds nothing any more. What it still holds is rescued at once.
+    /// Deletes the row of a worker that stops. Any lease that it still holds may then be rescued at once.
     pub async fn deregister_worker(&self, worker: WorkerId) -> Result<(), StoreError> {
         sqlx::query!(
             "-- deregister_worker
@@ -128,7 +129,7 @@ impl Store {
         Ok(())
     }
 
-    /// What a worker holds, whether it knows or not: the answer to a claim may have been lost.
+    /// The leases of a worker. It may not know all of them, because the answer to a claim may have been lost.
     pub async fn own_leases(&self, worker: WorkerId) -> Result<Vec<OwnLease>, StoreError> {
         let rows = sqlx::query!(
             r#"-- own_leases
@@ -150,7 +151,7 @@ impl Store {
             .collect())
     }
 
-    /// Which of a worker's leases somebody asked to cancel.
+    /// Those leases of a worker that somebody asked to cancel.
     pub async fn cancelled_leases(&self, worker: WorkerId) -> Result<Vec<LeaseNo>, StoreError> {
         let numbers = sqlx::query_scalar!(
             r#"-- cancelled_leases

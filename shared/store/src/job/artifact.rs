@@ -1,11 +1,11 @@
-//! What jobs made: as part of a job, or one by itself with all its bytes.
+//! Artifacts, the results of jobs: as part of a job, or one alone with all its bytes.
 
 use crate::client::scope::Scope;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::JobId;
 
-/// What a job made.
+/// An artifact of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArtifactView {
     pub name: String,
@@ -13,12 +13,12 @@ pub struct ArtifactView {
     /// Bytes.
     pub size: i64,
     pub sha256: Vec<u8>,
-    /// Only where it was asked for and is not too large.
+    /// Only if the caller asked for the data, and the data is not larger than the limit.
     pub data: Option<Vec<u8>>,
 }
 
 impl ArtifactView {
-    /// From the columns of an outer join: an artifact has all of them or none.
+    /// Reads the columns of an outer join: either all of an artifact's columns are there, or none is.
     pub(crate) fn of_columns(
         name: Option<String>,
         content_type: Option<String>,
@@ -40,7 +40,7 @@ pub struct ArtifactHead {
 }
 
 impl Store {
-    /// What is known of an artifact without reading it.
+    /// An artifact's type, size and digest, without reading its bytes.
     pub async fn artifact_head(
         &self,
         scope: Scope,
@@ -63,7 +63,7 @@ impl Store {
         Ok(head)
     }
 
-    /// So many bytes of an artifact, from this one on (the first is 0); only these leave Postgres.
+    /// `length` bytes of an artifact, starting at `from` (the first byte is 0). Only these bytes leave Postgres.
     pub async fn artifact_part(
         &self,
         scope: Scope,

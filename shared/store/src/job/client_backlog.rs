@@ -1,10 +1,10 @@
-//! How much a client has waiting.
+//! How many jobs a client has waiting.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::ClientId;
 
-/// What waits in the two rooms before a claim.
+/// A client's waiting jobs, ready and scheduled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClientBacklog {
     pub jobs: u64,
@@ -13,8 +13,8 @@ pub struct ClientBacklog {
 }
 
 impl Store {
-    /// Counts a client's waiting jobs. Each room is read no further than `enough` jobs, so that the count of a client
-    /// far past a limit costs no more than that of one at it.
+    /// Counts a client's waiting jobs. Reads at most `enough` jobs of each room, so that counting for a client far
+    /// over its limit costs no more than for a client at its limit.
     pub async fn client_backlog(&self, client: ClientId, enough: u64) -> Result<ClientBacklog, StoreError> {
         let enough = i64::try_from(enough).unwrap_or(i64::MAX);
         let row = sqlx::query!(

@@ -1,4 +1,4 @@
-//! The history of a job: every transition, complete at any moment, whether the relay has been by or not.
+//! The history of a job: all of its transitions, complete at any moment, whether or not the relay has moved them yet.
 
 use chrono::{DateTime, Utc};
 
@@ -9,13 +9,13 @@ use crate::id::{ClientId, JobId};
 use crate::job::artifact::ArtifactView;
 use crate::job::state::JobState;
 
-/// What every event of a job repeats, and its events in order.
+/// The values that every event of a job repeats, and its events in order.
 #[derive(Debug)]
 pub struct JobHistory {
     pub client: ClientId,
     /// As the client wrote it.
     pub model: String,
-    /// A JSON object as it came.
+    /// A JSON object, exactly as the client sent it.
     pub metadata: Option<String>,
     pub events: Vec<JobEvent>,
 }
@@ -26,17 +26,17 @@ pub struct JobEvent {
     pub seq: i32,
     pub attempt: i32,
     pub state: JobState,
-    /// `None` for the first.
+    /// `None` for the first event.
     pub previous_state: Option<JobState>,
     pub error: Option<String>,
     pub at: DateTime<Utc>,
-    /// What that attempt made; of `done` alone.
+    /// What the attempt made. Empty for every state except `done`.
     pub artifacts: Vec<ArtifactView>,
 }
 
 impl Store {
-    /// The events of a job after this `seq`, with the data of artifacts up to `inline_limit` bytes. `None` is a job that
-    /// is not there; one without events after `seq` has an empty history.
+    /// The events of a job after this `seq`, with the data of artifacts up to `inline_limit` bytes. `None` if the job
+    /// does not exist. A job without events after `seq` has an empty history.
     pub async fn job_history(
         &self,
         scope: Scope,
@@ -44,7 +44,7 @@ impl Store {
         after: i32,
         inline_limit: i64,
     ) -> Result<Option<JobHistory>, StoreError> {
-        // One statement over both tables: between two the relay may carry an event past us.
+        // One statement over both tables: between two statements the relay could move an event past us.
         let mut conn = self.open_for(u64::try_from(inline_limit).unwrap_or(0)).await?;
         let rows = sqlx::query!(
             r#"-- job_history

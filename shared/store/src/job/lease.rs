@@ -2,7 +2,7 @@
 
 use crate::id::{JobId, LeaseNo, WorkerId};
 
-/// Who claims: a live worker that holds the host, proved by the fence number.
+/// A live worker that holds a host and may claim for it. The fence number proves that it still holds the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     pub worker: WorkerId,
@@ -10,7 +10,9 @@ pub struct Holder {
     pub fence: i64,
 }
 
-/// The right to run a job and to say what became of it. It is consumed by the write that ends it.
+/// The right to run a job and to say what became of it. Every write proves its number.
+/// [`Store::settle`](crate::Store::settle) ends it. That call borrows the lease, because after a lost answer the
+/// holder must repeat the same call. A lease cannot be cloned.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lease {
     pub job_id: JobId,

@@ -1,32 +1,32 @@
-//! A job as it is offered to the queue.
+//! A job as the api offers it to the queue.
 
 use chrono::{DateTime, Utc};
 
 use crate::id::{ClientId, JobId};
 use crate::job::state::JobState;
 
-/// Where a job's webhooks go, and which.
+/// Where a job's webhooks go, and which events they tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
     pub url: String,
-    /// `scheme://host:port` of the URL: with the client, the lane.
+    /// `scheme://host:port` of the URL. Together with the client it names the lane.
     pub origin: String,
     /// `None` sends every state.
     pub events: Option<Vec<JobState>>,
 }
 
-/// The client's Idempotency-Key with the digest of the bytes it came with.
+/// The client's `Idempotency-Key`, with the digest of the body it came with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
     pub key: String,
     pub body_digest: [u8; 32],
 }
 
-/// How long an idempotency key holds its job.
+/// How long a repeated submission under one idempotency key is answered with the first job.
 pub(crate) const IDEMPOTENCY_HOURS: i32 = 24;
 
-/// What a client asks for: everything that a second job which repeats the first one takes over from it. The times of a
-/// job and its idempotency key are not here, because they belong to one job only.
+/// What a client asks for. A retry of an ended job copies all of it; the job's times and its idempotency key are not
+/// part of it, because they belong to one job only.
 #[derive(Debug, Clone)]
 pub struct JobRequest {
     pub client: ClientId,
@@ -35,12 +35,12 @@ pub struct JobRequest {
     /// The model as `/api/tags` names it.
     pub model_label: String,
     pub load_key: String,
-    /// Ollama's route for it.
+    /// Ollama's route for the job.
     pub path: String,
     /// The bytes that Ollama will get.
     pub body: String,
     pub priority: i16,
-    /// `None` leaves it to the worker's own setting.
+    /// `None` uses the worker's setting.
     pub max_attempts: Option<i16>,
     /// A JSON object as text.
     pub metadata: Option<String>,

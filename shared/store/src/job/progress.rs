@@ -1,10 +1,10 @@
-//! How far jobs have come, for the many who wait: one statement for all of them together.
+//! How far jobs have come. One statement answers for all requests of an api that wait.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ClientId, JobId};
 
-/// Where one job stands.
+/// The latest transition of one job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     pub job: JobId,
@@ -13,7 +13,7 @@ pub struct Progress {
 }
 
 impl Store {
-    /// How far these jobs have come; those that are gone are left out.
+    /// How far these jobs have come. Leaves out jobs that no longer exist.
     pub async fn progress(&self, jobs: &[(ClientId, JobId)]) -> Result<Vec<Progress>, StoreError> {
         let clients: Vec<_> = jobs.iter().map(|(client, _)| client.uuid()).collect();
         let ids: Vec<_> = jobs.iter().map(|(_, job)| job.uuid()).collect();

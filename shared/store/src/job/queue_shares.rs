@@ -1,4 +1,4 @@
-//! Who has how much waiting and running, by model: what the queue looks like from outside.
+//! How many jobs each client has waiting and running, by model.
 
 use chrono::{DateTime, Utc};
 
@@ -6,25 +6,25 @@ use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::ClientId;
 
-/// What one client has in the queue for one model.
+/// The jobs of one client for one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueueShare {
     /// As Ollama compares it.
     pub model: String,
     pub client: ClientId,
-    /// The client's name: for administrators alone.
+    /// The client's name. Only administrators may see it.
     pub name: String,
-    /// Jobs whose state is `queued`, those that wait for their time included.
+    /// Jobs in the state `queued`, including those that wait for their time.
     pub queued: i64,
     /// Jobs that load or work.
     pub running: i64,
-    /// From when on the oldest queued one might have run, or may.
+    /// When the oldest queued job became, or becomes, eligible to run.
     pub oldest: Option<DateTime<Utc>>,
 }
 
 impl Store {
-    /// The whole queue, by model and client, in one statement over every room. It reads what waits and what runs, never
-    /// what has ended: about a second for a million waiting jobs, so ask rarely.
+    /// The whole queue, by model and client, in one statement over every room. The cost grows with the waiting and
+    /// running jobs, not with the ended ones. It takes about a second for a million waiting jobs, so call it rarely.
     pub async fn queue(&self) -> Result<Vec<QueueShare>, StoreError> {
         let shares = sqlx::query_as!(
             QueueShare,
@@ -40,7 +40,7 @@ impl Store {
                        count(*) FILTER (WHERE phase <> 'held'), min(eligible_at) FILTER (WHERE phase = 'held')
                 FROM job_lease GROUP BY load_key, client_id
             ), shares AS MATERIALIZED (
-                -- A load key is the model and what it is loaded with.
+                -- A load key is the model, followed by its load options if there are any.
                 SELECT split_part(load_key, ' ', 1) AS model, client_id, sum(queued)::bigint AS queued,
                        sum(running)::bigint AS running, min(oldest) AS oldest
                 FROM counted GROUP BY 1, 2

@@ -1,69 +1,70 @@
-//! Where jobs are ready: the groups of waiting jobs that a scan chooses from.
+//! The groups of ready jobs that a scan chooses from.
 //!
-//! Must never read every waiting job: the cost of a scan is the number of groups.
+//! Must never read every ready job: the cost of a look is the number of groups.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ClientId, JobId};
 
-/// A place where jobs are ready: one client's of one load key and priority.
+/// The ready jobs of one client with one load key and one priority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadyGroup {
     pub load_key: String,
     pub client: ClientId,
     pub priority: i16,
-    /// The oldest that was seen there.
+    /// The oldest job that was seen in the group.
     pub lowest: JobId,
 }
 
 impl Store {
-    /// Every place where jobs are ready, with the oldest job there: a walk from place to place over the claim's own
-    /// index, whose cost is the number of places and not of jobs. What has expired is left to the janitor.
+    /// All groups, each with its oldest job. The statement steps from group to group over the index of the claim, so
+    /// its cost is the number of groups, not of jobs. It skips expired jobs, which the janitor ends.
     pub async fn ready_groups(&self) -> Result<Vec<ReadyGroup>, StoreError> {
-        // Each step asks for the next priority of the client, the next client of the key and the next key, and takes
-        // the first that there is: with a descending column in the index no single comparison says "after this".
+        // Each step looks for the next priority of the client, the next client of the load key and the next load key,
+        // and takes the nearest of the three. The priority stands in descending order in the index, so no single
+        // comparison can say "after this".
         let groups = sqlx::query_as!(
             ReadyGroup,
             r#"-- ready_groups
-            WITH RECURSIVE place AS (
+            WITH RECURSIVE ready_group AS (
                 (SELECT load_key, client_id, priority, job_id FROM job_ready
                  WHERE expires_at > clock_timestamp()
                  ORDER BY load_key, client_id, priority DESC, job_id LIMIT 1)
                 UNION ALL
                 SELECT next.load_key, next.client_id, next.priority, next.job_id
-                FROM place p CROSS JOIN LATERAL (
+                FROM ready_group g CROSS JOIN LATERAL (
                     (SELECT 1 AS nearness, r.load_key, r.client_id, r.priority, r.job_id FROM job_ready r
-                     WHERE r.load_key = p.load_key AND r.client_id = p.client_id AND r.priority < p.priority
+                     WHERE r.load_key = g.load_key AND r.client_id = g.client_id AND r.priority < g.priority
                        AND r.expires_at > clock_timestamp()
                      ORDER BY r.load_key, r.client_id, r.priority DESC, r.job_id LIMIT 1)
                     UNION ALL
                     (SELECT 2, r.load_key, r.client_id, r.priority, r.job_id FROM job_ready r
-                     WHERE r.load_key = p.load_key AND r.client_id > p.client_id
+                     WHERE r.load_key = g.load_key AND r.client_id > g.client_id
                        AND r.expires_at > clock_timestamp()
                      ORDER BY r.load_key, r.client_id, r.priority DESC, r.job_id LIMIT 1)
                     UNION ALL
                     (SELECT 3, r.load_key, r.client_id, r.priority, r.job_id FROM job_ready r
-                     WHERE r.load_key > p.load_key AND r.expires_at > clock_timestamp()
+                     WHERE r.load_key > g.load_key AND r.expires_at > clock_timestamp()
                      ORDER BY r.load_key, r.client_id, r.priority DESC, r.job_id LIMIT 1)
                     ORDER BY nearness LIMIT 1
                 ) AS next
             )
             SELECT load_key AS "load_key!", client_id AS "client!: ClientId", priority AS "priority!",
                    job_id AS "lowest!: JobId"
-            FROM place"#,
+            FROM ready_group"#,
         )
         .fetch_all(self.once())
         .await?;
         Ok(groups)
     }
 
-    /// Those of these places where jobs are ready, each looked at from its `lowest` on: steps over the entries of jobs long
-    /// gone. Jobs at other places, and older ones, are not seen.
+    /// Those of the `known` groups that still have ready jobs. Each look begins at the group's `lowest` job, so that
+    /// it skips the index entries of jobs long gone. It sees neither other groups nor older jobs.
     pub async fn ready_groups_at(&self, known: &[ReadyGroup]) -> Result<Vec<ReadyGroup>, StoreError> {
-        let load_keys: Vec<_> = known.iter().map(|place| place.load_key.as_str()).collect();
-        let clients: Vec<_> = known.iter().map(|place| place.client.uuid()).collect();
-        let priorities: Vec<_> = known.iter().map(|place| place.priority).collect();
-        let bounds: Vec<_> = known.iter().map(|place| place.lowest.uuid()).collect();
+        let load_keys: Vec<_> = known.iter().map(|group| group.load_key.as_str()).collect();
+        let clients: Vec<_> = known.iter().map(|group| group.client.uuid()).collect();
+        let priorities: Vec<_> = known.iter().map(|group| group.priority).collect();
+        let bounds: Vec<_> = known.iter().map(|group| group.lowest.uuid()).collect();
         let groups = sqlx::query_as!(
             ReadyGroup,
             r#"-- ready_groups_at

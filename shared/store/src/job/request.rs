@@ -1,4 +1,4 @@
-//! What a job was asked to do, as it stands in `job`: to ask for the same again.
+//! What was asked of a stored job: to run it, to make another job like it, or to answer a repeated submission.
 
 use crate::client::scope::Scope;
 use crate::db::connect::Store;
@@ -12,12 +12,12 @@ use crate::job::transition::accept::Acceptance;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestSize {
     pub bytes: u32,
-    /// Whether the job that it belongs to has ended.
+    /// Whether the job has ended.
     pub has_ended: bool,
 }
 
 impl Store {
-    /// How large the body of this job's request is. It is not read for that.
+    /// The size of the request's body, without reading the body.
     pub async fn request_size(&self, scope: Scope, job: JobId) -> Result<Option<RequestSize>, StoreError> {
         let row = sqlx::query!(
             r#"-- request_size
@@ -31,7 +31,7 @@ impl Store {
         Ok(row.map(|row| RequestSize { bytes: row.bytes.unsigned_abs(), has_ended: row.has_ended }))
     }
 
-    /// What this job was asked to do, with a body of so many bytes.
+    /// The request of this job; `bytes` is the size of its body.
     pub async fn request(
         &self,
         scope: Scope,
@@ -50,7 +50,8 @@ impl Store {
         .await?;
         Ok(row.map(|row| {
             let events = row.webhook_events.map(|events| {
-                // Written by us from states; a name that this version does not know selects nothing it could send.
+                // We wrote these names ourselves. A name that this version does not know belongs to a state that it
+                // cannot send.
                 events.iter().filter_map(|event| event.parse::<JobState>().ok()).collect()
             });
             JobRequest {
@@ -72,8 +73,8 @@ impl Store {
         }))
     }
 
-    /// The so many bytes that Ollama gets for this job, where its claim did not bring them along. `None` if the job is
-    /// gone.
+    /// The body that Ollama gets for this job, if the claim did not bring the body; `bytes` is its size. `None` if
+    /// the job is gone.
     pub async fn job_body(&self, job: JobId, bytes: u32) -> Result<Option<String>, StoreError> {
         let body = sqlx::query_scalar!(
             "-- job_body
@@ -87,7 +88,7 @@ impl Store {
 }
 
 impl Store {
-    /// What a key stands for, while it does: the job that it was first used for.
+    /// The job that an idempotency key was first used for, while the key is valid.
     pub async fn key_holder(
         &self,
         client: ClientId,

@@ -1,4 +1,4 @@
-//! The proof of the first rule: a job stands in exactly one of ready, scheduled, lease and done.
+//! The proof of the first rule: each job stands in exactly one of the rooms ready, scheduled, lease and done.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
@@ -8,13 +8,13 @@ use crate::id::JobId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misplaced {
     pub job_id: JobId,
-    /// The rooms it was seen in, none or at least two.
+    /// The rooms that have the job: none, or at least two.
     pub rooms: Vec<String>,
 }
 
 impl Store {
-    /// Jobs that break the rule, at most `limit`; an empty answer is the proof. One statement, because between two a
-    /// job may move from a room not yet read to one already read.
+    /// At most `limit` jobs that break the rule. An empty answer proves the rule. It is one statement, because
+    /// between two statements a job may move from a room not yet read to a room already read.
     pub async fn misplaced_jobs(&self, limit: i64) -> Result<Vec<Misplaced>, StoreError> {
         let rows = sqlx::query!(
             r#"-- misplaced_jobs

@@ -1,4 +1,4 @@
-//! The states of a job as clients know them, and the phases of a lease behind three of them.
+//! The states of a job as clients know them, and the phases of a lease, which stand for three of these states.
 
 use std::{fmt, str::FromStr};
 
@@ -39,7 +39,7 @@ impl JobState {
         }
     }
 
-    /// Whether a job stays in this state for good.
+    /// Whether a job stays in this state for ever.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Done | Self::Failed | Self::Cancelled | Self::Expired)
     }
@@ -70,7 +70,8 @@ impl serde::Serialize for JobState {
     }
 }
 
-// Kept as text: a state reads the same in psql as in the API, and a new one needs no type migration.
+// Stored as text, so that a state reads the same in psql and in the API, and a new state needs no migration of a
+// type.
 impl sqlx::Type<sqlx::Postgres> for JobState {
     fn type_info() -> sqlx::postgres::PgTypeInfo {
         <str as sqlx::Type<sqlx::Postgres>>::type_info()
@@ -87,7 +88,7 @@ impl<'r> sqlx::Decode<'r, sqlx::Postgres> for JobState {
     }
 }
 
-/// How far the holder of a lease has come. A held job is still `queued` to the world.
+/// How far the holder of a lease has come. Outside, a held job is still `queued`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Phase {

@@ -1,7 +1,7 @@
-//! Jobs as their owners see them: one by its id, or a page of them.
+//! Jobs as their owners see them: one job by its id, or a page of jobs.
 //!
-//! What is shown of a job comes from one statement over every room: several would see it in none of them while it moves.
-//! (The view `job_now` did that for the binaries before this one; nothing else reads it.)
+//! Must never read one job with several statements: while a job moves from room to room, they might find it in none
+//! of them. (The view `job_now` is kept for binaries of the version before this one; nothing else reads it.)
 
 use chrono::{DateTime, Utc};
 
@@ -12,7 +12,7 @@ use crate::id::{ClientId, JobId};
 use crate::job::artifact::ArtifactView;
 use crate::job::state::JobState;
 
-/// A job with all that is told of it.
+/// A job, with everything that its owner may see.
 #[derive(Debug, Clone)]
 pub struct JobView {
     pub id: JobId,
@@ -27,7 +27,7 @@ pub struct JobView {
     pub cancel_requested: bool,
     pub priority: i16,
     pub max_attempts: Option<i16>,
-    /// A JSON object as it came.
+    /// A JSON object, exactly as the client sent it.
     pub metadata: Option<String>,
     pub webhook_url: Option<String>,
     pub webhook_events: Option<Vec<String>>,
@@ -35,7 +35,7 @@ pub struct JobView {
     pub created_at: DateTime<Utc>,
     pub run_at: Option<DateTime<Utc>>,
     pub expires_at: DateTime<Utc>,
-    /// From when on it might have run.
+    /// The moment from which on the job may run.
     pub eligible_at: DateTime<Utc>,
     /// When the last attempt began.
     pub loading_at: Option<DateTime<Utc>>,
@@ -48,7 +48,7 @@ pub struct JobView {
     pub artifacts: Vec<ArtifactView>,
 }
 
-/// Which jobs a page is made of.
+/// Which jobs a page shows.
 #[derive(Debug, Clone, Default)]
 pub struct JobFilter {
     pub state: Option<JobState>,
@@ -58,20 +58,21 @@ pub struct JobFilter {
     pub after: Option<JobId>,
 }
 
-/// Jobs, newest first.
+/// A page of jobs, newest first.
 #[derive(Debug)]
 pub struct JobPage {
     pub jobs: Vec<JobView>,
-    /// The `after` of the next page, if there may be one. A page can be short, even empty, and still have a next: jobs
-    /// change their state while we look, and a search for a model gives up for this page after 10,000 jobs.
+    /// The `after` of the next page, if there may be one. A page can be short, even empty, and still have a next
+    /// page: jobs change their state while we read them, and a search for a model stops for this page after 10,000
+    /// jobs.
     pub next: Option<JobId>,
 }
 
-/// How many jobs of a client are looked at for one page of one model, so that a rare model cannot make us read a whole
-/// history.
+/// How many jobs of a client one page of one model looks at, so that a search for a rare model does not read the
+/// client's whole history.
 const MODEL_SCAN: i64 = 10_000;
 
-/// Jobs of a page that one statement reads: between two statements others have their turn on the processor.
+/// How many jobs of a page one statement reads. Between two statements other requests get the processor.
 const PIECE: usize = 100;
 
 impl Store {
@@ -96,14 +97,15 @@ impl Store {
         Ok(JobPage { jobs, next: found.next })
     }
 
-    /// The ids of a page. Each room is read newest first and only as far as the page needs.
+    /// The ids of a page. Reads each room newest first, and only as far as the page needs.
     async fn find_jobs(&self, scope: Scope, filter: &JobFilter, limit: usize) -> Result<Found, StoreError> {
         let state = filter.state.map(JobState::as_str);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let scan = if filter.model.is_some() { MODEL_SCAN } else { limit.saturating_add(1) };
-        // A client is named as a range of one where its jobs are read in order: then the list's own index alone gives that
-        // order. By an equality the key's index would give it too, and Postgres, who does not know how few of a day's jobs
-        // are this client's, would read all jobs of the day for them.
+        // The client is given as a range (`BETWEEN c.id AND c.id`) where its jobs are read in order: then only the
+        // index of the list gives that order. With an equality the primary key would give the order too. Postgres
+        // does not know how few jobs of a day belong to this client, so it might choose the primary key and read all
+        // jobs of the day.
         let rows = sqlx::query!(
             r#"-- find_jobs
             WITH looked_at AS MATERIALIZED (
@@ -159,7 +161,7 @@ impl Store {
         Ok(Found { jobs, next })
     }
 
-    /// These jobs as they stand, newest first.
+    /// These jobs as they are now, newest first.
     async fn job_views(
         &self,
         scope: Scope,
@@ -167,8 +169,8 @@ impl Store {
         inline_limit: i64,
     ) -> Result<Vec<JobView>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
-        // Each table is looked up by itself (`OFFSET 0` keeps Postgres from joining them in an order of its own): with
-        // statistics that are old, or missing, it would walk a whole day's jobs for each id.
+        // Each table is looked up on its own; `OFFSET 0` keeps Postgres from joining the tables in an order of its
+        // own. With old or missing statistics it would read all jobs of a day for each id.
         let mut conn = self.open_for(u64::try_from(inline_limit).unwrap_or(0)).await?;
         let rows = sqlx::query!(
             r#"-- job_views
@@ -178,7 +180,7 @@ impl Store {
                    room.cancel_requested AS "cancel_requested!", j.priority AS "priority!", j.max_attempts, j.metadata,
                    j.webhook_url, j.webhook_events, j.retry_of AS "retry_of: JobId", j.created_at AS "created_at!",
                    j.run_at, j.expires_at AS "expires_at!", room.eligible_at AS "eligible_at!",
-                   -- A job that waits for another try shows when its last attempt began.
+                   -- A job that waits for another attempt shows when its last attempt began.
                    coalesce(room.loading_at, (
                        SELECT min(e.at)
                        FROM (SELECT job_id, attempt, state, at FROM job_event
@@ -223,7 +225,7 @@ impl Store {
         .await?;
         conn.done().await?;
         let mut jobs: Vec<JobView> = Vec::with_capacity(ids.len());
-        // One row an artifact, those of one job together.
+        // One row per artifact; the rows of one job stand together.
         for row in rows {
             let artifact =
                 ArtifactView::of_columns(row.artifact, row.content_type, row.size, row.sha256, row.data);

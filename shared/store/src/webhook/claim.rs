@@ -5,9 +5,9 @@ use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 
+use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::db::moment::seconds;
 use crate::db::wake::Write;
 use crate::id::{ClientId, DeliveryId, JobId, LaneId};
 use crate::job::artifact::ArtifactView;

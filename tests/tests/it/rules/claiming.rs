@@ -116,9 +116,9 @@ async fn a_bare_bound_skips_what_commits_late_until_it_is_lowered() {
     let bounded = Offer { lower_bound: early.id, ..db.offer(9) };
     assert!(db.store.claim(&holder, LOAD_KEY, &[bounded], 9).await.unwrap().is_empty());
     // The rescan of the holder finds it again.
-    let places = db.store.ready_groups().await.unwrap();
-    assert_eq!((places.len(), places[0].lowest), (1, late.id));
-    let rescanned = Offer { lower_bound: places[0].lowest, ..db.offer(9) };
+    let groups = db.store.ready_groups().await.unwrap();
+    assert_eq!((groups.len(), groups[0].lowest), (1, late.id));
+    let rescanned = Offer { lower_bound: groups[0].lowest, ..db.offer(9) };
     assert_eq!(db.store.claim(&holder, LOAD_KEY, &[rescanned], 9).await.unwrap().len(), 1);
 }
 
@@ -140,17 +140,17 @@ async fn every_place_with_work_is_found() {
         }
     }
     db.accept_all(&jobs).await;
-    let mut places = db.store.ready_groups().await.unwrap();
-    assert_eq!(places.len(), 4 * 3 * 4);
-    assert_eq!(db.store.ready_groups_at(&places).await.unwrap(), places);
-    places[0].lowest = db.new_job().id;
-    assert_eq!(db.store.ready_groups_at(&places).await.unwrap(), places[1..], "nothing is as young there");
-    for place in db.store.ready_groups().await.unwrap() {
+    let mut groups = db.store.ready_groups().await.unwrap();
+    assert_eq!(groups.len(), 4 * 3 * 4);
+    assert_eq!(db.store.ready_groups_at(&groups).await.unwrap(), groups);
+    groups[0].lowest = db.new_job().id;
+    assert_eq!(db.store.ready_groups_at(&groups).await.unwrap(), groups[1..], "nothing is as young there");
+    for group in db.store.ready_groups().await.unwrap() {
         let here = |job: &&NewJob| {
             let job = &job.request;
-            (&job.load_key, job.client, job.priority) == (&place.load_key, place.client, place.priority)
+            (&job.load_key, job.client, job.priority) == (&group.load_key, group.client, group.priority)
         };
-        assert_eq!(jobs.iter().find(here).unwrap().id, place.lowest, "the oldest there");
+        assert_eq!(jobs.iter().find(here).unwrap().id, group.lowest, "the oldest there");
     }
 }
 

@@ -1,6 +1,7 @@
-//! Carries wake-ups between processes, over two connections past any pooler: one tells the others, and one hears them.
+//! Carries wake-ups between processes over two connections that bypass any pooler: one sends, one listens.
 //!
-//! Must never say that all is well while one of the two is silent: each beat that is sent must be heard.
+//! Must never seem healthy while one of the two connections is silent. So the process must hear each beat that it
+//! sends.
 
 use std::{
     convert::Infallible,
@@ -17,21 +18,21 @@ use crate::db::error::StoreError;
 
 const CHANNEL: &str = "foreman";
 
-/// Between two notifications of one process: Postgres hands them out one at a time, under a lock of its own.
+/// The pause between two notifications of one process. Postgres delivers notifications one at a time, under a lock.
 const SPACING: Duration = Duration::from_millis(2);
 
-/// How often a process sends a beat that it must hear itself. Silence on either of its two connections is noticed by that
-/// alone: nobody knows when a wake-up should have come.
+/// How often a process sends a beat that it must hear itself. Only a missing beat shows that one of the two
+/// connections is silent, because nobody knows when a wake-up should have come.
 const BEAT: Duration = Duration::from_secs(3);
-/// Without a beat for this long the connections are made anew.
+/// Without a beat for this long the process makes both connections anew.
 const SILENCE: Duration = Duration::from_secs(8);
 
 impl Wakeups {
-    /// Carries wake-ups between this process and the others until Postgres goes away, or falls silent. The caller logs
-    /// that and calls again; meanwhile everybody polls.
+    /// Carries wake-ups between this process and the others until Postgres goes away or falls silent. The caller logs
+    /// the error and calls again. Meanwhile all waiters poll.
     pub async fn run(&self, store: &Store) -> Result<Infallible, StoreError> {
         let beat = format!("beat {:032x}", rand::random::<u128>());
-        // The server process behind the connection that tells; 0 until its first answer.
+        // The server process of the sending connection; 0 until its first answer.
         let teller = AtomicU32::new(0);
         tokio::select! {
             result = self.hear(store, &beat, &teller) => result,
@@ -46,7 +47,7 @@ impl Wakeups {
             Ok(listener)
         };
         let mut listener = answered(listen).await?;
-        // Whatever was told while nobody listened is unknown: everybody looks once.
+        // Wake-ups sent while this process did not listen are lost, so wake every waiter once.
         Topic::ALL.into_iter().for_each(|topic| self.wake(topic));
         let mut heard_beat = Instant::now();
         loop {
@@ -61,10 +62,10 @@ impl Wakeups {
                 heard_beat = Instant::now();
             }
             if notification.process_id() == teller.load(Ordering::Acquire) {
-                // Our own word: whoever waits for it here was woken as it was told.
+                // Our own notification: the waiters of this process were woken when it was sent.
                 continue;
             }
-            // A word that this version does not know is another's business.
+            // A word that this version does not know is meant for a newer version.
             if let Some(topic) = Topic::ALL.into_iter().find(|topic| topic.name() == word) {
                 self.wake(topic);
             }
@@ -73,7 +74,8 @@ impl Wakeups {
 
     async fn send(&self, store: &Store, beat: &str, teller: &AtomicU32) -> Result<Infallible, StoreError> {
         let mut connection = store.connect_directly().await?;
-        // What was to be told while nobody carried it, or as the last connection was lost: the others look once, too.
+        // Wake-ups from before this connection, or from the moment the last one broke, may be lost. So announce every
+        // topic once.
         self.0.pending.store(u32::MAX, Ordering::Release);
         self.0.to_tell.notify_one();
         let mut beats = interval(BEAT);
@@ -105,7 +107,7 @@ impl Wakeups {
     }
 }
 
-/// The deadline of what is said on the two connections, which are not of the kind that have one.
+/// A deadline for statements on the two connections, because they are no [`Conn`](crate::db::conn::Conn).
 async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
     match timeout(SILENCE, answer).await {
         Ok(answer) => Ok(answer?),
@@ -114,6 +116,6 @@ async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Re
 }
 
 fn silent() -> StoreError {
-    let said = format!("nothing was heard for {} s", SILENCE.as_secs());
+    let said = format!("Postgres was silent for {} s", SILENCE.as_secs());
     StoreError::Away(std::io::Error::new(std::io::ErrorKind::TimedOut, said).into())
 }

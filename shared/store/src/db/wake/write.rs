@@ -1,5 +1,5 @@
-//! Which write frees whose work: the one list of it. The store itself tells, after the commit, so that no caller can
-//! forget it. What is not in this list wakes nobody, and whoever waits for it waits for a poll.
+//! The list of which write wakes whom. The store itself announces a write after its commit, so that no caller can
+//! forget it. A write that is not in this list wakes nobody: its waiters find it with their next poll.
 
 use crate::db::connect::Store;
 use crate::db::wake::Topic;
@@ -7,49 +7,50 @@ use crate::db::wake::Topic;
 /// A write that somebody may wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Write {
-    /// A job that may be run now.
+    /// A job was accepted that may run now.
     Accepted,
-    /// A job that is to be run later.
+    /// A job was accepted that is to run later.
     AcceptedForLater,
-    /// A lease came to `loading` or `working`, by its claim or after it.
+    /// A leased job began to load or to work, with its claim or after it.
     Begun,
-    /// A lease ended with its job.
+    /// A lease ended, and its job ended with it.
     Ended,
-    /// A lease ended and its job may be claimed again.
+    /// A lease ended, and its job may be claimed again.
     HandedBack,
-    /// A lease ended and its job waits for its next attempt.
+    /// A lease ended, and its job waits for its next attempt.
     PutOff,
-    /// A lease ended whose job is gone, and with that all that could have been told of it.
+    /// A lease was dropped because its job is gone. There is no event to announce.
     LeaseDropped,
-    /// A job ended that nobody held: it was cancelled, its time had passed, or no host has its model.
+    /// A job ended that no worker held: it was cancelled, it expired, or no host has its model.
     EndedUnclaimed,
     /// A lease was marked for its holder to cancel.
     CancelAsked,
-    /// Jobs whose time has come may be claimed.
+    /// Scheduled jobs became ready.
     Promoted,
-    /// What dead workers held is free: their jobs and their hosts.
+    /// The jobs and hosts of dead workers became free.
     Rescued,
-    /// Transitions became webhooks.
+    /// The relay made webhooks of events.
     Relayed,
-    /// A webhook ended that had not been sent, and the next one of its job may be sent.
+    /// A webhook ended unsent, so the next webhook of its job may be sent.
     GivenUpUnsent,
-    /// An event that is not its job's last has ended, and the next one may be sent; or it got the time of its next attempt.
+    /// A webhook ended that is not its job's last, so the next one may be sent; or a webhook got the time of its next
+    /// attempt.
     Reported,
-    /// A webhook is to be sent now because somebody asked for it.
+    /// Somebody asked for a webhook to be sent now.
     Redelivered,
     /// A host has no holder any more.
     HostFreed,
-    /// A host said which models it has, or that its Ollama does not answer.
+    /// A host published its models, or its Ollama does not answer.
     Published,
 }
 
 impl Write {
-    /// The topics that it may have news for; each topic says who waits for it.
+    /// The topics whose waiters this write may concern.
     const fn frees(self) -> &'static [Topic] {
         use Topic::{Cancel, Delivery, Host, Job, Outbox, Published, Ready, Scheduled};
         match self {
             Self::Accepted => &[Ready, Outbox],
-            // A time that has passed by now makes it ready at once.
+            // A `run_at` that has passed makes the job ready at once.
             Self::AcceptedForLater => &[Ready, Scheduled, Outbox],
             Self::Begun | Self::Ended | Self::EndedUnclaimed => &[Outbox, Job],
             Self::HandedBack => &[Ready, Outbox, Job],
@@ -64,7 +65,7 @@ impl Write {
         }
     }
 
-    /// The statements that make it, by their names.
+    /// The names of the statements that make this write.
     #[cfg(test)]
     const fn statements(self) -> &'static [&'static str] {
         match self {
@@ -87,7 +88,7 @@ impl Write {
 }
 
 impl Store {
-    /// Wakes whoever waits for what these writes may have freed. To be called after their commit.
+    /// Wakes whoever may wait for these writes. Call this after their commit.
     pub(crate) fn tell(&self, writes: impl IntoIterator<Item = Write>) {
         let topics = writes.into_iter().flat_map(|write| write.frees()).copied();
         self.wakeups().tell_all(topics);
@@ -122,7 +123,7 @@ mod tests {
         Write::Published,
     ];
 
-    /// Tables whose rows are somebody's work, or decide whether he may do it.
+    /// Tables whose rows are work for somebody, or decide who may do work.
     const WAITED_FOR: [&str; 9] = [
         "job_ready",
         "job_scheduled",
@@ -135,11 +136,12 @@ mod tests {
         "worker",
     ];
 
-    /// Statements that write such rows and free nobody, since they only say that somebody is there or goes on.
+    /// Statements that write to these tables and need wake nobody: they only record that a worker or sender is there
+    /// or goes on.
     const FREE_NOBODY: [&str; 5] =
         ["register_worker", "renew_worker", "introduce_host", "take_host", "extend_claim"];
 
-    /// The names of all statements that write to one of these tables, as `shared/store/prepare` found them.
+    /// The names of all statements that write to one of these tables, read from the output of `shared/store/prepare`.
     fn writing(tables: &[&str]) -> BTreeSet<String> {
         let prepared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.sqlx");
         let texts =

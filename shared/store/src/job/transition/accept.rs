@@ -1,4 +1,4 @@
-//! Accepts jobs: many in one statement, and for a client's idempotency key only the first.
+//! Accepts jobs, many in one statement. Of several jobs with one idempotency key it accepts only the first.
 //!
 //! Must never say that a job was not accepted while the statement that accepts it may still run.
 
@@ -17,31 +17,33 @@ use crate::db::wake::Write;
 use crate::id::{ClientId, JobId, LaneId};
 use crate::job::new_job::{IDEMPOTENCY_HOURS, NewJob};
 
-/// What became of a job offered to [`Store::accept`](crate::Store::accept).
+/// The answer about one job that was offered to [`Store::accept`](crate::Store::accept).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acceptance {
-    /// It is in the queue.
+    /// The job is in the queue.
     Accepted(JobId),
-    /// The key was used before with the same bytes, for this job.
+    /// The key was used before, with the same body, for this job.
     Replayed(JobId),
-    /// The key was used before with other bytes.
+    /// The key was used before with another body.
     KeyReused,
-    /// Its key was taken, but who holds it went away while we looked, or could not be read.
+    /// The key was taken, but its holder expired while we looked, or could not be read.
     OfferAgain,
 }
 
-/// Why jobs offered to [`Store::accept`](crate::Store::accept) have no answer each.
+/// Why none of the jobs offered to [`Store::accept`](crate::Store::accept) got an answer of its own.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// None of them is in the queue, nor will be.
+    /// None of the jobs is in the queue, and none will be.
     #[error(transparent)]
     Not(StoreError),
-    /// The same: Postgres got them so late, by its own clock, that they may have been given up by then.
+    /// The same. Postgres received the jobs so late, by its own clock, that the caller may have given them up by
+    /// then.
     #[error(
-        "Postgres got the jobs too late to take them; if that happens again, look at its clock and at the line to it"
+        "Postgres received the jobs too late to accept them; if this happens again, check its clock and the network to it"
     )]
     Late,
-    /// They may be in the queue, or be there in a moment. [`Store::look_up`](crate::Store::look_up) tells.
+    /// The jobs may be in the queue, or arrive there in a moment. [`Store::look_up`](crate::Store::look_up) finds
+    /// out.
     #[error("Postgres gave no answer about the jobs")]
     Unknown {
         #[source]
@@ -51,10 +53,11 @@ pub enum AcceptError {
 }
 
 impl Store {
-    /// Accepts jobs in one statement: the requests, where they wait, their first events and their keys. Answers stand in
-    /// the order of `jobs`.
+    /// Accepts jobs in one statement, which writes the requests, the waiting rows, the first events and the keys. The
+    /// answers stand in the order of `jobs`.
     pub async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>, AcceptError> {
-        // The first of several with one key in a batch goes in; the others are judged against what it left behind.
+        // Of several jobs of one batch with the same key only the first is offered. The others are answered from the
+        // stored key.
         let mut first_with_key: HashMap<(ClientId, &str), JobId> = HashMap::new();
         let offered: Vec<&NewJob> = jobs
             .iter()
@@ -67,15 +70,15 @@ impl Store {
             .collect();
         let mut won = self.insert(&offered).await?;
         if won.is_none() {
-            // Our idea of Postgres' time was wrong, and the answer has mended it.
+            // Our estimate of Postgres' time was wrong; the answer has corrected it.
             won = self.insert(&offered).await?;
         }
         let won = won.ok_or(AcceptError::Late)?;
         self.tell(offered.iter().filter(|job| won.contains(&job.id)).map(|job| accepted(job)));
         let losers: Vec<&NewJob> = jobs.iter().filter(|job| !won.contains(&job.id)).collect();
-        // The others are accepted by now, and must hear that, whatever becomes of this question.
+        // The other jobs are accepted by now. Their callers must learn that even if this question fails.
         let mut winners = self.key_holders(&losers).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "who holds an idempotency key could not be read");
+            tracing::warn!(%error, "the holder of an idempotency key could not be read");
             HashMap::new()
         });
         Ok(jobs
@@ -92,7 +95,7 @@ impl Store {
             .collect())
     }
 
-    /// Which of them went in, or `None` if Postgres got them too late.
+    /// The ids of the accepted jobs, or `None` if Postgres received the jobs too late.
     async fn insert(&self, offered: &[&NewJob]) -> Result<Option<HashSet<JobId>>, AcceptError> {
         let bytes: usize = offered.iter().map(|job| job.request.body.len()).sum();
         let mut conn = self.open_for(bytes as u64).await.map_err(AcceptError::Not)?;
@@ -118,7 +121,7 @@ impl Store {
         Ok(inserted.ids)
     }
 
-    /// For each job that lost its key: who holds it, and the digest of the bytes it came with.
+    /// For each job whose key was taken: the job that holds the key, and the digest of that job's body.
     async fn key_holders(&self, losers: &[&NewJob]) -> Result<HashMap<JobId, (JobId, Vec<u8>)>, StoreError> {
         if losers.is_empty() {
             return Ok(HashMap::new());
@@ -146,7 +149,7 @@ fn accepted(job: &NewJob) -> Write {
     if job.run_at.is_none() { Write::Accepted } else { Write::AcceptedForLater }
 }
 
-/// What [`insert_jobs`] put in, unless it came too late, and the time that Postgres said.
+/// The ids of the accepted jobs, unless they arrived too late, and Postgres' time.
 struct Inserted {
     ids: Option<HashSet<JobId>>,
     now: DateTime<Utc>,
@@ -186,7 +189,8 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
         jobs.iter().map(|job| job.idempotency.as_ref().map(|key| key.body_digest.as_slice())).collect();
     let rows = sqlx::query!(
         r#"-- accept_jobs
-        -- First the lock, then the time: whoever gets the lock after `until` knows that nothing goes in any more.
+        -- Take the lock before reading the time: whoever gets the lock after `until` knows that this flush accepts
+        -- nothing any more.
         WITH flush AS MATERIALIZED (
             SELECT pg_advisory_xact_lock($22)
         ), arrived AS MATERIALIZED (

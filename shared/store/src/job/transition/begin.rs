@@ -1,6 +1,6 @@
 //! Records that leased jobs begin to load or to work.
 //!
-//! A request must never be sent before its `begin` was answered with [`Begin::Go`].
+//! A holder must never send a request to Ollama before `begin` has answered [`Begin::Go`] for it.
 
 use std::collections::HashMap;
 
@@ -11,22 +11,22 @@ use crate::id::LeaseNo;
 use crate::job::lease::Lease;
 use crate::job::state::Phase;
 
-/// What a holder finds when it records that it begins.
+/// The answer to a holder that begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
-    /// The phase is written (or was already, under this number).
+    /// The phase is recorded, now or before under the same lease number.
     Go,
-    /// Somebody asked for its cancelling: settle it as cancelled.
+    /// Somebody asked to cancel the job: settle it as cancelled.
     Cancelled,
-    /// Its time has passed before it began: settle it as expired.
+    /// The job expired before it began: settle it as expired.
     Expired,
-    /// The lease is not this holder's any more: let go without a word.
+    /// The lease belongs to another holder now: drop the job and write nothing.
     Stale,
 }
 
 impl Store {
-    /// Records that holders begin: `Loading` before a preload, `Working` after it, and for a resident model
-    /// `Working` at once, which writes both events. The answer decides whether the request may be sent.
+    /// Records that holders begin: `Loading` before a preload, `Working` after it. For a resident model record
+    /// `Working` at once, which writes both events. The answer decides whether the holder may send the request.
     pub async fn begin(&self, beginnings: &[(&Lease, Phase)]) -> Result<Vec<Begin>, StoreError> {
         let ids: Vec<_> = beginnings.iter().map(|(lease, _)| lease.job_id.uuid()).collect();
         let numbers: Vec<_> = beginnings.iter().map(|(lease, _)| lease.no.0).collect();

@@ -1,29 +1,30 @@
-//! Cancels a job at a client's request: at once where it waits, and through its holder where it runs.
+//! Cancels a job at a client's request: a waiting job at once, a leased job through its holder.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
 use crate::id::{ClientId, JobId};
 
-/// The widest gap between two rooms that a cancel can fall into is one commit; many rounds mean a defect.
+/// Between two rooms a job is out of sight for one commit at most. A cancel that misses the job this often points to
+/// a defect.
 const CANCEL_ROUNDS: usize = 100;
 
 /// What a request to cancel found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancelling {
-    /// It was waiting and is cancelled.
+    /// The job was waiting and is cancelled now.
     Cancelled,
-    /// A worker holds it and has been asked.
+    /// A worker holds the job and has been asked to cancel it.
     Asked,
-    /// It had ended before.
+    /// The job had ended before.
     Ended,
-    /// No such job.
+    /// The client has no such job.
     Missing,
 }
 
 impl Store {
-    /// Cancels a job wherever it stands. Separate statements, over and over until one hits: a statement's snapshot
-    /// cannot see the room that the job is moving to.
+    /// Cancels a job in whichever room it stands. Tries one room after another, again and again, until one statement
+    /// finds the job: the snapshot of a statement cannot see the room that the job moves to at that moment.
     pub async fn cancel(&self, client: ClientId, job: JobId) -> Result<Cancelling, StoreError> {
         for _ in 0..CANCEL_ROUNDS {
             if self.cancel_waiting(client, job).await? {

@@ -1,4 +1,7 @@
-//! Claims ready jobs for the worker that holds a host: each moves from the queue to a lease with a number of its own.
+//! Claims ready jobs for the worker that holds a host: each job moves from the queue to a lease with a number of its
+//! own.
+//!
+//! Must never hand a job to a worker that has lost its host.
 
 use chrono::{DateTime, Utc};
 
@@ -9,30 +12,31 @@ use crate::id::{ClientId, JobId, LeaseNo};
 use crate::job::lease::{Holder, Lease};
 use crate::job::state::Phase;
 
-/// A claim brings the bodies of its jobs along up to so many bytes each, which is most of them; larger ones are read by
-/// themselves ([`Store::job_body`]), so that no claim is ever long on a thin line.
+/// A claim brings the body of a job along if it has at most this many bytes, as most bodies have. Larger bodies are
+/// read separately ([`Store::job_body`]), so that no claim takes long on a slow line.
 const BODY_WITH_CLAIM: usize = 64 << 10;
-/// The same for all bodies of one claim together.
+/// The same limit for all bodies of one claim together.
 const BODIES_WITH_CLAIM: usize = 2 << 20;
 
-/// What a claim may take from one client at one priority: offers are served in the order given.
+/// How many jobs a claim may take from one client at one priority. The claim serves its offers in the given order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
     pub client: ClientId,
     pub priority: i16,
-    /// No claimable job of this client and priority has a smaller id: skips the entries of jobs long gone.
+    /// No claimable job of this group has a smaller id. The claim starts here to skip the index entries of jobs long
+    /// gone.
     pub lower_bound: JobId,
     pub at_most: i32,
 }
 
-/// A claimed job with all that is needed to run it, but for a large body.
+/// A claimed job, with everything that is needed to run it, except a large body.
 #[derive(Debug)]
 pub struct Claimed {
     pub lease: Lease,
     pub client: ClientId,
     pub attempt: i32,
     pub failures: i16,
-    /// `None` leaves it to the worker's own setting.
+    /// `None` uses the worker's setting.
     pub max_attempts: Option<i16>,
     pub priority: i16,
     pub load_key: String,
@@ -40,19 +44,20 @@ pub struct Claimed {
     pub path: String,
     /// The size of the body.
     pub bytes: u32,
-    /// `None` for a large one: [`Store::job_body`](crate::Store::job_body) reads it.
+    /// `None` for a large body, which [`Store::job_body`](crate::Store::job_body) reads.
     pub body: Option<String>,
-    /// Whether the claim has recorded that it begins.
+    /// Whether the claim has also recorded that the job begins.
     pub begun: bool,
     pub traceparent: Option<String>,
     pub eligible_at: DateTime<Utc>,
 }
 
 impl Store {
-    /// Takes ready jobs of one load key: the offers in order, within each the oldest first, at most `limit` in all.
+    /// Takes ready jobs of one load key: the offers in their order, within each offer the oldest jobs first, at most
+    /// `limit` jobs.
     ///
-    /// The claim proves in the same statement that the worker lives and holds the host. An empty answer may also mean
-    /// that it does not.
+    /// The same statement proves that the worker lives and holds the host. So an empty answer may also mean that it
+    /// does not.
     pub async fn claim(
         &self,
         holder: &Holder,
@@ -63,9 +68,9 @@ impl Store {
         self.take(holder, load_key, offers, limit, Phase::Held).await
     }
 
-    /// The same for jobs that are sent as soon as the answer is there: they are `working` at once, as by a
-    /// [`begin`](Self::begin) in the same moment, and one commit less stands between a free slot and its next request. A
-    /// job whose body has yet to be read is only held ([`Claimed::begun`]).
+    /// Like [`claim`](Self::claim), for jobs that are sent as soon as the answer arrives: they are `working` at once,
+    /// as if [`begin`](Self::begin) had followed in the same moment. This saves a commit between a free slot and its
+    /// next request. A job whose body must still be read is only held ([`Claimed::begun`] is false).
     pub async fn claim_and_begin(
         &self,
         holder: &Holder,
@@ -89,8 +94,8 @@ impl Store {
         let bounds: Vec<_> = offers.iter().map(|offer| offer.lower_bound.uuid()).collect();
         let quotas: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
         let body_at_most = BODY_WITH_CLAIM.min(BODIES_WITH_CLAIM / limit.max(1));
-        // Key shares on the two rows keep a rescue and a change of holder apart from this claim: whoever takes either
-        // over locks it FOR UPDATE first.
+        // The key-share locks on the two rows exclude a rescue and a change of holder during this claim, because both
+        // lock the row FOR UPDATE first.
         let rows = sqlx::query!(
             r#"-- claim_jobs
             WITH holder AS MATERIALIZED (
@@ -114,7 +119,7 @@ impl Store {
                 WHERE r.client_id = p.client_id AND r.job_id = p.job_id
                 RETURNING r.*, p.turn
             ), leased AS (
-                -- Numbered in the order of the offers, which the answer keeps.
+                -- Lease numbers follow the order of the offers, and the answer is sorted by them.
                 INSERT INTO job_lease (job_id, client_id, lease_no, worker_id, phase, load_key, priority, attempt,
                                        failures, rescues, seq, bytes, eligible_at, expires_at, loading_at, working_at)
                 SELECT job_id, client_id, nextval('lease_no'), $1, phase, load_key, priority, attempt + 1, failures,

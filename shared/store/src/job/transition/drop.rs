@@ -1,5 +1,5 @@
-//! Drops the leases of jobs whose requests are gone. They have no outcome and no outbox row, because nobody could read
-//! either of them.
+//! Drops the leases of jobs whose requests are gone. These jobs get no outcome and no outbox row, because nobody
+//! could read them.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
@@ -7,8 +7,8 @@ use crate::db::wake::Write;
 use crate::id::{JobId, WorkerId};
 
 impl Store {
-    /// Takes away the leases of a worker whose requests are gone, with the day that they were dropped with or by hand: there
-    /// is nothing to run, and nobody could be shown an outcome. Returns the jobs.
+    /// Drops those leases of a worker whose requests are gone, deleted by hand or with the partition of their day:
+    /// the worker has nothing to run, and no client could see an outcome. Returns the jobs.
     pub async fn drop_leases_without_request(&self, worker: WorkerId) -> Result<Vec<JobId>, StoreError> {
         let dropped = sqlx::query_scalar!(
             r#"-- drop_leases_without_request

@@ -1,4 +1,4 @@
-//! Expires waiting jobs whose time has passed. A leased job is left to its holder, who finds that out when it begins.
+//! Expires waiting jobs. A leased job is left to its holder, who learns that it has expired when it begins.
 
 use chrono::{DateTime, Utc};
 
@@ -8,14 +8,16 @@ use crate::db::wake::Write;
 use crate::upkeep::Swept;
 
 impl Store {
-    /// Ends waiting jobs whose time has passed, at most `limit` of each room. Returns how many.
+    /// Ends expired jobs of the waiting rooms, at most `limit` per room. Returns how many.
     pub async fn expire(&self, limit: i64) -> Result<u64, StoreError> {
         Ok(self.expire_since(DateTime::UNIX_EPOCH, limit).await?.rows)
     }
 
-    /// The same for those alone whose time has passed since this moment: steps over the entries of jobs long gone.
+    /// The same, only for jobs that expired since this moment, so that the statement skips the index entries of jobs
+    /// long gone.
     pub async fn expire_since(&self, since: DateTime<Utc>, limit: i64) -> Result<Swept, StoreError> {
-        // Of two rooms, each up to the limit: nothing is left before the earlier of the two last ones.
+        // Each room is read up to the limit, so a full sweep may end at two different times. No expired job is left
+        // before the earlier one.
         let expired = sqlx::query!(
             r#"-- expire_jobs
             WITH late_ready AS MATERIALIZED (

@@ -7,10 +7,11 @@ use crate::id::JobId;
 use crate::job::transition::Reason;
 
 impl Store {
-    /// Fails ready jobs of these models for this reason each, at most `limit`, and proves in the same statement that no
-    /// host has their model, live or dead. Returns which jobs, and the model of each.
+    /// Fails ready jobs of these models, at most `limit`, each with the reason given for its model. The same
+    /// statement proves that no host has the model, whether its worker lives or not. Returns the jobs, each with its
+    /// model.
     ///
-    /// Jobs that wait for a time are left alone: the model may be there when it comes.
+    /// Scheduled jobs are left alone, because the model may be there when their time comes.
     pub async fn fail_for_want_of_model(
         &self,
         models: &[(String, Reason)],
@@ -28,7 +29,8 @@ impl Store {
             ), picked AS MATERIALIZED (
                 SELECT r.client_id, r.job_id, missing.*
                 FROM missing CROSS JOIN LATERAL (
-                    -- Of the model alone, or with what it is loaded with behind a blank; `!` comes after the blank.
+                    -- The load key is the model alone, or the model, a blank and the load options. `!` is the
+                    -- character after the blank.
                     SELECT q.client_id, q.job_id FROM job_ready q
                     WHERE q.load_key >= missing.model COLLATE "C" AND q.load_key < (missing.model || '!') COLLATE "C"
                     LIMIT $4 FOR UPDATE SKIP LOCKED

@@ -1,4 +1,4 @@
-//! Finds out what became of a flush of jobs whose answer was lost.
+//! Finds out whether the jobs of a flush were accepted, when the flush got no answer.
 //!
 //! Must never say that a job is not in the queue while the flush may still put it there.
 
@@ -9,20 +9,23 @@ use crate::db::error::StoreError;
 use crate::db::wake::Write;
 use crate::id::JobId;
 
-/// What is asked for later of jobs that were offered together. The default is one that ended long ago.
+/// Identifies jobs that were offered together, for a look-up afterwards. The default stands for a flush that ended
+/// long ago.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flush {
-    /// Held by its transaction from the first to the last.
+    /// The transaction of the flush holds this advisory lock from its beginning to its end.
     pub(crate) lock: i64,
-    /// Postgres begins it no later than this, by its own clock.
+    /// Postgres does not begin the flush after this moment, by its own clock.
     pub(crate) until: DateTime<Utc>,
 }
 
 impl Store {
-    /// Which of these jobs of a flush whose answer was lost are in the queue; `None` while that may still change.
+    /// Which of these jobs are in the queue, for a flush that got no answer. `None` while the flush may still end
+    /// either way.
     ///
-    /// Whoever is told "no" may not find the job done later. So this waits for the moment after which Postgres begins
-    /// the flush no more, and for the lock that the flush holds until it has ended.
+    /// A client that is told "not accepted" must not find the job done later. So the answer "none" waits for two
+    /// things: the moment after which Postgres no longer begins the flush, and the lock that the flush holds until it
+    /// ends.
     pub async fn look_up(&self, flush: &Flush, ids: &[JobId]) -> Result<Option<Vec<JobId>>, StoreError> {
         let ids: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
         let mut conn = self.open().await?;
@@ -34,7 +37,7 @@ impl Store {
         )
         .fetch_one(&mut conn)
         .await?;
-        // Asked after that, by a snapshot of its own.
+        // A separate, later statement, because it needs a newer snapshot.
         let found = sqlx::query_scalar!(
             r#"-- accepted
             SELECT j.id AS "id: JobId" FROM unnest($1::uuid[]) AS wanted (id)
@@ -47,7 +50,7 @@ impl Store {
         if !found.is_empty() {
             self.tell([Write::AcceptedForLater]);
         }
-        // A flush goes in as a whole.
+        // A flush accepts all of its jobs or none, so one found job is enough.
         Ok((is_over || !found.is_empty()).then_some(found))
     }
 }

@@ -1,4 +1,5 @@
-//! Promotes scheduled jobs that are due to ready ones. No outbox row tells of it: the job was `queued` and stays so.
+//! Promotes scheduled jobs that are due to ready ones. This writes no outbox row, because the job was `queued` and
+//! stays `queued`.
 
 use chrono::{DateTime, Utc};
 
@@ -8,14 +9,15 @@ use crate::db::wake::Write;
 use crate::upkeep::Swept;
 
 impl Store {
-    /// Moves scheduled jobs whose time has come to the ready ones, at most `limit`. Not a transition: both are
-    /// `queued`. Returns how many, and when the next is due.
+    /// Moves scheduled jobs that are due to the ready ones, at most `limit`. Returns how many, and when the next job
+    /// is due.
     pub async fn promote(&self, limit: i64) -> Result<(u64, Option<DateTime<Utc>>), StoreError> {
         let (promoted, next) = self.promote_since(DateTime::UNIX_EPOCH, limit).await?;
         Ok((promoted.rows, next))
     }
 
-    /// The same for those alone that came due since this moment: steps over the entries of jobs long gone.
+    /// The same, only for jobs that came due since this moment, so that the statement skips the index entries of jobs
+    /// long gone.
     pub async fn promote_since(
         &self,
         since: DateTime<Utc>,

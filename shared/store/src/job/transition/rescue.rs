@@ -1,27 +1,30 @@
-//! Rescues jobs from workers that are dead. Must never take a lease from a worker that has renewed since it was seen.
+//! Requeues the jobs of dead workers.
+//!
+//! Must never take a lease from a worker that has renewed its row since it was seen.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::fleet::worker::{Heartbeat, columns};
+use crate::fleet::worker::{Heartbeat, dead_columns};
 
-/// How often a job may lose its worker before it is taken for the cause: the fifth rescue fails it.
+/// How often a job may lose its worker before the job counts as the cause: the fifth rescue fails it.
 pub const MAX_RESCUES: i16 = 5;
 
-/// What a rescue moved.
+/// What a rescue found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rescued {
-    /// Workers that were found dead.
+    /// Workers that were dead.
     pub workers: usize,
     /// Leases that were taken from them.
     pub leases: usize,
 }
 
 impl Store {
-    /// Takes the leases of the `dead`, unless they have renewed since they were seen, and any lease without a worker, back to
-    /// the queue. One transaction: the dead are locked first, so that none of them can claim in between.
+    /// Requeues the leases of the `dead` workers, except those that have renewed since they were seen, and the leases
+    /// that have no worker row. It is one transaction, which locks the rows of the dead workers first, so that none
+    /// of them can claim meanwhile.
     pub async fn rescue(&self, dead: &[Heartbeat]) -> Result<Rescued, StoreError> {
-        let (dead, seen) = columns(dead);
+        let (dead, seen) = dead_columns(dead);
         let mut conn = self.open_transaction().await?;
         let dead = sqlx::query_scalar!(
             "-- lock_dead_workers
@@ -65,14 +68,14 @@ impl Store {
             ), noted AS (
                 INSERT INTO outbox (job_id, seq, attempt, state, previous_state, error, at)
                 SELECT job_id, seq + 1, attempt, state, left_state,
-                       CASE state WHEN 'failed' THEN $3 WHEN 'queued' THEN 'the worker that ran it is gone' END, at
+                       CASE state WHEN 'failed' THEN $3 WHEN 'queued' THEN 'the worker that ran the job is gone' END, at
                 FROM fate WHERE state <> 'queued' OR had_begun = 1
                 ORDER BY job_id
             )
             SELECT job_id FROM gone"#,
             &dead,
             i32::from(MAX_RESCUES),
-            format!("its worker was lost {MAX_RESCUES} times while it ran; look at what the job does to the GPU box"),
+            format!("the job lost its worker {MAX_RESCUES} times while it ran; check what the job does to the machine with the GPU"),
         )
         .fetch_all(&mut conn)
         .await?;

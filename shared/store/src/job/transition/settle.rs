@@ -1,6 +1,6 @@
-//! Ends leases with what became of their jobs: done, failed, once more, back to the queue.
+//! Ends leases with the outcome of their jobs: done, failed, to be retried, or back to the queue.
 //!
-//! Must never let an outcome in under a lease number that is no longer the job's.
+//! Must never accept an outcome under a lease number that is no longer the job's.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,17 +13,17 @@ use crate::job::lease::Lease;
 use crate::job::state::JobState;
 use crate::job::transition::Reason;
 
-/// How a holder lets go of a job.
+/// How a holder ends its lease of a job.
 #[derive(Debug)]
 pub enum Exit {
     Done(Completion),
     Failed(Reason),
-    /// Once more after `wait`, one failure counted.
+    /// Another attempt after `wait`. Counts as a failure.
     Retry {
         reason: Reason,
         wait: Duration,
     },
-    /// To the queue at once, nothing counted.
+    /// Back to the queue at once. Counts as nothing.
     HandBack {
         reason: Reason,
     },
@@ -32,7 +32,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// How many bytes it carries to Postgres, but for a few.
+    /// About how many bytes this exit sends to Postgres.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Done(done) => done.completion.len(),
@@ -41,33 +41,35 @@ impl Exit {
     }
 }
 
-/// What a successful run brought.
+/// The result of a successful run.
 #[derive(Debug)]
 pub struct Completion {
-    /// The bytes that Ollama would have answered unstreamed.
+    /// The bytes that Ollama would have answered without streaming.
     pub completion: Vec<u8>,
     pub prompt_tokens: Option<i64>,
     pub completion_tokens: Option<i64>,
 }
 
-/// What became of one settled lease.
+/// What became of one lease that was to be settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// It left the lease for this state; a cancel asked for meanwhile wins over all but a success.
+    /// The job went from the lease to this state. It is `cancelled` if somebody asked for that meanwhile, unless the
+    /// job succeeded.
     Into(JobState),
-    /// It had been written before under the same number: the answer to an earlier COMMIT was lost.
+    /// The outcome had been written before under the same number; the answer to that COMMIT was lost.
     Already,
-    /// The lease is gone to another: the outcome is stopped here. To be counted.
+    /// The lease belongs to another holder now, so the outcome was not written. Callers count these.
     Stale,
 }
 
 impl Store {
-    /// Lets go of leases, each its own way, in one statement. Answers stand in the order given. After an unknown
-    /// outcome call it again with the same exits: what was written under the same number is found and not repeated.
+    /// Ends leases, each with its own exit, in one statement. The answers stand in the given order. If the outcome is
+    /// unknown, call this again with the same exits: an outcome that was already written under the same number is
+    /// found and not repeated.
     pub async fn settle(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
         let bytes: usize = exits.iter().map(|(_, exit)| exit.bytes()).sum();
         let left = leave_leases(self.once_for(bytes as u64), exits).await?;
-        // Also where nothing was found to write: the answer to the write may have been lost.
+        // Wake the waiters even if no lease was found: the answer to the statement that ended it may have been lost.
         self.tell(exits.iter().map(|(_, exit)| left_by(exit)));
         let missing: Vec<&Lease> =
             exits.iter().map(|(lease, _)| lease).filter(|lease| !left.contains_key(&lease.no)).collect();
@@ -82,7 +84,7 @@ impl Store {
             .collect())
     }
 
-    /// Which of these leases stand in `job_done` under their own number.
+    /// Which of these leases have an outcome in `job_done` under their own number.
     async fn settled_already(&self, leases: &[&Lease]) -> Result<Vec<LeaseNo>, StoreError> {
         let ids: Vec<_> = leases.iter().map(|lease| lease.job_id.uuid()).collect();
         let numbers: Vec<_> = leases.iter().map(|lease| lease.no.0).collect();
@@ -108,11 +110,11 @@ fn left_by(exit: &Exit) -> Write {
     }
 }
 
-/// An exit in the form in which it goes to Postgres.
+/// An exit in the form in which Postgres gets it.
 struct ExitRow<'a> {
-    /// The state it leads to if nobody asked for a cancel.
+    /// The state to which the exit leads if nobody asked for a cancel.
     to: &'static str,
-    /// `retry` waits, `hand_back` does not.
+    /// Set for `Retry`, not for `HandBack`.
     wait: Option<Duration>,
     counts: i16,
     reason: Option<&'a Reason>,
@@ -135,8 +137,8 @@ impl<'a> From<&'a Exit> for ExitRow<'a> {
     }
 }
 
-/// Deletes the leases that are still their holders' and writes what follows from the deleted rows. Returns for each of
-/// them the state it came to, by its number: one batch may hold a job's stale lease beside its fresh one.
+/// Deletes the leases that still belong to their holders, and writes what follows from the deleted rows. Returns the
+/// new state by lease number, not by job: a batch may contain a stale lease and a valid lease of the same job.
 async fn leave_leases(
     once: Once<'_>,
     exits: &[(Lease, Exit)],
@@ -174,7 +176,7 @@ async fn leave_leases(
                    g.eligible_at, g.expires_at, g.loading_at, g.working_at, clock_timestamp() AS at,
                    CASE WHEN g.wanted = 'done' THEN 'done' WHEN g.cancel THEN 'cancelled' ELSE g.wanted END AS state,
                    CASE g.phase WHEN 'held' THEN 'queued' ELSE g.phase END AS left_state,
-                   -- A held job that goes back was queued to the world all along.
+                   -- A held job that goes back was `queued` for everybody outside all along.
                    (g.phase <> 'held' OR g.cancel OR g.wanted <> 'queued')::integer AS noted,
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN 0 ELSE g.counts END + g.failures AS failures,
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN NULL ELSE g.error END AS error,

@@ -1,4 +1,6 @@
-//! Postgres' time, as a process knows it between two statements.
+//! Postgres' time, as this process estimates it between two statements, and the ids that are stamped with this time.
+//!
+//! Must never follow a step of Postgres' clock before the step has lasted.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,18 +12,19 @@ use ulid::{Generator, Ulid};
 
 use crate::id::JobId;
 
-/// Clocks that follow NTP differ by less, and an answer that took long says less. A larger step of Postgres' clock is a
-/// glitch, until it has lasted.
+/// Clocks that follow NTP differ by less than this, and so do the errors of slow answers. A larger step of Postgres'
+/// clock counts as a glitch until it has lasted.
 const STEP: TimeDelta = TimeDelta::seconds(5);
-/// A step that answers agree on for so long is believed.
+/// A step is believed when the answers have agreed on it for this long.
 const STEP_LASTS: Duration = Duration::from_secs(5);
 
-/// Ids rise when the clock falls by less. Where it fell by more, the last ids were stamped in a glitch, and the next are right
-/// rather than higher: theirs must be a day that has its partitions.
+/// When the clock falls back by less than this, ids go on rising. When it falls back by more, the last ids were
+/// stamped during a glitch. The next ids must then have the right day, which has its partitions, and so are lower
+/// than the last ones.
 const IDS_AHEAD: TimeDelta = TimeDelta::seconds(60);
 
-/// The offset between this machine's clock and Postgres', learned from each flush, and the ids that are stamped with
-/// it: two machines whose clocks disagree still give out ids in one order.
+/// The offset between this machine's clock and Postgres', learned from answers, and the job ids stamped with
+/// Postgres' time: two machines whose clocks disagree still give out ids in one order.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Arc<Inner>);
 
@@ -35,7 +38,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Belief {
     offset: Option<TimeDelta>,
-    /// Another offset that answers tell of, and since when.
+    /// Another offset that answers have agreed on, and since when.
     step: Option<(TimeDelta, Instant)>,
 }
 
@@ -52,7 +55,7 @@ impl std::fmt::Debug for Ids {
 }
 
 impl Belief {
-    /// Hears that Postgres was so far ahead, at `heard`.
+    /// Takes in one measurement: Postgres was ahead by `offset` at `heard`.
     fn hear(&mut self, offset: TimeDelta, heard: Instant) {
         let agrees = |other: TimeDelta| (offset - other).abs() <= STEP;
         let is_believed = match (self.offset, self.step) {
@@ -71,7 +74,8 @@ impl Belief {
 }
 
 impl Clock {
-    /// Notes what Postgres' clock said in an answer to a question asked at `asked`. Returns how far ahead that is.
+    /// Learns from an answer that contained Postgres' time; `asked` is when the question was sent. Returns the offset
+    /// of this answer.
     pub(crate) fn learn(&self, asked: SystemTime, postgres: DateTime<Utc>) -> TimeDelta {
         let asked = DateTime::<Utc>::from(asked);
         let middle = asked + (Utc::now() - asked) / 2;
@@ -85,7 +89,7 @@ impl Clock {
         self.belief().offset.unwrap_or_default()
     }
 
-    /// Postgres' time now, by the last that was learned.
+    /// Postgres' time now, by the believed offset.
     pub fn now(&self) -> DateTime<Utc> {
         Utc::now() + self.offset()
     }
@@ -99,7 +103,7 @@ impl Clock {
         }
         let ulid = match ids.generator.generate_from_datetime(now.into()) {
             Ok(ulid) => ulid,
-            // 2^80 ids of one millisecond are used up: only a random start near the end can bring this.
+            // All 2^80 ids of this millisecond are used up. Only a random start near the end can cause this.
             Err(overflow) => overflow.commit_overflow_random(),
         };
         ids.last_ms = i64::try_from(ulid.timestamp_ms()).unwrap_or(i64::MAX);
@@ -111,13 +115,13 @@ impl Clock {
     }
 }
 
-/// The lowest id that any job made at `moment` can have.
+/// The lowest id that a job made at `moment` can have.
 pub fn ulid_floor(moment: DateTime<Utc>) -> JobId {
     JobId::from_ulid(Ulid::from_parts(u64::try_from(moment.timestamp_millis()).unwrap_or(0), 0))
 }
 
-/// A length of time that Postgres gave in seconds. A negative one, which only a step of its clock can make, counts as
-/// zero.
+/// A length of time that Postgres gave in seconds. A negative one counts as zero; only a step of Postgres' clock
+/// causes it.
 pub(crate) fn seconds(value: f64) -> Duration {
     Duration::try_from_secs_f64(value).unwrap_or_default()
 }
