@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use foreman_ollama::JobBody;
-use foreman_store::{Acceptance, IdempotencyKey, JobId, JobRequest, Receiver};
+use foreman_store::{Acceptance, IdempotencyKey, JobId, JobReceiver, JobRequest};
 use foreman_webhook::guard::SUBMISSION_BUDGET;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -139,7 +139,7 @@ impl Intake {
             priority: job.priority,
             max_attempts: job.max_attempts,
             metadata: job.metadata,
-            receiver: job.webhook.map(|webhook| Receiver {
+            receiver: job.webhook.map(|webhook| JobReceiver {
                 url: webhook.url.as_str().to_owned(),
                 origin: webhook.url.origin(),
                 events: webhook.events,

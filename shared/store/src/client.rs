@@ -3,7 +3,6 @@
 pub(crate) mod credentials;
 pub(crate) mod sign_in;
 pub(crate) mod seal;
-mod signing_secrets;
 pub(crate) mod address;
 pub(crate) mod scope;
 pub(crate) mod stored_bytes;

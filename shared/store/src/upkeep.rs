@@ -9,6 +9,7 @@ use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
 use crate::id::JobId;
+use crate::webhook::receiver::query_with_receivers;
 
 /// The result of a sweep, which takes the rows that are due, the longest overdue first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Store {
         since: DateTime<Utc>,
         limit: i64,
     ) -> Result<(Vec<(JobId, i32)>, Swept), StoreError> {
-        let rows = sqlx::query!(
+        let rows = query_with_receivers!(
             r#"-- end_old_deliveries
             WITH old AS MATERIALIZED (
                 SELECT id FROM webhook_delivery
@@ -49,19 +50,20 @@ impl Store {
             ), gone AS (
                 DELETE FROM webhook_delivery d USING old o WHERE d.id = o.id RETURNING d.*
             ), known AS MATERIALIZED (
-                SELECT gone.*, j.webhook_url, e.state
+                SELECT gone.*, receiver.url, e.state
                 FROM gone
-                CROSS JOIN LATERAL (SELECT webhook_url FROM job WHERE id = gone.job_id LIMIT 1) AS j
+                CROSS JOIN LATERAL (SELECT * FROM job WHERE id = gone.job_id LIMIT 1) AS j
+                JOIN "# + RECEIVERS + r#" ON receiver.lane_id = gone.lane_id
                 CROSS JOIN LATERAL (
                     SELECT state FROM job_event WHERE job_id = gone.job_id AND seq = gone.seq LIMIT 1
                 ) AS e
             ), logged AS (
                 INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome,
                                              error_code)
-                SELECT job_id, id, attempts, seq, lane_id, webhook_url, state, claimed_at, 'retry', 'dispatcher_lost'
+                SELECT job_id, id, attempts, seq, lane_id, url, state, claimed_at, 'retry', 'dispatcher_lost'
                 FROM known WHERE claim_no IS NOT NULL
                 UNION ALL
-                SELECT job_id, id, attempts + 1, seq, lane_id, webhook_url, state, now(), 'failed', 'too_old' FROM known
+                SELECT job_id, id, attempts + 1, seq, lane_id, url, state, now(), 'failed', 'too_old' FROM known
             )
             SELECT job_id AS "job: JobId", seq, ulid_time(id) + interval '6 days' AS "over_at!" FROM gone"#,
             limit,

@@ -1,6 +1,9 @@
 //! Webhooks: the [`relay`] makes them, a dispatcher finds them by their lanes, claims them and settles them, and the api
 //! reads them.
 
+pub(crate) mod receiver;
+mod signing_secrets;
+
 pub(crate) mod relay;
 pub(crate) mod relay_bound;
 pub(crate) mod lane;

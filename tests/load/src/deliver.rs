@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::ensure;
 use bytes::Bytes;
-use foreman_store::{ClientId, JobRequest, Offer, Phase, Receiver, Relayed};
+use foreman_store::{ClientId, JobReceiver, JobRequest, Offer, Phase, Relayed};
 use foreman_tests::{Cluster, Db, success, within};
 use foreman_webhook::{ReceiverUrl, SigningSecret, sign};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -74,7 +74,7 @@ impl<'a> Deliver<'a> {
         let clients: [ClientId; CLIENTS] = std::array::from_fn(|_| ClientId::generate());
         workload::accept(db, self.jobs, |number, request| {
             let url = ReceiverUrl::parse(&self.receivers[number % RECEIVERS]).expect("the URL is one");
-            let receiver = Receiver { url: url.as_str().to_owned(), origin: url.origin(), events: None };
+            let receiver = JobReceiver { url: url.as_str().to_owned(), origin: url.origin(), events: None };
             JobRequest { client: clients[number % CLIENTS], receiver: Some(receiver), ..request }
         })
         .await;

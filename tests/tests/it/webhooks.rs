@@ -42,7 +42,7 @@ pub(crate) const RETRY: DeliveryOutcome =
 /// A job whose receiver is at `url`.
 fn job_to(db: &Db, url: &str) -> NewJob {
     let url = ReceiverUrl::parse(url).unwrap();
-    let receiver = foreman_store::Receiver { url: url.to_string(), origin: url.origin(), events: None };
+    let receiver = foreman_store::JobReceiver { url: url.to_string(), origin: url.origin(), events: None };
     db.job(JobRequest { receiver: Some(receiver), ..db.request() })
 }
 
@@ -93,8 +93,7 @@ fn report(delivery: Delivery, outcome: DeliveryOutcome) -> DeliveryReport {
         claim: delivery.claim,
         job: delivery.job,
         seq: delivery.event.seq,
-        lane: delivery.lane,
-        url: delivery.url,
+        receiver: delivery.receiver,
         event: delivery.event.state,
         attempt: delivery.attempt,
         started: now,

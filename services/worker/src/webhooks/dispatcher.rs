@@ -7,10 +7,10 @@ mod destination;
 mod failure;
 mod heavy;
 mod lane_memory;
+mod receivers;
 mod render;
 mod resolver;
 mod seats;
-mod secrets;
 mod sender;
 mod settler;
 mod start;
@@ -36,8 +36,8 @@ use attempt::{Attempted, Context, LEASE_MARGIN};
 use destination::Destinations;
 use heavy::Heavy;
 use lane_memory::LaneMemory;
+use receivers::Receivers;
 use seats::{CountedLane, Seats};
-use secrets::Secrets;
 use sender::Sender;
 
 pub(crate) const DELIVERIES: Metric = Metric::labelled_counter(
@@ -94,7 +94,7 @@ struct Dispatcher {
     heavy: Heavy,
     memory: LaneMemory,
     destinations: Destinations,
-    secrets: Secrets,
+    receivers: Receivers,
     terms: DeliveryTerms,
     over: mpsc::Sender<Attempted>,
     last: Arc<LastRounds>,
@@ -127,7 +127,7 @@ impl Dispatcher {
             heavy: Heavy::new(Arc::clone(&alarm)),
             seats: Seats::new(Arc::clone(&alarm)),
             memory: LaneMemory::new(),
-            secrets: Secrets::new(seal, settings.secret.clone()),
+            receivers: Receivers::new(seal, settings.secret.clone()),
             terms: DeliveryTerms {
                 lease,
                 max_attempts_terminal: most(true),
@@ -206,7 +206,7 @@ impl Rounds for Dispatcher {
         count(&claimed);
         let mut brought: HashMap<LaneId, i32> = HashMap::new();
         for delivery in &claimed.to_send {
-            *brought.entry(delivery.lane).or_default() += 1;
+            *brought.entry(delivery.receiver.lane).or_default() += 1;
         }
         let under_load = claimed.to_send.len() >= UNDER_LOAD;
         self.begin(claimed.to_send, claimed_at, &lanes).await?;

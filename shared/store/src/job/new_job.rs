@@ -3,17 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::id::{ClientId, JobId};
-use crate::job::state::JobState;
-
-/// Where a job's webhooks go, and which events they tell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receiver {
-    pub url: String,
-    /// `scheme://host:port` of the URL. Together with the client it names the lane.
-    pub origin: String,
-    /// `None` sends every state.
-    pub events: Option<Vec<JobState>>,
-}
+use crate::webhook::receiver::JobReceiver;
 
 /// The client's `Idempotency-Key`, with the digest of the body it came with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +34,7 @@ pub struct JobRequest {
     pub max_attempts: Option<i16>,
     /// A JSON object as text.
     pub metadata: Option<String>,
-    pub receiver: Option<Receiver>,
+    pub receiver: Option<JobReceiver>,
 }
 
 /// A job that has passed every check and may be accepted.

@@ -4,9 +4,9 @@ use crate::client::scope::Scope;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ClientId, JobId};
-use crate::job::new_job::{IdempotencyKey, JobRequest, Receiver};
-use crate::job::state::JobState;
+use crate::job::new_job::{IdempotencyKey, JobRequest};
 use crate::job::transition::accept::Acceptance;
+use crate::webhook::receiver::JobReceiver;
 
 /// What is known of a stored request before its body is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,28 +48,17 @@ impl Store {
         )
         .fetch_optional(self.once_for(bytes.into()))
         .await?;
-        Ok(row.map(|row| {
-            let events = row.webhook_events.map(|events| {
-                // We wrote these names ourselves. A name that this version does not know belongs to a state that it
-                // cannot send.
-                events.iter().filter_map(|event| event.parse::<JobState>().ok()).collect()
-            });
-            JobRequest {
-                client: row.client,
-                model: row.model,
-                model_label: row.model_label,
-                load_key: row.load_key,
-                path: row.path,
-                body: row.body,
-                priority: row.priority,
-                max_attempts: row.max_attempts,
-                metadata: row.metadata,
-                receiver: row.webhook_url.zip(row.webhook_origin).map(|(url, origin)| Receiver {
-                    url,
-                    origin,
-                    events,
-                }),
-            }
+        Ok(row.map(|row| JobRequest {
+            client: row.client,
+            model: row.model,
+            model_label: row.model_label,
+            load_key: row.load_key,
+            path: row.path,
+            body: row.body,
+            priority: row.priority,
+            max_attempts: row.max_attempts,
+            metadata: row.metadata,
+            receiver: JobReceiver::from_columns(row.webhook_url, row.webhook_origin, row.webhook_events),
         }))
     }
 

@@ -9,10 +9,11 @@ use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::id::{ClientId, DeliveryId, JobId, LaneId};
+use crate::id::{DeliveryId, JobId, LaneId};
 use crate::job::artifact::ArtifactView;
 use crate::job::history::JobEvent;
 use crate::job::state::JobState;
+use crate::webhook::receiver::{Receiver, SecretOwner, query_with_receivers};
 
 /// Deliveries with more bytes of artifacts than this are heavy: each of their bodies counts in memory and on the line, and
 /// is read by itself. All others together are bounded by their number.
@@ -54,9 +55,7 @@ pub struct DeliveryClaim {
 #[derive(Debug)]
 pub struct Delivery {
     pub claim: DeliveryClaim,
-    pub lane: LaneId,
-    pub client: ClientId,
-    pub url: String,
+    pub receiver: Receiver,
     pub traceparent: Option<String>,
     /// The number of this attempt, from 1.
     pub attempt: i16,
@@ -125,7 +124,7 @@ impl Store {
         let of_lane: Vec<_> = offers.iter().map(|offer| offer.heavy_bytes).collect();
         // Lanes are compared with IS TRUE where the job's id leads to the row: no index matches that form, or a plan
         // made while the tables were small might go by the lane and read all of a receiver's rows.
-        let rows = sqlx::query!(
+        let rows = query_with_receivers!(
             r#"-- claim_deliveries
             WITH picked AS MATERIALIZED (
                 SELECT d.*, offer.turn, offer.heavy_bytes
@@ -145,7 +144,7 @@ impl Store {
                     ORDER BY q.next_attempt_at LIMIT offer.at_most FOR UPDATE SKIP LOCKED
                 ) AS d
             ), judged AS MATERIALIZED (
-                SELECT p.*, j.client_id, j.model, j.metadata, j.webhook_url, j.traceparent,
+                SELECT p.*, receiver.url, receiver.signed_by, j.model, j.metadata, j.traceparent,
                        e.attempt, e.state, e.previous_state, e.error, e.at, made.bytes,
                        CASE WHEN made.bytes > $9 THEN made.bytes ELSE 0 END AS heavy,
                        CASE WHEN p.claim_no IS NOT NULL AND p.attempts >= CASE WHEN p.terminal THEN $5::smallint ELSE $6 END
@@ -157,9 +156,8 @@ impl Store {
                             THEN 'gone'
                        END AS ends_as
                 FROM picked p
-                CROSS JOIN LATERAL (
-                    SELECT client_id, model, metadata, webhook_url, traceparent FROM job WHERE id = p.job_id LIMIT 1
-                ) AS j
+                CROSS JOIN LATERAL (SELECT * FROM job WHERE id = p.job_id LIMIT 1) AS j
+                JOIN "# + RECEIVERS + r#" ON receiver.lane_id = p.lane_id
                 CROSS JOIN LATERAL (
                     SELECT attempt, state, previous_state, error, at FROM job_event
                     WHERE job_id = p.job_id AND seq = p.seq LIMIT 1
@@ -179,11 +177,11 @@ impl Store {
             ), logged AS (
                 INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome,
                                              error_code)
-                SELECT job_id, id, attempts, seq, lane_id, webhook_url, state, claimed_at,
+                SELECT job_id, id, attempts, seq, lane_id, url, state, claimed_at,
                        CASE ends_as WHEN 'dispatcher_lost' THEN 'failed' ELSE 'retry' END, 'dispatcher_lost'
                 FROM fitting WHERE claim_no IS NOT NULL
                 UNION ALL
-                SELECT job_id, id, attempts + 1, seq, lane_id, webhook_url, state, now(), 'failed', ends_as
+                SELECT job_id, id, attempts + 1, seq, lane_id, url, state, now(), 'failed', ends_as
                 FROM fitting WHERE ends_as = 'gone'
             ), ended AS (
                 DELETE FROM webhook_delivery d USING fitting p WHERE d.id = p.id AND p.ends_as IS NOT NULL
@@ -198,7 +196,7 @@ impl Store {
                    lane_id AS "lane!: LaneId", terminal AS "terminal!", redelivery AS "redelivery!",
                    extract(epoch FROM now() - created_at)::float8 AS "age!",
                    extract(epoch FROM now() - at)::float8 AS "event_age!",
-                   client_id AS "client!: ClientId", webhook_url AS "url!", traceparent, job_id AS "job!: JobId",
+                   url AS "url!", signed_by AS "signed_by!: SecretOwner", traceparent, job_id AS "job!: JobId",
                    model AS "model!", metadata, seq AS "seq!", attempt AS "attempt!", state AS "state!: JobState",
                    previous_state AS "previous_state!", error, at AS "at!", bytes AS "bytes!"
             FROM (SELECT * FROM claimed
@@ -223,9 +221,7 @@ impl Store {
             match (row.no, row.number) {
                 (Some(no), Some(attempt)) => claimed.to_send.push(Delivery {
                     claim: DeliveryClaim { id: row.id, no },
-                    lane: row.lane,
-                    client: row.client,
-                    url: row.url,
+                    receiver: Receiver { lane: row.lane, url: row.url, signed_by: row.signed_by },
                     traceparent: row.traceparent,
                     attempt,
                     terminal: row.terminal,

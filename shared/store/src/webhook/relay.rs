@@ -7,6 +7,7 @@ use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
 use crate::job::state::JobState;
+use crate::webhook::receiver::query_with_receivers;
 use crate::webhook::relay_bound::RelayBound;
 
 /// What one turn of the relay came to.
@@ -45,7 +46,7 @@ impl Store {
         // the way of the claim. That event is locked until this commits: were it brought forward and sent meanwhile, its
         // followers would be brought forward without these, which would wait for nothing. The lanes are compared in a form
         // that no index matches: by lane alone it would read every delivery of a receiver for each one that is made.
-        let rows = sqlx::query!(
+        let rows = query_with_receivers!(
             r#"-- relay_outbox
             WITH turn AS MATERIALIZED (
                 SELECT pg_try_advisory_xact_lock(hashtext('foreman relay')) AS mine,
@@ -63,27 +64,27 @@ impl Store {
                 SELECT g.id, g.job_id, g.seq, g.state, g.state IN ('done', 'failed', 'cancelled', 'expired') AS terminal, j.*
                 FROM gone g
                 CROSS JOIN LATERAL (
-                    SELECT client_id, model_label, webhook_lane, webhook_origin,
-                           webhook_lane IS NOT NULL AND (webhook_events IS NULL OR g.state = ANY(webhook_events)) AS wanted
-                    FROM job WHERE id = g.job_id
-                    LIMIT 1
+                    SELECT client_id, model_label, webhook_lane, webhook_origin, webhook_url, webhook_events
+                    FROM job WHERE id = g.job_id LIMIT 1
                 ) AS j
             ), ended AS MATERIALIZED (
                 SELECT model_label, state, count(*) AS jobs FROM known WHERE terminal GROUP BY model_label, state
             ), wanted AS MATERIALIZED (
-                SELECT * FROM known WHERE wanted
+                SELECT j.id, j.job_id, j.seq, j.terminal, j.client_id, receiver.lane_id, receiver.origin
+                FROM known j JOIN "# + RECEIVERS + r#"
+                  ON receiver.events IS NULL OR j.state = ANY(receiver.events)
             ), lanes AS (
                 INSERT INTO webhook_lane (id, client_id, origin)
-                SELECT DISTINCT webhook_lane, client_id, webhook_origin FROM wanted ORDER BY webhook_lane
+                SELECT DISTINCT lane_id, client_id, origin FROM wanted ORDER BY lane_id
                 ON CONFLICT DO NOTHING
             ), deliveries AS (
                 INSERT INTO webhook_delivery (id, lane_id, job_id, seq, terminal, next_attempt_at)
                 SELECT (turn.stamp || right(replace(gen_random_uuid()::text, '-', ''), 20))::uuid,
-                       w.webhook_lane, w.job_id, w.seq, w.terminal,
+                       w.lane_id, w.job_id, w.seq, w.terminal,
                        greatest(now(), (
                            SELECT max(waiting.next_attempt_at)
                            FROM (SELECT e.next_attempt_at FROM webhook_delivery e
-                                 WHERE e.job_id = w.job_id AND (e.lane_id = w.webhook_lane) IS TRUE
+                                 WHERE e.job_id = w.job_id AND (e.lane_id = w.lane_id) IS TRUE
                                    AND e.claim_no IS NULL AND e.attempts > 0 AND NOT e.redelivery
                                  FOR SHARE) AS waiting))
                 FROM wanted w, turn ORDER BY w.id

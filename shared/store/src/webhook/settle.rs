@@ -12,6 +12,7 @@ use crate::db::wake::Write;
 use crate::id::{DeliveryId, JobId, LaneId};
 use crate::job::state::JobState;
 use crate::webhook::claim::DeliveryClaim;
+use crate::webhook::receiver::Receiver;
 
 /// One attempt that is over.
 #[derive(Debug)]
@@ -19,8 +20,7 @@ pub struct DeliveryReport {
     pub claim: DeliveryClaim,
     pub job: JobId,
     pub seq: i32,
-    pub lane: LaneId,
-    pub url: String,
+    pub receiver: Receiver,
     /// The state that the webhook tells of.
     pub event: JobState,
     /// The number of the attempt.
@@ -152,7 +152,7 @@ async fn write_reports(
     let health: HashMap<LaneId, bool> = reports
         .iter()
         .filter(|report| !matches!(report.outcome, DeliveryOutcome::Release { .. }))
-        .map(|report| (report.lane, report.outcome == DeliveryOutcome::Delivered))
+        .map(|report| (report.receiver.lane, report.outcome == DeliveryOutcome::Delivered))
         .collect();
     let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
     let numbers: Vec<_> = reports.iter().map(|report| report.claim.no).collect();
@@ -163,7 +163,7 @@ async fn write_reports(
     let responses: Vec<_> = reports.iter().map(|report| report.response.as_deref()).collect();
     let started_ago: Vec<_> = reports.iter().map(|report| ago(report.started)).collect();
     let waits: Vec<_> = reports.iter().map(wait).collect();
-    let urls: Vec<_> = reports.iter().map(|report| report.url.as_str()).collect();
+    let urls: Vec<_> = reports.iter().map(|report| report.receiver.url.as_str()).collect();
     let states: Vec<_> = reports.iter().map(|report| report.event.as_str()).collect();
     let lanes: Vec<_> = health.keys().map(|lane| lane.uuid()).collect();
     let healthy: Vec<_> = health.values().copied().collect();

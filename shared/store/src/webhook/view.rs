@@ -8,6 +8,7 @@ use crate::db::error::StoreError;
 use crate::db::wake::Write;
 use crate::id::{DeliveryId, JobId};
 use crate::job::state::JobState;
+use crate::webhook::receiver::query_with_receivers;
 
 /// One webhook to one receiver.
 #[derive(Debug)]
@@ -90,23 +91,24 @@ impl Store {
         after: Option<DeliveryId>,
         limit: usize,
     ) -> Result<Option<DeliveryPage>, StoreError> {
-        let rows = sqlx::query!(
+        let rows = query_with_receivers!(
             r#"-- deliveries
             WITH every AS MATERIALIZED (
-                SELECT id, seq, next_attempt_at FROM webhook_delivery WHERE job_id = $1
+                SELECT id, seq, lane_id, next_attempt_at FROM webhook_delivery WHERE job_id = $1
                 UNION ALL
-                SELECT delivery_id, seq, NULL FROM webhook_attempt WHERE job_id = $1 AND outcome <> 'retry'
+                SELECT delivery_id, seq, lane_id, NULL FROM webhook_attempt WHERE job_id = $1 AND outcome <> 'retry'
             ), page AS MATERIALIZED (
-                SELECT id, seq, next_attempt_at FROM every
+                SELECT id, seq, lane_id, next_attempt_at FROM every
                 WHERE $3::uuid IS NULL OR (seq, id) > (SELECT seq, id FROM every WHERE id = $3)
                 ORDER BY seq, id LIMIT $4
             )
             SELECT d.id AS "id?: DeliveryId", d.seq AS "seq?", d.next_attempt_at AS "next_attempt_at?",
-                   coalesce(a.state, e.state) AS "event: JobState", coalesce(a.url, j.webhook_url) AS url,
+                   coalesce(a.state, e.state) AS "event: JobState", coalesce(a.url, receiver.url) AS url,
                    a.attempt AS "attempt?", a.at AS "at?", a.outcome AS "outcome?", a.status, a.error_code,
                    a.latency_ms, a.response
             FROM job j
             LEFT JOIN page d ON true
+            LEFT JOIN "# + RECEIVERS + r#" ON receiver.lane_id = d.lane_id
             LEFT JOIN LATERAL (
                 SELECT * FROM webhook_attempt WHERE job_id = $1 AND delivery_id = d.id OFFSET 0
             ) AS a ON true
@@ -206,18 +208,19 @@ impl Store {
     async fn deliver_again(&self, scope: Scope, delivery: DeliveryId) -> Result<Redelivery, StoreError> {
         // The lane may have been pruned since. Ids of deliveries carry the time at which they were made, so `recent` reads
         // the last minute of the job's deliveries and nothing before.
-        let found = sqlx::query!(
+        let found = query_with_receivers!(
             r#"-- deliver_again
             WITH ended AS MATERIALIZED (
-                SELECT a.job_id, a.seq, a.lane_id, a.state, j.client_id, j.webhook_lane, j.webhook_origin
+                SELECT a.job_id, a.seq, a.lane_id, a.state, j.client_id, receiver.origin
                 FROM webhook_attempt a
-                CROSS JOIN LATERAL (
-                    SELECT client_id, webhook_lane, webhook_origin FROM job WHERE id = a.job_id LIMIT 1
-                ) AS j
+                CROSS JOIN LATERAL (SELECT * FROM job WHERE id = a.job_id LIMIT 1) AS j
+                LEFT JOIN "#
+                + RECEIVERS
+                + r#" ON receiver.lane_id = a.lane_id
                 WHERE a.delivery_id = $1 AND a.outcome <> 'retry' AND ($2::uuid IS NULL OR j.client_id = $2)
             ), lane AS (
                 INSERT INTO webhook_lane (id, client_id, origin)
-                SELECT lane_id, client_id, webhook_origin FROM ended WHERE lane_id = webhook_lane
+                SELECT lane_id, client_id, origin FROM ended WHERE origin IS NOT NULL
                 ON CONFLICT DO NOTHING
             ), pending AS MATERIALIZED (
                 SELECT d.id FROM webhook_delivery d

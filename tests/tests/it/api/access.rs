@@ -1,6 +1,6 @@
 //! Who may see what: keys, addresses, and pages that are not ours.
 
-use foreman_store::{AddressClient, JobRequest, Seal};
+use foreman_store::{AddressClient, JobRequest, Seal, SecretOwner};
 use foreman_tests::{Api, Db, eventually, http};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -149,15 +149,16 @@ async fn secrets_are_stored_sealed_and_both_sign_during_a_rotation() {
     let db = Db::fresh().await;
     let old = db.store.create_client(&seal(), "team", false).await.unwrap();
     let new = db.store.rotate_client(&seal(), "team").await.unwrap();
-    let secrets = db.store.signing_secrets(Some(&seal()), &[old.client]).await.unwrap();
-    assert_eq!(secrets[&old.client], Ok(vec![new.secret.clone(), old.secret.clone()]));
+    let owner = SecretOwner::from(old.client);
+    let secrets = db.store.signing_secrets(Some(&seal()), &[owner]).await.unwrap();
+    assert_eq!(secrets[&owner], Ok(vec![new.secret.clone(), old.secret.clone()]));
     let stored: String =
         db.value("SELECT encode(secret, 'escape') || encode(key_digest, 'escape') FROM client").await;
     assert!(!stored.contains("whsec_") && !stored.contains(&new.key));
-    let other = db.store.signing_secrets(Some(&Seal::new(&[8; 32])), &[old.client]).await.unwrap();
-    assert_eq!(other[&old.client], Err(foreman_store::UnsealError::OtherKey));
-    let none = db.store.signing_secrets(None, &[old.client]).await.unwrap();
-    assert_eq!(none[&old.client], Err(foreman_store::UnsealError::NoKey));
+    let other = db.store.signing_secrets(Some(&Seal::new(&[8; 32])), &[owner]).await.unwrap();
+    assert_eq!(other[&owner], Err(foreman_store::UnsealError::OtherKey));
+    let none = db.store.signing_secrets(None, &[owner]).await.unwrap();
+    assert_eq!(none[&owner], Err(foreman_store::UnsealError::NoKey));
     let names = db.store.create_client(&seal(), "team", false).await.unwrap_err().to_string();
     assert!(names.contains("already"), "{names}");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Days, NaiveTime, TimeDelta, Utc};
 use foreman_store::{
-    DeliveryId, Exit, IdempotencyKey, JobId, JobRequest, NewJob, PartitionUpkeep, Receiver, Redelivery,
+    DeliveryId, Exit, IdempotencyKey, JobId, JobReceiver, JobRequest, NewJob, PartitionUpkeep, Redelivery,
     Scope, Store,
 };
 use foreman_tests::{Db, success};
@@ -21,7 +21,7 @@ async fn long_ago(db: &Db) -> Store {
 /// A job of back then, with a receiver.
 async fn old_job(db: &Db, past: &Store) -> JobId {
     let origin = "http://127.0.0.1:9".to_owned();
-    let receiver = Receiver { url: format!("{origin}/hook"), origin, events: None };
+    let receiver = JobReceiver { url: format!("{origin}/hook"), origin, events: None };
     let job = db.job(JobRequest { receiver: Some(receiver), ..db.request() });
     let job = NewJob { id: past.clock().next_job_id(), ..job };
     past.accept(std::slice::from_ref(&job)).await.unwrap();

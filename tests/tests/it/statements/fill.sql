@@ -26,7 +26,8 @@ SELECT filled.id(n), 'client ' || n, decode(lpad(to_hex(n), 64, '0'), 'hex') FRO
 INSERT INTO job (id, client_id, model, model_label, load_key, path, body, expires_at, webhook_url, webhook_lane,
                  webhook_origin)
 SELECT filled.job(n), filled.client_of(n), 'tiny-a', 'tiny-a', 'tiny-a', '/api/chat', '{}', now() + interval '7 days',
-       'http://127.0.0.1:9/', filled.id(1), 'http://127.0.0.1:9'
+       'http://127.0.0.1:9/', filled.id(CASE WHEN n BETWEEN 50001 AND 51000 THEN n % 100 + 2 ELSE 1 END),
+       'http://127.0.0.1:9'
 FROM generate_series(1, 200000) AS n;
 
 -- Five have expired.

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use foreman_store::{DeliveryId, DeliveryOutcome, EndedUnsent, JobId, Redelivery, ReportSettled, Scope};
+use foreman_store::{
+    DeliveryId, DeliveryOutcome, EndedUnsent, JobId, LaneId, Redelivery, ReportSettled, Scope,
+};
 use foreman_tests::{Db, eventually};
 
 use super::{RETRY, URL, claim, claim_one, done_jobs_to, job_to, log, relay, settle};
@@ -261,4 +263,16 @@ async fn a_delivery_is_claimed_though_its_lane_was_pruned() {
         if left == 0 { Ok(()) } else { Err(left) }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_delivery_to_a_receiver_that_the_job_does_not_have_is_left_alone() {
+    let db = Db::fresh().await;
+    db.accept_all(&[job_to(&db, URL)]).await;
+    relay(&db.store).await;
+    let other = LaneId::derive(db.client, "of a kind that a later version has");
+    db.run(&format!("UPDATE webhook_delivery SET lane_id = '{}'", other.uuid())).await;
+    let claimed = claim(&db.store).await;
+    assert_eq!((claimed.to_send.len(), claimed.ended.len()), (0, 0));
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM webhook_delivery WHERE claim_no IS NULL").await, 1);
 }

@@ -1,7 +1,7 @@
 //! The relay moves every row once, however many of it there are.
 
 use foreman_store::{
-    DeliveryOutcome, EndedJobs, JobId, JobRequest, JobState, NewJob, Receiver, Redelivery, RelayBound,
+    DeliveryOutcome, EndedJobs, JobId, JobReceiver, JobRequest, JobState, NewJob, Redelivery, RelayBound,
     Relayed, Scope, Store,
 };
 use foreman_tests::{Db, eventually};
@@ -13,7 +13,7 @@ async fn every_transition_becomes_history_and_the_wanted_ones_webhooks() {
     let db = Db::fresh().await;
     done_jobs_to(&db, URL, 2).await;
     let wanted = job_to(&db, URL).request;
-    let receiver = Receiver { events: Some(vec![JobState::Done]), ..wanted.receiver.clone().unwrap() };
+    let receiver = JobReceiver { events: Some(vec![JobState::Done]), ..wanted.receiver.clone().unwrap() };
     db.accept_all(&[db.job(JobRequest { receiver: Some(receiver), ..wanted }), db.new_job()]).await;
 
     let relayed = db.store.relay(1_000).await.unwrap();

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use foreman_runtime::background_error;
 use foreman_store::{Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, Store, StoreError};
 use foreman_webhook::schedule::{self, Jitter};
-use foreman_webhook::{Decision, Failure, Outcome, ReceiverUrl, RetrySchedule, SigningSecret, sign};
+use foreman_webhook::{Decision, Failure, Outcome, RetrySchedule, sign};
 use metrics::counter;
 use tokio::time::sleep;
 
 use super::heavy::Weight;
+use super::receivers::Address;
 use super::sender::{Received, Sender, headers};
 use super::{UNSIGNED, render};
 use crate::large_reads::LargeReads;
@@ -60,7 +61,7 @@ impl Context {
         mut delivery: Delivery,
         mut weight: Option<Weight>,
         claimed: Instant,
-        secrets: Arc<[SigningSecret]>,
+        address: Address,
     ) -> Attempted {
         let mut confirmed = claimed;
         if let Some(weight) = &mut weight {
@@ -77,20 +78,21 @@ impl Context {
         if started - confirmed > BEGIN_WITHIN {
             return release(delivery, started, Duration::ZERO);
         }
-        let answer = match ReceiverUrl::parse(&delivery.url) {
-            Ok(url) => {
+        let answer = match &address.url {
+            Some(url) => {
                 let body =
                     Bytes::from(render::body(&delivery, self.inline_limit, self.public_url.as_deref()));
                 // They stand in the body now.
                 delivery.event.artifacts = Vec::new();
                 let message = sign::message_id(&delivery.job.to_string(), delivery.event.seq.into());
-                let signature = sign::headers(&secrets, &message, self.clock.now().timestamp(), &body);
-                if secrets.is_empty() {
+                let signature =
+                    sign::headers(&address.secrets, &message, self.clock.now().timestamp(), &body);
+                if address.secrets.is_empty() {
                     counter!(UNSIGNED.name).increment(1);
                 }
-                self.sender.send(&url, headers(signature, delivery.traceparent.as_deref()), body).await
+                self.sender.send(url, headers(signature, delivery.traceparent.as_deref()), body).await
             }
-            Err(_) => Received::none(Failure::InvalidUrl),
+            None => Received::none(Failure::InvalidUrl),
         };
         let ended = Instant::now();
         let since_claim = ended - claimed;
@@ -157,8 +159,7 @@ fn report(delivery: Delivery, at: Instant, outcome: DeliveryOutcome) -> Delivery
         claim: delivery.claim,
         job: delivery.job,
         seq: delivery.event.seq,
-        lane: delivery.lane,
-        url: delivery.url,
+        receiver: delivery.receiver,
         event: delivery.event.state,
         attempt: delivery.attempt,
         started: at,

@@ -6,18 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foreman_runtime::background::Rounds;
-use foreman_runtime::background_error;
-use foreman_store::{ClientId, Delivery, JobState, LaneId, StoreError};
+use foreman_store::{Delivery, JobState, LaneId, StoreError};
 
 use super::attempt::release;
+use super::receivers::Withheld;
 use super::seats::CountedLane;
-use super::secrets::Signing;
 use super::{Dispatcher, tell};
 
-/// Before a webhook whose secret cannot be read is looked at again. Somebody must mend the settings first.
-const WITHHELD_FOR: Duration = Duration::from_secs(30);
-
-/// Before a claim is tried again whose secrets or artifacts could not be read.
+/// Before a claim is tried again whose artifacts could not be read.
 const RELEASED_FOR: Duration = Duration::from_secs(1);
 
 /// Artifacts of light webhooks are read in pieces of so many bytes, and what one brings is sent before the next is read: on
@@ -29,7 +25,6 @@ struct Start<'a> {
     /// A moment before the claim.
     claimed: Instant,
     lanes: &'a HashMap<LaneId, CountedLane>,
-    signing: HashMap<ClientId, Signing>,
 }
 
 impl Dispatcher {
@@ -41,19 +36,8 @@ impl Dispatcher {
         claimed: Instant,
         lanes: &HashMap<LaneId, CountedLane>,
     ) -> Result<(), StoreError> {
-        let clients = deliveries.iter().map(|delivery| delivery.client);
-        let (signing, mut failed) = match self.secrets.of(&self.store, clients).await {
-            Ok(signing) => (signing, None),
-            Err(error) => (HashMap::new(), Some(error)),
-        };
-        let withheld = signing.values().find_map(|signing| match signing {
-            Signing::Withheld(why) => Some(Arc::clone(why)),
-            Signing::With(_) => None,
-        });
-        if let Some(why) = withheld {
-            background_error!(Self::TASK, why);
-        }
-        let start = Start { claimed, lanes, signing };
+        let mut failed = self.receivers.read(Self::TASK, &self.store, &deliveries).await.err();
+        let start = Start { claimed, lanes };
         let is_read_here = |one: &Delivery| one.event.state == JobState::Done && !one.is_heavy();
         let (mut light, others): (Vec<Delivery>, Vec<Delivery>) =
             deliveries.into_iter().partition(is_read_here);
@@ -87,16 +71,18 @@ impl Dispatcher {
     /// Begins one attempt. It keeps its seat until its report is on its way to the settler, who takes only so many: what is
     /// under way is bounded even where Postgres is slow to write.
     async fn start(&self, delivery: Delivery, start: &Start<'_>) {
-        let lane =
-            start.lanes.get(&delivery.lane).expect("only lanes that were offered seats are claimed from");
+        let lane = start
+            .lanes
+            .get(&delivery.receiver.lane)
+            .expect("only lanes that were offered seats are claimed from");
         let seat = self.seats.take(lane.clone());
         let weight = delivery.is_heavy().then(|| self.heavy.take(lane.clone(), delivery.artifact_bytes));
         let over = self.over.clone();
-        match start.signing.get(&delivery.client) {
-            Some(Signing::With(secrets)) => {
+        match self.receivers.address(&delivery.receiver) {
+            Ok(address) => {
                 let context = Arc::clone(&self.context);
                 // In a box before it is wrapped: each wrapper would copy its kilobytes.
-                let attempt = Box::pin(context.attempt(delivery, weight, start.claimed, Arc::clone(secrets)));
+                let attempt = Box::pin(context.attempt(delivery, weight, start.claimed, address));
                 let hard = self.worker.shutdown.hard().clone();
                 self.worker.shutdown.spawn_work("delivery", async move {
                     // At the end of the grace it is let go: its claim ends by itself, and it is sent again.
@@ -106,10 +92,7 @@ impl Dispatcher {
                     }
                 });
             }
-            Some(Signing::Withheld(_)) => {
-                tell(&over, release(delivery, start.claimed, WITHHELD_FOR)).await;
-            }
-            None => tell(&over, release(delivery, start.claimed, RELEASED_FOR)).await,
+            Err(Withheld { wait }) => tell(&over, release(delivery, start.claimed, wait)).await,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::db::conn::Conn;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::id::{ClientId, JobId, LaneId};
+use crate::id::{ClientId, JobId};
 use crate::job::new_job::{IDEMPOTENCY_HOURS, NewJob};
 
 /// The answer about one job that was offered to [`Store::accept`](crate::Store::accept).
@@ -168,22 +168,10 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
     let retry_of: Vec<_> = jobs.iter().map(|job| job.retry_of.map(JobId::uuid)).collect();
     let urls = maybe_texts(|job| Some(job.request.receiver.as_ref()?.url.as_str()));
     let origins = maybe_texts(|job| Some(job.request.receiver.as_ref()?.origin.as_str()));
-    let events: Vec<Option<String>> = jobs
-        .iter()
-        .map(|job| {
-            let events = job.request.receiver.as_ref()?.events.as_ref()?;
-            Some(events.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(","))
-        })
-        .collect();
-    let lanes: Vec<Option<uuid::Uuid>> = jobs
-        .iter()
-        .map(|job| {
-            job.request
-                .receiver
-                .as_ref()
-                .map(|receiver| LaneId::derive(job.request.client, &receiver.origin).uuid())
-        })
-        .collect();
+    let events: Vec<Option<String>> =
+        jobs.iter().map(|job| job.request.receiver.as_ref()?.event_names()).collect();
+    let lane = |job: &NewJob| Some(job.request.receiver.as_ref()?.lane(job.request.client).uuid());
+    let lanes: Vec<Option<uuid::Uuid>> = jobs.iter().map(|job| lane(job)).collect();
     let keys = maybe_texts(|job| Some(job.idempotency.as_ref()?.key.as_str()));
     let digests: Vec<Option<&[u8]>> =
         jobs.iter().map(|job| job.idempotency.as_ref().map(|key| key.body_digest.as_slice())).collect();

@@ -1,0 +1,87 @@
+//! Who receives the webhooks of a job. This file alone says where receivers come from: today each job may name one URL.
+//! Every statement that needs the receivers of a job takes them from [`query_with_receivers`], so that a further kind of
+//! receiver is one more `SELECT` there.
+
+use uuid::Uuid;
+
+use crate::id::{ClientId, LaneId};
+use crate::job::state::JobState;
+
+/// The receiver that a job names itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobReceiver {
+    pub url: String,
+    /// `scheme://host:port` of the URL.
+    pub origin: String,
+    /// The states to tell of; `None` for all of them.
+    pub events: Option<Vec<JobState>>,
+}
+
+/// The receiver of a claimed delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receiver {
+    pub lane: LaneId,
+    pub url: String,
+    pub signed_by: SecretOwner,
+}
+
+/// Whose secrets sign the webhooks to a receiver. For a URL that a job names these are the secrets of its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct SecretOwner(pub(crate) Uuid);
+
+/// Runs `sqlx::query!`, and puts the receivers of a job where the text says `RECEIVERS`.
+///
+/// There must be a row `j` with the job's `client_id` and its `webhook_` columns. The statement joins to it a row
+/// `receiver` for each receiver:
+///
+/// - `lane_id`, `origin`: the lane
+/// - `url`, `signed_by`: what a claimed delivery needs, see [`Receiver`]
+/// - `events`: the states to tell of, NULL for all of them
+///
+/// A statement that begins with a delivery joins by `receiver.lane_id`. So it never sends to one receiver what was made
+/// for another, and leaves alone what was made for a kind of receiver that only a later version knows.
+macro_rules! query_with_receivers {
+    ($before:literal + RECEIVERS + $after:literal $($arguments:tt)*) => {
+        sqlx::query!(
+            $before + "LATERAL (
+                SELECT j.webhook_lane AS lane_id, j.webhook_origin AS origin, j.webhook_url AS url,
+                       j.client_id AS signed_by, j.webhook_events AS events
+                WHERE j.webhook_lane IS NOT NULL
+            ) AS receiver" + $after
+            $($arguments)*
+        )
+    };
+}
+pub(crate) use query_with_receivers;
+
+impl JobReceiver {
+    /// The receiver in the columns of `job`, if it names one.
+    pub(crate) fn from_columns(
+        url: Option<String>,
+        origin: Option<String>,
+        events: Option<Vec<String>>,
+    ) -> Option<Self> {
+        let (url, origin) = url.zip(origin)?;
+        // We wrote these names ourselves. No event of this version has a state that it does not know.
+        let known = |events: Vec<String>| events.iter().filter_map(|event| event.parse().ok()).collect();
+        Some(Self { url, origin, events: events.map(known) })
+    }
+
+    /// The lane of this receiver where the job is this client's.
+    pub(crate) fn lane(&self, client: ClientId) -> LaneId {
+        LaneId::derive(client, &self.origin)
+    }
+
+    /// The names of the states to tell of, with commas between them.
+    pub(crate) fn event_names(&self) -> Option<String> {
+        let events = self.events.as_ref()?;
+        Some(events.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(","))
+    }
+}
+
+impl From<ClientId> for SecretOwner {
+    fn from(client: ClientId) -> Self {
+        Self(client.uuid())
+    }
+}
