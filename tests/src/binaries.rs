@@ -1,5 +1,5 @@
-//! The programs under test, built once a test process: `cargo test` alone builds only what it tests, and a stale
-//! binary tested is worse than none.
+//! The programs under test, built once per test process: `cargo test` builds only the tests, and a test of an old
+//! binary would prove nothing.
 
 use std::{
     env,
@@ -8,16 +8,16 @@ use std::{
     sync::LazyLock,
 };
 
-/// The directory with the fresh binaries.
+/// The directory with the newly built binaries.
 static FRESH: LazyLock<PathBuf> = LazyLock::new(build);
 
-/// Where the binary `name` of this workspace lies, built from the sources as they are now. A path is taken as it is.
+/// The path of the binary `name` of this workspace, built from the current sources. A path is returned unchanged.
 pub(crate) fn binary(name: &str) -> PathBuf {
     let path = Path::new(name);
     if path.is_absolute() { path.to_path_buf() } else { FRESH.join(name) }
 }
 
-/// Builds these packages as they are built for production, by themselves, and returns the directory they are in.
+/// Builds these packages alone and with production settings. Returns the directory of their binaries.
 pub fn built_for_release(packages: &[&str]) -> PathBuf {
     let target_dir = parent(&own_profile_dir());
     let named = packages.iter().flat_map(|package| ["--package", package]);
@@ -32,7 +32,7 @@ fn build() -> PathBuf {
     profile_dir
 }
 
-/// A program lies in `target/<profile>`, a test in `deps` there.
+/// A program lies in `target/<profile>`, and a test in its subdirectory `deps`.
 fn own_profile_dir() -> PathBuf {
     let own = env::current_exe().expect("a program knows its path");
     let dir = parent(&own);
@@ -50,7 +50,7 @@ fn cargo_build<'a>(what: impl Iterator<Item = &'a str>, target_dir: &Path) {
         .arg(target_dir)
         .args(what)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
-    // What cargo told this test about its own package would make build scripts run again.
+    // Cargo's variables about this package would make build scripts run again.
     for (name, _) in env::vars_os() {
         if name
             .to_str()

@@ -1,4 +1,5 @@
-//! A Postgres of the tests' own in a temporary directory. It ends with the test process, however that ends.
+//! A Postgres of the tests' own in a temporary directory. It ends when the test process ends, whatever ends the
+//! process.
 
 use std::{
     env, fs,
@@ -19,13 +20,13 @@ use tokio::sync::OnceCell;
 
 use crate::{eventually, free_port, last_will::LastWill};
 
-/// The migrated database that fresh ones are copied from.
+/// The migrated database that new databases are copied from.
 pub(crate) const TEMPLATE: &str = "foreman_template";
 
-/// A running Postgres. Its superuser is `foreman`, who needs no password.
+/// A running Postgres. Its superuser is `foreman`, without a password.
 #[derive(Debug)]
 pub struct Cluster {
-    // Dropped first: it ends Postgres and removes the directory.
+    // Dropped first, because it ends Postgres and removes the directory.
     _will: LastWill,
     programs: PathBuf,
     dir: PathBuf,
@@ -35,7 +36,7 @@ pub struct Cluster {
     postgres: Mutex<Child>,
 }
 
-/// Whom Postgres runs as when we are root, as whom it refuses to run.
+/// The user that runs Postgres if the tests run as root, because Postgres refuses to run as root.
 #[derive(Debug, Clone, Copy)]
 struct Owner {
     user: u32,
@@ -43,20 +44,20 @@ struct Owner {
 }
 
 impl Cluster {
-    /// The one that the tests of this process share.
+    /// The cluster that all tests of this process share.
     ///
-    /// Without fsync: no test here outlives the machine, and what a process has written survives its SIGKILL.
+    /// Runs without fsync: no test outlives the machine, and the writes of a process survive its SIGKILL.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<Cluster> = OnceCell::const_new();
         SHARED.get_or_init(|| Self::start(&["fsync=off"])).await
     }
 
-    /// One of the caller's own with default durability, for tests that kill it.
+    /// A cluster of the caller's own with default durability, for tests that kill it.
     pub async fn durable() -> Self {
         Self::start(&[]).await
     }
 
-    /// The same with settings for postgres.
+    /// The same, with settings for Postgres.
     pub async fn durable_with(settings: &'static [&'static str]) -> Self {
         Self::start(settings).await
     }
@@ -97,7 +98,7 @@ impl Cluster {
         format!("postgres://foreman@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// A connection as the superuser, outside any test's database.
+    /// A connection of the superuser, outside the database of any test.
     pub(crate) async fn admin(&self) -> Result<PgConnection, sqlx::Error> {
         PgConnection::connect(&self.url("postgres")).await
     }
@@ -109,12 +110,12 @@ impl Cluster {
         postgres.wait().expect("Postgres is our child");
     }
 
-    /// Starts Postgres again after a kill and returns when it has recovered.
+    /// Starts Postgres again after a kill, and returns when it has recovered.
     pub async fn start_again(&self) {
         eventually("a Postgres that answers after its kill", async || {
             {
                 let mut postgres = self.postgres.lock().unwrap_or_else(PoisonError::into_inner);
-                // While children of the killed one still live, a new one refuses to start.
+                // A new postmaster refuses to start while children of the killed one still live.
                 if postgres.try_wait().expect("Postgres is our child").is_some() {
                     *postgres =
                         self::postgres(&self.programs, &self.dir, self.owner, self.port, self.settings);
@@ -125,7 +126,7 @@ impl Cluster {
         .await;
     }
 
-    /// Its directory.
+    /// The directory of the cluster.
     pub(crate) fn home(&self) -> &Path {
         &self.dir
     }
@@ -158,7 +159,7 @@ impl Owner {
     }
 }
 
-/// Where `initdb` and `postgres` lie: as `pg_config` says, or in Debian's place, the newest first.
+/// The directory of `initdb` and `postgres`: as `pg_config` says, or the newest version in Debian's place.
 fn programs() -> PathBuf {
     let asked = Command::new("pg_config").arg("--bindir").output();
     let said = asked.ok().and_then(|output| String::from_utf8(output.stdout).ok());
@@ -200,14 +201,14 @@ fn postgres(programs: &Path, dir: &Path, owner: Option<Owner>, port: u16, settin
     command.spawn().expect("Postgres can be started")
 }
 
-/// Leaves a cluster's directory when the tests end, and says how to look into one of its databases.
+/// Keeps the directory of the cluster when the tests end, and prints how to open one of its databases.
 #[expect(clippy::print_stderr, reason = "the test harness shows there what a failing test leaves")]
 pub(crate) fn keep(home: &Path, database: &str) {
     fs::write(home.join("keep"), "").expect("our directory can be written");
     eprintln!("--- the database is kept, look into it with: sh {}/look {database}", home.display());
 }
 
-/// Ends Postgres at once and removes the directory, unless it is to be kept.
+/// Ends Postgres at once, and removes the directory unless it is to be kept.
 fn end_of(dir: &Path) -> String {
     format!(
         "cd '{}' || exit
@@ -218,7 +219,7 @@ fn end_of(dir: &Path) -> String {
     )
 }
 
-/// A script that opens `psql` on a database of a cluster that was kept.
+/// A script that opens `psql` on a database of a kept cluster.
 fn look(programs: &Path, dir: &Path, owner: Option<Owner>, port: u16) -> String {
     let (programs, dir) = (programs.display(), dir.display());
     let demote = owner.map_or_else(String::new, |Owner { user, group }| {

@@ -1,5 +1,5 @@
-//! A fresh, migrated database for each test, and short words for what the tests of the store say often. A failing test
-//! keeps its database and says how to look into it.
+//! A new, migrated database for each test, with short helpers for frequent steps of the store's tests. A failing test
+//! keeps its database and prints how to open it.
 
 use std::{
     path::PathBuf,
@@ -45,13 +45,13 @@ const CLOCK: &str = "
     CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
         RETURN pg_catalog.clock_timestamp() + (SELECT ahead FROM clock.setting);";
 
-/// One test's database.
+/// The database of one test.
 #[derive(Debug)]
 pub struct Db {
     pub store: Store,
-    /// For assertions past the store.
+    /// For assertions that bypass the store.
     pub pool: PgPool,
-    /// Who submits [`Db::new_job`].
+    /// The client that submits [`Db::new_job`].
     pub client: ClientId,
     name: String,
     url: String,
@@ -64,12 +64,12 @@ impl Db {
         Self::on(Cluster::shared().await).await
     }
 
-    /// A database in that cluster.
+    /// A database in this cluster.
     pub async fn on(cluster: &Cluster) -> Self {
         Self::copied_from(TEMPLATE, cluster).await
     }
 
-    /// A database in that cluster in which nothing is yet, not even the schema.
+    /// An empty database in this cluster, without the schema.
     pub async fn unmigrated(cluster: &Cluster) -> Self {
         Self::copied_from("template0", cluster).await
     }
@@ -97,31 +97,31 @@ impl Db {
         &self.name
     }
 
-    /// A line to this database's server.
+    /// A line to the server of this database.
     pub async fn line(&self) -> Line {
         let (_, place) = self.url.rsplit_once(':').expect("our URL has a port");
         let (port, _) = place.split_once('/').expect("our URL has a path");
         Line::to(port.parse().expect("a port is a number")).await
     }
 
-    /// The same, and a handle through it with so many connections.
+    /// A line, and a handle that connects through it with this many connections.
     pub async fn store_behind_a_line(&self, pool_size: u32) -> (Line, Store) {
         let line = self.line().await;
         let options = ConnectOptions::new(&line.url(&self.url), None, pool_size, false);
         (line, Store::new(options.expect("our URL is one")))
     }
 
-    /// Another process' handle on the same database: its own pool and clock.
+    /// The handle of another process on the same database: it has its own pool and clock.
     pub fn another_store(&self) -> Store {
         self.connect(4, &[])
     }
 
-    /// A handle on one connection, with what that has cached.
+    /// A handle with a single connection, whose caches therefore stay in use.
     pub fn one_connection(&self) -> Store {
         self.connect(1, &[])
     }
 
-    /// A handle that gives up on a lock that it does not get.
+    /// A handle that soon gives up waiting for a lock.
     pub fn impatient_store(&self) -> Store {
         self.connect(4, &[("lock_timeout", "1s")])
     }
@@ -134,46 +134,46 @@ impl Db {
         Store::new(ConnectOptions::new(&url, None, pool_size, false).expect("our URL is one"))
     }
 
-    /// A handle for which Postgres' clock stands so far ahead, or behind: it finds `now()` and `clock_timestamp()` in a
-    /// schema of the test before Postgres' own. It has not asked for the time yet.
+    /// A handle that sees Postgres' clock ahead by this much, or behind: it finds `now()` and `clock_timestamp()` in
+    /// a schema of the test that comes before Postgres' own. It has not asked for the time yet.
     pub async fn skewed_store(&self, ahead: TimeDelta) -> Store {
         self.run(SKEW).await;
         let by = format!("{}s", ahead.num_seconds());
         self.connect(4, &[("search_path", "public,skew,pg_catalog"), ("skew.by", &by)])
     }
 
-    /// The same, and it knows the time.
+    /// The same, after it has asked for the time.
     pub async fn store_at(&self, ahead: TimeDelta) -> Store {
         let store = self.skewed_store(ahead).await;
         store.learn_time().await.expect("Postgres answers");
         store
     }
 
-    /// A handle for which Postgres' clock goes as [`set_clock`](Self::set_clock) says, at any time. It has not asked for
-    /// the time yet.
+    /// A handle that sees a clock that [`set_clock`](Self::set_clock) can set at any time. It has not asked for the
+    /// time yet.
     pub async fn store_with_a_clock(&self) -> Store {
         self.run(CLOCK).await;
         self.connect(4, &[("search_path", "public,clock,pg_catalog")])
     }
 
-    /// The URL of the same for a process.
+    /// The URL of that clock's database, for a process.
     pub async fn url_with_a_clock(&self) -> String {
         self.run(CLOCK).await;
         format!("{}?options=-c%20search_path%3Dpublic,clock,pg_catalog", self.url)
     }
 
-    /// From now on that clock stands so far ahead.
+    /// Sets that clock ahead by this much.
     pub async fn set_clock(&self, ahead: TimeDelta) {
         self.run(&format!("UPDATE clock.setting SET ahead = '{} s'", ahead.num_seconds())).await;
     }
 
-    /// Runs statements past the store. Returns how many rows they touched.
+    /// Runs statements without the store. Returns how many rows they touched.
     pub async fn run(&self, sql: &str) -> u64 {
         let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await;
         done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
     }
 
-    /// The one value that a query finds.
+    /// The single value that a query returns.
     pub async fn value<T>(&self, sql: &str) -> T
     where
         (T,): for<'r> sqlx::FromRow<'r, PgRow>,
@@ -184,7 +184,7 @@ impl Db {
         found.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// The values of the one column that a query finds.
+    /// The values of the single column that a query returns.
     pub async fn values<T>(&self, sql: &str) -> Vec<T>
     where
         (T,): for<'r> sqlx::FromRow<'r, PgRow>,
@@ -200,7 +200,7 @@ impl Db {
         self.job(self.request())
     }
 
-    /// The same with an id that the clock of this handle gives out.
+    /// The same, with an id from the clock of this handle.
     pub fn new_job_by(&self, store: &Store) -> NewJob {
         NewJob { id: store.clock().next_job_id(), ..self.new_job() }
     }
@@ -235,13 +235,13 @@ impl Db {
         }
     }
 
-    /// Accepts so many plain jobs.
+    /// Accepts this many plain jobs.
     pub async fn accept(&self, count: usize) -> Vec<JobId> {
         let jobs: Vec<NewJob> = (0..count).map(|_| self.new_job()).collect();
         self.accept_all(&jobs).await
     }
 
-    /// Accepts these jobs, none of which may be refused.
+    /// Accepts these jobs. Panics if one of them is refused.
     pub async fn accept_all(&self, jobs: &[NewJob]) -> Vec<JobId> {
         let answers = self.store.accept(jobs).await.expect("the jobs can be accepted");
         answers
@@ -253,7 +253,7 @@ impl Db {
             .collect()
     }
 
-    /// A live worker (whose TTL is 20 s) that takes the test's host over from whoever had it.
+    /// A live worker with a TTL of 20 s, which takes the test's host over from any other worker.
     pub async fn holder(&self) -> Holder {
         self.holder_of(HOST).await
     }
@@ -275,13 +275,13 @@ impl Db {
             .expect("nobody holds it")
     }
 
-    /// The row of a worker as it stands.
+    /// The row of a worker as it is now.
     pub async fn heartbeat(&self, holder: &Holder) -> Heartbeat {
         let heartbeats = self.store.heartbeats().await.expect("the workers can be read");
         heartbeats.into_iter().find(|one| one.worker == holder.worker).expect("the worker has a row")
     }
 
-    /// Takes this worker for dead.
+    /// Rescues the jobs of this worker as if it were dead.
     pub async fn rescue_from(&self, holder: &Holder) -> Rescued {
         let dead = self.heartbeat(holder).await;
         self.store.rescue(&[dead]).await.expect("a rescue gets an answer")
@@ -294,13 +294,13 @@ impl Db {
             .await;
     }
 
-    /// An offer to take so many of [`Db::client`]'s jobs of priority 0, from the first on.
+    /// An offer to take this many of [`Db::client`]'s jobs of priority 0, starting at the first.
     pub fn offer(&self, at_most: i32) -> Offer {
         let lower_bound = ulid_floor(DateTime::UNIX_EPOCH);
         Offer { client: self.client, priority: 0, lower_bound, at_most }
     }
 
-    /// Says that this worker lives.
+    /// Renews this worker's row.
     pub async fn renew(&self, holder: &Holder) {
         let worker = holder.worker.uuid();
         self.run(&format!("UPDATE worker SET renewed_at = now() WHERE id = '{worker}'")).await;
@@ -319,7 +319,7 @@ impl Db {
         lease
     }
 
-    /// The room a job stands in; fails if there is not exactly one.
+    /// The room of a job. Panics if the job is not in exactly one room.
     pub async fn room(&self, job: JobId) -> String {
         let rooms: Vec<String> = sqlx::query_scalar(
             "SELECT 'ready' FROM job_ready WHERE job_id = $1 UNION ALL
@@ -350,7 +350,7 @@ impl Db {
         events.into_iter().map(|(_, state)| state).collect()
     }
 
-    /// Waits until every job there is has ended.
+    /// Waits until every job has ended.
     pub async fn every_job_ends(&self) {
         within(Duration::from_secs(120), "the end of every job", async || {
             let left: i64 =
@@ -365,7 +365,7 @@ impl Db {
         self.value("SELECT clock_timestamp()").await
     }
 
-    /// Proves the first rule for every job there is.
+    /// Proves the first rule for every job in the database.
     pub async fn every_job_has_one_room(&self) {
         let misplaced = self.store.misplaced_jobs(10).await.expect("the rooms can be read");
         assert!(misplaced.is_empty(), "in no room or in several: {misplaced:?}");
@@ -380,7 +380,7 @@ impl Drop for Db {
     }
 }
 
-/// A success with so small a result that nobody looks at it.
+/// A success with a tiny result that no test looks at.
 pub fn success() -> Exit {
     Exit::Done(Completion {
         completion: br#"{"message":{"role":"assistant","content":"hi"},"done":true}"#.to_vec(),
@@ -389,12 +389,12 @@ pub fn success() -> Exit {
     })
 }
 
-/// A reason for failing, retrying or handing back.
+/// A reason to fail, retry or hand back.
 pub fn reason() -> Reason {
     Reason { error: "the runner stopped".to_owned(), code: "runner_stopped".to_owned() }
 }
 
-/// The same right once more, as a holder has it that does not know that its first settle was heard.
+/// The same lease again, for a holder that repeats a settle because the answer was lost.
 pub fn copy_of(lease: &Lease) -> Lease {
     Lease { job_id: lease.job_id, no: lease.no }
 }

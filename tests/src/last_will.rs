@@ -1,8 +1,9 @@
-//! What must happen even if this process is killed with SIGKILL: a shell waits for the end of a pipe that we alone hold.
+//! Work that must happen even if this process is killed with SIGKILL: a shell waits for the end of a pipe that only
+//! this process holds.
 
 use std::process::{Child, Command, Stdio};
 
-/// A shell script that runs when the value is dropped, or when this process ends in whatever way.
+/// A shell script that runs when the value is dropped, or when this process ends for any reason.
 #[derive(Debug)]
 pub(crate) struct LastWill(Child);
 
@@ -18,9 +19,9 @@ impl LastWill {
         Self(shell)
     }
 
-    /// The script will not run.
+    /// Makes sure that the script never runs.
     pub(crate) fn revoke(mut self) {
-        // SIGKILL: the shell is gone before the pipe ends.
+        // SIGKILL ends the shell before the pipe ends.
         self.0.kill().expect("the shell is our child");
     }
 }
@@ -28,7 +29,7 @@ impl LastWill {
 impl Drop for LastWill {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
-        // An error means that there is no such child any more: it was revoked.
+        // An error means that the child is gone already, because it was revoked.
         let _ended = self.0.wait();
     }
 }

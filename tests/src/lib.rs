@@ -1,5 +1,7 @@
-//! What the tests of Foreman stand on: a Postgres of their own, the real processes, a receiver of webhooks, and one way
-//! to wait. Nothing here is used by the product, and nothing outside loopback is spoken to.
+//! The ground that Foreman's tests stand on: a Postgres of their own, the real processes, a receiver of webhooks, and
+//! one way to wait.
+//!
+//! Must never be used by the product, and never talk to anything outside loopback.
 
 mod binaries;
 mod cluster;

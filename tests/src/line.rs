@@ -1,5 +1,5 @@
-//! A line between a process and a server, Postgres for instance, that a test can make thin, silent or dead. Processes reach
-//! the server through it when they are given its [`url`](Line::url).
+//! A line between a process and a server, Postgres for instance. A test can make the line thin, silent or dead. A
+//! process uses the line if its settings contain the line's [`url`](Line::url).
 
 use std::{
     io,
@@ -18,10 +18,10 @@ use tokio::{
     time::{Duration, Instant, sleep_until},
 };
 
-/// What is passed on at a time. Small, so that connections share a thin line fairly.
+/// How many bytes the line passes on at a time. Small, so that connections share a thin line fairly.
 const PIECE: usize = 16 << 10;
 
-/// A line of its own port. It ends when it is dropped.
+/// A line with a port of its own. Dropping it ends the line.
 #[derive(Debug)]
 pub struct Line {
     port: u16,
@@ -32,23 +32,23 @@ pub struct Line {
 #[derive(Debug)]
 struct Shared {
     server: SocketAddr,
-    /// Connections that were made before this many silences pass nothing on any more, and stay open.
+    /// Connections that were made before this many silences pass nothing on any more, but stay open.
     silences: watch::Sender<u64>,
     /// Connections that were made before this many cuts are closed.
     cuts: watch::Sender<u64>,
-    /// Bytes a second in each direction, over all connections together; 0 is without a limit.
+    /// Bytes per second in each direction, over all connections together; 0 means no limit.
     rate: AtomicU64,
     open: AtomicUsize,
     towards_server: Direction,
     towards_client: Direction,
 }
 
-/// One direction: until when it is taken by what was passed on already.
+/// One direction of the line, and until when earlier bytes occupy it.
 #[derive(Debug, Default)]
 struct Direction(Mutex<Option<Instant>>);
 
 impl Line {
-    /// A line to this port of loopback.
+    /// A line to this port on loopback.
     pub async fn to(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
         let port = listener.local_addr().expect("a listener has an address").port();
@@ -65,20 +65,20 @@ impl Line {
         Self { port, shared, accepting }
     }
 
-    /// The port at its near end.
+    /// The line's own port, to which clients connect.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// A URL of the server, with the line's own port in place of the server's.
+    /// A URL of the server, with the line's port instead of the server's.
     pub fn url(&self, direct: &str) -> String {
         let server = format!(":{}/", self.shared.server.port());
         assert!(direct.contains(&server), "{direct} does not lead to port {}", self.shared.server.port());
         direct.replacen(&server, &format!(":{}/", self.port), 1)
     }
 
-    /// Every connection that is open now passes nothing on any more, in either direction, and is not closed either: as
-    /// after a failover without a reset. New ones work.
+    /// From now on the open connections pass nothing on in either direction, and are not closed: as after a failover
+    /// without a reset. New connections work.
     pub fn fall_silent(&self) {
         self.shared.silences.send_modify(|silences| *silences += 1);
     }
@@ -88,12 +88,13 @@ impl Line {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// From now on so many bytes a second pass in each direction, over all connections together; 0 is without a limit.
+    /// Limits the line to this many bytes per second in each direction, over all connections together; 0 means no
+    /// limit.
     pub fn throttle(&self, bytes_per_second: u64) {
         self.shared.rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
-    /// How many connections are open, silent ones among them.
+    /// How many connections are open, silent ones included.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
     }
@@ -111,7 +112,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             shared.open.fetch_add(1, Ordering::Relaxed);
-            // Either side may break the connection at any time: the other then sees it closed.
+            // Either side may break the connection at any time. The other side then sees the connection closed.
             let _closed = carry(client, &shared).await;
             shared.open.fetch_sub(1, Ordering::Relaxed);
         });
@@ -144,7 +145,7 @@ async fn pass(
     loop {
         let read = tokio::select! {
             biased;
-            // The halves stay open inside this future until the cut.
+            // This future keeps both halves open until the cut.
             _ = silences.changed() => return std::future::pending().await,
             read = from.read(&mut piece) => read?,
         };
@@ -160,7 +161,7 @@ async fn pass(
 }
 
 impl Direction {
-    /// Returns once these bytes have had their time on the line.
+    /// Returns after the time that these bytes need on the line.
     async fn take(&self, bytes: usize, rate: u64) {
         if rate == 0 {
             return;
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
     use crate::eventually;
 
-    /// A server that answers each byte with the next one.
+    /// A server that answers each byte with the next byte.
     async fn server() -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();

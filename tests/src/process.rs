@@ -1,5 +1,5 @@
-//! Real processes: started with an environment of their own, stopped with real signals, their logs shown when the test
-//! fails. None outlives the test.
+//! Real processes: started with an environment of their own, stopped with real signals. If the test fails, their logs
+//! are shown. No process outlives its test.
 
 use std::{
     env, fs,
@@ -14,7 +14,7 @@ pub use nix::{sys::signal::Signal, unistd::Pid};
 
 use crate::{binaries, eventually, last_will::LastWill};
 
-/// How much of a log is shown when a test fails.
+/// How many lines of a log are shown when a test fails.
 const LINES_SHOWN: usize = 60;
 
 /// One program of this workspace, running or ended.
@@ -28,8 +28,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `binary`, a program of this workspace or the path of any other, with these settings and nothing else of
-    /// our environment but `PATH`.
+    /// Starts `binary`, a program of this workspace or the path of any other program. Its environment has only these
+    /// settings and our `PATH`.
     pub fn start(binary: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -45,7 +45,7 @@ impl Process {
         process
     }
 
-    /// Starts it once more as it was started first. The log goes on.
+    /// Starts the program again with the same arguments and settings. The log continues.
     pub fn start_again(&mut self) {
         assert!(self.running.is_none(), "{} still runs", self.binary);
         let log =
@@ -73,35 +73,35 @@ impl Process {
             .unwrap_or_else(|error| panic!("{signal} cannot be sent to {}: {error}", self.binary));
     }
 
-    /// Kills it with SIGKILL and returns when it is gone.
+    /// Kills the process with SIGKILL, and returns when it is gone.
     pub async fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
         self.ended().await;
     }
 
-    /// Asks it to stop with SIGTERM and returns when it has, which must be with success.
+    /// Asks the process to stop with SIGTERM, and returns when it has ended. Panics if it failed.
     pub async fn terminate(&mut self) {
         self.signal(Signal::SIGTERM);
         let status = self.ended().await;
         assert!(status.success(), "{} was told to stop and ended with {status}", self.binary);
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub async fn ended(&mut self) -> ExitStatus {
         let what = format!("the end of {}", self.binary);
         eventually(&what, async || self.has_ended().ok_or("it still runs")).await
     }
 
-    /// How it ended, or `None` while it runs.
+    /// The exit status, or `None` while the process runs.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         let status = self.running.as_mut()?.0.try_wait().expect("the process is our child")?;
         let (_reaped, will) = self.running.take()?;
-        // Its number may be another process' soon.
+        // Another process may soon get the same number.
         will.revoke();
         Some(status)
     }
 
-    /// All that it has written since its first start.
+    /// Everything that the program has written since its first start.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("the log can be read")
     }

@@ -1,5 +1,5 @@
-//! An independent receiver of webhooks: it knows nothing of Foreman, writes down every request as it came, in the order
-//! of arrival, and answers as it is told.
+//! An independent receiver of webhooks. It knows nothing of Foreman. It stores every request unchanged, in the order
+//! of arrival, and answers as the test tells it.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use futures_util::{StreamExt, future, stream};
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle, time};
 
-/// One request as it came.
+/// One request, as it arrived.
 #[derive(Debug, Clone)]
 pub struct Received {
     pub method: Method,
@@ -28,7 +28,7 @@ pub struct Received {
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// When it had come, for reading the spacing of retries.
+    /// When the request had arrived, to check the time between retries.
     pub at: DateTime<Utc>,
 }
 
@@ -43,28 +43,28 @@ impl Received {
     }
 }
 
-/// How a request is answered.
+/// How the receiver answers a request.
 #[derive(Debug, Clone)]
 pub enum ReceiverAnswer {
-    /// This status, an empty body.
+    /// This status with an empty body.
     Status(u16),
     /// This status with one more header.
     With(u16, &'static str, String),
-    /// The status comes so late.
+    /// This status after this delay.
     Late(Duration, u16),
-    /// No answer, ever.
+    /// Never an answer.
     Hang,
-    /// 200, and then a body that never ends, a byte each so often.
+    /// Status 200, then a body that never ends, with one byte per this duration.
     Drip(Duration),
-    /// A redirect to there.
+    /// A redirect to this location.
     Redirect(String),
-    /// The connection is cut instead of an answer.
+    /// The receiver cuts the connection instead of answering.
     Reset,
 }
 
 type Script = dyn Fn(&Received, usize) -> ReceiverAnswer + Send + Sync;
 
-/// A server on loopback; it ends with the value.
+/// A server on loopback. Dropping the value ends it.
 #[derive(Debug)]
 pub struct Receiver {
     url: String,
@@ -79,12 +79,12 @@ struct Desk {
 }
 
 impl Receiver {
-    /// Takes everything with a 200.
+    /// A receiver that answers everything with 200.
     pub async fn start() -> Self {
         Self::answering(|_, _| ReceiverAnswer::Status(200)).await
     }
 
-    /// Answers as `script` says, which gets each request and how many came before it.
+    /// A receiver that answers as `script` decides. The script gets each request, and how many came before it.
     pub async fn answering(
         script: impl Fn(&Received, usize) -> ReceiverAnswer + Send + Sync + 'static,
     ) -> Self {
@@ -100,7 +100,7 @@ impl Receiver {
         Self { url: format!("http://{address}"), received, server }
     }
 
-    /// Its URL with this path.
+    /// The URL of this path.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }

@@ -1,10 +1,11 @@
-//! Where the random moments of a test come from.
+//! The source of the random choices of a test.
 
 use std::env;
 
 use rand::{SeedableRng, rngs::StdRng};
 
-/// A source of random numbers whose seed is shown if the test fails, and taken from `FOREMAN_TEST_SEED` if that is set.
+/// Random numbers from a seed. The seed is printed if the test fails, and is taken from `FOREMAN_TEST_SEED` if that
+/// is set.
 #[expect(clippy::print_stderr, reason = "a test's output is shown when it fails")]
 pub fn random() -> StdRng {
     let given = env::var("FOREMAN_TEST_SEED").ok();

@@ -1,4 +1,4 @@
-//! The services of Foreman as processes, with settings that suit a test: free ports, short leases, receivers on loopback
+//! The services of Foreman as processes, with settings for tests: free ports, short leases, and webhooks to loopback
 //! allowed.
 
 use std::{sync::LazyLock, time::Duration};
@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use crate::{Db, Process, binaries::binary, eventually, free_port};
 
-/// A client for everything that tests ask over HTTP.
+/// The HTTP client for all requests of the tests.
 pub fn http() -> &'static Client {
     static HTTP: LazyLock<Client> = LazyLock::new(|| {
         foreman_runtime::tls::install();
-        // Connections are not kept: the static would carry them from one test's runtime to the next one's.
+        // The client keeps no connections, because this static would carry them from the runtime of one test to the
+        // next.
         let client =
             Client::builder().pool_max_idle_per_host(0).timeout(Duration::from_secs(90)).no_proxy().build();
         client.expect("a client with ring can be built")
@@ -29,12 +30,12 @@ pub struct Api {
 }
 
 impl Api {
-    /// Starts one with authentication off, and returns when it is ready. `settings` win over ours.
+    /// Starts an api without authentication, and returns when it is ready. `settings` override the defaults.
     pub async fn start(db: &Db, settings: &[(&str, &str)]) -> Self {
         Self::start_as("foreman-api", &[], db, settings).await
     }
 
-    /// The same, allowed to have so many open files.
+    /// The same, with a limit on open files.
     pub async fn start_with_files(db: &Db, files: usize, settings: &[(&str, &str)]) -> Self {
         let command = format!("ulimit -n {files} && exec {}", binary("foreman-api").display());
         Self::start_as("/bin/sh", &["-c", &command], db, settings).await
@@ -55,18 +56,18 @@ impl Api {
         api
     }
 
-    /// Returns once it is ready.
+    /// Returns when the api is ready.
     pub async fn ready(&self) {
         ready(&self.ops_url).await;
     }
 
-    /// Submits a job, which must be accepted, and returns its id.
+    /// Submits a job and returns its id. Panics if the job is not accepted.
     pub async fn submit(&self, job: &Value) -> String {
         let answer = http().post(format!("{}/jobs", self.url)).body(job.to_string()).send().await;
         accepted(answer.expect("the api answers")).await.expect("the api accepts")
     }
 
-    /// Submits a job while the api may be dying: its id if, and only if, a 202 was read to its end.
+    /// Submits a job while the api may be dying. Returns the job's id if and only if a whole 202 was read.
     pub async fn submit_if_it_lives(url: &str, job: &Value) -> Option<String> {
         accepted(http().post(format!("{url}/jobs")).body(job.to_string()).send().await.ok()?).await.ok()
     }
@@ -86,7 +87,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts one for the Ollama at `ollama`, and returns when it is ready. `settings` win over ours.
+    /// Starts a worker for the Ollama at `ollama`, and returns when it is ready. `settings` override the defaults.
     pub async fn start(db: &Db, ollama: &str, settings: &[(&str, &str)]) -> Self {
         let ops = loopback();
         let ours = [
@@ -102,12 +103,12 @@ impl Worker {
         worker
     }
 
-    /// Returns once it is ready.
+    /// Returns when the worker is ready.
     pub async fn ready(&self) {
         ready(&self.ops_url).await;
     }
 
-    /// The value of a counter or gauge without labels, 0 before it exists.
+    /// The value of a counter or gauge without labels; 0 before it exists.
     pub async fn metric(&self, name: &str) -> f64 {
         let answer =
             http().get(format!("{}/metrics", self.ops_url)).send().await.expect("the worker answers");
@@ -117,7 +118,7 @@ impl Worker {
     }
 }
 
-/// The id in a 202, or what came instead.
+/// The id in a 202, or the other answer as an error.
 async fn accepted(answer: Response) -> Result<String, String> {
     let status = answer.status();
     let text = answer.text().await.map_err(|error| error.to_string())?;

@@ -1,22 +1,23 @@
-//! The one way a test waits: it asks until the answer is right, and fails with the last wrong answer. No test sleeps for
-//! a guessed time, and none asserts how long something took by this machine's clock.
+//! The only way in which a test waits: it asks until the answer is right, and fails with the last wrong answer.
+//!
+//! A test must never sleep for a guessed time, and never assert how long something took by this machine's clock.
 
 use std::{fmt::Display, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
-/// Far more than anything here needs, so that only a real fault reaches it, even on a busy machine.
+/// Much longer than anything here needs, so that even on a busy machine only a real fault reaches it.
 const GENEROUS: Duration = Duration::from_secs(30);
 
-/// Between two questions.
+/// The pause between two questions.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Asks `check` until it is `Ok`, and returns what it found. `what` completes "… did not come true".
+/// Asks `check` until it returns `Ok`, and returns that value. `what` completes the sentence "… did not come true".
 pub async fn eventually<T, E: Display>(what: &str, check: impl AsyncFnMut() -> Result<T, E>) -> T {
     within(GENEROUS, what, check).await
 }
 
-/// The same with a deadline of one's own, for what rightly takes long.
+/// The same with another deadline, for conditions that rightly take long.
 pub async fn within<T, E: Display>(
     deadline: Duration,
     what: &str,

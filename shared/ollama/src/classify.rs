@@ -1,17 +1,18 @@
-//! What Ollama's words mean: the one list of texts after which a job is worth a second attempt.
+//! What Ollama's error texts mean. This file has the only list of texts after which a job deserves another attempt.
 //!
-//! Whatever is not on the list is final: a 500 also tells of a wrong option type or format, which no retry mends.
+//! A text that is not on the list must never lead to a retry: Ollama also answers 500 for a wrong type of an option
+//! or a wrong format, which no retry mends.
 
 use reqwest::StatusCode;
 
 use crate::failure::Failure;
 
-/// A piece of an error text that says the trouble was of the moment.
+/// A piece of an error text that shows a temporary trouble.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryText {
-    /// Found anywhere in the error, case aside.
+    /// Searched anywhere in the error, ignoring case.
     pub text: &'static str,
-    /// The stable `error_code` of jobs that fail with it.
+    /// The stable `error_code` of jobs that fail with this text.
     pub code: &'static str,
 }
 
@@ -19,46 +20,47 @@ const fn retry(text: &'static str, code: &'static str) -> RetryText {
     RetryText { text, code }
 }
 
-/// The texts of v0.24.0 and v0.32.15, the most telling first: the first that is found names the failure.
+/// The texts of v0.24.0 and v0.32.15, most specific first. The first match names the failure.
 pub const RETRY_TEXTS: &[RetryText] = &[
-    // Memory: another model, or another program, may have gone by the next attempt.
+    // Memory: another model or program may have released memory before the next attempt.
     retry("out of memory", "out_of_memory"),
     retry("out-of-memory", "out_of_memory"),
     retry("failed to allocate", "out_of_memory"),
     retry("unable to allocate", "out_of_memory"),
     retry("not enough memory", "out_of_memory"),
     retry("requires more system memory", "out_of_memory"),
-    // The runner died, before the first token, in mid-stream or while it loaded.
+    // The runner died: before the first token, in the middle of the stream, or while it loaded.
     retry("model runner has unexpectedly stopped", "runner_stopped"),
     retry("runner process has terminated", "runner_stopped"),
     retry("llama-server process has terminated", "runner_stopped"),
     retry("llama runner exited", "runner_stopped"),
     retry("an error was encountered while running the model", "runner_stopped"),
     retry("unexpected eof", "runner_stopped"),
-    // Ollama's own connection to its runner, which ends when the runner does.
+    // Ollama's own connection to its runner, which breaks when the runner dies.
     retry("connection reset by peer", "runner_stopped"),
     retry("connection refused", "runner_stopped"),
     retry("broken pipe", "runner_stopped"),
-    // The runner did not come up in time.
+    // The runner did not start in time.
     retry("timed out waiting for llama", "runner_timed_out"),
-    // The queue of Ollama itself is full.
+    // Ollama's own queue is full.
     retry("server busy", "server_busy"),
-    // Someone cancelled the request and it was not we, who hang up instead: Ollama is being stopped.
+    // The request was cancelled, but not by us, because we cancel by hanging up. So somebody stops Ollama.
     retry("request canceled", "request_cancelled"),
 ];
 
-/// Longest piece of Ollama's words that is passed on.
+/// How many characters of an error text of Ollama are passed on.
 const MAX_TEXT: usize = 500;
 
-/// What a status other than 200 means, with the body that came with it.
+/// The failure behind a status other than 200 and its body.
 pub fn answer_failure(host: &str, status: StatusCode, body: &[u8]) -> Failure {
     let text =
         error_text(body).unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
     match status.as_u16() {
-        // 400 and 404 speak of the request: `unexpected EOF` there is the request's own.
+        // Ollama uses 400 and 404 for errors of the request. There, `unexpected EOF` is about the body of the
+        // request.
         499 | 500 | 503 => match transient(&text) {
             Some(failure) => failure,
-            // Not Ollama's words: a proxy in between, which will find Ollama again.
+            // This text is not Ollama's. A proxy answered, which may reach Ollama again later.
             None if status == StatusCode::SERVICE_UNAVAILABLE => {
                 Failure::Transient { code: "bad_gateway", text }
             }
@@ -71,7 +73,7 @@ pub fn answer_failure(host: &str, status: StatusCode, body: &[u8]) -> Failure {
     }
 }
 
-/// What an `{"error": …}` line after a 200 means.
+/// The failure behind an `{"error": …}` line that came after a 200.
 pub fn stream_failure(text: &str) -> Failure {
     transient(text).unwrap_or_else(|| Failure::StreamError { text: shorten(text) })
 }
@@ -82,7 +84,7 @@ fn transient(text: &str) -> Option<Failure> {
     Some(Failure::Transient { code: known.code, text: shorten(text) })
 }
 
-/// The `error` of a JSON body, or the body itself where it is plain text.
+/// The `error` of a JSON body, or the body itself if it is plain text.
 fn error_text(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Body {
@@ -113,7 +115,7 @@ mod tests {
         serde_json::to_vec(&serde_json::json!({ "error": text })).unwrap()
     }
 
-    /// Each text of the list, as Ollama really puts it: status, words, code.
+    /// Each text of the list in the words of real Ollama servers: status, words, code.
     const CASES: &[(u16, &str, &str)] = &[
         (500, "llama runner process has terminated: CUDA error: out of memory", "out_of_memory"),
         (500, "llama-server reported out-of-memory during startup: cudaMalloc failed", "out_of_memory"),

@@ -1,7 +1,7 @@
-//! The only thing in Foreman that talks to an Ollama.
+//! The client of one Ollama host; no other code of Foreman talks to Ollama.
 //!
-//! It never follows a redirect, never uses a proxy, never passes on a header of a client's, and never retries by itself: what
-//! a failure means for a job is the worker's business; here it has only a [kind](Failure::kind).
+//! Must never follow a redirect, use a proxy, pass on a header of a client, or retry by itself. A failure only has a
+//! [kind](Failure::kind) here; the worker decides what it means for a job.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use crate::object::Members;
 use crate::route::Route;
 use crate::wire::{InstalledModel, Listing, RunningModel, Version};
 
-/// A host that does not take a connection within this is away.
+/// A host that does not accept a connection within this time is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Listings are answered from memory even while a model loads.
+/// Ollama answers listings from memory, even while a model loads.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest answer that is read whole: a listing of a few thousand models.
+/// The largest answer that is read as a whole: a listing of a few thousand models.
 const MAX_ANSWER: usize = 16 << 20;
-/// Largest piece of an error that is read.
+/// How much of an error body is read.
 const MAX_ERROR: usize = 64 << 10;
 
 /// A client of one Ollama host. Cheap to clone; all clones share their connections.
@@ -34,13 +34,13 @@ pub struct Client {
     host: OllamaHost,
 }
 
-/// The client could not be made, which is a fault of this process and of no host.
+/// The client could not be set up. This is a fault of the process, not of any host.
 #[derive(Debug, thiserror::Error)]
 #[error("the HTTP client for Ollama cannot be set up")]
 pub struct ClientError(#[from] reqwest::Error);
 
 impl Client {
-    /// Expects the process to have installed a TLS provider.
+    /// The process must have installed a TLS provider before.
     pub fn new(host: OllamaHost) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -58,30 +58,33 @@ impl Client {
         &self.host
     }
 
-    /// The version of the Ollama there, and with it the proof that one answers.
+    /// The version of the Ollama at this host. An answer also proves that an Ollama answers there.
     pub async fn version(&self) -> Result<String, Failure> {
         Ok(self.listing::<Version>("/api/version").await?.version)
     }
 
-    /// The models that are installed.
+    /// The installed models.
     pub async fn tags(&self) -> Result<Vec<InstalledModel>, Failure> {
         Ok(self.listing::<Listing<_>>("/api/tags").await?.models)
     }
 
-    /// The models that are loaded. Empty while one loads; a name may be missing though its weights are there.
+    /// The loaded models. The list is empty while a model loads. A name may be missing although its weights are
+    /// loaded.
     pub async fn ps(&self) -> Result<Vec<RunningModel>, Failure> {
         Ok(self.listing::<Listing<_>>("/api/ps").await?.models)
     }
 
-    /// Loads a model and returns once it is resident; a resident one answers at once.
+    /// Loads a model and returns once it is resident, which is at once for a resident model.
     ///
-    /// Dropping the future hangs up, which aborts the load *and still throws out* what was resident before: only ever ask
-    /// for what will be used, and never while requests for another key are in flight.
+    /// Dropping the future hangs up. This aborts the load, *and Ollama has still unloaded* the models that were
+    /// resident before. So preload only a model that will be used, and never while requests for another load key are
+    /// in flight.
     pub async fn preload(&self, key: &LoadKey, route: Route) -> Result<(), Failure> {
         self.empty_request(route, key.preload_body(route)).await
     }
 
-    /// Throws a model out as soon as it is idle, and returns at once. One that is not loaded is fine too.
+    /// Asks Ollama to unload a model as soon as it is idle. Returns at once, and does no harm if the model is not
+    /// loaded.
     pub async fn unload(&self, key: &LoadKey, route: Route) -> Result<(), Failure> {
         self.empty_request(route, key.unload_body(route)).await
     }
@@ -104,7 +107,7 @@ impl Client {
         *request.timeout_mut() = Some(LISTING_TIMEOUT);
         let body = async { self.read(self.send(request).await?).await };
         let body = body.await.map_err(|failure| match failure {
-            // No job hangs on a listing: whatever breaks it off, it is the host that cannot be reached.
+            // No job depends on a listing, so a listing that breaks off means only that the host cannot be reached.
             Failure::ConnectionLost { source } => {
                 Failure::Unreachable { host: self.host.to_string(), source }
             }
@@ -128,7 +131,7 @@ impl Client {
         request
     }
 
-    /// Sends a request and returns its answer if that is a 200.
+    /// Sends a request and returns the response if its status is 200.
     pub(crate) async fn send(&self, request: Request) -> Result<Response, Failure> {
         let answer = self.http.execute(request).await.map_err(|error| self.lost(error))?;
         if is_foreman(&answer) {
@@ -143,7 +146,7 @@ impl Client {
         }
     }
 
-    /// The beginning of a body. What comes after the limit is not waited for.
+    /// The beginning of a body. Stops reading at the limit.
     async fn read_some(&self, answer: Response, limit: usize) -> Result<Bytes, Failure> {
         let mut stream = answer.bytes_stream();
         let mut body = BytesMut::new();
@@ -163,9 +166,9 @@ impl Client {
         Ok(body)
     }
 
-    /// Tells a host that is away from a connection that broke once the request was on its way.
+    /// Distinguishes a host that is away from a connection that broke after the request was sent.
     pub(crate) fn lost(&self, error: reqwest::Error) -> Failure {
-        // The errors carry the URL, which the failure says already.
+        // reqwest's errors contain the URL, which our failure names already.
         let source = error.without_url();
         if source.is_connect() {
             Failure::Unreachable { host: self.host.to_string(), source }
@@ -175,7 +178,7 @@ impl Client {
     }
 }
 
-/// Foreman answers much as Ollama does, and says who it is in a header.
+/// Foreman's answers look like Ollama's, except for a header that names Foreman.
 fn is_foreman(answer: &Response) -> bool {
     answer.headers().get(header::SERVER).is_some_and(|server| server.as_bytes().starts_with(b"foreman"))
 }

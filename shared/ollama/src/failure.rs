@@ -1,14 +1,15 @@
-//! How a request to Ollama can fail. Here it is only said of what kind a failure is; what that means for a job is decided
-//! by the worker, which knows the job.
+//! How a request to Ollama can fail, and of which kind each failure is.
+//!
+//! Must never decide what a failure means for a job: the worker decides that, because it knows the job.
 
 use reqwest::StatusCode;
 
-/// Of what kind a failure is.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
     /// Nobody answers at the host's address.
     Unreachable,
-    /// What answers there is not Ollama.
+    /// The program that answers there is not Ollama.
     NotOllama,
     /// The same request may succeed another time.
     MayPass,
@@ -27,21 +28,21 @@ pub enum Failure {
     ConnectionLost { source: reqwest::Error },
     #[error("Ollama ended its answer before it was complete")]
     EndedEarly,
-    /// Ollama said something that a second attempt may mend; see [`crate::RETRY_TEXTS`].
+    /// Ollama reported a trouble that another attempt may not meet; see [`crate::RETRY_TEXTS`].
     #[error("Ollama could not run the model now: {text}")]
     Transient { code: &'static str, text: String },
     #[error("{text}: pull it on the Ollama host with `ollama pull`, or name one that `ollama list` shows")]
     ModelMissing { text: String },
-    /// Ollama said that the request itself is wrong, or that the model cannot run it.
+    /// Ollama reported that the request itself is wrong, or that the model cannot run it.
     #[error("Ollama refused the request ({status}): {text}")]
     Refused { status: StatusCode, text: String },
-    /// Ollama said so in mid-stream, where there is no status any more.
+    /// Ollama reported an error in the middle of its stream, where no status can follow.
     #[error("Ollama gave up in the middle of its answer: {text}")]
     StreamError { text: String },
-    /// Its jobs would wait for themselves.
+    /// Foreman's jobs would wait for themselves.
     #[error("{host} is Foreman itself and not an Ollama: set OLLAMA_HOST to the Ollama behind it")]
     IsForeman { host: String },
-    /// A status that Ollama itself never sends: something else listens there, or stands in between.
+    /// Ollama never sends this status. Another program listens at the address, or stands between.
     #[error("{host} answered {status}, which Ollama never does: check what OLLAMA_HOST points at")]
     NotOllama { host: String, status: StatusCode },
     #[error("Ollama's answer could not be read: {what}")]
@@ -64,7 +65,7 @@ impl Failure {
         }
     }
 
-    /// Whether it says that there is no Ollama at the host's address.
+    /// Whether this failure shows that no Ollama is at the host's address.
     pub fn is_of_host(&self) -> bool {
         matches!(self.kind(), FailureKind::Unreachable | FailureKind::NotOllama)
     }

@@ -1,7 +1,9 @@
-//! One running request: its answer, line by line.
+//! One running request, and its answer line by line.
 //!
-//! A task of its own reads from Ollama for as long as the [`Generation`] lives, because a reader that stalls keeps the slot
-//! on the GPU taken. What it has read waits here, within a bound; the task never waits for whoever takes the lines.
+//! While the [`Generation`] lives, a task of its own reads from Ollama: a reader that stalls would keep the slot on
+//! the GPU occupied. Lines that were read wait here, up to a bound.
+//!
+//! The task must never wait for the consumer of the lines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,11 +27,11 @@ pub struct Generation {
 }
 
 impl Client {
-    /// Sends a body as it is and reads the answer to its end, however slowly the caller takes it.
+    /// Sends a body unchanged and reads the answer to its end, however slowly the caller takes the lines.
     ///
-    /// Dropping the generation hangs up. The first line comes with the first token, so a timeout around the first
-    /// [`Generation::next`] is a limit on waiting, loading and prompt together. `max_unread` bounds what may lie here
-    /// unread, in bytes.
+    /// Dropping the generation hangs up. The first line arrives with the first token. So a timeout around the first
+    /// [`Generation::next`] limits waiting, loading and prompt processing together. `max_unread` limits how many
+    /// bytes may wait here unread.
     pub fn run(&self, route: Route, body: impl Into<Bytes>, max_unread: usize) -> Generation {
         Generation::start(self.clone(), self.post(route, body.into()), max_unread)
     }
@@ -43,10 +45,10 @@ impl Generation {
         Self { lines, unread, reader: tokio::spawn(reader.run(request)) }
     }
 
-    /// The next line without its newline, or nothing at the end of the answer. An end is no success yet: that takes a line
-    /// that says `done`, which [`crate::Join`] knows. Blank lines are passed over.
+    /// The next line without its newline, or `None` at the end of the answer. The end alone is no success: success
+    /// also needs a line that says `done`, which [`crate::Join`] checks. Skips blank lines.
     ///
-    /// Safe to drop and call again, as in a `select!` or a timeout.
+    /// May be dropped and called again, as in a `select!` or a timeout.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self.lines.recv().await {
             Some(Ok(line)) => {
@@ -75,7 +77,7 @@ struct Reader {
 impl Reader {
     async fn run(self, request: Request) {
         if let Err(failure) = self.read(request).await {
-            // Nobody listens only if the generation was dropped, and then nobody cares.
+            // Sending fails only if the generation was dropped. Then nobody needs the failure.
             _ = self.lines.send(Err(failure));
         }
     }
@@ -108,16 +110,16 @@ impl Reader {
     }
 }
 
-/// What it takes to keep a line, so that a flood of tiny ones is bounded too.
+/// The memory that one stored line needs. It has a fixed part, so that a flood of tiny lines is bounded too.
 fn cost(line: &Bytes) -> usize {
     line.len() + size_of::<Result<Bytes, Failure>>()
 }
 
-/// Bytes on their way to becoming lines.
+/// Received bytes that are not split into lines yet.
 #[derive(Default)]
 struct Lines {
     bytes: BytesMut,
-    /// How much of `bytes` is known to hold no newline, so that a long line is looked through once only.
+    /// How many bytes are known to contain no newline, so that a long line is searched only once.
     searched: usize,
 }
 
@@ -144,7 +146,7 @@ impl Lines {
         self.bytes.len()
     }
 
-    /// What came after the last newline.
+    /// The bytes after the last newline.
     fn end(self) -> Bytes {
         trimmed(self.bytes)
     }

@@ -1,7 +1,7 @@
 //! `OLLAMA_HOST`, read as Ollama's own programs read it.
 //!
-//! Where Ollama would warn and go on (a port that is no number, say) we refuse, because a worker that silently talks to
-//! another host than the one it was told is worse than one that does not start.
+//! Must never guess. Where Ollama would warn and go on, for a port that is no number for instance, we refuse: a
+//! worker that does not start is better than one that silently talks to the wrong host.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -28,11 +28,11 @@ pub enum HostError {
 }
 
 impl OllamaHost {
-    /// Reads a host in any of Ollama's forms: `host`, `host:port`, `:port`, `[v6]:port`, a URL, or nothing at all.
+    /// Parses a host in any form that Ollama accepts: `host`, `host:port`, `:port`, `[v6]:port`, a URL, or nothing.
     pub fn parse(value: &str) -> Result<Self, HostError> {
         let value = value.trim().trim_matches(['"', '\'']).trim();
         let (scheme, rest, default_port) = match value.split_once("://") {
-            // Ollama's own programs make this one exception for their cloud.
+            // Ollama's own programs make this one exception, for their cloud.
             None if value == "ollama.com" => ("https", value, 443),
             None => ("http", value, DEFAULT_PORT),
             Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
@@ -50,24 +50,24 @@ impl OllamaHost {
         let url = format!("{scheme}://{host}:{port}/{}", path.trim_matches('/'));
         let mut url = Url::parse(&url).map_err(|_| HostError::Host(value.to_owned()))?;
         if !url.path().ends_with('/') {
-            // Without it, joining a route would replace the last segment of a prefix.
+            // Without the slash, joining a route would replace the last segment of a prefix.
             let path = format!("{}/", url.path());
             url.set_path(&path);
         }
         Ok(Self(url))
     }
 
-    /// The base of every route, ending in a slash.
+    /// The base URL of every route, with a slash at its end.
     pub fn url(&self) -> &Url {
         &self.0
     }
 
     pub fn port(&self) -> u16 {
-        // Both schemes that `parse` lets through have a default port.
+        // Both schemes that `parse` accepts have a default port.
         self.0.port_or_known_default().unwrap_or(DEFAULT_PORT)
     }
 
-    /// Whether this Ollama is on the same machine, by any name that always means so.
+    /// Whether this Ollama is on the same machine, by a name that always means the same machine.
     pub fn is_loopback(&self) -> bool {
         match self.0.host() {
             Some(Host::Ipv4(ip)) => ip.is_loopback(),
@@ -82,7 +82,7 @@ impl OllamaHost {
         }
     }
 
-    /// A route of this Ollama, behind whatever prefix it has.
+    /// The URL of a route of this Ollama, after the prefix if there is one.
     pub(crate) fn join(&self, path: &str) -> Url {
         let mut url = self.0.clone();
         url.set_path(&format!("{}{path}", self.0.path().trim_end_matches('/')));
@@ -107,7 +107,7 @@ fn split_port(authority: &str, default: u16) -> Result<(&str, u16), HostError> {
     };
     match port {
         None => Ok((host, default)),
-        // `host:` and `:` leave the port to the default, as a URL does.
+        // `host:` and `:` use the default port, as in a URL.
         Some("") => Ok((host, default)),
         Some(port) => match port.parse::<u16>() {
             Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => Ok((host, number)),
@@ -116,7 +116,8 @@ fn split_port(authority: &str, default: u16) -> Result<(&str, u16), HostError> {
     }
 }
 
-/// An address that can be dialled: "every address of this machine" is one to listen on, and means the machine itself here.
+/// An address to connect to. "Every address of this machine" (`0.0.0.0`, `::`) is an address to listen on; here it
+/// means this machine.
 fn dialable(host: &str) -> String {
     match host.parse::<IpAddr>() {
         _ if host.is_empty() => LOCAL.to_owned(),
@@ -203,7 +204,7 @@ mod tests {
             "//",
         ] {
             match (value, OllamaHost::parse(value)) {
-                // Nothing before the path is the default host, as it is for Ollama.
+                // An empty host means the default host, as for Ollama.
                 ("http://" | "//", parsed) => assert!(parsed.unwrap().is_loopback()),
                 (_, parsed) => assert!(parsed.is_err(), "{value:?} became {parsed:?}"),
             }

@@ -1,8 +1,10 @@
-//! The body of `POST /jobs`, read strictly and split into what is ours and what is Ollama's.
+//! The body of `POST /jobs`: parsed strictly, and split into our own fields and the payload for Ollama.
 //!
-//! Strict, because Ollama is not: it takes the last of repeated keys, in any case, and ignores what follows the object, so
-//! that a lenient reader could queue one model and run another. The payload is never decoded and encoded again: every key
-//! that is not ours keeps its place and its value's bytes.
+//! Must be strict, because Ollama is not: Ollama takes the last of repeated keys, ignores the case of keys, and
+//! ignores bytes after the object. A lenient parser could queue one model while Ollama runs another.
+//!
+//! Must never decode and encode the payload again: every key that is not ours keeps its place and the bytes of its
+//! value.
 
 use std::collections::HashSet;
 
@@ -13,7 +15,7 @@ use crate::load_key::{LoadKey, LoadKeyError};
 use crate::object::{self, Member, Members};
 use crate::route::Route;
 
-/// The fields of a job that are Foreman's own and never reach Ollama.
+/// The fields of a job that belong to Foreman and never reach Ollama.
 pub const OWN_FIELDS: [&str; 8] = [
     "state_webhook_url",
     "webhook_events",
@@ -25,18 +27,18 @@ pub const OWN_FIELDS: [&str; 8] = [
     "idempotency_key",
 ];
 
-/// The keys of the payload that we read ourselves.
+/// The keys of the payload that Foreman reads.
 const READ_KEYS: [&str; 7] = ["model", "messages", "prompt", "stream", "options", "keep_alive", "shift"];
 
-/// Deepest nesting of a body. No chat or schema comes near it, and every JSON reader behind us takes as much.
+/// The deepest nesting of a body. No chat or schema comes near it, and every later JSON parser supports this depth.
 const MAX_DEPTH: usize = 100;
 
-/// A native payload that may become a job.
+/// The body of a job, after it was checked.
 #[derive(Clone, Debug)]
 pub struct JobBody {
     /// Chat for `messages`, generate for `prompt`.
     pub route: Route,
-    /// The model as the client wrote it, which is how answers will name it.
+    /// The model as the client wrote it. Ollama's answer will repeat this spelling.
     pub model: String,
     pub load_key: LoadKey,
     /// What Ollama gets, and what is stored: our fields and `keep_alive` removed, `stream` set.
@@ -118,7 +120,7 @@ impl JobBody {
         let members = read_object(text)?;
         check_keys(&members)?;
 
-        // Like Ollama, we take null for "not given"; except for the model, which has no default.
+        // Like Ollama, treat null as "not given". The model is the exception, because it has no default.
         let given = |key| members.get(key).filter(|raw| raw.get() != "null");
         let model = read_model(members.get("model").ok_or(JobBodyError::ModelMissing)?)?;
         let load_key = LoadKey::of_request(&model, given("options"), given("shift"))?;
@@ -166,7 +168,7 @@ fn read_object(text: &str) -> Result<Members<'_>, JobBodyError> {
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     let members = Members::deserialize(&mut reader).map_err(|error| {
-        // Of an object that is JSON, `Members` refuses nothing but too many keys.
+        // Of a valid JSON object `Members` refuses nothing except too many keys.
         if error.is_data() { JobBodyError::TooManyKeys } else { JobBodyError::NotJson(error) }
     })?;
     reader.end().map_err(|_| JobBodyError::TrailingData)?;
@@ -187,9 +189,9 @@ fn check_keys(members: &Members<'_>) -> Result<(), JobBodyError> {
     Ok(())
 }
 
-/// Whether Go's JSON reader, and with it Ollama, takes `key` for the lower-case ASCII name `known`.
+/// Whether Go's JSON parser, and so Ollama, accepts `key` for the lower-case ASCII name `known`.
 ///
-/// Two letters beyond ASCII fold into it: the long s and the Kelvin sign.
+/// Go treats two letters outside ASCII as equal to ASCII letters: the long s and the Kelvin sign.
 fn folds_to(key: &str, known: &str) -> bool {
     let folded = key.chars().map(|c| match c {
         'ſ' => 's',
@@ -199,7 +201,7 @@ fn folds_to(key: &str, known: &str) -> bool {
     folded.eq(known.chars())
 }
 
-/// A client's own text for an error message, kept to a length that a log line and a terminal can bear.
+/// A piece of the client's own text for an error message, short enough for a log line and a terminal.
 fn excerpt(key: &str) -> String {
     key.chars().take(64).collect()
 }
@@ -213,7 +215,7 @@ fn read_model(raw: &RawValue) -> Result<String, JobBodyError> {
     }
 }
 
-/// Whether a value is an array with something in it. It is known to be JSON, so its first bytes tell.
+/// Whether a value is an array that is not empty. The value is valid JSON, so its first bytes are enough.
 fn is_full_array(raw: &RawValue) -> bool {
     raw.get().strip_prefix('[').is_some_and(|rest| !rest.trim_start().starts_with(']'))
 }

@@ -1,7 +1,8 @@
-//! Joins the stream of `/api/chat` or `/api/generate` to exactly what Ollama would have answered unstreamed.
+//! Joins the stream of `/api/chat` or `/api/generate` into exactly the answer that Ollama would have sent without
+//! streaming.
 //!
-//! Texts and lists are joined as the bytes they are written in, between their quotes and brackets: nothing is decoded, so
-//! numbers, escapes and the order of keys stay Ollama's own.
+//! Must never decode a text or a list: the bytes between their quotes and brackets are joined, so that numbers,
+//! escapes and the order of keys stay Ollama's own.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::failure::Failure;
 use crate::object::{self, Members};
 use crate::route::Route;
 
-/// Gathers the lines of one answer.
+/// Collects the lines of one answer.
 #[derive(Debug)]
 pub struct Join {
     route: Route,
@@ -41,7 +42,7 @@ pub struct Joined {
     pub metrics: Metrics,
 }
 
-/// What the last line counted. Ollama leaves zeros out.
+/// The counts of the last line. Ollama leaves zeros out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
     /// Tokens of the prompt.
@@ -53,7 +54,7 @@ pub struct Metrics {
 }
 
 impl Join {
-    /// `limit` bounds the joined answer, in bytes; past it the job fails for good.
+    /// `limit` bounds the joined answer, in bytes. A longer answer fails the job without a retry.
     pub fn new(route: Route, limit: usize) -> Self {
         let empty = String::new;
         Self {
@@ -68,7 +69,7 @@ impl Join {
         }
     }
 
-    /// Takes one line. An `{"error": …}` line, which Ollama sends after a 200 too, is the failure that it tells of.
+    /// Takes one line. An `{"error": …}` line, which Ollama may send after a 200 too, becomes the failure behind it.
     pub fn push(&mut self, line: &[u8]) -> Result<Pushed, Failure> {
         let line = std::str::from_utf8(line).map_err(unreadable)?.trim();
         let members = Members::parse(line).map_err(unreadable)?;
@@ -110,7 +111,7 @@ impl Join {
         }
     }
 
-    /// The joined answer, if it came to its end.
+    /// The joined answer, if the stream was complete.
     pub fn finish(self) -> Result<Joined, Failure> {
         let last = self.last.as_deref().ok_or(Failure::EndedEarly)?;
         let members = Members::parse(last).map_err(unreadable)?;
@@ -121,12 +122,13 @@ impl Join {
             load_duration: Duration::from_nanos(count("load_duration")),
             total_duration: Duration::from_nanos(count("total_duration")),
         };
-        // A load, or an Ollama that would not stream, says everything in one line.
+        // The answer to a load, or of an Ollama that did not stream, is a single line.
         let body = if self.lines == 1 { last.to_owned() } else { self.body(&members)? };
         Ok(Joined { body, metrics })
     }
 
-    /// The last line, with what the lines before it said in the places that Ollama's own structures have for it.
+    /// The last line, completed with the values of the lines before it, each in the place that Ollama's own
+    /// structures give it.
     fn body(&self, last: &Members<'_>) -> Result<String, Failure> {
         let text = format!("\"{}\"", self.text);
         let thinking = quoted(&self.thinking, '"', '"');
@@ -166,7 +168,7 @@ impl Join {
     }
 }
 
-/// The keys of the last line that follow everything else, in a chat; generate has more behind them.
+/// In a chat, the keys of the last line that come after all others. Generate has more keys after them.
 const METRICS: [&str; 6] = [
     "total_duration",
     "load_duration",
@@ -175,10 +177,10 @@ const METRICS: [&str; 6] = [
     "eval_count",
     "eval_duration",
 ];
-/// The very last keys of generate.
+/// The last keys of generate.
 const IMAGE: [&str; 3] = ["image", "completed", "total"];
 
-/// The members of an answer while they are being put together.
+/// The members of an answer while it is put together.
 struct Fields<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Fields<'a> {
@@ -186,8 +188,8 @@ impl<'a> Fields<'a> {
         Self(members.0.iter().map(|member| (member.key.as_ref(), member.value.get())).collect())
     }
 
-    /// Replaces a member in its place, or adds it ahead of the first of those that come after it. Nothing gathered means
-    /// that Ollama would have left it out.
+    /// Replaces a member in its place, or inserts it before the first of the members in `ahead_of`. `None` removes the
+    /// member, because Ollama would have left it out.
     fn set(&mut self, key: &'a str, value: Option<&'a str>, ahead_of: &[&str]) {
         let Some(value) = value else {
             return self.0.retain(|(known, _)| *known != key);
@@ -207,13 +209,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Adds the inside of a JSON string.
+/// Appends the inside of a JSON string.
 fn push_text(gathered: &mut String, raw: Option<&RawValue>) {
     let inside = raw.and_then(|raw| raw.get().strip_prefix('"')?.strip_suffix('"'));
     gathered.push_str(inside.unwrap_or_default());
 }
 
-/// Adds the inside of a JSON array.
+/// Appends the inside of a JSON array.
 fn push_items(gathered: &mut String, raw: Option<&RawValue>) {
     let inside =
         raw.and_then(|raw| raw.get().strip_prefix('[')?.strip_suffix(']')).unwrap_or_default().trim();

@@ -1,7 +1,9 @@
-//! What Foreman knows of Ollama: its names, its addresses, its wire types, a client, and what its failures mean.
+//! What Foreman knows about Ollama: its names, its addresses, its wire types, a client, and the meaning of its
+//! failures.
 //!
-//! Everything here is pure but for [`Client`], which is the only thing in Foreman that talks to an Ollama. Nothing here
-//! knows of Postgres, of jobs in rooms, or of HTTP served by us; nothing here decides *when* to ask Ollama for something.
+//! Everything here is pure except [`Client`], the only code of Foreman that talks to an Ollama. Must never know of
+//! Postgres, of the rooms of jobs or of HTTP that Foreman serves, and must never decide *when* to ask Ollama for
+//! something.
 
 mod classify;
 mod client;

@@ -1,6 +1,6 @@
-//! What Ollama must have loaded to run a job without loading anything: the model and the options that make it reload.
+//! The load key of a request: the model, and the options that make Ollama reload the model when they change.
 //!
-//! The text of a key is stored and compared by the database, so its form must never change for the same request.
+//! The database stores and compares the text of a key, so the same request must always give the same text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::model::{ModelName, ModelNameError};
 use crate::object::{self, Members};
 use crate::route::Route;
 
-/// The options that make Ollama reload a model when they change, with the type that Ollama wants.
+/// The options that make Ollama reload a model when they change, with the types that Ollama expects.
 const RELOAD_OPTIONS: [(&str, Kind); 7] = [
     ("num_ctx", Kind::Integer),
     ("num_batch", Kind::Integer),
@@ -24,7 +24,7 @@ const RELOAD_OPTIONS: [(&str, Kind); 7] = [
     ("draft_num_predict", Kind::Integer),
 ];
 
-/// The one top-level key that does the same.
+/// The only top-level key that does the same.
 const SHIFT: &str = "shift";
 
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +33,10 @@ enum Kind {
     Boolean,
 }
 
-/// A model together with what makes Ollama reload it; jobs with equal keys share one residency.
+/// A model, together with the options that make Ollama reload it. Jobs with equal keys can run without a reload
+/// between them.
 ///
-/// Its text is the canonical name and then each option that is set, sorted: `llama3.2:latest num_ctx=8192 shift=false`.
+/// Its text is the canonical name, followed by each given option, sorted: `llama3.2:latest num_ctx=8192 shift=false`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoadKey {
     model: ModelName,
@@ -65,13 +66,13 @@ pub enum LoadKeyError {
 }
 
 impl LoadKey {
-    /// How long Ollama keeps what a preload loaded, counted from the end of its last request.
+    /// How long Ollama keeps a preloaded model after its last request.
     ///
-    /// Finite, so that a worker that dies for good leaves no model on the GPU for ever; long, because it sticks: the bodies
-    /// of jobs go without a keep-alive of their own.
+    /// Finite, so that a worker that never comes back does not leave a model on the GPU for ever. Long, because it
+    /// stays in force: the bodies of jobs carry no keep-alive of their own.
     pub const KEEP_ALIVE: Duration = Duration::from_secs(30 * 60);
 
-    /// The key of a bare model, with every option left to Ollama.
+    /// The key of a model without options.
     pub fn of_model(model: ModelName) -> Self {
         Self::new(model, BTreeMap::new())
     }
@@ -87,7 +88,7 @@ impl LoadKey {
         if let Some(options) = options.filter(|raw| raw.get() != "null") {
             let options = Members::parse(options.get()).map_err(|_| LoadKeyError::OptionsType)?;
             for (name, kind) in RELOAD_OPTIONS {
-                // Ollama skips an option that is null.
+                // Ollama ignores an option that is null.
                 if let Some(raw) = options.get(name).filter(|raw| raw.get() != "null") {
                     settings.insert(name, Setting::read(name, kind, raw.get())?);
                 }
@@ -115,17 +116,18 @@ impl LoadKey {
         &self.text
     }
 
-    /// The body that loads exactly this key and says nothing.
+    /// A body that loads exactly this key and generates nothing.
     pub fn preload_body(&self, route: Route) -> String {
         self.empty_request(route, &format!("\"{}s\"", Self::KEEP_ALIVE.as_secs()))
     }
 
-    /// The body that throws this key out as soon as it is idle.
+    /// A body that unloads this key as soon as it is idle.
     pub fn unload_body(&self, route: Route) -> String {
         self.empty_request(route, "0")
     }
 
-    /// A request without a prompt on the route of the job itself, since a model may know only one of them.
+    /// A request without a prompt, on the route of the job itself, because a model may support only one of the
+    /// routes.
     fn empty_request(&self, route: Route, keep_alive: &str) -> String {
         let model = format!("\"{}\"", self.model);
         let values: Vec<_> =
@@ -159,12 +161,12 @@ impl Setting {
     }
 }
 
-/// A JSON number as Ollama turns it into an integer: the fraction is dropped.
+/// A JSON number as Ollama turns it into an integer: it drops the fraction.
 fn integer(raw: &str) -> Option<i64> {
     if let Ok(number) = raw.parse() {
         return Some(number);
     }
-    // The bounds are exact in binary; beyond them Go's conversion is not defined, so that nothing could be compared.
+    // Exact in binary. Go does not define the conversion of larger numbers, so no value could be compared.
     const LIMIT: f64 = 9_223_372_036_854_775_808.0;
     let number = serde_json::from_str::<f64>(raw).ok()?.trunc();
     #[expect(clippy::cast_possible_truncation, reason = "checked against the limits just before")]
@@ -284,7 +286,7 @@ mod tests {
             let options = serde_json::json!({ "num_ctx": num_ctx, "use_mmap": use_mmap, "num_gpu": num_gpu });
             let made = key(&model, &options.to_string(), &serde_json::json!(shift).to_string()).unwrap();
             proptest::prop_assert_eq!(&made.as_str().parse::<LoadKey>().unwrap(), &made);
-            // A preload is a request for the same key.
+            // A preload is a request with the same key.
             let body: serde_json::Value = serde_json::from_str(&made.preload_body(Route::Chat)).unwrap();
             let part = |name: &str| body.get(name).map(ToString::to_string).unwrap_or_default();
             let again = key(body["model"].as_str().unwrap(), &part("options"), &part("shift")).unwrap();

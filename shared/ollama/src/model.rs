@@ -1,7 +1,7 @@
 //! Names of models, compared as Ollama compares them.
 //!
-//! A [`ModelName`] is always canonical: two names that Ollama takes for one model are equal here. It must never be sent in
-//! place of what a client wrote, because answers repeat the client's own spelling.
+//! A [`ModelName`] is always canonical: two names of the same model for Ollama are equal here. Must never be sent
+//! instead of the name that the client wrote, because answers repeat the client's spelling.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,12 +12,12 @@ const DEFAULT_HOST: &str = "registry.ollama.ai";
 const DEFAULT_NAMESPACE: &str = "library";
 const DEFAULT_TAG: &str = "latest";
 
-/// Longest host, in bytes, that Ollama accepts.
+/// The longest host that Ollama accepts, in bytes.
 const MAX_HOST: usize = 350;
-/// Longest namespace, model or tag, in bytes, that Ollama accepts.
+/// The longest namespace, model or tag that Ollama accepts, in bytes.
 const MAX_PART: usize = 80;
 
-/// The canonical name of a model: lower case, the tag always there, the default registry and namespace never.
+/// The canonical name of a model: in lower case, always with its tag, never with the default registry or namespace.
 ///
 /// `Llama3.2`, `llama3.2:latest` and `registry.ollama.ai/library/llama3.2` are all `llama3.2:latest`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub enum ModelNameError {
 }
 
 impl ModelName {
-    /// Reads a name in any of the forms that Ollama takes.
+    /// Parses a name in any form that Ollama accepts.
     pub fn parse(name: &str) -> Result<Self, ModelNameError> {
         if name.is_empty() {
             return Err(ModelNameError::Empty);
@@ -70,14 +70,14 @@ impl ModelName {
         &self.0
     }
 
-    /// Whether Ollama hands this model to its cloud, so that it never touches the GPU here.
+    /// Whether Ollama sends this model's requests to its cloud, so that they never use the GPU of the host.
     pub fn is_cloud(&self) -> bool {
         let tag = self.0.rsplit_once(':').map_or("", |(_, tag)| tag);
         tag == "cloud" || tag.ends_with("-cloud")
     }
 }
 
-/// Ollama's rule for every part: it begins with a letter, a digit or `_`, and goes on with those and `marks`.
+/// Ollama's rule for every part: it begins with a letter, a digit or `_`, and continues with those and `marks`.
 fn check_part(part: &str, longest: usize, marks: &[char]) -> Result<(), ModelNameError> {
     if part.is_empty() || part.len() > longest {
         return Err(ModelNameError::Length);

@@ -1,7 +1,7 @@
 //! JSON objects whose members keep their order and their bytes.
 //!
-//! What passes through Foreman is never decoded and encoded again, because numbers, escapes and key order would not
-//! survive that. Nothing here looks into a value.
+//! Must never decode and encode a value again, because numbers, escapes and the order of keys would change. Nothing
+//! here looks into a value.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,30 +9,30 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Members of one object, at most. No request or answer of Ollama comes near it, and each member costs memory of its own,
-/// several times the bytes that it is written in.
+/// The most members of one object. No request or answer of Ollama comes near it. Each member needs several times as
+/// much memory as its text has bytes.
 pub(crate) const MAX_KEYS: usize = 1_000;
 
-/// One member of an object, in place.
+/// One member of an object, in its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Member<'a> {
-    /// The key as it is meant, with its escapes resolved.
+    /// The key, with its escapes resolved.
     pub(crate) key: Cow<'a, str>,
     /// The value as it is written.
     pub(crate) value: &'a RawValue,
 }
 
-/// The members of one object, repeats included.
+/// The members of one object, including repeated keys.
 #[derive(Debug)]
 pub(crate) struct Members<'a>(pub(crate) Vec<Member<'a>>);
 
 impl<'a> Members<'a> {
-    /// Reads one object and nothing after it.
+    /// Parses one object; nothing may follow it.
     pub(crate) fn parse(text: &'a str) -> serde_json::Result<Self> {
         serde_json::from_str(text)
     }
 
-    /// The value that holds where a key is repeated: the last, as in Go.
+    /// The value of a key. For a repeated key the last one counts, as in Go.
     pub(crate) fn get(&self, key: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|member| member.key == key).map(|member| member.value)
     }
@@ -66,7 +66,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// A key that borrows wherever it is written without escapes.
+/// A key that borrows from the text if it is written without escapes.
 struct Key<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
@@ -93,8 +93,8 @@ impl<'de> Deserialize<'de> for Key<'de> {
     }
 }
 
-/// The deepest nesting of arrays and objects in a text. Quotes are followed, so that brackets in strings do not count;
-/// on text that is no JSON the figure means nothing, but it is always found without recursion.
+/// The deepest nesting of arrays and objects in a text. Brackets inside strings do not count. For a text that is not
+/// JSON the figure means nothing, but this function never recurses.
 pub(crate) fn depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let mut bytes = text.bytes();
@@ -118,10 +118,11 @@ pub(crate) fn depth(text: &str) -> usize {
     deepest
 }
 
-/// Writes members as one compact object, each value as it was.
+/// Writes members as one compact object, with unchanged values.
 pub(crate) fn write<'a>(members: impl IntoIterator<Item = (&'a str, &'a str), IntoIter: Clone>) -> String {
     let members = members.into_iter();
-    // Reserved at once: a large value would otherwise be copied while the text grows. 4 is for quotes, colon and comma.
+    // Reserve all memory at once, or a large value would be copied while the text grows. 4 is for quotes, colon and
+    // comma.
     let size = members.clone().map(|(key, value)| key.len() + value.len() + 4).sum::<usize>() + 2;
     let mut object = String::with_capacity(size);
     object.push('{');

@@ -1,16 +1,16 @@
-//! The two kinds of work that a job can be, each with its route at Ollama.
+//! The two kinds of jobs, each with its route at Ollama.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Where a job goes at Ollama, and therefore which shape its answer has.
+/// The route of a job at Ollama, which also decides the shape of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Route {
     Chat,
     Generate,
 }
 
-/// A path that is not the route of any job.
+/// This path is not the route of any job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a route that runs a model")]
 pub struct UnknownRoute(String);

@@ -1,4 +1,4 @@
-//! What Ollama's listings say, as far as Foreman needs it. Fields that one version has and another has not are optional.
+//! Ollama's listings, as far as Foreman needs them. A field is optional if a supported version does not send it.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use serde::Deserialize;
 /// A model of `GET /api/tags`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct InstalledModel {
-    /// The name as Ollama shows it, with its tag: the one for people and for metrics.
+    /// The name as Ollama shows it, with its tag. People and metrics see this name.
     pub name: String,
     #[serde(default)]
     pub digest: String,
@@ -15,13 +15,13 @@ pub struct InstalledModel {
     pub size: u64,
     #[serde(default)]
     pub details: ModelDetails,
-    /// What it can do; not said before v0.32.
+    /// The model's abilities. Ollama sends them since v0.32.
     #[serde(default)]
     pub capabilities: Option<Vec<String>>,
 }
 
 impl InstalledModel {
-    /// Whether it says that it can embed and nothing else, so that chat and generate would be refused.
+    /// Whether the model can embed and nothing else, so that Ollama would refuse chat and generate.
     pub fn embeds_only(&self) -> bool {
         let can = |what| self.capabilities.as_ref().is_some_and(|all| all.iter().any(|one| one == what));
         can("embedding") && !can("completion")
@@ -34,7 +34,7 @@ pub struct ModelDetails {
     pub family: String,
     pub parameter_size: String,
     pub quantization_level: String,
-    /// The model's own limit of `num_ctx`; not said before v0.32.
+    /// The model's own limit of `num_ctx`. Ollama sends it since v0.32.
     pub context_length: Option<u64>,
 }
 
@@ -44,7 +44,7 @@ pub struct RunningModel {
     pub name: String,
     #[serde(default)]
     pub digest: String,
-    /// When Ollama will throw it out, counted from its last request.
+    /// When Ollama will unload the model, unless another request comes.
     #[serde(default)]
     pub expires_at: Option<DateTime<Utc>>,
     /// Bytes on the GPU.

@@ -1,4 +1,4 @@
-//! The client against the simulator, and against things that are no Ollama at all.
+//! The client against the simulator, and against servers that are not Ollama.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod blanked;
@@ -212,7 +212,7 @@ async fn nobody_who_takes_lines_slowly_keeps_the_slot() {
 async fn what_lies_unread_is_bounded() {
     let (sim, client) = sim(Config::default()).await;
     let mut generation = client.run(Route::Chat, chat("sim:bytes=20000000"), ROOM);
-    // The reader hangs up by itself when nobody takes what it has.
+    // The reader hangs up by itself when nobody takes its lines.
     sim.until(|log| log.records.iter().any(|record| record.outcome == Some(Outcome::HungUp))).await;
     let failure = loop {
         match generation.next().await {
@@ -263,7 +263,7 @@ async fn a_host_that_is_away_is_the_hosts_trouble() {
     assert_eq!(sim.look(Log::in_flight), 0);
 }
 
-/// Answers the first request of each connection with these bytes, and closes.
+/// Answers the first request of each connection with these bytes, then closes the connection.
 async fn answering(bytes: &'static [u8]) -> Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = client_of(&format!("http://{}", listener.local_addr().unwrap()));
@@ -322,7 +322,7 @@ async fn whatever_answers_a_job_gets_an_end_of_some_kind() {
         (b"HTTP/1.1 204 No Content\r\n\r\n", FailureKind::NotOllama, "not_ollama"),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 3\r\n\r\nbad", FailureKind::MayPass, "bad_gateway"),
         (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", FailureKind::Lasting, "ollama_refused"),
-        // What the error was, nobody knows.
+        // The text of the error is unknown here.
         (
             b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 99\r\n\r\n{\"err",
             FailureKind::MayPass,

@@ -1,4 +1,4 @@
-//! Joining a recorded stream gives the recorded unstreamed answer, byte for byte but for times and ids.
+//! Joining a recorded stream gives the recorded unstreamed answer, byte for byte, except times and ids.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod blanked;

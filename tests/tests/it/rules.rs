@@ -1,4 +1,4 @@
-//! The rules of a job's life: for each, the interleaving that breaks it where it is not kept.
+//! The rules of a job's life. Each has a test of the interleaving that would break the rule.
 
 mod accepting;
 mod cancelling;

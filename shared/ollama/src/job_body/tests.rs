@@ -1,4 +1,4 @@
-//! What a body may and may not be: cases that were thought of, and then arbitrary ones.
+//! Which bodies are valid and which are not: chosen cases first, then generated ones.
 
 use proptest::prelude::*;
 
@@ -180,7 +180,7 @@ proptest! {
         expected.push_str(r#","prompt":"x","stream":true}"#);
         prop_assert_eq!(&job.payload, &expected);
         prop_assert_eq!(job.own("priority").unwrap().get(), own.as_str());
-        // What is stored can be read again, and is then already what it should be.
+        // A stored payload can be parsed again, and parsing does not change it.
         prop_assert_eq!(JobBody::parse(job.payload.as_bytes()).unwrap().payload, expected);
     }
 }

@@ -1,6 +1,6 @@
-//! Two answers to the same request, made comparable.
+//! Makes two answers to the same request comparable.
 
-/// Blanks what no two answers have in common: times, durations and the ids of tool calls.
+/// Blanks the values that differ between any two answers: times, durations and the ids of tool calls.
 pub(crate) fn comparable(body: &str) -> String {
     const KEYS: [&str; 6] =
         ["created_at", "id", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration"];

@@ -1,4 +1,5 @@
-//! Acceptance: one job a key, whoever else comes at the same moment, and the request as it came.
+//! Acceptance: one job per idempotency key, however many callers come at the same moment, and every request stored
+//! unchanged.
 
 use std::sync::Arc;
 
@@ -114,7 +115,7 @@ async fn a_flush_waits(db: &Db) {
 async fn an_answer_that_was_lost_can_be_asked_for() {
     let db = Db::fresh().await;
     let (line, store) = db.store_behind_a_line(1).await;
-    // The statement is prepared by now: the next time it waits as it runs.
+    // This prepares the statement, so the next accept waits while it runs, not while it is prepared.
     store.accept(&[db.new_job()]).await.unwrap();
     let (jobs, lock) = ([db.new_job()], locked_queue(&db).await);
     let (accepted, ()) = tokio::join!(store.accept(&jobs), async {
@@ -131,7 +132,7 @@ async fn an_answer_that_was_lost_can_be_asked_for() {
 async fn no_is_said_only_once_nothing_can_come_any_more() {
     let db = Db::fresh().await;
     let (line, store) = db.store_behind_a_line(1).await;
-    // The statement is prepared by now: the next time it waits as it runs.
+    // This prepares the statement, so the next accept waits while it runs, not while it is prepared.
     store.accept(&[db.new_job()]).await.unwrap();
     let (jobs, lock) = ([db.new_job()], locked_queue(&db).await);
     let (accepted, ()) = tokio::join!(store.accept(&jobs), async {
@@ -165,7 +166,7 @@ async fn what_was_never_sent_is_known_not_to_be_accepted() {
 async fn what_is_accepted_is_told_though_nobody_can_say_who_holds_another_key() {
     let db = Db::fresh().await;
     db.accept_all(&[keyed(db.new_job(), "k", 1)]).await;
-    // As soon as the flush commits the keys cannot be read any more.
+    // From the commit of the flush on, the keys cannot be read any more.
     db.run(
         "CREATE FUNCTION hide() RETURNS trigger LANGUAGE plpgsql AS
          $$ BEGIN ALTER TABLE idempotency_key RENAME TO hidden; RETURN NULL; END $$;
@@ -209,7 +210,7 @@ async fn nothing_that_accepts_share_is_locked() {
     let db = Db::fresh().await;
     db.holder().await;
     db.accept(1).await;
-    // Whatever somebody else is doing to these rows, for however long.
+    // Another transaction works on these rows and does not end.
     let mut elsewhere = db.pool.begin().await.unwrap();
     for table in [
         "job",

@@ -1,15 +1,15 @@
-//! A cancel finds its job wherever it is going, and is never lost; every exit from a lease but a success honours it.
+//! A cancel finds its job in any room and is never lost. Every exit from a lease honours it, except a success.
 
 use std::{sync::Arc, time::Duration};
 
 use foreman_store::{Begin, Cancelling, ClientId, Exit, Holder, JobId, JobState, Phase, Settled};
 use foreman_tests::{Db, reason, success};
 
-/// Jobs that are raced for in one round, and rounds a race: a thousand cancels each.
+/// Jobs per round and rounds per race, so that each race has a thousand cancels.
 const JOBS: usize = 25;
 const ROUNDS: usize = 40;
 
-/// Lets `mover` move jobs while each of them is cancelled, again and again, and proves that no cancel was lost: in the
+/// Lets `mover` move jobs while each of them is cancelled, again and again. Proves that no cancel was lost: in the
 /// end each job is cancelled, unless it had succeeded first.
 async fn race(prepare: impl AsyncFn(&Db, &Holder, &[JobId]), mover: impl AsyncFn(&Db, &Holder)) {
     let db = Arc::new(Db::fresh().await);
@@ -28,7 +28,7 @@ async fn race(prepare: impl AsyncFn(&Db, &Holder, &[JobId]), mover: impl AsyncFn
         for cancel in cancels {
             answers.push(cancel.await.unwrap());
         }
-        // Whoever still holds one lets go of it in a way that would keep it alive.
+        // Every job that is still leased leaves its lease by an exit that would keep it alive.
         for own in db.store.own_leases(holder.worker).await.unwrap() {
             let settled = db.store.settle(&[(own.lease, Exit::HandBack { reason: reason() })]).await.unwrap();
             assert_eq!(settled, [Settled::Into(JobState::Cancelled)]);

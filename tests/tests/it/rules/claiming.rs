@@ -1,4 +1,4 @@
-//! A claim takes what it was offered in the order offered, each job once, and only for a live holder.
+//! A claim takes the offered jobs in the given order, each job once, and only for a live holder.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -43,7 +43,7 @@ async fn a_job_that_its_claim_begins_has_passed_every_state() {
         assert_eq!(db.history(job.lease.job_id).await, ["queued", "loading", "working"]);
         assert_eq!(db.room(job.lease.job_id).await, "lease");
     }
-    // Whoever asks again whether it may begin hears that it has.
+    // A holder that asks a second time whether it may begin learns that it has begun.
     let again = db.store.begin(&[(&done.lease, Phase::Working)]).await.unwrap();
     assert_eq!(again, [Begin::Go]);
     db.store.cancel(db.client, cancelled.lease.job_id).await.unwrap();
@@ -106,7 +106,7 @@ async fn another_load_key_and_another_client_are_left_alone() {
 async fn a_bare_bound_skips_what_commits_late_until_it_is_lowered() {
     let db = Db::fresh().await;
     let holder = db.holder().await;
-    // An api stamps an id and is slow to commit; a later id is claimed meanwhile and raises the bound.
+    // An api stamps an id and commits late. Meanwhile a later id is claimed, which raises the bound.
     let late = db.new_job();
     let early = db.new_job();
     db.accept_all(std::slice::from_ref(&early)).await;
@@ -115,7 +115,7 @@ async fn a_bare_bound_skips_what_commits_late_until_it_is_lowered() {
 
     let bounded = Offer { lower_bound: early.id, ..db.offer(9) };
     assert!(db.store.claim(&holder, LOAD_KEY, &[bounded], 9).await.unwrap().is_empty());
-    // The rescan of the holder finds it again.
+    // The rescan of the holder finds the job again.
     let groups = db.store.ready_groups().await.unwrap();
     assert_eq!((groups.len(), groups[0].lowest), (1, late.id));
     let rescanned = Offer { lower_bound: groups[0].lowest, ..db.offer(9) };
@@ -179,7 +179,7 @@ async fn two_claimers_never_share_a_job() {
     for claimer in claimers {
         all.extend(claimer.await.unwrap());
     }
-    // An empty answer may come while others hold the last locks: nothing is left in the end.
+    // While other claims hold the last locks, an answer may be empty. In the end no job is left.
     all.extend(
         db.claim(&holders[0], 1_000)
             .await

@@ -58,7 +58,7 @@ async fn stale_members_of_a_batch_fall_out_one_by_one_and_the_rest_commits() {
     for _ in 0..5 {
         leases.push(db.start(&holder).await);
     }
-    // One was settled under another number, one is with another worker, one is nowhere.
+    // One lease was settled under another number, one belongs to another worker, and one does not exist.
     db.run(&format!(
         "UPDATE job_lease SET lease_no = lease_no + 1000 WHERE job_id = '{}'",
         leases[1].job_id.uuid()
@@ -107,16 +107,16 @@ async fn letting_go_counts_what_it_says_and_no_more() {
     let job = db.accept(1).await[0];
     let holder = db.holder().await;
     let counted = "SELECT format('%s %s %s %s', attempt, failures, rescues, seq) FROM job_ready";
-    // Held and handed back: to the world it was queued all along.
+    // Held and handed back: outside, the job was queued all along.
     let held = db.claim(&holder, 1).await.pop().unwrap().lease;
     let back = || Exit::HandBack { reason: reason() };
     assert_eq!(db.store.settle(&[(held, back())]).await.unwrap(), [Settled::Into(JobState::Queued)]);
     assert_eq!(db.value::<String>(counted).await, "1 0 0 1");
-    // Begun and handed back: seen, and no failure.
+    // Begun and handed back: the events show it, and no failure is counted.
     let lease = db.start(&holder).await;
     db.store.settle(&[(lease, back())]).await.unwrap();
     assert_eq!(db.value::<String>(counted).await, "2 0 0 4");
-    // Retried: one failure, and it waits.
+    // Retried: one failure, and the job waits.
     let lease = db.start(&holder).await;
     let retry = Exit::Retry { reason: reason(), wait: Duration::from_secs(10) };
     db.store.settle(&[(lease, retry)]).await.unwrap();
@@ -124,7 +124,7 @@ async fn letting_go_counts_what_it_says_and_no_more() {
     db.run("UPDATE job_scheduled SET due_at = due_at - interval '10 s'").await;
     assert_eq!(db.store.promote(10).await.unwrap(), (1, None));
     assert_eq!(db.value::<String>(counted).await, "3 1 0 7");
-    // And the requeue says why.
+    // The event of the requeue gives the reason.
     let why = "SELECT error FROM outbox WHERE seq = 7 AND state = 'queued' AND previous_state = 'working'";
     assert_eq!(db.value::<String>(why).await, reason().error);
 }
@@ -142,7 +142,7 @@ async fn a_rescue_leaves_alone_what_is_being_settled() {
     assert_eq!((rescued.workers, rescued.leases), (1, 0), "the worker is dead, its lease is busy");
     settling.rollback().await.unwrap();
 
-    // The settle came to nothing: what is left has no worker any more, and is found by that.
+    // The settle wrote nothing. The rescue finds the remaining lease, because it has no worker any more.
     assert_eq!(db.store.rescue(&[]).await.unwrap().leases, 1);
     assert_eq!(db.store.settle(&[(lease, success())]).await.unwrap(), [Settled::Stale]);
     assert_eq!(db.room(job).await, "ready");

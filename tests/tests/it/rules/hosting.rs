@@ -1,4 +1,4 @@
-//! One worker at a time claims for a host, and none takes it over while another is claiming.
+//! Only one worker at a time claims for a host, and no worker takes a host over during a claim of another.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn a_takeover_waits_for_a_claim_in_flight_and_ends_the_claims_of_the_last_
     let db = Db::fresh().await;
     db.accept(2).await;
     let last = db.holder().await;
-    // A claim as it stands before its commit: with a key share on the two rows that it proves.
+    // A claim just before its commit: it holds key-share locks on the two rows that it proves.
     let mut claim = db.pool.begin().await.unwrap();
     sqlx::query("SELECT FROM worker w JOIN host h ON h.holder = w.id WHERE w.id = $1 FOR KEY SHARE")
         .bind(last.worker.uuid())

@@ -1,4 +1,4 @@
-//! A job fails for want of its model only where no host has the model, live or dead.
+//! A job fails for want of its model only if no host has the model, whether the host's worker lives or not.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn accept(db: &Db, load_keys: &[&str]) -> Vec<JobId> {
     db.accept_all(&jobs).await
 }
 
-/// Fails jobs of these models if the store lets it, and returns which.
+/// Tries to fail jobs of these models, and returns the jobs that failed.
 async fn fail(db: &Db, models: &[&str], limit: i64) -> Vec<JobId> {
     let reason = |model| Reason { code: "model_gone".to_owned(), error: format!("nobody has {model}") };
     let models: Vec<_> = models.iter().map(|model| ((*model).to_owned(), reason(model))).collect();

@@ -1,4 +1,4 @@
-//! Partitions are made and dropped beside everybody's work: nobody waits for a janitor, and nothing needed goes.
+//! Partitions are made and dropped while everybody works: nobody waits for a janitor, and no needed day is dropped.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use foreman_tests::{Db, success};
 
 const TTL: TimeDelta = TimeDelta::days(7);
 
-/// A handle that lives forty days ago, with the partitions of then.
+/// A handle that lives forty days ago, with the partitions of that time.
 async fn long_ago(db: &Db) -> Store {
     let past = db.store_at(TimeDelta::days(-40)).await;
     assert!(matches!(past.make_partitions().await.unwrap(), PartitionUpkeep::Done(16)));
     past
 }
 
-/// A job of back then, with a receiver.
+/// A job from forty days ago, with a receiver.
 async fn old_job(db: &Db, past: &Store) -> JobId {
     let origin = "http://127.0.0.1:9".to_owned();
     let receiver = JobReceiver { url: format!("{origin}/hook"), origin, events: None };
@@ -28,12 +28,12 @@ async fn old_job(db: &Db, past: &Store) -> JobId {
     job.id
 }
 
-/// Says that whatever has ended ended long ago.
+/// Moves the end of every ended job into the distant past.
 async fn age_the_ended(db: &Db) {
     db.run("UPDATE job_done SET completed_at = completed_at - interval '39 days'").await;
 }
 
-/// Ends every webhook that waits, with one attempt that failed.
+/// Ends every waiting webhook with one failed attempt.
 async fn end_deliveries(db: &Db) {
     db.run(
         "WITH gone AS (DELETE FROM webhook_delivery RETURNING *)
@@ -43,7 +43,7 @@ async fn end_deliveries(db: &Db) {
     .await;
 }
 
-/// A transaction that reads every partition and does not end: a backup.
+/// A transaction that reads every partition and does not end, like a backup.
 async fn backup(db: &Db) -> sqlx::Transaction<'static, sqlx::Postgres> {
     let mut backup = db.pool.begin().await.unwrap();
     for table in ["job", "job_done", "artifact", "job_event", "webhook_attempt"] {
@@ -61,7 +61,7 @@ async fn partitions_are_made_beside_readers_and_writers() {
     let later = db.store_at(TimeDelta::days(10)).await;
     assert_eq!(later.make_partitions().await.unwrap(), PartitionUpkeep::Done(10));
     assert_eq!(later.partition_days_ahead().await.unwrap(), 14);
-    // And those who insert do not queue up behind them.
+    // Inserts do not queue up behind the janitor.
     db.impatient_store().accept(&[db.new_job()]).await.unwrap();
     others.rollback().await.unwrap();
 }
@@ -136,7 +136,7 @@ async fn a_day_is_dropped_beside_whoever_vacuums_another() {
     vacuum.rollback().await.unwrap();
 }
 
-/// Ids are stamped by clocks, and a clock may be wrong for a moment.
+/// Clocks stamp the ids, and a clock may be wrong for a moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_accepted_for_an_old_day_keeps_it_or_is_refused() {
     let db = Arc::new(Db::fresh().await);
@@ -201,7 +201,7 @@ async fn no_day_is_dropped_while_anything_of_it_is_live_pending_undelivered_or_y
 async fn a_redelivery_and_a_drop_that_race_never_leave_a_webhook_without_its_job() {
     let db = Arc::new(Db::fresh().await);
     long_ago(&db).await;
-    // A job in each of many days; those that wait keep their days.
+    // One job per day, over many days. Waiting jobs keep their days.
     for days in 27..41 {
         let past = db.store_at(TimeDelta::days(-days)).await;
         old_job(&db, &past).await;

@@ -1,4 +1,4 @@
-//! Hot statements read what they need and no more, whatever statistics Postgres has: plans that were made while the
+//! Hot statements read only the rows they need, whatever statistics Postgres has. Plans that were made while the
 //! tables were empty stay cached for days.
 
 use std::time::Duration;
@@ -8,11 +8,12 @@ use foreman_store::{Exit, Holder, JobId, JobRequest, NewJob, Offer, Phase, Store
 use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
 use sqlx::{Postgres, Transaction};
 
-/// The tables that are large when it matters, their partitions included.
+/// The tables that may be large, their partitions included.
 const READ: &str = "SELECT coalesce(sum(seq_tup_read), 0)::bigint FROM pg_stat_user_tables
                     WHERE relname ~ '^(job|job_ready|job_scheduled|job_lease|job_done|outbox|artifact)(_[0-9]{8})?$'";
 
-/// Closes a handle and waits until Postgres has added up what its connections read: until but `left` are open.
+/// Closes a handle, and waits until Postgres has counted what its connections read: until only `left` connections are
+/// open.
 async fn settle_statistics(db: &Db, store: &Store, left: i64) {
     store.close().await;
     let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'foreman'";
@@ -23,7 +24,7 @@ async fn settle_statistics(db: &Db, store: &Store, left: i64) {
     .await;
 }
 
-/// One job of each kind through every hot statement.
+/// One job of each kind goes through every hot statement.
 async fn work(db: &Db, store: &Store, holder: &Holder) {
     let jobs: Vec<NewJob> =
         (0..8).map(|_| db.job(JobRequest { load_key: "mine".to_owned(), ..db.request() })).collect();
@@ -70,7 +71,7 @@ async fn plans_cached_on_empty_tables_do_not_scan_full_ones() {
     .await;
     let veteran = db.one_connection();
     let holder = db.holder().await;
-    // Postgres settles on one plan for good from the sixth execution on.
+    // Postgres chooses a plan for good at the sixth execution.
     for _ in 0..8 {
         work(&db, &veteran, &holder).await;
     }
@@ -87,7 +88,7 @@ async fn plans_cached_on_empty_tables_do_not_scan_full_ones() {
     }
     settle_statistics(&db, &veteran, 0).await;
     let read = db.value::<i64>(READ).await - before;
-    // One read of a table or a day that is nearly empty is nobody's trouble; there are 5,000 leases and ready jobs.
+    // It is harmless to read a nearly empty table or day once. There are 5,000 leases and 5,000 ready jobs.
     assert!(read < 100 * rounds, "{read} rows were read by scanning whole tables");
 }
 
@@ -109,11 +110,11 @@ async fn a_lower_bound_steps_over_the_dead_that_an_old_snapshot_keeps() {
     snapshot.rollback().await.unwrap();
 }
 
-/// Entries of the claim's index that were read so far.
+/// How many entries of the claim's index were read so far.
 const CLAIM_ENTRIES: &str =
     "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'job_ready_claim'";
 
-/// 5,000 jobs that were ready and are claimed.
+/// 5,000 jobs that were ready and are claimed now.
 async fn jobs_that_are_gone(db: &Db, holder: &Holder) {
     for _ in 0..10 {
         db.accept(500).await;
@@ -121,7 +122,7 @@ async fn jobs_that_are_gone(db: &Db, holder: &Holder) {
     }
 }
 
-/// A transaction that reads the database as it is now for as long as it lives.
+/// A transaction that keeps a snapshot of the database for as long as it lives.
 async fn old_snapshot(db: &Db) -> Transaction<'static, Postgres> {
     let mut snapshot = db.pool.begin().await.unwrap();
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *snapshot).await.unwrap();
@@ -155,7 +156,7 @@ async fn a_scan_with_a_memory_steps_over_the_dead_that_an_old_snapshot_keeps() {
 
 const OVERDUE: u64 = 4_000;
 
-/// Work for each chore that goes over what is due: jobs that came due and then expired, keys and deliveries.
+/// Overdue work for each chore: jobs that came due and then expired, keys and deliveries.
 async fn overdue(db: &Db) {
     for _ in 0..OVERDUE / 500 {
         db.accept(500).await;
@@ -183,7 +184,7 @@ async fn overdue(db: &Db) {
     .await;
 }
 
-/// Every chore that goes over what is due, each in batches of so many until nothing is left. Returns what each took.
+/// Runs each chore in batches of `limit` until nothing is left. Returns how much each chore took.
 async fn sweep(store: &Store, since: DateTime<Utc>, limit: i64) -> [u64; 4] {
     [
         drain(since, async |since| store.promote_since(since, limit).await.unwrap().0).await,

@@ -1,4 +1,4 @@
-//! Rescue goes by liveness: what a dead worker held goes back, what a live one holds stays with it.
+//! Rescue goes by liveness: the jobs of a dead worker go back to the queue, and those of a live worker stay with it.
 
 use std::time::Duration;
 

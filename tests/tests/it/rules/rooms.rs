@@ -26,7 +26,7 @@ async fn move_about(db: Arc<Db>, stop: Arc<AtomicBool>) {
     }
 }
 
-/// Reads the rooms one after the other, as nobody should.
+/// Reads the rooms one after the other, which nobody should do.
 async fn is_in_no_room(db: &Db, job: JobId) -> bool {
     for room in ["job_ready", "job_scheduled", "job_lease", "job_done"] {
         let id = job.uuid();
@@ -44,7 +44,7 @@ async fn one_statement_sees_every_job_in_one_room_where_several_lose_it() {
     let stop = Arc::new(AtomicBool::new(false));
     let mover = tokio::spawn(move_about(Arc::clone(&db), Arc::clone(&stop)));
     let (mut lost, mut looked) = (0, 0);
-    // The careless reader proves that the interleaving was met.
+    // The careless reader proves that the interleaving really happened.
     eventually("a careless reader that has often lost a job", async || {
         looked += 1;
         lost += usize::from(is_in_no_room(&db, jobs[looked % jobs.len()]).await);
@@ -61,7 +61,7 @@ async fn no_move_commits_without_its_outbox_row() {
     let db = Db::fresh().await;
     let [ready, late, held, started, lost] = db.accept(5).await.try_into().unwrap();
     let holder = db.holder().await;
-    // In the order of age: only the third to the fifth are to be leased.
+    // By age, only the third to the fifth job are to be leased.
     db.run(&format!(
         "UPDATE job_ready SET load_key = 'x' WHERE job_id IN ('{}', '{}')",
         ready.uuid(),
@@ -120,7 +120,7 @@ async fn whatever_happens_attempts_never_fall_and_numbers_never_repeat() {
             assert_eq!(one.attempt, attempts[index] + 1, "claims are counted one by one");
             attempts[index] = one.attempt;
         }
-        // Some worker dies with what it holds; the others let go of it in every way but for good.
+        // One worker dies with its leases. The others end their leases by every exit that does not end the job.
         if random.random_bool(0.1) {
             db.rescue_from(&holder).await;
             holder = db.holder().await;

@@ -1,4 +1,4 @@
-//! What the schema promises by itself, read from Postgres' own catalogue.
+//! What the schema guarantees by itself, read from Postgres' own catalogue.
 
 use foreman_store::{ConnectOptions, Store, schema_version_needed};
 use foreman_tests::Db;
@@ -10,7 +10,7 @@ const HOT: &str = "('job_ready', 'job_scheduled', 'job_lease', 'outbox', 'webhoo
 async fn migrate_bounds_idle_transactions_in_a_restored_database_too() {
     let db = Db::fresh().await;
     let idle = "SELECT setting FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'";
-    // A copy, like a restored dump, has the schema and not the settings of the role.
+    // A copy, like a restored dump, has the schema but not the settings of the role.
     assert_eq!(db.value::<String>(idle).await, "0");
     db.store.migrate().await.unwrap();
     let after = sqlx::PgPool::connect(db.url()).await.unwrap();

@@ -1,5 +1,5 @@
-//! Nobody waits for ever: not on a line that has gone silent, not for a lock, and no server process for a client that is
-//! gone.
+//! Nobody waits for ever: neither on a silent line nor for a lock. And no server process works for ever for a client
+//! that is gone.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::pooled::pgbouncer::PgBouncer;
 
-/// So that a statement is under way, but no deadline of the store's own has passed.
+/// Long enough for a statement to be under way, and shorter than every deadline of the store.
 const A_MOMENT: Duration = Duration::from_millis(200);
 
 #[tokio::test]
@@ -25,7 +25,7 @@ async fn a_statement_without_an_answer_fails_and_its_connection_is_gone() {
         let error = answer.unwrap_err();
         assert!(error.outcome_is_unknown(), "{error:?}");
     }
-    // The next ones have connections of their own, at once.
+    // The next statements get other connections, at once.
     store.ping().await.unwrap();
     own.ping().await.unwrap();
 }
@@ -47,7 +47,7 @@ async fn whoever_gives_up_a_statement_gives_up_its_connection() {
 async fn a_connection_that_falls_silent_between_its_statements_leaves_the_pool() {
     let db = Db::fresh().await;
     let (line, store) = db.store_behind_a_line(1).await;
-    // One that commits, one that is undone, and one whose last statement failed.
+    // Two units of work: one is rolled back, and the last statement of the other fails. The pings commit.
     for statement in ["SELECT 1", "SELECT 1 / 0"] {
         let mut conn = store.open_transaction().await.unwrap();
         let _answer = sqlx::query(statement).execute(&mut conn).await;
@@ -79,7 +79,7 @@ async fn a_server_process_ends_when_its_client_hangs_up() {
     let working = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%a long one%'
                    AND pid <> pg_backend_pid()";
     let mut conn = store.open_transaction().await.unwrap();
-    // Only its client's leaving may end it.
+    // Only the disconnect of the client may end this statement.
     sqlx::query("SET LOCAL statement_timeout = 0").execute(&mut conn).await.unwrap();
     let sleep = sqlx::query("SELECT pg_sleep(600) /* a long one */");
     timeout(A_MOMENT, sleep.execute(&mut conn)).await.expect_err("it sleeps");
@@ -119,7 +119,7 @@ async fn what_is_sent_over_a_thin_line_has_the_time_that_it_needs() {
     let db = Db::fresh().await;
     let (line, store) = db.store_behind_a_line(1).await;
     store.ping().await.unwrap();
-    // 12 s: longer than a statement that carries nothing may take.
+    // The transfer takes 12 s, which is longer than the deadline of a statement that carries nothing.
     line.throttle(1 << 20);
     let mut job = db.new_job();
     job.request.body = "x".repeat(12 << 20);

@@ -1,4 +1,4 @@
-//! Time comes from Postgres: what expires, what falls due, and the stamps of ids.
+//! Time comes from Postgres: for expiry, for due times, and for the stamps of ids.
 
 use chrono::{TimeDelta, Utc};
 use foreman_store::{AcceptError, Begin, Exit, JobState, NewJob, Phase, Settled, StoreError, ulid_floor};

@@ -1,5 +1,5 @@
-//! `NOTIFY` only wakes: it comes after the commit, many become one, and whoever missed one looks again. And every write
-//! wakes whoever it frees, so that on a quiet system nobody waits for a poll.
+//! `NOTIFY` only wakes: it comes after the commit, one may stand for many, and a waiter that missed one looks again.
+//! Every write wakes the waiters that it concerns, so that on a quiet system nobody waits for a poll.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn carry(wakeups: &Wakeups, store: Store) -> JoinHandle<StoreError> {
     })
 }
 
-/// The backends that listen for wake-ups.
+/// The server processes that listen for wake-ups.
 const LISTENERS: &str =
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ILIKE 'LISTEN%'";
 
@@ -42,7 +42,7 @@ async fn a_wake_up_reaches_the_other_processes() {
     let mut cancel = there.subscribe(Topic::Cancel);
     carry(&here, db.another_store());
     carry(&there, db.another_store());
-    // Each listener starts with a look at everything.
+    // Each new listener first makes every waiter look.
     cancel.changed().await;
     here.tell(Topic::Cancel);
     cancel.changed().await;
@@ -76,7 +76,7 @@ async fn a_lost_listener_is_told_and_the_next_wakes_everybody() {
     listens(&db).await;
     db.run(&format!("SELECT pg_terminate_backend(pid) FROM ({LISTENERS}) AS listeners")).await;
     assert!(carrier.await.unwrap().outcome_is_unknown(), "its connection was lost");
-    // What was told in between is unknown: the next listener makes everybody look.
+    // Wake-ups sent meanwhile are lost, so the next listener makes every waiter look.
     carry(&wakeups, db.another_store());
     ready.changed().await;
 }
@@ -96,7 +96,7 @@ async fn a_silent_line_is_noticed_though_nobody_has_anything_to_say() {
     ready.changed().await;
     let (others, mut cancel) = (Wakeups::default(), wakeups.subscribe(Topic::Cancel));
     carry(&others, db.another_store());
-    // Twice: the others begin with a word about everything.
+    // Twice, because each other process begins by announcing every topic.
     for _ in 0..2 {
         cancel.changed().await;
         others.tell(Topic::Cancel);
@@ -116,7 +116,8 @@ async fn accepting_and_settling_notify_nobody_inside_their_transactions() {
     assert_eq!(listener.recv().await.unwrap().payload(), "last", "the first that is heard is the test's own");
 }
 
-/// What a write tells, read right after it: a wake-up within the process is there as soon as the write returns.
+/// The topics that a write wakes, read right after the write: within a process a wake-up arrives before the write
+/// returns.
 struct Ear(Vec<(Topic, Wakeup)>);
 
 impl Ear {
@@ -124,7 +125,7 @@ impl Ear {
         Self(Topic::ALL.map(|topic| (topic, store.wakeups().subscribe(topic))).into())
     }
 
-    /// The topics that were told since the last time.
+    /// The topics that were woken since the last call.
     fn told(&mut self) -> Vec<Topic> {
         let told =
             self.0.iter_mut().filter_map(|(topic, wakeup)| wakeup.changed().now_or_never().map(|()| *topic));
