@@ -9,7 +9,6 @@ use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::janitor::since::{self, Since};
-use crate::janitor::sweep::after;
 use crate::worker::Worker;
 
 /// Jobs a round.
@@ -25,7 +24,7 @@ pub(super) async fn run(worker: Arc<Worker>) {
     let alarm = Arc::new(Alarm::new());
     // A job may be scheduled for sooner than the one that we wait for.
     let scheduled = worker.store.wakeups().subscribe(Topic::Scheduled);
-    let since = Since::new(Instant::now().into_std(), since::OFTEN);
+    let since = Since::new(since::OFTEN);
     let promotion = Promotion { worker: Arc::clone(&worker), alarm: Arc::clone(&alarm), since };
     tokio::select! {
         () = background::repeat(promotion, worker.shutdown.soft(), &alarm.wake, POLL) => {}
@@ -45,12 +44,11 @@ impl Rounds for Promotion {
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         let store = &self.worker.store;
-        let (began, postgres) = (Instant::now().into_std(), store.clock().now());
-        let (promoted, next_due) = store.promote_since(self.since.moment(began), BATCH.into()).await?;
-        self.since.learn(postgres, began, Instant::now().into_std(), promoted);
+        let look = self.since.look(store.clock());
+        let (promoted, next_due) = store.promote_since(look.since, BATCH.into()).await?;
         // By our clock it may be due already where it is not yet by Postgres'.
         let next = next_due.map(|due| (due - store.clock().now()).to_std().unwrap_or_default().max(AGAIN));
         self.alarm.set(next.map(|wait| Instant::now() + wait));
-        Ok(after(promoted))
+        Ok(self.since.learn(&look, promoted))
     }
 }

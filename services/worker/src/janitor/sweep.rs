@@ -1,10 +1,10 @@
 //! Chores that go over what is due or old, a batch at a time, until nothing is left for now.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
-use foreman_store::{StoreError, Swept};
+use foreman_store::StoreError;
 use foreman_webhook::schedule::TOO_OLD;
 use metrics::counter;
 use tokio::sync::Notify;
@@ -34,11 +34,6 @@ fn after_batch(found: u64) -> Round {
     if found >= BATCH.into() { Round::More } else { Round::Idle }
 }
 
-/// The same where the store says so.
-pub(super) fn after(swept: Swept) -> Round {
-    if swept.stopped_at.is_some() { Round::More } else { Round::Idle }
-}
-
 /// Ends waiting jobs whose `expires_at` has passed.
 pub(super) struct Expiry {
     worker: Arc<Worker>,
@@ -47,7 +42,7 @@ pub(super) struct Expiry {
 
 impl Expiry {
     pub(super) fn new(worker: Arc<Worker>) -> Self {
-        Self { worker, since: Since::new(Instant::now(), since::OFTEN) }
+        Self { worker, since: Since::new(since::OFTEN) }
     }
 }
 
@@ -57,10 +52,9 @@ impl Rounds for Expiry {
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         let store = &self.worker.store;
-        let (began, postgres) = (Instant::now(), store.clock().now());
-        let expired = store.expire_since(self.since.moment(began), BATCH.into()).await?;
-        self.since.learn(postgres, began, Instant::now(), expired);
-        Ok(after(expired))
+        let look = self.since.look(store.clock());
+        let expired = store.expire_since(look.since, BATCH.into()).await?;
+        Ok(self.since.learn(&look, expired))
     }
 }
 
@@ -72,7 +66,7 @@ pub(super) struct OldDeliveries {
 
 impl OldDeliveries {
     pub(super) fn new(worker: Arc<Worker>) -> Self {
-        Self { worker, since: Since::new(Instant::now(), since::SELDOM) }
+        Self { worker, since: Since::new(since::SELDOM) }
     }
 }
 
@@ -82,14 +76,13 @@ impl Rounds for OldDeliveries {
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         let store = &self.worker.store;
-        let (began, postgres) = (Instant::now(), store.clock().now());
-        let (ended, swept) = store.end_old_deliveries(self.since.moment(began), BATCH.into()).await?;
-        self.since.learn(postgres, began, Instant::now(), swept);
+        let look = self.since.look(store.clock());
+        let (ended, swept) = store.end_old_deliveries(look.since, BATCH.into()).await?;
         for (job, seq) in &ended {
             counter!(DELIVERIES.name, "outcome" => "failed", "code" => TOO_OLD).increment(1);
             tracing::warn!(job.id = %job, seq, code = TOO_OLD, "a webhook is given up");
         }
-        Ok(after(swept))
+        Ok(self.since.learn(&look, swept))
     }
 }
 
@@ -101,7 +94,7 @@ pub(super) struct IdempotencyKeys {
 
 impl IdempotencyKeys {
     pub(super) fn new(worker: Arc<Worker>) -> Self {
-        Self { worker, since: Since::new(Instant::now(), since::SELDOM) }
+        Self { worker, since: Since::new(since::SELDOM) }
     }
 }
 
@@ -111,10 +104,9 @@ impl Rounds for IdempotencyKeys {
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         let store = &self.worker.store;
-        let (began, postgres) = (Instant::now(), store.clock().now());
-        let pruned = store.prune_idempotency_keys(self.since.moment(began), BATCH.into()).await?;
-        self.since.learn(postgres, began, Instant::now(), pruned);
-        Ok(after(pruned))
+        let look = self.since.look(store.clock());
+        let pruned = store.prune_idempotency_keys(look.since, BATCH.into()).await?;
+        Ok(self.since.learn(&look, pruned))
     }
 }
 
