@@ -61,7 +61,7 @@ pub use job::transition::{
 pub use job::view::{JobFilter, JobPage, JobView};
 pub use upkeep::Swept;
 pub use webhook::claim::{ClaimedDeliveries, Delivery, DeliveryClaim, DeliveryTerms, EndedUnsent, LaneOffer};
-pub use webhook::lane::{KnownLane, LaneHead, Lanes};
+pub use webhook::lane::{KnownLane, LaneHead, LaneHealth, Lanes};
 pub use webhook::receiver::{JobReceiver, Receiver, SecretOwner};
 pub use webhook::relay::{EndedJobs, Relayed};
 pub use webhook::relay_bound::RelayBound;

@@ -21,13 +21,42 @@ pub struct KnownLane {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneHead {
     pub lane: LaneId,
-    /// `None` where the lane's row was pruned meanwhile, in this and the next two.
+    /// `None` if the lane's row was pruned, here and in `origin`.
     pub client: Option<ClientId>,
     /// `scheme://host[:port]`.
     pub origin: Option<String>,
-    /// Whether the last attempt succeeded.
-    pub healthy: Option<bool>,
+    pub health: LaneHealth,
     pub first_at: DateTime<Utc>,
+}
+
+/// What is known of how a receiver answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneHealth {
+    /// No attempt has ended yet, or the lane's row was pruned since.
+    NeverTried,
+    /// The last attempt succeeded.
+    Proven,
+    /// The last attempt failed.
+    Failing,
+}
+
+impl LaneHealth {
+    /// From `webhook_lane.healthy`, which is NULL before the first attempt has ended.
+    pub(crate) fn from_column(healthy: Option<bool>) -> Self {
+        match healthy {
+            None => Self::NeverTried,
+            Some(true) => Self::Proven,
+            Some(false) => Self::Failing,
+        }
+    }
+
+    pub(crate) fn column(self) -> Option<bool> {
+        match self {
+            Self::NeverTried => None,
+            Self::Proven => Some(true),
+            Self::Failing => Some(false),
+        }
+    }
 }
 
 /// What a look at the lanes found.
@@ -113,7 +142,7 @@ impl Store {
                 lane: row.lane?,
                 client: row.client,
                 origin: row.origin,
-                healthy: row.healthy,
+                health: LaneHealth::from_column(row.healthy),
                 first_at: row.first_at?,
             })
         });

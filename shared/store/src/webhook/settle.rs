@@ -12,6 +12,7 @@ use crate::db::wake::Write;
 use crate::id::{DeliveryId, JobId, LaneId};
 use crate::job::state::JobState;
 use crate::webhook::claim::DeliveryClaim;
+use crate::webhook::lane::LaneHealth;
 use crate::webhook::receiver::Receiver;
 
 /// One attempt that is over.
@@ -75,6 +76,15 @@ impl DeliveryOutcome {
         match self {
             Self::Retry { code, .. } | Self::Failed { code } => Some(code),
             Self::Delivered | Self::Release { .. } => None,
+        }
+    }
+
+    /// What this says of the lane. A webhook that was not sent says nothing.
+    fn lane_health(&self) -> Option<LaneHealth> {
+        match self {
+            Self::Delivered => Some(LaneHealth::Proven),
+            Self::Retry { .. } | Self::Failed { .. } => Some(LaneHealth::Failing),
+            Self::Release { .. } => None,
         }
     }
 
@@ -148,11 +158,10 @@ async fn write_reports(
     // rare looks without one.
     let wait =
         |report: &DeliveryReport| Some((report.outcome.wait()?.as_secs_f64() - ago(report.ended)).max(0.0));
-    // The last word on each lane in this batch; what was not sent says nothing.
-    let health: HashMap<LaneId, bool> = reports
+    // The last report about a lane in this batch decides.
+    let health: HashMap<LaneId, LaneHealth> = reports
         .iter()
-        .filter(|report| !matches!(report.outcome, DeliveryOutcome::Release { .. }))
-        .map(|report| (report.receiver.lane, report.outcome == DeliveryOutcome::Delivered))
+        .filter_map(|report| Some((report.receiver.lane, report.outcome.lane_health()?)))
         .collect();
     let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
     let numbers: Vec<_> = reports.iter().map(|report| report.claim.no).collect();
@@ -166,7 +175,7 @@ async fn write_reports(
     let urls: Vec<_> = reports.iter().map(|report| report.receiver.url.as_str()).collect();
     let states: Vec<_> = reports.iter().map(|report| report.event.as_str()).collect();
     let lanes: Vec<_> = health.keys().map(|lane| lane.uuid()).collect();
-    let healthy: Vec<_> = health.values().copied().collect();
+    let healthy: Vec<_> = health.values().map(|health| health.column()).collect();
     // In `followers`: what follows a failed event cannot be sent before it, and goes along to its time, out of the way of
     // the claim, and comes back when the event has ended. Were one forgotten, the claim would still be right, and slow.
     // In `health`: advice only, so nobody waits for a lane that another settler writes at this moment.
@@ -228,7 +237,7 @@ async fn write_reports(
         &urls as &[&str],               // $10 url
         &states as &[&str],             // $11 state
         &lanes,                         // $12 lane_id
-        &healthy,                       // $13 healthy
+        &healthy as &[Option<bool>],    // $13 healthy
     )
     .fetch_all(conn)
     .await?;

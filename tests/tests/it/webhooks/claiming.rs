@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use foreman_store::{
-    DeliveryId, DeliveryOutcome, EndedUnsent, JobId, LaneId, Redelivery, ReportSettled, Scope,
+    DeliveryId, DeliveryOutcome, EndedUnsent, JobId, LaneHealth, LaneId, Redelivery, ReportSettled, Scope,
 };
 use foreman_tests::{Db, eventually};
 
@@ -253,7 +253,7 @@ async fn a_delivery_is_claimed_though_its_lane_was_pruned() {
     relay(&db.store).await;
     db.run("DELETE FROM webhook_lane").await;
     let heads = db.store.look_at_lanes(&[]).await.unwrap().heads;
-    assert_eq!((heads.len(), heads[0].healthy, heads[0].client), (1, None, None));
+    assert_eq!((heads.len(), heads[0].health, heads[0].client), (1, LaneHealth::NeverTried, None));
     let delivery = claim_one(&db.store).await;
     let id: DeliveryId = delivery.claim.id;
     assert_eq!(settle(&db.store, delivery, DeliveryOutcome::Delivered).await, ReportSettled::Written);

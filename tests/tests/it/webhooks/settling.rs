@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use foreman_store::{DeliveryOutcome, DeliveryReport, Exit, Redelivery, ReportSettled, Scope};
+use foreman_store::{DeliveryOutcome, DeliveryReport, Exit, LaneHealth, Redelivery, ReportSettled, Scope};
 use foreman_tests::{Db, Receiver, reason, within};
 
 use super::{RETRY, URL, claim, claim_one, dispatcher, done_jobs_to, job_to, log, relay, report, settle};
@@ -117,11 +117,12 @@ async fn a_lane_remembers_how_its_last_attempt_went() {
     let db = Db::fresh().await;
     done_jobs_to(&db, URL, 1).await;
     relay(&db.store).await;
-    for (outcome, healthy) in [(RETRY, Some(false)), (DeliveryOutcome::Delivered, Some(true))] {
+    for (outcome, health) in [(RETRY, LaneHealth::Failing), (DeliveryOutcome::Delivered, LaneHealth::Proven)]
+    {
         db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
         let delivery = claim_one(&db.store).await;
         settle(&db.store, delivery, outcome).await;
-        assert_eq!(db.store.look_at_lanes(&[]).await.unwrap().heads[0].healthy, healthy);
+        assert_eq!(db.store.look_at_lanes(&[]).await.unwrap().heads[0].health, health);
     }
 }
 

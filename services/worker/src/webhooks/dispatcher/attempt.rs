@@ -6,20 +6,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foreman_runtime::background_error;
-use foreman_store::{Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, Store, StoreError};
+use foreman_store::{
+    Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, Store, StoreError,
+};
 use foreman_webhook::schedule::{self, Jitter};
-use foreman_webhook::{Decision, Failure, Outcome, RetrySchedule, sign};
+use foreman_webhook::{Decision, Failure, Guard, Outcome, RetrySchedule, sign};
 use metrics::counter;
 use tokio::time::sleep;
 
+use super::destination::Destinations;
 use super::heavy::Weight;
 use super::receivers::Address;
 use super::sender::{Received, Sender, headers};
 use super::{UNSIGNED, render};
 use crate::large_reads::LargeReads;
+use crate::worker::Worker;
 
 /// A claim holds for the timeout of its attempt and this much more: half of it to begin, half to write the report.
-pub(super) const LEASE_MARGIN: Duration = Duration::from_secs(10);
+const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
 /// What was claimed this long ago and not begun is given back: its claim might end while it is being sent.
 const BEGIN_WITHIN: Duration = Duration::from_secs(5);
@@ -33,17 +37,18 @@ const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 /// What attempts are made with.
 #[derive(Debug)]
 pub(super) struct Context {
-    pub(super) sender: Sender,
-    pub(super) schedule: RetrySchedule,
-    pub(super) clock: Clock,
+    /// The terms of every claim whose attempts are made here.
+    pub(super) terms: DeliveryTerms,
+    sender: Sender,
+    schedule: RetrySchedule,
+    clock: Clock,
     /// Bytes.
-    pub(super) inline_limit: u64,
-    pub(super) public_url: Option<String>,
-    /// For what heavy webhooks send along.
-    pub(super) large_reads: LargeReads,
-    /// For their claims meanwhile.
-    pub(super) store: Store,
-    pub(super) lease: Duration,
+    inline_limit: u64,
+    public_url: Option<String>,
+    /// Reads the artifacts of heavy webhooks.
+    large_reads: LargeReads,
+    /// Extends their claims meanwhile.
+    store: Store,
 }
 
 /// What became of an attempt.
@@ -55,6 +60,28 @@ pub(super) struct Attempted {
 }
 
 impl Context {
+    pub(super) fn new(worker: &Worker, destinations: Destinations) -> reqwest::Result<Self> {
+        let settings = &worker.config.webhooks;
+        let schedule = settings.schedule.clone();
+        let at_most = |terminal| i16::try_from(schedule.max_attempts(terminal)).unwrap_or(i16::MAX);
+        let terms = DeliveryTerms {
+            lease: settings.timeout + LEASE_MARGIN,
+            max_attempts_terminal: at_most(true),
+            max_attempts: at_most(false),
+            inline_limit: i64::try_from(settings.inline_limit).unwrap_or(i64::MAX),
+        };
+        Ok(Self {
+            terms,
+            sender: Sender::new(Guard::new(settings.allow.clone()), destinations, settings.timeout)?,
+            schedule,
+            clock: worker.store.clock().clone(),
+            inline_limit: settings.inline_limit,
+            public_url: settings.public_url.clone(),
+            large_reads: worker.large_reads.clone(),
+            store: worker.store.clone(),
+        })
+    }
+
     /// Makes the attempt. `claimed` is a moment before the claim; with a weight the artifacts are still to be read.
     pub(super) async fn attempt(
         self: Arc<Self>,
@@ -118,7 +145,7 @@ impl Context {
     /// claim was last known to be in force.
     async fn read_artifacts(&self, delivery: &mut Delivery, claimed: Instant) -> Result<Instant, StoreError> {
         let (job, attempt, bytes) = (delivery.job, delivery.event.attempt, delivery.artifact_bytes);
-        let inline_limit = i64::try_from(self.inline_limit).unwrap_or(i64::MAX);
+        let inline_limit = self.terms.inline_limit;
         let read = |store: Store| async move { store.artifacts(job, attempt, bytes, inline_limit).await };
         let mut read = pin!(self.large_reads.read("artifacts", bytes, read));
         let mut confirmed = claimed;
@@ -140,7 +167,7 @@ impl Context {
 
     async fn extend(&self, claim: &DeliveryClaim, confirmed: &mut Instant) {
         let asked = Instant::now();
-        match self.store.extend_claim(claim, self.lease).await {
+        match self.store.extend_claim(claim, self.terms.lease).await {
             Ok(true) => *confirmed = asked,
             // It is another's by now, and what follows finds it too old.
             Ok(false) => {}

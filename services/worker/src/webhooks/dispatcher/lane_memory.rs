@@ -72,7 +72,7 @@ impl LaneMemory {
 mod tests {
     use std::sync::LazyLock;
 
-    use foreman_store::{ClientId, LaneHead};
+    use foreman_store::{ClientId, LaneHead, LaneHealth};
 
     use super::*;
 
@@ -81,7 +81,7 @@ mod tests {
             lane: *lane,
             client: None,
             origin: None,
-            healthy: None,
+            health: LaneHealth::NeverTried,
             first_at: *first_at,
         };
         Lanes { now, heads: heads.iter().map(head).collect() }

@@ -1,48 +1,68 @@
-//! From a claim to its attempts: secrets and small artifacts are read for many at once, and each attempt begins as soon as
-//! it can.
+//! From a claim to its attempts. Secrets and small artifacts are read for many deliveries at once, and each attempt begins
+//! as soon as it can.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foreman_runtime::background::Rounds;
-use foreman_store::{Delivery, JobState, LaneId, StoreError};
+use foreman_store::{Delivery, JobState, Seal, Store, StoreError};
+use tokio::sync::mpsc;
 
-use super::attempt::release;
-use super::receivers::Withheld;
-use super::seats::CountedLane;
-use super::{Dispatcher, tell};
+use super::TASK;
+use super::attempt::{Attempted, Context, release};
+use super::choice::Choice;
+use super::heavy::Heavy;
+use super::pool::Pool;
+use super::receivers::{Receivers, Withheld};
+use crate::worker::Worker;
 
-/// Before a claim is tried again whose artifacts could not be read.
-const RELEASED_FOR: Duration = Duration::from_secs(1);
+/// How long deliveries wait whose artifacts Postgres did not give out.
+const UNREAD_FOR: Duration = Duration::from_secs(1);
 
-/// Artifacts of light webhooks are read in pieces of so many bytes, and what one brings is sent before the next is read: on
-/// a thin line the first are not late for the sake of the last.
+/// Artifacts of light webhooks are read in pieces of so many bytes, and the webhooks of one piece are sent before the next
+/// piece is read. So on a thin line the first webhooks do not wait for the bytes of the last.
 const PIECE: u64 = 512 << 10;
 
-/// What all attempts of one claim begin with.
-struct Start<'a> {
-    /// A moment before the claim.
-    claimed: Instant,
-    lanes: &'a HashMap<LaneId, CountedLane>,
+/// Begins attempts, and gives each what it needs.
+pub(super) struct Starter {
+    worker: Arc<Worker>,
+    store: Store,
+    context: Arc<Context>,
+    receivers: Receivers,
+    seats: Pool,
+    heavy: Heavy,
+    over: mpsc::Sender<Attempted>,
 }
 
-impl Dispatcher {
-    /// Begins the attempts: at once where there is nothing to be read or much, which the attempt does itself, and the others
-    /// as their artifacts come.
+impl Starter {
+    pub(super) fn new(
+        worker: Arc<Worker>,
+        store: Store,
+        context: Arc<Context>,
+        seats: Pool,
+        heavy: Heavy,
+        over: mpsc::Sender<Attempted>,
+    ) -> Self {
+        let seal = worker.config.secret_key.as_ref().map(|key| Seal::new(key.bytes()));
+        let receivers = Receivers::new(seal, worker.config.webhooks.secret.clone());
+        Self { worker, store, context, receivers, seats, heavy, over }
+    }
+
+    /// Begins an attempt for each of these deliveries, which were claimed at `claimed` or a little later.
+    ///
+    /// Most begin at once: they send no artifacts, or so many bytes that the attempt reads them itself. The others begin
+    /// as their artifacts come. Deliveries for which something could not be read are given back.
     pub(super) async fn begin(
         &mut self,
         deliveries: Vec<Delivery>,
         claimed: Instant,
-        lanes: &HashMap<LaneId, CountedLane>,
+        choice: &Choice,
     ) -> Result<(), StoreError> {
-        let mut failed = self.receivers.read(Self::TASK, &self.store, &deliveries).await.err();
-        let start = Start { claimed, lanes };
+        let mut failed = self.receivers.read(TASK, &self.store, &deliveries).await.err();
         let is_read_here = |one: &Delivery| one.event.state == JobState::Done && !one.is_heavy();
         let (mut light, others): (Vec<Delivery>, Vec<Delivery>) =
             deliveries.into_iter().partition(is_read_here);
         for delivery in others {
-            self.start(delivery, &start).await;
+            self.start(delivery, claimed, choice).await;
         }
         while !light.is_empty() {
             let mut bytes = 0;
@@ -51,48 +71,45 @@ impl Dispatcher {
                 bytes <= PIECE
             });
             let mut piece: Vec<Delivery> = light.drain(..fitting.count().max(1)).collect();
-            match self.store.add_artifacts(&mut piece, self.terms.inline_limit).await {
-                Ok(()) => {
-                    for delivery in piece {
-                        self.start(delivery, &start).await;
-                    }
-                }
-                Err(error) => {
-                    for delivery in piece {
-                        tell(&self.over, release(delivery, claimed, RELEASED_FOR)).await;
-                    }
-                    failed = Some(error);
+            let read = self.store.add_artifacts(&mut piece, self.context.terms.inline_limit).await;
+            for delivery in piece {
+                match &read {
+                    Ok(()) => self.start(delivery, claimed, choice).await,
+                    Err(_) => tell(&self.over, release(delivery, claimed, UNREAD_FOR)).await,
                 }
             }
+            failed = read.err().or(failed);
         }
         failed.map_or(Ok(()), Err)
     }
 
-    /// Begins one attempt. It keeps its seat until its report is on its way to the settler, who takes only so many: what is
-    /// under way is bounded even where Postgres is slow to write.
-    async fn start(&self, delivery: Delivery, start: &Start<'_>) {
-        let lane = start
-            .lanes
-            .get(&delivery.receiver.lane)
-            .expect("only lanes that were offered seats are claimed from");
-        let seat = self.seats.take(lane.clone());
+    /// Begins one attempt. It keeps its seat until its report is on its way to the settler, who takes only so many: so what
+    /// is under way stays bounded even where Postgres is slow to write.
+    async fn start(&self, delivery: Delivery, claimed: Instant, choice: &Choice) {
+        let address = match self.receivers.address(&delivery.receiver) {
+            Ok(address) => address,
+            Err(Withheld { wait }) => return tell(&self.over, release(delivery, claimed, wait)).await,
+        };
+        let lane = choice.lanes.get(&delivery.receiver.lane).expect("a claim takes from these lanes alone");
+        let seat = self.seats.take(lane.clone(), 1);
         let weight = delivery.is_heavy().then(|| self.heavy.take(lane.clone(), delivery.artifact_bytes));
-        let over = self.over.clone();
-        match self.receivers.address(&delivery.receiver) {
-            Ok(address) => {
-                let context = Arc::clone(&self.context);
-                // In a box before it is wrapped: each wrapper would copy its kilobytes.
-                let attempt = Box::pin(context.attempt(delivery, weight, start.claimed, address));
-                let hard = self.worker.shutdown.hard().clone();
-                self.worker.shutdown.spawn_work("delivery", async move {
-                    // At the end of the grace it is let go: its claim ends by itself, and it is sent again.
-                    if let Some(attempted) = hard.run_until_cancelled(attempt).await {
-                        tell(&over, attempted).await;
-                        drop(seat);
-                    }
-                });
+        // In a box before it is wrapped: each wrapper would copy its kilobytes.
+        let attempt = Box::pin(Arc::clone(&self.context).attempt(delivery, weight, claimed, address));
+        let (over, hard) = (self.over.clone(), self.worker.shutdown.hard().clone());
+        self.worker.shutdown.spawn_work("delivery", async move {
+            // An attempt that is still under way at the end of the grace is dropped. Its claim ends by itself, and the
+            // webhook is sent again.
+            if let Some(attempted) = hard.run_until_cancelled(attempt).await {
+                tell(&over, attempted).await;
+                drop(seat);
             }
-            Err(Withheld { wait }) => tell(&over, release(delivery, start.claimed, wait)).await,
-        }
+        });
+    }
+}
+
+/// Hands a report to the settler, who listens until the end of the grace for as long as anybody can report.
+async fn tell(over: &mpsc::Sender<Attempted>, attempted: Attempted) {
+    if over.send(attempted).await.is_err() {
+        tracing::warn!("the process ends before a webhook's outcome could be written; it will be sent again");
     }
 }
