@@ -1,14 +1,14 @@
-//! Rows that are written alone. When Postgres refuses a batch, one row may be the cause, and nobody can tell which. Each row is
-//! then written by itself, beside the loop that writes the batches, so that a row that must wait for its next try holds up no
-//! other.
+//! Writes rows alone. When Postgres refuses a batch, one row may be the cause, and nobody can tell which. Each row is then
+//! written by itself, beside the loop that writes the batches, so that a row that must wait for its next try does not hold up
+//! the others.
 
 use std::sync::Arc;
 
 use foreman_runtime::Shutdown;
 use tokio::sync::Semaphore;
 
-/// Rows of one loop that are under way alone. The rest of a refused batch follows them within moments, unless the cause
-/// concerns every row: then the loop waits here, and gathers no further rows in memory.
+/// Rows of one loop that are written alone at the same time. The rest of a refused batch follows within moments, unless the
+/// cause concerns every row. Then the loop waits here, and takes no further rows into memory.
 const AT_ONCE: usize = 16;
 
 /// The place where the rows of one loop are written alone. Cheap to clone.

@@ -1,8 +1,7 @@
-//! What must happen although nobody asks for it: jobs whose time has come or has passed, what dead workers dropped,
-//! partitions, statistics, and the end of what is old. Any number of janitors may work beside each other, and what one of them is
-//! doing no other waits for.
+//! The chores that nobody asks for: jobs whose time has come or has passed, jobs of dead workers, partitions, statistics, and
+//! the end of what is old. Any number of janitors may work beside each other, and none waits for another.
 //!
-//! Each chore is a loop of its own: one that fails, or takes long, does not hold up the others.
+//! Each chore is a loop of its own, so that a chore that fails or takes long does not hold up the others.
 
 mod missing;
 mod partitions;

@@ -1,6 +1,6 @@
-//! Reads of many bytes from Postgres: bodies of jobs, artifacts for webhooks. On a thin line these go one after the other,
-//! so that the first is there soon and none of them runs out of time for the others' sake. What is small never waits
-//! here: it comes with the statement that finds it.
+//! Reads of many bytes from Postgres: bodies of jobs, artifacts for webhooks. They go one after the other, so that on a thin
+//! line the first arrives soon and none runs out of time because of the others. Small values never wait here: they come with
+//! the statement that finds them.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use tokio::sync::Semaphore;
 
 use crate::tries::Tries;
 
-/// From this size on, in bytes, a read waits for all others of its kind. On a line of 1 MiB/s it takes seconds.
+/// Reads of at least this many bytes go one at a time. On a line of 1 MiB/s each takes seconds.
 const LARGE: u64 = 1 << 20;
 
-/// Smaller ones at the same time: enough that the round trip of one is spent on the bytes of another.
+/// Smaller reads at the same time: enough that the bytes of one use the round trip of another.
 const AT_ONCE: usize = 2;
 
-/// The one place through which they go. Cheap to clone.
+/// All of them go through this. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct LargeReads {
     store: Store,
@@ -28,8 +28,8 @@ impl LargeReads {
         Self { store, medium: Arc::new(Semaphore::new(AT_ONCE)), large: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Runs a statement that brings so many bytes until Postgres answers it, with more time from try to try. An error is one
-    /// that would come again. Safe to drop at any moment.
+    /// Runs a statement that brings this many bytes until Postgres answers it, with more time at each try. An error that is
+    /// returned would come again. Safe to drop at any moment.
     pub(crate) async fn read<T, F: Future<Output = Result<T, StoreError>>>(
         &self,
         task: &'static str,

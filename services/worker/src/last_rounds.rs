@@ -1,5 +1,6 @@
-//! How relay and dispatcher end in a worker that runs jobs: after the one whose work they carry on, and when nothing of
-//! that is left. So the last webhook of a job that ends within the grace is sent by the worker that ran it.
+//! How relay and dispatcher end in a worker that runs jobs. The relay ends after the runner and the dispatcher after the relay,
+//! each when nothing is left of the work that it carries on. So a worker that runs a job to its end within the grace also
+//! sends the last webhook of that job.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -9,11 +10,11 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// Enough for the events of the jobs that ended last, on a slow Postgres too. A backlog is left to the other workers, or to
-/// the next start: it must not hold up the end.
+/// Enough for the events of the jobs that ended last, even on a slow Postgres. A longer backlog must not hold up the end: it is
+/// left to the other workers, or to the next start.
 const AT_MOST: Duration = Duration::from_secs(3);
 
-/// The end of one such role.
+/// The end of one of these roles.
 #[derive(Debug)]
 pub(crate) struct LastRounds {
     begun: CancellationToken,
@@ -22,8 +23,8 @@ pub(crate) struct LastRounds {
 }
 
 impl LastRounds {
-    /// The last rounds of a role begin when `before` is cancelled. Without it the role ends with the soft token, and has
-    /// none: what it carries on does not come from here.
+    /// The last rounds of a role begin when `before` is cancelled. Without it the role carries on no work of this process, so
+    /// it has no last rounds, and ends with the soft token.
     pub(crate) fn new(shutdown: &Shutdown, before: Option<CancellationToken>) -> Self {
         let stop = if before.is_some() { CancellationToken::new() } else { shutdown.soft().clone() };
         let begun = before.unwrap_or_default();
@@ -35,17 +36,17 @@ impl LastRounds {
         &self.stop
     }
 
-    /// Whether a look that begins now sees all that is to be carried on.
+    /// Whether a look that begins now sees everything that the role must carry on.
     pub(crate) fn have_begun(&self) -> bool {
         self.begun.is_cancelled()
     }
 
-    /// Such a look has found nothing: the role ends.
+    /// Ends the role, because such a look has found nothing.
     pub(crate) fn end(&self) {
         self.stop.cancel();
     }
 
-    /// Has the first of them made at once, and lets them end in time. To be polled beside the loop.
+    /// Starts the first of them at once, and ends them in time. Must be polled beside the loop.
     pub(crate) async fn watch(&self, wake: &Notify) -> Infallible {
         self.begun.cancelled().await;
         wake.notify_one();

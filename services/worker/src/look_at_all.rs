@@ -1,9 +1,9 @@
-//! When a loop that remembers where it left off looks at everything again. Its memory only hastens: whatever it makes a look
-//! miss, the next look at everything finds.
+//! Says when a loop that remembers where it left off looks at everything again. The memory is for speed only: what a look
+//! misses because of it, the next look at everything finds.
 
 use std::time::{Duration, Instant};
 
-/// Looks at everything take at most this part of the time, unless they must not be that rare.
+/// Looks at everything take at most one part in this many of the time, unless they must not be that rare.
 const SHARE: u32 = 20;
 
 #[derive(Debug)]
@@ -14,12 +14,13 @@ pub(crate) struct LookAtAll {
 }
 
 impl LookAtAll {
-    /// The first one at `now`, and later ones `every` so often while they are quick.
+    /// The first look is due at `now`. While looks are quick, one is due each time that `every` has passed.
     pub(crate) fn new(now: Instant, every: Duration) -> Self {
         Self { every, at_latest: Duration::MAX, next: now }
     }
 
-    /// Makes one due after this pause however slow they are, where somebody waits for what only they find.
+    /// Makes a look due after this pause, however slow looks are. For loops where somebody waits for what only these looks
+    /// find.
     pub(crate) fn at_latest(self, pause: Duration) -> Self {
         Self { at_latest: pause, ..self }
     }
@@ -33,7 +34,7 @@ impl LookAtAll {
         self.next.saturating_duration_since(now)
     }
 
-    /// Takes note of any look. It was one at everything if that was due when it began.
+    /// Takes note of any look. It was a look at everything if one was due when it began.
     pub(crate) fn looked(&mut self, began: Instant, ended: Instant) {
         if self.is_due(began) {
             let pause = ((ended - began) * SHARE).min(self.at_latest);

@@ -1,6 +1,5 @@
-//! A statement that is tried until Postgres takes or refuses it. Each try waits a little longer than the one before, and
-//! has more time for its bytes: what did not get over a thin line in time would not the next time either, and only take
-//! the line's time again.
+//! Tries a statement until Postgres takes or refuses it. Each try waits a little longer than the one before, and has more time
+//! for its bytes: where a thin line was too slow once, the same time would not be enough the next time either.
 
 use std::time::Duration;
 
@@ -12,13 +11,13 @@ use tokio::time::sleep;
 const FIRST_DELAY: Duration = Duration::from_millis(50);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
-/// So many times the usual time for bytes at most: a silent connection to Postgres is given up some time, too.
+/// At most this many times the usual time for bytes, so that a silent connection to Postgres is given up at last.
 const MOST_TIME: u32 = 32;
 
-/// Tries of a row alone, over most of a second: an error of no known kind may pass by itself.
+/// Tries of a row that is written alone. They take most of a second, because an error of no known kind may pass by itself.
 const TRIES_ALONE: u32 = 5;
 
-/// How often it has failed, and how many refusals in a row are believed.
+/// How often the statement has failed, and how many refusals must come before one is believed.
 #[derive(Debug)]
 pub(crate) struct Tries {
     delay: Duration,
@@ -35,7 +34,7 @@ impl Default for Tries {
 }
 
 impl Tries {
-    /// For a row alone, which has nothing left to hope for once it is refused.
+    /// For a row that is written alone. There is no smaller batch to try after this one.
     pub(crate) fn of_a_row_alone() -> Self {
         Self { believed: TRIES_ALONE, ..Self::default() }
     }
@@ -45,8 +44,8 @@ impl Tries {
         store.on_slower_line(self.time)
     }
 
-    /// Tells of a failure, and waits until the next try is due. An error is a refusal that is believed: the caller tells of it.
-    /// Further tries after that have as many refusals before them again.
+    /// Logs a failure, and waits until the next try is due. A refusal that is believed is returned instead, and the caller
+    /// logs it. After that the refusals are counted from the start.
     pub(crate) async fn failed(&mut self, task: &'static str, error: StoreError) -> Result<(), StoreError> {
         match error {
             // The values will be the same the next time.

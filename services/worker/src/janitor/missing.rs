@@ -1,5 +1,5 @@
-//! Fails ready jobs whose model no host has had for a while, with the reason. Whether that is so is proved by the
-//! statement that fails them; here is only remembered since when a model has been missing.
+//! Fails ready jobs whose model no host has had for a while. This file only remembers since when a model has been missing.
+//! The statement that fails the jobs proves that no host has the model.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use crate::worker::Worker;
 
-/// A model may be away for a moment, while somebody pulls it anew or moves it from one host to another. Its jobs wait so
-/// long for it.
+/// How long jobs wait for a model that is missing. It may be away for a moment, while somebody pulls it anew or moves it from
+/// one host to another.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// Between two looks: short beside the grace.
 pub(super) const EVERY: Duration = Duration::from_secs(5);
 
-/// Jobs that fail in one statement: some ten milliseconds.
+/// Jobs per statement, which takes some ten milliseconds.
 const BATCH: u32 = 1_000;
 
 pub(super) struct MissingModels {
@@ -46,7 +46,7 @@ impl Rounds for MissingModels {
         let gone: Vec<_> = gone.into_iter().map(|model| (model.clone(), reason(&model))).collect();
         let failed = store.fail_for_want_of_model(&gone, BATCH.into()).await?;
         for (job, model) in &failed {
-            tracing::warn!(job.id = %job, model, code = "model_gone", "a job failed for want of its model");
+            tracing::warn!(job.id = %job, model, code = "model_gone", "a job failed, because no host has its model");
         }
         Ok(if failed.len() >= BATCH as usize { Round::More } else { Round::Idle })
     }
@@ -61,8 +61,8 @@ fn reason(model: &str) -> Reason {
     }
 }
 
-/// Since when each model has been missing, by our own clock: it was missing at every look since. A restart forgets, and
-/// then the jobs wait for another grace. Pure.
+/// Since when each model has been missing, by our own clock. It was missing at every look since then. A restart forgets this,
+/// and the jobs wait for another grace. Pure.
 #[derive(Debug, Default)]
 struct Absences {
     since: HashMap<String, Instant>,
@@ -70,9 +70,9 @@ struct Absences {
 }
 
 impl Absences {
-    /// Notes which models are missing now. Returns those that have been for longer than the grace.
+    /// Notes which models are missing now. Returns those that have been missing for a whole grace.
     fn over_grace(&mut self, missing: Vec<String>, now: Instant) -> Vec<String> {
-        // Nobody looked for so long that a model may have come and gone unseen.
+        // The last look is so long ago that a model may have come and gone unseen.
         if self.last_look.replace(now).is_some_and(|last| now.saturating_duration_since(last) >= GRACE) {
             self.since.clear();
         }

@@ -1,4 +1,4 @@
-//! Partitions by day: made well before they are needed, dropped once nothing of theirs is.
+//! Makes the partitions of coming days well before they are needed, and drops those of past days once nothing needs them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use crate::worker::Worker;
 
-/// Days are made a fortnight ahead, so that an hour more or less is nothing.
+/// Partitions are made a fortnight ahead, so an hour more or less does not matter.
 const EVERY: Duration = Duration::from_secs(3_600);
 
-/// While somebody else locks the tables, a backup say.
+/// How soon to try again while somebody else locks the tables (a backup, say).
 const BUSY: Duration = Duration::from_secs(60);
 
 pub(super) async fn make(worker: Arc<Worker>) {

@@ -1,4 +1,4 @@
-//! Jobs that waited for a time, a backoff or their submitter's `run_at`, become ready when it comes.
+//! Makes scheduled jobs ready when their time comes: the end of a backoff, or their submitter's `run_at`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +11,14 @@ use crate::alarm::Alarm;
 use crate::janitor::since::{self, Since};
 use crate::worker::Worker;
 
-/// Jobs a round.
+/// Jobs per round.
 const BATCH: u32 = 1_000;
 
-/// Between two looks when nobody wakes us. It guarantees what wake-ups and the alarm only hasten.
+/// Between two looks when nobody wakes us. Wake-ups may get lost, and this poll finds what they would have told.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Before a look at a job that should be due: our clock is a little fast, or another janitor has it.
+/// How soon to look again for a job that seems due and was not promoted: our clock is a little fast, or another janitor has
+/// the job.
 const AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(worker: Arc<Worker>) {
@@ -46,7 +47,7 @@ impl Rounds for Promotion {
         let store = &self.worker.store;
         let look = self.since.look(store.clock());
         let (promoted, next_due) = store.promote_since(look.since, BATCH.into()).await?;
-        // By our clock it may be due already where it is not yet by Postgres'.
+        // A job may be due already by our clock, and not yet by the clock of Postgres.
         let next = next_due.map(|due| (due - store.clock().now()).to_std().unwrap_or_default().max(AGAIN));
         self.alarm.set(next.map(|wait| Instant::now() + wait));
         Ok(self.since.learn(&look, promoted))

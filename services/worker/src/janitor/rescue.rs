@@ -1,4 +1,4 @@
-//! Takes from dead workers what they held, and from nobody what he still holds.
+//! Requeues the leases of dead workers, and never one whose worker is alive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ impl Rounds for Rescue {
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         let Worker { store, peers, liveness, config, .. } = &*self.worker;
         let mut dead = peers.dead(store).await?;
-        // After an outage of Postgres everybody looks dead who has not renewed since. Whoever has renewed for a full TTL
-        // himself, up to now, knows that the others could have.
+        // After an outage of Postgres, every worker that has not renewed since looks dead. A janitor that itself has renewed
+        // without a break for a full TTL knows that the others could have renewed too.
         let unbroken = liveness.unbroken_for();
         if liveness.id().is_none() || unbroken < config.lease_ttl {
             return Ok(Round::Idle);
@@ -46,7 +46,7 @@ impl Rounds for Rescue {
             tracing::warn!(
                 workers = rescued.workers,
                 leases = rescued.leases,
-                "took back what dead workers held"
+                "requeued the jobs of dead workers"
             );
         }
         Ok(Round::Idle)

@@ -1,4 +1,4 @@
-//! Keeps what Postgres knows of the tables from falling far behind: see [`Store::analyse_outgrown`].
+//! Keeps Postgres' statistics of the tables from falling far behind: see [`Store::analyse_outgrown`].
 //!
 //! [`Store::analyse_outgrown`]: foreman_store::Store::analyse_outgrown
 

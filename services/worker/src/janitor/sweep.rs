@@ -1,4 +1,4 @@
-//! Chores that go over what is due or old, a batch at a time, until nothing is left for now.
+//! Chores that end or delete old rows, a batch at a time, until nothing is left for now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,16 @@ use crate::janitor::since::{self, Since};
 use crate::webhooks::dispatcher::DELIVERIES;
 use crate::worker::Worker;
 
-/// Rows a batch: some ten milliseconds.
+/// Rows per batch, which takes some ten milliseconds.
 const BATCH: u32 = 1_000;
 
-/// For what somebody waits for.
+/// Between two sweeps of rows that somebody waits for.
 pub(super) const SOON: Duration = Duration::from_secs(1);
-/// For what only takes room.
+
+/// Between two sweeps of rows that only take room.
 pub(super) const SOMETIMES: Duration = Duration::from_secs(60);
 
-/// For what is few, or dear to look for.
+/// Between two sweeps of rows that are few, or slow to find.
 pub(super) const RARELY: Duration = Duration::from_secs(3_600);
 
 /// Sweeps until the process stops.
@@ -29,7 +30,7 @@ pub(super) async fn run(worker: &Worker, chore: impl Rounds, every: Duration) {
     background::repeat(chore, worker.shutdown.soft(), &Notify::new(), every).await;
 }
 
-/// A full batch may not have been all.
+/// After a full batch there may be more.
 fn after_batch(found: u64) -> Round {
     if found >= BATCH.into() { Round::More } else { Round::Idle }
 }

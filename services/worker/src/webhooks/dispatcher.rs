@@ -76,7 +76,8 @@ const GATHER_FOR: Duration = Duration::from_millis(5);
 /// Reports that may wait for the settler. Past that, attempts that are over keep their seats.
 const REPORTS: usize = 1_024;
 
-/// Sends until the process stops, and until the webhooks of what was run here are sent, then waits for what is under way.
+/// Sends until the process stops and the webhooks of the jobs that ran here are sent. Attempts that are still under way go
+/// on in tasks of their own, which the process waits for.
 pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result<()> {
     let alarm = Arc::new(Alarm::new());
     let last = Arc::new(last);

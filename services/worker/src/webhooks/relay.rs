@@ -1,5 +1,5 @@
-//! Moves transitions on: from the outbox to the history, and to the deliveries that follow from them. It must never
-//! look at a receiver: what is slow or dead out there cannot hold up the history.
+//! Moves transitions from the outbox into the history, and makes the deliveries that follow from them. It must never talk to
+//! a receiver: a slow or dead one must not hold up the history.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::alarm::Alarm;
 use crate::last_rounds::LastRounds;
 use crate::worker::Worker;
 
-/// Counted here, where every end passes once, whether a worker, a client or the clock brought it.
+/// Counted here, because the end of every job passes here once, whoever ended it.
 const JOBS_FINISHED: Metric = Metric::labelled_counter(
     "foreman_jobs_finished_total",
     "Jobs that came to their end, by model and state.",
@@ -22,7 +22,7 @@ const JOBS_FINISHED: Metric = Metric::labelled_counter(
 
 pub(crate) const METRICS: &[Metric] = &[JOBS_FINISHED];
 
-/// Rows a turn: enough to catch up with a burst, and over in some 20 ms.
+/// Rows per turn: enough to catch up with a burst, and done in some 20 ms.
 const BATCH: u32 = 1_000;
 
 /// A turn this large was made under load. Then the next one gathers for a moment first: a turn costs about as much as 60
@@ -30,11 +30,11 @@ const BATCH: u32 = 1_000;
 const UNDER_LOAD: u64 = 32;
 const GATHER_FOR: Duration = Duration::from_millis(10);
 
-/// Between two looks when nobody wakes us. It guarantees what the wake-ups only hasten.
+/// Between two looks when nobody wakes us. Wake-ups may get lost, and this poll finds what they would have told.
 const POLL: Duration = Duration::from_millis(500);
 
-/// A database that was restored gives out ids once more that were there before, and one that has crashed may have rows again
-/// that were moved just before. So now and then a turn looks at everything; it takes a tenth of a second where that is much.
+/// A restored database gives out ids again that it gave out before, and after a crash rows may be back that were moved just
+/// before. So now and then a turn looks at everything. Where there is much, that takes a tenth of a second.
 const FORGET_BOUND_AFTER: Duration = Duration::from_secs(5);
 
 /// Takes turns with the relays of the other workers until the process stops, and until what was run here is relayed.
@@ -43,7 +43,8 @@ pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result
     let outbox = worker.store.wakeups().subscribe(Topic::Outbox);
     let last = Arc::new(last);
     let relay = Relay {
-        // What a crash undoes of a turn is in the outbox again. No webhook of it was sent: its claim waits for the disk.
+        // When a crash undoes a turn, its rows are in the outbox again. None of its webhooks was sent, because the claim of
+        // a webhook waits for the disk.
         store: worker.store.on_own_unflushed_connection(),
         bound: RelayBound::default(),
         bound_since: Instant::now(),
@@ -67,7 +68,7 @@ impl Rounds for Relay {
     const TASK: &'static str = "relay";
     type Error = StoreError;
 
-    /// One turn. What gathers while it runs goes with the next one: the busier it is, the larger the batches.
+    /// One turn. Rows that arrive while it runs go with the next one, so turns grow with the load.
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         if self.bound_since.elapsed() > FORGET_BOUND_AFTER {
             self.bound = RelayBound::default();
@@ -75,7 +76,7 @@ impl Rounds for Relay {
         }
         let is_last = self.last.have_begun();
         match self.store.relay_from(&mut self.bound, BATCH.into()).await? {
-            // Whoever is at work was woken by the same news, and looks again when its turn is over.
+            // The relay that is at work was woken by the same news, and looks again after its turn.
             Relayed::Busy => Ok(Round::Idle),
             Relayed::Moved { events, ended, .. } => {
                 for EndedJobs { model_label, state, jobs } in ended {
@@ -86,7 +87,7 @@ impl Rounds for Relay {
                     return Ok(Round::More);
                 }
                 if is_last {
-                    // It began when all was written that was run here, and has moved the last of that.
+                    // When this turn began, everything that ran here had been written. It has moved the last of that.
                     self.last.end();
                 }
                 if events >= UNDER_LOAD {

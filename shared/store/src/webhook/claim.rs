@@ -1,5 +1,5 @@
-//! Claiming deliveries: each leased, numbered and counted before anything is sent, so that a dispatcher that dies in the
-//! middle has cost an attempt, and one that was only slow cannot write over its successor.
+//! Claims deliveries. A claim is leased, numbered and counted before anything is sent. So a dispatcher that dies in the
+//! middle has used up an attempt, and a slow one cannot overwrite the report of its successor.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,8 +15,8 @@ use crate::job::history::JobEvent;
 use crate::job::state::JobState;
 use crate::webhook::receiver::{Receiver, SecretOwner, query_with_receivers};
 
-/// Deliveries with more bytes of artifacts than this are heavy: each of their bodies counts in memory and on the line, and
-/// is read by itself. All others together are bounded by their number.
+/// A delivery with more bytes of artifacts than this is heavy: its artifacts are read by themselves, and its bytes are
+/// bounded, in memory and on the line. For the light ones a bound on their number is enough.
 const LIGHT: i64 = 16 << 10;
 
 /// How much may be claimed of one lane.
@@ -26,25 +26,25 @@ pub struct LaneOffer {
     /// See [`KnownLane`](crate::KnownLane).
     pub since: DateTime<Utc>,
     pub at_most: i32,
-    /// Heavy deliveries are claimed as long as those before them bring fewer bytes than this: one always fits where any
-    /// is left.
+    /// A heavy delivery of the lane is claimed if those claimed before it bring fewer bytes than this. So the first one
+    /// fits, whatever its size, where this is above zero.
     pub heavy_bytes: i64,
 }
 
-/// The terms of a claim, the same for all of it.
+/// The terms of a claim, the same for every delivery in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeliveryTerms {
-    /// How long the claim holds: an attempt with all that goes with it takes less.
+    /// How long the claim holds. An attempt takes less, including all the work around it.
     pub lease: Duration,
     /// Attempts at a job's last event.
     pub max_attempts_terminal: i16,
     /// Attempts at any other.
     pub max_attempts: i16,
-    /// Artifacts up to so many bytes are sent along.
+    /// Artifacts of at most this many bytes are sent inside the webhook.
     pub inline_limit: i64,
 }
 
-/// The right to say what became of one attempt. It is consumed by the write that says so.
+/// The right to report on one attempt. The report consumes it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct DeliveryClaim {
     pub id: DeliveryId,
@@ -61,31 +61,31 @@ pub struct Delivery {
     pub attempt: i16,
     /// Whether the event is the job's last.
     pub terminal: bool,
-    /// Asked for again by a person.
+    /// Whether a person asked for the webhook again.
     pub redelivery: bool,
-    /// Since the delivery was made, at the claim.
+    /// The age of the delivery at the claim.
     pub age: Duration,
-    /// Since the transition, at the claim.
+    /// The age of the transition at the claim.
     pub event_age: Duration,
     pub job: JobId,
     /// As the client wrote it.
     pub model: String,
     /// A JSON object as it came.
     pub metadata: Option<String>,
-    /// Its artifacts are yet to be read.
+    /// Without its artifacts, which are read after the claim.
     pub event: JobEvent,
-    /// What those to be sent along come to.
+    /// The bytes of the artifacts that are sent inside the webhook.
     pub artifact_bytes: u64,
 }
 
 impl Delivery {
-    /// Whether its artifacts are to be read by themselves ([`Store::artifacts`]).
+    /// Whether its artifacts must be read by themselves ([`Store::artifacts`]).
     pub fn is_heavy(&self) -> bool {
         self.artifact_bytes > LIGHT.unsigned_abs()
     }
 }
 
-/// A delivery that the claim itself ended: there was nothing to be sent any more.
+/// A delivery that the claim ended, because nothing may be sent for it any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedUnsent {
     pub job: JobId,
@@ -99,19 +99,20 @@ pub struct EndedUnsent {
 pub struct ClaimedDeliveries {
     pub to_send: Vec<Delivery>,
     pub ended: Vec<EndedUnsent>,
-    /// Earlier attempts whose dispatcher never said what became of them; they are counted and logged.
+    /// Earlier attempts that no dispatcher reported on. They are counted and logged.
     pub lost: usize,
 }
 
 impl Store {
-    /// Claims due deliveries of these lanes, the ones due longest first, at most as many as offered of each.
+    /// Claims due deliveries of these lanes, those due longest first, and of each lane at most as many as offered.
     ///
-    /// An event waits for the earlier ones of its job to the same receiver; redeliveries neither wait nor are waited
-    /// for. A claim whose end has passed is taken over: its attempt is logged as `dispatcher_lost` and stays counted,
-    /// and the delivery fails here if that was its last. After a 410 the later events of the job end here unsent.
+    /// An event waits for the earlier events of its job to the same receiver. A redelivery does not wait, and nothing
+    /// waits for it. A claim whose end has passed is taken over: its attempt is logged as `dispatcher_lost` and stays
+    /// counted, and if it was the last attempt, the delivery fails here. After a 410 the later events of the job end here
+    /// unsent.
     ///
-    /// Of the heavy ones the first of each lane come first, then the second, for as long as those before bring fewer than
-    /// `heavy_bytes` in all.
+    /// Heavy deliveries are taken from the lanes in turn: the first of each lane, then the second of each, and so on,
+    /// while those before bring fewer than `heavy_bytes` in all.
     pub async fn claim_deliveries(
         &self,
         offers: &[LaneOffer],
@@ -122,8 +123,8 @@ impl Store {
         let since: Vec<_> = offers.iter().map(|offer| offer.since).collect();
         let at_most: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
         let of_lane: Vec<_> = offers.iter().map(|offer| offer.heavy_bytes).collect();
-        // Lanes are compared with IS TRUE where the job's id leads to the row: no index matches that form, or a plan
-        // made while the tables were small might go by the lane and read all of a receiver's rows.
+        // Where the job's id leads to a row, lanes are compared with IS TRUE, because no index matches that form.
+        // Otherwise a plan made while the tables were small might use an index on the lane, and read all rows of a lane.
         let rows = query_with_receivers!(
             r#"-- claim_deliveries
             WITH picked AS MATERIALIZED (
@@ -255,7 +256,7 @@ impl Store {
         Ok(claimed)
     }
 
-    /// Makes a claim hold for `lease` from now on, where it is still in force.
+    /// Makes a claim hold for `lease` from now on. Returns false if the claim is no longer in force.
     pub async fn extend_claim(&self, claim: &DeliveryClaim, lease: Duration) -> Result<bool, StoreError> {
         let extended = sqlx::query!(
             "-- extend_claim
@@ -270,8 +271,8 @@ impl Store {
         Ok(extended.rows_affected() > 0)
     }
 
-    /// Gives the `done` events among these deliveries what their attempt made, with the data of artifacts up to
-    /// `inline_limit` bytes.
+    /// Reads the artifacts for the `done` events among these deliveries. Those of at most `inline_limit` bytes come with
+    /// their data.
     pub async fn add_artifacts(
         &self,
         deliveries: &mut [Delivery],
@@ -289,7 +290,8 @@ impl Store {
         Ok(())
     }
 
-    /// What one attempt of a job made, with the data of artifacts up to `inline_limit` bytes, `bytes` in all.
+    /// The artifacts that one attempt of a job made. Those of at most `inline_limit` bytes come with their data, `bytes`
+    /// in all.
     pub async fn artifacts(
         &self,
         job: JobId,
@@ -301,7 +303,7 @@ impl Store {
         Ok(made.remove(&(job, attempt)).unwrap_or_default())
     }
 
-    /// By job and attempt.
+    /// The artifacts by job and attempt.
     async fn artifacts_of(
         &self,
         jobs: &[JobId],

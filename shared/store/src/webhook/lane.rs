@@ -1,4 +1,4 @@
-//! Lanes: which receivers have webhooks to be sent, found without reading the webhooks.
+//! Finds the lanes that have webhooks to send, without reading the webhooks.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,9 +8,8 @@ use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ClientId, LaneId};
 
-/// A lane that was seen before. No delivery of it that still lives stands before `since`, as far as is known: what
-/// lies there are the entries of deliveries long gone, which an old snapshot (a backup's, say) keeps from being
-/// cleaned away.
+/// A lane that was seen before. As far as the caller knows, none of its deliveries is due before `since`. Index entries
+/// before that belong to deliveries long gone, which Postgres keeps while somebody holds an old snapshot (a backup, say).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownLane {
     pub lane: LaneId,
@@ -75,11 +74,11 @@ impl LaneHead {
 }
 
 impl Store {
-    /// The first delivery that nobody holds, of every lane that has one. Costs one or two descents of an index a lane,
-    /// however many deliveries there are.
+    /// The first delivery that nobody holds, of every lane that has one. This costs one or two descents of an index per
+    /// lane, however many deliveries there are.
     ///
-    /// The known lanes are looked at past their dead entries. In the gaps between them every lane is found by its
-    /// first entry, live or dead: nothing known is nothing skipped.
+    /// In a known lane the look skips the dead entries. The other lanes are found in the gaps between the known ones, by
+    /// their first entry, live or dead. So every lane is found, whichever are known.
     pub async fn look_at_lanes(&self, known: &[KnownLane]) -> Result<Lanes, StoreError> {
         let lanes: Vec<_> = known.iter().map(|known| known.lane.uuid()).collect();
         let since: Vec<_> = known.iter().map(|known| known.since).collect();

@@ -1,7 +1,7 @@
 //! The relay's one statement: it moves outbox rows into the history and makes the webhooks that follow from them.
 //!
-//! Everything is derived from what the statement itself deleted, so that two relays can never write a row twice,
-//! however their snapshots lie.
+//! Everything it writes is derived from the rows that it deletes. So two relays never write the same row, whatever their
+//! snapshots show.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
@@ -10,16 +10,16 @@ use crate::job::state::JobState;
 use crate::webhook::receiver::query_with_receivers;
 use crate::webhook::relay_bound::RelayBound;
 
-/// What one turn of the relay came to.
+/// What one turn of the relay did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Relayed {
-    /// So many transitions were moved, and so many webhooks made of them.
+    /// It moved this many transitions, and made this many webhooks of them.
     Moved { events: u64, deliveries: u64, ended: Vec<EndedJobs> },
     /// Another relay is at work at this moment.
     Busy,
 }
 
-/// Jobs that came to their end, whoever ended them.
+/// Jobs that ended, whoever ended them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedJobs {
     /// As `/api/tags` names it.
@@ -34,18 +34,19 @@ impl Store {
         self.relay_from(&mut RelayBound::default(), limit).await
     }
 
-    /// The same for one who relays over and over: what earlier turns took, and an old snapshot keeps in the index, is stepped
-    /// over.
+    /// The same, for a relay that takes many turns. With `bound` a turn skips the index entries of rows that earlier turns
+    /// took, which Postgres keeps while somebody holds an old snapshot.
     ///
-    /// An advisory lock lets one relay work at a time; that is for order and economy. What makes it exact is the
-    /// `DELETE … RETURNING`: a relay whose snapshot is older than another's commit still sees the other's rows, but
-    /// deletes none of them.
+    /// An advisory lock lets one relay work at a time, which keeps the order and saves work. The `DELETE … RETURNING` makes
+    /// the result exact: a relay with an old snapshot still sees rows that another relay took, but deletes none of them.
     pub async fn relay_from(&self, bound: &mut RelayBound, limit: i64) -> Result<Relayed, StoreError> {
-        // In `deliveries`: the ids are ULIDs whose time is read once, which is most of what one costs. What follows an
-        // event that waits for its next attempt cannot be sent before it, and stands at its time from the start, out of
-        // the way of the claim. That event is locked until this commits: were it brought forward and sent meanwhile, its
-        // followers would be brought forward without these, which would wait for nothing. The lanes are compared in a form
-        // that no index matches: by lane alone it would read every delivery of a receiver for each one that is made.
+        // In `deliveries`:
+        // - Build the ULID timestamp once per statement: doing it per row was most of the cost.
+        // - When an earlier event of the job waits for a retry, the new event waits until the same time, so that the claim
+        //   does not meet it before. Lock the earlier event until this commits. Otherwise it might be brought forward and
+        //   sent meanwhile: that brings its later events forward, but not the ones made here, which would wait in vain.
+        // - Lanes are compared with IS TRUE, because no index matches that form. By an index on the lane, every delivery of
+        //   a lane would be read for each one that is made.
         let rows = query_with_receivers!(
             r#"-- relay_outbox
             WITH turn AS MATERIALIZED (

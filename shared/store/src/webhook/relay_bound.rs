@@ -1,19 +1,20 @@
-//! From where on the relay reads the outbox. While somebody holds an old snapshot (a backup, say), Postgres keeps the entries
-//! of rows long gone, and a turn that began at the first would walk over all of them.
+//! The id from which the relay reads the outbox. While somebody holds an old snapshot (a backup, say), Postgres keeps the
+//! index entries of rows long gone, and a turn that began at the first entry would walk over all of them.
 //!
-//! The bound never passes a row that may still appear: the events of a job would be told out of order. A row's id is given
-//! out before its transaction commits, so rows do not appear in the order of their ids. But every transition changes a room
-//! before it writes to the outbox. So whoever got an id below one that a turn took had a transaction number by then, smaller
-//! than the turn's own. When all those numbers have ended, nothing can appear any more below what that turn took.
+//! The bound must never pass a row that may still appear, or the events of a job would be told out of order. A row gets its
+//! id before its transaction commits, so rows do not appear in the order of their ids. But every transition changes a room
+//! before it writes to the outbox, and so gets its transaction number before the id. A transaction with an id below one
+//! that a turn took therefore has a smaller number than the turn. Once all transactions with smaller numbers have ended, no
+//! row can appear below the ids that the turn took.
 
 /// What a relay remembers between two turns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RelayBound {
-    /// No row below is there, or will be.
+    /// No row has an id below this, and none will.
     from: i64,
-    /// What the bound becomes when the time for it has come.
+    /// The bound moves past this turn once every older transaction has ended.
     next: Option<Next>,
-    /// What the last turn took that took anything; `next` after the one that is waited for.
+    /// The last turn that took rows. It becomes `next` after the present one.
     latest: Option<Next>,
 }
 
@@ -31,11 +32,11 @@ impl RelayBound {
         self.from
     }
 
-    /// Learns from a turn: the highest id it took with its transaction's number (nothing if it took none), whether it may
-    /// have left some behind, and the smallest transaction number that had not ended when it began.
+    /// Learns from a turn: the highest id that it took and the number of its transaction (`None` if it took no rows),
+    /// whether it may have left rows behind, and the smallest transaction number that had not ended when it began.
     pub(crate) fn learn(&mut self, taken: Option<(i64, i64)>, is_full: bool, oldest_running: i64) {
         if let Some(next) = self.next.filter(|next| next.own_number < oldest_running) {
-            // A full turn may have left some of what had appeared meanwhile.
+            // A full turn may have left some of the rows that had appeared meanwhile.
             let gone = taken.filter(|_| is_full).map_or(next.taken, |(highest, _)| highest.min(next.taken));
             self.from = self.from.max(gone + 1);
             self.next = None;

@@ -1,4 +1,4 @@
-//! What became of attempts to deliver, written in batches and only under the number of the claim.
+//! Writes the reports of attempts to deliver, in batches. A report is written only under the number of its claim.
 
 use std::{
     collections::HashMap,
@@ -38,7 +38,7 @@ pub struct DeliveryReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryOutcome {
     Delivered,
-    /// Once more, so long after the end of this attempt.
+    /// Try again this long after the end of this attempt.
     Retry {
         wait: Duration,
         code: &'static str,
@@ -46,7 +46,7 @@ pub enum DeliveryOutcome {
     Failed {
         code: &'static str,
     },
-    /// It was not sent, for a reason of ours: not counted and not logged, and tried again after the wait.
+    /// It was not sent, for a reason of ours. The attempt is neither counted nor logged. Try again after the wait.
     Release {
         wait: Duration,
     },
@@ -56,9 +56,9 @@ pub enum DeliveryOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportSettled {
     Written,
-    /// It had been written before: the answer to an earlier COMMIT was lost.
+    /// It was written before: the answer to an earlier COMMIT was lost.
     Already,
-    /// The claim has lapsed and is another's: the outcome is stopped here. To be counted.
+    /// The claim has lapsed, and another dispatcher may have the delivery. Nothing was written. The caller counts these.
     Stale,
 }
 
@@ -97,8 +97,8 @@ impl DeliveryOutcome {
 }
 
 impl Store {
-    /// Writes what became of attempts, in one statement. Answers stand in the order given. After an unknown outcome
-    /// call it again with the same reports.
+    /// Writes reports in one statement, and answers in their order. After an error whose outcome is unknown, call it again
+    /// with the same reports.
     pub async fn settle_deliveries(
         &self,
         reports: &[DeliveryReport],
@@ -106,7 +106,7 @@ impl Store {
         let mut conn = self.open().await?;
         let written = write_reports(&mut conn, reports).await?;
         conn.done().await?;
-        // Also for what was written before: the answer to that may have been lost.
+        // Tell also of reports that were written before: the call that wrote them may have failed before it told.
         if reports.iter().any(frees_another) {
             self.tell([Write::Reported]);
         }
@@ -118,14 +118,14 @@ impl Store {
             .map(|report| match report.claim.id {
                 id if written.contains(&id) => ReportSettled::Written,
                 id if already.contains(&id) => ReportSettled::Already,
-                // Nothing was sent and nothing is said: whoever has it now misses nothing.
+                // Nothing was sent, so the present holder of the delivery misses nothing.
                 _ if matches!(report.outcome, DeliveryOutcome::Release { .. }) => ReportSettled::Already,
                 _ => ReportSettled::Stale,
             })
             .collect())
     }
 
-    /// Which of these attempts stand in the log as their own dispatcher told it.
+    /// Which of these attempts are in the log with the report of their own dispatcher.
     async fn reported_already(&self, reports: &[&DeliveryReport]) -> Result<Vec<DeliveryId>, StoreError> {
         let jobs: Vec<_> = reports.iter().map(|report| report.job.uuid()).collect();
         let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
@@ -151,11 +151,11 @@ async fn write_reports(
     conn: &mut Conn,
     reports: &[DeliveryReport],
 ) -> Result<std::collections::HashSet<DeliveryId>, StoreError> {
-    // Waits run from the end of the attempt, which lies back by as much as the report had to wait for this statement.
+    // A wait runs from the end of the attempt. Since then the report has waited for this statement.
     let now = Instant::now();
     let ago = |moment: Instant| now.saturating_duration_since(moment).as_secs_f64();
-    // A time in the past would lie before the lower bounds that dispatchers claim from, and so be found only by their
-    // rare looks without one.
+    // Dispatchers claim from a lower bound on. A time in the past may lie below it, where only their rare looks without a
+    // bound would find it.
     let wait =
         |report: &DeliveryReport| Some((report.outcome.wait()?.as_secs_f64() - ago(report.ended)).max(0.0));
     // The last report about a lane in this batch decides.
@@ -176,9 +176,9 @@ async fn write_reports(
     let states: Vec<_> = reports.iter().map(|report| report.event.as_str()).collect();
     let lanes: Vec<_> = health.keys().map(|lane| lane.uuid()).collect();
     let healthy: Vec<_> = health.values().map(|health| health.column()).collect();
-    // In `followers`: what follows a failed event cannot be sent before it, and goes along to its time, out of the way of
-    // the claim, and comes back when the event has ended. Were one forgotten, the claim would still be right, and slow.
-    // In `health`: advice only, so nobody waits for a lane that another settler writes at this moment.
+    // In `followers`: when an event must wait for a retry, postpone the job's later events with it, and bring them forward
+    // when it has ended. This is for speed only: the claim checks the order itself.
+    // In `health`: skip a lane that another settler writes at this moment. Health is advice only, and not worth a wait.
     let rows = sqlx::query_scalar!(
         r#"-- settle_deliveries
         WITH input AS (
@@ -244,7 +244,7 @@ async fn write_reports(
     Ok(rows.into_iter().collect())
 }
 
-/// Whether anything may be sent because of this report, now or at a time that it brought.
+/// Whether a webhook may be sent because of this report, at once or after its wait.
 fn frees_another(report: &DeliveryReport) -> bool {
     match report.outcome {
         DeliveryOutcome::Delivered | DeliveryOutcome::Failed { .. } => !report.event.is_terminal(),

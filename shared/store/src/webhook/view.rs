@@ -19,7 +19,7 @@ pub struct DeliveryView {
     pub event: JobState,
     pub url: String,
     pub state: DeliveryState,
-    /// When it is tried next, or since when it is being tried; `None` once it has ended.
+    /// When it is tried next, or when the present attempt was due; `None` once it has ended.
     pub next_attempt_at: Option<DateTime<Utc>>,
     pub attempts: Vec<AttemptView>,
 }
@@ -28,11 +28,11 @@ pub struct DeliveryView {
 #[derive(Debug)]
 pub struct DeliveryPage {
     pub deliveries: Vec<DeliveryView>,
-    /// Whether there are more behind the last one.
+    /// Whether more follow the last one.
     pub has_more: bool,
 }
 
-/// How a delivery stands.
+/// Whether a delivery has ended, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryState {
     Pending,
@@ -63,7 +63,7 @@ pub struct AttemptView {
     pub response: Option<Vec<u8>>,
 }
 
-/// What became of the wish to send a webhook again.
+/// The answer to a request to send a webhook again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Redelivery {
     /// It is due now, under this id: its own if it was still pending.
@@ -77,13 +77,13 @@ pub enum Redelivery {
 }
 
 /// How often an event may go to one receiver within a minute: enough to try a receiver out by hand, too little to flood
-/// one by asking again and again.
+/// one with requests to send again.
 pub const DELIVERIES_PER_EVENT_AND_MINUTE: i64 = 5;
 
 impl Store {
     /// At most `limit` deliveries of a job in the order of its events, from behind `after` on, or `None` without such a job.
     ///
-    /// A job has as many deliveries as were asked for, so the whole list has no bound.
+    /// A client may ask for redeliveries without end, so the whole list has no bound.
     pub async fn deliveries(
         &self,
         scope: Scope,
@@ -182,7 +182,7 @@ impl Store {
         scope: Scope,
         delivery: DeliveryId,
     ) -> Result<Option<Redelivery>, StoreError> {
-        // A claim whose end has passed is nobody's any more.
+        // Nobody holds a claim whose end has passed.
         let pending = sqlx::query!(
             r#"-- bring_forward
             WITH pending AS MATERIALIZED (
@@ -204,10 +204,10 @@ impl Store {
         Ok(pending.map(|row| if row.free { Redelivery::Due(delivery) } else { Redelivery::BeingSent }))
     }
 
-    /// Begins a delivery that has ended anew, unless that was asked for already and is still pending.
+    /// Makes a new delivery of one that has ended, unless one like that is still pending.
     async fn deliver_again(&self, scope: Scope, delivery: DeliveryId) -> Result<Redelivery, StoreError> {
-        // The lane may have been pruned since. Ids of deliveries carry the time at which they were made, so `recent` reads
-        // the last minute of the job's deliveries and nothing before.
+        // The lane may have been pruned since. The id of a delivery contains the time at which it was made, so `recent`
+        // reads the job's deliveries of the last minute and no others.
         let found = query_with_receivers!(
             r#"-- deliver_again
             WITH ended AS MATERIALIZED (

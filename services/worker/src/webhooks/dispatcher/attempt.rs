@@ -25,13 +25,13 @@ use crate::worker::Worker;
 /// A claim holds for the timeout of its attempt and this much more: half of it to begin, half to write the report.
 const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
-/// What was claimed this long ago and not begun is given back: its claim might end while it is being sent.
+/// A delivery that was claimed this long ago and has not begun is given back: its claim might end while it is being sent.
 const BEGIN_WITHIN: Duration = Duration::from_secs(5);
 
-/// While a heavy webhook waits for its bytes its claim is extended so often.
+/// How often the claim of a heavy webhook is extended while it waits for its bytes.
 const EXTEND_EVERY: Duration = Duration::from_millis(2_500);
 
-/// Before a webhook is looked at again whose artifacts Postgres cannot give out.
+/// How long a webhook waits whose artifacts Postgres cannot give out.
 const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 
 /// What attempts are made with.
@@ -55,7 +55,7 @@ pub(super) struct Context {
 #[derive(Debug)]
 pub(super) struct Attempted {
     pub(super) report: DeliveryReport,
-    /// From the transition to the end of the attempt; `None` for what was sent again by hand.
+    /// From the transition to the end of the attempt; `None` for a webhook that a person asked for again.
     pub(super) lag: Option<Duration>,
 }
 
@@ -82,7 +82,8 @@ impl Context {
         })
     }
 
-    /// Makes the attempt. `claimed` is a moment before the claim; with a weight the artifacts are still to be read.
+    /// Makes the attempt. `claimed` is a moment before the claim. A delivery with a weight has no artifacts yet: they are
+    /// read here.
     pub(super) async fn attempt(
         self: Arc<Self>,
         mut delivery: Delivery,
@@ -109,7 +110,7 @@ impl Context {
             Some(url) => {
                 let body =
                     Bytes::from(render::body(&delivery, self.inline_limit, self.public_url.as_deref()));
-                // They stand in the body now.
+                // The body contains them now.
                 delivery.event.artifacts = Vec::new();
                 let message = sign::message_id(&delivery.job.to_string(), delivery.event.seq.into());
                 let signature =
@@ -141,8 +142,8 @@ impl Context {
         Attempted { report, lag }
     }
 
-    /// Reads what a heavy webhook sends along, and holds its claim for as long as that takes. Returns a moment before the
-    /// claim was last known to be in force.
+    /// Reads the artifacts of a heavy webhook, and extends its claim meanwhile. Returns the last moment at which the claim
+    /// was known to be in force.
     async fn read_artifacts(&self, delivery: &mut Delivery, claimed: Instant) -> Result<Instant, StoreError> {
         let (job, attempt, bytes) = (delivery.job, delivery.event.attempt, delivery.artifact_bytes);
         let inline_limit = self.terms.inline_limit;
@@ -169,7 +170,7 @@ impl Context {
         let asked = Instant::now();
         match self.store.extend_claim(claim, self.terms.lease).await {
             Ok(true) => *confirmed = asked,
-            // It is another's by now, and what follows finds it too old.
+            // Another dispatcher may have it by now. The caller finds `confirmed` too old, and gives the delivery back.
             Ok(false) => {}
             Err(error) => background_error!("artifacts", error, "a webhook's claim could not be extended"),
         }
@@ -204,7 +205,7 @@ fn outcome(decision: Decision, outcome: &Outcome) -> DeliveryOutcome {
         Decision::Delivered => DeliveryOutcome::Delivered,
         Decision::RetryIn(wait) => DeliveryOutcome::Retry { wait, code },
         Decision::Failed { code } => DeliveryOutcome::Failed { code },
-        // The claim ends the job's later events to this receiver when it finds this one.
+        // The next claim finds this failure in the log, and ends the job's later events to this receiver.
         Decision::EndReceiver => DeliveryOutcome::Failed { code },
     }
 }

@@ -1,5 +1,5 @@
-//! Whom a lane leads to, as far as we know before we dial: the address that its name led to last, and the port. Receivers
-//! under many names on one machine are then counted as one.
+//! The server behind an origin, as far as we know before we dial: the port, and the address that the name led to at the last
+//! dial. So receivers under many names on one server are counted as one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use foreman_webhook::ReceiverUrl;
 use foreman_webhook::receiver_url::Target;
 
-/// Names remembered. They only bound the pool's use: forgetting all of them now and then does no harm.
+/// Names remembered. They only help to bound the use of the pools, so forgetting all of them now and then does no harm.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// What accepts our connections.
@@ -39,7 +39,7 @@ impl Destinations {
         addresses.insert(name.to_owned(), address);
     }
 
-    /// Where webhooks to this origin go; `None` for an origin that is none.
+    /// Where webhooks to this origin go; `None` if the text is no origin.
     pub(super) fn of(&self, origin: &str) -> Option<Destination> {
         let url = ReceiverUrl::parse(origin).ok()?;
         let host = match url.target() {

@@ -5,8 +5,8 @@ use std::io;
 
 use foreman_webhook::Failure;
 
-/// The guard's and the operating system's words first; what is left is TLS, or an answer that is not HTTP, or a
-/// connection that ended too early.
+/// Looks for an error of the guard or the operating system first. What remains is an error of TLS, an answer that is not
+/// HTTP, or a connection that ended too early.
 pub(super) fn of(error: &reqwest::Error) -> Failure {
     if error.is_timeout() {
         return Failure::Timeout;

@@ -1,7 +1,7 @@
-//! What this dispatcher remembers of the lanes, so that a look at them skips the entries of deliveries long gone: while
-//! somebody holds an old snapshot (a backup, say), Postgres cannot clean those away, and every look would walk over all.
+//! What this dispatcher remembers of the lanes, so that a look at them skips the index entries of deliveries long gone. Postgres
+//! keeps those entries while somebody holds an old snapshot (a backup, say), and every look would walk over all of them.
 //!
-//! It only hastens. What it makes a look miss is found by the next look without it, soon.
+//! This is for speed only. A delivery that a look misses because of it is found by the next look without it, soon after.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use foreman_store::{KnownLane, LaneId, Lanes};
 
 use crate::look_at_all::LookAtAll;
 
-/// How far the memory stays behind the present: a transaction that made deliveries this long ago has committed.
+/// How far the memory stays behind the present. Whatever transaction made a delivery this long ago has committed.
 const BEHIND: TimeDelta = TimeDelta::seconds(2);
 
 /// Between two looks without the memory, unless they are slow.
 const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 
-/// A lane that had nothing for so long is forgotten.
+/// A lane without deliveries for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl LaneMemory {
         Self { lanes: BTreeMap::new(), look_at_all: LookAtAll::new(Instant::now(), LOOK_AT_ALL) }
     }
 
-    /// What to look at the lanes with, at `now`.
+    /// The known lanes for a look at `now`.
     pub(super) fn known(&self, now: Instant) -> Vec<KnownLane> {
         let look_at_all = self.look_at_all.is_due(now);
         let since = |remembered: &Remembered| {
@@ -62,7 +62,7 @@ impl LaneMemory {
         }
     }
 
-    /// From where on to claim in a lane.
+    /// The moment from which on to claim in a lane.
     pub(super) fn since(&self, lane: LaneId) -> DateTime<Utc> {
         self.lanes.get(&lane).map_or(DateTime::UNIX_EPOCH, |remembered| remembered.since)
     }

@@ -1,5 +1,5 @@
-//! The body of a webhook, made at the moment it is sent from what its event left in the database: a later attempt says
-//! the same as the first.
+//! The body of a webhook. It is made for each attempt from the stored event, so that a later attempt says the same as the
+//! first.
 
 use foreman_store::{ArtifactView, Delivery};
 use foreman_webhook::{Artifact, ArtifactContent, Event, event::artifact_url};

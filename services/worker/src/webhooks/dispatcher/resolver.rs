@@ -1,4 +1,4 @@
-//! Names, as the HTTP client may see them: every dial asks here, and dials exactly the addresses that were found fit.
+//! Resolves names for the HTTP client. Every dial asks here, and dials only addresses that the guard allows.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::destination::Destinations;
 
-/// Resolves anew for each connection. A connection that is kept leads to an address that was fit when it was dialled,
-/// and stays with that address whatever its name leads to since.
+/// Resolves anew for each connection. A kept connection stays with the address that was allowed when it was dialled, even if
+/// its name leads elsewhere now.
 #[derive(Debug, Clone)]
 pub(super) struct GuardedResolver {
     guard: Guard,

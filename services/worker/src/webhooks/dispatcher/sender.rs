@@ -1,5 +1,5 @@
-//! One request to one receiver, from the dial to the status. Whatever the receiver does, it is over in time, has read no
-//! more than a little of the answer, and has not gone anywhere but where it was sent.
+//! One request to one receiver, from the dial to the status. Whatever the receiver does, the request ends in time, reads only
+//! a little of the answer, and goes nowhere else.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,13 +13,13 @@ use super::destination::Destinations;
 use super::failure;
 use super::resolver::GuardedResolver;
 
-/// Of the answer's body this much is kept for people to look at.
+/// Bytes of the answer's body that are kept for people to look at.
 const KEPT: usize = 1_024;
 
-/// A longer answer's connection is closed instead of read to the end and used again.
+/// Bytes of the answer's body that are read. The connection of a longer answer is closed and not used again.
 const READ_AT_MOST: usize = 64 * 1_024;
 
-/// Once the status is there, the rest may take no longer: it decides nothing.
+/// How long the body may take after the status has come. The body decides nothing.
 const READ_FOR: Duration = Duration::from_secs(2);
 
 /// Shorter than the 60 s and more after which servers and firewalls drop an idle connection.
@@ -38,8 +38,8 @@ pub(super) struct Sender {
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) outcome: Outcome,
-    /// The first bytes of the answer, of public receivers alone: what a private one says is none of the client's
-    /// business.
+    /// The first bytes of the answer, only if the receiver has a public address: a client must not read what servers in a
+    /// private network answer.
     pub(super) response: Option<Vec<u8>>,
 }
 
@@ -60,7 +60,7 @@ impl Sender {
 
     pub(super) async fn send(&self, url: &ReceiverUrl, headers: HeaderMap, body: Bytes) -> Received {
         let deadline = Instant::now() + self.timeout;
-        // The client asks no resolver about an address that stands in the URL.
+        // The HTTP client asks the resolver only about names. An address in the URL is checked here.
         if url.check_literal(self.guard.allow()).is_err() {
             return Received::none(Failure::BlockedAddress);
         }
@@ -88,8 +88,8 @@ impl Received {
         let is_public = response.remote_addr().is_some_and(|address| classify(address.ip()).is_none());
         let mut kept = Vec::new();
         let mut read = 0;
-        // Read to the end, a short answer leaves its connection fit for the next webhook. However the reading ends, the
-        // status has been heard.
+        // A short answer is read to the end, so that the next webhook can use its connection. However the reading ends, the
+        // status stands.
         while let Ok(Ok(Some(chunk))) = timeout_at(deadline, response.chunk()).await {
             let room = KEPT - kept.len();
             kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
@@ -102,7 +102,7 @@ impl Received {
     }
 }
 
-/// The signature's headers, and the submitter's trace if it is one.
+/// The signature's headers, and the submitter's `traceparent` if it fits into a header.
 pub(super) fn headers(signature: Vec<(&'static str, String)>, traceparent: Option<&str>) -> HeaderMap {
     let traceparent = traceparent.map(|trace| ("traceparent", trace.to_owned()));
     signature

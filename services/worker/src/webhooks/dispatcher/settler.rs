@@ -1,6 +1,6 @@
-//! Writes what became of attempts. Whatever gathers while one batch is written goes with the next, so that the batches
-//! grow with the load; only where that is high does one wait a moment for company. Reports that Postgres refuses together
-//! are written one by one beside that.
+//! Writes the reports of attempts. Reports that arrive while one batch is written go with the next, so batches grow with the
+//! load. Under high load the loop also waits a moment between two batches. When Postgres refuses a batch, its reports are
+//! written one by one beside the loop.
 
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -21,10 +21,11 @@ use crate::worker::Worker;
 
 const TASK: &str = "settle-deliveries";
 
-/// Reports a statement.
+/// Reports per statement.
 const BATCH: usize = 256;
 
-/// Writes until the last sender is gone. What cannot be written by the end of the grace lapses, and is sent again.
+/// Writes until the last sender is gone. When a report cannot be written by the end of the grace, its claim lapses, and the
+/// webhook is sent again.
 pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>) -> anyhow::Result<()> {
     let alone = Alone::new(&worker.shutdown);
     let settler = Settler { store: worker.store.on_own_connection(), worker };
@@ -62,7 +63,7 @@ enum Unwritten {
 }
 
 impl Settler {
-    /// Writes one report, or in its stead the same without what the receiver answered. If that is refused, too, the claim
+    /// Writes one report. If Postgres refuses it, writes it without the receiver's answer. If that is refused too, the claim
     /// lapses, and the webhook is sent again.
     async fn write_alone(self, attempted: Attempted) {
         let Attempted { report, lag } = attempted;
@@ -76,11 +77,11 @@ impl Settler {
         let report = DeliveryReport { status: None, response: None, ..report };
         let written = self.write(from_ref(&report), &[lag], Tries::default()).await;
         if let Err(Unwritten::Refused(refused)) = written {
-            background_error!(TASK, refused, job.id = %job, seq, "not even that could be stored; the webhook is sent again");
+            background_error!(TASK, refused, job.id = %job, seq, "the report was refused without the answer too; the webhook is sent again");
         }
     }
 
-    /// Writes until Postgres takes or refuses it: a second time it finds what it wrote the first.
+    /// Writes until Postgres takes or refuses the reports. Repeating is safe: the store recognises reports that it has.
     async fn write(
         &self,
         reports: &[DeliveryReport],
@@ -98,7 +99,7 @@ impl Settler {
                 Err(error) => error,
             };
             tokio::select! {
-                // A refusal is told at the end of the grace, too: the others of its batch may still be written.
+                // First, also at the end of the grace: after a refusal the other reports of the batch may still be written.
                 biased;
                 told = tries.failed(TASK, error) => told.map_err(Unwritten::Refused)?,
                 () = self.worker.shutdown.hard().cancelled() => return Err(Unwritten::EndOfGrace),
