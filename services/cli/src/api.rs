@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::{Host, Url};
 
-pub(crate) use batch::Answered;
+pub(crate) use batch::LineReply;
 pub(crate) use deliveries::Delivery;
 pub(crate) use error::ApiError;
 pub(crate) use jobs::{Event, Filter, Job};
@@ -36,10 +36,10 @@ pub(crate) struct Api {
     authorization: Option<HeaderValue>,
 }
 
-/// An answer and its bytes, which are passed on as they came.
-pub(crate) struct Answer<T> {
+/// A reply, and its JSON as it came, for users who asked for that.
+pub(crate) struct Reply<T> {
     pub(crate) value: T,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) json: String,
 }
 
 impl Api {
@@ -76,7 +76,7 @@ impl Api {
         request.build().map_err(|error| self.strange(&error))
     }
 
-    async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<Answer<T>, ApiError> {
+    async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<Reply<T>, ApiError> {
         self.execute(self.build(request)?).await
     }
 
@@ -84,16 +84,17 @@ impl Api {
         &self,
         request: RequestBuilder,
         query: impl IntoIterator<Item = (&str, impl AsRef<str>)>,
-    ) -> Result<Answer<T>, ApiError> {
+    ) -> Result<Reply<T>, ApiError> {
         let mut request = self.build(request)?;
         request.url_mut().query_pairs_mut().extend_pairs(query);
         self.execute(request).await
     }
 
-    async fn execute<T: DeserializeOwned>(&self, request: reqwest::Request) -> Result<Answer<T>, ApiError> {
-        let bytes = self.execute_raw(request).await?;
-        let value = serde_json::from_slice(&bytes).map_err(|error| self.strange(&error))?;
-        Ok(Answer { value, bytes })
+    async fn execute<T: DeserializeOwned>(&self, request: reqwest::Request) -> Result<Reply<T>, ApiError> {
+        let json =
+            String::from_utf8(self.execute_raw(request).await?).map_err(|error| self.strange(&error))?;
+        let value = serde_json::from_str(&json).map_err(|error| self.strange(&error))?;
+        Ok(Reply { value, json })
     }
 
     async fn execute_raw(&self, request: reqwest::Request) -> Result<Vec<u8>, ApiError> {

@@ -6,10 +6,9 @@ use chrono::{DateTime, Utc};
 use foreman_runtime::{Env, settings::cli};
 
 use crate::api::{Api, Delivery, job_id};
-use crate::help;
 use crate::moment::from_now;
-use crate::table::Table;
 use crate::terminal::{is_watched, print, say};
+use crate::{help, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = help::after("\
@@ -28,7 +27,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let api = Api::from_env(&Env::from_process())?;
-    let mut table = Table::new(["SEQ", "EVENT", "STATE", "TRIES", "ANSWER", "LAST", "NEXT", "URL"]);
+    let mut table = table::with_header(["SEQ", "EVENT", "STATE", "TRIES", "ANSWER", "LAST", "NEXT", "URL"]);
     let mut page = api.deliveries(&args.job, None).await?;
     if !args.json && page.entries.is_empty() {
         if is_watched() {
@@ -42,14 +41,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 print(entry.get())?;
             } else {
                 let delivery = serde_json::from_str(entry.get()).map_err(|error| api.strange(&error))?;
-                table.push(row(delivery, Utc::now()));
+                table::add_row(&mut table, row(delivery, Utc::now()));
             }
         }
         let Some(after) = page.next else { break };
         page = api.deliveries(&args.job, Some(&after)).await?;
     }
     if !args.json {
-        table.print()?;
+        table::show(table)?;
     }
     Ok(ExitCode::SUCCESS)
 }

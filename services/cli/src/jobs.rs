@@ -9,10 +9,9 @@ use foreman_runtime::{Env, settings::cli};
 use foreman_store::JobState;
 
 use crate::api::{Api, Filter, Job};
-use crate::help;
-use crate::moment::{about, between, from_now};
-use crate::table::Table;
+use crate::moment::{between, from_now, in_words};
 use crate::terminal::{is_watched, print, say};
+use crate::{help, table};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = help::after("\
@@ -41,7 +40,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let api = Api::from_env(&Env::from_process())?;
     let filter = Filter { state: args.state, model: args.model };
-    let mut table = Table::new(["JOB", "STATE", "MODEL", "AGE", "WAITED", "TOOK", "REMARK"]);
+    let mut table = table::with_header(["JOB", "STATE", "MODEL", "AGE", "WAITED", "TOOK", "REMARK"]);
     let mut left = args.limit;
     let mut after = None;
     let has_more = loop {
@@ -52,7 +51,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 print(entry.get())?;
             } else {
                 let job = serde_json::from_str(entry.get()).map_err(|error| api.strange(&error))?;
-                table.push(row(&job, Utc::now()));
+                table::add_row(&mut table, row(&job, Utc::now()));
             }
         }
         after = page.next;
@@ -61,7 +60,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     if !args.json {
-        table.print()?;
+        table::show(table)?;
     }
     if has_more && is_watched() {
         say(format_args!("There are more; --limit {} shows them.", args.limit.saturating_mul(5)));
@@ -82,14 +81,14 @@ fn row(job: &Job, now: DateTime<Utc>) -> [String; 7] {
             (load, run) => Some(load.unwrap_or_default() + run.unwrap_or_default()),
         },
     };
-    let said = |duration: Option<_>| duration.map(about).unwrap_or_default();
+    let optional = |duration: Option<_>| duration.map(in_words).unwrap_or_default();
     [
         job.job_id.clone(),
         job.state.clone(),
         job.model.clone(),
-        about(between(job.created_at, now)),
-        said(waited),
-        said(took),
+        in_words(between(job.created_at, now)),
+        optional(waited),
+        optional(took),
         remark(job, now),
     ]
 }

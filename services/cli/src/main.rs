@@ -58,9 +58,11 @@ enum Command {
     /// Show the webhooks of a job, and what their receivers said
     Deliveries(deliveries::Args),
     /// Cancel jobs
-    Cancel(each::Cancel),
+    #[command(after_help = each::cancel_help())]
+    Cancel(each::Args),
     /// Run jobs that have ended once more, as new jobs
-    Retry(each::Retry),
+    #[command(after_help = each::retry_help())]
+    Retry(each::Args),
     /// Receive webhooks, check their signatures, and show them
     Listen(listen::Args),
     /// Who may submit: keys and webhook secrets

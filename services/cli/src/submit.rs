@@ -5,7 +5,6 @@ mod lines;
 mod one;
 mod patience;
 mod progress;
-mod refusal;
 mod template;
 mod window;
 

@@ -43,9 +43,9 @@ pub(crate) fn is_watched() -> bool {
 }
 
 /// How many columns results may have; `None` where they do not go to a terminal.
-pub(crate) fn columns() -> Option<usize> {
+pub(crate) fn columns() -> Option<u16> {
     let term = Term::stdout();
-    term.is_term().then(|| term.size().1.into())
+    term.is_term().then(|| term.size().1)
 }
 
 /// Text of others on one line: what came from a model, a receiver or a file must not steer the terminal.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::time::sleep;
 
 use crate::api::{Api, ApiError, Event, Job, job_id};
-use crate::terminal::{print, print_raw};
+use crate::terminal::print;
 use crate::{exit, help};
 use show::Show;
 
@@ -37,8 +37,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let code = to_the_end(&api, &args.id).await?;
     let job = api.job(&args.id).await?;
     if args.json {
-        print_raw(&job.bytes)?;
-        print("")?;
+        print(job.json)?;
     } else if job.value.state == "done" {
         print(answer(&api, &job.value).await?)?;
     }

@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use super::{Api, ApiError};
 
-/// The body alone may take a while on a slow line.
+/// Longer than for other requests, because a large body takes a while on a slow connection.
 const ANSWER_WITHIN: Duration = Duration::from_secs(180);
 
-/// What became of one line.
+/// The api's reply to one line of a batch.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Answered {
-    /// From 1, of those that were sent.
+pub(crate) struct LineReply {
+    /// Counts from 1 within the batch.
     pub(crate) line: usize,
     pub(crate) status: u16,
     pub(crate) job_id: Option<String>,
@@ -22,7 +22,7 @@ pub(crate) struct Answered {
 
 impl Api {
     /// Each line of `body` is one job.
-    pub(crate) async fn submit_batch(&self, body: String) -> Result<Vec<Answered>, ApiError> {
+    pub(crate) async fn submit_batch(&self, body: String) -> Result<Vec<LineReply>, ApiError> {
         let request = self
             .request(Method::POST, "jobs/batch")
             .header(header::CONTENT_TYPE, "application/x-ndjson")

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::page::{LARGEST_PAGE, Page};
-use super::{ANSWER_WITHIN, Answer, Api, ApiError};
+use super::{ANSWER_WITHIN, Api, ApiError, Reply};
 
 /// How long one request waits for a job; the api allows 60.
 const WAIT_SECONDS: u64 = 30;
@@ -75,16 +75,16 @@ impl Api {
             .request(Method::POST, "jobs")
             .header(header::CONTENT_TYPE, "application/json")
             .header("idempotency-key", idempotency_key);
-        let accepted: Answer<Accepted> = self.send(request.timeout(ANSWER_WITHIN).body(body)).await?;
+        let accepted: Reply<Accepted> = self.send(request.timeout(ANSWER_WITHIN).body(body)).await?;
         Ok(accepted.value.job_id)
     }
 
-    pub(crate) async fn job(&self, id: &str) -> Result<Answer<Job>, ApiError> {
+    pub(crate) async fn job(&self, id: &str) -> Result<Reply<Job>, ApiError> {
         self.send(self.request(Method::GET, &format!("jobs/{id}")).timeout(ANSWER_WITHIN)).await
     }
 
     /// The job once it has gone past `seq`, or as it is after a while.
-    pub(crate) async fn job_after(&self, id: &str, seq: i64) -> Result<Answer<Job>, ApiError> {
+    pub(crate) async fn job_after(&self, id: &str, seq: i64) -> Result<Reply<Job>, ApiError> {
         let query = [("wait", WAIT_SECONDS.to_string()), ("after_seq", seq.to_string())];
         let request = self.request(Method::GET, &format!("jobs/{id}"));
         let request = request.timeout(ANSWER_WITHIN + Duration::from_secs(WAIT_SECONDS));
@@ -111,7 +111,7 @@ impl Api {
     }
 
     /// The job as it stands then: one that a worker holds is cancelled a moment later.
-    pub(crate) async fn cancel(&self, id: &str) -> Result<Answer<Job>, ApiError> {
+    pub(crate) async fn cancel(&self, id: &str) -> Result<Reply<Job>, ApiError> {
         let path = format!("jobs/{id}/cancel");
         self.send(self.request(Method::POST, &path).timeout(ANSWER_WITHIN)).await
     }
@@ -119,7 +119,7 @@ impl Api {
     /// The id of a new job like this one. Asked twice, it makes two.
     pub(crate) async fn retry(&self, id: &str) -> Result<String, ApiError> {
         let path = format!("jobs/{id}/retry");
-        let accepted: Answer<Accepted> =
+        let accepted: Reply<Accepted> =
             self.send(self.request(Method::POST, &path).timeout(ANSWER_WITHIN)).await?;
         Ok(accepted.value.job_id)
     }
@@ -131,7 +131,7 @@ impl Api {
             data: Vec<Event>,
         }
         let path = format!("jobs/{id}/events");
-        let events: Answer<Events> =
+        let events: Reply<Events> =
             self.send(self.request(Method::GET, &path).timeout(ANSWER_WITHIN)).await?;
         Ok(events.value.data)
     }

@@ -6,7 +6,7 @@ use foreman_store::{HostRow, Store, StoreError, WorkerRow};
 
 use super::finding::{Finding, amount, count, plural};
 use super::waiting::Waiting;
-use crate::moment::long;
+use crate::moment::in_words;
 
 /// A worker publishes what its Ollama has twice a minute.
 const PUBLISHED_WITHIN: Duration = Duration::from_secs(120);
@@ -70,7 +70,7 @@ pub(super) fn workers(fleet: &Fleet, waiting: &Waiting) -> Vec<Finding> {
             "foreman-worker  (one for each Ollama)",
         ),
         (0, Some(silent)) => Finding::note(
-            format!("No worker runs; the last was heard of {} ago.", long(silent)),
+            format!("No worker runs; the last was heard of {} ago.", in_words(silent)),
             "foreman-worker  (one for each Ollama; the log of the last says why it ended)",
         ),
         (_, _) => {
@@ -103,7 +103,7 @@ fn of_host(host: &HostRow, fleet: &Fleet) -> Finding {
             Some(ago) if *ago < PUBLISHED_WITHIN => Finding::ok(format!(
                 "Host {id} ({url}): held by worker {holder}, {} published {} ago.",
                 count(*models, "model"),
-                long(*ago)
+                in_words(*ago)
             )),
             _ => Finding::note(
                 format!(

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use foreman_store::{OpenTransaction, Server, Store, StoreError};
 
 use super::finding::{Finding, amount, plural};
-use crate::moment::long;
+use crate::moment::in_words;
 
 /// The oldest that Foreman is tested on, as `server_version_num` says it.
 const OLDEST: i32 = 150_000;
@@ -98,7 +98,7 @@ pub(super) fn idle_transactions(server: &Server) -> Finding {
     let bound = server.idle_in_transaction;
     if bound == Duration::ZERO || bound > IDLE_IN_TRANSACTION {
         let bound =
-            if bound.is_zero() { "without a bound".to_owned() } else { format!("for {}", long(bound)) };
+            if bound.is_zero() { "without a bound".to_owned() } else { format!("for {}", in_words(bound)) };
         return Finding::trouble(
             format!(
                 "The role {} may idle in a transaction {bound}, and hold up everybody meanwhile.",
@@ -110,7 +110,7 @@ pub(super) fn idle_transactions(server: &Server) -> Finding {
             ),
         );
     }
-    Finding::ok(format!("A transaction that idles is ended after {}.", long(bound)))
+    Finding::ok(format!("A transaction that idles is ended after {}.", in_words(bound)))
 }
 
 /// Whether all processes together find room. Apis leave no trace, so one is counted.
@@ -166,12 +166,12 @@ pub(super) async fn transactions(store: &Store, limit: Duration) -> Result<[Find
         Finding::trouble(
             format!(
                 "A transaction has been open for {}: {who}, {state}. It slows the queue more and more.",
-                long(age)
+                in_words(age)
             ),
             format!("SELECT pg_terminate_backend({pid});  (unless it is a backup, which ends by itself)"),
         )
     } else {
-        Finding::ok(format!("The oldest transaction has been open for {}: {who}, {state}.", long(age)))
+        Finding::ok(format!("The oldest transaction has been open for {}: {who}, {state}.", in_words(age)))
     }])
 }
 

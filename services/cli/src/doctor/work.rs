@@ -8,7 +8,7 @@ use foreman_store::{DeliveryBacklog, Inventory, Misplaced, ModelBacklog, Orphane
 
 use super::finding::{Finding, amount, count, plural};
 use super::fleet::Fleet;
-use crate::moment::long;
+use crate::moment::in_words;
 
 /// Shown of what may be many.
 const SHOWN: i64 = 5;
@@ -46,7 +46,7 @@ pub(super) fn leases(OrphanedLeases { jobs, oldest }: OrphanedLeases, fleet: &Fl
     let what = format!(
         "{} in the hands of workers that are gone, for {}.",
         plural(jobs, "job is", "jobs are"),
-        long(oldest)
+        in_words(oldest)
     );
     match fleet.somebody_does("janitor") {
         true if oldest < RESCUED_WITHIN => {
@@ -100,10 +100,10 @@ pub(super) fn models(waiting: &[ModelBacklog], inventory: &Inventory) -> Vec<Fin
 /// How far the relay is behind.
 pub(super) fn outbox(oldest: Duration, fleet: &Fleet) -> Finding {
     if oldest < OUTBOX_LAG {
-        return Finding::ok(format!("Changes of state are told within {}.", long(oldest)));
+        return Finding::ok(format!("Changes of state are told within {}.", in_words(oldest)));
     }
     let what =
-        format!("A change of state has waited for {} to be told; webhooks wait with it.", long(oldest));
+        format!("A change of state has waited for {} to be told; webhooks wait with it.", in_words(oldest));
     Finding::trouble(
         what,
         if fleet.somebody_does("relay") {
@@ -119,7 +119,7 @@ pub(super) fn deliveries(DeliveryBacklog { due, oldest_due }: DeliveryBacklog, f
     if oldest_due < OVERDUE {
         return Finding::ok(format!("No webhook is overdue; {} could be sent now.", count(due, "webhook")));
     }
-    let what = format!("{} could be sent, the first since {}.", count(due, "webhook"), long(oldest_due));
+    let what = format!("{} could be sent, the first since {}.", count(due, "webhook"), in_words(oldest_due));
     if fleet.somebody_does("dispatch") {
         // What waited behind an earlier webhook of its job is due since long in the moment it may go.
         Finding::note(what, "look again in five minutes; if they are still there, the workers' log says why")

@@ -1,7 +1,7 @@
-//! A file of jobs, or a pipe: read as it comes, sent in batches, answered in order.
+//! A file of jobs, or a pipe: read as it comes, sent in batches, reported in the order of the file.
 //!
-//! Nothing is kept between two runs. Every line goes out under an idempotency key, so that asking again is always safe:
-//! after a refusal for the moment, after an api that went away, and after Ctrl-C, by the same command.
+//! Nothing is kept between two runs. Every line goes out under an idempotency key, so that sending it again is always
+//! safe: after a busy api, after an api that went away, and after Ctrl-C, by the same command.
 
 use std::io;
 use std::mem;
@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio::fs::File;
@@ -22,14 +22,11 @@ use super::Args;
 use super::lines::{Lines, RawLine};
 use super::patience::Patience;
 use super::progress::Progress;
-use super::refusal::Refusal;
 use super::template::Template;
 use super::window::{BATCH_BYTES, Batch, Line, Outcome, Window};
-use crate::api::{Answered, Api, ApiError};
+use crate::api::{Api, ApiError, LineReply};
 use crate::exit;
-use crate::terminal::{PrintError, print_raw, say, sentence};
-
-const OWN_LIMIT: StatusCode = StatusCode::TOO_MANY_REQUESTS;
+use crate::terminal::{PrintError, one_line, print_raw, say};
 
 pub(super) async fn run(api: &Api, file: &Path, args: &Args) -> anyhow::Result<ExitCode> {
     let mut interrupts = signal(SignalKind::interrupt())?;
@@ -43,26 +40,26 @@ pub(super) async fn run(api: &Api, file: &Path, args: &Args) -> anyhow::Result<E
         json: args.json,
         reading: Reading::On,
         batch_bytes: BATCH_BYTES,
-        patience: Patience::new(),
+        patience: Patience::for_a_file(),
     };
-    let ended = submission.run(&mut interrupts).await;
+    let stopped = submission.run(&mut interrupts).await;
     let Submission { progress, reading, .. } = submission;
     let counts = progress.end();
     let after = || format!("stopped after {}; the same command goes on from there", counts.in_words());
-    match (ended, reading) {
+    match (stopped, reading) {
         (Err(error), _) if counts.accepted == 0 => Err(error),
         (Err(error), _) => Err(error).with_context(after),
-        (Ok(Ended::Interrupted), _) => {
+        (Ok(Stop::Interrupt), _) => {
             say(format_args!(
                 "Interrupted after {}; the same command goes on from there.",
                 counts.in_words()
             ));
             Ok(exit::INTERRUPTED.into())
         }
-        (Ok(Ended::Done), Reading::Failed(error)) => {
+        (Ok(Stop::NothingLeft), Reading::Failed(error)) => {
             Err(error).with_context(|| format!("{} cannot be read on", file.display())).with_context(after)
         }
-        (Ok(Ended::Done), _) => {
+        (Ok(Stop::NothingLeft), _) => {
             say(format_args!("{}.", counts.in_words()));
             Ok(if counts.refused == 0 { ExitCode::SUCCESS } else { exit::SOME_REFUSED.into() })
         }
@@ -92,64 +89,72 @@ struct Submission<'a> {
     progress: Progress,
     json: bool,
     reading: Reading,
-    /// Less than at first once an api or a gateway has found a batch too large.
+    /// Shrinks when the api or a gateway finds a batch too large.
     batch_bytes: usize,
     patience: Patience,
 }
 
 enum Reading {
     On,
-    Ended,
-    /// What was read before goes out all the same.
+    AtEnd,
+    /// The lines that were read before the error are sent all the same.
     Failed(io::Error),
 }
 
-enum Ended {
-    Done,
-    Interrupted,
+/// Why a submission stopped without an error.
+enum Stop {
+    NothingLeft,
+    Interrupt,
 }
 
 impl Submission<'_> {
-    async fn run(&mut self, interrupts: &mut Signal) -> anyhow::Result<Ended> {
-        let mut is_stopping = false;
+    async fn run(&mut self, interrupts: &mut Signal) -> anyhow::Result<Stop> {
         loop {
-            self.report()?;
-            if is_stopping {
-                return Ok(Ended::Interrupted);
-            }
             let Some(mut batch) = self.window.batch(self.batch_bytes) else {
-                if !matches!(self.reading, Reading::On) {
-                    return Ok(Ended::Done);
+                // Some lines are refused without asking the api.
+                self.report()?;
+                if !self.is_reading() {
+                    return Ok(Stop::NothingLeft);
                 }
                 tokio::select! {
                     line = self.lines.next() => self.take(line),
-                    _ = interrupts.recv() => return Ok(Ended::Interrupted),
+                    _ = interrupts.recv() => return Ok(Stop::Interrupt),
                 }
                 continue;
             };
+            let mut is_interrupted = false;
             let mut sending = pin!(self.api.submit_batch(mem::take(&mut batch.body)));
-            let answered = loop {
-                let may_read = matches!(self.reading, Reading::On) && !is_stopping && self.window.has_room();
+            let replies = loop {
                 tokio::select! {
-                    answered = &mut sending => break answered,
-                    line = self.lines.next(), if may_read => self.take(line),
+                    replies = &mut sending => break replies,
+                    line = self.lines.next(), if self.is_reading() && !is_interrupted && self.window.has_room() => {
+                        self.take(line);
+                    }
                     _ = interrupts.recv() => {
-                        if is_stopping {
-                            return Ok(Ended::Interrupted);
+                        if is_interrupted {
+                            return Ok(Stop::Interrupt);
                         }
-                        is_stopping = true;
+                        is_interrupted = true;
                         self.progress.say("Stopping once what was sent is answered; Ctrl-C again stops at once.");
                     }
                 }
             };
-            let Some(wait) = self.take_in(&batch, answered)? else { continue };
+            let wait = self.settle(&batch, replies)?;
             self.report()?;
-            tokio::select! {
-                () = sleep(wait), if !is_stopping => {}
-                _ = interrupts.recv(), if !is_stopping => is_stopping = true,
-                else => {}
+            if is_interrupted {
+                return Ok(Stop::Interrupt);
+            }
+            if let Some(wait) = wait {
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    _ = interrupts.recv() => return Ok(Stop::Interrupt),
+                }
             }
         }
+    }
+
+    fn is_reading(&self) -> bool {
+        matches!(self.reading, Reading::On)
     }
 
     fn take(&mut self, line: io::Result<Option<RawLine>>) {
@@ -162,31 +167,31 @@ impl Submission<'_> {
                 };
                 self.window.push(Line::new(number, end, job));
             }
-            Ok(None) => self.reading = Reading::Ended,
+            Ok(None) => self.reading = Reading::AtEnd,
             Err(error) => self.reading = Reading::Failed(error),
         }
     }
 
-    /// How long to wait before asking again, if that is needed.
-    fn take_in(
+    /// Records what became of a batch. Returns how long to wait before the next one, if there is a reason to wait.
+    fn settle(
         &mut self,
         batch: &Batch,
-        answered: Result<Vec<Answered>, ApiError>,
+        replies: Result<Vec<LineReply>, ApiError>,
     ) -> anyhow::Result<Option<Duration>> {
-        let was_reached = self.patience.was_reached;
-        self.patience.was_reached |= !matches!(answered, Err(ApiError::Away { .. }));
-        let (is_own_limit, at_least, error) = match answered {
-            Ok(answers) => {
-                let taken = self.window.settle(batch, answers).map_err(|reason| self.api.strange(&reason))?;
-                if taken.outcomes > 0 {
+        let error = match replies {
+            Ok(replies) => {
+                let settled =
+                    self.window.settle(batch, replies).map_err(|reason| self.api.strange(&reason))?;
+                if settled.outcomes > 0 {
                     self.patience.renew();
                 }
-                match taken.later {
+                match settled.busy {
+                    Some(busy) => busy,
                     None => return Ok(None),
-                    Some((status, sentence)) => (status == OWN_LIMIT, Duration::ZERO, anyhow!(sentence)),
                 }
             }
             Err(ApiError::Refused { status: StatusCode::PAYLOAD_TOO_LARGE, sentence }) => {
+                self.patience.renew();
                 if batch.is_one_line() {
                     self.window.refuse(batch, StatusCode::PAYLOAD_TOO_LARGE.as_u16(), &sentence);
                 } else {
@@ -194,29 +199,17 @@ impl Submission<'_> {
                 }
                 return Ok(None);
             }
-            // An api that was never there is more likely to be named wrongly than to be restarted.
-            Err(error @ ApiError::Away { .. }) if !was_reached => {
-                return Err(error.into());
-            }
-            Err(error) if error.is_away() => (false, Duration::ZERO, error.into()),
-            Err(ApiError::Busy { status, retry_after, sentence }) => {
-                (status == OWN_LIMIT, retry_after, anyhow!(sentence))
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => error,
         };
-        match self.patience.wait(is_own_limit, at_least) {
-            Some(wait) => {
-                self.progress.waits(&sentence(&error));
-                Ok(Some(wait))
-            }
-            None => Err(error),
-        }
+        let Some(wait) = self.patience.wait_after(&error) else { return Err(error.into()) };
+        self.progress.waits(&one_line(&error.to_string()));
+        Ok(Some(wait))
     }
 
-    /// Tells of every line that is known to have ended and has none before it that has not.
+    /// Reports the lines whose outcomes are known, up to the first line whose outcome is not.
     fn report(&mut self) -> Result<(), PrintError> {
         let mut results = String::new();
-        let mut refusals: Vec<Refusal> = Vec::new();
+        let mut refused = Vec::new();
         let mut reached = None;
         while let Some((line, outcome)) = self.window.pop() {
             self.progress.count(&outcome);
@@ -225,17 +218,17 @@ impl Submission<'_> {
                 outcome if self.json => results.push_str(&json(line.number, &outcome)),
                 Outcome::Accepted { job } => results.push_str(&job),
                 Outcome::Refused { error, .. } => {
-                    Refusal::add(&mut refusals, line.number, error);
+                    refused.push((line.number, error));
                     continue;
                 }
             }
             results.push('\n');
         }
-        for refusal in refusals {
+        for refusal in refusals(&refused) {
             self.progress.say(refusal);
         }
         if !results.is_empty() {
-            self.progress.aside(|| print_raw(results.as_bytes()))?;
+            self.progress.suspend(|| print_raw(results.as_bytes()))?;
         }
         if let Some(bytes) = reached {
             self.progress.reached(bytes);
@@ -250,4 +243,31 @@ fn json(line: u64, outcome: &Outcome) -> String {
         Outcome::Refused { status, error } => json!({ "line": line, "status": status, "error": error }),
     }
     .to_string()
+}
+
+/// One sentence for lines that follow each other and have the same error. A missing model refuses a whole file.
+fn refusals(refused: &[(u64, String)]) -> impl Iterator<Item = String> {
+    refused.chunk_by(|(line, error), (next, other)| line + 1 == *next && error == other).map(|lines| {
+        // A chunk is never empty.
+        let ((first, error), (last, _)) = (&lines[0], &lines[lines.len() - 1]);
+        let error = one_line(error);
+        if first == last {
+            format!("line {first}: {error}")
+        } else {
+            format!("lines {first} to {last}: {error}")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_with_the_same_reason_are_told_together() {
+        let refused = [(1, "no model"), (2, "no model"), (3, "no\nprompt"), (5, "no model")];
+        let refused = refused.map(|(line, error)| (line, error.to_owned()));
+        let told: Vec<String> = refusals(&refused).collect();
+        assert_eq!(told, ["lines 1 to 2: no model", "line 3: no prompt", "line 5: no model"]);
+    }
 }

@@ -4,24 +4,19 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use foreman_runtime::Env;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::Args;
+use super::patience::Patience;
 use crate::api::{Api, ApiError};
 use crate::listen::{Listener, secret};
-use crate::terminal::{print, print_raw, say};
+use crate::terminal::{print, say};
 use crate::watch;
-
-/// How long an api that is too busy, has just started, or did not answer is asked again.
-const ASK_FOR: Duration = Duration::from_secs(60);
-/// Between two questions where the api names no time.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(env: &Env, api: &Api, args: Args) -> anyhow::Result<ExitCode> {
     let listener = match args.listen {
@@ -30,7 +25,7 @@ pub(super) async fn run(env: &Env, api: &Api, args: Args) -> anyhow::Result<Exit
     };
     let webhook = listener.as_ref().map(Listener::url).or_else(|| args.webhook.clone());
     let body = args.body(webhook.as_deref())?;
-    // With a key it is always safe to ask again, so that there is one even where none was named.
+    // An idempotency key makes it safe to submit again, so make one where the user named none.
     let key =
         args.idempotency_key.clone().unwrap_or_else(|| format!("foreman-{:032x}", rand::random::<u128>()));
     let id = submit(api, &body, &key).await?;
@@ -44,8 +39,7 @@ pub(super) async fn run(env: &Env, api: &Api, args: Args) -> anyhow::Result<Exit
     };
     if args.json {
         let job = api.job(&id).await?;
-        print_raw(&job.bytes)?;
-        print("")?;
+        print(job.json)?;
     } else if args.listen.is_some() || (args.wait && code == ExitCode::SUCCESS) {
         let job = api.job(&id).await?;
         say(watch::answer(api, &job.value).await?);
@@ -53,22 +47,15 @@ pub(super) async fn run(env: &Env, api: &Api, args: Args) -> anyhow::Result<Exit
     Ok(code)
 }
 
-/// An api that was never reached is reported at once; one that is busy, or was lost on the way, is asked again.
 async fn submit(api: &Api, body: &str, key: &str) -> Result<String, ApiError> {
-    let give_up = Instant::now() + ASK_FOR;
+    let mut patience = Patience::for_a_job();
     let mut told = false;
     loop {
-        let (error, wait) = match api.submit(body.to_owned(), key).await {
-            Err(ApiError::Busy { sentence, retry_after, status }) => {
-                (ApiError::Busy { sentence, retry_after, status }, retry_after)
-            }
-            Err(error @ ApiError::Lost { .. }) => (error, ASK_AGAIN),
-            Err(error @ ApiError::Away { .. }) if told => (error, ASK_AGAIN),
-            answered => return answered,
+        let error = match api.submit(body.to_owned(), key).await {
+            Ok(id) => return Ok(id),
+            Err(error) => error,
         };
-        if Instant::now() + wait > give_up {
-            return Err(error);
-        }
+        let Some(wait) = patience.wait_after(&error) else { return Err(error) };
         if !told {
             told = true;
             say(format_args!("{error} Trying again until it works."));
@@ -94,7 +81,7 @@ struct Body<'a> {
 }
 
 impl Args {
-    /// What is wrong with the values, the api says; what is no JSON cannot get there.
+    /// Only text that is no JSON is refused here. The api judges everything else.
     fn body(&self, webhook: Option<&str>) -> anyhow::Result<String> {
         let prompt = match self.prompt.as_deref() {
             Some("-") => Some(read(Path::new("-"))?),

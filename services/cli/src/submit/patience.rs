@@ -1,43 +1,70 @@
-//! How long it is worth asking again.
+//! Whether to ask the api again after an error, and when.
 
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use tokio::time::Instant;
 
-/// How long an api that is away, or takes nothing from anybody, is asked again while nothing gets through.
-const PATIENCE: Duration = Duration::from_secs(300);
+use crate::api::ApiError;
+
+/// While nothing gets through, one job is offered again for this long: somebody waits for its id.
+const JOB_FOR: Duration = Duration::from_secs(60);
+/// A file may be submitted with nobody there, and must outlive a restart of the api.
+const FILE_FOR: Duration = Duration::from_secs(300);
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Patience {
-    /// Whether the api was there at all.
-    pub(super) was_reached: bool,
-    /// Since when nothing gets through.
-    since: Option<Instant>,
-    wait: Duration,
+    ask_for: Duration,
+    /// A 429 says that the client has as many jobs queued as it may. A file waits for them to run, however long they take.
+    waits_for_own_jobs: bool,
+    was_reached: bool,
+    nothing_since: Option<Instant>,
+    next_wait: Duration,
 }
 
 impl Patience {
-    pub(super) fn new() -> Self {
-        Self { was_reached: false, since: None, wait: SHORTEST_WAIT }
-    }
-
-    /// Something got through.
-    pub(super) fn renew(&mut self) {
-        *self = Self { was_reached: true, ..Self::new() };
-    }
-
-    /// `None` when it is over. A client's own limit can be waited for without an end: its jobs are being run.
-    pub(super) fn wait(&mut self, is_own_limit: bool, at_least: Duration) -> Option<Duration> {
-        let now = Instant::now();
-        let since = *self.since.get_or_insert(now);
-        let wait = self.wait.max(at_least);
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
-        if is_own_limit {
-            self.since = None;
-        } else if now + wait > since + PATIENCE {
-            return None;
+    pub(super) fn for_a_job() -> Self {
+        Self {
+            ask_for: JOB_FOR,
+            waits_for_own_jobs: false,
+            was_reached: false,
+            nothing_since: None,
+            next_wait: SHORTEST_WAIT,
         }
-        Some(wait)
+    }
+
+    pub(super) fn for_a_file() -> Self {
+        Self { ask_for: FILE_FOR, waits_for_own_jobs: true, ..Self::for_a_job() }
+    }
+
+    /// Call this when something got through.
+    pub(super) fn renew(&mut self) {
+        self.was_reached = true;
+        self.nothing_since = None;
+        self.next_wait = SHORTEST_WAIT;
+    }
+
+    /// How long to wait before asking again. `None` where asking again cannot help, or was tried for long enough.
+    pub(super) fn wait_after(&mut self, error: &ApiError) -> Option<Duration> {
+        let (at_least, is_own_limit) = match error {
+            // An api that was never reached is more likely misnamed than restarting.
+            ApiError::Away { .. } if !self.was_reached => return None,
+            ApiError::Away { .. } | ApiError::Lost { .. } => (Duration::ZERO, false),
+            ApiError::Busy { status, retry_after, .. } => {
+                (*retry_after, *status == StatusCode::TOO_MANY_REQUESTS)
+            }
+            ApiError::Refused { .. } | ApiError::Strange { .. } => return None,
+        };
+        self.was_reached = true;
+        let wait = self.next_wait.max(at_least);
+        self.next_wait = (self.next_wait * 2).min(LONGEST_WAIT);
+        if is_own_limit && self.waits_for_own_jobs {
+            self.nothing_since = None;
+            return Some(wait);
+        }
+        let now = Instant::now();
+        let since = *self.nothing_since.get_or_insert(now);
+        (now + wait <= since + self.ask_for).then_some(wait)
     }
 }

@@ -7,18 +7,19 @@ use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
 use super::window::Outcome;
-use crate::terminal::{is_watched, say};
+use crate::terminal::say;
 
 const REDRAW: Duration = Duration::from_millis(200);
 /// Between two lines of a log.
 const SAY_EVERY: Duration = Duration::from_secs(10);
-/// The same where only the time has changed: a queue may be full for hours.
+/// Between two lines that say the same reason for waiting: a queue may be full for hours.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 pub(super) struct Progress {
-    bar: Option<ProgressBar>,
+    /// Hidden where standard error is no terminal.
+    bar: ProgressBar,
     said: Instant,
-    /// What was last said to be waited for.
+    /// The last reason for waiting that was said.
     waits_for: String,
     counts: Counts,
 }
@@ -30,22 +31,16 @@ pub(super) struct Counts {
 }
 
 impl Progress {
-    /// `bytes` is the size of the file, where it has one.
+    /// `bytes` is the size of the file; a pipe has none.
     pub(super) fn begin(bytes: Option<u64>) -> anyhow::Result<Self> {
-        let bar = match (is_watched(), bytes) {
-            (false, _) => None,
-            (true, Some(bytes)) => {
-                let style = "{bar:30} {percent:>3} %  {elapsed}, {eta} left  {wide_msg}";
-                Some(ProgressBar::new(bytes).with_style(ProgressStyle::with_template(style)?))
+        let (bar, template) = match bytes {
+            Some(bytes) => {
+                (ProgressBar::new(bytes), "{bar:30} {percent:>3} %  {elapsed}, {eta} left  {wide_msg}")
             }
-            (true, None) => {
-                let style = "{spinner} {elapsed}  {wide_msg}";
-                Some(ProgressBar::new_spinner().with_style(ProgressStyle::with_template(style)?))
-            }
+            None => (ProgressBar::new_spinner(), "{spinner} {elapsed}  {wide_msg}"),
         };
-        if let Some(bar) = &bar {
-            bar.enable_steady_tick(REDRAW);
-        }
+        bar.set_style(ProgressStyle::with_template(template)?);
+        bar.enable_steady_tick(REDRAW);
         Ok(Self { bar, said: Instant::now(), waits_for: String::new(), counts: Counts::default() })
     }
 
@@ -56,50 +51,37 @@ impl Progress {
         }
     }
 
-    /// So many bytes of the file are done with.
+    /// The outcomes of this many bytes of the file are reported.
     pub(super) fn reached(&mut self, bytes: u64) {
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(bytes);
-                bar.set_message(self.counts.in_words());
-            }
-            None if self.said.elapsed() >= SAY_EVERY => {
-                self.say(format_args!("{} so far", self.counts.in_words()))
-            }
-            None => {}
+        self.bar.set_position(bytes);
+        self.bar.set_message(self.counts.in_words());
+        if self.bar.is_hidden() && self.said.elapsed() >= SAY_EVERY {
+            self.say(format_args!("{} so far", self.counts.in_words()));
         }
     }
 
     /// Nothing moves for the moment.
     pub(super) fn waits(&mut self, why: &str) {
-        match &self.bar {
-            Some(bar) => bar.set_message(format!("{}, waiting: {why}", self.counts.in_words())),
-            None if self.waits_for == why && self.said.elapsed() < SAY_AGAIN => {}
-            None => {
-                self.waits_for = why.to_owned();
-                self.say(format_args!("{} so far; waiting: {why}", self.counts.in_words()));
-            }
+        self.bar.set_message(format!("{}, waiting: {why}", self.counts.in_words()));
+        if self.bar.is_hidden() && (self.waits_for != why || self.said.elapsed() >= SAY_AGAIN) {
+            why.clone_into(&mut self.waits_for);
+            self.say(format_args!("{} so far; waiting: {why}", self.counts.in_words()));
         }
     }
 
     pub(super) fn say(&mut self, text: impl Display) {
         self.said = Instant::now();
-        self.aside(|| say(text));
+        self.bar.suspend(|| say(text));
     }
 
-    /// Something else is written meanwhile, and may go to the same terminal.
-    pub(super) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
-        match &self.bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
-        }
+    /// Takes the bar away while something else is written, which may go to the same terminal.
+    pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.bar.suspend(write)
     }
 
     /// Leaves no trace on the terminal.
     pub(super) fn end(self) -> Counts {
-        if let Some(bar) = self.bar {
-            bar.finish_and_clear();
-        }
+        self.bar.finish_and_clear();
         self.counts
     }
 }

@@ -19,18 +19,14 @@ pub(super) struct Addresses {
 
 impl Addresses {
     pub(super) fn choose(env: &Env, kind: Kind) -> anyhow::Result<Self> {
-        // Held until all are chosen, so that no two get the same free port.
-        let mut held = Vec::new();
-        let mut choose = |setting: &Setting| {
-            let listener = try_address(env, setting, kind)?;
-            let address = listener.local_addr()?;
-            held.push(listener);
-            anyhow::Ok(address)
-        };
+        // All three stay bound until all are chosen, so that no two get the same free port.
+        let api = try_address(env, &settings::api::ADDR, kind)?;
+        let api_ops = try_address(env, &settings::api::OPS_ADDR, kind)?;
+        let worker_ops = try_address(env, &settings::worker::OPS_ADDR, kind)?;
         Ok(Self {
-            api: choose(&settings::api::ADDR)?,
-            api_ops: choose(&settings::api::OPS_ADDR)?,
-            worker_ops: choose(&settings::worker::OPS_ADDR)?,
+            api: api.local_addr()?,
+            api_ops: api_ops.local_addr()?,
+            worker_ops: worker_ops.local_addr()?,
         })
     }
 

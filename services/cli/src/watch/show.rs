@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use foreman_webhook::rfc3339;
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::exit_code;
 use crate::api::Event;
-use crate::moment::{between, long};
+use crate::moment::{between, in_words};
 use crate::terminal::{is_watched, one_line, say};
 
 const REDRAW: Duration = Duration::from_millis(100);
@@ -30,12 +30,7 @@ impl Show {
         if !is_watched() {
             return Ok(Self::Log { is_away: false });
         }
-        // Writing to what is drawn cannot fail.
-        let took = |state: &ProgressState, to: &mut dyn std::fmt::Write| {
-            let _ = write!(to, "{}", long(state.elapsed()));
-        };
-        let style =
-            ProgressStyle::with_template("{prefix:9}  {took}  {spinner}{msg}")?.with_key("took", took);
+        let style = ProgressStyle::with_template("{prefix:9}  {elapsed_precise}  {spinner}{msg}")?;
         Ok(Self::Terminal(Box::new(Terminal { style, began: None, current: None })))
     }
 
@@ -75,12 +70,12 @@ impl Terminal {
     fn event(&mut self, event: Event, is_past: bool) {
         if let Some((last, bar)) = self.current.take() {
             bar.finish_and_clear();
-            let took = long(between(last.timestamp, event.timestamp));
+            let took = in_words(between(last.timestamp, event.timestamp));
             say(format_args!("{:9}  {took}{}", last.state, remark(&last)));
         }
         let began = *self.began.get_or_insert(event.timestamp);
         if exit_code(&event.state).is_some() {
-            let took = long(between(began, event.timestamp));
+            let took = in_words(between(began, event.timestamp));
             say(format_args!("{:9}  after {took}{}", event.state, remark(&event)));
             return;
         }

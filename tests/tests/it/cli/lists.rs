@@ -41,7 +41,7 @@ async fn jobs_are_a_table_for_people_and_lines_for_programs() {
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["JOB", "STATE", "MODEL", "AGE", "WAITED", "TOOK", "REMARK"], "{table}");
     assert_eq!(rows[1][..3], [&gone, "cancelled", "tiny-a"], "{table}");
-    assert!(table.contains("runs in 4 h"), "{table}");
+    assert!(table.contains("runs in 5h"), "{table}");
     assert_eq!(rows[3][..3], [&id, "queued", "tiny-a"], "{table}");
     assert_eq!(rows.len(), 4);
 

@@ -100,7 +100,7 @@ async fn changes_of_state_that_nobody_relays() {
     house.speaks_for(&holder).await;
     house.db.accept(1).await;
     house.db.run("UPDATE outbox SET at = now() - interval '5 minutes'").await;
-    house.examined(&[]).await.only_trouble("outbox", "has waited for 5 min", "the log of the workers");
+    house.examined(&[]).await.only_trouble("outbox", "has waited for 5m", "the log of the workers");
     house.db.run("UPDATE worker SET roles = '{run,dispatch,janitor}'").await;
     let examined = house.examined(&[]).await;
     assert_eq!(examined.checks("trouble"), ["workers", "outbox"], "{examined:#?}");
@@ -128,5 +128,5 @@ async fn webhooks_that_nobody_sends() {
     house.db.run("UPDATE worker SET roles = '{run,relay,janitor}'").await;
     let examined = house.examined(&[]).await;
     assert_eq!(examined.checks("trouble"), ["workers", "deliveries"], "{examined:#?}");
-    examined.trouble("deliveries", "the first since 10 min", "role dispatch");
+    examined.trouble("deliveries", "the first since 10m", "role dispatch");
 }
