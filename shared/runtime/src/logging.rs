@@ -1,4 +1,7 @@
-//! Logs: one line where a failure is handled, on standard error, for people or for machines.
+//! Logs: one line where a failure is handled, on standard error, for people or for machines. Each line has the fields of
+//! the spans around it, so that code inside a span need not name its job.
+
+mod flat_json;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
@@ -10,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{ConfigError, Env, form};
 use crate::settings::shared::{LOG, LOG_FORMAT};
+use flat_json::FlatJson;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -40,7 +44,7 @@ impl Logging {
         let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(io::stderr);
         let started = match self.format {
             Format::Text => builder.with_ansi(io::stderr().is_terminal()).finish().try_init(),
-            Format::Json => builder.json().flatten_event(true).with_current_span(false).finish().try_init(),
+            Format::Json => builder.fmt_fields(FlatJson).event_format(FlatJson).finish().try_init(),
         };
         if started.is_ok() {
             panic::set_hook(Box::new(log_panic));

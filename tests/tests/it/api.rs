@@ -11,6 +11,7 @@ mod described;
 mod flushing;
 mod following;
 mod limits;
+mod logging;
 mod memory;
 mod queue;
 mod reading;

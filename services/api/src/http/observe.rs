@@ -1,4 +1,5 @@
-//! Around every request: its metrics, its line in the log, who answers, and an answer even where a handler panics.
+//! Around every request: its metrics, its span and its line in the log, who answers, and an answer even where a handler
+//! panics. Nothing of a request is logged but its method, its route and the id of its job.
 
 use std::panic::AssertUnwindSafe;
 
@@ -7,9 +8,12 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use foreman_runtime::metrics::Metric;
+use foreman_store::JobId;
 use futures_util::FutureExt;
 use metrics::{counter, histogram};
 use tokio::time::Instant;
+use tracing::field::{Empty, display};
+use tracing::{Instrument, Span};
 
 use crate::http::problem::Problem;
 use crate::refusal::Refusal;
@@ -29,18 +33,24 @@ const NO_ROUTE: &str = "none";
 
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    let method = request.method().clone();
-    let route = path.as_ref().map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
+    let route = request.extensions().get::<MatchedPath>().map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
+    // As grave as an error, so that no FOREMAN_LOG shows a line without it.
+    let span = tracing::error_span!("request", method = request.method().as_str(), route, job.id = Empty);
     // The hook has logged the panic; the connection and the other requests go on.
     let mut response = AssertUnwindSafe(next.run(request))
         .catch_unwind()
+        .instrument(span.clone())
         .await
         .unwrap_or_else(|_| Problem::from(Refusal::internal()).into_response());
     response.headers_mut().insert(header::SERVER, SERVER);
     let (status, elapsed) = (response.status(), began.elapsed());
-    tracing::debug!(%method, route, status = status.as_u16(), ms = elapsed.as_millis(), "answered");
+    tracing::debug!(parent: &span, status = status.as_u16(), ms = elapsed.as_millis(), "answered");
     histogram!(REQUEST_SECONDS.name, "route" => route.clone()).record(elapsed.as_secs_f64());
     counter!(REQUESTS.name, "route" => route, "status" => status.as_str().to_owned()).increment(1);
     response
+}
+
+/// Says which job the request is about, once that is known: each line of its log names the job from here on.
+pub(crate) fn is_about(job: JobId) {
+    Span::current().record("job.id", display(job));
 }

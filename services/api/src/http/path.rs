@@ -4,6 +4,7 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use foreman_store::{DeliveryId, JobId};
 
+use crate::http::observe;
 use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
@@ -21,7 +22,9 @@ impl<S: Send + Sync> FromRequestParts<S> for JobPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
-        Ok(Self(id.ok_or_else(Refusal::no_such_job)?))
+        let id = id.ok_or_else(Refusal::no_such_job)?;
+        observe::is_about(id);
+        Ok(Self(id))
     }
 }
 

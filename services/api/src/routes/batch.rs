@@ -17,6 +17,7 @@ use foreman_store::JobId;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 use utoipa::ToSchema;
 
 use super::show;
@@ -91,13 +92,14 @@ pub(crate) async fn submit(
     drop(bytes);
     let expected = lines.len();
     let (tell, told) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
+    let taking_in = async move {
         let gone = tell.clone();
         tokio::select! {
             () = gone.closed() => {}
             () = take_in_all(Intake::new(app, caller, headers), lines, Arc::new(held), &tell) => {}
         }
-    });
+    };
+    tokio::spawn(taking_in.in_current_span());
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
     Ok((StatusCode::OK, headers, answers(told, expected)).into_response())
 }

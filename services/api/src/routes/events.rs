@@ -12,6 +12,7 @@ use bytes::Bytes;
 use foreman_store::{ClientId, JobHistory, JobId};
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::time::{Instant, sleep};
+use tracing::{Instrument, Span};
 
 use super::show;
 use crate::access::auth::Caller;
@@ -136,9 +137,13 @@ enum News {
 
 impl Follower {
     fn stream(self, begun: Bytes) -> impl Stream<Item = Result<Bytes, Infallible>> {
-        let news = stream::unfold(self, |mut follower| async move {
-            let bytes = follower.go_on().await?;
-            Some((Ok(bytes), follower))
+        let request = Span::current();
+        let news = stream::unfold(self, move |mut follower| {
+            let following = async {
+                let bytes = follower.go_on().await?;
+                Some((Ok(bytes), follower))
+            };
+            following.instrument(request.clone())
         });
         stream::once(async { Ok(begun) }).chain(news)
     }

@@ -15,6 +15,7 @@ use crate::access::auth::Caller;
 use crate::app::Shared;
 use crate::describe::schema;
 use crate::http::body::{self, Bounded};
+use crate::http::observe;
 use crate::http::outgoing;
 use crate::http::prefer::preferred_wait;
 use crate::http::problem::Problem;
@@ -70,6 +71,7 @@ pub(crate) async fn submit(
         .answer()
         .await?;
     let (Accepted::New(id) | Accepted::Replayed(id)) = accepted;
+    observe::is_about(id);
     let finished = match wait {
         None => None,
         Some((wait, seat)) => {

@@ -131,7 +131,7 @@ impl Writer {
     fn give_up(&self, error: AcceptError, ids: Vec<JobId>, tickets: Vec<Ticket>) {
         let answer = match error {
             AcceptError::Not(StoreError::BadData(error)) => {
-                tracing::warn!(%error, "the database refused a job");
+                tracing::warn!(job.id = ids.first().map(tracing::field::display), %error, "the database refused a job");
                 NotAccepted::Refused
             }
             AcceptError::Unknown { error, flush } => {
