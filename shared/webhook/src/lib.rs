@@ -5,7 +5,7 @@
 
 pub mod event;
 pub mod guard;
-pub mod outcome;
+pub mod reaction;
 pub mod receiver_url;
 pub mod schedule;
 pub mod secret;
@@ -14,7 +14,7 @@ pub mod timestamp;
 
 pub use event::{Artifact, ArtifactContent, Event};
 pub use guard::{Allow, Guard, GuardError, SubmissionCheck};
-pub use outcome::{Failure, Outcome};
+pub use reaction::{Failure, Reaction};
 pub use receiver_url::{ReceiverUrl, UrlError};
 pub use schedule::{Attempt, Decision, RetrySchedule};
 pub use secret::SigningSecret;

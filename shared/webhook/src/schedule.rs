@@ -1,10 +1,10 @@
 //! When a delivery is tried again, and when it has ended.
 //!
-//! The decision is a pure function of the attempt and its outcome; the database adds the waits to its own clock.
+//! The decision is a pure function of the attempt and its reaction; the database adds the waits to its own clock.
 
 use std::time::Duration;
 
-use crate::outcome::Outcome;
+use crate::reaction::Reaction;
 
 /// Every delivery ends within this time, so that nothing pins a partition for ever.
 pub const MAX_DELIVERY_AGE: Duration = Duration::from_secs(6 * 24 * 60 * 60);
@@ -102,17 +102,17 @@ impl RetrySchedule {
         self.waits_for(terminal).len() as u32 + 1
     }
 
-    /// What follows from `outcome`.
-    pub fn decide(&self, attempt: Attempt, outcome: &Outcome, jitter: Jitter) -> Decision {
-        let Some(code) = outcome.error_code() else { return Decision::Delivered };
-        if outcome.is_gone() {
+    /// What follows from `reaction`.
+    pub fn decide(&self, attempt: Attempt, reaction: &Reaction, jitter: Jitter) -> Decision {
+        let Some(code) = reaction.error_code() else { return Decision::Delivered };
+        if reaction.is_gone() {
             return Decision::EndReceiver;
         }
         let index = attempt.number.saturating_sub(1) as usize;
         let Some(wait) = self.waits_for(attempt.terminal).get(index) else {
             return Decision::Failed { code };
         };
-        let wait = jitter.add_to(outcome.retry_after().unwrap_or_default().max(*wait));
+        let wait = jitter.add_to(reaction.retry_after().unwrap_or_default().max(*wait));
         if attempt.delivery_age + wait > MAX_DELIVERY_AGE {
             return Decision::Failed { code: TOO_OLD };
         }
@@ -130,10 +130,10 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::outcome::Failure;
+    use crate::reaction::Failure;
 
     const DEFAULT: &str = "5s,5m,30m,2h,5h,10h,14h,20h,24h";
-    const FAILED: Outcome = Outcome::NotAnswered(Failure::Refused);
+    const FAILED: Reaction = Reaction::NotAnswered(Failure::Refused);
 
     fn schedule(text: &str) -> RetrySchedule {
         RetrySchedule::parse(text).unwrap()
@@ -143,8 +143,8 @@ mod tests {
         Attempt { number, terminal: true, delivery_age: Duration::ZERO }
     }
 
-    fn answered(status: u16, retry_after: Option<&str>) -> Outcome {
-        Outcome::answered(status, retry_after, SystemTime::UNIX_EPOCH)
+    fn answered(status: u16, retry_after: Option<&str>) -> Reaction {
+        Reaction::answered(status, retry_after, SystemTime::UNIX_EPOCH)
     }
 
     #[test]
@@ -223,9 +223,9 @@ mod tests {
     #[test]
     fn a_redirect_and_a_refused_address_are_retried_like_any_failure() {
         let schedule = schedule("60s");
-        for outcome in [answered(302, None), Outcome::NotAnswered(Failure::BlockedAddress)] {
+        for reaction in [answered(302, None), Reaction::NotAnswered(Failure::BlockedAddress)] {
             assert_eq!(
-                schedule.decide(attempt(1), &outcome, Jitter::NONE),
+                schedule.decide(attempt(1), &reaction, Jitter::NONE),
                 Decision::RetryIn(Duration::from_secs(60))
             );
         }

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::{Allow, Refused};
-use crate::outcome::Failure;
+use crate::reaction::Failure;
 
 /// Lookups at the same time. The system's resolver blocks a thread each and cannot be interrupted, so names whose
 /// servers never answer must not take all the threads of the process.

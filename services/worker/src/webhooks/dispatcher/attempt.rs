@@ -10,7 +10,7 @@ use foreman_store::{
     Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, Store, StoreError,
 };
 use foreman_webhook::schedule::{self, Jitter};
-use foreman_webhook::{Decision, Failure, Guard, Outcome, RetrySchedule, sign};
+use foreman_webhook::{Decision, Failure, Guard, Reaction, RetrySchedule, sign};
 use metrics::counter;
 use tokio::time::sleep;
 
@@ -106,7 +106,7 @@ impl Context {
         if started - confirmed > BEGIN_WITHIN {
             return release(delivery, started, Duration::ZERO);
         }
-        let answer = match &address.url {
+        let received = match &address.url {
             Some(url) => {
                 let body =
                     Bytes::from(render::body(&delivery, self.inline_limit, self.public_url.as_deref()));
@@ -129,14 +129,14 @@ impl Context {
             terminal: delivery.terminal,
             delivery_age: delivery.age + since_claim,
         };
-        let decision = self.schedule.decide(attempt, &answer.outcome, Jitter::random());
+        let decision = self.schedule.decide(attempt, &received.reaction, Jitter::random());
         let lag = (!delivery.redelivery).then_some(delivery.event_age + since_claim);
-        let outcome = outcome(decision, &answer.outcome);
+        let outcome = outcome(decision, &received.reaction);
         let report = DeliveryReport {
             started,
             ended,
-            status: answer.outcome.status(),
-            response: answer.response,
+            status: received.reaction.status(),
+            response: received.response,
             ..report(delivery, started, outcome)
         };
         Attempted { report, lag }
@@ -198,9 +198,9 @@ fn report(delivery: Delivery, at: Instant, outcome: DeliveryOutcome) -> Delivery
     }
 }
 
-fn outcome(decision: Decision, outcome: &Outcome) -> DeliveryOutcome {
+fn outcome(decision: Decision, reaction: &Reaction) -> DeliveryOutcome {
     // Only a delivered webhook has no code, and that one is not retried.
-    let code = outcome.error_code().unwrap_or_default();
+    let code = reaction.error_code().unwrap_or_default();
     match decision {
         Decision::Delivered => DeliveryOutcome::Delivered,
         Decision::RetryIn(wait) => DeliveryOutcome::Retry { wait, code },

@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use foreman_webhook::{Failure, Guard, Outcome, ReceiverUrl, guard::classify};
+use foreman_webhook::{Failure, Guard, Reaction, ReceiverUrl, guard::classify};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Method, Request, Response, redirect::Policy};
 use tokio::time::{Instant, timeout_at};
@@ -34,10 +34,10 @@ pub(super) struct Sender {
     timeout: Duration,
 }
 
-/// What a request brought.
+/// What came back for a request.
 #[derive(Debug)]
 pub(super) struct Received {
-    pub(super) outcome: Outcome,
+    pub(super) reaction: Reaction,
     /// The first bytes of the answer, only if the receiver has a public address: a client must not read what servers in a
     /// private network answer.
     pub(super) response: Option<Vec<u8>>,
@@ -79,12 +79,12 @@ impl Sender {
 
 impl Received {
     pub(super) fn none(failure: Failure) -> Self {
-        Self { outcome: Outcome::NotAnswered(failure), response: None }
+        Self { reaction: Reaction::NotAnswered(failure), response: None }
     }
 
     async fn read(mut response: Response, deadline: Instant) -> Self {
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let outcome = Outcome::answered(response.status().as_u16(), retry_after, SystemTime::now());
+        let reaction = Reaction::answered(response.status().as_u16(), retry_after, SystemTime::now());
         let is_public = response.remote_addr().is_some_and(|address| classify(address.ip()).is_none());
         let mut kept = Vec::new();
         let mut read = 0;
@@ -98,7 +98,7 @@ impl Received {
                 break;
             }
         }
-        Self { outcome, response: is_public.then_some(kept) }
+        Self { reaction, response: is_public.then_some(kept) }
     }
 }
 

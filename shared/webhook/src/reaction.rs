@@ -1,6 +1,6 @@
-//! What became of one attempt to deliver, in words that stay the same: they are stored, shown and counted.
+//! How a receiver reacts to one request. The codes stay the same for good, because they are stored, shown and counted.
 //!
-//! Codes never contain anything a receiver chose, so that they can be labels of a metric.
+//! A code never contains anything that a receiver chose, so that it can be the label of a metric.
 
 use std::error::Error;
 use std::io;
@@ -11,8 +11,9 @@ use crate::guard::GuardError;
 /// `Retry-After` is honoured up to here; a receiver must not push its own events past their end of life at once.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How a receiver reacted to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Reaction {
     /// The receiver answered in time. Redirects are answers too: they are never followed.
     Answered { status: u16, retry_after: Option<Duration> },
     /// It did not.
@@ -42,7 +43,7 @@ pub enum Failure {
     InvalidUrl,
 }
 
-impl Outcome {
+impl Reaction {
     /// Judges an answer; `retry_after` is the raw header, and `now` the moment the answer came.
     pub fn answered(status: u16, retry_after: Option<&str>, now: SystemTime) -> Self {
         let honoured = matches!(status, 429 | 503);
@@ -194,15 +195,15 @@ mod tests {
             ("٣", None),
             ("Sun, 32 Nov 2026 10:02:00 GMT", None),
         ] {
-            assert_eq!(Outcome::answered(503, Some(value), now()).retry_after(), wait, "{value:?}");
+            assert_eq!(Reaction::answered(503, Some(value), now()).retry_after(), wait, "{value:?}");
         }
     }
 
     #[test]
     fn only_429_and_503_may_ask_us_to_stay_away() {
         for (status, honoured) in [(429, true), (503, true), (500, false), (301, false), (200, false)] {
-            let outcome = Outcome::answered(status, Some("60"), now());
-            assert_eq!(outcome.retry_after().is_some(), honoured, "{status}");
+            let reaction = Reaction::answered(status, Some("60"), now());
+            assert_eq!(reaction.retry_after().is_some(), honoured, "{status}");
         }
     }
 
@@ -225,10 +226,10 @@ mod tests {
             (999, Some("invalid_answer")),
             (101, Some("invalid_answer")),
         ] {
-            let outcome = Outcome::answered(status, None, now());
-            assert_eq!(outcome.error_code(), code, "{status}");
-            assert_eq!(outcome.is_delivered(), code.is_none(), "{status}");
-            assert_eq!(outcome.is_gone(), status == 410, "{status}");
+            let reaction = Reaction::answered(status, None, now());
+            assert_eq!(reaction.error_code(), code, "{status}");
+            assert_eq!(reaction.is_delivered(), code.is_none(), "{status}");
+            assert_eq!(reaction.is_gone(), status == 410, "{status}");
         }
     }
 
