@@ -1,4 +1,4 @@
-//! How many jobs the api takes in: 64 connections that each wait for their 202, which comes after the commit.
+//! How many jobs the api accepts: 64 connections, each of which waits for its 202, which comes after the commit.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::{Scale, cpu, pgbench};
 
 const CONNECTIONS: usize = 64;
 
-/// Before anything is counted: connections are made, statements are prepared.
+/// Time before the count begins, in which connections are made and statements prepared.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Accept<'a> {
@@ -79,7 +79,7 @@ impl Scenario for Accept<'_> {
     }
 }
 
-/// All connections on one thread: the cores are the services'.
+/// All connections share one thread, because the cores belong to the services.
 fn load(address: &str, begin: Instant, end: Instant) -> anyhow::Result<Seen> {
     let body = request_body();
     let request = format!(
@@ -97,7 +97,7 @@ fn load(address: &str, begin: Instant, end: Instant) -> anyhow::Result<Seen> {
     })
 }
 
-/// Without a worker somebody must say which models there are.
+/// Publishes the models, because no worker does it here.
 pub(crate) async fn publish_model(db: &Db) {
     let holder = db.holder().await;
     let model =

@@ -1,5 +1,5 @@
-//! An Ollama that answers at once: three lines of a stream for every job. It holds one model, knows nothing of GPUs, and
-//! counts the jobs.
+//! An Ollama that answers at once, with a stream of three lines for every job. It holds one model, knows nothing of
+//! GPUs, and counts the jobs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ pub(crate) struct Backend {
     counter: Arc<Counter>,
 }
 
-/// How many requests have come, and when the first did.
+/// How many requests have come, and when the first one came.
 #[derive(Debug, Default)]
 pub(crate) struct Counter {
     count: AtomicUsize,
@@ -38,12 +38,12 @@ impl Counter {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// When the first came; it must have.
+    /// When the first request came. Panics if none has come.
     pub(crate) fn first(&self) -> Instant {
         self.first.lock().expect("nobody panics with it").expect("something has come")
     }
 
-    /// Begins anew.
+    /// Starts the count again.
     pub(crate) fn reset(&self) {
         self.count.store(0, Ordering::Relaxed);
     }
@@ -63,13 +63,13 @@ impl Backend {
         Ok(Self { url: format!("http://{}", addresses[0]), counter })
     }
 
-    /// The jobs that have come.
+    /// The counter of jobs.
     pub(crate) fn jobs(&self) -> &Counter {
         &self.counter
     }
 }
 
-/// Answers whatever a worker asks; `run` gets the bodies of jobs.
+/// Answers every request of a worker. `run` gets the bodies of jobs.
 pub(crate) async fn answer(
     request: Request<Incoming>,
     run: impl FnOnce(Bytes) -> BackendResponse,
@@ -109,7 +109,7 @@ pub(crate) const LINES: [&[u8]; 3] = [
     b"{\"model\":\"tiny-a:latest\",\"created_at\":\"2026-01-01T00:00:00.3Z\",\"message\":{\"role\":\"assistant\",\"content\":\"\"},\"done\":true,\"done_reason\":\"stop\",\"total_duration\":300000000,\"load_duration\":1000000,\"prompt_eval_count\":120,\"prompt_eval_duration\":100000000,\"eval_count\":2,\"eval_duration\":200000000}\n",
 ];
 
-/// A chunk for each line, as Ollama flushes them.
+/// One chunk per line, as Ollama flushes them.
 pub(crate) fn streamed(lines: impl Stream<Item = &'static [u8]> + Send + Sync + 'static) -> BackendResponse {
     let frames = lines.map(|line| Ok(Frame::data(Bytes::from_static(line))));
     let mut answer = Response::new(BodyExt::boxed(StreamBody::new(frames)));

@@ -1,5 +1,5 @@
-//! The load of the accept scenario: connections that send one and the same request over and over, and read no more of
-//! the answers than they must. An HTTP client proper would take from the api what it costs itself.
+//! The load of the accept scenario: connections that send the same request again and again, and read only as much of
+//! the answers as they must. A full HTTP client would take CPU time away from the api.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// What connections have seen.
+/// What the connections measured.
 pub(crate) struct Seen {
     pub(crate) answers: usize,
-    /// Microseconds.
+    /// In microseconds.
     pub(crate) latency: Histogram<u64>,
 }
 
@@ -30,8 +30,8 @@ impl Seen {
     }
 }
 
-/// Sends `request` again and again over one connection until `end`, and counts the answers from `begin` on. Each must
-/// be a 202.
+/// Sends `request` again and again over one connection until `end`. Counts the answers from `begin` on. Each answer
+/// must be a 202.
 pub(crate) async fn drive(
     address: &str,
     request: &[u8],
@@ -57,7 +57,7 @@ pub(crate) async fn drive(
     }
 }
 
-/// Reads one answer to its end: the api gives each a `content-length`.
+/// Reads one answer to its end. The api gives each answer a `content-length`.
 async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Result<()> {
     let mut filled = 0;
     loop {

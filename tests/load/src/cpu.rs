@@ -1,28 +1,29 @@
-//! CPU time of other processes, from `/proc`: it says what a unit costs even where the machine is busy with others.
+//! CPU time of other processes, from `/proc`. It tells what a unit costs, even if the machine is busy with other
+//! work.
 
 use std::fs;
 use std::time::Duration;
 
 use foreman_tests::{Db, Pid};
 
-/// The unit of `/proc`, whatever the kernel's own tick is (proc(5), `sysconf(_SC_CLK_TCK)` on every Linux).
+/// The unit of times in `/proc`, whatever tick the kernel uses (proc(5); `sysconf(_SC_CLK_TCK)` on every Linux).
 const TICK: Duration = Duration::from_millis(10);
 
-/// What one line of `/proc/PID/stat` says.
+/// The content of one line of `/proc/PID/stat`.
 struct Stat {
     parent: i32,
-    /// Of all its threads.
+    /// CPU time of all threads of the process.
     own: Duration,
-    /// Of the children that have ended and that it has waited for.
+    /// CPU time of those children that have ended and that the process has waited for.
     of_the_ended: Duration,
 }
 
-/// What a process has used since its start.
+/// The CPU time of a process since its start.
 pub(crate) fn of(process: Pid) -> Duration {
     Stat::read(process.as_raw()).expect("the process runs").own
 }
 
-/// What Postgres has used since its start: the postmaster, its children, and those of them that have ended.
+/// The CPU time of Postgres since its start: of the postmaster and of all its children, including ended ones.
 pub(crate) async fn of_postgres(db: &Db) -> Duration {
     let backend = db.value("SELECT pg_backend_pid()").await;
     let postmaster = Stat::read(backend).expect("the backend that answered runs").parent;
@@ -34,10 +35,10 @@ pub(crate) async fn of_postgres(db: &Db) -> Duration {
 }
 
 impl Stat {
-    /// `None` if there is no such process any more.
+    /// `None` if the process does not exist any more.
     fn read(id: i32) -> Option<Self> {
         let line = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        // The name before it, in parentheses, may hold anything.
+        // The name before this point stands in parentheses and may contain any character.
         let (_, fields) = line.rsplit_once(')')?;
         let fields: Vec<i64> =
             fields.split_whitespace().skip(1).map(|field| field.parse().unwrap_or_default()).collect();

@@ -1,5 +1,5 @@
-//! How many webhooks the worker delivers: jobs that have ended, the four events of each due at twenty receivers of four
-//! clients. A turn is over when all have come, once each, and that is written.
+//! How many webhooks the worker delivers: ended jobs, each with four events that are due at twenty receivers of four
+//! clients. A turn is over when all webhooks have come, once each, and this is recorded.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,26 +21,27 @@ use crate::{Scale, cpu, server, workload};
 
 const RECEIVERS: usize = 20;
 
-/// Each has five of the receivers: one alone may have no more than half of the dispatcher's seats.
+/// Each client has five receivers. There are several clients because one alone gets only half of the dispatcher's
+/// seats.
 const CLIENTS: usize = 4;
 
 /// queued, loading, working, done.
 const EVENTS: usize = 4;
 
-/// Requests that the baseline has under way.
+/// How many requests the baseline has under way.
 const CONCURRENCY: usize = 64;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// What is claimed and settled together while the backlog is made.
+/// How many jobs are claimed and settled together while the backlog is made.
 const BATCH: usize = 500;
 
-/// Longer than any machine needs for it.
+/// Longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) struct Deliver<'a> {
     cluster: &'a Cluster,
-    /// Nothing runs on it; the worker wants one.
+    /// No job runs on it, but the worker needs an Ollama.
     ollama: Backend,
     receivers: Vec<String>,
     come: Arc<Counter>,
@@ -69,7 +70,7 @@ impl<'a> Deliver<'a> {
         self.jobs * EVENTS
     }
 
-    /// Jobs that have ended, and the webhooks that follow from them.
+    /// Makes ended jobs and the webhooks that follow from them.
     async fn make_backlog(&self, db: &Db) -> anyhow::Result<()> {
         let clients: [ClientId; CLIENTS] = std::array::from_fn(|_| ClientId::generate());
         workload::accept(db, self.jobs, |number, request| {
@@ -110,7 +111,7 @@ impl Scenario for Deliver<'_> {
     async fn baseline(&self) -> anyhow::Result<Sample> {
         let client = reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?;
         let secrets: Arc<[SigningSecret]> = [SigningSecret::parse(SECRET)?].into();
-        // As long as the four webhooks of these jobs are on average.
+        // The average length of the four webhooks of these jobs.
         let body = Bytes::from("x".repeat(450));
         let began = Instant::now();
         stream::iter(0..self.deliveries())

@@ -1,5 +1,6 @@
-//! How fast Foreman is, as a ratio: each scenario beside a baseline that does the least such work could cost on the same
-//! machine, in the same run, turn by turn. Durability is what production has, or the figure would say nothing.
+//! How fast Foreman is, as a ratio. Each scenario is measured beside a baseline, which does the least work that the
+//! task needs, on the same machine, in the same run, in turns. Durability is as in production, because without it the
+//! figures would mean nothing.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,11 +47,11 @@ struct Options {
     /// A tenth of the work: to see that everything runs, not how fast.
     #[arg(long)]
     quick: bool,
-    /// A directory with the foreman-api and foreman-worker to measure; several are measured turn by turn. Built from
-    /// this tree if none is named.
+    /// A directory with the foreman-api and foreman-worker to measure; several are measured turn by turn. If none is
+    /// named, they are built from this tree.
     #[arg(long, value_name = "DIR")]
     programs: Vec<PathBuf>,
-    /// Also shows after each turn of Foreman what its statements cost Postgres, which costs a little itself.
+    /// Also show, after each turn of Foreman, what its statements cost Postgres; this costs a little itself.
     #[arg(long)]
     statements: bool,
 }
@@ -65,7 +66,7 @@ enum Name {
     Deliver,
     /// Single jobs on an idle system: how long each step takes, beside a direct request.
     Quiet,
-    /// Single requests of one client, alone and beside another client that takes whatever it gets.
+    /// Single requests of one client, alone and then beside another client that takes everything it can get.
     Shares,
 }
 
@@ -111,15 +112,15 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How much each turn does.
+/// How much work each turn does.
 struct Scale {
     accept_for: Duration,
     jobs: usize,
     deliveries: usize,
-    /// Jobs that the greedy client has in its queue.
+    /// How many jobs the greedy client has in its queue.
     queued: usize,
     shares_for: Duration,
-    /// For each rate.
+    /// One duration per rate.
     quiet_for: [Duration; 3],
 }
 
@@ -149,7 +150,7 @@ impl Scale {
     }
 }
 
-/// Baseline, Foreman, baseline, Foreman, …: whatever else the machine does meets both alike.
+/// Baseline, Foreman, baseline, Foreman, …: other load on the machine then affects both alike.
 async fn turns(
     scenario: &impl Scenario,
     contenders: &[Programs],

@@ -1,15 +1,15 @@
-//! What a turn measures, and what many turns come to. Medians and ratios: a single rate on a machine that does other
-//! things too says little.
+//! What a turn measures, and how many turns are summarised. The summary gives medians and ratios, because a single
+//! rate says little on a machine that also does other work.
 
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
 
 use crate::programs::Programs;
 
-/// Something to be fast at, and the least that it could cost.
+/// A scenario in which Foreman competes with a baseline.
 pub(crate) trait Scenario {
     fn name(&self) -> &'static str;
-    /// The ratio to the baseline that we want.
+    /// The ratio to the baseline that we aim for.
     fn aim(&self) -> f64;
     async fn baseline(&self) -> anyhow::Result<Sample>;
     async fn foreman(&self, programs: &Programs) -> anyhow::Result<Sample>;
@@ -18,13 +18,13 @@ pub(crate) trait Scenario {
 /// One turn of one contender.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
-    /// Units a second.
+    /// Units per second.
     pub(crate) rate: f64,
-    /// What one unit cost the contender's own process, where that is known.
+    /// What one unit cost the contender's own process, if that is known.
     pub(crate) own_cpu: Option<Duration>,
     /// What one unit cost Postgres.
     pub(crate) postgres_cpu: Option<Duration>,
-    /// Median and 99th percentile, where units are waited for one by one.
+    /// Median and 99th percentile, if each unit is waited for.
     pub(crate) latency: Option<(Duration, Duration)>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Row {
     contender: String,
     baseline: Sample,
     ours: Sample,
-    /// The smallest and the largest ratio of a turn to the baseline's turn right before it.
+    /// The smallest and the largest ratio of a turn to the turn of the baseline right before it.
     spread: (f64, f64),
 }
 
@@ -75,7 +75,7 @@ impl Row {
     }
 }
 
-/// The median of each figure by itself.
+/// The median of each figure on its own.
 fn middle(samples: &[Sample]) -> Sample {
     let duration = |of: fn(&Sample) -> Option<Duration>| median(samples.iter().filter_map(of).collect());
     Sample {
@@ -86,7 +86,7 @@ fn middle(samples: &[Sample]) -> Sample {
     }
 }
 
-/// The lower one of the two in the middle, if they are two.
+/// The lower one of the two middle values, if there are two.
 fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> Option<T> {
     values.sort_by(|a, b| a.partial_cmp(b).expect("what is measured is a number"));
     values.get(values.len().checked_sub(1)? / 2).copied()

@@ -1,5 +1,5 @@
-//! What the same Postgres takes from pgbench: one statement a transaction that writes a row with a body and an outbox
-//! row, eight clients side by side. No HTTP, no batches.
+//! The rate of pgbench on the same Postgres: eight clients, whose transactions are one statement each, which writes a
+//! row with a body and an outbox row. There is no HTTP and no batch.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -27,7 +27,7 @@ const STATEMENT: &str = "WITH job AS (INSERT INTO plain_job (body) VALUES (:body
 
 const BODY: usize = 600;
 
-/// Runs it for so long in a database of its own.
+/// Runs pgbench for `length` in a database of its own.
 pub(crate) fn run(db: &Db, length: Duration) -> anyhow::Result<Sample> {
     let script = std::env::temp_dir().join(format!("foreman-load-{}.sql", std::process::id()));
     std::fs::write(&script, STATEMENT)?;

@@ -1,4 +1,5 @@
-//! The services as they run in production: built for release by a command of their own, which no test's features widen.
+//! The services as they run in production. A command of its own builds them for release, so that no feature of the
+//! tests changes them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,12 +17,12 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Of the sources as they are now.
+    /// Builds the current sources.
     pub(crate) fn of_this_tree() -> Self {
         Self { dir: built_for_release(&NAMES), name: "this tree".to_owned() }
     }
 
-    /// Of another build.
+    /// Takes another build.
     pub(crate) fn in_dir(dir: &Path) -> anyhow::Result<Self> {
         let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
         for name in NAMES {
@@ -31,7 +32,7 @@ impl Programs {
         Ok(Self { dir, name })
     }
 
-    /// The path of one of them.
+    /// The path of one program.
     pub(crate) fn path(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }

@@ -1,7 +1,7 @@
-//! How long Foreman takes where nothing is in its way: a job now and then, far from any limit. What is measured is each
-//! hand-over from one part to the next, so a single wait for a poll shows at once.
+//! How long Foreman takes on an idle system, with single jobs far from any limit. The figures are the hand-overs from
+//! one part to the next, so one wait for a poll shows at once.
 //!
-//! All moments are read in this process, on one clock: it submits the jobs, and is Ollama and receiver to them.
+//! This process reads all moments on one clock: it submits the jobs, and it is also their Ollama and their receiver.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,17 +21,17 @@ use crate::programs::Programs;
 use crate::services::{Api, Worker, complaints};
 use crate::{Scale, backend, server, workload};
 
-/// Jobs a second.
+/// Jobs per second.
 const RATES: [u32; 3] = [1, 10, 100];
 
-/// How long Ollama takes for a job. Real ones take longer; the shorter this is, the more of a job's first webhooks are
-/// still under way when it ends.
+/// How long Ollama takes for a job. Real ones take longer. The shorter this is, the more of a job's first webhooks
+/// are still under way when the job ends.
 const RUN: Duration = Duration::from_millis(50);
 
-/// Three times what the highest rate keeps busy: no job waits for a slot.
+/// Three times as many as the highest rate keeps busy, so that no job waits for a slot.
 const SLOTS: usize = 16;
 
-/// Jobs that are not measured: they have the model loaded, connections made and statements planned.
+/// Jobs that are not measured. They load the model, make the connections and plan the statements.
 const WARM_UP: usize = 20;
 
 /// queued, loading, working, done.
@@ -39,7 +39,7 @@ const EVENTS: usize = 4;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// Longer than any machine needs for it.
+/// Longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Quiet<'a> {
@@ -50,17 +50,17 @@ pub(crate) struct Quiet<'a> {
     lengths: [Duration; RATES.len()],
 }
 
-/// What is known of one job, or of one direct request.
+/// The moments of one job, or of one direct request.
 #[derive(Debug, Clone, Copy, Default)]
 struct Moments {
     submitted: Option<Instant>,
-    /// Its 202 was read.
+    /// The client has read its 202.
     accepted: Option<Instant>,
-    /// Its request was read by Ollama.
+    /// Ollama has read its request.
     asked: Option<Instant>,
-    /// The last line of Ollama's answer went out.
+    /// The last line of Ollama's answer was sent.
     answered: Option<Instant>,
-    /// The first line of its `done` webhook was read by the receiver.
+    /// The receiver has read the first line of its `done` webhook.
     told: Option<Instant>,
     webhooks: usize,
 }
@@ -115,7 +115,7 @@ impl<'a> Quiet<'a> {
         Ok(Self { cluster, ollama, receiver, jobs, lengths: scale.quiet_for })
     }
 
-    /// Measures every contender at every rate, turn by turn, and returns the table.
+    /// Measures every contender at every rate in turns, and returns the table.
     pub(crate) async fn measure(&self, contenders: &[Programs], turns: u8) -> anyhow::Result<String> {
         let mut table = String::from(
             "\n| jobs/s | contender | jobs | direct request | submit → 202 | 202 → Ollama | end → `done` |\n\
@@ -190,7 +190,7 @@ impl<'a> Quiet<'a> {
         for job in self.all_are_told(count).await {
             ensure!(job.webhooks == EVENTS, "{} webhooks came of one job", job.webhooks);
             figures.accepted.push(between(job.submitted, job.accepted)?);
-            // Ollama may be asked before the client has read its 202.
+            // The request may reach Ollama before the client has read its 202.
             figures.asked.push(between(job.accepted, job.asked.max(job.accepted))?);
             figures.told.push(between(job.answered, job.told)?);
         }
@@ -198,8 +198,8 @@ impl<'a> Quiet<'a> {
         complaints(&api.process)
     }
 
-    /// Makes so many requests, each at its time whatever became of those before, and returns what is known of them when
-    /// the last has been answered.
+    /// Makes this many requests, each at its time, even if earlier ones are still unanswered. When the last has been
+    /// answered, returns the moments of all.
     async fn send<F>(
         &self,
         count: usize,
@@ -219,7 +219,7 @@ impl<'a> Quiet<'a> {
                 note(&jobs)[job].accepted = Some(Instant::now());
                 anyhow::Ok(())
             }));
-            // Not quite evenly, so that no loop of a service runs in step with us.
+            // Not quite evenly, so that no loop of a service keeps in step with us.
             tokio::time::sleep(pause.mul_f64(if job % 2 == 0 { 0.7 } else { 1.3 })).await;
         }
         try_join_all(sent).await?.into_iter().collect::<anyhow::Result<()>>()?;
@@ -259,7 +259,7 @@ fn between(from: Option<Instant>, to: Option<Instant>) -> anyhow::Result<Duratio
     Ok(to.duration_since(from))
 }
 
-/// The body with the number of its job where the prompt begins.
+/// The body with the number of its job at the beginning of the prompt.
 fn numbered(body: &str, job: usize) -> String {
     body.replacen(r#""content":""#, &format!(r#""content":"{job} "#), 1)
 }

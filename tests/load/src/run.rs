@@ -1,5 +1,5 @@
-//! How many jobs the worker runs: a backlog, 64 slots, an Ollama that answers at once. Every job passes every state, and
-//! a turn is over when all of them are done and in the history.
+//! How many jobs the worker runs: a backlog, 64 slots, and an Ollama that answers at once. Every job passes through
+//! every state. A turn is over when all jobs are done and their events are in the history.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const SLOTS: usize = 64;
 /// queued, loading, working, done.
 const EVENTS: usize = 4;
 
-/// Longer than any machine needs for it.
+/// Longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) struct Run<'a> {
@@ -50,7 +50,7 @@ impl Scenario for Run<'_> {
         stream::iter(0..self.jobs)
             .map(|_| {
                 let request = client.post(&url).header("content-type", "application/json").body(body.clone());
-                // A task each, as the worker has it: they spread over the cores.
+                // One task per request, as in the worker, so that the requests use all cores.
                 let ask = async move { request.send().await?.error_for_status()?.bytes().await };
                 async { anyhow::Ok(tokio::spawn(ask).await??) }
             })

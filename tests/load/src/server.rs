@@ -1,5 +1,5 @@
-//! A plain HTTP server on loopback with a thread of its own. Its answers cost as little as HTTP can, so that it takes
-//! little from what it measures, and takes the same from both contenders.
+//! A plain HTTP server on loopback with a thread of its own. Its answers are as cheap as HTTP allows, so that it
+//! takes little CPU from the programs it measures, and the same from both contenders.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 
 pub(crate) type BackendResponse = Response<BoxBody<Bytes, Infallible>>;
 
-/// Serves `count` ports until the process ends. `answer` also gets the number of the port, from 0.
+/// Serves `count` ports until the process ends. `answer` also gets the number of the port, starting at 0.
 pub(crate) fn serve<F, A>(count: usize, answer: F) -> anyhow::Result<Vec<SocketAddr>>
 where
     F: Fn(usize, Request<Incoming>) -> A + Clone + Send + 'static,
@@ -57,7 +57,7 @@ where
                 let answer = answer(number, request);
                 async move { Ok::<_, Infallible>(answer.await) }
             });
-            // Whoever hangs up has had its answer.
+            // A client that hangs up has already got its answer.
             _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }

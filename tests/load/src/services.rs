@@ -1,4 +1,4 @@
-//! The services under load, with the settings that one of production has by default, but for their addresses.
+//! The services under load, with the default settings of production, except their addresses.
 
 use anyhow::{Context as _, bail};
 use foreman_tests::{Db, Process, eventually, free_port, http};
@@ -12,12 +12,12 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// For which all callers are one client.
+    /// An api for which all callers are one client.
     pub(crate) async fn start(programs: &Programs, db: &Db) -> Self {
         Self::with_auth(programs, db, "off").await
     }
 
-    /// For whose callers have keys.
+    /// An api whose callers have keys.
     pub(crate) async fn with_keys(programs: &Programs, db: &Db) -> Self {
         Self::with_auth(programs, db, "required").await
     }
@@ -31,7 +31,7 @@ impl Api {
             ("FOREMAN_AUTH", auth),
             ("FOREMAN_LOG_FORMAT", "json"),
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
-            // All jobs come from one address, and nothing runs them meanwhile.
+            // All jobs come from one address, and no worker runs them meanwhile.
             ("FOREMAN_CLIENT_MAX_QUEUED", "10000000"),
             ("FOREMAN_CLIENT_MAX_QUEUED_BYTES", "100GiB"),
             ("FOREMAN_CLIENT_MAX_DAILY_BYTES", "1TiB"),
@@ -48,7 +48,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts one and returns at once: the work that waits for it is its measure.
+    /// Starts a worker and returns at once, because the waiting work is the measure.
     pub(crate) fn start(programs: &Programs, db: &Db, ollama: &str, slots: usize, secret: &str) -> Self {
         let ops = loopback();
         let slots = slots.to_string();
@@ -64,13 +64,13 @@ impl Worker {
         Self { process: Process::start(&programs.path("foreman-worker"), &[], &settings) }
     }
 
-    /// Whether nothing went wrong, by its own account.
+    /// Whether the worker logged no warning and no error.
     pub(crate) fn has_no_complaints(&self) -> anyhow::Result<()> {
         complaints(&self.process)
     }
 }
 
-/// A figure of a service that met errors is the figure of something else.
+/// A service that met errors gives no valid figure.
 pub(crate) fn complaints(process: &Process) -> anyhow::Result<()> {
     let log = process.log();
     let complaint = log

@@ -1,6 +1,6 @@
-//! What one client can do to another: the other's `POST /jobs` and `GET /jobs/{id}`, alone and then beside a client that
-//! takes whatever it gets. That one has a long queue, lists it over many connections, hangs in the middle of large bodies
-//! and reads large artifacts slowly; what it is refused it asks for again.
+//! How much one client can disturb another. Measures the other client's `POST /jobs` and `GET /jobs/{id}`: first
+//! alone, then beside a greedy client. The greedy client has a long queue, lists it over many connections, stops in
+//! the middle of large bodies and reads large artifacts slowly. It repeats every refused request.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -23,22 +23,22 @@ use crate::programs::Programs;
 use crate::services::Api;
 use crate::{Scale, workload};
 
-/// What the greedy client has open.
+/// How many connections of the greedy client list its jobs.
 const LISTING: usize = 64;
 const HANGING: usize = 8;
 const READING: usize = 9;
 
-/// As large as a body may be, and nearly as an artifact may.
+/// The largest size of a body, and nearly the largest of an artifact.
 const LARGE: usize = 32 << 20;
 
-/// What a slow reader reads a second: enough not to be taken for dead.
+/// How many bytes a slow reader reads per second: enough not to be cut off.
 const SLOWLY: usize = 13 << 10;
 
-/// How soon a connection that was refused or cut off comes back. Were it sooner, the sending of bodies that nobody takes
-/// would be all that is measured.
+/// How soon a refused or broken connection comes back. If it came back sooner, the cost of sending bodies that nobody
+/// reads would dominate the figures.
 const COME_BACK: Duration = Duration::from_secs(1);
 
-/// How much worse than alone the other client may fare.
+/// How many times its time alone the other client may need.
 const AIM: f64 = 3.0;
 
 pub(crate) struct Shares<'a> {
@@ -50,7 +50,7 @@ pub(crate) struct Shares<'a> {
 /// What the other client saw of one kind of request.
 struct Seen {
     latency: Histogram<u64>,
-    /// Answers that were no success.
+    /// How many answers were no success.
     refused: usize,
 }
 
@@ -59,7 +59,7 @@ impl<'a> Shares<'a> {
         Self { cluster, queued: scale.queued, length: scale.shares_for }
     }
 
-    /// A table of all contenders.
+    /// Measures every contender and returns the table.
     pub(crate) async fn measure(&self, contenders: &[Programs]) -> anyhow::Result<String> {
         let mut table = String::from(
             "| shares | | alone: p50, p99 | beside: p50, p99 | p99 ratio | aim | refused |\n|---|---|---|---|---:|---:|---:|\n",
@@ -99,7 +99,7 @@ impl<'a> Shares<'a> {
             let stop = Arc::clone(&stop);
             move || caller.be_greedy(large, &stop)
         });
-        // Until everything that it does is under way.
+        // Gives the greedy client time to get all of its requests under way.
         sleep(self.length / 10).await;
         let beside = other.watch(self.length).await?;
         stop.store(true, Ordering::Relaxed);
@@ -115,9 +115,9 @@ async fn client(db: &Db, name: &str) -> anyhow::Result<(ClientId, String)> {
     Ok((made.client, made.key))
 }
 
-/// A job of this client that has made what nobody reads quickly.
+/// A job of this client with a large artifact, for slow readers.
 async fn large_artifact(db: &Db, client: ClientId) -> anyhow::Result<JobId> {
-    // As the claim below wants it: one ready job of the test's own load key.
+    // The claim below needs exactly one ready job with the load key of the tests.
     let job = db.accept_all(&[db.new_job()]).await[0];
     let lease = db.start(&db.holder().await).await;
     let completion = format!(r#"{{"text":"{}"}}"#, "x".repeat(LARGE - 100)).into_bytes();
@@ -143,7 +143,7 @@ impl Caller {
         format!("{what} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n", self.address, self.key)
     }
 
-    /// Submits a job and looks at it, again and again over one connection.
+    /// Submits a job and reads it, again and again over one connection.
     async fn watch(self, length: Duration) -> anyhow::Result<[Seen; 2]> {
         let thread = tokio::task::spawn_blocking(move || {
             runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -170,7 +170,7 @@ impl Caller {
         thread.await?
     }
 
-    /// Takes what it gets until it is told to stop. Returns how many lists it got.
+    /// Makes the greedy client's requests until it is told to stop. Returns how many lists it got.
     fn be_greedy(&self, large: JobId, stop: &AtomicBool) -> anyhow::Result<usize> {
         let listed = AtomicUsize::new(0);
         runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -199,7 +199,7 @@ impl Caller {
         }
     }
 
-    /// A body that is sent but for its end, and after that a byte now and then.
+    /// Sends a body except its end, and then one byte now and then.
     async fn hang(&self) -> anyhow::Result<()> {
         let mut stream = TcpStream::connect(&self.address).await?;
         let head = format!("{}content-length: {LARGE}\r\n\r\n", self.head("POST /jobs"));
@@ -226,7 +226,7 @@ impl Caller {
     }
 }
 
-/// Does something over and over; where it was refused or cut off, after a moment.
+/// Repeats an action. Waits a moment if it was refused or cut off.
 async fn again<F: Future<Output = anyhow::Result<()>>>(what: impl Fn() -> F) {
     loop {
         let _refused = what().await;
@@ -239,7 +239,7 @@ impl Seen {
         Ok(Self { latency: Histogram::new(3)?, refused: 0 })
     }
 
-    /// Waits for an answer and counts it; the body, if it has the status that it should have.
+    /// Waits for an answer and counts it. Returns the body if the answer has the expected status.
     async fn note(
         &mut self,
         answer: impl Future<Output = anyhow::Result<(u16, Vec<u8>)>>,
@@ -258,7 +258,7 @@ impl Seen {
     }
 }
 
-/// A connection that knows no more of HTTP than it must.
+/// A connection that understands as little of HTTP as it needs.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,

@@ -1,14 +1,14 @@
-//! What each statement cost Postgres, by pg_stat_statements: where to look when a figure is bad. The statements that
-//! make a backlog are among them.
+//! What each statement costs Postgres, by pg_stat_statements. Look here when a figure is bad. The statements that
+//! make a backlog are included.
 
 use foreman_tests::{Cluster, Db};
 
 const SHOWN: i64 = 12;
 
-/// The statistics of a cluster that gathers them.
+/// The statistics of a cluster that collects them.
 pub(crate) struct Statements(Db);
 
-/// Like a durable one, but that it counts.
+/// A durable cluster that collects statistics.
 pub(crate) async fn cluster() -> Cluster {
     Cluster::durable_with(&["shared_preload_libraries=pg_stat_statements"]).await
 }
@@ -20,7 +20,7 @@ impl Statements {
         Self(db)
     }
 
-    /// The most expensive since the last call, one a line.
+    /// The most expensive statements since the last call, one per line.
     pub(crate) async fn since_last(&self) -> String {
         let lines: Vec<String> = self
             .0

@@ -1,4 +1,4 @@
-//! The jobs: all alike, about as large as a short chat is.
+//! The jobs: all alike, and about as large as a short chat.
 
 use foreman_ollama::{LoadKey, ModelName};
 use foreman_store::{JobRequest, NewJob};
@@ -7,10 +7,10 @@ use foreman_tests::Db;
 /// As `/api/tags` names it.
 pub(crate) const MODEL: &str = "tiny-a:latest";
 
-/// As long as it takes for a request of 700 bytes.
+/// The length of a prompt that makes a request of 700 bytes.
 const PROMPT: usize = 614;
 
-/// Jobs that go to Postgres together.
+/// How many jobs go to Postgres together.
 const BATCH: usize = 500;
 
 /// The body of `POST /jobs`, about 700 bytes.
@@ -22,7 +22,7 @@ pub(crate) fn request_body() -> String {
     )
 }
 
-/// The body that goes to Ollama for it.
+/// The body that Ollama gets for this request.
 pub(crate) fn ollama_body() -> String {
     request_body().replacen(r#""options""#, r#""stream":true,"options""#, 1)
 }

@@ -1,4 +1,4 @@
-//! What a simulator is like: its models, its times and its limits.
+//! The configuration of a simulator: its models, its times and its limits.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,26 +6,26 @@ use std::time::Duration;
 use crate::keep_alive::KeepAlive;
 use crate::model::{self, Model};
 
-/// How a simulator behaves. The default answers at once, with one model at a time, as a fresh Ollama would on a very
-/// fast machine.
+/// How a simulator behaves. By default it answers at once, with one model at a time, like a new Ollama on a very fast
+/// machine.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen. Port 0 takes a free one that no outgoing connection can take meanwhile, so that the simulator can
-    /// go away and come back.
+    /// Where to listen. Port 0 takes a free port that no outgoing connection can take, so that the simulator can go
+    /// away and come back.
     pub addr: SocketAddr,
-    /// Where the routes of `/sim` stay reachable while the simulator is away, besides `addr`.
+    /// A second address for the routes of `/sim`, which stays reachable while the simulator is away.
     pub control_addr: Option<SocketAddr>,
     pub version: String,
     pub models: Vec<Model>,
     /// How long a load takes.
     pub load_delay: Duration,
-    /// Loads that take another time; the first that fits holds.
+    /// Loads that take another time. The first entry that matches counts.
     pub load_delays: Vec<LoadDelay>,
-    /// From the start of a run to its first token.
+    /// Time from the start of a run to its first token.
     pub prompt_delay: Duration,
-    /// From one token to the next.
+    /// Time from one token to the next.
     pub token_delay: Duration,
-    /// How many tokens an answer has where neither `num_predict` nor the prompt says.
+    /// How many tokens an answer has if neither `num_predict` nor the prompt sets a number.
     pub tokens: u32,
     /// `OLLAMA_NUM_PARALLEL`.
     pub parallel: usize,
@@ -35,17 +35,17 @@ pub struct Config {
     pub max_queue: usize,
     /// `OLLAMA_KEEP_ALIVE`.
     pub keep_alive: KeepAlive,
-    /// Adds `"simulated": true` to every final answer, so that nobody takes it for a model's.
+    /// Adds `"simulated": true` to every final answer, so that nobody takes it for the answer of a model.
     pub simulated_mark: bool,
-    /// How many requests the log keeps; older ones are forgotten, its counts are not.
+    /// How many requests the log keeps. It drops older ones, but still counts them.
     pub keep_records: usize,
 }
 
-/// A load that takes its own time.
+/// A load with a time of its own.
 #[derive(Clone, Debug)]
 pub struct LoadDelay {
     pub model: String,
-    /// `num_ctx` of the request, if only that one is meant.
+    /// `num_ctx` of the request, if only this value is meant.
     pub num_ctx: Option<i64>,
     pub delay: Duration,
 }
@@ -77,13 +77,13 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The models by these names, each as [`Model::new`] makes it.
+    /// Adds models with these names, each made by [`Model::new`].
     pub fn models<const N: usize>(mut self, names: [&str; N]) -> Self {
         self.models = names.into_iter().map(Model::new).collect();
         self
     }
 
-    /// Makes every load of one model take its own time.
+    /// Gives every load of one model its own time.
     pub fn slow_load(mut self, model: &str, delay: Duration) -> Self {
         self.load_delays.push(LoadDelay { model: model.to_owned(), num_ctx: None, delay });
         self

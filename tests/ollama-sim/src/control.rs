@@ -22,17 +22,17 @@ use crate::faults::Fault;
 use crate::http::{self, ResponseOrCut};
 use crate::routes::{Ollama, read};
 
-/// What a connection is to do once its answer is out, because it cannot do it before.
+/// What a connection does after its answer was sent, because it cannot do so before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Afterwards {
     Away(Option<Duration>),
     Back,
 }
 
-/// One connection's view of the simulator's own routes.
+/// The simulator's own routes, as one connection sees them.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
-    /// Whether there is an address on which `/sim/back` can still be said.
+    /// Whether `/sim/back` can still be called at another address.
     pub(crate) reachable_while_away: bool,
     afterwards: Mutex<Option<Afterwards>>,
 }
@@ -132,7 +132,7 @@ impl Control {
     fn then(&self, afterwards: Afterwards) -> hyper::Response<http::Body> {
         *self.afterwards.lock().unwrap_or_else(PoisonError::into_inner) = Some(afterwards);
         let mut answer = answer(&());
-        // The connection ends with this answer, and with its end begins what was asked for.
+        // The connection must close after this answer, because the requested change begins when the connection ends.
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         answer
     }

@@ -1,28 +1,28 @@
-//! What a test can make go wrong, and where.
+//! The faults that a test can cause, and where they happen.
 //!
-//! A fault waits until a request matches it. It changes nothing by itself and knows nothing of how it is carried out.
+//! A fault waits until a request matches it. Must never carry a fault out: this file only decides which fault is due.
 
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-/// One thing that goes wrong. The JSON of `POST /sim/faults` has the same fields.
+/// One fault. The JSON of `POST /sim/faults` has the same fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
     pub what: Trouble,
     pub when: Moment,
-    /// Only requests for this model, as they name it.
+    /// Only for requests for this model, in the spelling of the request.
     #[serde(default)]
     pub model: Option<String>,
-    /// Only requests whose body contains this text.
+    /// Only for requests whose body contains this text.
     #[serde(default)]
     pub body_contains: Option<String>,
-    /// How many matching requests go well first.
+    /// How many matching requests succeed first.
     #[serde(default)]
     pub skip: u32,
-    /// How many times it happens after that; for ever if not given.
+    /// How often the fault happens after that; for ever if not given.
     #[serde(default)]
     pub times: Option<u32>,
 }
@@ -30,41 +30,41 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trouble {
-    /// Ollama's JSON error: a whole answer before the first token, a last line after it.
+    /// Ollama's JSON error: a whole answer before the first token, or a last line after it.
     Error { status: u16, text: String },
-    /// The process that runs the model dies, and every request on it with it.
+    /// The process that runs the model dies, and with it every request that it serves.
     RunnerKilled,
     /// The TCP connection is reset.
     Reset,
-    /// Nothing more ever comes, until the client hangs up.
+    /// The connection stays silent until the client hangs up.
     Hang,
-    /// The answer ends properly, but without `done: true`.
+    /// The answer ends regularly, but without `done: true`.
     EndEarly,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Moment {
-    /// Before the request is looked at.
+    /// Before the simulator reads the request.
     Arrival,
-    /// In the middle of the load that the request causes; never, if it causes none.
+    /// In the middle of the load that the request causes. Never, if the request causes no load.
     Load,
-    /// After so many tokens; 0 is before the first, when no headers have gone out.
+    /// After this many tokens; 0 means before the first, when no headers were sent yet.
     Tokens(u32),
 }
 
 impl Fault {
-    /// A fault for every request, for ever; narrow it down with the other methods.
+    /// A fault for every request, for ever. The other methods restrict it.
     pub fn new(what: Trouble, when: Moment) -> Self {
         Self { what, when, model: None, body_contains: None, skip: 0, times: None }
     }
 
-    /// 503, the queue is full.
+    /// 503: the queue is full.
     pub fn busy() -> Self {
         Self::new(Trouble::error(503, SERVER_BUSY), Moment::Arrival)
     }
 
-    /// 500, the model does not fit.
+    /// 500: the model does not fit.
     pub fn out_of_memory() -> Self {
         let text = "model requires more system memory (9.9 GiB) than is available (7.6 GiB)";
         Self::new(Trouble::error(500, text), Moment::Load)
@@ -107,8 +107,8 @@ impl Trouble {
     }
 }
 
-/// The trigger in a prompt: `busy`, `oom`, `error=500`, or `killed`, `reset`, `hang`, `end`, `stream-error`, with `@N` tokens
-/// or `@load` behind it. Without one, it happens before the first token.
+/// The name of a fault in a prompt: `busy`, `oom`, `error=500`, `killed`, `reset`, `hang`, `end` or `stream-error`.
+/// The last five may be followed by `@N` tokens or `@load`. Without that, the fault happens before the first token.
 impl FromStr for Fault {
     type Err = String;
 
@@ -158,7 +158,7 @@ impl Faults {
         self.lock().clone()
     }
 
-    /// Takes the trouble that is due for a request at this stage, and counts it.
+    /// The fault that is due for a request at this stage. Counts the fault as used.
     pub(crate) fn due(&self, stage: Stage, model: &str, body: &[u8]) -> Option<Due> {
         let mut faults = self.lock();
         if faults.is_empty() {
@@ -203,11 +203,11 @@ pub(crate) enum Stage {
     Run,
 }
 
-/// A trouble that a request has met.
+/// A fault that hits a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Due {
     pub(crate) what: Trouble,
-    /// After how many tokens.
+    /// The number of tokens after which the fault happens.
     pub(crate) tokens: u32,
 }
 

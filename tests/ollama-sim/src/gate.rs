@@ -1,4 +1,5 @@
-//! Who may talk to an Ollama on loopback: the check of `Host` and `Origin`, and the headers for browsers that pass it.
+//! Which requests an Ollama on loopback admits: it checks `Host` and `Origin`, and adds headers for browsers that it
+//! admits.
 
 use std::net::IpAddr;
 
@@ -17,14 +18,14 @@ const HEADERS: &str = "Authorization,Content-Type,User-Agent,Accept,X-Requested-
                        X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout";
 const METHODS: &str = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS";
 
-/// The refusal of a request that means another host. An Ollama that listens for others too asks nothing of the kind: it
-/// cannot know all of its names.
+/// The refusal of a request that names another host. An Ollama that also listens for other machines does not check
+/// this, because it cannot know all of its names.
 pub(crate) fn check_host(listens_at: IpAddr, headers: &HeaderMap) -> Option<Response<Body>> {
     let refused = listens_at.is_loopback() && !text(headers, HOST).is_none_or(host_is_near);
     refused.then(|| http::bare(StatusCode::FORBIDDEN))
 }
 
-/// The refusal of a page from elsewhere, or the answer to a browser's preflight.
+/// The refusal of a page from another origin, or the answer to a browser's preflight.
 pub(crate) fn check_origin(
     method: &Method,
     headers: &HeaderMap,

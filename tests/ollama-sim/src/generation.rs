@@ -1,7 +1,8 @@
-//! One run from its slot to its last token.
+//! One run, from its slot to its last token.
 //!
-//! A run holds its slot for as long as it lives: a client that stops reading keeps it, one that goes away drops it. The
-//! run only moves when it is asked for its next token, so nothing is ever said to nobody.
+//! A run occupies its slot for as long as it lives: it keeps the slot while the client does not read, and frees it
+//! when the client goes away. A run moves only when its next token is asked for, so it produces nothing that no
+//! client reads.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -24,7 +25,7 @@ const STOPPED: &str = "model runner has unexpectedly stopped, this may be due to
                        check ollama server logs for details";
 const UNEXPECTED_EOF: &str = "an error was encountered while running the model: unexpected EOF";
 
-/// Lines that are due at once go out in pieces of about this many bytes.
+/// Lines that are due at once are sent in pieces of about this many bytes.
 const FRAME: usize = 16 << 10;
 
 /// A run that has its slot.
@@ -36,7 +37,7 @@ pub(crate) struct Run {
     plan: Plan,
     voice: Voice,
     fault: Option<Due>,
-    /// Whether the answer repeats the prompt as tokens.
+    /// Whether the answer contains the tokens of the prompt as a context.
     context: bool,
     arrived: Instant,
     load: Duration,
@@ -59,7 +60,7 @@ pub(crate) struct Start {
     pub(crate) load: Duration,
 }
 
-/// Why a run did not come to its end.
+/// Why a run did not finish.
 #[derive(Debug)]
 pub(crate) enum Broken {
     Error { status: u16, text: String },
@@ -68,7 +69,7 @@ pub(crate) enum Broken {
 }
 
 impl Run {
-    /// Waits for a slot and for the prompt to be read. An error comes with the entry that it ends.
+    /// Waits for a slot and for the prompt. An error comes with the log entry that it ends.
     pub(crate) async fn begin(start: Start) -> Result<Self, (Entry, Broken)> {
         let Start { mut entry, lease, plan, voice, fault, context, arrived, load } = start;
         let runner = lease.runner.clone();
@@ -104,7 +105,7 @@ impl Run {
         })
     }
 
-    /// The whole answer in one, and the run's end.
+    /// Runs to the end and returns the whole answer.
     pub(crate) async fn whole(mut self) -> Result<String, (Entry, Broken)> {
         let mut said = Said::default();
         loop {
@@ -115,7 +116,7 @@ impl Run {
                     self.entry.end(Outcome::Done);
                     return Ok(answer);
                 }
-                // Whatever was said is the answer then, and does not claim to be done.
+                // The answer is then the text so far, without `done`.
                 Err(Broken::EndEarly) => {
                     let answer = self.voice.unfinished(&said);
                     self.entry.end(Outcome::Cut);
@@ -126,7 +127,7 @@ impl Run {
         }
     }
 
-    /// The answer as lines. Returns once there is a first one, because no headers come before it.
+    /// The answer as lines. Returns when the first line is ready, because no headers are sent before it.
     pub(crate) async fn lines(
         mut self,
     ) -> Result<impl Stream<Item = Result<Bytes, Cut>> + Send + 'static, (Entry, Broken)> {
@@ -141,13 +142,13 @@ impl Run {
         }))
     }
 
-    /// Everything that is due now, and the run unless that was its end. `token` is one that was taken already.
+    /// All lines that are due now, and the run itself unless it has ended. `token` is a token that was already taken.
     async fn frame(mut self, mut token: Option<Option<usize>>) -> (Result<Bytes, Cut>, Option<Self>) {
         let mut frame = String::new();
         loop {
             let next = match token.take() {
                 Some(token) => Ok(token),
-                // What can be said without waiting goes out together; the rest waits for its time.
+                // Lines that need no waiting are sent together. The others wait for their time.
                 None if frame.is_empty() || self.is_quick() => self.next().await,
                 None => return (Ok(frame.into()), Some(self)),
             };
@@ -189,7 +190,7 @@ impl Run {
         self.plan.token_delay.is_zero() && self.fault.is_none()
     }
 
-    /// The place of the next piece in the plan, when its time has come; none at the end.
+    /// The index of the next piece in the plan, when its time has come; `None` at the end.
     async fn next(&mut self) -> Result<Option<usize>, Broken> {
         let killed = self.lease.runner.killed.clone();
         if let Some(fault) = &self.fault
@@ -248,7 +249,7 @@ impl Run {
         }
     }
 
-    /// Whether answers on this route carry their tokens, which can be sent back as a context.
+    /// Whether answers on this route contain their tokens, which a client can send back as a context.
     pub(crate) fn has_context(shape: Shape, raw: bool) -> bool {
         shape == Shape::Generate && !raw
     }
@@ -262,7 +263,7 @@ fn unexpected_eof() -> Broken {
     Broken::Error { status: 500, text: UNEXPECTED_EOF.to_owned() }
 }
 
-/// Runners count in microseconds, and never zero of them.
+/// Runners count in microseconds, and report at least one.
 fn whole_micros(time: Duration) -> Duration {
     Duration::from_micros(u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1))
 }

@@ -1,9 +1,11 @@
-//! JSON as Go's `encoding/json` reads and writes it, because that is what a real Ollama does with every body.
+//! JSON as Go's `encoding/json` reads and writes it, because a real Ollama uses it for every body.
 //!
-//! It takes the first value and ignores what follows, replaces invalid UTF-8 and lone surrogates, and keeps repeated keys, of
-//! which the last will win. It never fails on anything that Go accepts, but for nesting beyond [`MAX_DEPTH`].
+//! The parser takes the first value and ignores all bytes after it, replaces invalid UTF-8 and lone surrogates, and
+//! keeps repeated keys, of which the last counts.
+//!
+//! Must never fail on input that Go accepts, except on nesting beyond [`MAX_DEPTH`].
 
-/// Go stops at 10,000. A tenth of it keeps this reader's recursion within a small stack.
+/// Go stops at 10,000. A tenth of that keeps the recursion of this parser within a small stack.
 const MAX_DEPTH: usize = 1_000;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -14,12 +16,12 @@ pub(crate) enum Json {
     Number(String),
     String(String),
     Array(Vec<Json>),
-    /// In order, repeats included.
+    /// In order, including repeated keys.
     Object(Vec<(String, Json)>),
 }
 
 impl Json {
-    /// What Go calls this kind of value in its complaints.
+    /// Go's name for this kind of value in its error texts.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -48,7 +50,7 @@ impl Json {
     }
 }
 
-/// Reads the first value of a body. `None` is an empty body, which Go calls EOF; an error is Go's own text.
+/// Reads the first value of a body. `None` for an empty body, which Go calls EOF. An error is Go's own text.
 pub(crate) fn decode(body: &[u8]) -> Result<Option<Json>, String> {
     let mut reader = Reader { body, at: 0 };
     reader.space();
@@ -58,7 +60,8 @@ pub(crate) fn decode(body: &[u8]) -> Result<Option<Json>, String> {
     reader.value(0).map(Some)
 }
 
-/// Whether Go takes `key` for the struct field `field`: case aside, with the two letters beyond ASCII that fold into it.
+/// Whether Go accepts `key` for the struct field `field`: it ignores the case, and treats two letters outside ASCII
+/// as ASCII letters.
 pub(crate) fn folds_to(key: &str, field: &str) -> bool {
     let folded = key.chars().map(|c| match c {
         '\u{17f}' => 's',
@@ -68,7 +71,7 @@ pub(crate) fn folds_to(key: &str, field: &str) -> bool {
     folded.eq(field.chars())
 }
 
-/// Writes a string as Go's `json.Marshal` does, which escapes what HTML would trip over.
+/// Writes a string as Go's `json.Marshal` does, which escapes characters that are special in HTML.
 pub(crate) fn write_string(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
@@ -89,7 +92,7 @@ pub(crate) fn write_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// A string on its own, as JSON.
+/// One string as JSON.
 pub(crate) fn string(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     write_string(&mut out, text);
@@ -112,7 +115,7 @@ impl Reader<'_> {
         }
     }
 
-    /// What Go says of the byte at hand.
+    /// Go's error text for the byte at the current position.
     fn complain<T>(&self, place: &str) -> Result<T, String> {
         match self.peek() {
             None => Err("unexpected EOF".to_owned()),
@@ -296,7 +299,7 @@ impl Reader<'_> {
                 let code = 0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00);
                 return Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
             }
-            // Only a pair is read as one; what follows a lone half stands for itself.
+            // Only a full pair is one character. The text after a lone half is read on its own.
             self.at = before;
         }
         Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER))

@@ -1,4 +1,4 @@
-//! The shapes of answers on the wire: content types, plain texts and errors as Ollama's router gives them.
+//! The forms of answers on the wire: content types, plain texts and errors, as Ollama's router sends them.
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -11,7 +11,7 @@ use hyper::{Response, StatusCode};
 
 use crate::replies;
 
-/// The connection is to be reset instead of answered on.
+/// The connection is to be reset instead of answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut;
 

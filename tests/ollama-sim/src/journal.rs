@@ -1,4 +1,4 @@
-//! How the log is written: under one short lock, by entries that close themselves when a client goes away.
+//! Writes the log: under one short lock, with entries that end by themselves when a client goes away.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::log::{Event, Happening, Kind, Log, Outcome, Record};
 
-/// The log while it is being written.
+/// The log while it is written.
 #[derive(Debug)]
 pub(crate) struct Journal {
     began: Instant,
@@ -30,7 +30,7 @@ impl Journal {
     /// Waits until the log fulfils a condition.
     pub(crate) async fn until(&self, mut condition: impl FnMut(&Log) -> bool) {
         loop {
-            // Interest is registered before looking, so that a change between the two is not missed.
+            // Register interest before looking, so that a change between the two is not missed.
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             if self.read(&mut condition) {
@@ -40,13 +40,13 @@ impl Journal {
         }
     }
 
-    /// Forgets everything but what is going on.
+    /// Forgets everything except the requests that are still open.
     pub(crate) fn reset(&self) {
         self.write(|log| {
             let open = std::mem::take(&mut log.open);
             let (in_flight, running, busy_since) =
                 (log.in_flight, log.running, log.busy_since.map(|_| Instant::now()));
-            // Ids go on, so that requests that are still open do not write into records of others.
+            // Ids continue, so that open requests do not write into the records of others.
             let forgotten = log.forgotten + log.records.len() as u64;
             *log = Log {
                 open,
@@ -128,7 +128,7 @@ impl Journal {
     }
 }
 
-/// One request's place in the log. Dropped before its end, it tells of a client that hung up.
+/// The entry of one request in the log. If it is dropped before its end, it records that the client hung up.
 #[derive(Debug)]
 pub(crate) struct Entry {
     journal: Arc<Journal>,

@@ -1,4 +1,4 @@
-//! Keep-alives: how long a model stays after its last request, in seconds or as one of Go's durations.
+//! Keep-alives: how long a model stays after its last request, given in seconds or as a duration of Go.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub enum KeepAlive {
 }
 
 impl KeepAlive {
-    /// Reads a request's own, in any of the forms that Ollama takes; none is null.
+    /// Parses the keep-alive of a request, in any form that Ollama accepts. `None` for null.
     pub(crate) fn read(value: &Json) -> Result<Option<Self>, String> {
         match value {
             Json::Null => Ok(None),
@@ -29,7 +29,7 @@ impl KeepAlive {
 fn in_seconds(seconds: f64) -> KeepAlive {
     match Duration::try_from_secs_f64(seconds) {
         Ok(time) => KeepAlive::For(time),
-        // Negative, or too long to mean anything else.
+        // Negative, or too long for a duration.
         Err(_) => KeepAlive::Forever,
     }
 }

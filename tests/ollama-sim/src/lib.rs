@@ -1,8 +1,10 @@
 //! A stand-in for an Ollama v0.32.15: the same answers, errors and habits, without a GPU.
 //!
-//! [`Sim`] runs inside a test's own process; the binary of the same name is for people and for tests with real processes.
-//! What it answers is held against recordings of a real server; what it does in time is told in `residency.rs`. It shares
-//! no code with Foreman, because a fault in common would be found by no test.
+//! [`Sim`] runs inside a test's own process; the binary of the same name is for people, and for tests with real
+//! processes. Its answers are checked against recordings of a real server. `residency.rs` describes how it behaves
+//! over time.
+//!
+//! Must never share code with Foreman, because no test would find an error that both have.
 
 mod config;
 mod control;
@@ -52,7 +54,7 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// Starts listening. Belongs to the runtime that it is started on.
+    /// Starts to listen. The simulator runs on the runtime that starts it.
     pub async fn start(config: Config) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let journal = Arc::new(Journal::new(config.keep_records));
@@ -78,22 +80,22 @@ impl Sim {
         self.server.addr()
     }
 
-    /// Where the routes of `/sim` stay reachable while it is away, if there is such a place.
+    /// The address at which the routes of `/sim` stay reachable while the simulator is away, if there is one.
     pub fn control_addr(&self) -> Option<SocketAddr> {
         self.server.control_addr()
     }
 
-    /// What `OLLAMA_HOST` must be.
+    /// The value for `OLLAMA_HOST`.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr())
     }
 
-    /// Makes something go wrong.
+    /// Adds a fault.
     pub fn fault(&self, fault: Fault) {
         self.ollama.faults.add(fault);
     }
 
-    /// The faults that have not been used up.
+    /// The faults that are not used up.
     pub fn faults(&self) -> Vec<Fault> {
         self.ollama.faults.list()
     }
@@ -102,32 +104,33 @@ impl Sim {
         self.ollama.faults.clear();
     }
 
-    /// What has happened so far.
+    /// A copy of the log.
     pub fn log(&self) -> Log {
         self.look(Log::clone)
     }
 
-    /// Looks at the log in place; the simulator waits meanwhile.
+    /// Reads the log in place. The simulator waits meanwhile.
     pub fn look<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
         self.ollama.journal.read(look)
     }
 
-    /// Waits until the log fulfils a condition, looking again after every change.
+    /// Waits until the log fulfils a condition. Checks it again after every change.
     pub async fn until(&self, condition: impl FnMut(&Log) -> bool) {
         self.ollama.journal.until(condition).await;
     }
 
-    /// Kills the process that holds a model, as the system does when memory runs out. False if none does.
+    /// Kills the process that holds a model, as the system does when memory runs out. Returns false if no process
+    /// holds the model.
     pub fn kill_runner(&self, model: &str) -> bool {
         self.ollama.kill(model)
     }
 
-    /// The models that are resident, as `/api/ps` lists them.
+    /// The resident models, as `/api/ps` lists them.
     pub fn resident(&self) -> Vec<String> {
         self.ollama.residency.list().iter().map(|one| one.model.name.clone()).collect()
     }
 
-    /// Dies: resets every connection, loses what is resident, and refuses connections until it comes back.
+    /// Dies: resets every connection, loses all resident models, and refuses connections until it comes back.
     pub async fn go_away(&self) {
         self.server.go_away().await;
     }
@@ -137,7 +140,7 @@ impl Sim {
         self.server.come_back().await
     }
 
-    /// Forgets faults, log and what is resident. Requests that are open go on.
+    /// Forgets the faults, the log and the resident models. Open requests continue.
     pub fn reset(&self) {
         self.ollama.reset();
     }

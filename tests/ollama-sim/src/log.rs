@@ -1,6 +1,6 @@
-//! What the simulator saw, for tests to ask: every request that would run a model, and every load and eviction.
+//! What the simulator saw, for tests to read: every request that would run a model, and every load and eviction.
 //!
-//! It only ever observes: nothing in the simulator decides by it.
+//! Must never influence the simulator: it only observes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -9,31 +9,31 @@ use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
-/// What has happened so far. Times count from the start of the simulator.
+/// Everything that has happened so far. Times count from the start of the simulator.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Log {
     /// Requests to `/api/chat` and `/api/generate`, in order of arrival.
     pub records: VecDeque<Record>,
-    /// How many records were forgotten because there were too many.
+    /// How many records were dropped because there were too many.
     pub forgotten: u64,
-    /// Loads and evictions in order.
+    /// Loads and evictions, in order.
     pub events: Vec<Event>,
-    /// Requests by path, listings included.
+    /// Requests by path, including listings.
     pub requests: BTreeMap<String, u64>,
-    /// Runs that came to their end.
+    /// Runs that ran to their end.
     pub completed: u64,
     /// Loads that succeeded.
     pub loads: u64,
-    /// Models thrown out, for whatever reason.
+    /// Models that were unloaded, for any reason.
     pub evictions: u64,
-    /// Most runs that were open at once, waiting ones included.
+    /// The most runs that were open at once, including waiting ones.
     pub max_in_flight: usize,
-    /// Most runs that had a slot at once.
+    /// The most runs that had a slot at once.
     pub max_running: usize,
-    /// How long at least one slot was taken.
+    /// How long at least one slot was occupied.
     #[serde(serialize_with = "millis")]
     pub busy: Duration,
-    /// Bodies that were open twice at once.
+    /// Bodies that were open twice at the same time.
     #[serde(serialize_with = "texts")]
     pub twins: Vec<Bytes>,
     #[serde(skip)]
@@ -51,14 +51,14 @@ pub struct Log {
 pub struct Record {
     pub id: u64,
     pub path: &'static str,
-    /// The model as `/api/tags` names it, or as the client wrote it if there is none.
+    /// The model as `/api/tags` names it, or as the client wrote it if the model does not exist.
     pub model: String,
     pub kind: Kind,
     #[serde(serialize_with = "text")]
     pub body: Bytes,
     #[serde(serialize_with = "millis")]
     pub arrived: Duration,
-    /// When it got its slot.
+    /// When the request got its slot.
     #[serde(serialize_with = "some_millis")]
     pub started: Option<Duration>,
     #[serde(serialize_with = "some_millis")]
@@ -66,14 +66,14 @@ pub struct Record {
     #[serde(serialize_with = "some_millis")]
     pub ended: Option<Duration>,
     pub tokens: u32,
-    /// None while it goes on.
+    /// `None` while the request is open.
     pub outcome: Option<Outcome>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Not looked at yet, or refused for what it is.
+    /// Not read yet, or refused before it could be classified.
     Unread,
     Run,
     Load,
@@ -83,19 +83,19 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The whole answer was given.
+    /// The whole answer was sent.
     Done,
-    /// An error was answered instead, with this status.
+    /// The request was answered with an error of this status.
     Refused(u16),
-    /// A last line with an error was sent in mid-stream.
+    /// A last line with an error was sent in the middle of the stream.
     Failed,
     /// The client went away first.
     HungUp,
-    /// A fault cut it off.
+    /// A fault broke it off.
     Cut,
 }
 
-/// Something that happened to a runner.
+/// An event of a runner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Event {
     #[serde(serialize_with = "millis")]
@@ -103,7 +103,7 @@ pub struct Event {
     pub what: Happening,
     /// The model as `/api/tags` names it.
     pub model: String,
-    /// What it was loaded with, as far as that makes Ollama reload.
+    /// The options that it was loaded with, as far as a change of them makes Ollama reload.
     pub options: String,
 }
 
@@ -112,10 +112,10 @@ pub struct Event {
 pub enum Happening {
     LoadStarted,
     Loaded,
-    /// The client went away meanwhile.
+    /// The client went away during the load.
     LoadAborted,
     LoadFailed,
-    /// Another model wants its place: it goes once it is idle, unless a keep-alive comes in between.
+    /// Another model needs its memory: it goes once it is idle, unless a request with a keep-alive comes first.
     Doomed,
     Evicted,
     Killed,
@@ -138,12 +138,12 @@ impl Log {
         self.runs().into_iter().map(|record| record.model.as_str()).collect()
     }
 
-    /// What happened to runners, and to which model.
+    /// The events of runners, each with its model.
     pub fn happenings(&self) -> Vec<(Happening, &str)> {
         self.events.iter().map(|event| (event.what, event.model.as_str())).collect()
     }
 
-    /// Runs that are open now, waiting ones included.
+    /// Runs that are open now, including waiting ones.
     pub fn in_flight(&self) -> usize {
         self.in_flight
     }

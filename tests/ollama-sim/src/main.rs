@@ -1,4 +1,4 @@
-//! The simulator as a program: an Ollama for trying Foreman out, and for tests that need a process to kill.
+//! The simulator as a program: an Ollama to try Foreman with, and for tests that must kill a process.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 use std::net::SocketAddr;
@@ -19,19 +19,19 @@ struct Args {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:11434")]
     addr: SocketAddr,
-    /// A second address for the routes of /sim, which stays while the simulator is away.
+    /// A second address for the routes of /sim, which stays reachable while the simulator is away.
     #[arg(long)]
     control_addr: Option<SocketAddr>,
-    /// The models it has, each with what it can do, as in qwen3:4b+tools+thinking.
+    /// The models it has, each with its abilities, as in qwen3:4b+tools+thinking.
     #[arg(long, value_delimiter = ',', default_value = "llama3.2+tools,qwen3+tools+thinking,gemma3", value_parser = Model::parse)]
     models: Vec<Model>,
     /// How long a load takes.
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     load_delay: Duration,
-    /// From the start of a run to its first token.
+    /// Time from the start of a run to its first token.
     #[arg(long, default_value = "100ms", value_parser = humantime::parse_duration)]
     prompt_delay: Duration,
-    /// From one token to the next.
+    /// Time from one token to the next.
     #[arg(long, default_value = "20ms", value_parser = humantime::parse_duration)]
     token_delay: Duration,
     /// How many tokens an answer has.

@@ -1,4 +1,4 @@
-//! The models that a simulator has, and Ollama's rule of which names mean the same one.
+//! The models of a simulator, and Ollama's rule for which names mean the same model.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ pub struct Model {
     pub name: String,
     /// The digest of the manifest.
     pub digest: String,
-    /// The digest of the weights. Two models on the same weights share one runner.
+    /// The digest of the weights. Two models with the same weights share one runner.
     pub weights: String,
     pub modified_at: String,
     /// Bytes on disk.
@@ -25,11 +25,11 @@ pub struct Model {
     pub feed_forward_length: u64,
     pub vocabulary: u64,
     pub blocks: u64,
-    /// What `/api/tags` says it can do.
+    /// The abilities that `/api/tags` lists.
     pub capabilities: Vec<String>,
-    /// Whether it only embeds, so that chat and generate are refused, whatever `capabilities` say.
+    /// Whether the model can only embed, so that chat and generate are refused, whatever `capabilities` lists.
     pub embeds_only: bool,
-    /// Whether its last prompt letter chooses what it says, as with the model that the recordings were made with.
+    /// Whether the last letter of the prompt chooses the answer, as in the model with which the recordings were made.
     pub scripted: bool,
     pub template: String,
     /// The parameters of its Modelfile.
@@ -37,7 +37,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// A small completion model, with weights of its own.
+    /// A small completion model with weights of its own.
     pub fn new(name: &str) -> Self {
         let name = canonical(name).unwrap_or_else(|| name.to_owned());
         Self {
@@ -62,7 +62,7 @@ impl Model {
         }
     }
 
-    /// The form of the command line: a name, and then what it can do, as in `qwen3:4b+tools+thinking`.
+    /// Parses the form of the command line: a name followed by its abilities, as in `qwen3:4b+tools+thinking`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split('+');
         let name = parts.next().unwrap_or_default();
@@ -91,7 +91,7 @@ impl Model {
         self
     }
 
-    /// On the weights of another model, under a name of its own.
+    /// Uses the weights of another model, under this model's own name.
     pub fn on_the_weights_of(mut self, other: &Model) -> Self {
         self.weights.clone_from(&other.weights);
         self
@@ -101,7 +101,7 @@ impl Model {
         self.capabilities.iter().any(|known| known == capability)
     }
 
-    /// The name with registry and namespace, which some of Ollama's errors carry.
+    /// The name with registry and namespace, which some of Ollama's errors contain.
     pub(crate) fn full_name(&self) -> String {
         match self.name.matches('/').count() {
             0 => format!("registry.ollama.ai/library/{}", self.name),
@@ -111,8 +111,8 @@ impl Model {
     }
 }
 
-/// A name with its tag and without the default registry and namespace, or nothing if Ollama calls it invalid. The case
-/// stays as it is; names are compared without it.
+/// A name with its tag and without the default registry and namespace, or `None` if Ollama calls the name invalid.
+/// The case is kept; names are compared without regard to case.
 pub(crate) fn canonical(name: &str) -> Option<String> {
     let bare = name.split_once("://").map_or(name, |(_, rest)| rest);
     let (path, tag) = match bare.rsplit_once(':') {
@@ -144,13 +144,13 @@ pub(crate) fn canonical(name: &str) -> Option<String> {
     Some(format!("{host}{namespace}{model}:{tag}"))
 }
 
-/// Whether Ollama would hand this name to its cloud.
+/// Whether Ollama would send requests for this name to its cloud.
 pub(crate) fn is_cloud(canonical: &str) -> bool {
     let tag = canonical.rsplit_once(':').map_or("", |(_, tag)| tag);
     tag == "cloud" || tag.ends_with("-cloud")
 }
 
-/// Something that looks like a SHA-256 and is the same every time.
+/// A constant text that looks like a SHA-256.
 fn digest(name: &str, salt: u64) -> String {
     let mut hash = 0xcbf2_9ce4_8422_2325 ^ salt;
     let mut out = String::new();
@@ -239,7 +239,7 @@ pub(crate) fn show(model: &Model) -> String {
     )
 }
 
-/// The answer of `/api/tags`, the newest first, as far as whole seconds tell.
+/// The answer of `/api/tags`, newest model first, by whole seconds.
 pub(crate) fn tags(models: &[Model]) -> String {
     let mut sorted: Vec<_> = models.iter().collect();
     let second = |model: &Model| model.modified_at.get(..19).map(str::to_owned);

@@ -1,4 +1,4 @@
-//! The options of a request: their types, and which of them make Ollama load a model anew.
+//! The options of a request: their types, and which of them make Ollama reload a model.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::go_json::Json;
 use crate::model::Model;
 use crate::request::RunRequest;
 
-/// What a runner was started with. A request with others reloads the model.
+/// The options that a runner was started with. A request with other ones reloads the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RunnerOptions {
     pub(crate) num_ctx: i64,
@@ -18,14 +18,14 @@ pub(crate) struct RunnerOptions {
     shift: bool,
 }
 
-/// What shapes an answer and reloads nothing.
+/// Options that change the answer but never reload the model.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunOptions {
     pub(crate) num_predict: Option<u32>,
     pub(crate) stop: Vec<String>,
 }
 
-/// What Ollama leaves to itself.
+/// The value for options that Ollama chooses itself.
 const AUTOMATIC: i64 = -1;
 
 const INTEGERS: [&str; 13] = [
@@ -56,7 +56,7 @@ const FLOATS: [&str; 8] = [
 const BOOLEANS: [&str; 4] = ["use_mmap", "use_mlock", "numa", "penalize_newline"];
 
 impl RunnerOptions {
-    /// The options of a request over those of its model, or Ollama's complaint about a type.
+    /// The options of a request on top of the model's own, or Ollama's error about a wrong type.
     pub(crate) fn read(request: &RunRequest, model: &Model) -> Result<(Self, RunOptions), String> {
         check_types(request)?;
         let given = |name: &str| {
@@ -67,7 +67,7 @@ impl RunnerOptions {
             of_request.or_else(|| model.parameters.get(name).copied())
         };
         let runner = Self {
-            // A context beyond what the model was made for is cut, so it does not reload either.
+            // A context longer than the model supports is cut, so it causes no reload either.
             num_ctx: given("num_ctx").unwrap_or(4096).clamp(4, model.context_length),
             num_batch: given("num_batch").unwrap_or(512),
             num_gpu: given("num_gpu").unwrap_or(AUTOMATIC).max(AUTOMATIC),
@@ -82,15 +82,15 @@ impl RunnerOptions {
             }
             _ => Vec::new(),
         };
-        // Zero and below mean "until it stops by itself".
+        // Zero and less mean "until it stops by itself".
         let num_predict =
             given("num_predict").and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
         Ok((runner, RunOptions { num_predict, stop }))
     }
 
-    /// Whether a runner with these options can take a request that wants others.
+    /// Whether a runner with these options can serve a request with the `wanted` ones.
     pub(crate) fn serve(&self, wanted: &Self) -> bool {
-        // Leaving `num_gpu` out again is no reason to reload.
+        // A request that leaves `num_gpu` out again causes no reload.
         let num_gpu = if wanted.num_gpu == AUTOMATIC { self.num_gpu } else { wanted.num_gpu };
         *self == Self { num_gpu, ..*wanted }
     }
@@ -124,7 +124,7 @@ fn check_types(request: &RunRequest) -> Result<(), String> {
             (known, _) if INTEGERS.contains(&known) => "type integer",
             (known, _) if FLOATS.contains(&known) => "type float32",
             (known, _) if BOOLEANS.contains(&known) => "type boolean",
-            // Ollama warns of an option that it does not know, and goes on.
+            // Ollama warns about an unknown option, and goes on.
             _ => continue,
         };
         return Err(format!("option \"{name}\" must be of {wanted}"));

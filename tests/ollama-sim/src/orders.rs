@@ -31,7 +31,7 @@ pub(crate) struct Orders {
     pub(crate) no_metrics: bool,
 }
 
-/// More than any test wants, and less than what would bring the simulator down.
+/// More than any test needs, and few enough not to exhaust the simulator.
 const MOST_TOKENS: u32 = 1_000_000;
 const MOST_BYTES: usize = 256 << 20;
 

@@ -1,4 +1,4 @@
-//! The lines and objects that a run answers with: every key in Ollama's own order, zeros left out where Go leaves them out.
+//! The lines and objects of an answer: every key in Ollama's own order, with zeros left out where Go leaves them out.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use crate::go_json;
 use crate::request::Shape;
 use crate::script::Piece;
 
-/// What every line of one answer has in common.
+/// The values that all lines of one answer share.
 #[derive(Clone, Debug)]
 pub(crate) struct Voice {
     pub(crate) shape: Shape,
     /// The model as the client wrote it, as JSON.
     pub(crate) model: String,
     pub(crate) simulated: bool,
-    /// How many alternatives each token's probability comes with; None is no probabilities.
+    /// How many alternatives are listed with the probability of each token; `None` lists no probabilities.
     pub(crate) top_logprobs: Option<i64>,
 }
 
-/// What the last line says beside the text.
+/// The values of the last line besides the text.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct End {
     pub(crate) reason: &'static str,
@@ -33,7 +33,7 @@ pub(crate) struct End {
     pub(crate) eval: Duration,
 }
 
-/// The parts of an answer, gathered or of one line.
+/// The parts of an answer: of all lines together, or of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Said {
     text: String,
@@ -69,29 +69,29 @@ impl Said {
 }
 
 impl Voice {
-    /// A line of a stream that is not the last. `calls` is how many tools were called before it.
+    /// A line of a stream, except the last. `calls` is how many tools were called before it.
     pub(crate) fn line(&self, piece: &Piece, calls: usize) -> String {
         let mut said = Said::default();
         said.add(self, piece);
         self.answer(&said, calls, None)
     }
 
-    /// The last line of a stream, which says nothing any more.
+    /// The last line of a stream, which contains no text.
     pub(crate) fn last_line(&self, end: &End) -> String {
         self.answer(&Said::default(), 0, Some(end))
     }
 
-    /// The whole answer in one.
+    /// The whole answer as one object.
     pub(crate) fn whole(&self, said: &Said, end: &End) -> String {
         self.answer(said, 0, Some(end))
     }
 
-    /// What was said by the time it broke off.
+    /// The text so far, when the run breaks off.
     pub(crate) fn unfinished(&self, said: &Said) -> String {
         self.answer(said, 0, None)
     }
 
-    /// The answer to a request that says nothing.
+    /// The answer to a request that generates nothing.
     pub(crate) fn empty(&self, reason: &'static str) -> String {
         self.answer(&Said::default(), 0, Some(&End { reason, ..End::default() }))
     }
@@ -175,14 +175,14 @@ fn write_list<T: ToString>(out: &mut String, key: &str, items: &[T]) {
     }
 }
 
-/// A time as Go writes it: nanoseconds, without the zeros at their end.
+/// A time as Go writes it: nanoseconds, without trailing zeros.
 pub(crate) fn timestamp(time: DateTime<Utc>) -> String {
     let text = time.to_rfc3339_opts(SecondsFormat::Nanos, true);
     let text = text.trim_end_matches('Z').trim_end_matches('0').trim_end_matches('.');
     format!("{text}Z")
 }
 
-/// A time from now; none is Go's longest duration, which is what "for ever" is.
+/// A moment in the future. `None` is Go's longest duration, which stands for "for ever".
 pub(crate) fn time_from_now(after: Option<Duration>) -> String {
     let forever = TimeDelta::nanoseconds(i64::MAX);
     let after = after.map_or(forever, |after| TimeDelta::from_std(after).unwrap_or(forever).min(forever));
@@ -213,7 +213,7 @@ fn logprob(token: &str, top: i64) -> String {
     }
 }
 
-/// Eight letters and digits, as the ids of tool calls have.
+/// Eight letters and digits, like the ids of tool calls.
 fn base36(mut number: u64) -> String {
     let mut id = String::new();
     for _ in 0..8 {

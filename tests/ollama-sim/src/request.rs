@@ -1,9 +1,9 @@
-//! The bodies of `/api/chat` and `/api/generate`, decoded with Go's own leniency and Go's own complaints.
+//! The bodies of `/api/chat` and `/api/generate`, parsed with Go's leniency and Go's error texts.
 
 use crate::go_json::{self, Json};
 use crate::keep_alive::KeepAlive;
 
-/// A request to run a model, of either route; what only the other route knows stays empty.
+/// A request to run a model, on either route. Fields that only the other route knows stay empty.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunRequest {
     pub(crate) model: String,
@@ -37,7 +37,7 @@ pub(crate) struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Think(pub(crate) bool);
 
-/// Go's name of the structure that a body is read into, which its complaints carry.
+/// Go's name of the structure that a body is parsed into, which its error texts contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Chat,
@@ -54,7 +54,7 @@ impl Shape {
 }
 
 impl RunRequest {
-    /// Reads a body, or says what Ollama answers with status 400.
+    /// Parses a body, or returns the error text that Ollama answers with status 400.
     pub(crate) fn decode(shape: Shape, body: &[u8]) -> Result<Self, String> {
         let value = go_json::decode(body)?.ok_or("missing request body")?;
         let mut request = Self::default();
@@ -65,7 +65,7 @@ impl RunRequest {
                     fields.set(&mut request, &key, value)?;
                 }
                 match fields.mismatch {
-                    // Go reads on after a value of the wrong type, and tells of the first at the end.
+                    // Go reads on after a value of the wrong type, and reports the first such value at the end.
                     Some(mismatch) => Err(mismatch),
                     None => Ok(request),
                 }
@@ -79,7 +79,7 @@ impl RunRequest {
         }
     }
 
-    /// The text whose words choose what the model says: the prompt, or the last message.
+    /// The text whose words choose the answer: the prompt, or the last message.
     pub(crate) fn last_text(&self) -> &str {
         self.messages.last().map_or(&self.prompt, |message| &message.content)
     }
@@ -88,7 +88,7 @@ impl RunRequest {
         self.images > 0 || self.messages.iter().any(|message| message.images > 0)
     }
 
-    /// Whether it loads or unloads and says nothing.
+    /// Whether the request only loads or unloads a model.
     pub(crate) fn is_empty(&self, shape: Shape) -> bool {
         match shape {
             Shape::Chat => self.messages.is_empty(),
@@ -154,7 +154,7 @@ impl Fields {
                 }
             }
             "options" => match value {
-                // Go reads a repeated object into the same map.
+                // Go parses a repeated object into the same map.
                 Json::Object(members) => request.options.extend(members),
                 Json::Null => request.options.clear(),
                 other => self.wrong(field, &other, "map[string]interface {}"),
@@ -191,7 +191,7 @@ impl Fields {
 
     fn wrong(&mut self, field: &str, value: &Json, wanted: &str) {
         let what = match value {
-            // Go names the number where the kind would do and its value does not.
+            // Go names the number itself if its kind is right and its value is not.
             Json::Number(number) if wanted == "int" => format!("number {number}"),
             other => other.kind().to_owned(),
         };
@@ -266,7 +266,7 @@ fn think(value: &Json) -> Result<Option<Think>, String> {
     }
 }
 
-/// How many images there are; each must be standard base64.
+/// The number of images. Each must be standard base64.
 fn images(items: Vec<Json>) -> Result<usize, String> {
     for item in &items {
         let text = item.as_str().unwrap_or_default();

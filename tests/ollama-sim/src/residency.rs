@@ -1,10 +1,13 @@
-//! Which models are resident, who waits for which, and who is thrown out: Ollama's scheduler, with its bad habits.
+//! Which models are resident, which requests wait for which model, and which model is unloaded: Ollama's scheduler,
+//! with its bad habits.
 //!
-//! The habits come from its structure, which is kept here. A request for a resident model goes straight to it. Every other
-//! request joins one queue, which one loop serves strictly in turn: it marks the runner that must go as expired, waits for
-//! *some* runner to go, and looks again. Hence newcomers on the resident model go first for ever; hence an explicit
-//! `keep_alive` for it, which takes the mark away, hangs the loop and everyone in the queue; hence a hung-up request still
-//! throws out what it no longer needs.
+//! The habits follow from the structure, which this file copies. A request for a resident model goes straight to its
+//! runner. Every other request joins one queue, which one loop serves strictly in order. The loop marks the runner
+//! that must go as expired, waits for *some* runner to go, and looks again. Three habits follow:
+//!
+//! - New requests for the resident model always go first.
+//! - A request for it with an explicit `keep_alive` removes the mark, and blocks the loop and the whole queue.
+//! - A request whose client hung up still unloads a model, though nobody needs the memory any more.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,13 +38,13 @@ pub(crate) struct Residency {
     config: Arc<Config>,
     journal: Arc<Journal>,
     faults: Arc<Faults>,
-    /// By weights, so that two names on the same weights are one resident.
+    /// By weights, because two names with the same weights share one resident model.
     residents: Mutex<HashMap<String, Resident>>,
     queue: mpsc::Sender<Pending>,
     unloaded: Notify,
 }
 
-/// The use of a runner. Dropped, it makes the runner idle or throws it out.
+/// The use of a runner. Dropping it makes the runner idle, or unloads the model.
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) runner: Arc<Runner>,
@@ -54,22 +57,22 @@ impl Drop for Lease {
     }
 }
 
-/// A resident as `/api/ps` tells of it.
+/// A resident model, as `/api/ps` shows it.
 #[derive(Debug)]
 pub(crate) struct Listed {
     pub(crate) model: Arc<Model>,
     pub(crate) num_ctx: i64,
-    /// From now on; None is for ever.
+    /// From now on; `None` means never.
     pub(crate) expires_in: Option<Duration>,
 }
 
-/// What the loop found when it looked.
+/// What the loop found.
 enum Found {
     Usable(Lease),
     Room,
-    /// Somebody had to go and was idle.
+    /// A model had to go and was idle.
     RoomMade,
-    /// Somebody has to go and is not idle.
+    /// A model has to go and is not idle.
     Wait,
 }
 
@@ -113,14 +116,14 @@ impl Residency {
                     _ => break,
                 }
             };
-            // A load in progress is waited for outside the queue; if it fails, whoever waited asks anew.
+            // A request waits for a running load outside the queue. If the load fails, the request asks again.
             _ = loading.wait_for(|loaded| *loaded).await;
         }
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Pending { want, reply }).map_err(|_| NoRunner::Busy)?;
         match answer.await {
             Ok(answer) => answer,
-            // The simulator is being stopped, and with it every connection.
+            // The simulator is stopping, and every connection with it.
             Err(_) => std::future::pending().await,
         }
     }
@@ -144,7 +147,7 @@ impl Residency {
         }
     }
 
-    /// Kills the process that holds a model, which stays listed until somebody needs it.
+    /// Kills the process that holds a model. The model stays listed until a request needs it.
     pub(crate) fn kill(&self, name: &str) -> bool {
         let residents = self.lock();
         let found = residents.values().find(|resident| resident.runner.model.name.eq_ignore_ascii_case(name));
@@ -158,7 +161,7 @@ impl Residency {
         false
     }
 
-    /// What is resident, the one that stays longest first. What loads is not among it.
+    /// The resident models, the one that stays longest first. A loading model is not among them.
     pub(crate) fn list(&self) -> Vec<Listed> {
         let now = Instant::now();
         let mut listed: Vec<_> = self
@@ -179,7 +182,7 @@ impl Residency {
         listed
     }
 
-    /// Forgets every resident, as a process that dies does. Who uses one keeps it to the end.
+    /// Forgets every resident model, as a dying process does. Requests that use one keep it to the end.
     pub(crate) fn lose_everything(&self) {
         let mut residents = self.lock();
         let ready: Vec<_> =
@@ -194,13 +197,13 @@ impl Residency {
             if reply.is_closed() {
                 continue;
             }
-            // Once begun, nothing of this looks at whether the client is still there, but the load itself.
+            // From here on nothing checks whether the client is still connected, except the load itself.
             loop {
                 let mut unloaded = std::pin::pin!(self.unloaded.notified());
                 unloaded.as_mut().enable();
                 match self.look(&want) {
                     Found::Usable(lease) => {
-                        // A client that has gone drops the lease, which releases it.
+                        // If the client has gone, the lease is dropped, which releases the runner.
                         _ = reply.send(Ok(lease));
                         break;
                     }
@@ -222,7 +225,7 @@ impl Residency {
             Some(resident) if resident.serves(want) => {
                 return Found::Usable(self.lease(resident, want.keep_alive));
             }
-            // The same weights, but loaded otherwise or dead.
+            // The same weights, but loaded with other options, or dead.
             Some(_) => Some(want.model.weights.clone()),
             None if full => runner::victim(&residents),
             None => None,
@@ -291,7 +294,7 @@ impl Residency {
             Err(failure) => {
                 self.lock().remove(&want.model.weights);
                 runner.gone.cancel();
-                // Dropping the only sender tells those who wait for the load that it will never be.
+                // Dropping the only sender tells the waiting requests that this load will never succeed.
                 drop(runner);
                 match failure {
                     None => self.journal.event(Happening::LoadAborted, &name, options),
@@ -304,7 +307,7 @@ impl Residency {
         }
     }
 
-    /// Throws a runner out when its time has come, for as long as it is resident.
+    /// Unloads a model when its time has come, for as long as it is resident.
     async fn watch_expiry(self: Arc<Self>, runner: Arc<Runner>) {
         loop {
             let next = {
@@ -337,7 +340,7 @@ impl Residency {
     fn lease(self: &Arc<Self>, resident: &mut Resident, keep_alive: Option<KeepAlive>) -> Lease {
         resident.users += 1;
         resident.expires_at = None;
-        // Left out, the value of the last request that had one stays in force.
+        // A request without keep-alive leaves the last given value in force.
         if let Some(keep_alive) = keep_alive {
             resident.keep_alive = keep_alive;
         }
@@ -358,10 +361,10 @@ impl Residency {
             KeepAlive::Forever => {}
             KeepAlive::For(Duration::ZERO) => self.remove(&mut residents, &runner.model.weights),
             KeepAlive::For(time) => {
-                // A time beyond what a clock can say is as good as for ever.
+                // A time that the clock cannot represent means for ever.
                 let Some(at) = Instant::now().checked_add(time) else { return };
                 resident.expires_at = Some(at);
-                // The expiry task looks again by itself when it wakes; it need only be told of an earlier time.
+                // The expiry task looks again by itself when it wakes, so it need only learn of an earlier time.
                 if resident.armed.is_none_or(|armed| at < armed) {
                     resident.armed = Some(at);
                     runner.rearm.notify_one();

@@ -1,4 +1,4 @@
-//! The routes of an Ollama: which question gets which answer, and every refusal in its words.
+//! The routes of an Ollama: the answer to each request, and every refusal in Ollama's words.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::runner::Want;
 use crate::script::{self, Plan};
 use crate::{control, gate};
 
-/// Everything that a request may touch.
+/// Everything that a request may use.
 #[derive(Debug)]
 pub(crate) struct Ollama {
     pub(crate) config: Arc<Config>,
@@ -78,10 +78,10 @@ pub(crate) async fn serve(
     Ok(answer)
 }
 
-/// A body that breaks off belongs to a client that is gone.
+/// A body that breaks off comes from a client that is gone.
 pub(crate) async fn read(body: Incoming) -> Result<Bytes, Cut> {
     let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
-    // Copied, because the log would otherwise keep the connection's whole buffer with it.
+    // A copy, because the log would otherwise keep the whole buffer of the connection.
     Ok(Bytes::copy_from_slice(&body))
 }
 
@@ -214,7 +214,7 @@ impl Ollama {
         orders::ordered_fault(request, stage).or_else(|| self.faults.due(stage, &request.model, body))
     }
 
-    /// The model of a request, after everything that can be said without it.
+    /// The model of a request, after all checks that do not need the model.
     fn check(&self, shape: Shape, request: &RunRequest) -> Result<&Arc<Model>, Refusal> {
         if !(0..=20).contains(&request.top_logprobs) {
             return Err((400, "top_logprobs must be between 0 and 20".to_owned()));
@@ -240,7 +240,7 @@ impl Ollama {
     }
 }
 
-/// Whether the model knows what the request asks of it.
+/// Whether the model has the abilities that the request needs.
 fn able(shape: Shape, request: &RunRequest, model: &Model) -> Result<(), Refusal> {
     let quoted = go_json::string(&request.model);
     if model.embeds_only {
@@ -258,7 +258,7 @@ fn able(shape: Shape, request: &RunRequest, model: &Model) -> Result<(), Refusal
     Ok(())
 }
 
-/// What only the runner finds out.
+/// Checks that only the runner can make.
 fn fits(request: &RunRequest, model: &Model, num_ctx: i64) -> Result<(), Refusal> {
     if let Some(Json::String(format)) = &request.format
         && !matches!(format.as_str(), "" | "json")
@@ -301,7 +301,7 @@ fn cut(entry: Entry) -> ResponseOrCut {
     Err(Cut)
 }
 
-/// A run that broke before anything of it went out.
+/// The answer for a run that broke before any of it was sent.
 fn break_off(entry: Entry, broken: Broken) -> ResponseOrCut {
     match broken {
         Broken::Error { status, text } => refuse(entry, status, &text),

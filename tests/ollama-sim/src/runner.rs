@@ -1,4 +1,4 @@
-//! The processes that hold models: what one is asked for, how it can fail, and which of them has to go.
+//! The processes that hold models: how one is requested, how it can fail, and which of them has to go.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ use crate::keep_alive::KeepAlive;
 use crate::model::Model;
 use crate::options::RunnerOptions;
 
-/// A wish for a runner.
+/// A request for a runner.
 #[derive(Debug)]
 pub(crate) struct Want {
     pub(crate) model: Arc<Model>,
     pub(crate) options: RunnerOptions,
     pub(crate) keep_alive: Option<KeepAlive>,
-    /// Who asks: the model as it is written, and the body, by which a fault of the load is found.
+    /// The model as the client wrote it, and the body, by which a fault of the load is matched.
     pub(crate) written: String,
     pub(crate) body: Bytes,
-    /// What the prompt orders to go wrong with a load.
+    /// The fault that the prompt orders for a load.
     pub(crate) ordered_fault: Option<Due>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) enum NoRunner {
 }
 
 impl NoRunner {
-    /// Status and text, or nothing where the connection is to be cut instead.
+    /// Status and text, or `None` if the connection is to be cut instead.
     pub(crate) fn answer(self) -> Option<(u16, String)> {
         match self {
             Self::Busy => Some((503, SERVER_BUSY.to_owned())),
@@ -52,16 +52,16 @@ pub(crate) struct Runner {
     pub(crate) model: Arc<Model>,
     pub(crate) options: RunnerOptions,
     pub(crate) slots: Arc<Semaphore>,
-    /// Cancelled when the process dies before its time.
+    /// Cancelled when the process dies unexpectedly.
     pub(crate) killed: CancellationToken,
-    /// Cancelled when it is no longer among the residents.
+    /// Cancelled when the model is no longer resident.
     pub(crate) gone: CancellationToken,
-    /// True once it is loaded; closed if that will never be.
+    /// True after the load; closed if the load failed.
     pub(crate) loaded: watch::Sender<bool>,
     pub(crate) rearm: Notify,
 }
 
-/// What changes about a resident.
+/// The changing values of a resident model.
 #[derive(Debug)]
 pub(crate) struct Resident {
     pub(crate) runner: Arc<Runner>,
@@ -79,8 +79,8 @@ impl Resident {
     }
 }
 
-/// Whom Ollama throws out: an idle one before a busy one, then the shortest keep-alive, then the first by its weights. When
-/// it was last used plays no part.
+/// The model that Ollama unloads: an idle one before a busy one, then the one with the shortest keep-alive, then the
+/// first by its weights. The time of its last use does not count.
 pub(crate) fn victim(residents: &HashMap<String, Resident>) -> Option<String> {
     let rank = |(weights, resident): &(&String, &Resident)| {
         (resident.users > 0, resident.keep_alive, (*weights).clone())
@@ -92,7 +92,7 @@ pub(crate) fn killed() -> NoRunner {
     NoRunner::Failed { status: 500, text: "llama-server process has terminated: signal: killed".to_owned() }
 }
 
-/// The time that a load takes, and what goes wrong half-way.
+/// Waits for the time of a load, and carries out a fault half-way.
 pub(crate) async fn run_load(delay: Duration, fault: Option<Due>) -> Result<(), NoRunner> {
     let Some(fault) = fault else {
         if !delay.is_zero() {

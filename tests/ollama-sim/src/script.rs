@@ -1,4 +1,4 @@
-//! What a model says: words that depend on nothing but the prompt, or what the prompt asks the simulator for.
+//! What a model says: words that depend only on the prompt, or an answer that the prompt orders from the simulator.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::options::RunOptions;
 use crate::orders::Orders;
 use crate::request::{RunRequest, Shape};
 
-/// One line of a stream, before it is one.
+/// The content of one line of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     Thinking(String),
     Content(String),
-    /// Name and arguments, the latter as JSON.
+    /// Name and arguments, the arguments as JSON.
     ToolCall(String, String),
-    /// A token that shows nothing; only generate sends a line for it.
+    /// A token without text. Only generate sends a line for it.
     Silent,
 }
 
@@ -24,14 +24,14 @@ pub(crate) enum Piece {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) pieces: Vec<Piece>,
-    /// Whether it stops because it may say no more.
+    /// Whether the answer ends because of a limit.
     pub(crate) cut: bool,
     pub(crate) prompt_tokens: u64,
     pub(crate) eval_count: u64,
     pub(crate) prompt_delay: Duration,
     pub(crate) token_delay: Duration,
     pub(crate) metrics: bool,
-    /// Whether Ollama gives up on it after the last piece.
+    /// Whether Ollama gives up after the last piece.
     pub(crate) given_up: bool,
 }
 
@@ -68,7 +68,7 @@ impl Plan {
         let most = options.num_predict.map_or(usize::MAX, |number| number as usize);
         let cut = pieces.len() >= most;
         pieces.truncate(most);
-        // Stopping by itself takes a token too.
+        // Stopping by itself takes one token more.
         let eval_count = pieces.len() as u64 + u64::from(!cut);
         if shape == Shape::Chat {
             pieces.retain(|piece| *piece != Piece::Silent);
@@ -86,7 +86,7 @@ impl Plan {
     }
 }
 
-/// How many tokens a prompt has: one a character, and two around it, as with the recorded models.
+/// The number of tokens of a prompt: one per character, and two around it, as in the recorded models.
 pub(crate) fn prompt_tokens(request: &RunRequest) -> u64 {
     let characters: usize = request.messages.iter().map(|message| message.content.chars().count()).sum();
     (characters + request.prompt.chars().count() + request.context.len() + 2) as u64
@@ -117,7 +117,7 @@ fn content(config: &Config, orders: &Orders, request: &RunRequest) -> Vec<String
     (0..u64::from(count)).map(|i| format!(" w{}", seed.wrapping_add(i.wrapping_mul(37)) % 256)).collect()
 }
 
-/// What the recorded model says, chosen by the last letter of its prompt.
+/// The answer of the recorded model, chosen by the last letter of its prompt.
 fn scripted(prompt: &str, request: &RunRequest, may_think: bool) -> Option<Vec<Piece>> {
     let words =
         |words: &[&str]| words.iter().map(|word| Piece::Content((*word).to_owned())).collect::<Vec<_>>();
@@ -166,7 +166,7 @@ fn example(schema: &Json, depth: usize) -> String {
     }
 }
 
-/// A text in pieces of about a word, none of it lost.
+/// Splits a text into pieces of about a word, without losing any of it.
 fn split(text: &str) -> Vec<String> {
     let mut pieces = vec![String::new()];
     let mut last = String::new();
@@ -178,7 +178,7 @@ fn split(text: &str) -> Vec<String> {
     }
     pieces.push(last);
     pieces.retain(|piece| !piece.is_empty());
-    // A text without blanks still streams.
+    // A text without blanks is streamed in pieces too.
     if let [whole] = &pieces[..]
         && whole.chars().count() > 1
     {
@@ -188,7 +188,7 @@ fn split(text: &str) -> Vec<String> {
     pieces.chunks(size).map(<[String]>::concat).collect()
 }
 
-/// Ends the answer before the first stop word, which may span tokens.
+/// Ends the answer before the first stop word, which may span several tokens.
 fn stop_at(pieces: &mut Vec<Piece>, stops: &[String]) {
     let text = |piece: &Piece| if let Piece::Content(text) = piece { text.clone() } else { String::new() };
     let whole: String = pieces.iter().map(text).collect();

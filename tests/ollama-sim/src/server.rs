@@ -1,4 +1,4 @@
-//! Connections: taking them, cutting them, and refusing them for a while.
+//! Connections: accepting them, cutting them, and refusing them for a while.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,8 +18,8 @@ use crate::control::{Afterwards, Control};
 use crate::http::{Cut, ResponseOrCut};
 use crate::routes::{self, Ollama};
 
-/// Ports below those that the system gives to outgoing connections, so that none of them takes the simulator's while it is
-/// away.
+/// Ports below those that the system gives to outgoing connections, so that none of them takes the simulator's port
+/// while it is away.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
 /// The listening side of a simulator.
@@ -28,7 +28,7 @@ pub(crate) struct Server {
     addr: SocketAddr,
     control_addr: Option<SocketAddr>,
     ollama: Arc<Ollama>,
-    /// What is being served now; None while away.
+    /// What is being served now; `None` while the simulator is away.
     session: Mutex<Option<Session>>,
     stop: CancellationToken,
 }
@@ -55,7 +55,7 @@ impl Server {
         });
         *server.session.lock().await = Some(server.serve(listener));
         if let Some(control) = control {
-            // Not a session: it stays when the simulator goes away.
+            // Not part of a session, because it stays when the simulator goes away.
             server.serve(control);
         }
         Ok(server)
@@ -69,7 +69,7 @@ impl Server {
         self.control_addr
     }
 
-    /// Dies: resets every connection, loses what is resident, and refuses connections from now on.
+    /// Dies: resets every connection, loses all resident models, and refuses connections from now on.
     pub(crate) async fn go_away(&self) {
         let mut session = self.session.lock().await;
         if let Some(Session { end, tasks }) = session.take() {
@@ -79,7 +79,7 @@ impl Server {
         self.ollama.residency.lose_everything();
     }
 
-    /// Listens again, at the same address.
+    /// Listens again at the same address.
     pub(crate) async fn come_back(self: &Arc<Self>) -> io::Result<()> {
         let mut session = self.session.lock().await;
         if session.is_none() {
@@ -98,7 +98,7 @@ impl Server {
                     () = end.cancelled() => return,
                     stream = listener.accept() => stream,
                 };
-                // A connection that was gone before it was taken is no reason to stop taking others.
+                // A connection that broke before it was accepted is no reason to stop accepting others.
                 let Ok((stream, _)) = stream else { continue };
                 tasks.spawn(Arc::clone(&server).connection(stream, end.clone()));
             }
@@ -131,16 +131,16 @@ impl Server {
             Some(Ok(())) => false,
             Some(Err(error)) => is_cut(error),
         };
-        // Requests that are still open end here, before the client can notice.
+        // Open requests end here, before the client can notice.
         drop(parts.service);
         let stream = parts.io.into_inner();
         if cut {
-            // Nothing more goes out, and the client hears so at once.
+            // Nothing more is sent, and the client learns this at once.
             _ = stream.set_zero_linger();
         }
         drop(stream);
         if let Some(afterwards) = control.afterwards() {
-            // On its own, because going away waits for every connection, and this is one.
+            // A task of its own, because going away waits for every connection, including this one.
             tokio::spawn(self.then(afterwards));
         }
     }
@@ -186,7 +186,7 @@ async fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(addr).await
 }
 
-/// Whether a connection ended because something cut it, and not because the client went away.
+/// Whether something cut the connection, as opposed to a client that went away.
 fn is_cut(error: &hyper::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {

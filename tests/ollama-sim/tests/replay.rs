@@ -1,7 +1,7 @@
 //! The simulator answers every recorded request as the recorded server did.
 //!
-//! Compared are status, headers that say something, the order and types of keys, the lines of streams, and every value that
-//! does not depend on the clock, on chance or on a model's words.
+//! The test compares the status, the headers that describe the answer, the order and types of keys, the lines of
+//! streams, and every value that depends neither on the clock, nor on chance, nor on a model's words.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ struct Request {
     path: String,
     headers: BTreeMap<String, String>,
     body: Option<String>,
-    /// A body that is not UTF-8, one character a byte.
+    /// A body that is not UTF-8, with one character per byte.
     body_latin1: Option<String>,
 }
 
@@ -34,11 +34,11 @@ struct RecordedAnswer {
     body: String,
 }
 
-/// Where the number of tokens, and with it the number of lines and why they end, depends on the model's words. The first
-/// and the last line are compared all the same. No case is left out.
+/// In these cases the number of tokens depends on the model's words, and so do the number of lines and the reason why
+/// they end. The first and the last line are compared nevertheless. No case is left out.
 const WORDS_DECIDE_THE_LENGTH: [&str; 3] = ["chat-stop", "chat-format-json", "chat-format-schema"];
-/// Here the recorded model fell into a loop, which Ollama ended after 31 equal tokens, without a last line. The simulator's
-/// words do not repeat themselves unless they are told to; a test of its own holds it to what happens then.
+/// Here the recorded model fell into a loop, which Ollama ended after 31 equal tokens, without a last line. The
+/// simulator repeats itself only when it is told to. A test of its own checks what happens then.
 const FELL_INTO_A_LOOP: &str = "chat-predict-0";
 
 /// Keys whose values depend on the clock or on chance.
@@ -51,7 +51,7 @@ const CLOCK_OR_CHANCE: [&str; 7] = [
     "eval_duration",
     "id",
 ];
-/// Keys whose values depend on how the recorded models split and say words.
+/// Keys whose values depend on how the recorded models split and choose words.
 const WORDS: [&str; 7] = ["content", "response", "token", "logprob", "bytes", "context", "prompt_eval_count"];
 
 fn cases() -> Vec<Case> {
@@ -78,7 +78,7 @@ fn models(cases: &[Case]) -> Vec<Model> {
             model.context_length = details["context_length"].as_i64().unwrap();
             model.embedding_length = details["embedding_length"].as_u64().unwrap();
             model.capabilities = entry["capabilities"].as_array().unwrap().iter().map(text).collect();
-            // What the listing does not say, seen in the answers.
+            // The listing does not contain these values, but the answers show them.
             model.embeds_only = name == "tiny-embed:latest";
             model.scripted = name == "scripted:latest";
             model.parameters = [("num_ctx".to_owned(), 2048), ("num_predict".to_owned(), 32)].into();
@@ -109,7 +109,7 @@ async fn ask(client: &Client, url: &str, request: &Request) -> RecordedAnswer {
     RecordedAnswer { status, headers, body: answer.text().await.unwrap() }
 }
 
-/// The headers that say something about the answer, by lower-case name.
+/// The headers that describe the answer, by lower-case name.
 fn telling(headers: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     headers
         .iter()
@@ -120,7 +120,7 @@ fn telling(headers: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A value with everything blanked that two runs do not have in common. Its text keeps the order of keys.
+/// A value with everything blanked that differs between two runs. Its text keeps the order of keys.
 fn comparable(value: &Value, key: &str, words: bool) -> Value {
     match value {
         _ if CLOCK_OR_CHANCE.contains(&key) => kind(value),
@@ -146,9 +146,9 @@ fn kind(value: &Value) -> Value {
     format!("<{kind}>").into()
 }
 
-/// The lines of a body, each as text that can be compared; a plain text as it is.
+/// The lines of a body, each as comparable text; a plain text stays as it is.
 fn lines(case: &Case, body: &str) -> Vec<String> {
-    // The scripted model says the same words every time, and is held to them.
+    // The scripted model says the same words every time, so its words are compared.
     let scripted = case.case.contains("scripted");
     let mut lines: Vec<String> = body
         .split_inclusive('\n')
@@ -182,8 +182,8 @@ fn lines(case: &Case, body: &str) -> Vec<String> {
     lines
 }
 
-/// How many tokens a rendered prompt has depends on the template and on the model's own vocabulary, even where its words do
-/// not.
+/// The number of tokens of a rendered prompt depends on the template and on the model's own vocabulary, even where
+/// the answer's words do not.
 fn blank_counts(value: &mut Value) {
     for key in ["prompt_eval_count", "context"] {
         if let Some(value) = value.get_mut(key) {

@@ -1,4 +1,4 @@
-//! What happens on the wire: clients that go away, connections that break, faults, and the simulator's own routes.
+//! The behaviour on the wire: clients that go away, connections that break, faults, and the simulator's own routes.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Rig {
         self.client.post(format!("{}{path}", self.sim.url())).body(body).send().await
     }
 
-    /// A chat that goes on by itself. Its whole text, or the error that the client got.
+    /// A chat in a task of its own. Returns its whole text, or the error that the client got.
     fn chat(&self, prompt: &str, stream: bool) -> JoinHandle<reqwest::Result<(StatusCode, String)>> {
         let request = self.client.post(format!("{}/api/chat", self.sim.url())).body(chat(prompt, stream));
         tokio::spawn(async move {
@@ -97,7 +97,7 @@ async fn a_client_that_hangs_up_frees_its_slot_in_every_phase() {
 async fn a_client_that_stops_reading_keeps_its_slot_until_it_closes() {
     let rig = Rig::new(Config::default()).await;
     let mut lazy = TcpStream::connect(rig.sim.addr()).await.unwrap();
-    // Far more than what the sockets on both sides can hold.
+    // Much more than the sockets on both sides can hold.
     let body = chat("sim:bytes=30000000", true);
     let request =
         format!("POST /api/chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}", body.len());
@@ -105,7 +105,7 @@ async fn a_client_that_stops_reading_keeps_its_slot_until_it_closes() {
     lazy.read_exact(&mut [0; 100]).await.unwrap();
     let next = rig.chat("next", false);
     rig.sim.until(|log| log.in_flight() == 2).await;
-    // Other work goes on, and the slot is still taken: the answer does not end while nobody reads it.
+    // Other work continues, and the slot stays occupied: the answer does not end while nobody reads it.
     for _ in 0..50 {
         rig.get("/api/version").await;
     }

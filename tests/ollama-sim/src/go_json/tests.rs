@@ -1,4 +1,4 @@
-//! What Go does with a body, and how it says so.
+//! How Go parses a body, and how it words its errors.
 
 use proptest::prelude::*;
 

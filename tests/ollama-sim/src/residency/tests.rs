@@ -1,4 +1,4 @@
-//! What was seen of a real Ollama in time, played in virtual time.
+//! The timing that was observed in a real Ollama, replayed in virtual time.
 
 use std::pin::Pin;
 
@@ -35,7 +35,7 @@ impl House {
         Self { residency, journal, faults, config, _stop: stop.drop_guard() }
     }
 
-    /// Asks for a model with the members of a body behind it, and waits until everything is quiet.
+    /// Sends a request for a model, with these further members in its body, and waits until nothing moves any more.
     async fn ask(&self, model: &str, body: &str) -> Waiting {
         let request = RunRequest::decode(Shape::Chat, format!("{{{body}}}").as_bytes()).unwrap();
         let model = self.config.models.iter().find(|known| known.name == format!("{model}:latest")).unwrap();
@@ -50,7 +50,7 @@ impl House {
         };
         let residency = Arc::clone(&self.residency);
         let mut waiting: Waiting = Box::pin(async move { residency.acquire(want).await });
-        // Polled once so that it is under way, and then whatever it set going.
+        // Polls the request once to start it, and then everything that it set in motion.
         if let Some(done) = (&mut waiting).now_or_never() {
             waiting = Box::pin(std::future::ready(done));
         }
@@ -71,12 +71,12 @@ impl House {
     }
 }
 
-/// Lets every task that can run do so, without time passing to speak of.
+/// Lets every task run that can, in almost no time.
 async fn quiet() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// Whether an answer is there within a time.
+/// Whether an answer arrives within this time.
 async fn within(waiting: &mut Waiting, time: Duration) -> bool {
     match tokio::time::timeout(time, waiting.as_mut()).await {
         Ok(answer) => {
@@ -109,7 +109,7 @@ async fn newcomers_for_the_resident_model_go_first_for_ever() {
     let mut waiting = house.ask("tiny-b", "").await;
     assert_eq!(house.count(Happening::Doomed), 1);
     for _ in 0..1_000 {
-        // There is always one on the way before the last one ends.
+        // The next request is always under way before the last one ends.
         let next = house.get("tiny-a", "").await;
         drop(std::mem::replace(&mut newest, next));
         assert!(!within(&mut waiting, Duration::from_secs(1)).await);
@@ -221,7 +221,7 @@ async fn of_two_residents_the_one_that_nobody_wants_may_stay() {
     let house =
         House::new(Config { max_loaded: 2, ..Config::default().models(["unwanted", "one", "other"]) });
     let names = |which: usize| house.config.models[which].name.replace(":latest", "");
-    // The victim is the first by its weights; the unwanted one is whichever is not that.
+    // The victim is the first by its weights. The model that nobody needs is any other one.
     let mut by_weights = [0, 1, 2];
     by_weights.sort_by_key(|which| &house.config.models[*which].weights);
     let (one, other, unwanted) = (names(by_weights[0]), names(by_weights[1]), names(by_weights[2]));
