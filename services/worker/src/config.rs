@@ -1,4 +1,5 @@
-//! The worker's settings, read once and refused in one line.
+//! The worker's settings. They are read once, at the start. A wrong one is refused with one line that says how to
+//! mend it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -12,16 +13,16 @@ use foreman_webhook::{Allow, RetrySchedule, SigningSecret};
 
 use crate::membership::host_id::HostId;
 
-/// What this worker does of all that a worker can.
+/// One of the tasks that a worker can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     /// Claims jobs and runs them on Ollama.
     Run,
-    /// Moves the outbox to the history and to the deliveries.
+    /// Moves rows from the outbox to the history, and makes webhook deliveries of them.
     Relay,
     /// Sends webhooks.
     Dispatch,
-    /// Rescues, promotes, expires, and keeps partitions.
+    /// Rescues, promotes and expires jobs, and makes and drops partitions.
     Janitor,
 }
 
@@ -51,7 +52,7 @@ pub(crate) struct Config {
     pub secret_key: Option<SecretKey>,
     pub roles: BTreeSet<Role>,
     pub host: Host,
-    /// Silence after which this worker counts as dead.
+    /// Other workers take this one for dead after this time without a renewal.
     pub lease_ttl: Duration,
     pub limits: Limits,
     pub turns: Turns,
@@ -64,29 +65,30 @@ pub(crate) struct Config {
 pub(crate) struct Host {
     pub ollama: OllamaHost,
     pub id: HostId,
-    /// Requests that may be in flight there.
+    /// The most requests in flight on this host.
     pub slots: usize,
 }
 
-/// What one job may take.
+/// The limits of one job.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// Failures after which a job fails whose submitter named no number.
+    /// Attempts for a job whose submitter named no number.
     pub max_attempts: i16,
-    /// Until the first token.
+    /// The longest wait for the first token.
     pub load_timeout: Duration,
-    /// Between two tokens.
+    /// The longest wait between two tokens.
     pub idle_timeout: Duration,
     pub run_timeout: Duration,
-    /// Bytes.
+    /// The largest result, in bytes.
     pub max_result: usize,
 }
 
 /// How models take turns on the GPU.
 #[derive(Debug, Clone)]
 pub(crate) struct Turns {
+    /// Quanta are made shorter where a client would wait longer than this for its turn.
     pub max_model_wait: Duration,
-    /// The share of GPU time that loading may take while several models have work, between 0 and 1.
+    /// The share of GPU time, between 0 and 1, that loading may take while several models have work.
     pub load_share: f64,
 }
 
@@ -95,9 +97,9 @@ pub(crate) struct Webhooks {
     pub schedule: RetrySchedule,
     pub timeout: Duration,
     pub allow: Allow,
-    /// Signs for clients that have no secret of their own.
+    /// Signs the webhooks of clients that have no secret of their own.
     pub secret: Option<SigningSecret>,
-    /// Artifacts up to this size stand in the webhook itself, in bytes.
+    /// Artifacts up to this many bytes are sent inside the webhook.
     pub inline_limit: u64,
     pub public_url: Option<String>,
 }
@@ -116,7 +118,7 @@ impl Config {
                 ollama,
                 slots: env.read(&worker::SLOTS, form::integer(1..=1_024))?,
             },
-            lease_ttl: env.read(&worker::LEASE_TTL, form::duration(LEAST_TTL..=LONGEST_TTL))?,
+            lease_ttl: env.read(&worker::LEASE_TTL, form::duration(MIN_TTL..=MAX_TTL))?,
             limits: Limits::read(env)?,
             turns: Turns {
                 max_model_wait: env.read(&worker::MAX_MODEL_WAIT, form::duration(SECOND..=DAY))?,
@@ -136,7 +138,7 @@ impl Limits {
             idle_timeout: env.read(&worker::IDLE_TIMEOUT, form::duration(SECOND..=DAY))?,
             run_timeout: env.read(&worker::RUN_TIMEOUT, form::duration(SECOND..=DAY))?,
             max_result: usize::try_from(
-                env.read(&worker::MAX_RESULT, form::byte_size(1 << 10..=MOST_RESULT))?,
+                env.read(&worker::MAX_RESULT, form::byte_size(1 << 10..=MAX_MAX_RESULT))?,
             )
             .unwrap_or(usize::MAX),
         })
@@ -160,12 +162,12 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
-/// A renewal has an eighth of it to be answered: with less, a busy Postgres would look dead.
-const LEAST_TTL: Duration = Duration::from_secs(2);
-const LONGEST_TTL: Duration = HOUR;
+/// Postgres must answer a renewal within an eighth of the TTL. With a shorter TTL, a busy Postgres would look dead.
+const MIN_TTL: Duration = Duration::from_secs(2);
+const MAX_TTL: Duration = HOUR;
 
-/// Postgres keeps a value in one piece up to 1 GiB, and a job's completion goes through memory several times.
-const MOST_RESULT: u64 = 512 << 20;
+/// Postgres stores values of up to 1 GiB, and the worker's memory holds several copies of a completion at once.
+const MAX_MAX_RESULT: u64 = 512 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,5 @@
-//! The gauges that tell of the whole installation, read from the database. One worker exports them for all, so that
-//! their `sum()` over the processes is true.
+//! The gauges of the whole installation, read from Postgres. Only one worker may export them at a time, so that their
+//! `sum()` over all processes is right.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,10 +34,10 @@ const OLDEST_TRANSACTION: Metric = Metric::gauge(
 pub(crate) const METRICS: &[Metric] =
     &[JOBS_QUEUED, OLDEST_QUEUED, OUTBOX_OLDEST, DUE, OLDEST_DUE, DAYS_AHEAD, OLDEST_TRANSACTION];
 
-/// As often as Prometheus asks, or oftener.
+/// Prometheus usually asks every 15 s or less often.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Exports for as long as this worker is the one to do it; until the process stops.
+/// Exports the gauges while it is this worker's turn to do so, until the process stops.
 pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
     let gauges = Gauges { worker: Arc::clone(&worker) };
     background::repeat(gauges, worker.shutdown.soft(), &Notify::new(), EVERY).await;
@@ -58,7 +58,7 @@ impl Rounds for Gauges {
             Ok(Some(gauges)) => self.worker.metrics.publish(gauges),
             Ok(None) => self.worker.metrics.withdraw(),
             Err(error) => {
-                // Old numbers would look like true ones.
+                // Withdraw the old numbers, because nobody could tell that they are old.
                 self.worker.metrics.withdraw();
                 return Err(error);
             }

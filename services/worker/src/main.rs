@@ -1,5 +1,6 @@
-//! `foreman-worker`: runs jobs on an Ollama, and carries out what follows from that: the history, the webhooks, the
-//! rescue of what others dropped. Any number of workers share one Postgres, and nothing of a worker's own outlives it.
+//! `foreman-worker`: runs jobs on an Ollama, writes their history, sends their webhooks, and rescues the jobs of dead
+//! workers. Any number of workers share one Postgres. A worker must never keep anything that others would need after
+//! its death.
 
 mod config;
 mod worker;
@@ -89,11 +90,12 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts what this worker is there for, and keeps it registered for as long as any of that goes on.
+/// Starts the roles of this worker, and keeps the worker registered until all of them have ended.
 fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
     let shutdown = &worker.shutdown;
     let roles = TaskTracker::new();
-    // Each in this order carries on what the one before has left, and so ends after it.
+    // The order is that of the work: the relay moves the last events of the runner, and the dispatcher sends the last
+    // webhooks of the relay. So each of them ends after the one before it.
     let mut before = None;
     for role in &worker.config.roles {
         let (name, its) = (role.as_str(), Arc::clone(worker));
@@ -129,7 +131,7 @@ fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
     });
 }
 
-/// Cancels `ended` when the task is over, however it ends.
+/// Runs the task, and cancels `ended` when it is over, even if it panics or is dropped.
 async fn cancelling<T>(ended: CancellationToken, task: impl Future<Output = T>) -> T {
     let _guard = ended.drop_guard();
     task.await

@@ -1,4 +1,5 @@
-//! This process among its like: under which id it lives, for which host it works, and which of the others are dead.
+//! This worker beside all other workers: the id under which it lives, the host that it works for, and which other
+//! workers are dead.
 
 pub(crate) mod host_id;
 pub(crate) mod host_lease;

@@ -1,4 +1,5 @@
-//! When this worker is ready: what `/readyz` looks at, and what the start waits for.
+//! Whether this worker process is ready: the checks of `/readyz`, and the wait for Postgres at the start. (Jobs that
+//! are ready are the concern of `scheduling/backlog.rs`.)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,13 @@ use foreman_store::{Store, days_ahead_needed, schema_version_needed};
 use crate::config::Role;
 use crate::worker::Worker;
 
-/// With more the ids and times of two machines are out of order.
+/// With a larger difference, ids and times from two machines are out of order.
 const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 
-/// An Ollama that is there answers this from memory.
+/// Ollama answers a question for its version from memory, so a healthy one needs much less.
 const OLLAMA_WITHIN: Duration = Duration::from_secs(2);
 
-/// Between two looks at a Postgres that is not there or not migrated yet, while the process starts.
+/// At the start: the wait between two looks at a Postgres that does not answer yet, or is not migrated yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn checks(worker: Arc<Worker>, ollama: Client) -> Vec<Check> {
@@ -28,7 +29,7 @@ pub(crate) async fn checks(worker: Arc<Worker>, ollama: Client) -> Vec<Check> {
         Check::new("partitions", partitions),
         Check::new("clock", clock),
     ];
-    // A worker that only relays or sends needs neither.
+    // A worker without the role `run` needs neither Ollama nor models.
     if worker.config.roles.contains(&Role::Run) {
         let (ollama, models) = tokio::join!(reachable(&ollama), published(&worker));
         checks.extend([Check::new("ollama", ollama), Check::new("models", models)]);
@@ -36,7 +37,7 @@ pub(crate) async fn checks(worker: Arc<Worker>, ollama: Client) -> Vec<Check> {
     checks
 }
 
-/// Waits until Postgres answers and its schema is new enough, and says what it waits for.
+/// Waits until Postgres answers and its schema is new enough, and logs each new reason to wait.
 pub(crate) async fn database(store: &Store) {
     let mut said = String::new();
     while let Err(problem) = schema(store).await {
@@ -91,7 +92,7 @@ async fn reachable(ollama: &Client) -> Result<(), String> {
     }
 }
 
-/// Whether the models of this worker's host are known, by whichever worker: before that the api refuses every job.
+/// Whether some worker has published the models of this host. Before that, the api refuses every job.
 async fn published(worker: &Worker) -> Result<(), String> {
     let host = worker.config.host.id.as_str();
     match worker.store.has_published(host).await {

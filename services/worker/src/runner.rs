@@ -1,7 +1,7 @@
-//! The role `run`: claims jobs for one Ollama host, runs them there, and says what became of them.
+//! The role `run`: it claims jobs for one Ollama host, runs them there, and records how each one ended.
 //!
-//! [`floor`] decides, [`attempt`] runs a job, [`record`] writes. [`scan`], [`cancel`] and [`host_watch`] look around and
-//! tell the floor.
+//! [`decider`] decides, [`floor`] carries the decisions out, [`attempt`] runs one job, and [`record`] writes to Postgres.
+//! [`scan`], [`cancel`] and [`host_watch`] watch Postgres and Ollama, and tell the floor what they see.
 
 mod attempt;
 mod cancel;
@@ -35,11 +35,13 @@ use floor::Floor;
 use host_watch::HostWatch;
 use record::Recorder;
 
-/// Runs until the soft token, and then until everything that was claimed is done or handed back, and written.
+/// Claims and runs jobs until the soft token. Then it returns once every claimed job is done or handed back, and
+/// Postgres has its outcome.
 pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<()> {
     let (signals, inbox) = mpsc::unbounded_channel();
-    let (give_command, command) = watch::channel(None);
-    let doubt = Arc::new(Notify::new());
+    // Who may claim: nobody, or this worker once it alone uses the host's slots.
+    let (give_holder, holder) = watch::channel(None);
+    let look_at_host = Arc::new(Notify::new());
     let shutdown = &worker.shutdown;
     let (recorder, begins, exits) = Recorder::new(&worker.store, shutdown, &signals);
 
@@ -47,18 +49,18 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     exits.into_iter().for_each(|exits| {
         shutdown.spawn_work("settle", exits);
     });
-    shutdown.spawn("host_lease", host_lease::run(Arc::clone(&worker), give_command));
+    shutdown.spawn("host_lease", host_lease::run(Arc::clone(&worker), give_holder));
     let watch = HostWatch {
         worker: Arc::clone(&worker),
         ollama: ollama.clone(),
-        command: command.clone(),
+        holder: holder.clone(),
         signals: signals.clone(),
-        doubt: Arc::clone(&doubt),
+        look_now: Arc::clone(&look_at_host),
     };
-    // They look around for as long as the floor goes on, which is longer than the soft token.
-    let around = [
+    // The floor needs these tasks after the soft token too, until it has finished.
+    let watchers = [
         shutdown.spawn_work("inventory", watch.run()),
-        shutdown.spawn_work("scan", scan::run(Arc::clone(&worker), command.clone(), signals.clone())),
+        shutdown.spawn_work("scan", scan::run(Arc::clone(&worker), holder.clone(), signals.clone())),
         shutdown.spawn_work("cancel", cancel::run(Arc::clone(&worker), signals.clone())),
     ];
     let context = Context {
@@ -68,7 +70,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         limits: worker.config.limits.clone(),
         clock: worker.store.clock().clone(),
     };
-    Floor::new(Arc::clone(&worker), context, command, (signals, inbox), doubt).run().await;
-    around.iter().for_each(AbortHandle::abort);
+    Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), look_at_host).run().await;
+    watchers.iter().for_each(AbortHandle::abort);
     Ok(())
 }

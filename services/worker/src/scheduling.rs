@@ -1,8 +1,9 @@
-//! What the host should do next: which jobs to claim, for whom, and with which load key. Pure: everything here is told the
-//! time, and talks to nobody.
+//! What the host should do next: which jobs to claim, for which client, and with which load key. Pure: callers pass
+//! the time, and nothing here talks to Postgres or Ollama.
 //!
-//! [`plan`] decides, from the [`backlog`], the models that are [`presence`], the [`rotation`] of clients and keys, the
-//! [`client_order`] within a key, and [`estimates`] of how long loads and runs take.
+//! [`plan`] decides. It asks [`backlog`] where jobs are ready, [`presence`] which models the host has, [`rotation`]
+//! which client and key have the next turn, [`client_order`] which client comes first within a key, and [`estimates`]
+//! how long loads and runs take. [`group_memory`] helps the scan to find ready jobs.
 
 pub(crate) mod backlog;
 pub(crate) mod client_order;

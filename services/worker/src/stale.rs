@@ -1,8 +1,8 @@
-//! Outcomes that came too late: their lease or claim was another's by then, and they were stopped.
+//! The count of outcomes that came too late. By then another process had the lease or claim, so Postgres refused them.
 
 use foreman_runtime::metrics::Metric;
 
-/// Counted by the runner for jobs and by the dispatcher for webhooks.
+/// The runner counts those of jobs, and the dispatcher those of webhooks.
 pub(crate) const STALE_WRITES: Metric = Metric::counter(
     "foreman_stale_writes_total",
     "Outcomes that were stopped because the job or webhook belonged to another by then.",

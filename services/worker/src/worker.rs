@@ -1,4 +1,4 @@
-//! What every role of this process works with.
+//! The parts of the process that all its roles share.
 
 use foreman_runtime::Shutdown;
 use foreman_runtime::metrics::Metrics;
@@ -9,12 +9,12 @@ use crate::large_reads::LargeReads;
 use crate::membership::liveness::Liveness;
 use crate::membership::peers::Peers;
 
-/// The process as its roles see it. One for all of them, shared.
+/// One value for the whole process, shared by all roles.
 pub(crate) struct Worker {
     pub config: Config,
     pub store: Store,
     pub large_reads: LargeReads,
-    /// Under which id this process lives, and whether it still may act under it.
+    /// The id under which this process lives, and whether it may still act under that id.
     pub liveness: Liveness,
     /// Which other workers are dead.
     pub peers: Peers,

@@ -1,34 +1,34 @@
-//! Which Ollama host a worker works for. Two workers that name the same host share its slots through one lease, so a
-//! name must never mean two hosts, nor a host have two names.
+//! The name of the Ollama host that a worker works for. Workers that give the same name take turns on the host
+//! through one lease. So one name must never mean two hosts, and one host must never have two names.
 
 use std::fmt;
 
 use foreman_ollama::OllamaHost;
 
-/// Longest name that is taken, in bytes: it stands in logs and in every row of the host's models.
-const LONGEST: usize = 200;
+/// The longest name, in bytes. The name stands in logs and in every row of the host's models.
+const MAX_BYTES: usize = 200;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostId(String);
 
-/// The value cannot name a host.
+/// The value cannot be the name of a host.
 #[derive(Debug, thiserror::Error)]
-#[error("expected a name of 1 to {LONGEST} printable characters without spaces, such as gpu-box-1")]
+#[error("expected a name of 1 to {MAX_BYTES} printable characters without spaces, such as gpu-box-1")]
 pub(crate) struct InvalidHostId;
 
 impl HostId {
-    /// Reads the name that an operator gave.
+    /// Reads the name that an operator has set.
     pub(crate) fn parse(text: &str) -> Result<Self, InvalidHostId> {
         let printable = text.chars().all(|c| !c.is_whitespace() && !c.is_control());
-        if printable && (1..=LONGEST).contains(&text.len()) {
+        if printable && (1..=MAX_BYTES).contains(&text.len()) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidHostId)
         }
     }
 
-    /// The name of a host whose operator gave none: its URL. Every machine has a loopback, so there the machine's own
-    /// name stands in for the address, however that was written.
+    /// The name of a host if the operator has set none: the URL of its Ollama. A loopback address would be the same
+    /// on every machine, so the name is then the machine's own name with the port.
     pub(crate) fn of(ollama: &OllamaHost) -> Self {
         Self::of_machine(ollama, &gethostname::gethostname().to_string_lossy())
     }

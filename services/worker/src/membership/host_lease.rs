@@ -1,5 +1,5 @@
-//! The host lease: of all workers for one Ollama, the holder alone claims jobs. The others stand by, and take over when
-//! it is released or its holder is dead.
+//! The host lease. Of all workers for one Ollama, only the holder of its lease claims jobs. The others stand by, and
+//! one of them takes the lease when it is released or its holder is dead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,15 @@ use tokio::time::{sleep, timeout};
 use crate::membership::liveness::Spell;
 use crate::worker::Worker;
 
-/// While the last holder finishes what it began, we look again at least so often.
+/// The wait between two looks at the jobs of the last holder, while some of them still run.
 const HANDOVER_POLL: Duration = Duration::from_millis(100);
 
-/// Takes the host whenever it is free, and tells `command` who may claim. On the soft token it is released at once: what
-/// still runs here is seen by the next holder, who waits for it.
-pub(crate) async fn run(worker: Arc<Worker>, command: watch::Sender<Option<Holder>>) -> anyhow::Result<()> {
+/// Takes the host whenever it is free, and tells `give_holder` when this worker may claim. The soft token releases
+/// the host at once, although jobs may still run here: the next holder sees them and waits for them.
+pub(crate) async fn run(
+    worker: Arc<Worker>,
+    give_holder: watch::Sender<Option<Holder>>,
+) -> anyhow::Result<()> {
     let soft = worker.shutdown.soft();
     while let Some(holder) = soft.run_until_cancelled(stand_by(&worker)).await {
         worker.liveness.hold(Some(holder.clone()));
@@ -26,9 +29,9 @@ pub(crate) async fn run(worker: Arc<Worker>, command: watch::Sender<Option<Holde
         tokio::select! {
             () = soft.cancelled() => {}
             () = lost(&worker, &holder) => {}
-            () = take_command(&worker, &holder, &command) => {}
+            () = give_once_alone(&worker, &holder, &give_holder) => {}
         }
-        command.send_replace(None);
+        give_holder.send_replace(None);
         worker.liveness.hold(None);
         if soft.is_cancelled() {
             release(&worker, &holder).await;
@@ -55,38 +58,41 @@ async fn stand_by(worker: &Worker) -> Holder {
         };
         match take.await {
             Ok(Some(holder)) if spell.goes_on() => return holder,
-            // Taken, but too late to be used under this spell: the next attempt takes it again.
+            // Either the host is not free, or this spell has ended. In that case the next try takes the host under a
+            // new spell.
             Ok(_) => {}
             Err(error) => background_error!("host_lease", error),
         }
-        // A renewal is seen so much later at most, and so much later a TTL of silence: together an eighth, which leaves
-        // room to be there within a quarter of a TTL after the holder might have renewed.
+        // A dead holder is found up to two of these waits late: its last renewal may be seen one wait late, and the
+        // end of its TTL another. Two waits are an eighth of a TTL, so a new holder is there within a quarter of a
+        // TTL after the old one's TTL.
         _ = timeout(ttl / 16, freed.changed()).await;
     }
 }
 
-/// The present spell, once there is one that goes on.
+/// Waits until there is a spell that goes on, and returns it.
 async fn going_on(spells: &mut watch::Receiver<Option<Spell>>) -> Spell {
     loop {
         if let Some(spell) = spells.borrow_and_update().clone().filter(Spell::goes_on) {
             return spell;
         }
         if spells.changed().await.is_err() {
-            // Whoever keeps the process alive is gone, and with it any right to claim.
+            // The liveness of this process is gone, so there will be no spell any more.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Returns once a renewal has found that the lease is another's, or the worker another.
+/// Returns once a renewal has found that another worker has the lease, or that this worker must go on under a new id.
 async fn lost(worker: &Worker, holder: &Holder) {
-    // An error means that nobody keeps it any more.
+    // An error means that the liveness is gone, and nobody renews the lease any more.
     _ = worker.liveness.holder().wait_for(|held| held.as_ref() != Some(holder)).await;
 }
 
-/// Gives the command once nothing of a former holder runs any more: only then are all the slots ours, and only then may
-/// a model be loaded, since Ollama must not be asked for a second one while requests run. Then waits for ever.
-async fn take_command(worker: &Worker, holder: &Holder, command: &watch::Sender<Option<Holder>>) {
+/// Waits until no job of a former holder runs any more, then gives the holder to the runner, and then waits for ever.
+/// Until then some slots are not ours, and no model may be loaded: Ollama must not load a second model while requests
+/// run.
+async fn give_once_alone(worker: &Worker, holder: &Holder, give_holder: &watch::Sender<Option<Holder>>) {
     let mut moved = worker.store.wakeups().subscribe(Topic::Job);
     loop {
         let count = async {
@@ -102,7 +108,7 @@ async fn take_command(worker: &Worker, holder: &Holder, command: &watch::Sender<
             }
         }
     }
-    command.send_replace(Some(holder.clone()));
+    give_holder.send_replace(Some(holder.clone()));
     std::future::pending().await
 }
 

@@ -1,9 +1,9 @@
-//! That this process lives: its row in Postgres, renewed again and again, and the fence that ends its rights by its own
-//! clock before others may take them.
+//! Shows others that this process lives, by renewing its row in Postgres. It also stops this process, by its own
+//! clock, before others may take its jobs.
 //!
-//! While Postgres acknowledges renewals, a [`Spell`] goes on. It ends half a TTL after the *sending* of the last one
-//! that was acknowledged, so that a worker that was paused or cut off stops by itself before it is taken for dead. A
-//! worker whose row is gone has been rescued meanwhile, and goes on as another.
+//! A [`Spell`] goes on while Postgres acknowledges renewals. It ends half a TTL after the *sending* of the last
+//! acknowledged one. So a worker that was paused or cut off stops by itself before others take it for dead. If a
+//! janitor has removed the row meanwhile, the process goes on as a new worker.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Role};
 
-/// The process' standing as others see it. Cheap to clone.
+/// The id, spell and host lease of this process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Liveness(Arc<Inner>);
 
@@ -27,15 +27,15 @@ pub(crate) struct Liveness(Arc<Inner>);
 struct Inner {
     ttl: Duration,
     spell: watch::Sender<Option<Spell>>,
-    /// The host lease, renewed together with the row.
+    /// The host lease, if this process has it. Each renewal of the row also renews this lease.
     holder: watch::Sender<Option<Holder>>,
-    /// Rises with every acknowledged renewal.
+    /// Counts the acknowledged renewals.
     renewals: watch::Sender<u64>,
-    /// Since when every renewal was acknowledged in time.
+    /// The first renewal since which all were acknowledged in time. `None` after a missed one.
     unbroken_since: Mutex<Option<Instant>>,
 }
 
-/// A time without interruption in which this process lives under one id.
+/// A period in which this process lives under one id without interruption.
 #[derive(Debug, Clone)]
 pub(crate) struct Spell {
     pub worker: WorkerId,
@@ -51,13 +51,13 @@ impl Spell {
         (spell, extend)
     }
 
-    /// Whether it still goes on. To be asked right before whatever must not happen after it: the clock is read here,
-    /// and not when a timer comes round to it.
+    /// Whether the spell still goes on. Ask this right before each act that must not happen after the spell. It reads
+    /// the clock itself, because a timer may ring late in a process that was paused.
     pub(crate) fn goes_on(&self) -> bool {
         !self.ended.is_cancelled() && Instant::now() < *self.until.borrow()
     }
 
-    /// Returns once it has ended.
+    /// Waits until the spell has ended.
     pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
     }
@@ -82,34 +82,34 @@ impl Liveness {
         }))
     }
 
-    /// The id under which this process lives, unless it is not registered or its spell has ended.
+    /// The id under which this process lives. `None` before it is registered, and after its spell has ended.
     pub(crate) fn id(&self) -> Option<WorkerId> {
         self.spell().map(|spell| spell.worker)
     }
 
-    /// The present spell, if it goes on.
+    /// The present spell, if it still goes on.
     pub(crate) fn spell(&self) -> Option<Spell> {
         self.0.spell.borrow().clone().filter(Spell::goes_on)
     }
 
-    /// Every spell as it begins.
+    /// Tells of each new spell when it begins.
     pub(crate) fn spells(&self) -> watch::Receiver<Option<Spell>> {
         self.0.spell.subscribe()
     }
 
-    /// How long every renewal has been acknowledged in time. A janitor may judge others only once this is a full TTL:
-    /// after an outage of Postgres everybody looks dead.
+    /// For how long every renewal has been acknowledged in time. A janitor may judge other workers only after a full
+    /// TTL of this, because after an outage of Postgres every worker looks dead.
     pub(crate) fn unbroken_for(&self) -> Duration {
         let since = self.0.unbroken_since.lock().unwrap_or_else(PoisonError::into_inner);
         since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// The host lease that this process has, which renewals keep and may find lost.
+    /// The host lease that this process has. A renewal that finds it lost sets it to `None`.
     pub(crate) fn holder(&self) -> watch::Receiver<Option<Holder>> {
         self.0.holder.subscribe()
     }
 
-    /// From now on this host lease is renewed with the row, or none.
+    /// Sets the host lease that is renewed with the row from now on.
     pub(crate) fn hold(&self, holder: Option<Holder>) {
         self.0.holder.send_replace(holder);
     }
@@ -119,10 +119,10 @@ impl Liveness {
         self.0.renewals.subscribe()
     }
 
-    /// Keeps the process registered until every task of `roles` has ended, then takes its row away. Only the end of
-    /// the grace stops it before.
+    /// Keeps the process registered until every task of `roles` has ended, then deletes its row. Only the end of the
+    /// grace stops it sooner.
     pub(crate) async fn keep(&self, store: &Store, config: &Config, roles: TaskTracker) {
-        // However many wait for the pool, whoever lives can say so.
+        // A connection of its own, so that renewals never wait for the pool.
         let store = &store.on_own_connection();
         let mut identity = Identity { liveness: self, store, config, id: None };
         tokio::select! {
@@ -148,7 +148,7 @@ impl Liveness {
     }
 }
 
-/// The row that this process has now.
+/// The row of this process in Postgres.
 struct Identity<'a> {
     liveness: &'a Liveness,
     store: &'a Store,
@@ -157,7 +157,7 @@ struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// Lives under one id after the other.
+    /// Registers and renews one id. When its row is gone, goes on with a new id.
     async fn live(&mut self) {
         loop {
             let id = WorkerId::generate();
@@ -171,7 +171,7 @@ impl Identity<'_> {
         }
     }
 
-    /// Returns when the successful registration was sent.
+    /// Registers this id, and returns the time when the successful registration was sent.
     async fn register(&self, id: WorkerId) -> Instant {
         let roles: &BTreeSet<Role> = &self.config.roles;
         let roles: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
@@ -193,7 +193,7 @@ impl Identity<'_> {
         }
     }
 
-    /// Renews until the row is gone.
+    /// Renews the row until it is gone.
     async fn renew(&self, id: WorkerId, registered: Instant) {
         let ttl = self.liveness.0.ttl;
         let (mut spell, mut extend) = Spell::begin(id, registered + ttl / 2);
@@ -213,7 +213,8 @@ impl Identity<'_> {
                     if spell.goes_on() {
                         extend.send_replace(until);
                     } else {
-                        // Half a TTL without a word, and nobody has noticed: on, but not as if nothing had been.
+                        // The spell has ended, but no janitor has removed our row. Keep the id and begin a new spell,
+                        // so that jobs claimed under the old one do not begin.
                         spell.ended.cancel();
                         self.liveness.missed();
                         (spell, extend) = Spell::begin(id, until);
@@ -237,7 +238,7 @@ impl Identity<'_> {
     }
 }
 
-/// A word that comes later is worth less than another try on a new connection.
+/// Gives up on a statement that takes longer than `limit`. Another try on a new connection helps more than waiting.
 async fn within<T>(
     limit: Duration,
     statement: impl Future<Output = Result<T, StoreError>>,
@@ -265,14 +266,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_process_that_slept_knows_it_before_any_timer_rings() {
+    async fn a_paused_process_knows_that_its_spell_has_ended_before_any_timer_rings() {
         let (spell, _extend) = Spell::begin(WorkerId::generate(), Instant::now() + TTL / 2);
         tokio::time::advance(TTL).await;
         assert!(!spell.goes_on());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_an_unbroken_row_of_renewals_lets_a_janitor_judge() {
+    async fn a_missed_renewal_begins_the_unbroken_time_anew() {
         let liveness = Liveness::new(TTL);
         assert_eq!(liveness.unbroken_for(), Duration::ZERO);
         liveness.acknowledged();

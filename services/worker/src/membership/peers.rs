@@ -1,5 +1,6 @@
-//! Which workers are dead: those whose row was seen unchanged for their whole TTL, by our own monotonic clock. Postgres'
-//! clock says when a worker renewed and may have been set since; it must never decide who lives.
+//! Finds the dead workers. A worker is dead when this process has seen its row unchanged for the worker's whole TTL,
+//! by this process' own monotonic clock. The row's time comes from Postgres' clock, which somebody may set, so it
+//! must never decide who lives.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,13 +8,14 @@ use std::sync::{Mutex, PoisonError};
 use foreman_store::{Heartbeat, Store, StoreError, WorkerId};
 use tokio::time::Instant;
 
-/// What this process has seen of all workers. Whoever asks for the dead looks, and all of them remember together.
+/// All that this process has seen of the other workers' rows. The loops that ask for dead workers share it, so each
+/// look serves all.
 #[derive(Debug, Default)]
 pub(crate) struct Peers(Mutex<Silences>);
 
 impl Peers {
-    /// Looks at every worker's row. Returns those that are dead, as they were seen: whoever acts on it must prove in the same
-    /// statement that the row is still so.
+    /// Looks at every worker's row, and returns the rows of dead workers. A statement that acts on such a row must
+    /// prove that the row has not changed since.
     pub(crate) async fn dead(&self, store: &Store) -> Result<Vec<Heartbeat>, StoreError> {
         let asked = Instant::now();
         let heartbeats = store.heartbeats().await?;
@@ -22,13 +24,14 @@ impl Peers {
     }
 }
 
-/// Since when each worker has been silent. Pure.
+/// For how long each worker's row has not changed. Pure.
 #[derive(Debug, Default)]
 struct Silences(HashMap<WorkerId, (Heartbeat, Instant)>);
 
 impl Silences {
-    /// Notes what a look has found that was asked for and answered at these times. A row may have changed right before the
-    /// answer that first shows it, and was so for certain at the question of a later look: that is the silence.
+    /// Notes the rows that a look has found, and returns those of dead workers. A row may have changed right before
+    /// the answer that first showed it, and a later look proves the row only as it was at its question. So a silence
+    /// is counted from the first answer to the last question.
     fn look(&mut self, heartbeats: Vec<Heartbeat>, asked: Instant, answered: Instant) -> Vec<Heartbeat> {
         let before = std::mem::take(&mut self.0);
         self.0 = heartbeats
@@ -54,7 +57,7 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(20);
 
-    /// Whether a worker is dead after looks at these seconds, each with what its row said then.
+    /// Whether a worker is dead after looks at these seconds. Each look comes with the time in the worker's row.
     fn is_dead(looks: &[(u64, DateTime<Utc>)]) -> bool {
         let (mut silences, start, worker) = (Silences::default(), Instant::now(), WorkerId::generate());
         let mut dead = Vec::new();
@@ -68,7 +71,7 @@ mod tests {
     #[test]
     fn a_worker_is_dead_once_its_row_has_not_changed_for_its_ttl() {
         let (once, again) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH + TimeDelta::seconds(5));
-        assert!(!is_dead(&[(0, once)]), "however old the row is: nobody has watched it");
+        assert!(!is_dead(&[(0, once)]), "a single look tells nothing, however old the row is");
         assert!(!is_dead(&[(0, once), (10, once), (19, once)]));
         assert!(is_dead(&[(0, once), (10, once), (20, once)]));
         assert!(!is_dead(&[(0, once), (10, again), (20, again)]));
@@ -76,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_makes_nobody_dead_and_lets_nobody_live() {
+    fn setting_postgres_clock_neither_kills_nor_saves_a_worker() {
         let now = Utc::now();
         for step in
             [TimeDelta::seconds(60), TimeDelta::seconds(-60), TimeDelta::days(16), TimeDelta::days(-16)]
@@ -87,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_is_seen_again_under_its_id_is_new() {
+    fn a_row_that_was_missing_from_one_look_counts_as_new() {
         let (mut silences, start, worker) = (Silences::default(), Instant::now(), WorkerId::generate());
         let seen = Heartbeat { worker, renewed_at: DateTime::UNIX_EPOCH, ttl: TTL };
         silences.look(vec![seen], start, start);

@@ -1,7 +1,7 @@
-//! One attempt of one job: from the moment it may have a slot to its ending. The floor only schedules it.
+//! One attempt of one job, from the moment it has a slot to its ending. The floor starts attempts; it does not run them.
 //!
-//! No transaction is open while Ollama is talked to, and nothing is sent before Postgres has said that the job is still
-//! ours to begin.
+//! An attempt must never hold a transaction open while it talks to Ollama. It must never send anything to Ollama before
+//! Postgres has confirmed that the job may begin.
 
 use std::time::Duration;
 
@@ -25,13 +25,15 @@ use crate::large_reads::LargeReads;
 use crate::membership::liveness::Spell;
 use crate::scheduling::key::Key;
 
-/// Once Ollama has said `done`, its answer ends by itself; waiting for that keeps the connection for the next request.
+/// How long to wait for the end of the response after Ollama's `done` line. Reading to the end lets the client reuse the
+/// connection for the next request.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
-/// Lines are taken as fast as they come, so this bounds only what piles up while this machine is too busy for that.
-const UNREAD: usize = 4 << 20;
+/// Bytes of the answer that may wait to be read. We read each line as soon as it comes, so lines pile up only while this
+/// machine is too busy to read them.
+const MAX_UNREAD: usize = 4 << 20;
 
-/// What every attempt works with.
+/// The shared parts that every attempt uses.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub ollama: Client,
@@ -41,35 +43,37 @@ pub(crate) struct Context {
     pub clock: Clock,
 }
 
-/// A job that may run now.
+/// A job that may run now, and all that its attempt needs to know of it.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    /// The numbers that prove the lease. The right to end it stays on the floor.
+    /// A copy of the numbers that prove the lease. The decider keeps the original, because only the decider may
+    /// settle it.
     pub lease: Lease,
     pub key: Key,
     pub model_label: String,
     pub route: Route,
     pub eligible_at: DateTime<Utc>,
-    /// Whether its claim has recorded that it begins.
+    /// Whether the claim itself recorded that the job begins.
     pub begun: bool,
     pub abort: watch::Receiver<Option<Abort>>,
     pub spell: Spell,
 }
 
-/// How it went.
+/// How an attempt went.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub ending: Ending,
-    /// How long its own request took, if there was one.
+    /// How long the job's own request took, if one was sent.
     pub ran: Option<Duration>,
 }
 
-/// Runs the attempt to its end, after the load if its model needs one, or until it is stopped from outside: then Ollama is hung up on.
+/// Runs the attempt to its end. It first waits for `load`, if its model must be loaded. A stop from outside ends the
+/// attempt at once, and closes its connection to Ollama.
 pub(crate) async fn run(context: &Context, attempt: Attempt, body: Body, load: Option<Load>) -> Finished {
     let (mut abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
     let stopped = async {
         tokio::select! {
-            // An error means that the floor is gone, which never goes before its attempts.
+            // An error would mean that the floor has ended. The floor never ends before its attempts.
             asked = abort.wait_for(Option::is_some) => asked.ok().and_then(|asked| *asked),
             () = spell.ended() => Some(Abort::Fenced),
         }
@@ -90,7 +94,7 @@ impl From<Ending> for Finished {
 
 impl Attempt {
     async fn work(self, body: Body, load: Option<Load>, context: &Context) -> Finished {
-        // Before anything is begun: to the world the job waits until its bytes are here.
+        // Fetch before begin: clients see the job as waiting until its body is here.
         let body = match self.fetch(body, context).await {
             Ok(body) => body,
             Err(ending) => return ending.into(),
@@ -101,7 +105,7 @@ impl Attempt {
         }
         let waited = (context.clock.now() - self.eligible_at).to_std().unwrap_or_default();
         histogram!(JOB_WAIT.name).record(waited);
-        // For the load and the prompt together.
+        // One limit for the load and the prompt together.
         let first_token_by = Instant::now() + context.limits.load_timeout;
         if let Some(load) = &load {
             if let Err(ending) = self.wait_for(load, first_token_by, context).await {
@@ -132,7 +136,7 @@ impl Attempt {
         let read = |store: Store| async move { store.job_body(job, bytes).await };
         match context.large_reads.read("job_body", bytes.into(), read).await {
             Ok(Some(body)) => Ok(body),
-            // The request is gone, and the next look at our leases lets go of this one.
+            // The job's request is gone from Postgres. The next look at our own leases drops this lease.
             Ok(None) => Err(Ending::Stale),
             Err(error) => {
                 background_error!("job_body", error, job.id = %job);
@@ -142,7 +146,7 @@ impl Attempt {
         }
     }
 
-    /// Asks Postgres whether the job is still ours, and records that it begins.
+    /// Asks Postgres whether the job may begin, and records in the same statement that it does.
     async fn begin(&self, phase: Phase, context: &Context) -> Result<(), Ending> {
         if self.begun {
             return Ok(());
@@ -163,7 +167,8 @@ impl Attempt {
             && matches!(failure.kind(), FailureKind::Lasting | FailureKind::ModelMissing)
             && load.route != self.route
         {
-            // It was asked for on another route: what is wrong there may be right on this job's own.
+            // Another attempt asked for this load on its own route. A model may support only one route, so try this
+            // job's.
             outcome = timeout_at(by, load.on(self.route).done()).await;
         }
         histogram!(JOB_LOAD.name, "model" => self.model_label.clone()).record(began.elapsed());
@@ -175,12 +180,12 @@ impl Attempt {
         Err(trouble.ending(self.lease.job_id, self.key.model(), &context.ollama).await)
     }
 
-    /// Sends the body as it is stored, and joins what comes back.
+    /// Sends the body exactly as it is stored, and joins the lines of the answer.
     async fn ask(self, body: String, first_token_by: Instant, context: &Context) -> Result<Joined, Trouble> {
         let limits = &context.limits;
         let end_by = Instant::now() + limits.run_timeout;
         let mut join = Join::new(self.route, limits.max_result);
-        let mut answer = context.ollama.run(self.route, body, limits.max_result.max(UNREAD));
+        let mut answer = context.ollama.run(self.route, body, limits.max_result.max(MAX_UNREAD));
         let mut spoken = false;
         loop {
             let word_by = if spoken { Instant::now() + limits.idle_timeout } else { first_token_by };
@@ -195,7 +200,7 @@ impl Attempt {
             }
             spoken = true;
         }
-        // Whatever comes after `done` is no part of the answer.
+        // Nothing after `done` belongs to the answer, so the result of this read does not matter.
         _ = timeout(LAST_BYTES, answer.next()).await;
         Ok(join.finish()?)
     }

@@ -1,4 +1,5 @@
-//! Hears of cancels for what this worker holds: woken by whoever asks, and by a poll for when that gets lost.
+//! Tells the floor which of its leases somebody asked to cancel. A cancel sends a wake-up; the poll finds the cancels
+//! whose wake-up was lost.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 use super::signal::Signal;
 use crate::worker::Worker;
 
-/// Half of the second within which a job is to be cancelled.
+/// A running job must stop within a second of its cancel. The poll takes half of that.
 const POLL: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(worker: Arc<Worker>, signals: mpsc::UnboundedSender<Signal>) {

@@ -1,9 +1,10 @@
-//! Decides what happens on this host: which jobs to claim, begin, stop and let go of. It learns what has happened, event by
-//! event, and answers with actions for the floor to carry out. Pure: it waits for nothing and talks to nobody, so that a test
-//! can run it against a scripted world.
+//! Decides what happens on this host: which jobs to claim, begin, stop and hand back. It learns one event at a time,
+//! and returns actions for the floor to carry out. Pure: it waits for nothing and talks to nobody, so that a test can
+//! run it against a scripted world.
 //!
-//! What it knows stands in five parts. [`standing`]: by what right we claim. [`host`]: how the host is. [`Plan`]: what to
-//! claim next. [`ledger`]: the jobs that are ours. [`claims`]: the question that Postgres has not answered yet.
+//! Its knowledge has five parts. [`standing`] knows whether this worker may claim. [`host`] knows how Ollama is.
+//! [`Plan`] knows what to claim next. [`ledger`] knows which jobs are ours. [`claims`] knows whether Postgres may be
+//! asked now.
 
 pub(super) mod claims;
 mod host;
@@ -25,7 +26,7 @@ use super::signal::Signal;
 use crate::config;
 use crate::membership::liveness::Spell;
 use crate::scheduling::key::{Key, RunsOn};
-use crate::scheduling::plan::{Order, Plan, Room};
+use crate::scheduling::plan::{Capacity, Order, Plan};
 use crate::scheduling::rotation::Next;
 use claims::{Claims, Question, Reply};
 use host::Host;
@@ -42,41 +43,41 @@ pub(super) struct Decider {
     ledger: Ledger,
     claims: Claims,
     idle: IdleMeter,
-    /// For jobs that name none.
+    /// For jobs that do not name a number of attempts.
     max_attempts: i16,
-    /// Not handed out yet.
+    /// Decided, but not returned to the floor yet.
     actions: Vec<Action>,
 }
 
-/// What has happened.
+/// One thing that has happened.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// The process is to stop: nothing more is begun.
+    /// The process stops. From now on no job begins.
     SoftStop,
-    /// The grace is nearly over: what runs is stopped.
+    /// The grace is nearly over. From now on no attempt may run.
     HardStop,
     Signal(Signal),
-    /// Postgres has answered the question that was asked.
+    /// Postgres has answered the last question, or the question has failed.
     Replied(Reply),
-    /// The attempt under this lease is over.
+    /// The attempt under this lease has ended.
     Ended(LeaseNo, Finished),
     /// Postgres has acknowledged a renewal.
     Renewed,
 }
 
-/// What the floor is to do.
+/// One thing for the floor to do.
 #[derive(Debug)]
 pub(super) enum Action {
     Ask(Question),
-    /// Begin this attempt, after a load where it needs one.
+    /// Start this attempt. It waits for a load first if it needs one.
     Begin {
         attempt: Attempt,
         body: Body,
         loading: Loading,
     },
-    /// Have the job's fate written.
+    /// Have the recorder write this exit.
     Settle(Leaving),
-    /// Have the host looked at: a request found nobody there, or its model missing.
+    /// Have the host watch look at Ollama now, because a request did not reach it or did not find its model.
     LookAtHost,
 }
 
@@ -94,9 +95,9 @@ impl Decider {
         }
     }
 
-    /// As whom this process may act from here on. To be told before each event and each decision.
-    pub(super) fn stand(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
-        self.standing.learn(holder, spell);
+    /// Learns as whom this worker may act from now on. The floor tells it before each event and each decision.
+    pub(super) fn learn_standing(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
+        self.standing.update(holder, spell);
     }
 
     pub(super) fn learn(&mut self, event: Event, now: Instant) {
@@ -113,13 +114,13 @@ impl Decider {
             }
             Event::Replied(Reply::OwnLeases { known, leases }) => {
                 self.claims.own_leases_are_known();
-                // Nothing was claimed between question and answer.
+                // No claim was under way meanwhile, so a lease that was unknown at the question still is.
                 let unknown = leases.into_iter().filter(|own| !known.contains(&own.lease.no));
                 unknown.for_each(|own| self.hand_back_unknown(own));
             }
             Event::Replied(Reply::Failed { may_have_claimed }) => self.claims.failed(may_have_claimed, now),
             Event::Ended(lease, finished) => {
-                // Every attempt is entered there when it is begun.
+                // `begin` enters every attempt into the ledger.
                 if let Some(running) = self.ledger.ended(lease) {
                     self.ended(running, finished, now);
                 }
@@ -128,12 +129,13 @@ impl Decider {
         }
     }
 
-    /// Does whatever can be done now. No job that is not committed yet has an id below `lowest_uncommitted`.
+    /// Decides everything that can be decided now. `lowest_uncommitted` is the lowest id that a job not yet committed
+    /// may have.
     pub(super) fn decide(&mut self, lowest_uncommitted: JobId, now: Instant) -> Vec<Action> {
         let right = self.right(now);
         let (ledger, plan) = (&self.ledger, &self.plan);
         self.host.keep_load_if(|key| ledger.needs(key) || (right.is_some() && plan.goes_on_with(key)));
-        // While a question is out and nothing is held, there is nothing to choose a key for.
+        // No key is needed while a question is under way and no job is held.
         let next = if self.claims.is_asking() && self.ledger.holds_nothing() {
             Next::Rest
         } else {
@@ -152,12 +154,12 @@ impl Decider {
         std::mem::take(&mut self.actions)
     }
 
-    /// When to decide again, if nothing happens before.
+    /// When to decide again if no event comes before.
     pub(super) fn decides_again_at(&self, now: Instant) -> Option<Instant> {
         [self.claims.again_at(now), self.host.paused_until(now)].into_iter().flatten().min()
     }
 
-    /// Whether a load that was begun is still wanted.
+    /// Whether the load under way is still wanted.
     pub(super) fn wants_load(&self) -> bool {
         self.host.is_loading()
     }
@@ -170,25 +172,25 @@ impl Decider {
         self.standing.is_out_of_time()
     }
 
-    /// Whether the process is to stop and nothing is left to be done before.
+    /// Whether the process stops and no job, question or doubt is left.
     pub(super) fn is_over(&self) -> bool {
         let knows_its_leases = !self.claims.is_in_doubt() || self.standing.is_out_of_time();
         let has_nothing = self.ledger.is_empty() && !self.claims.is_asking();
         self.standing.is_stopping() && has_nothing && knows_its_leases
     }
 
-    /// Whether and as whom jobs may be claimed and begun now.
+    /// As whom this worker may claim and begin jobs now. `None` if it may not.
     fn right(&self, now: Instant) -> Option<(Holder, Spell)> {
         self.standing.right().filter(|_| self.host.takes_jobs(now))
     }
 
-    /// Begins what is held and has a slot, and hands back what may not begin any more.
+    /// Begins held jobs as far as there are free slots, and hands back those that may not begin any more.
     fn serve_held(&mut self, next: &Next<ClientId, Key>, may_begin: bool, now: Instant) {
-        // Another key's turn comes: jobs that are held for this one would only lengthen its wait.
+        // Before another key's turn, GPU jobs held for this key are handed back: they would delay that turn.
         let gpu_goes_on = !matches!(next, Next::WaitForIdle | Next::Switch { .. });
         let keeps =
             |job: &Job| may_begin && job.spell.goes_on() && (gpu_goes_on || job.runs_on == RunsOn::Cloud);
-        for job in self.ledger.let_go_but(keeps) {
+        for job in self.ledger.release_except(keeps) {
             self.settle(job.not_begun());
         }
         while let Some(job) = self.ledger.take_next() {
@@ -196,7 +198,7 @@ impl Decider {
         }
     }
 
-    /// Which leases are ours if that is in doubt, or else for which jobs there is room.
+    /// The next question to Postgres: which leases are ours if that is in doubt, or otherwise for jobs.
     fn question(
         &mut self,
         next: Next<ClientId, Key>,
@@ -209,21 +211,23 @@ impl Decider {
             return Some(Question::OwnLeases { worker, known });
         }
         let (holder, spell) = right.filter(|_| !self.ledger.waits_for_postgres())?;
-        let room = Room { slots: self.ledger.slots_to_fill(), is_held: !self.ledger.holds_nothing() };
+        let capacity =
+            Capacity { free_slots: self.ledger.slots_to_fill(), holds_job: !self.ledger.holds_nothing() };
         let (host, gpu_is_busy) = (&self.host, self.ledger.gpu_is_busy());
         let needs_no_load = |key: &Key, runs_on| host.needs_no_load(key, runs_on, gpu_is_busy, now);
-        let order = self.plan.order(next, room, needs_no_load, lowest_uncommitted)?;
+        let order = self.plan.order(next, capacity, needs_no_load, lowest_uncommitted)?;
         Some(Question::Jobs { holder, spell, order })
     }
 
     fn claimed(&mut self, order: &Order, spell: &Spell, claimed: Vec<Claimed>, now: Instant) {
         self.plan.claimed(order, &claimed, now);
-        // A job that has begun is `working`, which is not true of one whose model has gone meanwhile and must be loaded.
+        // A job that its claim began is recorded as `working`. If its model must be loaded after all, that would not
+        // be true, so the job goes back.
         let is_loaded = self.host.needs_no_load(&order.key, order.runs_on, self.ledger.gpu_is_busy(), now);
         let may_begin = self.right(now).is_some() && spell.goes_on() && is_loaded;
         for job in claimed {
             match Job::new(job, &order.key, order.runs_on, spell, self.max_attempts) {
-                // Whoever has the turn by now: these have begun.
+                // These jobs have begun, so they run even if their key has lost the turn meanwhile.
                 Ok(job) if job.begun && may_begin => self.begin(job, now),
                 Ok(job) if job.begun => self.settle(job.not_begun()),
                 Ok(job) => self.ledger.hold(job),
@@ -232,7 +236,7 @@ impl Decider {
         }
     }
 
-    /// A lease that a claim brought whose answer was lost.
+    /// Hands back a lease from a claim whose answer never arrived.
     fn hand_back_unknown(&mut self, own: OwnLease) {
         let OwnLease { lease, phase, model_label } = own;
         tracing::warn!(job.id = %lease.job_id, phase = phase.as_str(), "a lease that nobody here knows of is handed back");
@@ -320,7 +324,7 @@ impl Decider {
         self.settle(Left { lease, past, ending, model_label });
     }
 
-    /// Has the job's fate written. The lease counts as ours until it is.
+    /// Has the job's fate written. The lease counts as ours until Postgres has the fate.
     fn settle(&mut self, left: Left) {
         let Left { lease, past, ending, model_label } = left;
         if let Some(exit) = ending.fate(past) {

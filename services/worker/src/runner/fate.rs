@@ -1,33 +1,35 @@
-//! What becomes of a job when it leaves its slot: the one place that decides. Pure.
+//! Decides what becomes of a job when its attempt has ended. No other file decides that. Pure.
 //!
-//! `shared/ollama` only says of what kind a failure is, and `trouble.rs` only looks at Ollama once more where that tells more.
-//! Postgres adds a single rule as the lease is left: a cancel that was asked for wins over everything but a success.
+//! `shared/ollama` says of which kind a failure is, and `trouble.rs` looks at Ollama once more where a second look helps.
+//! Postgres adds one rule when it deletes the lease: a requested cancel wins over every outcome except a success.
 
 use std::time::Duration;
 
 use foreman_ollama::{FailureKind, Joined};
 use foreman_store::{Completion, Exit, Reason};
 
-/// The waits before a job is tried again, by how often it has failed; the last goes on.
+/// How long a job waits before its next attempt, by the number of its failures so far. Further failures repeat the
+/// last wait.
 const BACKOFF: [Duration; 4] =
     [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(5 * 60)];
 
-/// A job under which its host went away this often is taken for the cause: from then on it counts as its failure.
-const TOO_OFTEN: u32 = 3;
+/// When Ollama has gone away this many times under the same job, the job is probably the cause. From then on each
+/// time counts as a failure of the job.
+const MAX_VANISHED: u32 = 3;
 
-/// How a job's time in a slot ended, or why it got none.
+/// How a job's attempt ended, or why no attempt was made.
 #[derive(Debug)]
 pub(crate) enum Ending {
     Done(Joined),
     Failed(Failed),
     Aborted(Abort),
-    /// It is given back without having begun, for a reason of ours.
+    /// The worker gives the job back before it has begun, for a reason of the worker's own.
     GivenBack(Reason),
-    /// Somebody had asked for its cancelling before it began.
+    /// Somebody cancelled the job before it began.
     Cancelled,
-    /// Its time had passed before it began.
+    /// The job's `expires_at` passed before it began.
     Expired,
-    /// The lease was another's already: there is nothing to say.
+    /// Another worker has the job already, or its request is gone. There is no outcome to write.
     Stale,
 }
 
@@ -38,10 +40,10 @@ pub(crate) struct Failed {
     pub(crate) reason: Reason,
 }
 
-/// What a look at Ollama showed right after a failure.
+/// What the worker saw when it looked at Ollama right after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// Nothing new, or the failure's kind made it needless.
+    /// Nothing new, or the kind of the failure needed no look.
     NothingNew,
     /// Ollama does not answer.
     Away,
@@ -53,27 +55,27 @@ pub(crate) enum Look {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Abort {
     Cancelled,
-    /// The process may be taken for dead by now.
+    /// The worker's spell has ended, so other workers may take it for dead by now.
     Fenced,
-    /// The grace is nearly over.
+    /// The process stops, and its grace is nearly over.
     Stopping,
 }
 
-/// What counts for a job's fate beside its ending.
+/// The job's history, as far as its fate depends on it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Past {
     /// Failures before this attempt.
     pub(crate) failures: i16,
     pub(crate) max_attempts: i16,
-    /// How often its host went away under it, this time included.
+    /// How often Ollama went away under this job, this time included.
     pub(crate) vanished: u32,
 }
 
-/// What an ending says of the host.
+/// What an ending tells about the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HostTrouble {
-    /// Ollama cannot be reached, or something else answers in its place. `under_job`: it went while it had the job's own
-    /// request, so that the job may be the cause.
+    /// Ollama cannot be reached, or something else answers in its place. With `under_job` it went away while it had
+    /// the job's own request, so the job may be the cause.
     Away {
         under_job: bool,
     },
@@ -81,17 +83,17 @@ pub(crate) enum HostTrouble {
 }
 
 impl Ending {
-    /// It failed for a reason of ours that may have passed another time.
+    /// A failure on the worker's side that may have passed by the next attempt.
     pub(crate) fn again(reason: Reason) -> Self {
         Self::Failed(Failed { kind: FailureKind::MayPass, look: Look::NothingNew, reason })
     }
 
-    /// It failed for a reason of ours, and would again.
+    /// A failure on the worker's side that would happen again.
     pub(crate) fn never(reason: Reason) -> Self {
         Self::Failed(Failed { kind: FailureKind::Lasting, look: Look::NothingNew, reason })
     }
 
-    /// What the host has to do with it.
+    /// Which trouble of the host caused this ending, if one did.
     pub(crate) fn host_trouble(&self) -> Option<HostTrouble> {
         let Self::Failed(Failed { kind, look, .. }) = self else { return None };
         match (kind, look) {
@@ -104,17 +106,19 @@ impl Ending {
         }
     }
 
-    /// The way out of the lease, or nothing if that is another's.
+    /// How the job leaves its lease. `None` if the lease is not ours any more.
     pub(crate) fn fate(self, past: Past) -> Option<Exit> {
         let host_trouble = self.host_trouble();
         Some(match self {
             Self::Done(joined) => Exit::Done(completion(joined)),
             Self::Failed(Failed { kind, reason, .. }) => match (host_trouble, kind) {
-                // Not the job's trouble: nothing is counted.
+                // The job did not cause this, so it costs the job no attempt.
                 (Some(HostTrouble::ModelGone | HostTrouble::Away { under_job: false }), _) => {
                     Exit::HandBack { reason }
                 }
-                (Some(HostTrouble::Away { .. }), _) if past.vanished < TOO_OFTEN => Exit::HandBack { reason },
+                (Some(HostTrouble::Away { .. }), _) if past.vanished < MAX_VANISHED => {
+                    Exit::HandBack { reason }
+                }
                 (Some(HostTrouble::Away { .. }), _) | (None, FailureKind::MayPass) => past.again(reason),
                 (None, _) => Exit::Failed(reason),
             },
@@ -142,7 +146,7 @@ impl Past {
     }
 }
 
-/// A reason that Postgres can keep: its texts hold no NUL, and Ollama's may.
+/// A reason that Postgres can store. Postgres allows no NUL in a text, and Ollama's errors may contain one.
 pub(crate) fn reason(code: &str, error: &str) -> Reason {
     Reason { code: code.to_owned(), error: error.replace('\0', "\u{fffd}") }
 }
@@ -176,7 +180,7 @@ mod tests {
         join.finish().unwrap()
     }
 
-    /// In a word, with the wait of a retry.
+    /// The fate as a short text, with the wait of a retry.
     fn fate(ending: Ending, past: Past) -> String {
         match ending.fate(past) {
             None => "nothing".to_owned(),
@@ -197,7 +201,7 @@ mod tests {
         let cases = [
             (Ending::Done(joined()), PAST, "done, Some(5) tokens"),
             (Ending::Done(joined()), last, "done, Some(5) tokens"),
-            // What may pass is tried again while there are attempts left.
+            // A failure that may pass is retried while there are attempts left.
             (failed(MayPass, NothingNew), PAST, "again in 10 s"),
             (failed(MayPass, NothingNew), last, "failed"),
             (failed(MayPass, NothingNew), Past { max_attempts: 1, failures: 0, ..PAST }, "failed"),
@@ -209,14 +213,14 @@ mod tests {
             (failed(MayPass, Away), Past { vanished: 2, ..last }, "handed back"),
             (failed(NotOllama, NothingNew), vanished(1), "handed back"),
             (failed(ModelMissing, ModelGone), last, "handed back"),
-            // But the third time under the same job it counts.
+            // From the third time under the same job, it counts as the job's failure.
             (failed(MayPass, Away), vanished(3), "again in 10 s"),
             (failed(MayPass, Away), Past { vanished: 3, ..last }, "failed"),
             (failed(NotOllama, NothingNew), vanished(3), "again in 10 s"),
-            // What would fail again is not tried again.
+            // A lasting failure is not retried.
             (failed(Lasting, NothingNew), PAST, "failed"),
             (failed(Lasting, Away), PAST, "failed"),
-            // Ollama lists the model and yet does not find it.
+            // Ollama lists the model but does not find it.
             (failed(ModelMissing, NothingNew), PAST, "failed"),
             (Ending::Aborted(Abort::Fenced), last, "handed back"),
             (Ending::Aborted(Abort::Stopping), last, "handed back"),

@@ -1,5 +1,5 @@
-//! The floor: the one loop that runs this host. It tells the [`Decider`] what has happened, and carries out what the decider
-//! wants. It never waits for any one thing.
+//! The floor: the one loop that runs this host. It tells the [`Decider`] each event, and carries out the decider's
+//! actions. It must never wait for one thing alone, because every other event would wait as well.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,19 +27,19 @@ use crate::worker::Worker;
 pub(crate) struct Floor {
     worker: Arc<Worker>,
     context: Arc<Context>,
-    /// A connection of its own, for the decider's questions.
+    /// A connection of its own, for the decider's questions to Postgres.
     store: Store,
     decider: Decider,
     holder: watch::Receiver<Option<Holder>>,
     inbox: mpsc::UnboundedReceiver<Signal>,
     signals: mpsc::UnboundedSender<Signal>,
-    /// For the watch of the host: it should look at once.
-    doubt: Arc<Notify>,
+    /// Tells the host watch to look at Ollama now.
+    look_at_host: Arc<Notify>,
     question: OptionFuture<BoxFuture<'static, Reply>>,
     attempts: JoinSet<Finished>,
-    /// The lease of each attempt, by its task.
+    /// The lease of each attempt, by the id of the attempt's task.
     leases: HashMap<Id, LeaseNo>,
-    /// The last load that was begun, while it is wanted.
+    /// The load under way. Dropping it closes its connection to Ollama.
     load: Option<Load>,
 }
 
@@ -49,7 +49,7 @@ impl Floor {
         context: Context,
         holder: watch::Receiver<Option<Holder>>,
         (signals, inbox): (mpsc::UnboundedSender<Signal>, mpsc::UnboundedReceiver<Signal>),
-        doubt: Arc<Notify>,
+        look_at_host: Arc<Notify>,
     ) -> Self {
         let (config, slots) = (&worker.config, worker.config.host.slots);
         Self {
@@ -60,7 +60,7 @@ impl Floor {
             holder,
             inbox,
             signals,
-            doubt,
+            look_at_host,
             question: None.into(),
             attempts: JoinSet::new(),
             leases: HashMap::new(),
@@ -68,7 +68,7 @@ impl Floor {
         }
     }
 
-    /// Works until the process stops and everything that was claimed is written.
+    /// Runs until the process stops and Postgres has the outcome of every claimed job.
     pub(crate) async fn run(mut self) {
         let mut renewals = self.worker.liveness.renewals();
         loop {
@@ -78,7 +78,7 @@ impl Floor {
                 return;
             }
             let event = self.next_event(&mut renewals, now).await;
-            self.stand();
+            self.tell_standing();
             if let Some(event) = event {
                 self.decider.learn(event, Instant::now());
             }
@@ -86,7 +86,7 @@ impl Floor {
     }
 
     fn decide(&mut self, now: Instant) {
-        self.stand();
+        self.tell_standing();
         let lowest_uncommitted = ulid_floor(self.context.clock.now() - LATE_COMMITS);
         for action in self.decider.decide(lowest_uncommitted, now) {
             self.carry_out(action);
@@ -96,16 +96,18 @@ impl Floor {
         }
     }
 
-    fn stand(&mut self) {
-        self.decider.stand(self.holder.borrow().clone(), self.worker.liveness.spell());
+    /// Tells the decider as whom this worker may act now.
+    fn tell_standing(&mut self) {
+        self.decider.learn_standing(self.holder.borrow().clone(), self.worker.liveness.spell());
     }
 
-    /// Returns what happens next; nothing where it is only time to decide again.
+    /// Waits for the next event. Returns `None` when nothing happened but it is time to decide again.
     async fn next_event(&mut self, renewals: &mut watch::Receiver<u64>, now: Instant) -> Option<Event> {
         let (shutdown, decider) = (&self.worker.shutdown, &self.decider);
         let again_at = decider.decides_again_at(now);
         tokio::select! {
-            // Signals before attempts: what a load has told is heard before those end that waited for it.
+            // Signals come before attempts, so that the decider hears that a load ended before the attempts that
+            // waited for the load end.
             biased;
             () = shutdown.soft().cancelled(), if !decider.is_stopping() => Some(Event::SoftStop),
             () = shutdown.hard().cancelled(), if !decider.is_out_of_time() => Some(Event::HardStop),
@@ -128,7 +130,7 @@ impl Floor {
             let why = reason("internal_error", "the worker failed while it ran the job; its log says why");
             (task, Ending::again(why).into())
         });
-        // Every attempt is entered there when it is begun.
+        // `begin` enters every attempt into `leases`.
         self.leases.remove(&task).map(|lease| Event::Ended(lease, finished))
     }
 
@@ -139,7 +141,7 @@ impl Floor {
             }
             Action::Begin { attempt, body, loading } => self.begin(attempt, body, loading),
             Action::Settle(leaving) => self.context.recorder.settle(leaving),
-            Action::LookAtHost => self.doubt.notify_one(),
+            Action::LookAtHost => self.look_at_host.notify_one(),
         }
     }
 

@@ -1,5 +1,6 @@
-//! Watches the Ollama: whether it answers, which models it has, whether anything is loaded. What it has is published;
-//! while it is away, what was published stays.
+//! Watches Ollama: whether it answers, which models it has, and whether any model is loaded. It tells the floor, and
+//! publishes the models in Postgres. While Ollama is away, the published models must stay, so that the api goes on
+//! taking jobs for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,33 +17,35 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::signal::Signal;
 use crate::worker::Worker;
 
-/// Between two looks for an Ollama that is away; somewhat less at random, so that workers do not look in step.
+/// The longest wait between two looks for an Ollama that is away. Each wait is shorter by a random part, so that
+/// workers do not look in step.
 const PROBE: Duration = Duration::from_secs(1);
-/// Between two looks at what it has, where nobody asks.
+/// The wait between two looks at the list of models, unless somebody asks for one sooner.
 const INVENTORY: Duration = Duration::from_secs(30);
-/// Between two looks at what is loaded.
+/// The wait between two looks at the loaded models.
 const RESIDENT: Duration = Duration::from_secs(5);
-/// After a publication that Postgres did not take.
+/// The wait before publishing again when Postgres failed to store the models.
 const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
 
 pub(crate) struct HostWatch {
     pub worker: Arc<Worker>,
     pub ollama: Client,
-    pub command: watch::Receiver<Option<Holder>>,
+    /// The holder that may publish: this worker, while it holds its host.
+    pub holder: watch::Receiver<Option<Holder>>,
     pub signals: mpsc::UnboundedSender<Signal>,
-    /// Rung by the floor where a request found nobody, or a model missing.
-    pub doubt: Arc<Notify>,
+    /// The floor asks for a look at once, because a request did not reach Ollama or did not find its model.
+    pub look_now: Arc<Notify>,
 }
 
 impl HostWatch {
     pub(crate) async fn run(mut self) {
-        let mut asked = self.worker.store.wakeups().subscribe(Topic::Inventory);
+        let mut woken = self.worker.store.wakeups().subscribe(Topic::Inventory);
         let mut said = "";
         loop {
             let models = self.come_up(said).await;
             tracing::info!(ollama = %self.ollama.host(), models = models.len(), "Ollama answers");
-            let failure = self.stay(models, &mut asked).await;
-            // The floor is gone only at the very end.
+            let failure = self.stay(models, &mut woken).await;
+            // Sending fails only when the floor has ended, and then this task is stopped as well.
             _ = self.signals.send(Signal::HostAway);
             said = failure.code();
             tracing::warn!(
@@ -53,8 +56,8 @@ impl HostWatch {
         }
     }
 
-    /// Looks again and again until Ollama answers, and returns what it has. Says what it waits for, where that has
-    /// not been `said` already.
+    /// Looks again and again until Ollama answers, and returns its models. Logs each new reason why Ollama does not
+    /// answer; `said` is the last reason that was logged.
     async fn come_up(&self, mut said: &'static str) -> Vec<InstalledModel> {
         loop {
             let failure = match watched(self.look()).await {
@@ -77,8 +80,8 @@ impl HostWatch {
         self.ollama.tags().await
     }
 
-    /// Publishes what there is, at once and whenever that may have changed, until Ollama cannot be reached.
-    async fn stay(&mut self, mut models: Vec<InstalledModel>, asked: &mut Wakeup) -> Failure {
+    /// Publishes the models now and whenever they may have changed. Returns when Ollama cannot be reached.
+    async fn stay(&mut self, mut models: Vec<InstalledModel>, woken: &mut Wakeup) -> Failure {
         let mut look_at_loaded = Instant::now() + RESIDENT;
         loop {
             let publish_again = self.publish(&models).await;
@@ -89,10 +92,10 @@ impl HostWatch {
                         watched(self.look_at_loaded()).await
                     }
                     () = sleep_until(publish_again) => break,
-                    () = asked.changed() => break,
-                    () = self.doubt.notified() => break,
-                    // A new holder publishes under its own name.
-                    Ok(()) = self.command.changed() => break,
+                    () = woken.changed() => break,
+                    () = self.look_now.notified() => break,
+                    // A new host lease needs a publication of its own.
+                    Ok(()) = self.holder.changed() => break,
                 };
                 if let Err(failure) = looked {
                     return failure;
@@ -106,12 +109,13 @@ impl HostWatch {
         }
     }
 
-    /// Tells the floor and the others what there is. Returns when to do so again if nothing happens.
+    /// Tells the floor which models there are, and publishes them if this worker holds the host. Returns when to
+    /// publish again if nothing happens before.
     async fn publish(&self, models: &[InstalledModel]) -> Instant {
         let published = published(models);
         let names: BTreeSet<ModelName> = published.keys().cloned().collect();
         _ = self.signals.send(Signal::HostUp(names));
-        let Some(holder) = self.command.borrow().clone() else {
+        let Some(holder) = self.holder.borrow().clone() else {
             return Instant::now() + INVENTORY;
         };
         let models: Vec<_> = published.into_values().collect();
@@ -125,7 +129,7 @@ impl HostWatch {
         }
     }
 
-    /// A look that fails without the host being away says nothing.
+    /// Tells the floor when no model is loaded. Fails only if Ollama is away; any other failure is only logged.
     async fn look_at_loaded(&self) -> Result<(), Failure> {
         match self.ollama.ps().await {
             Ok(loaded) if loaded.is_empty() => {
@@ -142,7 +146,7 @@ impl HostWatch {
     }
 
     async fn note_unreachable(&self) {
-        let holder = self.command.borrow().clone();
+        let holder = self.holder.borrow().clone();
         if let Some(holder) = holder
             && let Err(error) = watched(self.worker.store.note_unreachable(&holder)).await
         {
@@ -151,12 +155,13 @@ impl HostWatch {
     }
 }
 
-/// Everything here that may hang: each question to Ollama or Postgres is a round of its own.
+/// Reports when a question to Ollama or Postgres hangs. Each question here counts as a round of its own.
 async fn watched<T>(question: impl Future<Output = T>) -> T {
     stalls::round("inventory", stalls::USUAL, question).await
 }
 
-/// One entry for each name as Ollama compares it; a name that it would not take itself cannot be asked for either.
+/// One entry for each name in the form in which Ollama compares names. Names that Ollama itself would refuse are left
+/// out, because no job can ask for them.
 fn published(models: &[InstalledModel]) -> BTreeMap<ModelName, PublishedModel> {
     let named = models.iter().filter_map(|model| Some((ModelName::parse(&model.name).ok()?, model)));
     named

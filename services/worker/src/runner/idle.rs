@@ -1,4 +1,4 @@
-//! How long the GPU stood idle while work waited. Pure but for the counter.
+//! Measures how long the GPU was idle while work waited. Pure.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub(crate) struct IdleMeter {
     since: Option<Instant>,
-    /// What is measured and not yet reported: the counter counts whole seconds.
+    /// Measured but not reported yet, because the counter takes whole seconds.
     rest: Duration,
 }
 
 impl IdleMeter {
-    /// Notes whether it is idle from now on while work waits. Returns the whole seconds that are to be counted.
+    /// Notes whether the GPU is idle from now on although work waits. Returns the whole seconds to add to the counter.
     pub(crate) fn note(&mut self, idle: bool, now: Instant) -> u64 {
         if let Some(since) = self.since.take() {
             self.rest += now.saturating_duration_since(since);
@@ -33,7 +33,7 @@ mod tests {
         let (mut meter, start) = (IdleMeter::default(), Instant::now());
         let mut counted = 0;
         for step in 0..40 {
-            // Idle for every other tenth of a second.
+            // Idle in every second tenth of a second: 2 of 4 seconds.
             counted += meter.note(step % 2 == 0, start + Duration::from_millis(100 * step));
         }
         assert_eq!(counted, 2);

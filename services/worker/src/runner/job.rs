@@ -1,4 +1,4 @@
-//! A claimed job on the floor.
+//! A job of ours in each of its states: claimed, running, and leaving.
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::Route;
@@ -9,6 +9,7 @@ use super::fate::{Abort, Ending, Past, reason};
 use crate::membership::liveness::Spell;
 use crate::scheduling::key::{Key, RunsOn};
 
+/// A claimed job that has no attempt yet.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub lease: Lease,
@@ -20,22 +21,22 @@ pub(crate) struct Job {
     pub model_label: String,
     pub body: Body,
     pub eligible_at: DateTime<Utc>,
-    /// The spell under which it was claimed. What is not begun within it is not begun.
+    /// The spell under which it was claimed. The job may begin only while this spell goes on.
     pub spell: Spell,
-    /// Whether its claim began it.
+    /// Whether the claim itself recorded that the job begins.
     pub begun: bool,
 }
 
-/// What Ollama is sent.
+/// The body of the job's request to Ollama.
 #[derive(Debug)]
 pub(crate) enum Body {
     Here(String),
-    /// Still to be read, of so many bytes.
+    /// The attempt must still read it. The number is its size in bytes.
     InPostgres(u32),
 }
 
 impl Job {
-    /// A job out of a claim, or how to let go of one that this version does not know how to run.
+    /// Makes a job of a claimed row. A row whose route this version does not know leaves at once as a failed job.
     pub(crate) fn new(
         claimed: Claimed,
         key: &Key,
@@ -72,13 +73,13 @@ impl Job {
         Left { lease: self.lease, past: self.past, ending, model_label: self.model_label }
     }
 
-    /// Back to the queue: there is no slot, no turn or no right for it any more.
+    /// Gives the job back to the queue, because it has no slot, no turn or no right to begin any more.
     pub(crate) fn not_begun(self) -> Left {
         self.leave(Ending::GivenBack(reason("not_begun", "it was not begun")))
     }
 }
 
-/// A job that leaves the floor.
+/// A job whose attempt has ended, or that gets no attempt. Its fate is not decided yet.
 #[derive(Debug)]
 pub(crate) struct Left {
     pub lease: Lease,
@@ -87,7 +88,7 @@ pub(crate) struct Left {
     pub model_label: String,
 }
 
-/// What the floor keeps of a job while its attempt runs.
+/// The decider's side of a job while its attempt runs.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub lease: Lease,
@@ -100,7 +101,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Stops the attempt. The first reason stands.
+    /// Stops the attempt. If it is asked to stop twice, the first reason counts.
     pub(crate) fn abort(&self, why: Abort) {
         self.abort.send_if_modified(|asked| asked.replace(asked.unwrap_or(why)).is_none());
     }

@@ -1,7 +1,8 @@
-//! One load of a model, and everybody who waits for it.
+//! One load of a model. Every attempt that needs the model has a handle to the load and waits for it.
 //!
-//! It begins when the first of them waits and is hung up on when the last handle to it goes. Hanging up aborts the load
-//! and still throws out what was resident before: whoever drops the last handle must know that nobody wants it.
+//! The load begins when the first attempt waits. Dropping the last handle closes the connection, and Ollama then
+//! aborts the load. By then Ollama may have unloaded the model that was resident before. So the last handle must be
+//! dropped only when no job wants this load any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::scheduling::key::Key;
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
     pub key: Key,
-    /// The kind of route it is asked for on. A model may know only one of them, and then says so.
+    /// The route whose endpoint the preload uses. A model may support only one kind of route, and then fails on the
+    /// other.
     pub route: Route,
     client: Client,
     limit: Duration,
@@ -26,7 +28,7 @@ pub(crate) struct Load {
     outcome: Shared<BoxFuture<'static, Result<(), LoadFailure>>>,
 }
 
-/// Why a model is not loaded, for each that waited.
+/// Why a load failed. Each attempt that waited gets a copy.
 #[derive(Debug, Clone)]
 pub(crate) enum LoadFailure {
     Ollama(Arc<Failure>),
@@ -34,7 +36,7 @@ pub(crate) enum LoadFailure {
 }
 
 impl Load {
-    /// A load that begins when somebody waits for it, and tells the floor how it went.
+    /// Makes a load. It begins when the first attempt waits for it, and tells the floor how it ended.
     pub(crate) fn new(
         client: Client,
         key: Key,
@@ -53,20 +55,20 @@ impl Load {
                 Ok(()) => Signal::Loaded { key: asked, took: began.elapsed() },
                 Err(_) => Signal::LoadFailed { key: asked },
             };
-            // The floor is gone only when nothing is claimed any more, and then nobody needs to know.
+            // Sending fails only when the floor has ended. Then no job is left that needs the model.
             _ = to_floor.send(told);
             outcome
         };
         Self { key, route, client, limit, signals, outcome: outcome.boxed().shared() }
     }
 
-    /// A load of the same key on another kind of route.
+    /// Makes a load of the same key on another route.
     pub(crate) fn on(&self, route: Route) -> Self {
         let Self { key, client, limit, signals, .. } = self.clone();
         Self::new(client, key, route, limit, signals)
     }
 
-    /// Returns once the model is loaded, or not.
+    /// Waits until the load has ended, well or badly.
     pub(crate) async fn done(&self) -> Result<(), LoadFailure> {
         self.outcome.clone().await
     }

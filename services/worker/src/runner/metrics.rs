@@ -1,4 +1,5 @@
-//! What the role `run` counts. `model` is always the name as `/api/tags` gives it, never what a client wrote.
+//! The metrics of the role `run`. The label `model` has the name from `/api/tags`, and must never have the text that
+//! a client wrote: clients could make up names without end.
 
 use foreman_runtime::metrics::Metric;
 

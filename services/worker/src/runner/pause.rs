@@ -1,14 +1,14 @@
-//! How long nothing is claimed after a job had to be handed back for the host's sake: longer with each time in a row, until
-//! Ollama answers a job's own request. That it answers a look at its version proves too little: something in
-//! between may let that pass and nothing else, and then jobs would be claimed and handed back without end. Pure.
+//! How long the worker claims nothing after it handed a job back because of the host. The pause grows with each time
+//! in a row, until Ollama answers a job's own request. An answered look at Ollama's version does not end it: a proxy
+//! in between may let looks pass but no jobs, and then jobs would be claimed and handed back without end. Pure.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// As long as an Ollama that is away is left alone between two looks.
+/// The same time that passes between two looks at an Ollama that is away.
 const FIRST: Duration = Duration::from_secs(1);
-/// An Ollama that is mended is found by the next job this much later at most.
+/// When Ollama works again, the next job finds that out after this time at most.
 const LONGEST: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
@@ -18,8 +18,8 @@ pub(crate) struct Pause {
 }
 
 impl Pause {
-    /// A job was handed back. Returns the pause that begins with it, unless one is on: requests that were under way
-    /// together fail together.
+    /// A job was handed back because of the host. Returns the pause that begins now. Returns `None` if one is on
+    /// already: when several requests fail together, they count once.
     pub(crate) fn handed_back(&mut self, now: Instant) -> Option<Duration> {
         if self.until(now).is_some() {
             return None;
@@ -30,7 +30,7 @@ impl Pause {
         Some(pause)
     }
 
-    /// Ollama has answered a job's own request as Ollama does, well or badly.
+    /// Ollama itself has answered a job's own request, with a result or with an error.
     pub(crate) fn answered(&mut self) {
         *self = Self::default();
     }
@@ -51,7 +51,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..40 {
             let length = pause.handed_back(now).unwrap();
-            assert_eq!(pause.handed_back(now + length / 2), None, "it was under way together with the first");
+            assert_eq!(pause.handed_back(now + length / 2), None, "it failed together with the first");
             pauses.push(length.as_secs());
             now += length;
             assert_eq!(pause.until(now), None);

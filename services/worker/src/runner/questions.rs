@@ -1,4 +1,4 @@
-//! Asks Postgres what the decider wants to know. A question that fails is logged here.
+//! Asks Postgres the decider's questions, and logs those that fail.
 
 use foreman_runtime::{background_error, stalls};
 use foreman_store::{Claimed, OwnLease, Store, StoreError, WorkerId};
@@ -30,7 +30,7 @@ async fn answer(store: &Store, question: Question) -> Result<Reply, StoreError> 
     })
 }
 
-/// What this worker holds, without the leases that cannot be run: those are dropped.
+/// Drops the leases whose job has lost its request, and returns all other leases of this worker.
 async fn own_leases(store: &Store, worker: WorkerId) -> Result<Vec<OwnLease>, StoreError> {
     for job in store.drop_leases_without_request(worker).await? {
         tracing::error!(job.id = %job, "a lease was dropped, because the job's request is gone from Postgres");

@@ -1,8 +1,9 @@
-//! What Postgres is told of attempts: that they begin, and how they ended. Three tasks write, each taking all that has
-//! gathered while its last write was under way, so that many jobs share a commit and a lone one does not wait. One of them
-//! has the large completions, so that on a thin line no small one waits behind them.
+//! Records in Postgres that attempts begin and how they ended. Three tasks write. Each writes one batch at a time:
+//! everything that arrived during its last write. So many jobs share a commit, and a single job does not wait. Large
+//! completions have a task of their own, so that small ones do not wait behind them on a slow line.
 //!
-//! A batch that Postgres refuses is written row by row beside these tasks ([`Alone`]), so that a bad row holds up no other.
+//! When Postgres refuses a batch, each of its rows is written alone beside these tasks ([`Alone`]), so that one bad
+//! row does not hold up the others.
 
 pub(super) mod beginning;
 pub(super) mod leaving;
@@ -17,13 +18,14 @@ use crate::membership::liveness::Spell;
 use beginning::{Began, Beginning, Begins};
 use leaving::{Exits, Leaving};
 
-/// Rows of one statement: more than the slots of any host, and few enough.
-const BATCH: usize = 256;
+/// The most rows in one statement. A usual host has fewer slots than this, and one statement can still write so many
+/// quickly.
+const MAX_BATCH_ROWS: usize = 256;
 
-/// From this size on, in bytes, completions are written by a task of their own.
+/// Completions of this many bytes or more go to the task for large ones.
 const LARGE: usize = 1 << 20;
 
-/// The way to the tasks. Cheap to clone.
+/// Hands begins and exits to the writing tasks. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Recorder {
     begins: mpsc::UnboundedSender<Beginning>,
@@ -32,8 +34,8 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// The recorder, and the tasks that must run for it: for begins, for exits, and for exits with much to write. They end
-    /// when every clone is gone and all is written.
+    /// Returns the recorder, and the tasks that must run for it: one for begins, one for exits, and one for large
+    /// exits. They end when every clone of the recorder is gone and everything is written.
     pub(crate) fn new(
         store: &Store,
         shutdown: &Shutdown,
@@ -41,36 +43,35 @@ impl Recorder {
     ) -> (Self, impl Future<Output = ()> + use<>, [impl Future<Output = ()> + use<>; 2]) {
         let (begins, to_begin) = mpsc::unbounded_channel();
         let (exits, to_exit) = mpsc::unbounded_channel();
-        let (large_exits, to_exit_at_length) = mpsc::unbounded_channel();
+        let (large_exits, to_exit_large) = mpsc::unbounded_channel();
         (
             Self { begins, exits, large_exits },
             Begins { store: store.on_own_connection(), alone: Alone::new(shutdown) }.record(to_begin),
-            // Large ones are few: the pool will do for them.
-            [(store.on_own_connection(), to_exit), (store.clone(), to_exit_at_length)].map(
-                |(store, queue)| {
-                    Exits { store, signals: signals.clone(), alone: Alone::new(shutdown) }.record(queue)
-                },
-            ),
+            // Large exits are few, so their task takes connections from the pool.
+            [(store.on_own_connection(), to_exit), (store.clone(), to_exit_large)].map(|(store, queue)| {
+                Exits { store, signals: signals.clone(), alone: Alone::new(shutdown) }.record(queue)
+            }),
         )
     }
 
-    /// Records that a holder begins, and asks whether it may. Safe to drop: the lease is settled after it in any case.
+    /// Records that the job under this lease begins, and returns whether it may. The future may be dropped at any
+    /// time, because the lease is settled later in any case.
     pub(crate) async fn begin(&self, lease: &Lease, phase: Phase, spell: &Spell) -> Began {
         let (answer, answered) = oneshot::channel();
         let lease = Lease { job_id: lease.job_id, no: lease.no };
         let beginning = Beginning { lease, phase, spell: spell.clone(), answer };
-        // Without the task nothing is begun any more, which is what a fence means.
+        // Without its task no job can begin any more, exactly as after a fence.
         if self.begins.send(beginning).is_err() {
             return Began::Fenced;
         }
         answered.await.unwrap_or(Began::Fenced)
     }
 
-    /// Lets go of a lease. [`Signal::Settled`] tells when that is written.
+    /// Has the exit written, which ends the lease. [`Signal::Settled`] tells the floor when Postgres has it.
     pub(crate) fn settle(&self, leaving: Leaving) {
         let queue = if leaving.exit.bytes() < LARGE { &self.exits } else { &self.large_exits };
         if let Err(lost) = queue.send(leaving) {
-            // The task ends only when every recorder is gone; should it have died, the lease is rescued.
+            // The task ends only after every recorder. If it died all the same, a janitor rescues the lease.
             tracing::error!(job.id = %lost.0.lease.job_id, "an outcome was not recorded");
         }
     }

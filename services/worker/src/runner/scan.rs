@@ -1,4 +1,5 @@
-//! Looks where jobs are ready: each second, and sooner when somebody says that there may be more.
+//! Scans for ready jobs and tells the floor in which groups there are any. It scans each second, and sooner after a
+//! wake-up.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,27 +18,28 @@ use crate::scheduling::group_memory::GroupMemory;
 use crate::scheduling::key::Key;
 use crate::worker::Worker;
 
-/// The poll behind the wake-ups.
+/// The poll finds what no wake-up told.
 const POLL: Duration = Duration::from_secs(1);
 
-/// After a scan we rest for this many times what it took: however many groups there are, and however often we are
-/// woken, Postgres spends but a part of its time on us.
+/// After each scan, rest for this many times as long as it took. So scans use at most a quarter of one connection's
+/// time, however many groups and wake-ups there are.
 const REST: u32 = 3;
 
 /// Scans while this worker holds its host.
 pub(crate) async fn run(
     worker: Arc<Worker>,
-    mut command: watch::Receiver<Option<Holder>>,
+    mut holder: watch::Receiver<Option<Holder>>,
     signals: mpsc::UnboundedSender<Signal>,
 ) {
     let store = worker.store.on_own_connection();
     let mut woken = store.wakeups().subscribe(Topic::Ready);
-    // Load keys that a newer api may have written: left to a newer worker, and each told of once.
+    // A newer api may write load keys that this version cannot read. Log each of them once, and leave its jobs to a
+    // newer worker.
     let mut unreadable = BTreeSet::new();
     let mut memory = GroupMemory::new(Instant::now().into_std());
-    while command.wait_for(Option::is_some).await.is_ok() {
+    while holder.wait_for(Option::is_some).await.is_ok() {
         let began = Instant::now();
-        let floor = ulid_floor(store.clock().now() - LATE_COMMITS);
+        let lowest_uncommitted = ulid_floor(store.clock().now() - LATE_COMMITS);
         let known = memory.known(began.into_std());
         let look = async {
             match &known {
@@ -47,8 +49,8 @@ pub(crate) async fn run(
         };
         match stalls::round("scan", stalls::USUAL, look).await {
             Ok(groups) => {
-                memory.learn(&groups, floor, began.into_std(), Instant::now().into_std());
-                let groups = groups.into_iter().filter_map(|triple| read(triple, &mut unreadable)).collect();
+                memory.learn(&groups, lowest_uncommitted, began.into_std(), Instant::now().into_std());
+                let groups = groups.into_iter().filter_map(|group| read(group, &mut unreadable)).collect();
                 if signals.send(Signal::Scanned(groups)).is_err() {
                     return;
                 }
@@ -59,7 +61,7 @@ pub(crate) async fn run(
                 sleep(POLL).await;
             }
         }
-        // A job that a look with the memory misses does not wait for the poll.
+        // A look with the memory may miss jobs. Look at everything as soon as that is due, without waiting for the poll.
         let poll = match known {
             None => POLL,
             Some(_) => POLL.min(memory.look_at_all_in(Instant::now().into_std())),
@@ -68,8 +70,8 @@ pub(crate) async fn run(
     }
 }
 
-fn read(triple: ReadyGroup, unreadable: &mut BTreeSet<String>) -> Option<(Key, Group)> {
-    let ReadyGroup { load_key, client, priority, lowest } = triple;
+fn read(group: ReadyGroup, unreadable: &mut BTreeSet<String>) -> Option<(Key, Group)> {
+    let ReadyGroup { load_key, client, priority, lowest } = group;
     match load_key.parse::<LoadKey>() {
         Ok(key) => Some((Arc::new(key), Group { client, priority, lowest })),
         Err(error) => {

@@ -1,4 +1,4 @@
-//! What the floor is told by the tasks around it.
+//! The messages that the tasks around the floor send to it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::scheduling::key::Key;
 
 #[derive(Debug)]
 pub(crate) enum Signal {
-    /// Where jobs are ready.
+    /// A scan found ready jobs in these groups, and in no others.
     Scanned(Vec<(Key, Group)>),
-    /// Somebody asked to cancel what is held under these numbers.
+    /// Somebody asked to cancel the jobs under these leases of ours.
     CancelAsked(Vec<LeaseNo>),
-    /// The outcome of this lease is written, or was refused: it is off our hands.
+    /// Postgres has stored the outcome of this lease, or has refused it for good. The lease is ours no longer.
     Settled(LeaseNo),
     Loaded {
         key: Key,
@@ -24,7 +24,7 @@ pub(crate) enum Signal {
     LoadFailed {
         key: Key,
     },
-    /// Ollama answers, and has these models.
+    /// Ollama answers, and lists these models.
     HostUp(BTreeSet<ModelName>),
     HostAway,
     /// Ollama says that nothing is loaded.

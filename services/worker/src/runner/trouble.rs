@@ -1,5 +1,5 @@
-//! What went wrong in an attempt, told with what a look at Ollama shows right after it. What that means for the job is
-//! decided in `fate.rs`.
+//! What went wrong in an attempt. Where it helps, a second look at Ollama tells whether the host is the cause. `fate.rs`
+//! decides what the trouble means for the job; this file must not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use super::load::LoadFailure;
 
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    /// Ollama failed, or could not be asked.
+    /// Ollama failed, or could not be reached.
     Ollama(Arc<Failure>),
-    /// A limit of ours ran out.
+    /// The attempt took longer than one of the worker's limits.
     Limit { reason: Reason, again: bool },
 }
 
@@ -42,7 +42,7 @@ impl Trouble {
         Self::Limit { reason: reason("run_timeout", &error), again: false }
     }
 
-    /// The ending that it makes. It is logged here, where the causes are still known.
+    /// Makes an ending of the trouble, and logs it. The log stands here because the ending no longer has the causes.
     pub(crate) async fn ending(self, job: JobId, model: &ModelName, ollama: &Client) -> Ending {
         match self {
             Self::Limit { reason, again } => {
@@ -83,7 +83,7 @@ async fn is_away(ollama: &Client) -> bool {
     ollama.version().await.is_err_and(|failure| failure.is_of_host())
 }
 
-/// Whether Ollama lists the model no more. One that it lists and yet does not find fails its job.
+/// Whether Ollama no longer lists the model. If it lists the model but does not find it, the job fails.
 async fn is_gone(ollama: &Client, model: &ModelName) -> bool {
     let listed = ollama.tags().await;
     listed.is_ok_and(|models| !models.iter().any(|one| ModelName::parse(&one.name).as_ref() == Ok(model)))

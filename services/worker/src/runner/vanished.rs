@@ -1,20 +1,22 @@
-//! How often Ollama went away under each job, or something else answered in its place: a job under which that happens again
-//! and again may be the cause, and would bring Ollama down for ever. Pure; a restart forgets, harmlessly.
+//! Counts how often Ollama went away under each job, or something else answered in its place. A job under which that
+//! keeps happening may be the cause, and would bring Ollama down again and again. A restart loses the counts, which
+//! only gives such a job a few more tries. Pure.
 
 use std::collections::HashMap;
 
 use foreman_store::JobId;
 
-/// Only jobs that are still queued matter, and of those few have met this. Past so many we begin anew.
-const MOST_JOBS: usize = 4_096;
+/// With more jobs than this, forget all counts and start again. Few jobs meet this trouble, so the limit only bounds
+/// memory.
+const MAX_JOBS: usize = 4_096;
 
 #[derive(Debug, Default)]
 pub(crate) struct Vanished(HashMap<JobId, u32>);
 
 impl Vanished {
-    /// Ollama went away while it had this job's own request. Returns how often that has happened by now.
+    /// Ollama went away while it had this job's own request. Returns how often that has happened, this time included.
     pub(crate) fn under(&mut self, job: JobId) -> u32 {
-        if self.0.len() >= MOST_JOBS && !self.0.contains_key(&job) {
+        if self.0.len() >= MAX_JOBS && !self.0.contains_key(&job) {
             self.0.clear();
         }
         let times = self.0.entry(job).or_default();

@@ -1,6 +1,6 @@
-//! Where jobs are ready, as the last scan found them and as claims have changed it since. Pure. It may be wrong either
-//! way for a moment: a group that turns out empty costs a claim that brings nothing, and one that is missing here is
-//! found by the next scan.
+//! Where jobs are ready: what the last scan found, changed by the claims since. It may be wrong for a moment, in both
+//! directions. If a group has become empty, one claim brings nothing. If a group is missing, the next scan finds it.
+//! Pure.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -8,42 +8,43 @@ use std::collections::BTreeMap;
 use chrono::TimeDelta;
 use foreman_store::{ClientId, JobId, Offer};
 
-/// Ids are stamped before they commit. No bound may pass an id that can still come.
+/// A job's id is made up to this long before its commit. So no lower bound may be newer than this, or a claim would
+/// skip a job that commits late.
 pub(crate) const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
 
-/// One client's ready jobs of one priority, within a load key.
+/// The ready jobs of one load key that have the same client and the same priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Group {
     pub client: ClientId,
     pub priority: i16,
-    /// No job of this group that was there at the scan and is still ready has a smaller id. A scan with the memory
-    /// (`group_memory.rs`) may err: such a job waits for the next look at everything.
+    /// The lowest id that a ready job of this group may have. A scan with the memory (`group_memory.rs`) may miss a
+    /// lower one: that job waits for the next look at everything.
     pub lowest: JobId,
 }
 
 #[derive(Debug)]
 pub(crate) struct Backlog<K> {
-    keys: BTreeMap<K, Places>,
-    scan: Scan,
+    keys: BTreeMap<K, Groups>,
+    last_scan: ScanNo,
 }
 
-/// Numbers the scans. What a claim says holds of the scan whose groups it was offered, and of no later one.
+/// The number of a scan. A claim tells only about the scan that its offers came from, and about no later one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Scan(u64);
+pub(crate) struct ScanNo(u64);
 
-/// In the order of clients, the highest priority of each first.
-type Places = BTreeMap<(ClientId, Reverse<i16>), JobId>;
+/// The lowest id of each group. In the order of clients, with the highest priority of each client first.
+type Groups = BTreeMap<(ClientId, Reverse<i16>), JobId>;
 
 impl<K> Default for Backlog<K> {
     fn default() -> Self {
-        Self { keys: BTreeMap::new(), scan: Scan::default() }
+        Self { keys: BTreeMap::new(), last_scan: ScanNo::default() }
     }
 }
 
 impl<K: Ord + Clone> Backlog<K> {
-    /// What a scan found, in place of all that was known.
+    /// Replaces everything with what a new scan has found.
     pub(crate) fn scanned(&mut self, groups: impl IntoIterator<Item = (K, Group)>) {
-        self.scan.0 += 1;
+        self.last_scan.0 += 1;
         self.keys.clear();
         for (key, group) in groups {
             let groups = self.keys.entry(key).or_default();
@@ -51,17 +52,16 @@ impl<K: Ord + Clone> Backlog<K> {
         }
     }
 
-    /// The last scan.
-    pub(crate) fn scan(&self) -> Scan {
-        self.scan
+    pub(crate) fn last_scan(&self) -> ScanNo {
+        self.last_scan
     }
 
-    /// The keys that have work.
+    /// The keys that have ready jobs.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.keys.keys()
     }
 
-    /// The clients that have work of a key, each once.
+    /// The clients that have ready jobs of this key, each once.
     pub(crate) fn clients(&self, key: &K) -> Vec<ClientId> {
         let groups = self.keys.get(key).into_iter().flatten();
         let mut clients: Vec<ClientId> = groups.map(|((client, _), _)| *client).collect();
@@ -73,24 +73,24 @@ impl<K: Ord + Clone> Backlog<K> {
         self.keys.contains_key(key)
     }
 
-    /// Where a key has work: client by client, the highest priority of each first.
+    /// The groups of this key, client by client, with the highest priority of each client first.
     pub(crate) fn groups(&self, key: &K) -> Vec<Group> {
         let groups = self.keys.get(key).into_iter().flatten();
         groups.map(|(&(client, Reverse(priority)), &lowest)| Group { client, priority, lowest }).collect()
     }
 
-    /// Takes note of what a claim of at most `limit` jobs brought, in the order of its offers: bounds rise, and groups
-    /// that gave less than they were asked for are done with. A claim that was overtaken by a scan says nothing: there
-    /// may be jobs by now that it could not see.
+    /// Learns what a claim of at most `limit` jobs brought. Lower bounds rise, and a group that gave fewer jobs than
+    /// its offer asked for is removed. If a newer scan has arrived meanwhile, the claim changes nothing: the scan may
+    /// have found jobs that the claim could not see.
     pub(crate) fn claimed(
         &mut self,
         key: &K,
         offers: &[Offer],
         limit: usize,
         brought: &[(ClientId, i16, JobId)],
-        offered: Scan,
+        offered: ScanNo,
     ) {
-        if offered != self.scan {
+        if offered != self.last_scan {
             return;
         }
         let Some(groups) = self.keys.get_mut(key) else { return };
@@ -98,13 +98,14 @@ impl<K: Ord + Clone> Backlog<K> {
             let (client, priority) = (offer.client, offer.priority);
             brought.iter().filter(move |job| (job.0, job.1) == (client, priority)).map(|job| job.2)
         };
-        // A claim that is full stopped within an offer: of those from there on, little was said.
+        // A full claim stopped at its limit, partway through the offers. It proves nothing about the last offer that
+        // brought a job, or about the offers after that one.
         let full = brought.len() >= limit;
         let last = offers.iter().rposition(|offer| of(offer).next().is_some());
-        for (turn, offer) in offers.iter().enumerate() {
+        for (nth, offer) in offers.iter().enumerate() {
             let group = (offer.client, Reverse(offer.priority));
             let exhausted = of(offer).count() < usize::try_from(offer.at_most).unwrap_or(0)
-                && (!full || last.is_some_and(|last| turn < last));
+                && (!full || last.is_some_and(|last| nth < last));
             if exhausted {
                 groups.remove(&group);
             } else if let (Some(lowest), Some(highest)) = (groups.get_mut(&group), of(offer).max()) {
@@ -141,65 +142,77 @@ mod tests {
 
     #[test]
     fn a_scan_replaces_what_was_known() {
-        let mut ready = Backlog::default();
-        ready.scanned([('a', group(1, 0, 10)), ('b', group(1, 0, 11))]);
-        ready.scanned([('b', group(2, 0, 12))]);
-        assert_eq!(ready.keys().collect::<Vec<_>>(), [&'b']);
-        assert_eq!(ready.groups(&'b'), [group(2, 0, 12)]);
-        assert_eq!(ready.groups(&'a'), []);
+        let mut backlog = Backlog::default();
+        backlog.scanned([('a', group(1, 0, 10)), ('b', group(1, 0, 11))]);
+        backlog.scanned([('b', group(2, 0, 12))]);
+        assert_eq!(backlog.keys().collect::<Vec<_>>(), [&'b']);
+        assert_eq!(backlog.groups(&'b'), [group(2, 0, 12)]);
+        assert_eq!(backlog.groups(&'a'), []);
     }
 
     #[test]
-    fn places_come_by_client_with_the_highest_priority_first() {
-        let mut ready = Backlog::default();
-        ready.scanned([('a', group(2, 0, 1)), ('a', group(1, -5, 2)), ('a', group(1, 7, 3))]);
-        assert_eq!(ready.groups(&'a'), [group(1, 7, 3), group(1, -5, 2), group(2, 0, 1)]);
-        assert_eq!(ready.clients(&'a'), [client(1), client(2)]);
+    fn groups_come_by_client_with_the_highest_priority_first() {
+        let mut backlog = Backlog::default();
+        backlog.scanned([('a', group(2, 0, 1)), ('a', group(1, -5, 2)), ('a', group(1, 7, 3))]);
+        assert_eq!(backlog.groups(&'a'), [group(1, 7, 3), group(1, -5, 2), group(2, 0, 1)]);
+        assert_eq!(backlog.clients(&'a'), [client(1), client(2)]);
     }
 
     #[test]
     fn a_claim_that_was_served_in_full_raises_the_bound() {
-        let mut ready = Backlog::default();
+        let mut backlog = Backlog::default();
         let group = group(1, 0, 10);
-        ready.scanned([('a', group)]);
-        ready.claimed(
+        backlog.scanned([('a', group)]);
+        backlog.claimed(
             &'a',
             &[offer(group, 2)],
             2,
             &[(group.client, 0, id(10)), (group.client, 0, id(15))],
-            ready.scan(),
+            backlog.last_scan(),
         );
-        assert_eq!(ready.groups(&'a'), [Group { lowest: id(15), ..group }]);
+        assert_eq!(backlog.groups(&'a'), [Group { lowest: id(15), ..group }]);
     }
 
     #[test]
-    fn a_place_that_gave_less_than_it_was_asked_for_is_done_with() {
-        let mut ready = Backlog::default();
+    fn a_group_that_gave_less_than_it_was_asked_for_is_done_with() {
+        let mut backlog = Backlog::default();
         let (one, two) = (group(1, 0, 10), group(2, 0, 20));
-        ready.scanned([('a', one), ('a', two)]);
-        ready.claimed(&'a', &[offer(one, 4), offer(two, 4)], 8, &[(two.client, 0, id(20))], ready.scan());
-        assert!(!ready.has(&'a') && ready.keys().next().is_none());
+        backlog.scanned([('a', one), ('a', two)]);
+        backlog.claimed(
+            &'a',
+            &[offer(one, 4), offer(two, 4)],
+            8,
+            &[(two.client, 0, id(20))],
+            backlog.last_scan(),
+        );
+        assert!(!backlog.has(&'a') && backlog.keys().next().is_none());
     }
 
     #[test]
     fn a_full_claim_says_nothing_of_the_offers_it_did_not_reach() {
-        let mut ready = Backlog::default();
+        let mut backlog = Backlog::default();
         let (one, two, three) = (group(1, 0, 10), group(2, 0, 20), group(3, 0, 30));
-        ready.scanned([('a', one), ('a', two), ('a', three)]);
+        backlog.scanned([('a', one), ('a', two), ('a', three)]);
         let offers = [offer(one, 2), offer(two, 2), offer(three, 2)];
-        ready.claimed(&'a', &offers, 2, &[(one.client, 0, id(10)), (two.client, 0, id(20))], ready.scan());
-        assert_eq!(ready.groups(&'a'), [two, three], "one had a single job; two may have more");
+        backlog.claimed(
+            &'a',
+            &offers,
+            2,
+            &[(one.client, 0, id(10)), (two.client, 0, id(20))],
+            backlog.last_scan(),
+        );
+        assert_eq!(backlog.groups(&'a'), [two, three], "one had a single job; two may have more");
     }
 
     #[test]
     fn a_job_that_a_scan_found_while_a_claim_was_under_way_is_not_forgotten() {
-        let mut ready = Backlog::default();
+        let mut backlog = Backlog::default();
         let group = group(1, 0, 10);
-        ready.scanned([('a', group)]);
-        let offered = ready.scan();
+        backlog.scanned([('a', group)]);
+        let offered = backlog.last_scan();
         let newer = Group { lowest: id(12), ..group };
-        ready.scanned([('a', newer)]);
-        ready.claimed(&'a', &[offer(group, 4)], 4, &[(group.client, 0, id(10))], offered);
-        assert_eq!(ready.groups(&'a'), [newer]);
+        backlog.scanned([('a', newer)]);
+        backlog.claimed(&'a', &[offer(group, 4)], 4, &[(group.client, 0, id(10))], offered);
+        assert_eq!(backlog.groups(&'a'), [newer]);
     }
 }

@@ -1,7 +1,8 @@
-//! Which client is served within a load key: they take turns, whatever they have queued. Pure.
+//! The order of clients within a load key. Clients take turns, however many jobs each of them has queued. Pure.
 //!
-//! This and the line of clients in `rotation.rs` are where the fair order is decided: once GPU time is charged to clients, what is
-//! kept of each is the time it has had, and the client that had least goes first. Everything else stays.
+//! This file and the line of clients in `rotation.rs` decide the fair order. A scheduler that charges GPU time to
+//! clients changes both: it remembers how much GPU time each client has had, and the client with the least goes
+//! first.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -11,28 +12,32 @@ use foreman_store::{ClientId, JobId, Offer};
 
 use super::backlog::Group;
 
-/// Within a client priority decides, but every tenth time its oldest job goes first, so that nothing starves.
+/// Among one client's jobs the highest priority goes first. Every tenth time the oldest job goes first, so that no
+/// priority starves.
 const OLDEST_EVERY: u64 = 10;
 
-/// Past so many remembered clients those are forgotten that have nothing ready.
-const MOST_CLIENTS: usize = 4_096;
+/// With more clients than this, forget those that have no ready job now.
+const MAX_CLIENTS: usize = 4_096;
 
-/// Each offer is one look into the index; groups past these have their chance with the next claim.
-const MOST_OFFERS: usize = 64;
+/// The most offers in a claim for few slots. Each offer costs one look into the index. Groups that get no offer have
+/// a chance with the next claim.
+const MAX_OFFERS: usize = 64;
 
 #[derive(Debug, Default)]
 pub(crate) struct ClientOrder {
-    /// Counts what was served, and so tells earlier from later.
+    /// How many jobs were claimed so far. It serves as the time of [`Served::last`].
     served: u64,
     clients: HashMap<ClientId, Served>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Served {
-    /// When it was last served, or first seen to wait: a newcomer lines up behind those who were there.
+    /// When a job of the client was last claimed. For a client without one, when it was first seen: newcomers line up
+    /// at the end.
     last: u64,
+    /// How many jobs of the client were claimed.
     times: u64,
-    /// How long its jobs have run, as far as that is known.
+    /// How long the client's jobs have run in total.
     run_time: Duration,
 }
 
@@ -43,15 +48,15 @@ impl Served {
 }
 
 impl ClientOrder {
-    /// What a claim of at most `limit` jobs should be offered, in order, from these groups of one key: `first` before
-    /// everybody, if the claim is for that client's turn. `floor` is the lowest id that a job not yet committed may have:
-    /// no bound may lie above it.
+    /// Makes the offers for a claim of at most `limit` jobs from these groups of one key. The claim takes jobs in the
+    /// order of the offers. If the claim is for the turn of the client `first`, that client's offers come first. No
+    /// lower bound may lie above `lowest_uncommitted`, the lowest id that a job not yet committed may have.
     pub(crate) fn offers(
         &mut self,
         groups: &[Group],
         first: Option<ClientId>,
         limit: usize,
-        floor: JobId,
+        lowest_uncommitted: JobId,
     ) -> Vec<Offer> {
         self.note(groups);
         let mut clients: Vec<(ClientId, Vec<&Group>)> = groups
@@ -70,16 +75,17 @@ impl ClientOrder {
             }
         }
         let share = limit.div_ceil(clients.len().max(1));
-        // Each client's first choice up to its share, then whatever fills the claim.
+        // First each client's first choice, for its share of the claim. Then all other groups, to fill the rest of
+        // the claim.
         let first = clients.iter().map(|(_, groups)| (groups[0], share));
         let rest = clients.iter().flat_map(|(_, groups)| groups[1..].iter().map(|group| (*group, limit)));
         first
             .chain(rest)
-            .take(MOST_OFFERS.max(limit))
+            .take(MAX_OFFERS.max(limit))
             .map(|(group, at_most)| Offer {
                 client: group.client,
                 priority: group.priority,
-                lower_bound: group.lowest.min(floor),
+                lower_bound: group.lowest.min(lowest_uncommitted),
                 at_most: i32::try_from(at_most).unwrap_or(i32::MAX),
             })
             .collect()
@@ -93,7 +99,7 @@ impl ClientOrder {
         *served = Served { last, times: served.times + 1, ..*served };
     }
 
-    /// A job of this client has run for so long.
+    /// A job of this client has run for this long.
     pub(crate) fn ran(&mut self, client: ClientId, took: Duration) {
         if let Some(served) = self.clients.get_mut(&client) {
             served.run_time += took;
@@ -105,7 +111,7 @@ impl ClientOrder {
     }
 
     fn note(&mut self, groups: &[Group]) {
-        if self.clients.len() > MOST_CLIENTS {
+        if self.clients.len() > MAX_CLIENTS {
             let waiting: Vec<_> = groups.iter().map(|group| group.client).collect();
             self.clients.retain(|client, _| waiting.binary_search(client).is_ok());
         }
@@ -131,7 +137,7 @@ mod tests {
         Group { client: ClientId::from_ulid(client.into()), priority, lowest: id(lowest) }
     }
 
-    /// Client and priority of each offer, with the most it may give.
+    /// Client, priority and `at_most` of each offer.
     fn offers(order: &mut ClientOrder, groups: &[Group], limit: usize) -> Vec<(ClientId, i16, i32)> {
         let offers = order.offers(groups, None, limit, id(1_000));
         offers.into_iter().map(|offer| (offer.client, offer.priority, offer.at_most)).collect()
@@ -162,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn several_slots_are_shared_and_what_one_leaves_the_next_may_fill() {
+    fn several_slots_are_shared_and_a_client_may_fill_what_another_leaves() {
         let groups = [group(1, 5, 1), group(1, 0, 1), group(2, 0, 2)];
         let (one, two) = (groups[0].client, groups[2].client);
         assert_eq!(offers(&mut ClientOrder::default(), &groups, 3), [(one, 5, 2), (two, 0, 2), (one, 0, 3)]);
@@ -195,7 +201,7 @@ mod tests {
     }
 
     proptest! {
-        /// However they come and go, nobody who waits is passed over twice by the same other.
+        /// However clients come and go, no waiting client is passed over twice by the same other client.
         #[test]
         fn no_client_is_served_twice_while_another_waits(
             waiting in prop::collection::vec(prop::collection::btree_set(1..12u128, 1..8), 1..60),

@@ -1,11 +1,13 @@
-//! How long loads and runs take, as measured here. Estimates only: a restart forgets them, and nothing breaks.
+//! How long loads and runs take, as this worker has measured. A restart loses the estimates; turns are then less
+//! exact for a while. Pure.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
-/// Past so many keys the estimates are dropped and learned anew: clients can make up keys without end.
-const MOST_KEYS: usize = 4_096;
+/// With more keys than this, drop all estimates and measure again. Clients can make up keys without end, and memory
+/// must not grow with them.
+const MAX_KEYS: usize = 4_096;
 
 #[derive(Debug)]
 pub(crate) struct Estimates<K>(HashMap<K, Measured>);
@@ -24,7 +26,7 @@ impl<K> Default for Estimates<K> {
 }
 
 impl<K: Eq + Hash + Clone> Estimates<K> {
-    /// Notes a load. A model that was resident after all answers at once, which says nothing about loading it: an
+    /// Notes a load. A preload of a resident model is answered at once, and tells nothing about a real load. So the
     /// estimate falls by half at most.
     pub(crate) fn loaded(&mut self, key: &K, took: Duration) {
         let measured = self.entry(key);
@@ -34,7 +36,7 @@ impl<K: Eq + Hash + Clone> Estimates<K> {
     /// Notes a run.
     pub(crate) fn ran(&mut self, key: &K, took: Duration) {
         let measured = self.entry(key);
-        // The longest fades slowly, so that one odd job does not shorten everybody's turns for ever.
+        // The longest run fades slowly, so that one unusual job does not shorten everybody's turns for ever.
         measured.longest_run = took.max(measured.longest_run.mul_f64(0.98));
         measured.usual_run = Some(match measured.usual_run {
             None => took,
@@ -42,23 +44,23 @@ impl<K: Eq + Hash + Clone> Estimates<K> {
         });
     }
 
-    /// S of the design: nothing for a key that was never loaded.
+    /// How long a load of this key takes: S in the bound of `rotation.rs`. Zero for a key that was never loaded.
     pub(crate) fn load(&self, key: &K) -> Duration {
         self.0.get(key).map_or(Duration::ZERO, |measured| measured.load)
     }
 
-    /// L of the design.
+    /// The longest run of this key: L in the bound of `rotation.rs`.
     pub(crate) fn longest_run(&self, key: &K) -> Duration {
         self.0.get(key).map_or(Duration::ZERO, |measured| measured.longest_run)
     }
 
-    /// What the next run is expected to take, if any was seen.
+    /// How long a run of this key usually takes. `None` before the first run.
     pub(crate) fn usual_run(&self, key: &K) -> Option<Duration> {
         self.0.get(key).and_then(|measured| measured.usual_run)
     }
 
     fn entry(&mut self, key: &K) -> &mut Measured {
-        if self.0.len() >= MOST_KEYS && !self.0.contains_key(key) {
+        if self.0.len() >= MAX_KEYS && !self.0.contains_key(key) {
             self.0.clear();
         }
         self.0.entry(key.clone()).or_default()
@@ -75,31 +77,31 @@ mod tests {
 
     #[test]
     fn a_preload_that_finds_its_model_resident_hardly_changes_the_estimate() {
-        let mut pace = Estimates::default();
-        pace.loaded(&'a', secs(8));
-        pace.loaded(&'a', Duration::from_millis(3));
-        assert_eq!(pace.load(&'a'), secs(4));
-        pace.loaded(&'a', secs(9));
-        assert_eq!(pace.load(&'a'), secs(9));
-        assert_eq!(pace.load(&'b'), Duration::ZERO);
+        let mut estimates = Estimates::default();
+        estimates.loaded(&'a', secs(8));
+        estimates.loaded(&'a', Duration::from_millis(3));
+        assert_eq!(estimates.load(&'a'), secs(4));
+        estimates.loaded(&'a', secs(9));
+        assert_eq!(estimates.load(&'a'), secs(9));
+        assert_eq!(estimates.load(&'b'), Duration::ZERO);
     }
 
     #[test]
     fn the_longest_run_fades_and_the_usual_one_follows() {
-        let mut pace = Estimates::default();
-        pace.ran(&'a', secs(60));
+        let mut estimates = Estimates::default();
+        estimates.ran(&'a', secs(60));
         for _ in 0..1_000 {
-            pace.ran(&'a', secs(1));
+            estimates.ran(&'a', secs(1));
         }
-        assert_eq!(pace.longest_run(&'a'), secs(1));
-        assert!(pace.usual_run(&'a').is_some_and(|usual| usual < secs(2)));
-        assert_eq!(pace.usual_run(&'b'), None);
+        assert_eq!(estimates.longest_run(&'a'), secs(1));
+        assert!(estimates.usual_run(&'a').is_some_and(|usual| usual < secs(2)));
+        assert_eq!(estimates.usual_run(&'b'), None);
     }
 
     #[test]
     fn keys_without_end_do_not_fill_the_memory() {
-        let mut pace = Estimates::default();
-        (0..100_000).for_each(|key| pace.ran(&key, secs(1)));
-        assert!(pace.0.len() <= MOST_KEYS);
+        let mut estimates = Estimates::default();
+        (0..100_000).for_each(|key| estimates.ran(&key, secs(1)));
+        assert!(estimates.0.len() <= MAX_KEYS);
     }
 }

@@ -1,8 +1,10 @@
-//! What the scan remembers of groups, so that it can skip the entries of jobs long gone: while somebody holds an old
-//! snapshot (a backup, say), Postgres cannot clean those away, and every look at everything would walk over all.
+//! The scan's memory of groups. While somebody holds an old snapshot (a backup, say), Postgres cannot remove the
+//! index entries of jobs long gone, and each look at everything walks over all of them. A look with the memory starts
+//! at each remembered group's lowest id instead, and so skips those entries.
 //!
-//! It only hastens, and is used only while looks at everything are slow. Such a look finds again what a look with the memory
-//! misses: jobs of groups that are not remembered, and jobs that came back with an id below a group's bound.
+//! The memory only saves time, and is used only while looks at everything are slow. It may miss jobs of groups that
+//! it does not know, and jobs that came back with an id below their group's bound. The next look at everything finds
+//! those.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,18 +13,20 @@ use foreman_store::{ClientId, JobId, ReadyGroup};
 
 use crate::look_at_all::LookAtAll;
 
-/// Looks at everything that take less than this go on without the memory. On a healthy database even one that finds 300 groups
+/// A look at everything that takes at least this long is slow. On a healthy database a look that finds 300 groups
 /// takes two or three milliseconds.
 const SLOW: Duration = Duration::from_millis(20);
 
-/// A job of a group that is not remembered waits no longer than this and one look at everything.
+/// The longest time between two looks at everything. A job that the memory misses waits for this time and one look at
+/// most.
 const LOOK_AT_ALL_AFTER: Duration = Duration::from_secs(5);
 
-/// A group that had nothing for so long is forgotten.
+/// Forget a group that had no ready job for this long.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// Past so many remembered groups those that have nothing are forgotten: each costs every look a descent of the index.
-const MOST_GROUPS: usize = 2_000;
+/// With more groups than this, forget all that have no ready job now. Each remembered group costs each look one
+/// descent of the index.
+const MAX_GROUPS: usize = 2_000;
 
 #[derive(Debug)]
 pub(crate) struct GroupMemory {
@@ -35,9 +39,10 @@ pub(crate) struct GroupMemory {
 
 #[derive(Debug)]
 struct Remembered {
-    /// No ready job has a smaller id, as far as is known.
+    /// The lowest id that a ready job of this group may have, as far as is known.
     lowest: JobId,
-    busy: Instant,
+    /// When a look last found a ready job of this group.
+    last_seen: Instant,
 }
 
 impl GroupMemory {
@@ -49,7 +54,7 @@ impl GroupMemory {
         }
     }
 
-    /// The groups to look at, at `now`; `None` if everything is to be looked at.
+    /// The groups to look at. `None` if it is time to look at everything.
     pub(crate) fn known(&self, now: Instant) -> Option<Vec<ReadyGroup>> {
         let known = |(group, remembered): (&(String, ClientId, i16), &Remembered)| ReadyGroup {
             load_key: group.0.clone(),
@@ -60,29 +65,36 @@ impl GroupMemory {
         (!self.look_at_all.is_due(now)).then(|| self.groups.iter().map(known).collect())
     }
 
-    /// How long until everything is to be looked at.
+    /// How long until the next look at everything is due.
     pub(crate) fn look_at_all_in(&self, now: Instant) -> Duration {
         self.look_at_all.due_in(now)
     }
 
-    /// Learns from a look that began at `began` and ended at `ended`. `floor` is the lowest id that a job not yet committed
-    /// could have when it began.
-    pub(crate) fn learn(&mut self, found: &[ReadyGroup], floor: JobId, began: Instant, ended: Instant) {
+    /// Learns what a look has found. `lowest_uncommitted` is the lowest id that a job not yet committed could have
+    /// when the look began.
+    pub(crate) fn learn(
+        &mut self,
+        found: &[ReadyGroup],
+        lowest_uncommitted: JobId,
+        began: Instant,
+        ended: Instant,
+    ) {
         if self.look_at_all.is_due(began) {
             self.looked_at_all(began, ended);
         }
         for remembered in self.groups.values_mut() {
-            remembered.lowest = floor;
+            remembered.lowest = lowest_uncommitted;
         }
         for ReadyGroup { load_key, client, priority, lowest } in found {
-            let remembered = Remembered { lowest: floor.min(*lowest), busy: ended };
+            let remembered = Remembered { lowest: lowest_uncommitted.min(*lowest), last_seen: ended };
             self.groups.insert((load_key.clone(), *client, *priority), remembered);
         }
-        let forget_after = if self.groups.len() > MOST_GROUPS { Duration::ZERO } else { FORGET_AFTER };
-        self.groups.retain(|_, remembered| ended <= remembered.busy + forget_after);
+        let forget_after = if self.groups.len() > MAX_GROUPS { Duration::ZERO } else { FORGET_AFTER };
+        self.groups.retain(|_, remembered| ended <= remembered.last_seen + forget_after);
     }
 
-    /// One slow look may be chance, a lock or a busy machine. Two in a row are not.
+    /// Takes the shorter of the last two looks as the usual time. A lock or a busy machine can make one look slow by
+    /// chance, but rarely two in a row.
     fn looked_at_all(&mut self, began: Instant, ended: Instant) {
         let took = ended - began;
         let usual = took.min(self.last_took);
@@ -102,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// Of one client throughout.
+    /// All groups have the same client.
     fn group(load_key: &str, lowest: i64) -> ReadyGroup {
         static CLIENT: LazyLock<ClientId> = LazyLock::new(ClientId::generate);
         ReadyGroup { load_key: load_key.to_owned(), client: *CLIENT, priority: 0, lowest: id(lowest) }
@@ -135,7 +147,7 @@ mod tests {
         assert_eq!(pause_after(SLOW / 2), Duration::ZERO, "the snapshot is gone");
     }
 
-    /// A memory that is in use, and when it is.
+    /// A memory after two slow looks, so that it is in use, and the time by then.
     fn slow(found: &[ReadyGroup]) -> (GroupMemory, Instant) {
         let began = Instant::now();
         let ended = began + SLOW;
@@ -154,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_place_is_forgotten_in_time_or_when_there_are_many() {
+    fn an_emptied_group_is_forgotten_in_time_or_when_there_are_many() {
         let (mut memory, mut now) = slow(&[group("emptied", 5), group("busy", 5)]);
         let mut known_after = |found: &[ReadyGroup], pause: Duration| {
             let began = now + pause;
@@ -165,7 +177,7 @@ mod tests {
         assert_eq!(known_after(&[group("busy", 5)], FORGET_AFTER - SLOW), 2);
         assert_eq!(known_after(&[group("busy", 5)], Duration::from_secs(6)), 1);
 
-        let many: Vec<_> = (0..MOST_GROUPS).map(|number| group(&number.to_string(), 5)).collect();
-        assert_eq!(known_after(&many, Duration::from_secs(6)), MOST_GROUPS);
+        let many: Vec<_> = (0..MAX_GROUPS).map(|number| group(&number.to_string(), 5)).collect();
+        assert_eq!(known_after(&many, Duration::from_secs(6)), MAX_GROUPS);
     }
 }

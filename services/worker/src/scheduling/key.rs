@@ -1,17 +1,17 @@
-//! The key of a load: what of a job decides which model is loaded, and how.
+//! The load key of a job: its model and those options that decide how the model is loaded.
 
 use std::sync::Arc;
 
 use foreman_ollama::LoadKey;
 
-/// Shared by all that speak of it.
+/// Shared, because it is copied often.
 pub(crate) type Key = Arc<LoadKey>;
 
-/// What a job needs of the host.
+/// Where a job runs, and so what it needs of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunsOn {
     /// The GPU, with its model loaded.
     Gpu,
-    /// Only a slot: Ollama hands the request on to its cloud, whatever is loaded.
+    /// Ollama's cloud. The job needs a slot, but no loaded model.
     Cloud,
 }

@@ -1,4 +1,4 @@
-//! Which jobs should be claimed next: where work is, whose turn it is, and with which key. Pure.
+//! Decides which jobs to claim next: for which key, for which client first, and how many. Pure.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use foreman_ollama::ModelName;
 use foreman_store::{Claimed, ClientId, JobId, Offer};
 use tokio::time::Instant;
 
-use super::backlog::{Backlog, Group, Scan};
+use super::backlog::{Backlog, Group, ScanNo};
 use super::client_order::ClientOrder;
 use super::estimates::Estimates;
 use super::key::{Key, RunsOn};
@@ -16,58 +16,60 @@ use super::presence::Presence;
 use super::rotation::{Next, Rotation};
 use crate::config;
 
-/// A job is claimed ahead of its slot only where the one before it takes about so long: so Ollama never waits for us, and
-/// a job that is held is never held for long. Where runs are shorter, a slot is free again before a claim is answered.
-const HELD_AHEAD_OF: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
+/// Claim one job ahead of its slot only if runs of its key usually take this long. Then Ollama gets its next job
+/// without waiting for a claim. A shorter run ends before Postgres answers the claim, and during a longer one the job
+/// would be held for long.
+const HOLD_AHEAD_OF: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Plan {
     backlog: Backlog<Key>,
     presence: Presence,
-    /// The keys that have work for this host; nothing when that has changed.
+    /// The work for this host. `None` after it may have changed, until it is needed again.
     waiting: Option<Waiting>,
     rotation: Rotation<ClientId, Key>,
     client_order: ClientOrder,
     estimates: Estimates<Key>,
+    /// Whether the cloud comes before the GPU in the next claim.
     cloud_next: bool,
     last_in_cloud: Option<Key>,
 }
 
-/// Where there is work for this host, by what it runs on.
+/// The ready jobs that this host can run, by where they run.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Each client with each of its keys.
+    /// Each client with each key that it has ready jobs of.
     gpu: Vec<(ClientId, Key)>,
     cloud: Vec<Key>,
 }
 
-/// What there is to be filled.
+/// How many jobs the host can take.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
-    /// Slots for which there is no job yet.
-    pub(crate) slots: usize,
+pub(crate) struct Capacity {
+    /// Slots with neither a running nor a held job.
+    pub(crate) free_slots: usize,
     /// Whether a job is held already.
-    pub(crate) is_held: bool,
+    pub(crate) holds_job: bool,
 }
 
-/// What to claim.
+/// One claim to make.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
     pub(crate) key: Key,
     pub(crate) runs_on: RunsOn,
     pub(crate) offers: Vec<Offer>,
     pub(crate) limit: usize,
-    /// Whether the jobs are begun with the claim, since there is nothing to be loaded for them.
+    /// Whether the claim also begins the jobs, because no model must be loaded for them.
     pub(crate) begins: bool,
-    /// Of which scan the offers are.
-    scan: Scan,
+    /// The scan that the offers came from.
+    scan: ScanNo,
 }
 
-/// For which key to claim, and how.
+/// A claim before its offers are made.
 struct Wish {
     key: Key,
     runs_on: RunsOn,
-    /// Whose jobs are offered before all others': the claim is for this client's turn.
+    /// The client whose turn the claim is for. Its jobs are offered before all others.
     first: Option<ClientId>,
     limit: usize,
     begins: bool,
@@ -87,13 +89,13 @@ impl Plan {
         }
     }
 
-    /// Where jobs are ready.
+    /// A scan found ready jobs in these groups, and in no others.
     pub(crate) fn scanned(&mut self, groups: Vec<(Key, Group)>) {
         self.backlog.scanned(groups);
         self.waiting = None;
     }
 
-    /// Which models the host has.
+    /// The host has these models now, and no others.
     pub(crate) fn published(&mut self, models: BTreeSet<ModelName>) {
         self.presence.published(models);
         self.waiting = None;
@@ -110,39 +112,40 @@ impl Plan {
         self.is_loaded(key, now);
     }
 
-    /// The turn of this key, if it is its own, goes on without a load from here.
+    /// This key is resident. If it has the turn, its quantum runs from now on.
     pub(crate) fn is_loaded(&mut self, key: &Key, now: Instant) {
         if self.rotation.has_turn(key) {
             self.rotation.loaded(now);
         }
     }
 
-    /// The turn of this key ends, or a model that cannot be loaded would keep the others waiting for its whole queue.
+    /// The load of this key failed. If the key has the turn, the turn ends: otherwise a model that cannot be loaded
+    /// would keep its turn until its whole queue has failed.
     pub(crate) fn load_failed(&mut self, key: &Key, now: Instant) {
         if self.rotation.has_turn(key) {
             self.rotation.leave(now);
         }
     }
 
-    /// A job of this client and key had the host for so long.
+    /// A job of this client and key has run for this long.
     pub(crate) fn ran(&mut self, client: ClientId, key: &Key, took: Duration) {
         self.estimates.ran(key, took);
         self.client_order.ran(client, took);
     }
 
-    /// Whether jobs will be claimed for this key before any other has its turn.
+    /// Whether this key has the turn and still has ready jobs.
     pub(crate) fn goes_on_with(&self, key: &Key) -> bool {
         self.rotation.has_turn(key) && self.backlog.has(key)
     }
 
-    /// Whether there is work that this host could do.
+    /// Whether there are ready jobs that this host can run.
     pub(crate) fn work_waits(&mut self) -> bool {
         let waiting = self.waiting();
         !waiting.gpu.is_empty() || !waiting.cloud.is_empty()
     }
 
-    /// Which key has the GPU next, and for whom. What is held is work for the key that has the turn, though nothing more
-    /// may be ready.
+    /// Which key has the GPU next, and for which client. `held` are client and key of each held job: a key with held
+    /// jobs has work, even if no more of its jobs are ready.
     pub(crate) fn next(
         &mut self,
         held: impl Iterator<Item = (ClientId, Key)>,
@@ -154,21 +157,22 @@ impl Plan {
         self.rotation.next(&waiting, gpu_is_busy, &self.estimates, now)
     }
 
-    /// What to claim, if anything. `needs_no_load` says so of a key and what it runs on; `floor` is the lowest id that a job not
-    /// yet committed may have.
+    /// The next claim to make, if any. `needs_no_load` tells whether jobs of a key can run at once.
+    /// `lowest_uncommitted` is the lowest id that a job not yet committed may have.
     pub(crate) fn order(
         &mut self,
         next: Next<ClientId, Key>,
-        room: Room,
+        capacity: Capacity,
         needs_no_load: impl Fn(&Key, RunsOn) -> bool,
-        floor: JobId,
+        lowest_uncommitted: JobId,
     ) -> Option<Order> {
-        let Wish { key, runs_on, first, limit, begins } = self.wish(next, room, needs_no_load)?;
-        let offers = self.client_order.offers(&self.backlog.groups(&key), first, limit, floor);
-        Some(Order { key, runs_on, offers, limit, begins, scan: self.backlog.scan() })
+        let Wish { key, runs_on, first, limit, begins } = self.wish(next, capacity, needs_no_load)?;
+        let groups = self.backlog.groups(&key);
+        let offers = self.client_order.offers(&groups, first, limit, lowest_uncommitted);
+        Some(Order { key, runs_on, offers, limit, begins, scan: self.backlog.last_scan() })
     }
 
-    /// Learns what an order brought.
+    /// Learns which jobs the claim of an order brought.
     pub(crate) fn claimed(&mut self, order: &Order, claimed: &[Claimed], now: Instant) {
         let brought: Vec<_> =
             claimed.iter().map(|job| (job.client, job.priority, job.lease.job_id)).collect();
@@ -183,14 +187,14 @@ impl Plan {
     }
 
     fn waiting(&mut self) -> &Waiting {
-        let (ready, presence) = (&self.backlog, &self.presence);
+        let (backlog, presence) = (&self.backlog, &self.presence);
         self.waiting.get_or_insert_with(|| {
             let mut waiting = Waiting::default();
-            for key in ready.keys().filter(|key| presence.has(key.model())) {
+            for key in backlog.keys().filter(|key| presence.has(key.model())) {
                 if key.model().is_cloud() {
                     waiting.cloud.push(Key::clone(key));
                 } else {
-                    let clients = ready.clients(key).into_iter();
+                    let clients = backlog.clients(key).into_iter();
                     waiting.gpu.extend(clients.map(|client| (client, Key::clone(key))));
                 }
             }
@@ -201,18 +205,19 @@ impl Plan {
     fn wish(
         &mut self,
         next: Next<ClientId, Key>,
-        room: Room,
+        capacity: Capacity,
         needs_no_load: impl Fn(&Key, RunsOn) -> bool,
     ) -> Option<Wish> {
         let last_in_cloud = self.last_in_cloud.clone();
         let Waiting { cloud, .. } = self.waiting();
-        // In a ring: nothing has to be loaded for any of them.
+        // Cloud keys take turns in the order of their names. No turn needs a load, so each can be a single claim.
         let cloud = cloud.iter().find(|key| Some(*key) > last_in_cloud.as_ref()).or(cloud.first()).cloned();
-        // GPU and cloud share the slots, so they take turns, and neither holds a job ahead of the other's.
+        // GPU and cloud jobs share the slots, so claims for them alternate. While the cloud is next, no GPU job is
+        // held ahead.
         let cloud_first = self.cloud_next && cloud.is_some();
         let wish = |key: Key, runs_on, may_hold| {
             let needs_no_load = needs_no_load(&key, runs_on);
-            self.wish_for(key, runs_on, room, needs_no_load, may_hold)
+            self.wish_for(key, runs_on, capacity, needs_no_load, may_hold)
         };
         let on_gpu = match next {
             Next::Stay(key) => wish(key, RunsOn::Gpu, !cloud_first),
@@ -233,21 +238,24 @@ impl Plan {
         wish
     }
 
-    /// A claim for the free slots, or for one job more that may be held until a slot is free.
+    /// A claim of this key for all free slots. If `may_hold`, it may bring one job more, which is held until a slot
+    /// is free.
     fn wish_for(
         &self,
         key: Key,
         runs_on: RunsOn,
-        room: Room,
+        capacity: Capacity,
         needs_no_load: bool,
         may_hold: bool,
     ) -> Option<Wish> {
-        // Held jobs come first, and a job that is begun waits for nothing.
-        if room.slots > 0 && needs_no_load && !room.is_held {
-            return Some(Wish { key, runs_on, first: None, limit: room.slots, begins: true });
+        let Capacity { free_slots, holds_job } = capacity;
+        // A job that its claim begins must start at once. So it must neither wait for a load nor for a held job
+        // before it.
+        if free_slots > 0 && needs_no_load && !holds_job {
+            return Some(Wish { key, runs_on, first: None, limit: free_slots, begins: true });
         }
-        let quick = self.estimates.usual_run(&key).is_some_and(|usual| HELD_AHEAD_OF.contains(&usual));
-        let limit = room.slots + usize::from(may_hold && quick && !room.is_held);
+        let is_quick = self.estimates.usual_run(&key).is_some_and(|usual| HOLD_AHEAD_OF.contains(&usual));
+        let limit = free_slots + usize::from(may_hold && is_quick && !holds_job);
         (limit > 0).then_some(Wish { key, runs_on, first: None, limit, begins: false })
     }
 }

@@ -1,5 +1,5 @@
-//! Which models this host has. Jobs of others are left in the queue: another host may have their model, and whether none
-//! has is the janitor's to judge. Pure.
+//! Which models this host has. Jobs of other models stay in the queue, because another host may have them. Only the
+//! janitor may judge that no host has a model. Pure.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// What the host has now.
+    /// The host has these models now, and no others.
     pub(crate) fn published(&mut self, models: BTreeSet<ModelName>) {
         self.models = models;
     }
 
-    /// Ollama did not find this model, whatever it said before.
+    /// Ollama did not find this model, although the last list may have it.
     pub(crate) fn missed(&mut self, model: &ModelName) {
         self.models.remove(model);
     }
@@ -32,9 +32,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_the_host_published_last_and_ollama_has_not_missed_since_can_run() {
+    fn a_model_can_run_if_the_last_list_has_it_and_ollama_has_not_missed_it_since() {
         let (mut presence, model) = (Presence::default(), ModelName::parse("a").unwrap());
-        assert!(!presence.has(&model), "nothing was said yet");
+        assert!(!presence.has(&model), "nothing is published yet");
         presence.published([model.clone()].into());
         assert!(presence.has(&model));
         presence.missed(&model);

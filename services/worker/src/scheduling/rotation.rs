@@ -1,16 +1,22 @@
-//! Which client the host works for, and on which load key. Pure: it is told the time, and it claims and loads nothing.
+//! Decides which client has the GPU, and with which load key. Pure: callers pass the time, and the rotation itself
+//! claims and loads nothing.
 //!
-//! A turn is one key made resident for one client. Turns go round the clients first and round the keys of a client second,
-//! so that no client gains by making keys: the next client is the one whose last turn ended longest ago, and it gets
-//! the one of its keys that was left longest ago. A key that has the turn serves everybody who shares it. It keeps the turn
-//! while it has work, until it was resident for its quantum and somebody else waits. Where the next client only
-//! wants the key that is resident, the turn passes to it without a load.
+//! A turn makes one key resident for one client. Turns go round the clients first, and round the keys of each client
+//! second. So a client gains nothing by making many keys.
 //!
-//! Loading then takes at most the share ε of the GPU's time where turns are used up, and a client with work waits for its
-//! next claim at most `(N-1)(Q'+S+L) + S + L`, counted from when it came or from when its own last turn ended, where N is
-//! the number of clients with work, however many keys they have: each other client has one turn before, which is to load,
-//! stay and finish; and its own key's turn may just have begun, with a load and a run in the way. A client that is alone
-//! goes round its keys, and N is their number.
+//! - The next turn goes to the client whose last turn ended longest ago, with the key whose last turn ended longest
+//!   ago.
+//! - The key that has the turn serves all clients that share it.
+//! - The key keeps the turn while it has work. It loses the turn when another client or key waits and it has been
+//!   resident for its quantum.
+//! - If the next client wants only the resident key, it gets its turn without a load.
+//!
+//! Two bounds follow. When every turn lasts for its quantum, loading takes at most the share ε of the GPU's time. And
+//! a client with work waits for its next claim at most `(N-1)(Q'+S+L) + S + L`, counted from its arrival or from the
+//! end of its own last turn. N is the number of clients with work, Q' the quantum, S the longest load, and L the
+//! longest run. The reason: before its turn each other client has one turn, with a load, the quantum, and a last run.
+//! Then a turn of its own key may have just begun, and its claim waits for one more load and one more run. While only
+//! one client has work, turns go round its keys, and N is the number of its keys.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -20,16 +26,17 @@ use tokio::time::Instant;
 
 use super::estimates::Estimates;
 
-/// What to do about the keys.
+/// What the GPU should do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next<C, K> {
     /// Claim for the key that has the turn.
     Stay(K),
-    /// Claim nothing, so that what runs comes to its end: Ollama may deadlock on a second model before.
+    /// Claim nothing until all GPU jobs have ended. Ollama may deadlock if it must load a second model while requests
+    /// run.
     WaitForIdle,
-    /// Claim for this key, this client's jobs first. If that brings a job, say so with [`Rotation::enter`].
+    /// Claim for this key, with this client's jobs first. If the claim brings a job, call [`Rotation::enter`].
     Switch { client: C, key: K },
-    /// No key has work.
+    /// Claim nothing, because no key has work.
     Rest,
 }
 
@@ -44,32 +51,33 @@ pub(crate) struct Rotation<C, K> {
 
 #[derive(Debug)]
 struct Turn<C, K> {
-    /// Whose turn it is. Others who share the key are served too, and have their own turns all the same.
+    /// The client that has the turn. Other clients that share the key are served as well, and keep their own turns.
     client: C,
     key: K,
-    /// Nothing until the key is loaded: the quantum is for working.
+    /// `None` until the key is loaded, because the quantum counts only time for work.
     resident_since: Option<Instant>,
 }
 
-/// Clients, or keys, in the order of their last turns. Who had no work for `max_wait` is forgotten: whoever waits now does
-/// not wait for those, and they come back as newcomers.
+/// Clients, or keys, in the order of their last turns. It forgets those that had no work for `max_wait`, and treats
+/// them as newcomers when they come back.
 #[derive(Debug)]
 struct Line<T>(HashMap<T, Position>);
 
 #[derive(Debug, Clone, Copy)]
 struct Position {
-    /// When the last turn ended, or the first work was seen: a newcomer lines up behind those who were there.
+    /// When the last turn ended. For a newcomer, when it was first seen with work, so that newcomers line up at the end.
     since: Instant,
-    had_work: Instant,
+    last_had_work: Instant,
 }
 
 impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
-    /// `load_share` is ε, between 0 and 1; `max_wait` is what the bound should not exceed if that can be had.
+    /// `load_share` is ε, between 0 and 1. Quanta are made shorter where the bound would exceed `max_wait`.
     pub(crate) fn new(load_share: f64, max_wait: Duration) -> Self {
         Self { load_share, max_wait, turn: None, clients: Line::default(), keys: Line::default() }
     }
 
-    /// What to do now, where these clients wait for jobs of these keys to be claimed.
+    /// What to do now. `waiting` has each client with each key that it has unclaimed jobs of; `in_flight` tells
+    /// whether GPU jobs run.
     pub(crate) fn next(
         &mut self,
         waiting: &[(C, K)],
@@ -105,7 +113,8 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         }
     }
 
-    /// A claim brought a job of this client and key: the key has the turn, and if it had not, it is this client's.
+    /// A claim brought a job of this client and key. If the key does not have the turn yet, this client's turn with
+    /// it begins.
     pub(crate) fn enter(&mut self, client: C, key: &K, now: Instant) {
         if !self.has_turn(key) {
             self.leave(now);
@@ -113,14 +122,14 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         }
     }
 
-    /// The key that has the turn is loaded; from here its quantum runs.
+    /// The key that has the turn is loaded. Its quantum runs from now on, unless it runs already.
     pub(crate) fn loaded(&mut self, now: Instant) {
         if let Some(turn) = &mut self.turn {
             turn.resident_since.get_or_insert(now);
         }
     }
 
-    /// Ends the turn, also before its time, as when its model could not be loaded.
+    /// Ends the turn, possibly before its quantum is over.
     pub(crate) fn leave(&mut self, now: Instant) {
         if let Some(turn) = self.turn.take() {
             self.clients.had_turn(turn.client, now);
@@ -132,11 +141,12 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         self.turn.as_ref().is_some_and(|turn| turn.key == *key)
     }
 
-    /// Whose turn comes after the present one: another client's if one waits, or else another key of the same client's.
+    /// Whose turn comes next, and with which key: another client if one waits, or otherwise another key of the same
+    /// client.
     fn next_in_line<'a>(&self, waiting: &'a [(C, K)]) -> Option<&'a (C, K)> {
         let is_turns = |client: &C| self.turn.as_ref().is_some_and(|turn| turn.client == *client);
         let of_others = waiting.iter().filter(|(client, _)| !is_turns(client));
-        // The resident key is the one that was left least long ago.
+        // The resident key comes last among a client's keys, because its turn has not even ended yet.
         let position =
             |(client, key): &&(C, K)| (self.clients.since(client), self.has_turn(key), self.keys.since(key));
         of_others.min_by_key(position).or_else(|| {
@@ -150,8 +160,9 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
             .is_some_and(|since| now.saturating_duration_since(since) >= self.quantum(turn, estimates))
     }
 
-    /// Q' of the design: the load's fair return, or less where the others would wait too long. At least one job runs
-    /// in any case, because a turn begins with a claim.
+    /// Q': how long the key of this turn may stay resident while others wait. It is long enough that loading takes
+    /// the share ε of the turn, but shorter if the others would wait for longer than `max_wait`. Even with a quantum
+    /// of zero one job runs, because a turn begins with a claim.
     fn quantum(&self, turn: &Turn<C, K>, estimates: &Estimates<K>) -> Duration {
         let all = || self.keys.0.keys().chain([&turn.key]);
         let load = all().map(|key| estimates.load(key)).max().unwrap_or_default();
@@ -185,26 +196,26 @@ impl<T> Default for Line<T> {
 impl<T: Clone + Eq + Hash> Line<T> {
     fn has_work(&mut self, one: &T, now: Instant) {
         match self.0.get_mut(one) {
-            Some(position) => position.had_work = now,
+            Some(position) => position.last_had_work = now,
             None => self.had_turn(one.clone(), now),
         }
     }
 
     fn had_turn(&mut self, one: T, now: Instant) {
-        self.0.insert(one, Position { since: now, had_work: now });
+        self.0.insert(one, Position { since: now, last_had_work: now });
     }
 
     fn since(&self, one: &T) -> Option<Instant> {
         self.0.get(one).map(|position| position.since)
     }
 
-    /// How many beside this one stand in line.
+    /// How many others are in the line.
     fn others(&self, one: &T) -> usize {
         self.0.len() - usize::from(self.0.contains_key(one))
     }
 
     fn forget(&mut self, max_wait: Duration, now: Instant) {
-        self.0.retain(|_, position| now.saturating_duration_since(position.had_work) <= max_wait);
+        self.0.retain(|_, position| now.saturating_duration_since(position.last_had_work) <= max_wait);
     }
 }
 

@@ -1,5 +1,6 @@
-//! The one question at a time that Postgres is asked: for more jobs, or which leases are ours. Two claims, or a claim and a
-//! look at our own leases, would each make the other's answer stale. Pure.
+//! When the decider may ask Postgres, and what. There are two questions: one claims more jobs, the other asks which
+//! leases are ours. There must never be two questions at the same time, because each would make the answer to the
+//! other stale. Pure.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,29 +11,31 @@ use tokio::time::Instant;
 use crate::membership::liveness::Spell;
 use crate::scheduling::plan::Order;
 
-/// The wait after a question that Postgres did not answer, doubled for each until a claim is answered: a look at our own
-/// leases proves too little, and what it hands back would be claimed again at once.
+/// The wait after a question that failed. It doubles with each failure, until Postgres answers a claim. An answered
+/// look at our own leases does not reset it: claims may still fail, and each lost claim would be handed back and
+/// claimed again at once.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct Claims {
     is_asking: bool,
+    /// No question before this time.
     again_at: Instant,
     delay: Duration,
-    /// Whether we may have leases that we do not know of.
+    /// Whether Postgres may have leases of ours that the ledger does not know.
     is_in_doubt: bool,
 }
 
 #[derive(Debug)]
 pub(crate) enum Question {
-    /// For jobs, as this holder and under this spell.
+    /// Claims jobs as this holder. The jobs may begin only under this spell.
     Jobs { holder: Holder, spell: Spell, order: Order },
-    /// Which leases this worker has, beside those that are known.
+    /// Asks which leases this worker has in Postgres. `known` are those that the ledger knows when it asks.
     OwnLeases { worker: WorkerId, known: HashSet<LeaseNo> },
 }
 
-/// What Postgres said.
+/// Postgres' answer to a question.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Claimed {
@@ -40,12 +43,13 @@ pub(crate) enum Reply {
         spell: Spell,
         jobs: Vec<Claimed>,
     },
-    /// All that we hold by Postgres' account, beside what was known when it was asked.
+    /// All leases of this worker in Postgres. `known` is what the question said.
     OwnLeases {
         known: HashSet<LeaseNo>,
         leases: Vec<OwnLease>,
     },
     Failed {
+        /// The question was a claim, and Postgres may have committed it.
         may_have_claimed: bool,
     },
 }
@@ -55,7 +59,7 @@ impl Claims {
         Self { is_asking: false, again_at: now, delay: FIRST_DELAY, is_in_doubt: false }
     }
 
-    /// The next question is which leases are ours.
+    /// Makes the next question the one about our own leases.
     pub(super) fn doubt(&mut self) {
         self.is_in_doubt = true;
     }
@@ -72,12 +76,12 @@ impl Claims {
         !self.is_asking && now >= self.again_at
     }
 
-    /// When Postgres may be asked again, if that is only a matter of time.
+    /// When the wait after a failed question ends, if one is on.
     pub(super) fn again_at(&self, now: Instant) -> Option<Instant> {
         Some(self.again_at).filter(|at| now < *at)
     }
 
-    /// A question goes out.
+    /// A question is asked.
     pub(super) fn ask(&mut self) {
         self.is_asking = true;
     }
@@ -93,7 +97,7 @@ impl Claims {
         self.is_in_doubt = false;
     }
 
-    /// A question was not answered. What may have been claimed without our knowing stands among our own leases.
+    /// A question failed. Jobs that it may have claimed are found among our own leases by the next question.
     pub(super) fn failed(&mut self, may_have_claimed: bool, now: Instant) {
         self.is_asking = false;
         self.is_in_doubt |= may_have_claimed;

@@ -1,4 +1,5 @@
-//! What we know of the host: whether Ollama answers there, what is loaded or being loaded, and how jobs fare. Pure.
+//! What we know of the host: whether Ollama answers, which key is loaded or loading, and whether its failures call
+//! for a pause. Pure.
 
 use foreman_store::JobId;
 use tokio::time::Instant;
@@ -13,20 +14,20 @@ use crate::scheduling::key::{Key, RunsOn};
 pub(super) struct Host {
     is_up: bool,
     residency: Residency<Key>,
-    /// The key that is being loaded.
+    /// The key whose load is under way.
     loading: Option<Key>,
     loaded_last: Option<Key>,
     vanished: Vanished,
     pause: Pause,
 }
 
-/// The load that an attempt has to wait for.
+/// Which load a new attempt must wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::runner) enum Loading {
     NotNeeded,
-    /// The load that was begun for another attempt.
+    /// The load that another attempt has started already.
     UnderWay,
-    /// One that begins with this attempt, in place of any other.
+    /// A new load, which replaces any other.
     New,
 }
 
@@ -45,22 +46,22 @@ impl Host {
         self.loading.is_some()
     }
 
-    /// Whether jobs may be begun there now.
+    /// Whether jobs may begin on this host now.
     pub(super) fn takes_jobs(&self, now: Instant) -> bool {
         self.is_up && self.pause.until(now).is_none()
     }
 
-    /// When jobs may be begun again, if that is only a matter of time.
+    /// When the pause ends, if one is on.
     pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
         self.pause.until(now)
     }
 
-    /// Whether a request for this key has nothing to wait for.
+    /// Whether a request for this key can be sent without a load before it.
     pub(super) fn needs_no_load(&self, key: &Key, runs_on: RunsOn, gpu_is_busy: bool, now: Instant) -> bool {
-        runs_on == RunsOn::Cloud || self.residency.holds(key, gpu_is_busy, now)
+        runs_on == RunsOn::Cloud || self.residency.has(key, gpu_is_busy, now)
     }
 
-    /// How a key is loaded that is not there.
+    /// Notes that a key must be loaded, and returns with which load.
     pub(super) fn load(&mut self, key: &Key) -> Loading {
         if self.loading.as_ref() == Some(key) {
             return Loading::UnderWay;
@@ -70,7 +71,7 @@ impl Host {
         Loading::New
     }
 
-    /// A load has ended well. Returns whether another model was loaded before.
+    /// A load has succeeded. Returns whether the load before it was for another key.
     pub(super) fn loaded(&mut self, key: Key, now: Instant) -> bool {
         self.loading.take_if(|loading| *loading == key);
         let is_switch = self.loaded_last.replace(Key::clone(&key)).is_some_and(|last| last != key);
@@ -83,7 +84,7 @@ impl Host {
         self.residency.lost();
     }
 
-    /// Gives up a load that is not wanted any more: Ollama is hung up on.
+    /// Gives up the load under way unless it `is_wanted`. The floor then closes its connection to Ollama.
     pub(super) fn keep_load_if(&mut self, is_wanted: impl FnOnce(&Key) -> bool) {
         if self.loading.as_ref().is_some_and(|key| !is_wanted(key)) {
             self.loading = None;
@@ -91,7 +92,7 @@ impl Host {
         }
     }
 
-    /// Ollama says that nothing is loaded.
+    /// Ollama says that no model is loaded.
     pub(super) fn has_nothing_resident(&mut self, gpu_is_busy: bool) {
         if self.loading.is_none() && !gpu_is_busy {
             self.residency.lost();
@@ -103,7 +104,7 @@ impl Host {
         self.residency.used(key, now);
     }
 
-    /// Learns from how a job ended. Returns how often Ollama has gone away under that job.
+    /// Learns from the ending of a job. Returns how often Ollama has gone away under this job.
     pub(super) fn learn(&mut self, job: JobId, ending: &Ending, now: Instant) -> u32 {
         let trouble = ending.host_trouble();
         match ending {

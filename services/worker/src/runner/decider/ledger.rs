@@ -1,4 +1,5 @@
-//! Which jobs are ours: claimed and waiting for a slot, running in one, or ended and not yet written. Pure.
+//! The jobs that are ours. Each is either held (claimed, and waiting for a slot), running in a slot, or unsettled
+//! (ended, and not yet stored in Postgres). Pure.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -8,9 +9,10 @@ use crate::runner::fate::Abort;
 use crate::runner::job::{Job, Running};
 use crate::scheduling::key::{Key, RunsOn};
 
-/// With more outcomes per slot than this that Postgres has not taken yet, nothing more is claimed.
+/// Stop claiming while there are this many unsettled outcomes per slot.
 const MAX_UNSETTLED_PER_SLOT: usize = 4;
-/// Nor with more bytes of them than this, which stay in memory until Postgres has them. What runs by then comes on top.
+/// Stop claiming while the unsettled outcomes have this many bytes. They stay in memory until Postgres has them, and
+/// the outcomes of the jobs that run meanwhile come on top.
 const MAX_UNSETTLED_BYTES: usize = 64 << 20;
 
 #[derive(Debug)]
@@ -18,7 +20,7 @@ pub(super) struct Ledger {
     slots: usize,
     held: VecDeque<Job>,
     running: HashMap<LeaseNo, Running>,
-    /// With the bytes of each.
+    /// The size of each outcome in bytes.
     unsettled: HashMap<LeaseNo, usize>,
 }
 
@@ -27,18 +29,18 @@ impl Ledger {
         Self { slots, held: VecDeque::new(), running: HashMap::new(), unsettled: HashMap::new() }
     }
 
-    /// A job was claimed that waits for a slot.
+    /// A claimed job waits for a slot.
     pub(super) fn hold(&mut self, job: Job) {
         self.held.push_back(job);
     }
 
-    /// The next job that a free slot is for.
+    /// Takes the next held job if a slot is free.
     pub(super) fn take_next(&mut self) -> Option<Job> {
         if self.running.len() < self.slots { self.held.pop_front() } else { None }
     }
 
-    /// Takes out the held jobs that are not to be kept.
-    pub(super) fn let_go_but(&mut self, keeps: impl Fn(&Job) -> bool) -> VecDeque<Job> {
+    /// Removes the held jobs for which `keeps` is false, and returns them.
+    pub(super) fn release_except(&mut self, keeps: impl Fn(&Job) -> bool) -> VecDeque<Job> {
         let (kept, gone): (VecDeque<Job>, VecDeque<Job>) =
             std::mem::take(&mut self.held).into_iter().partition(keeps);
         self.held = kept;
@@ -53,25 +55,25 @@ impl Ledger {
         self.running.remove(&lease)
     }
 
-    /// An outcome of so many bytes is on its way to Postgres.
+    /// The job under this lease has ended. Its outcome, of so many bytes, is on its way to Postgres.
     pub(super) fn left(&mut self, lease: LeaseNo, bytes: usize) {
         self.unsettled.insert(lease, bytes);
     }
 
-    /// Postgres has it, or refused it.
+    /// Postgres has stored the outcome of this lease, or has refused it for good.
     pub(super) fn settled(&mut self, lease: LeaseNo) {
         self.unsettled.remove(&lease);
     }
 
-    /// Stops the attempts that run under these leases, and takes out the jobs that are held under them.
+    /// Stops the attempts that run under these leases. Removes the jobs that are held under them, and returns those.
     pub(super) fn cancel(&mut self, leases: &[LeaseNo]) -> VecDeque<Job> {
         for running in leases.iter().filter_map(|lease| self.running.get(lease)) {
             running.abort(Abort::Cancelled);
         }
-        self.let_go_but(|job| !leases.contains(&job.lease.no))
+        self.release_except(|job| !leases.contains(&job.lease.no))
     }
 
-    /// Stops every attempt, since the grace is nearly over.
+    /// Stops every attempt, because the grace is nearly over.
     pub(super) fn stop_all(&self) {
         self.running.values().for_each(|running| running.abort(Abort::Stopping));
     }
@@ -88,12 +90,12 @@ impl Ledger {
         self.held.is_empty() && self.running.is_empty() && self.unsettled.is_empty()
     }
 
-    /// Slots for which there is no job yet.
+    /// How many slots have neither a running nor a held job.
     pub(super) fn slots_to_fill(&self) -> usize {
         self.slots.saturating_sub(self.running.len() + self.held.len())
     }
 
-    /// Whether so much waits to be written that nothing more should be claimed.
+    /// Whether so many outcomes are unsettled that claiming must wait.
     pub(super) fn waits_for_postgres(&self) -> bool {
         self.unsettled.len() >= MAX_UNSETTLED_PER_SLOT * self.slots
             || self.unsettled.values().sum::<usize>() >= MAX_UNSETTLED_BYTES
@@ -103,19 +105,19 @@ impl Ledger {
         self.running.values().any(|running| running.runs_on == RunsOn::Gpu)
     }
 
-    /// Whether a job of ours needs this key.
+    /// Whether a running or held job needs this key.
     pub(super) fn needs(&self, key: &Key) -> bool {
         self.running.values().any(|running| running.key == *key)
             || self.held.iter().any(|job| job.key == *key)
     }
 
-    /// Whose held jobs wait for the GPU, and with which key.
+    /// Client and key of each held job that runs on the GPU.
     pub(super) fn held_for_gpu(&self) -> impl Iterator<Item = (ClientId, Key)> {
         let on_gpu = self.held.iter().filter(|job| job.runs_on == RunsOn::Gpu);
         on_gpu.map(|job| (job.client, Key::clone(&job.key)))
     }
 
-    /// The leases of all of them.
+    /// Every lease of ours: running, held and unsettled.
     pub(super) fn leases(&self) -> HashSet<LeaseNo> {
         let running = self.running.keys().copied();
         let held = self.held.iter().map(|job| job.lease.no);

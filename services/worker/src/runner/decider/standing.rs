@@ -1,5 +1,5 @@
-//! By what right jobs are claimed and begun: this worker holds the host, Postgres has heard of it lately, and it is not told
-//! to stop. Pure.
+//! Whether this worker may claim and begin jobs. It may while it holds the host, its spell goes on, and the process
+//! does not stop. Pure.
 
 use foreman_store::{Holder, WorkerId};
 
@@ -14,19 +14,19 @@ pub(super) struct Standing {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
-    /// Nothing more is begun.
+    /// No job begins any more.
     Soft,
-    /// The grace is nearly over.
+    /// The grace is nearly over, and no attempt may run any more.
     Hard,
 }
 
 impl Standing {
-    /// The host lease that this process has now, and the spell that goes on.
-    pub(super) fn learn(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
+    /// Takes the host lease that this worker has now, and its present spell.
+    pub(super) fn update(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
         (self.holder, self.spell) = (holder, spell);
     }
 
-    /// As whom jobs may be claimed and begun now, if at all.
+    /// As whom this worker may claim and begin jobs now. `None` if it may not.
     pub(super) fn right(&self) -> Option<(Holder, Spell)> {
         if self.stop.is_some() {
             return None;
@@ -40,7 +40,7 @@ impl Standing {
         self.holder.is_some()
     }
 
-    /// As whom we hold leases.
+    /// The id under which this worker has leases, while its spell goes on.
     pub(super) fn worker(&self) -> Option<WorkerId> {
         self.spell.as_ref().filter(|spell| spell.goes_on()).map(|spell| spell.worker)
     }

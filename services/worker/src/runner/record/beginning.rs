@@ -1,5 +1,5 @@
-//! Records that jobs begin, and tells those who wait for it whether they may. It must never begin a job once the right to
-//! that has ended.
+//! Records that jobs begin, and tells each waiting attempt whether its job may begin. It must never let a job begin
+//! after the job's spell has ended.
 
 use std::mem::take;
 
@@ -8,17 +8,17 @@ use foreman_store::{Begin, Lease, Phase, Store};
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
 
-use super::BATCH;
+use super::MAX_BATCH_ROWS;
 use crate::alone::Alone;
 use crate::membership::liveness::Spell;
 use crate::stale::STALE_WRITES;
 use crate::tries::Tries;
 
-/// What came of the wish to begin.
+/// The answer to an attempt that asked whether its job may begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Began {
     Answered(Begin),
-    /// The right to begin anything ended before Postgres answered, or Postgres refuses to record it.
+    /// The spell ended before Postgres answered, or Postgres refuses to record the begin.
     Fenced,
 }
 
@@ -32,7 +32,8 @@ pub(super) struct Beginning {
 
 impl Beginning {
     fn answer(self, answer: Begin) {
-        // An attempt that was stopped meanwhile asks no more, and its lease may be settled already.
+        // Sending fails if the attempt was stopped meanwhile. Its lease may be settled already, so being stale is
+        // normal then.
         if self.answer.send(Began::Answered(answer)).is_ok() && answer == Begin::Stale {
             counter!(STALE_WRITES.name).increment(1);
         }
@@ -48,7 +49,7 @@ pub(super) struct Begins {
 impl Begins {
     pub(super) async fn record(self, mut queue: mpsc::UnboundedReceiver<Beginning>) {
         let mut batch = Vec::new();
-        while queue.recv_many(&mut batch, BATCH).await > 0 {
+        while queue.recv_many(&mut batch, MAX_BATCH_ROWS).await > 0 {
             for refused in self.begin(take(&mut batch), Tries::default()).await {
                 self.alone.begin("begin", self.clone().begin_alone(refused)).await;
             }
@@ -57,15 +58,16 @@ impl Begins {
 
     async fn begin_alone(self, beginning: Beginning) {
         for refused in self.begin(vec![beginning], Tries::of_a_row_alone()).await {
-            // As if its right had ended: it is handed back.
+            // The attempt ends as if its spell had ended, and its job is handed back.
             _ = refused.answer.send(Began::Fenced);
         }
     }
 
-    /// Writes until all are answered, or returns those that Postgres refuses.
+    /// Tries until Postgres has answered all of them, or returns those that it refuses.
     async fn begin(&self, mut batch: Vec<Beginning>, mut tries: Tries) -> Vec<Beginning> {
         loop {
-            // Whoever waits is told as soon as the right to begin has ended, however long Postgres is away.
+            // Postgres may be away for long. An attempt hears of the end of its spell between two tries, and not
+            // after them.
             for fenced in batch.extract_if(.., |beginning| !beginning.spell.goes_on()) {
                 _ = fenced.answer.send(Began::Fenced);
             }

@@ -1,5 +1,6 @@
-//! Writes how attempts ended. An outcome is written until Postgres has taken it or says that the lease is another's. It is
-//! never dropped for want of an answer: the lease number alone decides, however late that is.
+//! Writes how attempts ended. It repeats each outcome until Postgres has stored it or says that another worker has
+//! the lease. It must never drop an outcome because Postgres does not answer: however late it arrives, the lease
+//! number alone decides whether it counts.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::BATCH;
+use super::MAX_BATCH_ROWS;
 use crate::alone::Alone;
 use crate::runner::fate::reason;
 use crate::runner::metrics::TOKENS;
@@ -17,18 +18,18 @@ use crate::runner::signal::Signal;
 use crate::stale::STALE_WRITES;
 use crate::tries::Tries;
 
-/// A batch takes no further completion past this, in bytes. On a line of 1 MiB/s it is written in two seconds.
-const BATCH_BYTES: usize = 2 << 20;
+/// The most bytes of completions in one batch. A line of 1 MiB/s carries such a batch in two seconds.
+const MAX_BATCH_BYTES: usize = 2 << 20;
 
-/// So many outcomes in one batch were made under load. Then the next one gathers for a moment first: a statement costs
-/// about as much as 20 outcomes do, and no slot waits for it.
+/// A batch of this many outcomes shows that the worker is under load. Then the task waits for [`GATHER_FOR`], so that
+/// the next batch is larger: one statement costs about as much as 20 outcomes, and no slot waits for it.
 const UNDER_LOAD: usize = 16;
 const GATHER_FOR: Duration = Duration::from_millis(5);
 
-/// A result of the largest kind has gone over a thin line by then.
-const WRITE: Duration = Duration::from_secs(300);
+/// A write that takes longer than this has stalled. The largest result needs less, even on a slow line.
+const STALLED_AFTER: Duration = Duration::from_secs(300);
 
-/// A lease on its way out.
+/// A lease that is to end, and how its job leaves it.
 #[derive(Debug)]
 pub(crate) struct Leaving {
     pub lease: Lease,
@@ -46,13 +47,13 @@ pub(super) struct Exits {
 impl Exits {
     pub(super) async fn record(self, mut queue: mpsc::UnboundedReceiver<Leaving>) {
         let mut gathered = Vec::new();
-        while !gathered.is_empty() || queue.recv_many(&mut gathered, BATCH).await > 0 {
+        while !gathered.is_empty() || queue.recv_many(&mut gathered, MAX_BATCH_ROWS).await > 0 {
             let mut bytes = 0;
             let fitting = gathered.iter().take_while(|leaving| {
                 bytes += leaving.exit.bytes();
-                bytes <= BATCH_BYTES
+                bytes <= MAX_BATCH_BYTES
             });
-            // A completion that is larger than a batch goes alone.
+            // A completion larger than a batch is written by itself.
             let fitting = fitting.count().max(1);
             let (labels, exits): (Vec<_>, Vec<_>) =
                 gathered.drain(..fitting).map(|one| (one.model_label, (one.lease, one.exit))).unzip();
@@ -69,28 +70,29 @@ impl Exits {
         }
     }
 
-    /// Writes one outcome, or in its stead that it cannot be written.
+    /// Writes one outcome. If Postgres refuses it, writes instead that the job failed with `outcome_refused`.
     async fn settle_alone(self, label: String, exit: (Lease, Exit)) {
         let (job, number) = (exit.0.job_id, exit.0.no);
         let why = reason("outcome_refused", "its outcome could not be stored; the worker's log says why");
         let (label, exit) = ([label], [exit]);
-        let stand_in = [(Lease { job_id: job, no: number }, Exit::Failed(why))];
+        let failure = [(Lease { job_id: job, no: number }, Exit::Failed(why))];
         let mut tries = Tries::of_a_row_alone();
         while let Err(refused) = self.write(&label, &exit, &mut tries).await {
             background_error!("settle", refused, job.id = %job, "an outcome was refused; the job is to fail in its stead");
-            let Err(refused) = self.write(&label, &stand_in, &mut Tries::default()).await else { return };
-            // The cause is not this outcome but concerns every row, a right that was revoked say: the outcome is kept until
-            // that is mended.
+            let Err(refused) = self.write(&label, &failure, &mut Tries::default()).await else { return };
+            // Postgres refuses the failure too, so the cause concerns every row (a revoked right, say). Keep the
+            // outcome, and try it again until somebody has mended the cause.
             if let Err(refused) = tries.failed("settle", refused).await {
                 background_error!("settle", refused, job.id = %job, "not even that could be stored");
-                // Forgotten here, the lease is found again among our own and handed back.
+                // The decider then knows nothing of this lease. Its next look at our own leases finds it and hands it
+                // back.
                 _ = self.signals.send(Signal::Settled(number));
                 return;
             }
         }
     }
 
-    /// Writes until Postgres takes or refuses it.
+    /// Tries until Postgres stores or refuses the exits.
     async fn write(
         &self,
         labels: &[String],
@@ -98,7 +100,7 @@ impl Exits {
         tries: &mut Tries,
     ) -> Result<(), StoreError> {
         loop {
-            match stalls::round("settle", WRITE, tries.store(&self.store).settle(exits)).await {
+            match stalls::round("settle", STALLED_AFTER, tries.store(&self.store).settle(exits)).await {
                 Ok(settled) => {
                     self.settled(labels, exits, &settled);
                     return Ok(());
@@ -111,20 +113,20 @@ impl Exits {
     fn settled(&self, labels: &[String], exits: &[(Lease, Exit)], settled: &[Settled]) {
         for ((label, (lease, exit)), settled) in labels.iter().zip(exits).zip(settled) {
             match settled {
-                // A success is kept whatever else was asked for, also where the answer to its COMMIT was lost.
+                // `Already` means that an earlier try was stored, but the answer to its COMMIT was lost.
                 Settled::Into(_) | Settled::Already => count_tokens(label, exit),
                 Settled::Stale => {
                     counter!(STALE_WRITES.name).increment(1);
                     tracing::warn!(job.id = %lease.job_id, "an outcome came too late: the job is another's");
                 }
             }
-            // The floor goes only when it has heard of every lease.
+            // Sending cannot fail: the floor ends only after it has heard of every lease.
             _ = self.signals.send(Signal::Settled(lease.no));
         }
     }
 }
 
-/// Tokens count only where their answer was kept.
+/// Counts the tokens of an outcome that Postgres has stored.
 fn count_tokens(label: &str, exit: &Exit) {
     let Exit::Done(done) = exit else { return };
     for (kind, tokens) in [("prompt", done.prompt_tokens), ("completion", done.completion_tokens)] {
