@@ -76,3 +76,66 @@ impl Recorder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use foreman_store::{Begin, Completion, Exit, JobId, LeaseNo, WorkerId};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A success whose completion has this many bytes.
+    pub(super) fn done(bytes: usize) -> Exit {
+        Exit::Done(Completion { completion: vec![b'x'; bytes], prompt_tokens: None, completion_tokens: None })
+    }
+
+    fn lease(number: i64) -> Lease {
+        Lease { job_id: JobId::generate(), no: LeaseNo(number) }
+    }
+
+    /// A recorder, and the queues of its tasks: begins, exits and large exits.
+    fn recorder() -> (Recorder, mpsc::UnboundedReceiver<Beginning>, [mpsc::UnboundedReceiver<Leaving>; 2]) {
+        let (begins, to_begin) = mpsc::unbounded_channel();
+        let (exits, to_exit) = mpsc::unbounded_channel();
+        let (large_exits, large_to_exit) = mpsc::unbounded_channel();
+        (Recorder { begins, exits, large_exits }, to_begin, [to_exit, large_to_exit])
+    }
+
+    #[test]
+    fn large_completions_do_not_wait_in_the_queue_of_small_ones() {
+        let (recorder, _begins, queues) = recorder();
+        for (number, exit) in [(1, done(LARGE)), (2, done(LARGE - 1)), (3, Exit::Cancelled)] {
+            recorder.settle(Leaving { lease: lease(number), exit, model_label: String::new() });
+        }
+        let [small, large] = queues.map(|mut queue| {
+            std::iter::from_fn(|| queue.try_recv().ok()).map(|leaving| leaving.lease.no.0).collect::<Vec<_>>()
+        });
+        assert_eq!((small, large), (vec![2, 3], vec![1]));
+    }
+
+    #[tokio::test]
+    async fn a_job_begins_only_if_the_task_for_begins_has_answered() {
+        let (recorder, mut begins, _exits) = recorder();
+        let (spell, _extend) = Spell::begin(WorkerId::generate(), Instant::now());
+        let lease = lease(1);
+        let answers = async move {
+            begins.recv().await.unwrap().answer.send(Began::Answered(Begin::Go)).unwrap();
+            drop(begins.recv().await.unwrap());
+            drop(begins);
+        };
+        let asks = async {
+            let mut began = Vec::new();
+            for _ in 0..3 {
+                began.push(recorder.begin(&lease, Phase::Working, &spell).await);
+            }
+            began
+        };
+        let (began, ()) = tokio::join!(asks, answers);
+        let go = Began::Answered(Begin::Go);
+        assert_eq!(
+            began,
+            [go, Began::Fenced, Began::Fenced],
+            "answered, dropped unanswered, and without the task"
+        );
+    }
+}

@@ -259,3 +259,6 @@ impl Plan {
         (limit > 0).then_some(Wish { key, runs_on, first: None, limit, begins: false })
     }
 }
+
+#[cfg(test)]
+mod tests;

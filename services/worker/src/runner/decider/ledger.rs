@@ -124,3 +124,154 @@ impl Ledger {
         running.chain(held).chain(self.unsettled.keys().copied()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::{DateTime, Utc};
+    use foreman_ollama::Route;
+    use foreman_store::{JobId, Lease, WorkerId};
+    use tokio::sync::watch;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::membership::liveness::Spell;
+    use crate::runner::fate::Past;
+    use crate::runner::job::Body;
+
+    const ONE: &str = "one:latest";
+    const CLOUD: &str = "far:120b-cloud";
+
+    fn key(text: &str) -> Key {
+        Arc::new(text.parse().unwrap())
+    }
+
+    fn runs_on(key: &Key) -> RunsOn {
+        if key.model().is_cloud() { RunsOn::Cloud } else { RunsOn::Gpu }
+    }
+
+    fn lease(number: i64) -> Lease {
+        Lease { job_id: JobId::generate(), no: LeaseNo(number) }
+    }
+
+    /// A claimed job under this lease number. Spells need a runtime.
+    fn job(number: i64, key: Key) -> Job {
+        Job {
+            lease: lease(number),
+            client: ClientId::generate(),
+            runs_on: runs_on(&key),
+            key,
+            route: Route::Chat,
+            past: Past::default(),
+            model_label: String::new(),
+            body: Body::InPostgres(0),
+            eligible_at: DateTime::<Utc>::UNIX_EPOCH,
+            spell: Spell::begin(WorkerId::generate(), Instant::now()).0,
+            begun: false,
+        }
+    }
+
+    /// An attempt that runs under this lease number, and what it hears of a stop.
+    fn running(number: i64, key: Key) -> (Running, watch::Receiver<Option<Abort>>) {
+        let (abort, aborted) = watch::channel(None);
+        let running = Running {
+            lease: lease(number),
+            client: ClientId::generate(),
+            runs_on: runs_on(&key),
+            key,
+            past: Past::default(),
+            model_label: String::new(),
+            abort,
+        };
+        (running, aborted)
+    }
+
+    fn numbers(jobs: impl IntoIterator<Item = Job>) -> Vec<LeaseNo> {
+        jobs.into_iter().map(|job| job.lease.no).collect()
+    }
+
+    #[tokio::test]
+    async fn held_jobs_get_free_slots_in_the_order_of_their_claims() {
+        let mut ledger = Ledger::new(2);
+        (1..=3).for_each(|number| ledger.hold(job(number, key(ONE))));
+        assert_eq!(ledger.slots_to_fill(), 0, "three jobs for two slots");
+        for number in [1, 2] {
+            assert_eq!(numbers(ledger.take_next()), [LeaseNo(number)]);
+            ledger.begun(running(number, key(ONE)).0);
+        }
+        assert!(ledger.take_next().is_none(), "both slots are in use");
+        assert!(ledger.ended(LeaseNo(1)).is_some());
+        assert_eq!(ledger.slots_to_fill(), 0, "the free slot is for the held job");
+        assert_eq!(numbers(ledger.take_next()), [LeaseNo(3)]);
+        assert_eq!(ledger.slots_to_fill(), 1);
+    }
+
+    #[test]
+    fn claiming_stops_while_too_many_outcomes_or_bytes_are_unsettled() {
+        let mut ledger = Ledger::new(2);
+        (1..=7).for_each(|number| ledger.left(LeaseNo(number), 10));
+        assert!(!ledger.waits_for_postgres());
+        ledger.left(LeaseNo(8), 10);
+        assert!(ledger.waits_for_postgres(), "four per slot");
+        (1..=8).for_each(|number| ledger.settled(LeaseNo(number)));
+        ledger.left(LeaseNo(9), MAX_UNSETTLED_BYTES - 1);
+        assert!(!ledger.waits_for_postgres());
+        ledger.left(LeaseNo(10), 1);
+        assert!(ledger.waits_for_postgres());
+        ledger.settled(LeaseNo(10));
+        assert!(!ledger.waits_for_postgres());
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_ours_until_its_outcome_is_settled() {
+        let mut ledger = Ledger::new(1);
+        ledger.hold(job(1, key(ONE)));
+        ledger.begun(running(2, key(ONE)).0);
+        ledger.left(LeaseNo(3), 0);
+        assert_eq!(ledger.leases(), HashSet::from([1, 2, 3].map(LeaseNo)));
+        ledger.release_except(|_| false);
+        assert!(ledger.ended(LeaseNo(2)).is_some());
+        assert!(!ledger.is_empty(), "an outcome is on its way");
+        ledger.settled(LeaseNo(3));
+        assert!(ledger.is_empty() && ledger.leases().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_cancel_stops_what_runs_and_removes_what_is_held_and_touches_no_other_job() {
+        let mut ledger = Ledger::new(2);
+        let ((stopped, first), (spared, second)) = (running(1, key(ONE)), running(2, key(ONE)));
+        ledger.begun(stopped);
+        ledger.begun(spared);
+        ledger.hold(job(3, key(ONE)));
+        ledger.hold(job(4, key(ONE)));
+        assert_eq!(numbers(ledger.cancel(&[1, 3, 99].map(LeaseNo))), [LeaseNo(3)]);
+        assert_eq!((*first.borrow(), *second.borrow()), (Some(Abort::Cancelled), None));
+        assert_eq!(
+            ledger.leases(),
+            HashSet::from([1, 2, 4].map(LeaseNo)),
+            "a stopped attempt has yet to end"
+        );
+        ledger.stop_all();
+        let stopping = Some(Abort::Stopping);
+        assert_eq!(
+            (*first.borrow(), *second.borrow()),
+            (Some(Abort::Cancelled), stopping),
+            "the first reason counts"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_gpu_jobs_wait_for_the_gpu_or_keep_it_busy() {
+        let mut ledger = Ledger::new(2);
+        ledger.begun(running(1, key(CLOUD)).0);
+        ledger.hold(job(2, key(CLOUD)));
+        assert!(!ledger.gpu_is_busy());
+        assert_eq!(ledger.held_for_gpu().count(), 0);
+        ledger.hold(job(3, key(ONE)));
+        assert_eq!(ledger.held_for_gpu().map(|(_, key)| key).collect::<Vec<_>>(), [key(ONE)]);
+        assert!(ledger.needs(&key(CLOUD)) && ledger.needs(&key(ONE)) && !ledger.needs(&key("two:latest")));
+        ledger.begun(running(4, key(ONE)).0);
+        assert!(ledger.gpu_is_busy());
+    }
+}

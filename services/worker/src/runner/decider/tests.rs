@@ -1,5 +1,6 @@
-//! The decider in virtual time, against a world that answers late, loses answers, fails loads, goes away and comes back,
-//! cancels and stops whenever the script says so.
+//! Runs the decider in virtual time against a scripted world ([`world`]). Each script says which jobs come, how long
+//! loads and runs take, which answers of Postgres are late or lost, and when Ollama, the spell or the host lease goes
+//! away. The world checks the rules of the floor after each decision.
 
 mod world;
 
@@ -36,7 +37,7 @@ fn claiming() -> impl Strategy<Value = (Duration, Claiming)> {
         1 => Just(Claiming::LostBeforeCommit),
         1 => Just(Claiming::Refused),
     ];
-    // A question that is never answered ends with its statement's deadline.
+    // The longest delay is the deadline of a statement: by then every question has an answer or has failed.
     (prop_oneof![6 => millis(0..20), 1 => millis(20..8_000)], kind)
 }
 
@@ -75,8 +76,8 @@ fn scripts() -> impl Strategy<Value = Script> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(384))]
 
-    /// The rules that the world checks after each decision stand in [`World::check`]. Beside them, everything that was claimed
-    /// is settled or handed back, and without a stop every job comes to its end.
+    /// [`World::check`] has the rules that hold after each decision. In the end every claimed job is settled or
+    /// handed back. If the script does not stop the process, every job has ended.
     #[test]
     fn whatever_happens_the_rules_of_the_floor_hold(script in scripts()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

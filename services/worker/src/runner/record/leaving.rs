@@ -48,15 +48,10 @@ impl Exits {
     pub(super) async fn record(self, mut queue: mpsc::UnboundedReceiver<Leaving>) {
         let mut gathered = Vec::new();
         while !gathered.is_empty() || queue.recv_many(&mut gathered, MAX_BATCH_ROWS).await > 0 {
-            let mut bytes = 0;
-            let fitting = gathered.iter().take_while(|leaving| {
-                bytes += leaving.exit.bytes();
-                bytes <= MAX_BATCH_BYTES
-            });
-            // A completion larger than a batch is written by itself.
-            let fitting = fitting.count().max(1);
-            let (labels, exits): (Vec<_>, Vec<_>) =
-                gathered.drain(..fitting).map(|one| (one.model_label, (one.lease, one.exit))).unzip();
+            let (labels, exits): (Vec<_>, Vec<_>) = gathered
+                .drain(..batch_len(&gathered))
+                .map(|one| (one.model_label, (one.lease, one.exit)))
+                .unzip();
             let under_load = exits.len() >= UNDER_LOAD;
             if let Err(refused) = self.write(&labels, &exits, &mut Tries::default()).await {
                 background_error!("settle", refused, jobs = exits.len(), "outcomes were refused");
@@ -126,11 +121,44 @@ impl Exits {
     }
 }
 
+/// How many of these go into the next batch. A completion larger than a batch is written by itself.
+fn batch_len(gathered: &[Leaving]) -> usize {
+    let mut bytes = 0;
+    let fitting = gathered.iter().take_while(|leaving| {
+        bytes += leaving.exit.bytes();
+        bytes <= MAX_BATCH_BYTES
+    });
+    fitting.count().max(1)
+}
+
 /// Counts the tokens of an outcome that Postgres has stored.
 fn count_tokens(label: &str, exit: &Exit) {
     let Exit::Done(done) = exit else { return };
     for (kind, tokens) in [("prompt", done.prompt_tokens), ("completion", done.completion_tokens)] {
         let tokens = tokens.and_then(|tokens| u64::try_from(tokens).ok()).unwrap_or(0);
         counter!(TOKENS.name, "model" => label.to_owned(), "kind" => kind).increment(tokens);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foreman_store::{JobId, LeaseNo};
+
+    use super::*;
+    use crate::runner::record::tests::done;
+
+    #[test]
+    fn a_batch_ends_before_the_completion_that_would_make_it_too_large() {
+        let leaving = |exit| Leaving {
+            lease: Lease { job_id: JobId::generate(), no: LeaseNo(1) },
+            exit,
+            model_label: String::new(),
+        };
+        let batch =
+            |sizes: &[usize]| batch_len(&sizes.iter().map(|bytes| leaving(done(*bytes))).collect::<Vec<_>>());
+        assert_eq!(batch(&[10; 100]), 100);
+        assert_eq!(batch(&[MAX_BATCH_BYTES - 1, 1, 0, 1]), 3);
+        assert_eq!(batch(&[10, MAX_BATCH_BYTES, 10]), 1);
+        assert_eq!(batch(&[MAX_BATCH_BYTES + 1, 10]), 1, "it is written by itself");
     }
 }

@@ -1,4 +1,4 @@
-//! The rules one by one. Where a test names no client, each key is a client's own.
+//! The rules of the rotation, one by one. Where a test names no client, each key belongs to a client of its own.
 
 use super::*;
 
@@ -13,7 +13,7 @@ fn rotation() -> Rotation<Client, Key> {
     Rotation::new(0.1, secs(600))
 }
 
-/// These keys wait, each its own client's.
+/// These keys wait. Client and key have the same number.
 fn keys<const N: usize>(keys: [Key; N]) -> [(Client, Key); N] {
     keys.map(|key| (key, key))
 }
@@ -22,7 +22,7 @@ fn switch(client: Client, key: Key) -> Next<Client, Key> {
     Next::Switch { client, key }
 }
 
-/// A key that was loaded at `now`, in one second: its quantum is nine.
+/// Gives a key the turn, loaded at `now` after a load of one second. So its quantum is nine seconds.
 fn resident(
     rotation: &mut Rotation<Client, Key>,
     estimates: &mut Estimates<Key>,
@@ -70,7 +70,7 @@ fn the_quantum_does_not_run_while_the_model_loads() {
     assert_eq!(rotation.next(&keys([1, 2]), true, &estimates, start + secs(100)), Next::Stay(1));
 }
 
-/// 1, 2 and 3 had turns that ended in this order, and 4 is first seen now: next is who was left longest ago.
+/// The turns of 1, 2 and 3 ended in this order, and 4 is first seen now. So the next turns come in the order 1, 2, 3, 4.
 fn goes_round(of: impl Fn(Key) -> (Client, Key)) {
     let (mut rotation, estimates, start) = (rotation(), Estimates::default(), Instant::now());
     for (key, at) in [(1, 0), (2, 1), (3, 2)] {
@@ -125,7 +125,7 @@ fn a_turn_passes_without_a_load_to_a_client_that_only_wants_the_resident_key() {
     resident(&mut rotation, &mut estimates, 1, 5, start);
     rotation.next(&waiting, false, &estimates, start + secs(1));
     assert_eq!(rotation.next(&waiting, true, &estimates, start + secs(9)), Next::Stay(5));
-    // It was the turn of 2 from then on, with a quantum of its own.
+    // From second 9 on it is the turn of client 2, with a new quantum of nine seconds.
     assert_eq!(rotation.next(&waiting, true, &estimates, start + secs(17)), Next::Stay(5));
     assert_eq!(rotation.next(&waiting, false, &estimates, start + secs(18)), switch(3, 6));
 }

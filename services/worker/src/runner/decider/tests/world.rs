@@ -1,4 +1,7 @@
-//! A Postgres, an Ollama and the tasks around the floor, all played by one script in virtual time.
+//! The world of the decider: Postgres, Ollama and the tasks around the floor, played in virtual time by one script.
+//!
+//! The world keeps a calendar of happenings. It takes one happening after the other, tells the decider the event that
+//! follows, lets it decide, carries out its actions as the floor would, and checks the rules.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,78 +28,94 @@ use crate::scheduling::key::Key;
 /// The last key runs in Ollama's cloud and needs no load.
 const KEYS: [&str; 4] = ["one:latest", "one:latest num_ctx=8192", "two:latest", "far:120b-cloud"];
 
-/// Every job has ended by then, and a stop as well: ample, since time is virtual.
+/// The world fails if it takes longer than this. Every job and every stop needs much less.
 const LONGEST: Duration = Duration::from_secs(3 * 3_600);
 
 #[derive(Debug, Clone)]
 pub(super) struct Script {
     pub(super) slots: usize,
     pub(super) jobs: Vec<JobPlan>,
-    /// How long each load takes and whether it fails, over and over; none fails once the disturbances are over.
+    /// How long each load takes, and whether it fails. The list repeats. No load fails once the world is calm.
     pub(super) loads: Vec<(Duration, bool)>,
-    /// How each question is answered, over and over; well once the disturbances are over.
+    /// When and how each question is answered. The list repeats. Once the world is calm, every answer is quick and good.
     pub(super) claims: Vec<(Duration, Claiming)>,
     pub(super) disturbances: Vec<(Duration, Disturbance)>,
-    /// When the process is told to stop, and how much later its grace is nearly over.
+    /// When the process is told to stop, and after how long its grace is nearly over.
     pub(super) stop: Option<(Duration, Duration)>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct JobPlan {
+    /// When the job becomes ready.
     pub(super) at: Duration,
     pub(super) client: usize,
     pub(super) key: usize,
     pub(super) run: Duration,
-    /// It fails so often before it succeeds.
+    /// How often the job fails before it succeeds.
     pub(super) failures: u8,
+    /// Whether it fails because Ollama cannot be reached, which costs it no attempt.
     pub(super) host_is_to_blame: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Claiming {
+    /// A claim brings as many jobs as it may.
     Full,
-    /// As where others hold the rows.
+    /// A claim brings at most this many jobs, as if others held the rows.
     AtMost(usize),
+    /// The claim is committed, but its answer is lost.
     LostAfterCommit,
+    /// The claim is not committed, and the worker cannot know that.
     LostBeforeCommit,
+    /// Postgres says that nothing was claimed.
     Refused,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Disturbance {
+    /// Ollama is away for this long.
     HostAway(Duration),
+    /// Somebody cancels the job with this number.
     Cancel(usize),
-    /// Renewals stop for so long, and nobody has noticed.
+    /// Renewals fail for this long, and no janitor notices.
     SpellLost(Duration),
-    /// Renewals stop for so long, and a janitor takes everything away.
+    /// Renewals fail for this long, and a janitor takes all leases away. The worker goes on under a new id.
     Rescued(Duration),
+    /// This worker does not hold the host for this long.
     HolderLost(Duration),
-    /// Ollama has dropped its model by itself.
+    /// Ollama unloads its model by itself.
     NothingResident,
 }
 
-/// What happens at a moment.
+/// An entry of the calendar.
 #[derive(Debug)]
 enum Happening {
     Ready(usize),
     Scan,
     Renewal,
     Reply(Reply),
-    LoadEnds { number: usize, fails: bool },
+    LoadEnds {
+        number: usize,
+        fails: bool,
+    },
     AttemptBegins(LeaseNo),
     AttemptEnds(LeaseNo),
     Written(LeaseNo, Exit),
+    /// The host watch has looked at Ollama.
     Looked,
     Disturbed(Disturbance),
     HostBack,
-    SpellBack { is_rescued: bool },
+    SpellBack {
+        is_rescued: bool,
+    },
     HolderBack,
     SoftStop,
     HardStop,
+    /// It is time to decide again, although nothing has happened.
     Tick,
 }
 
-/// Where a job stands in Postgres.
+/// The room in which a job stands in Postgres.
 #[derive(Debug, PartialEq, Eq)]
 enum Room {
     Ready,
@@ -130,7 +149,9 @@ pub(super) struct World {
     script: Script,
     decider: Decider,
     start: Instant,
+    /// When the last job has come and the last disturbance is over.
     calm_from: Duration,
+    /// The calendar. The number keeps the order of entries for the same moment.
     happenings: BTreeMap<(Duration, usize), Happening>,
     number: usize,
     jobs: Vec<Job>,
@@ -138,14 +159,14 @@ pub(super) struct World {
     clients: Vec<ClientId>,
     leases: i64,
     settled: BTreeSet<LeaseNo>,
-    /// Jobs became ready that no scan has told of.
+    /// Jobs may be ready that the decider has not heard of. It may be idle beside them until the next scan.
     scan_is_old: bool,
     spell: Option<(Spell, watch::Sender<Instant>)>,
     worker: WorkerId,
     holds_host: bool,
     host_is_up: bool,
     resident: Option<Key>,
-    /// Every load that somebody waits for, the last one at the end.
+    /// Every load that an attempt waits for, the newest at the end.
     loads: Vec<(usize, Key)>,
     in_flight: HashMap<LeaseNo, InFlight>,
     is_stopping: bool,
@@ -197,12 +218,12 @@ impl World {
             script,
         };
         world.begin_spell();
-        world.come_to_pass();
+        world.enter_script();
         world
     }
 
-    /// Enters what the script says.
-    fn come_to_pass(&mut self) {
+    /// Enters the script into the calendar.
+    fn enter_script(&mut self) {
         let jobs =
             self.script.jobs.iter().enumerate().map(|(number, job)| (job.at, Happening::Ready(number)));
         let disturbances =
@@ -275,7 +296,7 @@ impl World {
             }
         }
         if !self.decider.wants_load() {
-            // Ollama is hung up on where nobody waits.
+            // The floor drops its handle, so only the loads that attempts wait for go on.
             let in_flight = &self.in_flight;
             self.loads.retain(|(number, _)| in_flight.values().any(|one| one.load == Some(*number)));
         }
@@ -285,7 +306,7 @@ impl World {
         self.check(now);
     }
 
-    /// The rules that hold after each decision.
+    /// The rules of the floor. They hold after each decision.
     fn check(&self, now: Instant) {
         assert!(self.in_flight.len() <= self.script.slots, "more in flight than slots");
         let keys: BTreeSet<&Key> = self.on_gpu().collect();
@@ -327,7 +348,7 @@ impl World {
         self.tell(Event::Signal(signal));
     }
 
-    /// Asked questions take effect at once; the answer comes when the script says so.
+    /// A question takes effect in Postgres at once. Its answer comes when the script says so.
     fn ask(&mut self, question: Question) {
         assert!(!self.question_is_out, "two questions at a time");
         self.question_is_out = true;
@@ -522,7 +543,7 @@ impl World {
             (Key::clone(&self.keys[key]), Group { client: self.clients[client], priority: 0, lowest })
         });
         let groups = groups.collect();
-        // A claim that is out may take what the scan has seen.
+        // A claim under way may take jobs that this scan has seen.
         self.scan_is_old = self.question_is_out;
         self.signal(Signal::Scanned(groups));
         let cancelled = self.jobs.iter().filter(|job| job.cancel).filter_map(|job| match job.room {
@@ -558,7 +579,7 @@ impl World {
         }
     }
 
-    /// Postgres says whether the job may begin.
+    /// Postgres answers whether the job may begin.
     fn attempt_begins(&mut self, no: LeaseNo) {
         let Some(one) = self.in_flight.get_mut(&no) else { return };
         let job = &mut self.jobs[one.job];
@@ -600,7 +621,7 @@ impl World {
         self.tell(Event::Ended(no, Finished { ending, ran: Some(Duration::from_millis(50)) }));
     }
 
-    /// What is stopped from outside ends at once.
+    /// Ends each attempt that the decider has stopped, or whose spell has ended.
     fn abort_attempts(&mut self) {
         let why = |one: &InFlight| one.abort.borrow().or((!one.spell.goes_on()).then_some(Abort::Fenced));
         let aborted: Vec<_> = self.in_flight.iter().filter_map(|(no, one)| Some((*no, why(one)?))).collect();

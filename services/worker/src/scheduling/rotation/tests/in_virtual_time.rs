@@ -1,4 +1,4 @@
-//! The bound on waiting: arrivals, loads and runs as a host would have them.
+//! The bounds on waiting and loading, tested in virtual time on a host with random arrivals, loads and runs.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// When a job comes, whose it is, of which key, and how long it runs.
+/// A job that comes at the time `at`, and runs for the time `run`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Job {
     at: Duration,
@@ -26,15 +26,15 @@ struct World {
     jobs: Vec<Job>,
 }
 
-/// The longest waits of a world. A client waits while it has jobs that wait and none is claimed, counted anew when a turn
-/// of its own ends. A key waits while it has jobs that wait and none is claimed.
+/// The longest waits in a world. A client or key waits from the time when it has waiting jobs until one of them is
+/// claimed. For a client, a new wait begins when a turn of its own ends.
 #[derive(Debug, Clone, Copy, Default)]
 struct Longest {
     of_clients: Duration,
     of_keys: Duration,
 }
 
-/// Since when somebody has waited, if anybody does.
+/// For each client, or each key: since when it waits, if it does.
 #[derive(Debug, Clone)]
 struct Waits(Vec<Option<Duration>>);
 
@@ -43,7 +43,7 @@ impl Waits {
         self.0[one].get_or_insert(now);
     }
 
-    /// Ends a wait, or begins the next one. Returns how long the last one was.
+    /// Ends a wait, and begins the next one if `go_on`. Returns how long the ended wait was.
     fn end(&mut self, one: usize, go_on: bool, now: Duration) -> Duration {
         let since = std::mem::replace(&mut self.0[one], go_on.then_some(now));
         since.map_or(Duration::ZERO, |since| now - since)
@@ -59,7 +59,7 @@ impl World {
         self.jobs.iter().map(|job| job.run).max().unwrap_or_default()
     }
 
-    /// Runs every job. Within a key clients are served in turn, except that a switch serves its own client first.
+    /// Runs every job. Within a key clients are served in turn, but a switch serves its own client first.
     fn run(&self, rotation: &mut Rotation<Client, Key>, estimates: &mut Estimates<Key>) -> Longest {
         let start = Instant::now();
         let mut arrivals: VecDeque<Job> = self.jobs.iter().copied().collect();
@@ -82,7 +82,7 @@ impl World {
                 rotation.loaded(start + now);
                 running.extend(runs.iter().map(|run| now + *run));
             }
-            // Claims take no time: as many as there are slots for.
+            // Claims take no time. They go on until every slot has a job.
             loop {
                 let busy = running.len() + loading.as_ref().map_or(0, |(_, runs)| runs.len());
                 let mut waiting: Vec<(Client, Key)> = ready.iter().map(|job| (job.client, job.key)).collect();
@@ -104,7 +104,7 @@ impl World {
                 if let Some(job) = job {
                     rotation.enter(job.client, &key, start + now);
                 }
-                // The turn has passed on: what its client waits from here is another wait.
+                // The turn has ended. Its client may have more jobs, and then a new wait begins here.
                 if let Some(last) =
                     whose.filter(|last| rotation.turn.as_ref().is_none_or(|turn| turn.client != *last))
                 {
@@ -152,8 +152,8 @@ fn millis(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
     range.prop_map(Duration::from_millis)
 }
 
-/// Up to six keys; jobs come in bursts and trickles, so that some keys always have work. `client` says whose a job of a key
-/// may be, of so many clients.
+/// Worlds with up to six keys, whose jobs come in bursts and trickles. `client` gives the client of a job, from its
+/// key and from a random number below `clients`.
 fn worlds(clients: usize, client: fn(Key, usize) -> Client) -> impl Strategy<Value = World> {
     (1..=4usize, prop::collection::vec(millis(1..5_000), 1..=6)).prop_flat_map(move |(slots, loads)| {
         let job = (millis(0..60_000), 0..loads.len(), millis(1..3_000), 0..clients);
@@ -168,12 +168,12 @@ fn worlds(clients: usize, client: fn(Key, usize) -> Client) -> impl Strategy<Val
     })
 }
 
-/// Each key is a client's own, or all keys are one client's.
+/// Worlds in which each key has a client of its own, or one client has all keys.
 fn worlds_of_keys() -> impl Strategy<Value = World> {
     prop_oneof![worlds(1, |key, _| key), worlds(1, |_, _| 0)]
 }
 
-/// Clients share keys as it happens, some of them with many.
+/// Worlds in which four clients share the keys at random.
 fn worlds_of_clients() -> impl Strategy<Value = World> {
     worlds(4, |_, number| number)
 }
@@ -213,13 +213,13 @@ proptest! {
         world.loads.iter_mut().for_each(|own| *own = load);
         world.jobs.iter_mut().for_each(|job| job.run = run);
         let longest = world.run(&mut Rotation::new(0.01, max_wait), &mut measured(&world, load, run)).of_keys;
-        // Where even turns of a single job are too long, those are all that can be done.
+        // If even turns of a single job exceed the asked wait, no quantum can keep it.
         let least = bound(world.loads.len(), Duration::ZERO, load, run);
         prop_assert!(longest <= max_wait.max(least) + ROUNDING, "{longest:?} > {max_wait:?}, {least:?}");
     }
 
     #[test]
-    fn it_is_kept_for_each_client_whatever_keys_there_are(
+    fn the_longest_wait_that_is_asked_for_is_kept_for_clients_too(
         mut world in worlds_of_clients(), load in millis(1..5_000), run in millis(1..3_000),
         max_wait in millis(1..60_000),
     ) {
@@ -260,7 +260,7 @@ proptest! {
 }
 
 proptest! {
-    // Three hundred keys take their time even in virtual time.
+    // Few cases, because 300 keys take long even in virtual time.
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
@@ -278,7 +278,7 @@ proptest! {
     }
 }
 
-/// What was measured before the world begins.
+/// Estimates that know every load and run before the world begins.
 fn measured(world: &World, load: Duration, run: Duration) -> Estimates<Key> {
     let mut estimates = Estimates::default();
     for key in 0..world.loads.len() {

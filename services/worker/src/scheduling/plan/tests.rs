@@ -1,0 +1,156 @@
+//! What the plan adds to the parts that it asks. The parts have tests of their own.
+
+use std::sync::Arc;
+
+use foreman_store::ulid_floor;
+
+use super::*;
+
+const ONE: &str = "one:latest";
+const TWO: &str = "two:latest";
+const CLOUD: &str = "far:120b-cloud";
+const OTHER_CLOUD: &str = "wide:480b-cloud";
+
+const NO_FREE_SLOT: Capacity = Capacity { free_slots: 0, holds_job: false };
+const TWO_FREE_SLOTS: Capacity = Capacity { free_slots: 2, holds_job: false };
+
+fn key(text: &str) -> Key {
+    Arc::new(text.parse().unwrap())
+}
+
+fn lowest() -> JobId {
+    ulid_floor(chrono::DateTime::UNIX_EPOCH)
+}
+
+/// Client 1 has ready jobs of each of these keys.
+fn ready(keys: &[&str]) -> Vec<(Key, Group)> {
+    keys.iter().map(|text| (key(text), Group { client: client(1), priority: 0, lowest: lowest() })).collect()
+}
+
+fn client(number: u128) -> ClientId {
+    ClientId::from_ulid(number.into())
+}
+
+/// A plan in which client 1 has ready jobs of each of these keys. The host has all of their models.
+fn plan(keys: &[&str]) -> Plan {
+    let turns = config::Turns { max_model_wait: Duration::from_secs(600), load_share: 0.1 };
+    let mut plan = Plan::new(&turns);
+    plan.published(keys.iter().map(|text| key(text).model().clone()).collect());
+    plan.scanned(ready(keys));
+    plan
+}
+
+fn stay(text: &str) -> Next<ClientId, Key> {
+    Next::Stay(key(text))
+}
+
+/// The next order where every GPU key must be loaded first.
+fn order(plan: &mut Plan, next: Next<ClientId, Key>, capacity: Capacity) -> Option<Order> {
+    plan.order(next, capacity, |_, runs_on| runs_on == RunsOn::Cloud, lowest())
+}
+
+/// The next order where the GPU key is resident.
+fn order_resident(plan: &mut Plan, next: Next<ClientId, Key>, capacity: Capacity) -> Option<Order> {
+    plan.order(next, capacity, |_, _| true, lowest())
+}
+
+#[test]
+fn gpu_and_cloud_take_turns_and_so_do_the_keys_of_the_cloud() {
+    let mut plan = plan(&[ONE, CLOUD, OTHER_CLOUD]);
+    let keys: Vec<Key> =
+        (0..5).map(|_| order(&mut plan, stay(ONE), TWO_FREE_SLOTS).expect("both have work").key).collect();
+    assert_eq!(keys, [ONE, CLOUD, ONE, OTHER_CLOUD, ONE].map(key));
+}
+
+#[test]
+fn the_cloud_goes_on_while_the_gpu_waits_for_its_next_turn() {
+    let mut plan = plan(&[ONE, CLOUD]);
+    for _ in 0..3 {
+        let order = order(&mut plan, Next::WaitForIdle, TWO_FREE_SLOTS).unwrap();
+        assert_eq!(order.key, key(CLOUD));
+    }
+}
+
+#[test]
+fn one_job_is_held_ahead_only_where_runs_take_20_ms_to_1_s() {
+    let held_ahead_of = |run: Option<u64>| {
+        let mut plan = plan(&[ONE]);
+        if let Some(run) = run {
+            plan.ran(client(1), &key(ONE), Duration::from_millis(run));
+        }
+        order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).map(|order| (order.limit, order.begins))
+    };
+    assert_eq!(held_ahead_of(None), None, "nobody knows how long its runs are");
+    assert_eq!(held_ahead_of(Some(19)), None);
+    assert_eq!(held_ahead_of(Some(20)), Some((1, false)));
+    assert_eq!(held_ahead_of(Some(999)), Some((1, false)));
+    assert_eq!(held_ahead_of(Some(1_000)), None);
+}
+
+#[test]
+fn no_job_is_held_ahead_beside_a_held_one_or_for_another_turn() {
+    let mut plan = plan(&[ONE]);
+    plan.ran(client(1), &key(ONE), Duration::from_millis(100));
+    let beside_held = Capacity { holds_job: true, ..NO_FREE_SLOT };
+    assert!(order_resident(&mut plan, stay(ONE), beside_held).is_none());
+    let switch = Next::Switch { client: client(1), key: key(ONE) };
+    assert!(order_resident(&mut plan, switch, NO_FREE_SLOT).is_none());
+    assert!(order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).is_some());
+}
+
+#[test]
+fn no_gpu_job_is_held_ahead_while_the_cloud_is_next() {
+    let mut plan = plan(&[ONE, CLOUD]);
+    plan.ran(client(1), &key(ONE), Duration::from_millis(100));
+    assert!(order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).is_some_and(|order| order.key == key(ONE)));
+    assert!(order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).is_none(), "the free slot is for the cloud");
+    assert!(
+        order_resident(&mut plan, stay(ONE), TWO_FREE_SLOTS).is_some_and(|order| order.key == key(CLOUD))
+    );
+}
+
+#[test]
+fn a_claim_begins_its_jobs_only_if_nothing_must_be_loaded_and_no_job_is_held() {
+    let mut plan = plan(&[ONE]);
+    let shown = |order: Option<Order>| order.map(|order| (order.limit, order.begins));
+    assert_eq!(shown(order_resident(&mut plan, stay(ONE), TWO_FREE_SLOTS)), Some((2, true)));
+    assert_eq!(shown(order(&mut plan, stay(ONE), TWO_FREE_SLOTS)), Some((2, false)));
+    let beside_held = Capacity { holds_job: true, ..TWO_FREE_SLOTS };
+    assert_eq!(shown(order_resident(&mut plan, stay(ONE), beside_held)), Some((2, false)));
+}
+
+#[test]
+fn a_key_whose_model_the_host_lacks_is_not_ordered() {
+    let mut plan = plan(&[TWO]);
+    plan.scanned(ready(&[ONE, TWO, CLOUD]));
+    let ordered = |plan: &mut Plan| {
+        let next = plan.next(std::iter::empty(), false, Instant::now());
+        order(plan, next, TWO_FREE_SLOTS).map(|order| order.key)
+    };
+    assert_eq!(ordered(&mut plan), Some(key(TWO)));
+    assert_eq!(ordered(&mut plan), Some(key(TWO)), "not the cloud key either");
+    plan.missed(&key(TWO));
+    assert_eq!(ordered(&mut plan), None);
+    assert!(!plan.work_waits());
+}
+
+#[test]
+fn a_key_that_has_only_held_jobs_left_keeps_its_turn_but_is_not_ordered() {
+    let mut plan = plan(&[ONE]);
+    plan.scanned(Vec::new());
+    let next = plan.next([(client(1), key(ONE))].into_iter(), false, Instant::now());
+    assert_eq!(next, Next::Switch { client: client(1), key: key(ONE) });
+    assert!(order(&mut plan, next, TWO_FREE_SLOTS).is_none());
+}
+
+#[test]
+fn a_switch_offers_the_jobs_of_its_own_client_first() {
+    let mut plan = plan(&[ONE]);
+    let group = |number| (key(ONE), Group { client: client(number), priority: 0, lowest: lowest() });
+    plan.scanned(vec![group(1), group(2)]);
+    for number in [1, 2] {
+        let switch = Next::Switch { client: client(number), key: key(ONE) };
+        let order = order(&mut plan, switch, TWO_FREE_SLOTS).unwrap();
+        assert_eq!(order.offers[0].client, client(number));
+    }
+}
