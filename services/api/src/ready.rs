@@ -1,11 +1,7 @@
 //! What the api needs to serve: not Ollama, which is the workers' concern.
 
-use chrono::TimeDelta;
 use foreman_runtime::ops::Check;
-use foreman_store::{Store, days_ahead_needed, schema_version_needed};
-
-/// Further from Postgres, times in answers and ids would mislead.
-const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
+use foreman_store::{CLOCK_TOLERANCE, Store, days_ahead_needed, schema_version_needed};
 
 const AWAY: &str = "Postgres does not answer; look at DATABASE_URL and at Postgres itself";
 

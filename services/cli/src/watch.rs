@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use foreman_runtime::{Env, settings::cli};
+use foreman_webhook::event::COMPLETION;
 use serde::Deserialize;
 use tokio::time::sleep;
 
@@ -112,7 +113,7 @@ pub(crate) async fn answer(api: &Api, job: &Job) -> anyhow::Result<String> {
     let completion = match (&job.result, &job.error) {
         (Some(result), _) => result.get().to_owned(),
         (None, Some(error)) => return Ok(error.clone()),
-        (None, None) => match job.artifacts.iter().find(|artifact| artifact.name == "completion") {
+        (None, None) => match job.artifacts.iter().find(|artifact| artifact.name == COMPLETION) {
             Some(artifact) => match &artifact.url {
                 Some(url) => String::from_utf8(api.artifact(url).await?)?,
                 None => bail!("the job has no answer to show"),

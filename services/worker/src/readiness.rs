@@ -4,16 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use foreman_ollama::Client;
 use foreman_runtime::ops::Check;
-use foreman_store::{Store, days_ahead_needed, schema_version_needed};
+use foreman_store::{CLOCK_TOLERANCE, Store, days_ahead_needed, schema_version_needed};
 
 use crate::config::Role;
 use crate::worker::Worker;
-
-/// With a larger difference, ids and times from two machines are out of order.
-const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 
 /// Ollama answers a question for its version from memory, so a healthy one needs much less.
 const OLLAMA_WITHIN: Duration = Duration::from_secs(2);

@@ -25,7 +25,7 @@ pub use client::credentials::{Client, ClientError, Credentials};
 pub use client::scope::Scope;
 pub use client::seal::{Seal, UnsealError};
 pub use client::sign_in::{KeyDigest, SignedIn};
-pub use db::clock::{Clock, ulid_floor};
+pub use db::clock::{CLOCK_TOLERANCE, Clock, ulid_floor};
 pub use db::conn::Conn;
 pub use db::connect::{ConnectOptions, Store};
 pub use db::error::StoreError;

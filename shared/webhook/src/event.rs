@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 
 use crate::timestamp::rfc3339;
 
+/// The name of the artifact that is also shown as `result`.
+pub const COMPLETION: &str = "completion";
+
 /// The one state whose event carries artifacts.
 const DONE: &str = "done";
 

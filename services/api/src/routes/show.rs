@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{ArtifactView, DeliveryPage, DeliveryView, JobHistory, JobId, JobView};
-use foreman_webhook::event::artifact_url;
+use foreman_webhook::event::{COMPLETION, artifact_url};
 use foreman_webhook::{Artifact, ArtifactContent, Event, rfc3339};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -12,9 +12,6 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::describe::schema;
-
-/// The artifact that is also shown as `result`.
-const COMPLETION: &str = "completion";
 
 /// A job. Every field is always there; what has no value is `null`. Times are RFC 3339, in UTC.
 #[derive(Serialize, ToSchema)]

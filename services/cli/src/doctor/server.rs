@@ -3,16 +3,13 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use foreman_store::{OpenTransaction, Server, Store, StoreError};
+use foreman_store::{CLOCK_TOLERANCE, OpenTransaction, Server, Store, StoreError};
 
 use super::finding::{Finding, amount, plural};
 use crate::moment::in_words;
 
 /// The oldest that Foreman is tested on, as `server_version_num` says it.
 const OLDEST: i32 = 150_000;
-
-/// Further apart, times in answers and ids would mislead; api and worker are not ready then.
-const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 
 /// What `foreman migrate` sets for the role.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);

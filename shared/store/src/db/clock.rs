@@ -13,8 +13,8 @@ use ulid::{Generator, Ulid};
 use crate::id::JobId;
 
 /// Clocks that follow NTP differ by less than this, and so do the errors of slow answers. A larger step of Postgres'
-/// clock counts as a glitch until it has lasted.
-const STEP: TimeDelta = TimeDelta::seconds(5);
+/// clock counts as a glitch until it has lasted. A process whose own clock differs by more is not ready.
+pub const CLOCK_TOLERANCE: TimeDelta = TimeDelta::seconds(5);
 /// A step is believed when the answers have agreed on it for this long.
 const STEP_LASTS: Duration = Duration::from_secs(5);
 
@@ -57,7 +57,7 @@ impl std::fmt::Debug for Ids {
 impl Belief {
     /// Takes in one measurement: Postgres was ahead by `offset` at `heard`.
     fn hear(&mut self, offset: TimeDelta, heard: Instant) {
-        let agrees = |other: TimeDelta| (offset - other).abs() <= STEP;
+        let agrees = |other: TimeDelta| (offset - other).abs() <= CLOCK_TOLERANCE;
         let is_believed = match (self.offset, self.step) {
             (None, _) => true,
             (Some(believed), _) if agrees(believed) => true,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use foreman_store::{DeliveryOutcome, DeliveryReport, Exit, LaneHealth, Redelivery, ReportSettled, Scope};
 use foreman_tests::{Db, Receiver, reason, within};
+use foreman_webhook::schedule::MAX_DELIVERY_AGE;
 
 use super::{RETRY, URL, claim, claim_one, dispatcher, done_jobs_to, job_to, log, relay, report, settle};
 
@@ -134,13 +135,20 @@ async fn a_delivery_older_than_six_days_ends_with_a_last_row_that_says_so() {
     let delivery = claim_one(&db.store).await;
     settle(&db.store, delivery, RETRY).await;
     // Ids carry the time at which deliveries were made.
-    db.run(
-        "UPDATE webhook_delivery
-         SET id = (left(replace(ulid_floor(now() - interval '6 days 1 minute')::text, '-', ''), 12)
-                   || right(replace(id::text, '-', ''), 20))::uuid
-         WHERE seq < 3",
-    )
-    .await;
+    let made = async |ago: Duration, which: &str| {
+        let seconds = ago.as_secs();
+        db.run(&format!(
+            "UPDATE webhook_delivery
+             SET id = (left(replace(ulid_floor(now() - interval '{seconds} s')::text, '-', ''), 12)
+                       || right(replace(id::text, '-', ''), 20))::uuid
+             WHERE {which}"
+        ))
+        .await;
+    };
+    // The schedule gives up at the same age as the statement that ends old deliveries.
+    let minute = Duration::from_secs(60);
+    made(MAX_DELIVERY_AGE - minute, "seq = 3").await;
+    made(MAX_DELIVERY_AGE + minute, "seq < 3").await;
     let (ended, _) = db.store.end_old_deliveries(DateTime::UNIX_EPOCH, 100).await.unwrap();
     assert_eq!(ended.len(), 2);
     assert_eq!(log(&db).await, ["1 1 retry http_5xx", "1 2 failed too_old", "2 1 failed too_old"]);

@@ -2,11 +2,11 @@
 //! first.
 
 use foreman_store::{ArtifactView, Delivery};
-use foreman_webhook::{Artifact, ArtifactContent, Event, event::artifact_url};
+use foreman_webhook::{
+    Artifact, ArtifactContent, Event,
+    event::{COMPLETION, artifact_url},
+};
 use serde_json::value::RawValue;
-
-/// The artifact that is the job's result.
-const COMPLETION: &str = "completion";
 
 /// The bytes to sign and to send.
 pub(super) fn body(delivery: &Delivery, inline_limit: u64, public_url: Option<&str>) -> Vec<u8> {
