@@ -7,7 +7,6 @@ mod config;
 mod describe;
 mod http;
 mod intake;
-mod jitter;
 mod queue;
 mod ready;
 mod refusal;
@@ -19,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use foreman_runtime::background::one_line;
+use foreman_runtime::background::{jittered, one_line};
 use foreman_runtime::http as server;
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, background_error, ops};
@@ -38,7 +37,6 @@ use app::App;
 use config::Config;
 use intake::inventory::Inventory;
 use intake::submit::{Submitter, Writer};
-use jitter::jittered;
 use queue::Queue;
 use watch::Watch;
 
@@ -112,41 +110,25 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         shutdown: process.shutdown.clone(),
     };
     let no_more = last_request.clone();
-    process.shutdown.spawn("submit", async move {
-        writer.run(queue, no_more).await;
-        anyhow::Ok(())
-    });
-    let no_more = last_request.clone();
-    process.shutdown.spawn("stored-bytes", async move {
-        stored.run(&no_more).await;
-        anyhow::Ok(())
-    });
     let shutdown = process.shutdown.clone();
-    process.shutdown.spawn("wakeups", {
+    shutdown.spawn_infallible("submit", writer.run(queue, no_more));
+    let no_more = last_request.clone();
+    shutdown.spawn_infallible("stored-bytes", async move { stored.run(&no_more).await });
+    shutdown.spawn_infallible("wakeups", {
         let (store, stop) = (store.clone(), shutdown.soft().clone());
-        async move {
-            carry_wakeups(&store, &stop).await;
-            anyhow::Ok(())
-        }
+        async move { carry_wakeups(&store, &stop).await }
     });
-    process.shutdown.spawn("watch", {
+    shutdown.spawn_infallible("watch", {
         let (watch, store) = (app.watch.clone(), store.clone());
-        async move {
-            watch.run(&store).await;
-            anyhow::Ok(())
-        }
+        async move { watch.run(&store).await }
     });
-    process.shutdown.spawn("inventory", {
+    shutdown.spawn_infallible("inventory", {
         let (app, stop) = (Arc::clone(&app), shutdown.soft().clone());
-        async move {
-            app.inventory.run(&stop).await;
-            anyhow::Ok(())
-        }
+        async move { app.inventory.run(&stop).await }
     });
-    process.shutdown.spawn("http", async move {
+    process.shutdown.spawn_infallible("http", async move {
         server::serve("http", listener, routes::table(app), LIMITS, &shutdown).await;
         last_request.cancel();
-        anyhow::Ok(())
     });
     tracing::info!(address = %config.addr, "serving");
     Ok(())

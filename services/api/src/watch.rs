@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foreman_runtime::background::jittered;
 use foreman_runtime::{background_error, stalls};
 use foreman_store::{ClientId, JobId, Progress, Store, StoreError, wake::Topic};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::jitter::jittered;
 use crate::refusal::Refusal;
 
 /// Waiting requests of one process.

@@ -125,9 +125,8 @@ fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
     }
     roles.close();
     let its = Arc::clone(worker);
-    shutdown.spawn("liveness", async move {
+    shutdown.spawn_infallible("liveness", async move {
         its.liveness.keep(&its.store, &its.config, roles).await;
-        anyhow::Ok(())
     });
 }
 

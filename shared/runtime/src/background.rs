@@ -76,7 +76,7 @@ pub trait Rounds: Send {
 /// Runs `rounds` until `stop`, which is looked at between rounds.
 ///
 /// After an idle round it waits for `wake` (use `notify_one`, which is remembered while a round runs), at most
-/// for `poll`, somewhat less at random so that processes do not poll in step. After a failure, which is counted
+/// for `poll`, [jittered]. After a failure, which is counted
 /// and logged, it waits longer each time.
 pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, wake: &Notify, poll: Duration) {
     let mut delay = FIRST_DELAY;
@@ -106,7 +106,8 @@ pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, wake: &N
     }
 }
 
-fn jittered(most: Duration) -> Duration {
+/// Between three quarters of `most` and all of it, so that processes do not poll in step.
+pub fn jittered(most: Duration) -> Duration {
     most.mul_f64(rand::random_range(0.75..=1.0))
 }
 
@@ -155,10 +156,7 @@ mod tests {
             moments: Arc::clone(&moments),
             stop: stop.clone(),
         };
-        shutdown.spawn("test_repeat", async move {
-            repeat(script, &stop, &wake, POLL).await;
-            anyhow::Ok(())
-        });
+        shutdown.spawn_infallible("test_repeat", async move { repeat(script, &stop, &wake, POLL).await });
         shutdown.finished(POLL).await;
         moments.lock().unwrap().clone()
     }

@@ -5,6 +5,7 @@
 //! a task that ends before it was asked to takes the process with it, and the supervisor starts a whole one.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,6 +93,14 @@ impl Shutdown {
                 Ok(()) => shutdown.fail(name, TaskError::EndedEarly),
                 Err(error) => shutdown.fail(name, error),
             }
+        });
+    }
+
+    /// The same for a task that meets no error which it could not handle itself.
+    pub fn spawn_infallible(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(name, async {
+            task.await;
+            Ok::<_, Infallible>(())
         });
     }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use foreman_ollama::ModelName;
+use foreman_runtime::background::jittered;
 use foreman_runtime::{background_error, stalls};
 use foreman_store::{Inventory as Published, KnownModel, Store, StoreError, wake::Topic};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::jitter::jittered;
 use crate::refusal::Refusal;
 
 /// How long the hosts have to publish anew.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_ollama::{Client, Failure, InstalledModel, ModelName};
+use foreman_runtime::background::jittered;
 use foreman_runtime::background::one_line;
 use foreman_runtime::{background_error, stalls};
 use foreman_store::wake::{Topic, Wakeup};
@@ -71,7 +72,7 @@ impl HostWatch {
                     "waiting for Ollama; nothing is claimed until it answers"
                 );
             }
-            sleep(PROBE.mul_f64(rand::random_range(0.75..=1.0))).await;
+            sleep(jittered(PROBE)).await;
         }
     }
 

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use foreman_runtime::background::jittered;
 use foreman_runtime::background_error;
 use foreman_store::{ApiId, ClientId, Store, StoreError};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::shares::{Refusals, Resource};
-use crate::jitter::jittered;
 use crate::refusal::Refusal;
 
 const STORED: Resource = Resource {

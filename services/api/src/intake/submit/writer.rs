@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreman_runtime::background::jittered;
 use foreman_runtime::{Shutdown, background_error, stalls};
 use foreman_store::{AcceptError, Acceptance, Flush, JobId, NewJob, Store, StoreError};
 use metrics::counter;
@@ -13,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 use super::{Accepted, Answer, NotAccepted, Queue, Queued, SUBMITTED, Submission};
 use crate::access::limits::Admission;
 use crate::access::shares::Held;
-use crate::jitter::jittered;
 
 /// One flush is at most so many jobs and so many bytes of bodies; a larger body goes alone.
 const MAX_JOBS: usize = 500;
