@@ -5,12 +5,12 @@
 //! | `sim:tokens=N` | the answer has N tokens, unless `num_predict` is smaller |
 //! | `sim:bytes=N` | the answer has about N bytes, in at most 1,000 tokens |
 //! | `sim:echo` | the answer repeats the prompt |
-//! | `sim:loop` | it falls into a loop, which Ollama ends after 31 equal tokens, without a last line |
-//! | `sim:think` | it thinks first, if the request lets it |
-//! | `sim:tools=N` | it calls the first tool of the request N times |
-//! | `sim:prompt-delay=1s`, `sim:token-delay=50ms` | its own times |
+//! | `sim:loop` | the model falls into a loop, which Ollama ends after 31 equal tokens, without a last line |
+//! | `sim:think` | the model thinks first, if the request allows it |
+//! | `sim:tools=N` | the model calls the first tool of the request N times |
+//! | `sim:prompt-delay=1s`, `sim:token-delay=50ms` | the times of this answer |
 //! | `sim:no-metrics` | counts and durations are zero, and so left out |
-//! | `sim:fault=…` | something goes wrong; see [`crate::Fault`] for the names |
+//! | `sim:fault=…` | a fault happens; see [`crate::Fault`] for the names |
 
 use std::time::Duration;
 

@@ -107,11 +107,11 @@ impl Store {
             r#"-- create_client
             INSERT INTO client (id, name, is_admin, key_digest, secret) VALUES ($1, $2, $3, $4, $5)
             ON CONFLICT (name) DO NOTHING"#,
-            made.client.uuid(),
-            name,
-            is_admin,
-            KeyDigest::of(&made.key) as KeyDigest,
-            seal.seal(made.client.uuid(), &made.secret),
+            made.client.uuid(),                          // $1 id
+            name,                                        // $2 name
+            is_admin,                                    // $3 is_admin
+            KeyDigest::of(&made.key) as KeyDigest,       // $4 key_digest
+            seal.seal(made.client.uuid(), &made.secret), // $5 secret
         )
         .execute(self.once())
         .await

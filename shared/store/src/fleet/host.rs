@@ -154,12 +154,12 @@ impl Store {
                     WHERE (m.label, m.completes) IS DISTINCT FROM (excluded.label, excluded.completes)
             )
             UPDATE host h SET published_at = clock_timestamp(), reachable = true FROM mine WHERE h.id = mine.id"#,
-            holder.host,
-            holder.worker.uuid(),
-            holder.fence,
-            &canonical as &[&str],
-            &labels as &[&str],
-            &completes,
+            holder.host,           // $1 host
+            holder.worker.uuid(),  // $2 worker
+            holder.fence,          // $3 fence
+            &canonical as &[&str], // $4 canonical
+            &labels as &[&str],    // $5 label
+            &completes,            // $6 completes
         )
         .execute(self.once())
         .await?;

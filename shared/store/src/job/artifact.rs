@@ -78,11 +78,11 @@ impl Store {
             FROM artifact a
             WHERE a.job_id = $1 AND a.name = $3
               AND EXISTS (SELECT FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2))"#,
-            job.uuid(),
-            scope.client(),
-            name,
-            from,
-            length,
+            job.uuid(),     // $1 job
+            scope.client(), // $2 client
+            name,           // $3 name
+            from,           // $4 first byte
+            length,         // $5 number of bytes
         )
         .fetch_optional(self.once())
         .await?;

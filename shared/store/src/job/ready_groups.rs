@@ -78,10 +78,10 @@ impl Store {
                   AND r.job_id >= known.lower_bound AND r.expires_at > clock_timestamp()
                 ORDER BY r.job_id LIMIT 1
             ) AS ready"#,
-            &load_keys as &[&str],
-            &clients,
-            &priorities,
-            &bounds,
+            &load_keys as &[&str], // $1 load_key
+            &clients,              // $2 client_id
+            &priorities,           // $3 priority
+            &bounds,               // $4 lower_bound
         )
         .fetch_all(self.once())
         .await?;

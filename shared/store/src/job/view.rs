@@ -144,11 +144,11 @@ impl Store {
                    END AS "matches!"
             FROM looked_at l
             ORDER BY l.job_id DESC"#,
-            scope.client(),
-            filter.after.unwrap_or(JobId::MAX).uuid(),
-            state,
-            filter.model,
-            scan,
+            scope.client(),                            // $1 client
+            filter.after.unwrap_or(JobId::MAX).uuid(), // $2 after
+            state,                                     // $3 state
+            filter.model,                              // $4 model
+            scan,                                      // $5 most jobs to look at
         )
         .fetch_all(self.once())
         .await?;
