@@ -1,4 +1,6 @@
 //! Figures about the whole installation that only the database knows. One worker exports them for all.
+//!
+//! Must never read ended jobs, because these queries run again and again.
 
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ pub(crate) fn ollama_body() -> String {
     request_body().replacen(r#""options""#, r#""stream":true,"options""#, 1)
 }
 
-/// Accepts so many jobs without the api. `finish` gets the number and the request of each job, and may change the
+/// Accepts `count` jobs without the api. `finish` gets the number and the request of each job, and may change the
 /// request.
 pub(crate) async fn accept(db: &Db, count: usize, finish: impl Fn(usize, JobRequest) -> JobRequest) {
     let model = ModelName::parse(MODEL).expect("the model has a name");

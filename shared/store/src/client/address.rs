@@ -1,5 +1,7 @@
 //! Clients that are source addresses, for an api without authentication. A client is made when its address is first
 //! seen, and forgotten when it has no jobs, webhooks or keys any more.
+//!
+//! Must never forget a client that still has jobs, webhooks, keys or a revocation.
 
 use crate::client::credentials::ADDRESS_PREFIX;
 use crate::client::sign_in::SignedIn;

@@ -1,4 +1,6 @@
 //! Whose jobs a reader may see.
+//!
+//! A read must never show one client the jobs of another.
 
 use crate::id::ClientId;
 

@@ -1,4 +1,6 @@
 //! How a process connects to Postgres: one pool for most of its work, and a connection of its own for each hot loop.
+//!
+//! Must never require that Postgres is there when the process starts.
 
 use std::{
     str::FromStr,

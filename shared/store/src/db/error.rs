@@ -1,4 +1,6 @@
 //! What can go wrong between Foreman and Postgres, sorted by what the caller can do about it.
+//!
+//! Must never call an outcome known if the answer to its COMMIT was lost.
 
 /// A statement that failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,6 @@
 //! Daily partitions: made ahead of time, and dropped as a whole when nothing refers to them any more.
+//!
+//! Must never make others wait for a lock on a table, and never drop a day that is still needed.
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, TimeDelta, Utc};
 use sqlx::{AssertSqlSafe, Row};

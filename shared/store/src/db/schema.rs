@@ -1,4 +1,6 @@
 //! The schema: the migrations, which are embedded in the binary. `foreman migrate` applies them.
+//!
+//! A service must never apply migrations: only `foreman migrate` does.
 
 use sqlx::{Connection, migrate::Migrator, postgres::PgConnection};
 

@@ -1,4 +1,6 @@
 //! Ollama hosts: which worker holds a host, and which models the host has.
+//!
+//! Must never let two workers claim for one host at the same time.
 
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The models that hosts have published, which are those that clients may ask for. The models of a host that is away
 //! stay known.
+//!
+//! Must never forget the models of a host because the host is away.
 
 use std::{collections::BTreeMap, time::SystemTime};
 

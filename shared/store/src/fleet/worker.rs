@@ -1,4 +1,6 @@
 //! Worker processes: that they live, and which leases they hold.
+//!
+//! Must never decide by Postgres' clock whether a worker lives.
 
 use std::time::{Duration, SystemTime};
 

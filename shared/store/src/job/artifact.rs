@@ -1,4 +1,6 @@
 //! Artifacts, the results of jobs: as part of a job, or one alone with all its bytes.
+//!
+//! Must never read the data of an artifact that the caller did not ask for.
 
 use crate::client::scope::Scope;
 use crate::db::connect::Store;

@@ -1,4 +1,6 @@
 //! How many jobs a client has waiting.
+//!
+//! Must never read a whole long queue.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;

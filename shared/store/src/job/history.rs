@@ -1,4 +1,6 @@
 //! The history of a job: all of its transitions, complete at any moment, whether or not the relay has moved them yet.
+//!
+//! Must never show an event twice, or leave one out, while the relay moves events.
 
 use chrono::{DateTime, Utc};
 

@@ -1,4 +1,6 @@
 //! How far jobs have come. One statement answers for all requests of an api that wait.
+//!
+//! Must never cost a statement per waiting request.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;

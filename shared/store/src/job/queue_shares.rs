@@ -1,4 +1,6 @@
 //! How many jobs each client has waiting and running, by model.
+//!
+//! Must never read ended jobs, because there may be millions of them.
 
 use chrono::{DateTime, Utc};
 

@@ -36,8 +36,8 @@ pub enum AcceptError {
     /// None of the jobs is in the queue, and none will be.
     #[error(transparent)]
     Not(StoreError),
-    /// The same. Postgres received the jobs so late, by its own clock, that the caller may have given them up by
-    /// then.
+    /// None of the jobs is in the queue, and none will be. Postgres received them after the latest moment that the
+    /// caller allows, by Postgres' own clock.
     #[error(
         "Postgres received the jobs too late to accept them; if this happens again, check its clock and the network to it"
     )]

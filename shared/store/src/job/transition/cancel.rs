@@ -1,4 +1,6 @@
 //! Cancels a job at a client's request: a waiting job at once, a leased job through its holder.
+//!
+//! Must never miss a job because it moves from one room to another meanwhile.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;

@@ -1,5 +1,7 @@
 //! Drops the leases of jobs whose requests are gone. These jobs get no outcome and no outbox row, because nobody
 //! could read them.
+//!
+//! Must never drop the lease of a job whose request exists.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;

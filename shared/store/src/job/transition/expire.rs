@@ -1,4 +1,6 @@
 //! Expires waiting jobs. A leased job is left to its holder, who learns that it has expired when it begins.
+//!
+//! Must never end a leased job.
 
 use chrono::{DateTime, Utc};
 

@@ -1,4 +1,6 @@
 //! Fails ready jobs whose model no host has.
+//!
+//! Must never fail a job whose model any host has.
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;

@@ -1,5 +1,7 @@
 //! Promotes scheduled jobs that are due to ready ones. This writes no outbox row, because the job was `queued` and
 //! stays `queued`.
+//!
+//! Must never change what a client sees of a job.
 
 use chrono::{DateTime, Utc};
 
