@@ -182,3 +182,26 @@ async fn a_worker_refuses_foreman_in_ollamas_place() {
     assert!(!worker.ended().await.success());
     assert!(worker.log().contains("set OLLAMA_HOST to the Ollama behind it"), "{}", worker.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_about_an_attempt_names_its_job_once_in_either_format() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config::default()).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let line_of_failure = async |format: &str| {
+        let settings = [("FOREMAN_LOG", "warn"), ("FOREMAN_LOG_FORMAT", format)];
+        let worker = Worker::start(&db, &sim.url(), &settings).await;
+        let job = api.submit(&chat("sim:fault=error=400")).await;
+        db.every_job_ends().await;
+        let log = worker.process.log();
+        let line = log.lines().find(|line| line.contains("an attempt failed") && line.contains(&job));
+        let line = line.unwrap_or_else(|| panic!("nothing tells of {job} in\n{log}")).to_owned();
+        assert_eq!(line.matches(&job).count(), 1, "{line}");
+        (job, line)
+    };
+    let (job, line) = line_of_failure("json").await;
+    let fields: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&fields["job.id"], &fields["attempt"]), (&json!(job), &json!(1)), "{line}");
+    let (job, line) = line_of_failure("text").await;
+    assert!(line.contains(&format!("attempt{{job.id={job} attempt=1}}")), "{line}");
+}

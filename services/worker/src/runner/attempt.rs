@@ -49,6 +49,8 @@ pub(crate) struct Attempt {
     /// A copy of the numbers that prove the lease. The decider keeps the original, because only the decider may
     /// settle it.
     pub lease: Lease,
+    /// Counts the job's attempts from 1, as clients see them.
+    pub number: i32,
     pub key: Key,
     pub model_label: String,
     pub route: Route,
@@ -116,13 +118,13 @@ impl Attempt {
             }
         }
         let began = Instant::now();
-        let (job, key, label) = (self.lease.job_id, Key::clone(&self.key), self.model_label.clone());
+        let (key, label) = (Key::clone(&self.key), self.model_label.clone());
         let answer = self.ask(body, first_token_by, context).await;
         let ran = began.elapsed();
         histogram!(JOB_RUN.name, "model" => label).record(ran);
         let ending = match answer {
             Ok(joined) => Ending::Done(joined),
-            Err(trouble) => trouble.ending(job, key.model(), &context.ollama).await,
+            Err(trouble) => trouble.ending(key.model(), &context.ollama).await,
         };
         Finished { ending, ran: Some(ran) }
     }
@@ -139,7 +141,7 @@ impl Attempt {
             // The job's request is gone from Postgres. The next look at our own leases drops this lease.
             Ok(None) => Err(Ending::Stale),
             Err(error) => {
-                background_error!("job_body", error, job.id = %job);
+                background_error!("job_body", error);
                 let why = "Postgres could not give out its request; the worker's log says why";
                 Err(Ending::again(reason("request_unreadable", why)))
             }
@@ -177,7 +179,7 @@ impl Attempt {
             Err(_elapsed) => Trouble::no_token(context.limits.load_timeout),
             Ok(Err(failure)) => failure.into(),
         };
-        Err(trouble.ending(self.lease.job_id, self.key.model(), &context.ollama).await)
+        Err(trouble.ending(self.key.model(), &context.ollama).await)
     }
 
     /// Sends the body exactly as it is stored, and joins the lines of the answer.

@@ -249,6 +249,7 @@ impl Decider {
         let (abort, aborted) = watch::channel(None);
         let attempt = Attempt {
             lease: Lease { job_id: job.lease.job_id, no: job.lease.no },
+            number: job.attempt,
             key: Key::clone(&job.key),
             model_label: job.model_label.clone(),
             route: job.route,

@@ -11,6 +11,7 @@ use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument as _;
 
 use super::attempt::{self, Attempt, Context, Finished};
 use super::decider::claims::Reply;
@@ -157,7 +158,12 @@ impl Floor {
             }
         };
         let (context, lease) = (Arc::clone(&self.context), attempt.lease.no);
-        let task = self.attempts.spawn(async move { attempt::run(&context, attempt, body, load).await });
+        // Every line that the attempt logs names its job by this span. The span is as grave as an error, so that every
+        // FOREMAN_LOG keeps it.
+        let (job, number) = (attempt.lease.job_id, attempt.number);
+        let span = tracing::error_span!("attempt", job.id = %job, attempt = number);
+        let run = async move { attempt::run(&context, attempt, body, load).await };
+        let task = self.attempts.spawn(run.instrument(span));
         self.leases.insert(task.id(), lease);
     }
 }

@@ -13,6 +13,8 @@ use crate::scheduling::key::{Key, RunsOn};
 #[derive(Debug)]
 pub(crate) struct Job {
     pub lease: Lease,
+    /// Counts the job's attempts from 1, as clients see them.
+    pub attempt: i32,
     pub client: ClientId,
     pub key: Key,
     pub runs_on: RunsOn,
@@ -56,6 +58,7 @@ impl Job {
         };
         Ok(Self {
             lease: claimed.lease,
+            attempt: claimed.attempt,
             client: claimed.client,
             key: Key::clone(key),
             runs_on,

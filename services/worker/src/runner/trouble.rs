@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use foreman_ollama::{Client, Failure, FailureKind, ModelName};
 use foreman_runtime::background::one_line;
-use foreman_store::{JobId, Reason};
+use foreman_store::Reason;
 
 use super::fate::{Ending, Failed, Look, reason};
 use super::load::LoadFailure;
@@ -43,10 +43,10 @@ impl Trouble {
     }
 
     /// Makes an ending of the trouble, and logs it. The log stands here because the ending no longer has the causes.
-    pub(crate) async fn ending(self, job: JobId, model: &ModelName, ollama: &Client) -> Ending {
+    pub(crate) async fn ending(self, model: &ModelName, ollama: &Client) -> Ending {
         match self {
             Self::Limit { reason, again } => {
-                tracing::warn!(job.id = %job, code = reason.code, "an attempt ran into a limit");
+                tracing::warn!(code = reason.code, "an attempt ran into a limit");
                 if again { Ending::again(reason) } else { Ending::never(reason) }
             }
             Self::Ollama(failure) => {
@@ -57,7 +57,7 @@ impl Trouble {
                     _ => Look::NothingNew,
                 };
                 let (code, reason) = (failure.code(), reason(failure.code(), &failure.to_string()));
-                tracing::warn!(job.id = %job, code, error = one_line(failure), "an attempt failed");
+                tracing::warn!(code, error = one_line(failure), "an attempt failed");
                 Ending::Failed(Failed { kind, look, reason })
             }
         }

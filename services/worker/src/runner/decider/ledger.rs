@@ -159,6 +159,7 @@ mod tests {
     fn job(number: i64, key: Key) -> Job {
         Job {
             lease: lease(number),
+            attempt: 1,
             client: ClientId::generate(),
             runs_on: runs_on(&key),
             key,
