@@ -1,6 +1,6 @@
-//! The api as the commands of a client call it: one function a route, and every refusal as one sentence.
+//! The api's client for the commands: one function per route, and one sentence per refusal.
 //!
-//! Nothing here asks twice: the caller knows whether that is safe.
+//! Nothing here sends a request twice. The caller decides that, because the caller knows whether it is safe.
 
 mod batch;
 mod deliveries;
@@ -24,9 +24,9 @@ pub(crate) use error::ApiError;
 pub(crate) use jobs::{Event, Filter, Job};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// Of an answer that does not wait for a job.
+/// For replies that do not wait for a job.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// Where an answer that says "later" does not say when.
+/// How long to wait where a reply says "later" and has no `Retry-After`.
 const LATER: Duration = Duration::from_secs(1);
 
 pub(crate) struct Api {
@@ -46,7 +46,7 @@ impl Api {
     pub(crate) fn from_env(env: &Env) -> anyhow::Result<Self> {
         let base = env.read(&cli::URL, base_url)?;
         let authorization = env.read_optional(&cli::API_KEY, bearer)?;
-        // A key goes nowhere but where it was meant for.
+        // Never follow a redirect, because it would carry the key to another host.
         let mut http =
             reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).redirect(redirect::Policy::none());
         let is_loopback = match base.host() {
@@ -56,7 +56,7 @@ impl Api {
             None => false,
         };
         if is_loopback {
-            // What is set for the world outside cannot lead back to this machine.
+            // A proxy for the world outside cannot lead back to this machine.
             http = http.no_proxy();
         }
         Ok(Self { http: http.build()?, base, authorization })
@@ -114,7 +114,7 @@ impl Api {
         Err(self.refusal(status, problem, retry_after.map_or(LATER, Duration::from_secs)))
     }
 
-    /// `problem` is what Foreman says; a gateway before it says something else.
+    /// `problem` is the sentence of Foreman's api. `None` means that something else answered, such as a gateway.
     fn refusal(&self, status: StatusCode, problem: Option<String>, retry_after: Duration) -> ApiError {
         match (status, problem) {
             (StatusCode::UNAUTHORIZED, Some(error)) => {
@@ -154,7 +154,7 @@ impl Api {
     }
 }
 
-/// An id as arguments name it. Nothing else may become a part of a path.
+/// Parses an id among the arguments, so that no other text becomes part of a path.
 pub(crate) fn job_id(text: &str) -> Result<String, String> {
     match text.parse::<JobId>() {
         Ok(id) => Ok(id.to_string()),
@@ -162,7 +162,7 @@ pub(crate) fn job_id(text: &str) -> Result<String, String> {
     }
 }
 
-/// With a slash at its end, so that routes are joined behind a prefix.
+/// Ends the URL with a slash, because joining a route would otherwise replace a prefix.
 fn base_url(text: &str) -> Result<Url, String> {
     let mut url = Url::parse(text)
         .map_err(|error| format!("expected a URL such as http://127.0.0.1:8080 ({error})"))?;
@@ -181,8 +181,8 @@ fn bearer(key: &str) -> Result<HeaderValue, String> {
     Ok(bearer)
 }
 
-/// "connection refused" says more than the layers around it.
-fn innermost(error: &reqwest::Error) -> String {
+/// The last cause of an error: "connection refused" says more than the layers around it.
+pub(crate) fn innermost(error: &reqwest::Error) -> String {
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
         innermost = source;

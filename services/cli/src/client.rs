@@ -1,4 +1,5 @@
-//! `foreman client`: who may submit, their keys and their webhook secrets. Both are shown once, when they are made.
+//! `foreman client`: the clients, their keys and their webhook secrets. A key and a secret are shown once, when they are
+//! made.
 
 use std::process::ExitCode;
 

@@ -15,8 +15,8 @@ pub(crate) fn open(env: &Env) -> anyhow::Result<Store> {
     connect(&url, Some(&direct_url), pool, pgbouncer)
 }
 
-/// The same, and the key that seals secrets in it. On a machine where `foreman up` runs and nothing is set, that of
-/// `foreman up`: its administrator has nothing to look up.
+/// The store, and the key that seals secrets in it. Where DATABASE_URL is not set and `foreman up` runs on this machine,
+/// these are its own, so that its user has nothing to look up.
 pub(crate) fn open_with_key(env: &Env) -> anyhow::Result<(Store, Option<Seal>)> {
     let mut key = shared::secret_key(env)?;
     if !is_set(&shared::DATABASE_URL)

@@ -1,4 +1,4 @@
-//! `foreman deliveries`: the webhooks of a job, and what their receivers said.
+//! `foreman deliveries`: the webhooks of a job, and what their receivers answered.
 
 use std::process::ExitCode;
 

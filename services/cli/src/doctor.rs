@@ -1,7 +1,7 @@
 //! `foreman doctor`: looks an installation over, and says what is wrong with it and how to mend that.
 //!
-//! It only looks: its transactions are read-only, and no secret is shown that was not asked for. Each look has a bound in
-//! time, and one that cannot be had is said to be missing.
+//! It only looks: its transactions are read-only, and it shows no secret that was not asked for. Each check has a time
+//! limit, and the report names every check that could not be made.
 
 mod finding;
 mod installation;
@@ -55,7 +55,7 @@ fn age(text: &str) -> Result<Duration, String> {
     form::duration(Duration::ZERO..=A_YEAR)(text)
 }
 
-/// Left out where there is no installation, no Postgres to ask, or no table that can be read.
+/// The checks that are left out where there is no installation, no Postgres to ask, or no table that can be read.
 const OF_SETTINGS: &[&str] = &["secret_key", "webhook_secret", "database", "pooler"];
 const OF_POSTGRES: &[&str] = &[
     "postgres",
@@ -115,7 +115,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn examine(site: &Installation, args: &Args, report: &mut Report) -> Result<(), PrintError> {
-    report.found("settings", [site.where_from()])?;
+    report.found("settings", site.where_from())?;
     report.found("settings", site.unknown_settings())?;
     let fleet = if site.is_there() {
         examine_installation(site, args, report).await?
@@ -127,7 +127,7 @@ async fn examine(site: &Installation, args: &Args, report: &mut Report) -> Resul
         None
     };
     if !ollama::is_named() && fleet.is_some_and(|fleet| fleet.has_live_host()) {
-        report.found("ollama", [Finding::ok(ollama::SPOKEN_FOR)])?;
+        report.found("ollama", Finding::ok(ollama::SPOKEN_FOR))?;
     } else {
         report.look("ollama", ollama::look(site)).await?;
     }
@@ -135,7 +135,7 @@ async fn examine(site: &Installation, args: &Args, report: &mut Report) -> Resul
     Ok(())
 }
 
-/// Returns who works there, if that can be read.
+/// Returns the workers and the hosts, if they can be read.
 async fn examine_installation(
     site: &Installation,
     args: &Args,
@@ -145,7 +145,7 @@ async fn examine_installation(
         report.look("disk", disk::look(home)).await?;
     }
     let (found, key) = secrets::key(site);
-    report.found("secret_key", [found])?;
+    report.found("secret_key", found)?;
     let (found, webhook) = secrets::webhook(site, args.show_secrets);
     report.found("webhook_secret", found)?;
     let Some((database, postgres)) = reach_database(site, report).await? else {
@@ -157,7 +157,7 @@ async fn examine_installation(
     Ok(fleet)
 }
 
-/// What of the environment the database is held against.
+/// The secrets of the environment, to compare with those that the database holds.
 struct Secrets {
     key: Option<SecretKey>,
     webhook: Option<SigningSecret>,
@@ -170,14 +170,14 @@ async fn reach_database(
     let database = match site.database() {
         Ok(database) => database,
         Err(error) => {
-            report.found("database", [Finding::trouble(format!("{error}."), "mend that setting")])?;
+            report.found("database", Finding::trouble(format!("{error}."), "mend that setting"))?;
             return Ok(None);
         }
     };
     Ok(reach::reach(&database, report).await?.map(|postgres| (database, postgres)))
 }
 
-/// Returns who works there, if that can be read.
+/// Returns the workers and the hosts, if they can be read.
 async fn examine_database(
     database: &Database,
     postgres: &Postgres,
@@ -188,10 +188,10 @@ async fn examine_database(
     let Postgres { store, address, reached } = postgres;
     let server = report.ask("postgres", store.server()).await?;
     if let Some(server) = &server {
-        report.found("postgres", [server::version(server)])?;
-        report.found("encoding", [server::encoding(server)])?;
+        report.found("postgres", server::version(server))?;
+        report.found("encoding", server::encoding(server))?;
         report.found("durability", server::durability(server))?;
-        report.found("vacuum", [server::vacuum(server)])?;
+        report.found("vacuum", server::vacuum(server))?;
     }
     report.look("clock", server::clock(store)).await?;
     report.look("transactions", server::transactions(store, args.oldest_transaction)).await?;
@@ -199,13 +199,13 @@ async fn examine_database(
     let rights = report.look("rights", schema::rights(store, &address.role, &address.database)).await?;
     let state = report.ask("schema", store.schema_state()).await?;
     if let Some(state) = state {
-        report.found("schema", [schema::state(state)])?;
+        report.found("schema", schema::state(state))?;
     }
-    // What migrate sets cannot be missed before it has run.
+    // `foreman migrate` sets this bound, so it says nothing on a database that was never migrated.
     if let (Some(server), Some(state)) = (&server, state)
         && state != SchemaState::Absent
     {
-        report.found("idle_timeout", [server::idle_transactions(server)])?;
+        report.found("idle_timeout", server::idle_transactions(server))?;
     }
     if !(rights && state.is_some_and(schema::is_readable)) {
         report.left_out(OF_TABLES, "the tables cannot be read")?;
@@ -221,13 +221,13 @@ async fn examine_database(
         report.found("workers", fleet::workers(fleet, waiting))?;
         report.found("hosts", fleet::hosts(fleet))?;
         report.found("models", work::models(&waiting.models, inventory))?;
-        report.found("leases", [work::leases(waiting.leases, fleet)])?;
-        report.found("outbox", [work::outbox(waiting.outbox, fleet)])?;
-        report.found("deliveries", [work::deliveries(waiting.deliveries, fleet)])?;
+        report.found("leases", work::leases(waiting.leases, fleet))?;
+        report.found("outbox", work::outbox(waiting.outbox, fleet))?;
+        report.found("deliveries", work::deliveries(waiting.deliveries, fleet))?;
     }
     if let (Some(server), Some(fleet), false) = (&server, &fleet, reached.pooled) {
-        // Behind a pooler its own pools count.
-        report.found("connections", [server::connections(server, database.pool, fleet.alive().count())])?;
+        // Behind a pooler, its pools bound the connections, not Postgres.
+        report.found("connections", server::connections(server, database.pool, fleet.alive().count()))?;
     }
     report.look("secrets", secrets::clients(store, secrets.key.as_ref())).await?;
     report.look("signing", secrets::unsigned(store, secrets.webhook.as_ref())).await?;

@@ -7,7 +7,7 @@ use foreman_runtime::ConfigError;
 use crate::terminal::PrintError;
 
 pub(crate) const FAILED: u8 = 1;
-/// The same as clap's, and as a service's that is misconfigured.
+/// The same code as clap uses, and as our services use for a wrong setting.
 const MISUSED: u8 = 2;
 
 /// What became of the job, for `submit --wait` and `watch`.
@@ -15,13 +15,13 @@ pub(crate) const JOB_FAILED: u8 = 3;
 pub(crate) const JOB_CANCELLED: u8 = 4;
 pub(crate) const JOB_EXPIRED: u8 = 5;
 
-/// Of a file of jobs, or of several ids; the others went well.
+/// Some lines of a file, or some of several ids, were refused.
 pub(crate) const SOME_REFUSED: u8 = 6;
 
-/// What `doctor` found.
+/// `doctor` found trouble.
 pub(crate) const TROUBLE: u8 = 7;
 
-/// What a shell makes of a program that SIGINT or SIGPIPE ended.
+/// The codes that a shell gives a program which SIGINT or SIGPIPE ended.
 pub(crate) const INTERRUPTED: u8 = 130;
 const READER_GONE: u8 = 141;
 
@@ -38,7 +38,7 @@ Exit codes:
   130  interrupted with Ctrl-C  (submit --file: the same command goes on from there)
   141  standard output was closed early, as by `| head`";
 
-/// `None` where there is nobody to tell.
+/// The exit code for an error that is not worth a message, because nobody reads the output any more.
 pub(crate) fn quietly(error: &anyhow::Error) -> Option<ExitCode> {
     let gone = matches!(error.downcast_ref(), Some(PrintError::ReaderGone));
     gone.then(|| READER_GONE.into())

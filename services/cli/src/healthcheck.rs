@@ -1,5 +1,5 @@
-//! `foreman healthcheck URL`: asks a process how it is, for images that have no curl. Never asks twice: whoever runs it
-//! decides how often, and what follows.
+//! `foreman healthcheck URL`: a health check for images that have no curl. It asks once and never again: its caller decides
+//! how often to ask, and what follows.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    // It asks its own container, whatever proxy is set for the world outside.
+    // The URL is in the same container, so a proxy for the world outside must not be used.
     let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_WITHIN).build()?;
     let answer = http.get(args.url.clone()).send().await;
     let answer = answer

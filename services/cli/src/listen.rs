@@ -1,6 +1,6 @@
 //! A receiver to look at webhooks with: it answers 200, checks both signatures, and says what came.
 //!
-//! It is for people and for first steps. It keeps nothing and forgets what it has seen when it ends.
+//! It is for people and for first steps. It stores nothing.
 
 mod arrival;
 
@@ -27,9 +27,9 @@ use crate::help;
 use crate::terminal::{one_line, print, say};
 use crate::up::home;
 use crate::watch::exit_code;
-use arrival::{Arrival, Verdict};
+use arrival::{Arrival, SignatureCheck};
 
-/// Larger results travel by URL, so that an event is never near this.
+/// Far more than any event: large results travel by URL.
 const LARGEST_BODY: usize = 64 << 20;
 
 #[derive(Debug, clap::Args)]
@@ -86,8 +86,7 @@ impl Listener {
         self.arrivals.recv().await.context("the listener has ended")
     }
 
-    /// Says what comes for one job until its end, and fails where anything is not as promised: every webhook verified,
-    /// in order, none missing.
+    /// Shows the webhooks of one job until its end. Fails unless all of them verify and come in order with none missing.
     pub(crate) async fn follow(mut self, job: &str) -> anyhow::Result<ExitCode> {
         let mut seen = BTreeSet::new();
         loop {
@@ -96,14 +95,14 @@ impl Listener {
             if arrival.job_id != job {
                 continue;
             }
-            match arrival.verdict {
-                Verdict::Verified => {}
-                Verdict::NoSecret => {
+            match arrival.check {
+                SignatureCheck::Verified => {}
+                SignatureCheck::NoSecret => {
                     bail!("no secret to verify with; set FOREMAN_WEBHOOK_SECRET to the client's")
                 }
-                Verdict::Refused(why) => bail!("a webhook did not verify: {why}"),
+                SignatureCheck::Refused(why) => bail!("a webhook did not verify: {why}"),
             }
-            // At least once: the same one may come again.
+            // Webhooks are sent at least once, so the same one may come again.
             if seen.contains(&arrival.seq) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! `foreman migrate`: brings the database up to date, whoever else is doing the same.
+//! `foreman migrate`: brings the database up to date. Several may run at the same time.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::terminal::{say, sentence};
 use crate::{database, help};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// A Postgres that starts beside us is up sooner; only a longer wait is worth a word.
+/// A Postgres that starts at the same time is up sooner than this, so only a longer wait is mentioned.
 const SAY_AFTER: Duration = Duration::from_secs(2);
-/// Another `foreman migrate` is done sooner; a backup that holds the tables may not be.
+/// How long to wait for tables that somebody holds. Another `foreman migrate` is done sooner than this; a backup may not be.
 const BUSY_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]

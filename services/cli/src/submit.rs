@@ -1,4 +1,4 @@
-//! `foreman submit`: one job, or a file of them. Ids alone go to standard output, so that scripts can keep them.
+//! `foreman submit`: one job, or a file of jobs. Only ids go to standard output, so that scripts can keep them.
 
 mod file;
 mod lines;

@@ -1,4 +1,4 @@
-//! What a command says: results on standard output, everything meant for a person on standard error.
+//! Output: results go to standard output, everything meant for a person goes to standard error.
 //!
 //! A reader that has gone away (`foreman jobs | head`) ends a command quietly, and is never a panic.
 
@@ -7,10 +7,10 @@ use std::io::{self, Write as _};
 
 use console::Term;
 
-/// Why a result is not where it belongs.
+/// Why a result could not be printed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PrintError {
-    /// As `head` does it.
+    /// The reader has closed the pipe, as `head` does.
     #[error("nobody reads standard output any more")]
     ReaderGone,
     #[error("standard output cannot be written")]
@@ -22,7 +22,7 @@ pub(crate) fn print(text: impl Display) -> Result<(), PrintError> {
     print_raw(format!("{text}\n").as_bytes())
 }
 
-/// The same, where the result brings its own line ends.
+/// The same without a line end after it.
 pub(crate) fn print_raw(bytes: &[u8]) -> Result<(), PrintError> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
@@ -33,7 +33,7 @@ pub(crate) fn print_raw(bytes: &[u8]) -> Result<(), PrintError> {
 
 /// A remark for the person at the terminal: standard error.
 pub(crate) fn say(text: impl Display) {
-    // Nobody is left to tell that nobody listens.
+    // There is no third place that could take a message about this failure.
     let _the_reader_is_gone = writeln!(io::stderr().lock(), "{text}");
 }
 
@@ -48,12 +48,13 @@ pub(crate) fn columns() -> Option<u16> {
     term.is_term().then(|| term.size().1)
 }
 
-/// Text of others on one line: what came from a model, a receiver or a file must not steer the terminal.
+/// Puts text on one line without control characters: text from a model, a receiver or a file must not steer the terminal.
 pub(crate) fn one_line(text: &str) -> String {
     text.split(char::is_control).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// An error and its causes as one line. Many an error repeats its cause; what was said is not said again.
+/// An error and its causes as one line. Many errors repeat their cause in their own text, so leave out a cause that was
+/// already said.
 pub(crate) fn sentence(error: &anyhow::Error) -> String {
     let mut sentence = String::new();
     for cause in error.chain().map(ToString::to_string) {

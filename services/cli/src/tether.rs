@@ -28,14 +28,14 @@ use crate::up::lock;
 use journal::Journal;
 pub(crate) use journal::Shown;
 
-/// What `up` writes into the pipe. The end of the pipe means `NEXT` too, once.
+/// The requests that `up` writes into the pipe. The end of the pipe counts as one `NEXT`.
 pub(crate) const NEXT: u8 = b'n';
 pub(crate) const LAST: u8 = b'l';
 
 /// For the processes of an earlier child that are still ending, such as the backends of a killed Postgres.
 const LOCK_WITHIN: Duration = Duration::from_secs(10);
 
-/// For the last lines, after the child's end. A grandchild may keep the pipe open for as long as it likes.
+/// How long to read the child's last lines after its end. A grandchild may keep the pipe open for ever.
 const LAST_WORDS_WITHIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug, clap::Args)]
@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<std::convert::Infallible> 
     let requests = pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)
         .context("`foreman tether` belongs to `foreman up`; run that")?;
     let status = hold(&args, requests).await?;
-    // Not by returning: nothing may wait for a reader that is gone.
+    // Exit at once and do not return: flushing or dropping could wait for a reader that is gone.
     std::process::exit(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()))
 }
 

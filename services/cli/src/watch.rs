@@ -1,4 +1,4 @@
-//! `foreman watch`: a job's states as they come, then its answer. It outlives restarts of the api.
+//! `foreman watch`: shows a job's states as they come, then its answer. It survives restarts of the api.
 
 mod show;
 
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// Says every state until the last, and gives the exit code for it.
+/// Shows every state until the last, and returns the exit code for that.
 pub(crate) async fn to_the_end(api: &Api, id: &str) -> anyhow::Result<ExitCode> {
     let mut show = Show::begin()?;
     let mut seen = 0;
@@ -82,12 +82,12 @@ pub(crate) async fn to_the_end(api: &Api, id: &str) -> anyhow::Result<ExitCode> 
 
 async fn step(api: &Api, id: &str, seen: i64) -> Result<(Job, Vec<Event>), ApiError> {
     let job = if seen == 0 { api.job(id).await? } else { api.job_after(id, seen).await? };
-    // Several states may have come since the last look; the history has them all.
+    // The job may have gone through several states since the last request. The history has all of them.
     let events = if job.value.seq > seen { api.events(id).await? } else { Vec::new() };
     Ok((job.value, events))
 }
 
-/// None while the job lives.
+/// `None` while the job has not ended.
 pub(crate) fn exit_code(state: &str) -> Option<ExitCode> {
     match state {
         "done" => Some(ExitCode::SUCCESS),
@@ -98,7 +98,7 @@ pub(crate) fn exit_code(state: &str) -> Option<ExitCode> {
     }
 }
 
-/// What the model said, as text; the whole answer as JSON where it is more than text.
+/// The model's text. Where the answer has no text, the whole answer as JSON.
 pub(crate) async fn answer(api: &Api, job: &Job) -> anyhow::Result<String> {
     #[derive(Deserialize)]
     struct Completion {

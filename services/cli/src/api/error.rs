@@ -1,4 +1,4 @@
-//! Why a request has no answer to use: each reason one sentence with the mend.
+//! Why a request failed: one sentence per reason, with the mend.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use url::Url;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    /// It was not reached, so nothing was asked of it. It may be there again in a moment.
+    /// No connection, so the request was not sent. The api may be there again in a moment.
     #[error("{base} cannot be reached ({reason}); start it with `foreman up`, or set FOREMAN_URL")]
     Away { base: Url, reason: String },
-    /// It was asked, and nobody knows whether it did what it was asked.
+    /// The request was sent, and nobody knows whether it was carried out.
     #[error("{base} was asked, but no answer came back ({reason}); see that it is well, and try again")]
     Lost { base: Url, reason: String },
-    /// For the moment; in the api's own words.
+    /// Refused for the moment. The sentence is the api's own.
     #[error("{sentence}")]
     Busy { status: StatusCode, sentence: String, retry_after: Duration },
-    /// In the api's own words.
+    /// The sentence is the api's own.
     #[error("{sentence}")]
     Refused { status: StatusCode, sentence: String },
     #[error("what answers at {base} is not Foreman's api ({reason}); set FOREMAN_URL to the api")]
@@ -24,7 +24,7 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
-    /// The api is restarted, or the network is down: asking again later may do.
+    /// The api is restarting or the network is down, so asking again later may help.
     pub(crate) fn is_away(&self) -> bool {
         matches!(self, Self::Away { .. } | Self::Lost { .. })
     }

@@ -14,12 +14,12 @@ use crate::terminal::one_line;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-/// What the api calls itself, where no gateway speaks in its place.
+/// How the api begins its `Server` header.
 const NAME: &str = "foreman/";
 
-struct Answer {
+struct ApiReply {
     status: StatusCode,
-    /// Of the api, if it was said.
+    /// The api's version, where no gateway has replaced the header.
     version: Option<String>,
     body: Value,
 }
@@ -36,10 +36,10 @@ pub(super) async fn look(site: &Installation) -> anyhow::Result<Vec<Finding>> {
     let base = without_password(base);
     Ok(match answer {
         Ok(answer) if answer.is_ours() => judge(&base, &answer, key.is_some()),
-        Ok(Answer { status, .. }) if matches!(status.as_u16(), 502..=504) => {
+        Ok(ApiReply { status, .. }) if matches!(status.as_u16(), 502..=504) => {
             vec![Finding::trouble(format!("The gateway at {base} finds no api behind it ({status})."), START)]
         }
-        Ok(Answer { status, .. }) => {
+        Ok(ApiReply { status, .. }) => {
             vec![absent(format!("What answers at {base} is not Foreman's api ({status})."), is_named)]
         }
         Err(why) => vec![absent(format!("No api answers at {base}: {why}."), is_named)],
@@ -48,19 +48,19 @@ pub(super) async fn look(site: &Installation) -> anyhow::Result<Vec<Finding>> {
 
 const START: &str = "foreman-api  (or foreman up; if it is elsewhere, set FOREMAN_URL)";
 
-/// As it may be shown.
+/// The URL as it may be shown.
 fn without_password(mut base: Url) -> Url {
     // Only a URL without a host refuses this, and that has no password either.
     let _no_host = base.set_password(None);
     base
 }
 
-/// Where nobody said where the api is, it may well be elsewhere.
+/// Only a note where FOREMAN_URL is not set, because the api may well be elsewhere.
 fn absent(what: String, is_named: bool) -> Finding {
     if is_named { Finding::trouble(what, START) } else { Finding::note(what, START) }
 }
 
-async fn ask(base: &Url, key: Option<&str>) -> anyhow::Result<Result<Answer, &'static str>> {
+async fn ask(base: &Url, key: Option<&str>) -> anyhow::Result<Result<ApiReply, &'static str>> {
     let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_WITHIN).build()?;
     let mut request = http.get(format!("{}/jobs?limit=1", base.as_str().trim_end_matches('/')));
     if let Some(key) = key {
@@ -76,20 +76,20 @@ async fn ask(base: &Url, key: Option<&str>) -> anyhow::Result<Result<Answer, &'s
     let version = server.and_then(|server| server.strip_prefix(NAME)).map(str::to_owned);
     let status = answer.status();
     let body = answer.bytes().await.unwrap_or_default();
-    Ok(Ok(Answer { status, version, body: serde_json::from_slice(&body).unwrap_or_default() }))
+    Ok(Ok(ApiReply { status, version, body: serde_json::from_slice(&body).unwrap_or_default() }))
 }
 
-impl Answer {
-    /// A gateway puts its own name into the header, so that the form has to do.
+impl ApiReply {
+    /// A gateway may replace the header, so a body in the api's form counts as well.
     fn is_ours(&self) -> bool {
         let has = |name| self.body.get(name).is_some();
         self.version.is_some() || (has("data") && has("has_more")) || (has("code") && has("error"))
     }
 }
 
-fn judge(base: &Url, answer: &Answer, has_key: bool) -> Vec<Finding> {
-    let said = one_line(answer.body["error"].as_str().unwrap_or_default());
-    let mut found = vec![match answer.status {
+fn judge(base: &Url, reply: &ApiReply, has_key: bool) -> Vec<Finding> {
+    let said = one_line(reply.body["error"].as_str().unwrap_or_default());
+    let mut found = vec![match reply.status {
         StatusCode::OK => Finding::ok(format!("The api answers at {base}.")),
         StatusCode::UNAUTHORIZED if has_key => Finding::trouble(
             format!("The api at {base} does not know the key in FOREMAN_API_KEY."),
@@ -103,7 +103,7 @@ fn judge(base: &Url, answer: &Answer, has_key: bool) -> Vec<Finding> {
         status => Finding::trouble(format!("The api at {base} refuses us with {status}."), said),
     }];
     let ours = env!("CARGO_PKG_VERSION");
-    if let Some(version) = answer.version.as_deref().filter(|version| *version != ours) {
+    if let Some(version) = reply.version.as_deref().filter(|version| *version != ours) {
         found.push(Finding::note(
             format!("The api is foreman {version}, and this is {ours}."),
             "install one release for api, worker and the command line",

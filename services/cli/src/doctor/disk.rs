@@ -9,9 +9,9 @@ use super::finding::Finding;
 /// Postgres stops when its log finds no room; this is what a busy day may write.
 const LEAST: u64 = 2 << 30;
 
-pub(super) async fn look(home: &Path) -> anyhow::Result<[Finding; 1]> {
+pub(super) async fn look(home: &Path) -> anyhow::Result<Finding> {
     let disk = statvfs(home)?;
-    Ok([judge(disk.blocks_available() as u64 * disk.fragment_size() as u64, home)])
+    Ok(judge(disk.blocks_available() as u64 * disk.fragment_size() as u64, home))
 }
 
 fn judge(free: u64, home: &Path) -> Finding {

@@ -1,4 +1,6 @@
-//! What one look came to: a line that says what is, and where that is wrong a line that says how to mend it.
+//! A finding: a sentence that says how things are and, where something is wrong, a line that says how to mend it.
+
+use std::iter;
 
 use serde::Serialize;
 
@@ -33,20 +35,25 @@ impl Finding {
     }
 }
 
+/// One finding can stand wherever several can.
+impl IntoIterator for Finding {
+    type Item = Self;
+    type IntoIter = iter::Once<Self>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        iter::once(self)
+    }
+}
+
 /// "1 job", "2 jobs".
-pub(super) fn count(number: impl Into<i64>, one: &str) -> String {
+pub(super) fn count(number: impl TryInto<i64>, one: &str) -> String {
     plural(number, one, &format!("{one}s"))
 }
 
 /// "1 job waits", "2 jobs wait".
-pub(super) fn plural(number: impl Into<i64>, one: &str, many: &str) -> String {
-    match number.into() {
+pub(super) fn plural(number: impl TryInto<i64>, one: &str, many: &str) -> String {
+    match number.try_into().unwrap_or(i64::MAX) {
         1 => format!("1 {one}"),
         number => format!("{number} {many}"),
     }
-}
-
-/// For `count` and `plural`.
-pub(super) fn amount(length: usize) -> i64 {
-    i64::try_from(length).unwrap_or(i64::MAX)
 }

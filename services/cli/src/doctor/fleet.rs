@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use foreman_store::{HostRow, Store, StoreError, WorkerRow};
 
-use super::finding::{Finding, amount, count, plural};
+use super::finding::{Finding, count, plural};
 use super::waiting::Waiting;
 use crate::moment::in_words;
 
@@ -38,7 +38,7 @@ impl Fleet {
 
 /// Whether each kind of work has somebody who does it.
 pub(super) fn workers(fleet: &Fleet, waiting: &Waiting) -> Vec<Finding> {
-    let alive = amount(fleet.alive().count());
+    let alive = fleet.alive().count();
     let outbox = i64::from(!waiting.outbox.is_zero());
     let mut found = Vec::new();
     for (role, waits, what) in [

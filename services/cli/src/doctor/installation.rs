@@ -1,4 +1,4 @@
-//! Which installation is looked at: the one that the environment describes, or where that names no database, the
+//! Which installation is examined: the one that the environment describes or, where DATABASE_URL is not set, the
 //! `foreman up` of this machine.
 
 use std::path::{Path, PathBuf};
@@ -15,15 +15,16 @@ use crate::up::{addresses, home, postgres};
 
 pub(super) struct Installation {
     pub(super) env: Env,
-    place: Place,
+    origin: Origin,
 }
 
-enum Place {
-    /// DATABASE_URL says it.
+/// Where the installation was found.
+enum Origin {
+    /// DATABASE_URL is set.
     Environment,
-    /// A `foreman up` that runs.
+    /// The home of a running `foreman up`.
     Up(PathBuf),
-    /// One that ran here, and does not now.
+    /// The home of a `foreman up` that does not run now.
     Stopped(PathBuf),
     Nowhere,
 }
@@ -36,9 +37,9 @@ pub(super) struct Database {
     pub(super) pgbouncer: bool,
 }
 
-impl Place {
+impl Origin {
     fn of_up(env: &Env) -> Self {
-        // Where no home can be, as for a container's user, none is.
+        // Some users can have no home, as in a container.
         let Ok(home) = home::directory(env) else { return Self::Nowhere };
         match home::running(env) {
             Ok(Some(running)) => Self::Up(running),
@@ -50,22 +51,22 @@ impl Place {
 
 impl Installation {
     pub(super) fn find(env: Env) -> Self {
-        let place = if is_set(&shared::DATABASE_URL) { Place::Environment } else { Place::of_up(&env) };
-        Self { env, place }
+        let origin = if is_set(&shared::DATABASE_URL) { Origin::Environment } else { Origin::of_up(&env) };
+        Self { env, origin }
     }
 
     pub(super) fn where_from(&self) -> Finding {
-        match &self.place {
-            Place::Environment => Finding::ok("Settings come from the environment; DATABASE_URL is set."),
-            Place::Up(home) => Finding::ok(format!(
+        match &self.origin {
+            Origin::Environment => Finding::ok("Settings come from the environment; DATABASE_URL is set."),
+            Origin::Up(home) => Finding::ok(format!(
                 "DATABASE_URL is not set; looking at the `foreman up` that runs in {}.",
                 home.display()
             )),
-            Place::Stopped(home) => Finding::trouble(
+            Origin::Stopped(home) => Finding::trouble(
                 format!("DATABASE_URL is not set, and the `foreman up` of {} does not run.", home.display()),
                 "foreman up  (or set DATABASE_URL to the database you mean)",
             ),
-            Place::Nowhere => Finding::trouble(
+            Origin::Nowhere => Finding::trouble(
                 "DATABASE_URL is not set, and no `foreman up` was ever run here as this user.",
                 "foreman up  (or export DATABASE_URL=postgres://user:password@host:5432/database, as the services have it)",
             ),
@@ -74,19 +75,19 @@ impl Installation {
 
     /// Whether there is anything to look at.
     pub(super) fn is_there(&self) -> bool {
-        matches!(self.place, Place::Environment | Place::Up(_))
+        matches!(self.origin, Origin::Environment | Origin::Up(_))
     }
 
-    /// The directory that holds everything, where there is one such.
+    /// The directory of `foreman up`, which holds everything.
     pub(super) fn home(&self) -> Option<&Path> {
-        match &self.place {
-            Place::Up(home) => Some(home),
-            Place::Environment | Place::Stopped(_) | Place::Nowhere => None,
+        match &self.origin {
+            Origin::Up(home) => Some(home),
+            Origin::Environment | Origin::Stopped(_) | Origin::Nowhere => None,
         }
     }
 
     pub(super) fn database(&self) -> Result<Database, ConfigError> {
-        if let Place::Up(home) = &self.place {
+        if let Origin::Up(home) = &self.origin {
             let url = postgres::url(&home::postgres_of(home));
             let pool = self.env.read(&shared::DB_POOL, form::integer(2..=1_000))?;
             return Ok(Database { url, direct_url: None, pool, pgbouncer: false });
@@ -97,28 +98,28 @@ impl Installation {
     }
 
     pub(super) fn secret_key(&self) -> anyhow::Result<Option<SecretKey>> {
-        match (shared::secret_key(&self.env)?, &self.place) {
-            (None, Place::Up(home)) => Ok(Some(home::secrets_of(home).read_key()?)),
+        match (shared::secret_key(&self.env)?, &self.origin) {
+            (None, Origin::Up(home)) => Ok(Some(home::secrets_of(home).read_key()?)),
             (set, _) => Ok(set),
         }
     }
 
     pub(super) fn webhook_secret(&self) -> anyhow::Result<Option<SigningSecret>> {
-        match (self.env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)?, &self.place) {
-            (None, Place::Up(home)) => Ok(Some(home::secrets_of(home).read_webhook()?)),
+        match (self.env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)?, &self.origin) {
+            (None, Origin::Up(home)) => Ok(Some(home::secrets_of(home).read_webhook()?)),
             (set, _) => Ok(set),
         }
     }
 
     /// Whether callers need no key.
     pub(super) fn is_open(&self) -> Result<bool, ConfigError> {
-        if !is_set(&api::AUTH) && matches!(self.place, Place::Up(_)) {
+        if !is_set(&api::AUTH) && matches!(self.origin, Origin::Up(_)) {
             return Ok(true);
         }
         self.env.read(&api::AUTH, form::choice(&[("required", false), ("off", true)]))
     }
 
-    /// What the api is called by, and whether somebody said so.
+    /// The api's URL, and whether FOREMAN_URL is set.
     pub(super) fn api_url(&self) -> anyhow::Result<(url::Url, bool)> {
         let text = match self.env.read(&cli::URL, form::text)? {
             _ if !is_set(&cli::URL) => format!("http://{}", self.dialled_api()?),
@@ -140,4 +141,9 @@ impl Installation {
     fn dialled_api(&self) -> Result<std::net::SocketAddr, ConfigError> {
         Ok(addresses::dialled(self.env.read(&api::ADDR, form::socket_addr)?))
     }
+}
+
+/// Whether this process is in a Docker container, where loopback is the container itself and not the machine.
+pub(super) fn is_in_container() -> bool {
+    Path::new("/.dockerenv").exists()
 }

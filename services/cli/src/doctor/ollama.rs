@@ -1,27 +1,25 @@
 //! The Ollama that this environment names: by which address, whether it answers, and what it has.
 
-use std::path::Path;
 use std::time::Duration;
 
 use foreman_ollama::{Client, Failure, InstalledModel, OllamaHost};
 use foreman_runtime::settings::worker;
 use tokio::time::timeout;
 
-use super::finding::{Finding, amount, count};
-use super::installation::Installation;
+use super::finding::{Finding, count};
+use super::installation::{Installation, is_in_container};
+use crate::api::innermost;
+use crate::terminal::one_line;
 use crate::up::environment::is_set;
 
 /// An Ollama that is there answers these from memory.
 const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 
-/// Where the container's own loopback is not the machine's.
-const IN_DOCKER: &str = "/.dockerenv";
-
 /// Why OLLAMA_HOST is not looked at.
 pub(super) const SPOKEN_FOR: &str =
     "OLLAMA_HOST is not set here, and workers speak for their own Ollamas: see hosts.";
 
-/// Whether somebody set it, so that it is worth a look whatever the workers say.
+/// Whether somebody set it. Then it is checked even where workers speak for their own Ollamas.
 pub(super) fn is_named() -> bool {
     is_set(&worker::OLLAMA_HOST)
 }
@@ -66,7 +64,7 @@ fn failed(failure: &Failure, text: &str, host: &OllamaHost, by: &str) -> Finding
             "set OLLAMA_HOST for the workers to the Ollama behind Foreman, such as 127.0.0.1:11434",
         ),
         Failure::Unreachable { source, .. } => {
-            let why = crate::terminal::sentence(&anyhow::Error::msg(innermost(source)));
+            let why = one_line(&innermost(source));
             Finding::trouble(format!("No Ollama answers at {host} ({by}): {why}."), mend(text, host))
         }
         other => Finding::trouble(
@@ -85,7 +83,7 @@ fn mend(text: &str, host: &OllamaHost) -> String {
         );
     }
     if host.is_loopback() {
-        let elsewhere = if Path::new(IN_DOCKER).exists() {
+        let elsewhere = if is_in_container() {
             "in a container loopback is the container itself: OLLAMA_HOST=ollama:11434 or host.docker.internal:11434"
         } else {
             "if it is elsewhere, set OLLAMA_HOST"
@@ -107,15 +105,6 @@ fn installed(models: &[InstalledModel], host: &OllamaHost) -> Finding {
             format!("The Ollama at {host} has models for embeddings alone; no job can run."),
             pull(),
         ),
-        models => Finding::ok(format!("It has {}.", count(amount(models.len()), "model"))),
+        models => Finding::ok(format!("It has {}.", count(models.len(), "model"))),
     }
-}
-
-/// "connection refused" says more than the layers around it.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

@@ -1,6 +1,5 @@
-//! The way to Postgres: whether it leads there at all, and whether a pooler stands in it.
+//! The way to Postgres: whether Postgres can be reached, and whether through a pooler.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,15 +7,12 @@ use foreman_store::{ConnectOptions, DatabaseAddress, Reached, Store, Unreachable
 use tokio::time::timeout;
 
 use super::finding::Finding;
-use super::installation::Database;
+use super::installation::{Database, is_in_container};
 use super::report::Report;
 use crate::terminal::PrintError;
 
 /// A Postgres that is there takes a connection at once; a firewall that drops packets says nothing for minutes.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-
-/// The one lasting sign of a Docker container, by which a hint can be given.
-const IN_DOCKER: &str = "/.dockerenv";
 
 /// A Postgres that answers.
 pub(super) struct Postgres {
@@ -25,7 +21,7 @@ pub(super) struct Postgres {
     pub(super) reached: Reached,
 }
 
-/// Connects, and says which way that went.
+/// Connects, and reports how that went.
 pub(super) async fn reach(database: &Database, report: &mut Report) -> Result<Option<Postgres>, PrintError> {
     let direct = database.direct_url.as_deref();
     let Some(looking) = report.ask("database", options(&database.url, direct)).await? else {
@@ -34,14 +30,14 @@ pub(super) async fn reach(database: &Database, report: &mut Report) -> Result<Op
     let address = looking.address();
     match within(looking.reach()).await {
         Ok(reached) => {
-            let at = Finding::ok(format!("Postgres answers at {}.", described(&address)));
-            report.found("database", [at])?;
+            let at = format!("Postgres answers at {}.", described(&address));
+            report.found("database", Finding::ok(at))?;
             report.found("pooler", pooler(database, &looking, &reached).await)?;
             Ok(Some(Postgres { store: Store::new(looking), address, reached }))
         }
         Err(why) => {
             let what = format!("Postgres cannot be reached at {}: {why}.", described(&address));
-            report.found("database", [Finding::trouble(what, mend(&why, &address))])?;
+            report.found("database", Finding::trouble(what, mend(&why, &address)))?;
             Ok(None)
         }
     }
@@ -103,7 +99,7 @@ fn mend(why: &Unreachable, address: &DatabaseAddress) -> String {
 }
 
 fn is_own_container(host: &str) -> bool {
-    matches!(host, "localhost" | "127.0.0.1" | "::1") && Path::new(IN_DOCKER).exists()
+    matches!(host, "localhost" | "127.0.0.1" | "::1") && is_in_container()
 }
 
 /// What stands between us and Postgres, and whether the services know.
@@ -120,7 +116,7 @@ async fn pooler(database: &Database, looking: &ConnectOptions, reached: &Reached
             "FOREMAN_PGBOUNCER is yes, and no pooler was seen: statements are slower than they need be.",
             "unset FOREMAN_PGBOUNCER, unless there is a PgBouncer",
         )),
-        // What a pooler refuses at once, it may not have shown while it was busy.
+        // A busy pooler may have looked like Postgres. It still refuses what it does not know, so try that as well.
         (false, false) => match as_services_connect(database).await {
             Ok(()) => found.push(Finding::ok("No pooler stands in between.")),
             Err(why) => found.push(Finding::trouble(

@@ -1,4 +1,4 @@
-//! Asks within a time, shows what was found as soon as it is, and counts.
+//! Runs checks within a time limit, shows each finding at once, and counts them.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::finding::{Finding, Level, count};
 use crate::exit;
 use crate::terminal::{PrintError, one_line, print, say, sentence};
 
-/// For one look. Postgres itself gives a statement of ours up somewhat sooner, so that it is not left behind.
+/// For one check. Postgres cancels our statements somewhat sooner, so that none runs on after we have given it up.
 const LOOK_WITHIN: Duration = Duration::from_secs(25);
 
-/// Columns of a check's name; what is found begins behind them.
+/// Width of the column with the check's name.
 const NAME: usize = 15;
 
 pub(super) struct Report {
@@ -34,23 +34,23 @@ impl Report {
         Self { json, notes: 0, troubles: 0 }
     }
 
-    /// What was asked for; or nothing, and a finding that says why.
+    /// Returns the answer. Where there is none, returns `None` and reports why.
     pub(super) async fn ask<T, E: Into<anyhow::Error>>(
         &mut self,
         check: &str,
         asking: impl Future<Output = Result<T, E>>,
     ) -> Result<Option<T>, PrintError> {
         let why = match timeout(LOOK_WITHIN, asking).await {
-            Ok(Ok(answer)) => return Ok(Some(answer)),
+            Ok(Ok(value)) => return Ok(Some(value)),
             Ok(Err(error)) => sentence(&error.into()),
             Err(_elapsed) => format!("there was no answer within {} s", LOOK_WITHIN.as_secs()),
         };
         let what = format!("This could not be looked at: {why}.");
-        self.found(check, [Finding::trouble(what, "mend that, then run foreman doctor again")])?;
+        self.found(check, Finding::trouble(what, "mend that, then run foreman doctor again"))?;
         Ok(None)
     }
 
-    /// The same for a look that brings its findings. Returns whether none of them is trouble.
+    /// Runs a check and shows its findings. Returns whether none of them is trouble.
     pub(super) async fn look<F: IntoIterator<Item = Finding>, E: Into<anyhow::Error>>(
         &mut self,
         check: &str,
@@ -80,10 +80,10 @@ impl Report {
         Ok(self.troubles == before)
     }
 
-    /// Says which looks were left out, so that silence is not taken for health.
+    /// Names the checks that were left out, so that nobody takes silence for health.
     pub(super) fn left_out(&mut self, checks: &[&str], why: &str) -> Result<(), PrintError> {
         let what = format!("Not looked at, because {why}: {}.", checks.join(", "));
-        self.found("left_out", [Finding::note(what, "mend that first, then run foreman doctor again")])?;
+        self.found("left_out", Finding::note(what, "mend that first, then run foreman doctor again"))?;
         Ok(())
     }
 

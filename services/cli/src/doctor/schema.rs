@@ -3,7 +3,7 @@
 
 use foreman_store::{SchemaState, Store, StoreError, days_ahead_needed, schema_version_needed};
 
-use super::finding::{Finding, amount, count};
+use super::finding::{Finding, count};
 
 /// With fewer days left somebody has not made new ones for a week.
 const DAYS_EXPECTED: i64 = 7;
@@ -25,7 +25,7 @@ pub(super) async fn rights(store: &Store, role: &str, database: &str) -> Result<
         let missing = &rights.missing[0].1;
         found.push(Finding::trouble(
             format!("The role {role} lacks {} on {}: {}.", missing.join(", "),
-                count(amount(tables.len()), "table"), tables.join(", ")),
+                count(tables.len(), "table"), tables.join(", ")),
             format!("GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role};"),
         ));
     }
@@ -92,7 +92,7 @@ pub(super) fn is_readable(state: SchemaState) -> bool {
     }
 }
 
-pub(super) async fn partitions(store: &Store) -> Result<[Finding; 1], StoreError> {
+pub(super) async fn partitions(store: &Store) -> Result<Finding, StoreError> {
     let ahead = store.partition_days_ahead().await?;
     let what = match ahead {
         ..0 => "Today has no partition: no job can be accepted.".to_owned(),
@@ -100,9 +100,9 @@ pub(super) async fn partitions(store: &Store) -> Result<[Finding; 1], StoreError
         days => format!("Partitions are there for {} after today.", count(days, "day")),
     };
     let mend = "foreman migrate  (makes two weeks; a live worker with the role janitor does so by itself)";
-    Ok([match ahead {
+    Ok(match ahead {
         days if days < days_ahead_needed() => Finding::trouble(what, mend),
         days if days < DAYS_EXPECTED => Finding::note(what, mend),
         _ => Finding::ok(what),
-    }])
+    })
 }

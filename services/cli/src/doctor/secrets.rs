@@ -1,13 +1,15 @@
-//! The secrets: whether each is there, in a form that can be used, and the one that others were sealed with.
+//! The secrets: whether each is set, can be used, and is the one that the database was used with.
 //!
-//! None is ever shown, but for the one form of the webhook secret that `--show-secrets` asks for.
+//! No secret is ever shown, except the whsec_ form of the webhook secret where `--show-secrets` asks for it.
+
+use std::collections::BTreeSet;
 
 use foreman_runtime::config::SecretKey;
 use foreman_store::{ClientSecret, Seal, SealedSecret, Store, StoreError, UnsealError};
 use foreman_webhook::SigningSecret;
 use foreman_webhook::secret::PREFIX;
 
-use super::finding::{Finding, amount, plural};
+use super::finding::{Finding, plural};
 use super::installation::Installation;
 
 /// Standard Webhooks asks for as much.
@@ -24,79 +26,73 @@ pub(super) fn key(site: &Installation) -> (Finding, Option<SecretKey>) {
             let id = Seal::new(key.bytes()).key_id();
             (Finding::ok(format!("FOREMAN_SECRET_KEY is set; its id is {id}.")), Some(key))
         }
-        (Ok(None), Ok(true)) => (
-            Finding::note(
-                "FOREMAN_SECRET_KEY is not set: no client can be made, and api and worker talk on loopback only.",
-                format!(
-                    "export FOREMAN_SECRET_KEY=\"$({NEW_KEY})\"  (once, and the same for api and worker)"
-                ),
-            ),
-            None,
-        ),
-        (Ok(None), Ok(false)) => (
-            Finding::trouble(
-                "FOREMAN_SECRET_KEY is not set: callers need keys, and no client can be made.",
-                format!(
-                    "export FOREMAN_SECRET_KEY=\"$({NEW_KEY})\"  (once, and the same for api and worker)"
-                ),
-            ),
-            None,
-        ),
+        (Ok(None), Ok(is_open)) => {
+            let mend = format!(
+                "export FOREMAN_SECRET_KEY=\"$({NEW_KEY})\"  (once, and the same for api and worker)"
+            );
+            let finding = if is_open {
+                Finding::note(
+                    "FOREMAN_SECRET_KEY is not set: no client can be made, and api and worker talk on loopback only.",
+                    mend,
+                )
+            } else {
+                Finding::trouble(
+                    "FOREMAN_SECRET_KEY is not set: callers need keys, and no client can be made.",
+                    mend,
+                )
+            };
+            (finding, None)
+        }
     }
 }
 
-/// Whether the key opens what the clients' secrets were sealed with.
+/// Whether the key opens the clients' secrets.
 pub(super) async fn clients(store: &Store, key: Option<&SecretKey>) -> Result<Vec<Finding>, StoreError> {
     let seal = key.map(|key| Seal::new(key.bytes()));
     let clients = store.client_secrets(seal.as_ref()).await?;
-    let with = |wanted: Option<Result<(), UnsealError>>| {
-        let has =
-            move |client: &&ClientSecret| client.secret.as_ref().map(|secret| secret.unsealed) == wanted;
-        let names: Vec<_> = clients.iter().filter(has).map(|client| client.client.as_str()).collect();
-        (!names.is_empty()).then_some(names)
-    };
     let mut found = Vec::new();
-    if let Some(names) = with(Some(Err(UnsealError::NoKey))) {
-        found.push(Finding::trouble(
-            format!(
-                "{}, and FOREMAN_SECRET_KEY is not set; the webhooks of {} wait.",
-                stored(&names),
-                names.join(", ")
+    for failure in [UnsealError::NoKey, UnsealError::OtherKey, UnsealError::Damaged] {
+        let mut names = Vec::new();
+        let mut key_ids = BTreeSet::new();
+        for ClientSecret { client, secret } in &clients {
+            if let Some(SealedSecret { key_id, unsealed }) = secret
+                && *unsealed == Err(failure)
+            {
+                names.push(client.as_str());
+                key_ids.extend(key_id.as_deref());
+            }
+        }
+        let Some(first) = names.first() else { continue };
+        let key_ids = key_ids.into_iter().collect::<Vec<_>>().join(" and ");
+        let rotate = format!("foreman client rotate {first}");
+        let (why, mend) = match failure {
+            UnsealError::NoKey => (
+                ", and FOREMAN_SECRET_KEY is not set".to_owned(),
+                format!("set FOREMAN_SECRET_KEY to the key with the id {key_ids}"),
             ),
-            format!(
-                "set FOREMAN_SECRET_KEY to the key with the id {}",
-                key_ids(&clients, UnsealError::NoKey)
+            UnsealError::OtherKey => (
+                format!(" with another FOREMAN_SECRET_KEY (id {key_ids})"),
+                format!("set that key again for api and worker; if it is lost: {rotate}"),
             ),
-        ));
+            UnsealError::Damaged => (", and damaged".to_owned(), rotate),
+        };
+        let sealed = plural(names.len(), "client's secret is sealed", "clients' secrets are sealed");
+        let names = names.join(", ");
+        found.push(Finding::trouble(format!("{sealed}{why}; the webhooks of {names} wait."), mend));
     }
-    if let Some(names) = with(Some(Err(UnsealError::OtherKey))) {
-        found.push(Finding::trouble(
-            format!(
-                "{} with another FOREMAN_SECRET_KEY (id {}); the webhooks of {} wait.",
-                stored(&names),
-                key_ids(&clients, UnsealError::OtherKey),
-                names.join(", ")
-            ),
-            format!(
-                "set that key again for api and worker; if it is lost: foreman client rotate {}",
-                names[0]
-            ),
-        ));
-    }
-    if let Some(names) = with(Some(Err(UnsealError::Damaged))) {
-        found.push(Finding::trouble(
-            format!("{}, and damaged; the webhooks of {} wait.", stored(&names), names.join(", ")),
-            format!("foreman client rotate {}", names[0]),
-        ));
-    }
-    if let Some(names) = with(None) {
+    let without: Vec<_> = clients
+        .iter()
+        .filter(|client| client.secret.is_none())
+        .map(|client| client.client.as_str())
+        .collect();
+    if let Some(first) = without.first() {
         found.push(Finding::note(
-            format!("No secret signs the webhooks of {}.", names.join(", ")),
-            format!("foreman client rotate {}", names[0]),
+            format!("No secret signs the webhooks of {}.", without.join(", ")),
+            format!("foreman client rotate {first}"),
         ));
     }
     if found.is_empty() {
-        found.push(match amount(clients.len()) {
+        found.push(match clients.len() {
             0 => Finding::ok("No client has a secret yet."),
             many => {
                 let opens = plural(many, "client's secret", "clients' secrets");
@@ -105,22 +101,6 @@ pub(super) async fn clients(store: &Store, key: Option<&SecretKey>) -> Result<Ve
         });
     }
     Ok(found)
-}
-
-fn stored(names: &[&str]) -> String {
-    plural(amount(names.len()), "client's secret is sealed", "clients' secrets are sealed")
-}
-
-/// The keys behind one kind of failure.
-fn key_ids(clients: &[ClientSecret], failure: UnsealError) -> String {
-    let sealed = clients.iter().filter_map(|client| client.secret.as_ref());
-    let mut ids: Vec<_> = sealed
-        .filter(|SealedSecret { unsealed, .. }| *unsealed == Err(failure))
-        .filter_map(|secret| secret.key_id.as_deref())
-        .collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids.join(" and ")
 }
 
 /// The secret that signs for clients without one of their own, and its form.
@@ -159,12 +139,9 @@ fn form(secret: &SigningSecret, show: bool) -> Finding {
 }
 
 /// Whether webhooks go out unsigned.
-pub(super) async fn unsigned(
-    store: &Store,
-    secret: Option<&SigningSecret>,
-) -> Result<[Finding; 1], StoreError> {
+pub(super) async fn unsigned(store: &Store, secret: Option<&SigningSecret>) -> Result<Finding, StoreError> {
     let receivers = store.receivers_without_secret().await?;
-    Ok([match (secret, receivers) {
+    Ok(match (secret, receivers) {
         (Some(_), _) => Finding::ok("Every webhook is signed."),
         (None, 0) => Finding::ok("FOREMAN_WEBHOOK_SECRET is not set, and no client needs it."),
         (None, _) => Finding::note(
@@ -176,5 +153,5 @@ pub(super) async fn unsigned(
                 "export FOREMAN_WEBHOOK_SECRET=\"{PREFIX}$(head -c {LEAST_SECRET_BYTES} /dev/urandom | base64)\"  (for the workers)"
             ),
         ),
-    }])
+    })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use foreman_store::{CLOCK_TOLERANCE, OpenTransaction, Server, Store, StoreError};
 
-use super::finding::{Finding, amount, plural};
+use super::finding::{Finding, plural};
 use crate::moment::in_words;
 
 /// The oldest that Foreman is tested on, as `server_version_num` says it.
@@ -112,7 +112,7 @@ pub(super) fn idle_transactions(server: &Server) -> Finding {
 
 /// Whether all processes together find room. Apis leave no trace, so one is counted.
 pub(super) fn connections(server: &Server, pool: u32, workers: usize) -> Finding {
-    let workers = amount(workers).max(1);
+    let workers = i64::try_from(workers).unwrap_or(i64::MAX).max(1);
     let processes = workers + 1;
     let beside = workers * BESIDE_POOL_OF_WORKER + BESIDE_POOL_OF_API;
     let wanted = processes * i64::from(pool) + beside;
@@ -133,11 +133,11 @@ pub(super) fn connections(server: &Server, pool: u32, workers: usize) -> Finding
     Finding::ok(format!("{what}."))
 }
 
-pub(super) async fn clock(store: &Store) -> Result<[Finding; 1], StoreError> {
+pub(super) async fn clock(store: &Store) -> Result<Finding, StoreError> {
     let offset = store.learn_time().await?;
     let apart = offset.num_milliseconds().abs() as f64 / 1_000.0;
     let way = if offset > TimeDelta::zero() { "behind" } else { "ahead of" };
-    Ok([if offset.abs() > CLOCK_TOLERANCE {
+    Ok(if offset.abs() > CLOCK_TOLERANCE {
         Finding::trouble(
             format!(
                 "This machine's clock is {apart:.1} s {way} Postgres'; api and worker are not ready beyond 5 s."
@@ -146,20 +146,20 @@ pub(super) async fn clock(store: &Store) -> Result<[Finding; 1], StoreError> {
         )
     } else {
         Finding::ok(format!("This machine's clock is {apart:.1} s from Postgres'."))
-    }])
+    })
 }
 
 /// Old transactions keep what was deleted from being cleaned away, and the queue deletes all the time.
-pub(super) async fn transactions(store: &Store, limit: Duration) -> Result<[Finding; 1], StoreError> {
+pub(super) async fn transactions(store: &Store, limit: Duration) -> Result<Finding, StoreError> {
     let Some(oldest) = store.oldest_open_transaction().await? else {
-        return Ok([Finding::ok("No other transaction is open on this database.")]);
+        return Ok(Finding::ok("No other transaction is open on this database."));
     };
     let OpenTransaction { pid, role, application, state, age } = oldest;
     let who = match application.as_str() {
         "" => format!("process {pid} of {role}"),
         name => format!("process {pid} of {role} ({name})"),
     };
-    Ok([if age >= limit {
+    Ok(if age >= limit {
         Finding::trouble(
             format!(
                 "A transaction has been open for {}: {who}, {state}. It slows the queue more and more.",
@@ -169,7 +169,7 @@ pub(super) async fn transactions(store: &Store, limit: Duration) -> Result<[Find
         )
     } else {
         Finding::ok(format!("The oldest transaction has been open for {}: {who}, {state}.", in_words(age)))
-    }])
+    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The work itself: that every job is somewhere, that what waits has somebody to do it, and that what is done is told.
+//! The work itself: every job stands in one table, all waiting work has a worker for it, and webhooks go out.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,36 +6,36 @@ use std::time::Duration;
 use foreman_ollama::ModelName;
 use foreman_store::{DeliveryBacklog, Inventory, Misplaced, ModelBacklog, OrphanedLeases, Store, StoreError};
 
-use super::finding::{Finding, amount, count, plural};
+use super::finding::{Finding, count, plural};
 use super::fleet::Fleet;
 use crate::moment::in_words;
 
-/// Shown of what may be many.
-const SHOWN: i64 = 5;
+/// How many misplaced jobs are shown.
+const SHOWN: usize = 5;
 
-/// As the alerts count it.
+/// The alerts fire at the same ages.
 const OUTBOX_LAG: Duration = Duration::from_secs(60);
 const OVERDUE: Duration = Duration::from_secs(300);
 
-/// A janitor that lives has rescued by then: it waits for one TTL of its own, and comes by often.
+/// A live janitor has rescued a lease by then: it waits for one TTL and looks often.
 const RESCUED_WITHIN: Duration = Duration::from_secs(120);
 
-pub(super) async fn rooms(store: &Store) -> Result<[Finding; 1], StoreError> {
-    let misplaced = store.misplaced_jobs(SHOWN).await?;
+pub(super) async fn rooms(store: &Store) -> Result<Finding, StoreError> {
+    let misplaced = store.misplaced_jobs(SHOWN as i64).await?;
     if misplaced.is_empty() {
-        return Ok([Finding::ok("Every job stands in exactly one room.")]);
+        return Ok(Finding::ok("Every job stands in exactly one room."));
     }
     let shown = |Misplaced { job_id, rooms }: &Misplaced| match rooms.as_slice() {
         [] => format!("{job_id} in none"),
         rooms => format!("{job_id} in {}", rooms.join(" and ")),
     };
     let shown: Vec<_> = misplaced.iter().map(shown).collect();
-    let more = if amount(misplaced.len()) == SHOWN { ", and perhaps more" } else { "" };
-    Ok([Finding::trouble(
+    let more = if misplaced.len() >= SHOWN { ", and perhaps more" } else { "" };
+    Ok(Finding::trouble(
         format!("Jobs stand in no room or in several: {}{more}.", shown.join("; ")),
         "rows were changed by hand or lost: restore a backup, or submit those jobs again; if neither happened, report it with \
          the log of api and worker",
-    )])
+    ))
 }
 
 /// Jobs whose worker is gone.
@@ -90,7 +90,7 @@ pub(super) fn models(waiting: &[ModelBacklog], inventory: &Inventory) -> Vec<Fin
         ),
         (true, false) => Finding::ok(format!(
             "The hosts have {}: {}.",
-            count(amount(known.len()), "model"),
+            count(known.len(), "model"),
             known.into_iter().collect::<Vec<_>>().join(", ")
         )),
     });
@@ -121,7 +121,7 @@ pub(super) fn deliveries(DeliveryBacklog { due, oldest_due }: DeliveryBacklog, f
     }
     let what = format!("{} could be sent, the first since {}.", count(due, "webhook"), in_words(oldest_due));
     if fleet.somebody_does("dispatch") {
-        // What waited behind an earlier webhook of its job is due since long in the moment it may go.
+        // A webhook that waited behind an earlier one of its job is long overdue in the moment it may go.
         Finding::note(what, "look again in five minutes; if they are still there, the workers' log says why")
     } else {
         Finding::trouble(what, "start a foreman-worker with the role dispatch")

@@ -1,4 +1,4 @@
-//! One webhook as it came in, and whether it is what its sender signed.
+//! One webhook as it came in, and whether its signatures are good.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -7,8 +7,8 @@ use foreman_webhook::{SigningSecret, sign};
 use hyper::HeaderMap;
 use serde::Deserialize;
 
-/// Older or newer ones are refused, so that nobody can send a recorded one again later. The libraries of Standard
-/// Webhooks take the same.
+/// Refuse webhooks whose timestamp is further from now, so that nobody can replay a recorded one later. The libraries of
+/// Standard Webhooks use the same limit.
 const TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Debug, PartialEq, Eq)]
@@ -16,12 +16,12 @@ pub(super) struct Arrival {
     pub(super) job_id: String,
     pub(super) seq: i64,
     pub(super) state: String,
-    pub(super) verdict: Verdict,
+    pub(super) check: SignatureCheck,
     error: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum SignatureCheck {
     Verified,
     NoSecret,
     Refused(&'static str),
@@ -41,12 +41,12 @@ impl Arrival {
             error: Option<String>,
         }
         let Event { job_id, seq, state, error } = serde_json::from_slice(body)?;
-        let verdict = match secret {
+        let check = match secret {
             Some(secret) => verify(headers, body, secret, SystemTime::now())
-                .map_or_else(Verdict::Refused, |()| Verdict::Verified),
-            None => Verdict::NoSecret,
+                .map_or_else(SignatureCheck::Refused, |()| SignatureCheck::Verified),
+            None => SignatureCheck::NoSecret,
         };
-        Ok(Self { job_id, seq, state, verdict, error })
+        Ok(Self { job_id, seq, state, check, error })
     }
 }
 
@@ -67,13 +67,13 @@ fn verify(
     }
     for (name, expected) in sign::headers(std::slice::from_ref(secret), id, seconds, body) {
         match (name, header(name)) {
-            // Several while a secret is rotated.
+            // There are several signatures while a secret is rotated.
             ("webhook-signature", Some(signatures)) if signatures.split(' ').any(|one| one == expected) => {}
             ("webhook-signature", None) => return Err("it is not signed"),
             ("webhook-signature", Some(_)) => {
                 return Err("its webhook-signature is of another secret or body");
             }
-            // It has room for the newest secret alone, which need not be ours.
+            // This header holds the newest secret's signature alone. During a rotation our secret may be the older one.
             ("x-foreman-signature", Some(signature)) if signature == expected || is_rotated(headers) => {}
             ("x-foreman-signature", _) => return Err("its X-Foreman-Signature is of another secret or body"),
             _ => {}
@@ -88,12 +88,12 @@ fn is_rotated(headers: &HeaderMap) -> bool {
 
 impl fmt::Display for Arrival {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { job_id, seq, state, verdict, error } = self;
+        let Self { job_id, seq, state, check, error } = self;
         write!(f, "{job_id}  webhook {seq}  {state:<9}  ")?;
-        match verdict {
-            Verdict::Verified => write!(f, "signature verified"),
-            Verdict::NoSecret => write!(f, "not verified: no secret to do it with"),
-            Verdict::Refused(why) => write!(f, "REFUSED: {why}"),
+        match check {
+            SignatureCheck::Verified => write!(f, "signature verified"),
+            SignatureCheck::NoSecret => write!(f, "not verified: no secret to do it with"),
+            SignatureCheck::Refused(why) => write!(f, "REFUSED: {why}"),
         }?;
         error.as_ref().map_or(Ok(()), |error| write!(f, "  ({error})"))
     }

@@ -1,10 +1,10 @@
-//! The lines of a file or a pipe, one after the other and none held longer than it is needed.
+//! Reads the lines of a file or a pipe, one after the other.
 
 use std::io;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 
-/// Twice what an api takes unless it is told otherwise. A file without line ends must not fill the memory.
+/// Twice the api's default limit for a body. A file without line ends must not fill the memory.
 const LONGEST: usize = 64 << 20;
 const READ_AHEAD: usize = 256 << 10;
 
@@ -12,14 +12,14 @@ pub(super) struct Lines<R> {
     source: BufReader<R>,
     number: u64,
     offset: u64,
-    /// The beginning of the line that is being read; `None` where it is too long to be kept.
+    /// The part of the current line that was read so far; `None` once the line is too long.
     begun: Option<Vec<u8>>,
 }
 
-/// One line as it stands there.
+/// One line as it stands in the file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct RawLine {
-    /// From 1.
+    /// Counts from 1.
     pub(super) number: u64,
     /// How many bytes of the file end with it.
     pub(super) end: u64,
@@ -37,7 +37,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next line, or `None` at the end. A call that is given up loses nothing: the next one goes on where it was.
+    /// The next line, or `None` at the end. Cancel safe: the next call goes on with the same line.
     pub(super) async fn next(&mut self) -> io::Result<Option<RawLine>> {
         loop {
             let buffer = self.source.fill_buf().await?;

@@ -1,6 +1,6 @@
-//! What makes a job of a line: the defaults it lacks, and the key by which it is known when it comes again.
+//! Makes a job of a line: adds missing defaults, and an idempotency key by which the api recognises the line next time.
 //!
-//! A line's bytes are never decoded and encoded again; what it lacks goes before its first key.
+//! A line is never decoded and encoded again. What it lacks is put before its first key.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,17 +11,17 @@ use super::Args;
 
 const KEY: &str = "idempotency_key";
 
-/// Equal lines are told apart within so many lines, which bounds what must be remembered of an endless pipe.
+/// Equal lines are counted within this many lines, which bounds the memory for an endless pipe.
 const BLOCK: u64 = 1_000_000;
 
 pub(super) struct Template {
     /// Top-level keys and their JSON, for lines without them.
     defaults: Vec<(&'static str, String)>,
     run: String,
-    /// How many jobs there were.
+    /// How many keys were made so far.
     jobs: u64,
-    /// How often each was there in this block, by the beginning of its digest. Two that share it are counted together,
-    /// which makes their keys no less their own.
+    /// How often each line occurred in this block, by the first bytes of its digest. Two lines with the same first bytes
+    /// are counted together; their keys still differ, because a key covers the whole digest.
     seen: HashMap<u64, u32>,
 }
 
@@ -42,7 +42,7 @@ impl Template {
         })
     }
 
-    /// The line as it is sent, or what is wrong with it. What its values mean is for the api to judge.
+    /// The job to send, or what is wrong with the line. The api judges the values.
     pub(super) fn job(&mut self, line: &[u8]) -> Result<String, String> {
         let line = std::str::from_utf8(line).map_err(|error| {
             format!("it is not UTF-8 from byte {} on; encode the file as UTF-8", error.valid_up_to() + 1)
@@ -56,7 +56,7 @@ impl Template {
                 job.push_str(&format!("\"{name}\":{value},"));
             }
         }
-        // Nothing but an object could be read, so that it begins with its brace.
+        // Only an object can be read into a map, so the line begins with a brace.
         let rest = line.strip_prefix('{').unwrap_or(line).trim_start();
         match members.get(KEY) {
             Some(key) if key.get() == "null" => {
@@ -76,8 +76,8 @@ impl Template {
         Ok(job)
     }
 
-    /// The same for the n-th of equal lines whatever stands around them, so that a file may be appended to, sorted and
-    /// mended, and still resumes.
+    /// Depends on the line and on how many equal lines came before it, and on nothing else around it. So a file can be
+    /// appended to, sorted and mended between two runs.
     fn key(&mut self, body: &str) -> String {
         let digest = Sha256::digest(body);
         let block = self.jobs / BLOCK;
@@ -107,7 +107,7 @@ fn wrong(error: &serde_json::Error) -> String {
             .to_owned();
     }
     let error = error.to_string();
-    // The line that serde_json counts is always the first.
+    // serde_json sees one line at a time, so its line number is always 1.
     format!("it is not JSON: {}", error.replace(" at line 1 column ", " at column "))
 }
 

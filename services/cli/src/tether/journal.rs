@@ -1,4 +1,5 @@
-//! What a child of `foreman up` says: all of it into a file of bounded size, the important part to the terminal.
+//! The output of a child of `foreman up`: everything goes into a file of bounded size, the important lines also to the
+//! terminal.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -11,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 
 use crate::terminal;
 
-/// The file and the one before it: enough to look back, never enough to fill a disk.
+/// The largest size of a log file. At most one older file is kept, so that logs never fill a disk.
 const LARGEST: u64 = 16 << 20;
 
 /// Which lines the terminal shows.
@@ -41,7 +42,7 @@ impl Journal {
     pub(crate) async fn keep(self, stream: impl AsyncRead + Unpin) {
         let mut lines = BufReader::new(stream);
         let mut line = Vec::new();
-        // Bytes and not text: what a child says in its last moment need not be UTF-8.
+        // Read bytes, because the last words of a child need not be UTF-8.
         while lines.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
             if let Err(error) = self.write(&line) {
                 terminal::say(format_args!(

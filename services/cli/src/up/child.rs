@@ -21,10 +21,10 @@ use crate::tether::{LAST, NEXT, Shown};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// A child that lived so long did not die of how it was started.
+/// A child that lived for this long was started well, so its next restart comes quickly again.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// How a service of ours says that no restart will help.
+/// The exit code of our services for wrong settings: no restart will help.
 const MISCONFIGURED: i32 = 2;
 
 /// What to run, and how to end it.

@@ -1,5 +1,5 @@
-//! Locks that tell who lives. The kernel frees them when their holder is gone, however it went; nothing here
-//! believes a process id in a file unless the lock on that file is held.
+//! Locks that tell which processes live. The kernel frees a lock when its holder ends, in whatever way. Never believe the
+//! process id in a file unless the lock on that file is held.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _};
@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
-/// Nothing tells when a lock becomes free without a thread that blocks for it.
+/// Waiting for a lock without polling would need a thread that blocks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The file, locked; or None and the process id in it, if there is one, while another process holds it.

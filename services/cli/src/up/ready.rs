@@ -1,4 +1,4 @@
-//! Asking the services whether they are there.
+//! Waits until the services answer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::terminal::say;
 
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Longer than any healthy start; then the person waiting is told what is waited for.
+/// Longer than any healthy start. After this, tell the waiting person what is missing.
 const SAY_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) struct Probe(reqwest::Client);

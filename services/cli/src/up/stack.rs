@@ -10,7 +10,7 @@ use super::child::{Child, Death, Spec};
 use super::home::Home;
 use crate::terminal::say;
 
-/// As much of a log as explains why a child cannot start.
+/// How many lines of a log are shown to explain why a child cannot start.
 const LAST_LINES: usize = 3;
 
 pub(super) struct Stack<'a> {
@@ -31,7 +31,7 @@ impl<'a> Stack<'a> {
         Ok(())
     }
 
-    /// For a step of the start. A child that dies now was started wrongly, and again would be no better.
+    /// Runs one step of the start. Fails if a child dies meanwhile: it would die again after a restart.
     pub(super) async fn unless_one_dies<T>(
         &mut self,
         step: impl Future<Output = anyhow::Result<T>>,
@@ -56,7 +56,7 @@ impl<'a> Stack<'a> {
         bail!("nobody is left to watch")
     }
 
-    /// Each when the ones that need it are gone.
+    /// Stops the children in the opposite order of their start, so that none loses one that it needs.
     pub(super) async fn stop(&mut self) {
         for child in self.children.iter_mut().rev() {
             child.stop().await;

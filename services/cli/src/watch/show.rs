@@ -1,4 +1,4 @@
-//! The states of a job for a person: lines with their times in a log, with how long each takes on a terminal.
+//! Shows the states of a job: in a log with the time of each, on a terminal with how long each takes.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(super) enum Show {
 pub(super) struct Terminal {
     style: ProgressStyle,
     began: Option<DateTime<Utc>>,
-    /// The state that the job is in, drawn again and again.
+    /// The state that the job is in, and the line that shows it.
     current: Option<(Event, ProgressBar)>,
 }
 
@@ -34,7 +34,7 @@ impl Show {
         Ok(Self::Terminal(Box::new(Terminal { style, began: None, current: None })))
     }
 
-    /// A state that was reached now, or was before we looked.
+    /// `is_past` says that the job was in this state before we began to watch.
     pub(super) fn event(&mut self, event: Event, is_past: bool) {
         match self {
             Self::Log { is_away } => {
@@ -79,7 +79,7 @@ impl Terminal {
             say(format_args!("{:9}  after {took}{}", event.state, remark(&event)));
             return;
         }
-        // The clock here may differ from the api's: what begins while we look is timed by ours alone.
+        // This machine's clock may differ from the api's, so time what begins while we watch by our own clock alone.
         let elapsed = if is_past { between(event.timestamp, Utc::now()) } else { Duration::ZERO };
         let bar = ProgressBar::new_spinner().with_style(self.style.clone()).with_elapsed(elapsed);
         bar.set_prefix(event.state.clone());
