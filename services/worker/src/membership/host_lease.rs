@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use crate::membership::liveness::Spell;
 use crate::worker::Worker;
 
-/// The wait between two looks at the jobs of the last holder, while some of them still run.
+/// The longest wait between two looks at the jobs of the last holder, while some of them still run.
 const HANDOVER_POLL: Duration = Duration::from_millis(100);
 
 /// Takes the host whenever it is free, and tells `give_holder` when this worker may claim. The soft token releases
@@ -117,6 +117,10 @@ async fn release(worker: &Worker, holder: &Holder) {
         Ok(released) => {
             tracing::info!(host = holder.host, released, "released the host");
         }
-        Err(error) => background_error!("host_lease", error, "the host stays ours until this worker is gone"),
+        Err(error) => background_error!(
+            "host_lease",
+            error,
+            "the host lease could not be released; it ends with this worker"
+        ),
     }
 }

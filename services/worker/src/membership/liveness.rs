@@ -31,7 +31,7 @@ struct Inner {
     holder: watch::Sender<Option<Holder>>,
     /// Counts the acknowledged renewals.
     renewals: watch::Sender<u64>,
-    /// The first renewal since which all were acknowledged in time. `None` after a missed one.
+    /// When the unbroken row of acknowledged renewals began. `None` after a missed one.
     unbroken_since: Mutex<Option<Instant>>,
 }
 
@@ -133,7 +133,7 @@ impl Liveness {
         if let Some(id) = identity.id
             && let Err(error) = store.deregister_worker(id).await
         {
-            background_error!("liveness", error, "the worker's row was left to be rescued");
+            background_error!("liveness", error, "the worker's row stays until a janitor removes it");
         }
     }
 

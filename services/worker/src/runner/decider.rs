@@ -239,7 +239,7 @@ impl Decider {
     /// Hands back a lease from a claim whose answer never arrived.
     fn hand_back_unknown(&mut self, own: OwnLease) {
         let OwnLease { lease, phase, model_label } = own;
-        tracing::warn!(job.id = %lease.job_id, phase = phase.as_str(), "a lease that nobody here knows of is handed back");
+        tracing::warn!(job.id = %lease.job_id, phase = phase.as_str(), "the job of a lost claim is handed back");
         let why = reason("claim_lost", "the worker did not hear of its own claim");
         self.settle(Left { lease, past: Past::default(), ending: Ending::GivenBack(why), model_label });
     }

@@ -31,7 +31,7 @@ const PUBLISH_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct HostWatch {
     pub worker: Arc<Worker>,
     pub ollama: Client,
-    /// The holder that may publish: this worker, while it holds its host.
+    /// This worker's host lease. `None` while another worker has the host, or still has jobs there.
     pub holder: watch::Receiver<Option<Holder>>,
     pub signals: mpsc::UnboundedSender<Signal>,
     /// The floor asks for a look at once, because a request did not reach Ollama or did not find its model.

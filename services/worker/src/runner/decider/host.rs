@@ -111,7 +111,7 @@ impl Host {
             Ending::Failed(_) if trouble.is_some() => {
                 if let Some(pause) = self.pause.handed_back(now) {
                     tracing::warn!(
-                        "a job is handed back for the host's sake; nothing is claimed for {pause:?}"
+                        "a job is handed back because Ollama failed; nothing is claimed for {pause:?}"
                     );
                 }
             }

@@ -73,12 +73,12 @@ impl Exits {
         let failure = [(Lease { job_id: job, no: number }, Exit::Failed(why))];
         let mut tries = Tries::of_a_row_alone();
         while let Err(refused) = self.write(&label, &exit, &mut tries).await {
-            background_error!("settle", refused, job.id = %job, "an outcome was refused; the job is to fail in its stead");
+            background_error!("settle", refused, job.id = %job, "an outcome was refused; the job fails instead");
             let Err(refused) = self.write(&label, &failure, &mut Tries::default()).await else { return };
             // Postgres refuses the failure too, so the cause concerns every row (a revoked right, say). Keep the
             // outcome, and try it again until somebody has mended the cause.
             if let Err(refused) = tries.failed("settle", refused).await {
-                background_error!("settle", refused, job.id = %job, "not even that could be stored");
+                background_error!("settle", refused, job.id = %job, "the failure was refused as well; the job is handed back");
                 // The decider then knows nothing of this lease. Its next look at our own leases finds it and hands it
                 // back.
                 _ = self.signals.send(Signal::Settled(number));
@@ -112,7 +112,7 @@ impl Exits {
                 Settled::Into(_) | Settled::Already => count_tokens(label, exit),
                 Settled::Stale => {
                     counter!(STALE_WRITES.name).increment(1);
-                    tracing::warn!(job.id = %lease.job_id, "an outcome came too late: the job is another's");
+                    tracing::warn!(job.id = %lease.job_id, "an outcome came too late: another worker has the job");
                 }
             }
             // Sending cannot fail: the floor ends only after it has heard of every lease.
