@@ -1,0 +1,119 @@
+//! The world's Ollama: it loads models and runs the attempts that the decider begins.
+
+use std::time::Duration;
+
+use foreman_ollama::{FailureKind, Join, Route};
+use foreman_store::LeaseNo;
+
+use super::{Happening, InFlight, World};
+use crate::runner::attempt::{Attempt, Finished};
+use crate::runner::decider::{Event, Loading};
+use crate::runner::fate::{Abort, Ending, Failed, Look, reason};
+use crate::runner::signal::Signal;
+use crate::scheduling::key::Key;
+
+impl World {
+    pub(super) fn begin(&mut self, attempt: &Attempt, loading: Loading) {
+        let has_spell = self.spell.is_some() && attempt.spell.goes_on();
+        let may = has_spell && self.holds_host && self.host_is_up && !self.is_stopping;
+        assert!(may, "an attempt begins without the right to");
+        let key = Key::clone(&attempt.key);
+        let is_on_gpu = !key.model().is_cloud();
+        let load = match loading {
+            Loading::NotNeeded => {
+                assert!(!is_on_gpu || self.resident.as_ref() == Some(&key), "its model is not loaded");
+                None
+            }
+            Loading::UnderWay => Some(self.loads.last().expect("a load is under way").0),
+            Loading::New => {
+                assert!(is_on_gpu, "what runs in the cloud needs no load");
+                Some(self.load(Key::clone(&key)))
+            }
+        };
+        let job = self.job(attempt.lease.job_id);
+        let (abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
+        let one = InFlight { job, key, abort, spell, load, has_begun: attempt.begun };
+        let before = self.in_flight.insert(attempt.lease.no, one);
+        assert!(before.is_none(), "a lease has two attempts");
+        self.after(1, Happening::AttemptBegins(attempt.lease.no));
+    }
+
+    pub(super) fn load(&mut self, key: Key) -> usize {
+        self.number += 1;
+        let number = self.number;
+        let (long, fails) = self.script.loads[number % self.script.loads.len()];
+        let fails = fails && !self.is_calm();
+        self.resident = None;
+        self.loads.push((number, key));
+        self.at(self.now() + long, Happening::LoadEnds { number, fails });
+        number
+    }
+
+    pub(super) fn load_ends(&mut self, number: usize, fails: bool) {
+        let Some(nth) = self.loads.iter().position(|load| load.0 == number) else { return };
+        let (_, key) = self.loads.remove(nth);
+        if fails {
+            self.signal(Signal::LoadFailed { key });
+        } else {
+            self.resident = Some(Key::clone(&key));
+            self.signal(Signal::Loaded { key, took: Duration::from_secs(1) });
+        }
+        let waiting: Vec<LeaseNo> =
+            self.in_flight.iter().filter(|(_, one)| one.load == Some(number)).map(|(no, _)| *no).collect();
+        for no in waiting {
+            if fails {
+                self.end(no, failed(FailureKind::MayPass, Look::NothingNew));
+            } else if let Some(one) = self.in_flight.get_mut(&no) {
+                one.load = None;
+                if one.has_begun {
+                    self.run_job(no);
+                }
+            }
+        }
+    }
+
+    pub(super) fn run_job(&mut self, no: LeaseNo) {
+        let long = self.jobs[self.in_flight[&no].job].plan.run;
+        self.at(self.now() + long, Happening::AttemptEnds(no));
+    }
+
+    pub(super) fn attempt_ends(&mut self, no: LeaseNo) {
+        let Some(one) = self.in_flight.get(&no) else { return };
+        let job = &mut self.jobs[one.job];
+        if job.failures < job.plan.failures {
+            job.failures += 1;
+            let kind =
+                if job.plan.host_is_to_blame { FailureKind::Unreachable } else { FailureKind::MayPass };
+            self.end(no, failed(kind, Look::NothingNew));
+        } else {
+            self.end(no, done());
+        }
+    }
+
+    pub(super) fn end(&mut self, no: LeaseNo, ending: Ending) {
+        self.in_flight.remove(&no).expect("an attempt ends once");
+        self.tell(Event::Ended(no, Finished { ending, ran: Some(Duration::from_millis(50)) }));
+    }
+
+    /// Ends each attempt that the decider has stopped, or whose spell has ended.
+    pub(super) fn abort_attempts(&mut self) {
+        let why = |one: &InFlight| one.abort.borrow().or((!one.spell.goes_on()).then_some(Abort::Fenced));
+        let aborted: Vec<_> = self.in_flight.iter().filter_map(|(no, one)| Some((*no, why(one)?))).collect();
+        aborted.into_iter().for_each(|(no, abort)| self.end(no, Ending::Aborted(abort)));
+    }
+
+    pub(super) fn on_gpu(&self) -> impl Iterator<Item = &Key> {
+        self.in_flight.values().map(|one| &one.key).filter(|key| !key.model().is_cloud())
+    }
+}
+
+pub(super) fn failed(kind: FailureKind, look: Look) -> Ending {
+    Ending::Failed(Failed { kind, look, reason: reason("x", "x") })
+}
+
+fn done() -> Ending {
+    let mut join = Join::new(Route::Chat, 1 << 10);
+    let line = br#"{"model":"m","message":{"role":"assistant","content":"x"},"done":true}"#;
+    join.push(line).unwrap();
+    Ending::Done(join.finish().unwrap())
+}
