@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, Finished};
 use super::fate::{Ending, HostTrouble, Past, reason};
 use super::idle::IdleMeter;
-use super::job::{Body, Job, Left, Running};
+use super::job::{Body, Job, JobWithEnding, Running};
 use super::metrics::{GPU_IDLE, MODEL_SWITCHES};
 use super::record::leaving::Leaving;
 use super::signal::Signal;
@@ -231,7 +231,7 @@ impl Decider {
                 Ok(job) if job.begun && may_begin => self.begin(job, now),
                 Ok(job) if job.begun => self.settle(job.not_begun()),
                 Ok(job) => self.ledger.hold(job),
-                Err(left) => self.settle(*left),
+                Err(job) => self.settle(*job),
             }
         }
     }
@@ -241,7 +241,12 @@ impl Decider {
         let OwnLease { lease, phase, model_label } = own;
         tracing::warn!(job.id = %lease.job_id, phase = phase.as_str(), "the job of a lost claim is handed back");
         let why = reason("claim_lost", "the worker did not hear of its own claim");
-        self.settle(Left { lease, past: Past::default(), ending: Ending::GivenBack(why), model_label });
+        self.settle(JobWithEnding {
+            lease,
+            past: Past::default(),
+            ending: Ending::GivenBack(why),
+            model_label,
+        });
     }
 
     fn begin(&mut self, job: Job, now: Instant) {
@@ -284,7 +289,7 @@ impl Decider {
             Signal::Settled(lease) => self.ledger.settled(lease),
             Signal::CancelAsked(leases) => {
                 for job in self.ledger.cancel(&leases) {
-                    self.settle(job.leave(Ending::Cancelled));
+                    self.settle(job.with_ending(Ending::Cancelled));
                 }
             }
             Signal::Loaded { key, took } => {
@@ -322,14 +327,14 @@ impl Decider {
             }
             self.actions.push(Action::LookAtHost);
         }
-        self.settle(Left { lease, past, ending, model_label });
+        self.settle(JobWithEnding { lease, past, ending, model_label });
     }
 
     /// Has the job's fate written. The lease counts as ours until Postgres has the fate.
-    fn settle(&mut self, left: Left) {
-        let Left { lease, past, ending, model_label } = left;
+    fn settle(&mut self, job: JobWithEnding) {
+        let JobWithEnding { lease, past, ending, model_label } = job;
         if let Some(exit) = ending.fate(past) {
-            self.ledger.left(lease.no, exit.bytes());
+            self.ledger.settling(lease.no, exit.bytes());
             self.actions.push(Action::Settle(Leaving { lease, exit, model_label }));
         }
     }

@@ -1,4 +1,4 @@
-//! A job of ours in each of its states: claimed, running, and leaving.
+//! A job of ours in each of its states: claimed, running, and ended.
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::Route;
@@ -45,7 +45,7 @@ impl Job {
         runs_on: RunsOn,
         spell: &Spell,
         max_attempts: i16,
-    ) -> Result<Self, Box<Left>> {
+    ) -> Result<Self, Box<JobWithEnding>> {
         let max_attempts = claimed.max_attempts.unwrap_or(max_attempts);
         let past = Past { failures: claimed.failures, max_attempts, vanished: 0 };
         let route = match claimed.path.parse::<Route>() {
@@ -53,7 +53,7 @@ impl Job {
             Err(unknown) => {
                 let ending = Ending::never(reason("unknown_route", &unknown.to_string()));
                 let Claimed { lease, model_label, .. } = claimed;
-                return Err(Box::new(Left { lease, past, ending, model_label }));
+                return Err(Box::new(JobWithEnding { lease, past, ending, model_label }));
             }
         };
         Ok(Self {
@@ -72,19 +72,19 @@ impl Job {
         })
     }
 
-    pub(crate) fn leave(self, ending: Ending) -> Left {
-        Left { lease: self.lease, past: self.past, ending, model_label: self.model_label }
+    pub(crate) fn with_ending(self, ending: Ending) -> JobWithEnding {
+        JobWithEnding { lease: self.lease, past: self.past, ending, model_label: self.model_label }
     }
 
     /// Gives the job back to the queue, because it has no slot, no turn or no right to begin any more.
-    pub(crate) fn not_begun(self) -> Left {
-        self.leave(Ending::GivenBack(reason("not_begun", "it was not begun")))
+    pub(crate) fn not_begun(self) -> JobWithEnding {
+        self.with_ending(Ending::GivenBack(reason("not_begun", "it was not begun")))
     }
 }
 
 /// A job whose attempt has ended, or that gets no attempt. Its fate is not decided yet.
 #[derive(Debug)]
-pub(crate) struct Left {
+pub(crate) struct JobWithEnding {
     pub lease: Lease,
     pub past: Past,
     pub ending: Ending,

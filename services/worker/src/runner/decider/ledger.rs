@@ -56,7 +56,7 @@ impl Ledger {
     }
 
     /// The job under this lease has ended. Its outcome, of so many bytes, is on its way to Postgres.
-    pub(super) fn left(&mut self, lease: LeaseNo, bytes: usize) {
+    pub(super) fn settling(&mut self, lease: LeaseNo, bytes: usize) {
         self.unsettled.insert(lease, bytes);
     }
 
@@ -211,14 +211,14 @@ mod tests {
     #[test]
     fn claiming_stops_while_too_many_outcomes_or_bytes_are_unsettled() {
         let mut ledger = Ledger::new(2);
-        (1..=7).for_each(|number| ledger.left(LeaseNo(number), 10));
+        (1..=7).for_each(|number| ledger.settling(LeaseNo(number), 10));
         assert!(!ledger.waits_for_postgres());
-        ledger.left(LeaseNo(8), 10);
+        ledger.settling(LeaseNo(8), 10);
         assert!(ledger.waits_for_postgres(), "four per slot");
         (1..=8).for_each(|number| ledger.settled(LeaseNo(number)));
-        ledger.left(LeaseNo(9), MAX_UNSETTLED_BYTES - 1);
+        ledger.settling(LeaseNo(9), MAX_UNSETTLED_BYTES - 1);
         assert!(!ledger.waits_for_postgres());
-        ledger.left(LeaseNo(10), 1);
+        ledger.settling(LeaseNo(10), 1);
         assert!(ledger.waits_for_postgres());
         ledger.settled(LeaseNo(10));
         assert!(!ledger.waits_for_postgres());
@@ -229,7 +229,7 @@ mod tests {
         let mut ledger = Ledger::new(1);
         ledger.hold(job(1, key(ONE)));
         ledger.begun(running(2, key(ONE)).0);
-        ledger.left(LeaseNo(3), 0);
+        ledger.settling(LeaseNo(3), 0);
         assert_eq!(ledger.leases(), HashSet::from([1, 2, 3].map(LeaseNo)));
         ledger.release_except(|_| false);
         assert!(ledger.ended(LeaseNo(2)).is_some());
