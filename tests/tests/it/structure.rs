@@ -191,3 +191,30 @@ fn every_file_and_folder_that_architecture_names_exists() {
         named.iter().filter(|name| !is_there(name) && !root().join(name).exists()).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+/// Whether a text has this word, also as part of a name: `ready group` stands in `ReadyGroup` and in `ready_groups`.
+fn has_word(text: &str, word: &str) -> bool {
+    let letters = |text: &str| -> String {
+        text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+    };
+    letters(text).contains(&letters(word))
+}
+
+#[test]
+fn every_word_of_the_glossary_stands_in_its_home() {
+    let text = architecture();
+    let glossary = text.split("\n## ").find(|part| part.starts_with("Glossary")).unwrap();
+    let files: Vec<PathBuf> =
+        CRATES.iter().flat_map(|name| rust_files(&root().join(name).join("src"))).collect();
+    let mut words = BTreeSet::new();
+    for row in glossary.lines().filter(|line| line.starts_with("| ") && line.contains('`')) {
+        let mut cells = row.trim_matches('|').split('|').map(str::trim);
+        let (word, home) = (cells.next().unwrap(), cells.nth(1).unwrap().trim_matches('`'));
+        assert!(words.insert(word.to_owned()), "{word} stands there twice");
+        let homes: Vec<_> = files.iter().filter(|file| file.ends_with(home)).collect();
+        assert_eq!(homes.len(), 1, "{word}: {home} is {homes:?}");
+        let home = fs::read_to_string(homes[0]).unwrap();
+        assert!(has_word(&home, word), "{word} does not stand in {}", homes[0].display());
+    }
+    assert!(words.len() > 40, "{words:?}");
+}
