@@ -96,7 +96,7 @@ impl Context {
             confirmed = match self.read_artifacts(&mut delivery, claimed).await {
                 Ok(confirmed) => confirmed,
                 Err(error) => {
-                    background_error!("artifacts", error, job.id = %delivery.job);
+                    background_error!("artifacts", error);
                     return release(delivery, Instant::now(), UNREADABLE_FOR);
                 }
             };

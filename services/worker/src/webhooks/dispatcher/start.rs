@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use foreman_store::{Delivery, JobState, Seal, Store, StoreError};
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 use super::TASK;
 use super::attempt::{Attempted, Context, release};
@@ -93,17 +94,22 @@ impl Starter {
         let lane = choice.lanes.get(&delivery.receiver.lane).expect("a claim takes from these lanes alone");
         let seat = self.seats.take(lane.clone(), 1);
         let weight = delivery.is_heavy().then(|| self.heavy.take(lane.clone(), delivery.artifact_bytes));
+        // Every line that the attempt logs names its job by this span, which is as grave as an error so that every FOREMAN_LOG
+        // keeps it.
+        let (job, seq, number) = (delivery.job, delivery.event.seq, delivery.attempt);
+        let span = tracing::error_span!("delivery", job.id = %job, seq, attempt = number);
         // In a box before it is wrapped: each wrapper would copy its kilobytes.
         let attempt = Box::pin(Arc::clone(&self.context).attempt(delivery, weight, claimed, address));
         let (over, hard) = (self.over.clone(), self.worker.shutdown.hard().clone());
-        self.worker.shutdown.spawn_work("delivery", async move {
+        let run = async move {
             // An attempt that is still under way at the end of the grace is dropped. Its claim ends by itself, and the
             // webhook is sent again.
             if let Some(attempted) = hard.run_until_cancelled(attempt).await {
                 tell(&over, attempted).await;
                 drop(seat);
             }
-        });
+        };
+        self.worker.shutdown.spawn_work("delivery", run.instrument(span));
     }
 }
 
