@@ -7,7 +7,6 @@ use std::time::Duration;
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::{Metric, Snapshot};
 use foreman_store::{StoreError, WorkerId};
-use tokio::sync::Notify;
 
 use crate::worker::Worker;
 
@@ -40,7 +39,7 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Exports the gauges while it is this worker's turn to do so, until the process stops.
 pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
     let gauges = Gauges { worker: Arc::clone(&worker) };
-    background::repeat(gauges, worker.shutdown.soft(), &Notify::new(), EVERY).await;
+    background::repeat(gauges, worker.shutdown.soft(), EVERY).await;
     worker.metrics.withdraw();
     Ok(())
 }

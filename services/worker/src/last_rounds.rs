@@ -20,6 +20,8 @@ pub(crate) struct LastRounds {
     begun: CancellationToken,
     stop: CancellationToken,
     hard: CancellationToken,
+    /// Wakes the loop for the first of the last rounds.
+    wake: Notify,
 }
 
 impl LastRounds {
@@ -28,7 +30,7 @@ impl LastRounds {
     pub(crate) fn new(shutdown: &Shutdown, before: Option<CancellationToken>) -> Self {
         let stop = if before.is_some() { CancellationToken::new() } else { shutdown.soft().clone() };
         let begun = before.unwrap_or_default();
-        Self { begun, stop, hard: shutdown.hard().clone() }
+        Self { begun, stop, hard: shutdown.hard().clone(), wake: Notify::new() }
     }
 
     /// For [`background::repeat`](foreman_runtime::background::repeat).
@@ -46,10 +48,15 @@ impl LastRounds {
         self.stop.cancel();
     }
 
-    /// Starts the first of them at once, and ends them in time. Must be polled beside the loop.
-    pub(crate) async fn watch(&self, wake: &Notify) -> Infallible {
+    /// Returns once, when the last rounds begin.
+    pub(crate) async fn begin(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Begins the last rounds at once, and ends them in time. Must be polled beside the loop.
+    pub(crate) async fn watch(&self) -> Infallible {
         self.begun.cancelled().await;
-        wake.notify_one();
+        self.wake.notify_one();
         _ = self.hard.run_until_cancelled(sleep(AT_MOST)).await;
         self.end();
         std::future::pending().await
@@ -64,21 +71,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn they_begin_after_the_one_before_and_end_when_nothing_is_left_or_in_time() {
-        let (shutdown, before, wake) = (Shutdown::new(), CancellationToken::new(), Notify::new());
+        let (shutdown, before) = (Shutdown::new(), CancellationToken::new());
         let last = LastRounds::new(&shutdown, Some(before.clone()));
         shutdown.stop();
         let long = Duration::from_secs(60);
-        assert!(timeout(long, last.watch(&wake)).await.is_err());
+        assert!(timeout(long, last.watch()).await.is_err());
         assert!(!last.have_begun() && !last.stop().is_cancelled(), "what comes before it goes on");
 
         before.cancel();
         let start = Instant::now();
         tokio::select! {
-            never = last.watch(&wake) => match never {},
-            () = wake.notified() => assert!(last.have_begun() && !last.stop().is_cancelled()),
+            never = last.watch() => match never {},
+            () = last.begin() => assert!(last.have_begun() && !last.stop().is_cancelled()),
         }
         tokio::select! {
-            never = last.watch(&wake) => match never {},
+            never = last.watch() => match never {},
             () = last.stop().cancelled() => assert_eq!(start.elapsed(), AT_MOST),
         }
     }

@@ -5,7 +5,6 @@
 mod config;
 mod worker;
 
-mod alarm;
 mod alone;
 mod large_reads;
 mod last_rounds;

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use metrics::counter;
-use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metric;
@@ -52,16 +51,18 @@ pub fn one_line(error: impl Into<anyhow::Error>) -> String {
     format!("{:#}", error.into()).replace(['\n', '\r'], " ")
 }
 
-/// What one round of a loop found.
+/// When the next round of a loop is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
-    /// There may be more: go on at once.
+    /// At once: there may be more to do.
     More,
-    /// Nothing to do until a wake-up or the next poll.
+    /// At this moment, unless a wake-up or the poll comes first.
+    Until(Instant),
+    /// At the next wake-up or poll: nothing is known to come due.
     Idle,
 }
 
-/// A job that is done again and again; `run_once` is what its tests call.
+/// Work that a loop repeats. Its tests call `run_once`.
 pub trait Rounds: Send {
     /// As metrics and logs name it.
     const TASK: &'static str;
@@ -69,16 +70,22 @@ pub trait Rounds: Send {
     const LAWFUL: Duration = stalls::USUAL;
     type Error: Into<anyhow::Error>;
 
-    /// May be written as `async fn`. It is never dropped in the middle.
+    /// May be written as `async fn`. The loop never drops it in the middle.
     fn run_once(&mut self) -> impl Future<Output = Result<Round, Self::Error>> + Send;
+
+    /// Returns at a wake-up, which ends the wait between two rounds. The loop often drops this future: it must lose no
+    /// wake-up then, nor one that comes while a round runs. `Notify::notify_one` and `watch::Receiver` remember
+    /// theirs.
+    fn woken(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
 }
 
-/// Runs `rounds` until `stop`, which is looked at between rounds.
+/// Runs `rounds` until `stop`. A stop ends a wait, but never a round.
 ///
-/// After an idle round it waits for `wake` (use `notify_one`, which is remembered while a round runs), at most
-/// for `poll`, [jittered]. After a failure, which is counted
-/// and logged, it waits longer each time.
-pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, wake: &Notify, poll: Duration) {
+/// Between two rounds the loop waits for a wake-up, for the moment that the round named, or for `poll`, [jittered]:
+/// whichever comes first. After a failure, which is counted and logged, it waits longer each time.
+pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, poll: Duration) {
     let mut delay = FIRST_DELAY;
     while !stop.is_cancelled() {
         let round = stalls::round(R::TASK, R::LAWFUL, rounds.run_once()).await;
@@ -88,11 +95,15 @@ pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, wake: &N
         match round {
             // A loop that always finds more must still let the others on its thread run.
             Ok(Round::More) => yield_now().await,
-            Ok(Round::Idle) => tokio::select! {
-                () = stop.cancelled() => {}
-                () = wake.notified() => {}
-                () = sleep(jittered(poll)) => {}
-            },
+            Ok(round) => {
+                let next_poll = Instant::now() + jittered(poll);
+                let due = if let Round::Until(moment) = round { moment.min(next_poll) } else { next_poll };
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = rounds.woken() => {}
+                    () = sleep_until(due) => {}
+                }
+            }
             Err(error) => {
                 background_error!(R::TASK, error);
                 // No wake-up shortens this wait: whoever wakes us does not know that we fail.
@@ -116,7 +127,7 @@ mod tests {
     use std::io;
     use std::sync::{Arc, Mutex};
 
-    use tokio::time::Instant;
+    use tokio::sync::Notify;
 
     use super::*;
     use crate::metrics::Metrics;
@@ -124,9 +135,10 @@ mod tests {
 
     const POLL: Duration = Duration::from_secs(60);
 
-    /// Answers as written down, then stops the loop; notes when each round began.
+    /// Returns the results that the test wrote down, then stops the loop. Notes when each round began.
     struct Script {
         rounds: std::vec::IntoIter<io::Result<Round>>,
+        wake: Arc<Notify>,
         begun: Instant,
         moments: Arc<Mutex<Vec<Duration>>>,
         stop: CancellationToken,
@@ -144,35 +156,67 @@ mod tests {
                 Ok(Round::Idle)
             })
         }
+
+        async fn woken(&mut self) {
+            self.wake.notified().await;
+        }
     }
 
-    /// Runs `rounds` one after the other on a task of the process; gives the moments at which they began.
-    async fn run(wake: Notify, rounds: Vec<io::Result<Round>>) -> Vec<Duration> {
+    /// Runs `rounds` one after the other on a task of the process. Returns when each of them began.
+    async fn run(wake: Arc<Notify>, rounds: Vec<io::Result<Round>>) -> Vec<Duration> {
         let (shutdown, moments) = (Shutdown::new(), Arc::default());
         let stop = shutdown.soft().clone();
         let script = Script {
             rounds: rounds.into_iter(),
+            wake,
             begun: Instant::now(),
             moments: Arc::clone(&moments),
             stop: stop.clone(),
         };
-        shutdown.spawn_infallible("test_repeat", async move { repeat(script, &stop, &wake, POLL).await });
+        shutdown.spawn_infallible("test_repeat", async move { repeat(script, &stop, POLL).await });
         shutdown.finished(POLL).await;
         moments.lock().unwrap().clone()
     }
 
     #[tokio::test(start_paused = true)]
     async fn more_work_is_taken_at_once_and_none_is_polled_for_within_the_poll() {
-        let moments = run(Notify::new(), vec![Ok(Round::More), Ok(Round::More), Ok(Round::Idle)]).await;
+        let moments = run(Arc::default(), vec![Ok(Round::More), Ok(Round::More), Ok(Round::Idle)]).await;
         assert_eq!(moments[..3], [Duration::ZERO; 3]);
         assert!((POLL.mul_f64(0.75)..=POLL + Duration::from_millis(1)).contains(&moments[3]), "{moments:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wake_up_during_a_round_is_not_lost() {
-        let wake = Notify::new();
+        let wake = Arc::<Notify>::default();
         wake.notify_one();
         assert_eq!(run(wake, vec![Ok(Round::Idle)]).await, [Duration::ZERO; 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_round_begins_at_the_moment_that_the_last_one_named_and_at_no_earlier_ones() {
+        let now = Instant::now();
+        let until = |seconds| Ok(Round::Until(now + Duration::from_secs(seconds)));
+        // The second round begins at 3 s and says 5 s, the third begins at 5 s and names no moment any more.
+        let moments = run(Arc::default(), vec![until(3), until(5), Ok(Round::Idle)]).await;
+        assert_eq!(moments[..3], [0, 3, 5].map(Duration::from_secs));
+        assert!(moments[3] - moments[2] >= POLL.mul_f64(0.75), "{moments:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_beyond_the_poll_does_not_put_the_poll_off() {
+        let moments = run(Arc::default(), vec![Ok(Round::Until(Instant::now() + POLL * 10))]).await;
+        assert!(moments[1] <= POLL + Duration::from_millis(1), "{moments:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wake_up_ends_the_wait_for_a_moment() {
+        let wake = Arc::<Notify>::default();
+        let wait = run(Arc::clone(&wake), vec![Ok(Round::Until(Instant::now() + POLL / 2))]);
+        let (moments, ()) = tokio::join!(wait, async {
+            sleep(Duration::from_secs(1)).await;
+            wake.notify_one();
+        });
+        assert_eq!(moments, [0, 1].map(Duration::from_secs));
     }
 
     #[tokio::test(start_paused = true)]
@@ -182,7 +226,7 @@ mod tests {
         let mut rounds: Vec<_> = (0..9).map(|_| failure()).collect();
         rounds.push(Ok(Round::More));
         rounds.push(failure());
-        let moments = run(Notify::new(), rounds).await;
+        let moments = run(Arc::default(), rounds).await;
         let waits: Vec<_> = moments.windows(2).map(|pair| pair[1] - pair[0]).collect();
         for (wait, most) in waits.iter().zip([100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000, 5_000, 0, 100])
         {
@@ -211,7 +255,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stop_ends_every_wait_but_no_round() {
         let (stop, finished, begun) = (CancellationToken::new(), Arc::default(), Instant::now());
-        repeat(Interrupted(stop.clone(), Arc::clone(&finished)), &stop, &Notify::new(), POLL).await;
+        repeat(Interrupted(stop.clone(), Arc::clone(&finished)), &stop, POLL).await;
         assert!(*finished.lock().unwrap());
         assert_eq!(begun.elapsed(), POLL);
     }

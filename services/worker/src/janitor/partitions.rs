@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_store::{PartitionUpkeep, StoreError};
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::worker::Worker;
@@ -19,12 +18,12 @@ const BUSY: Duration = Duration::from_secs(60);
 
 pub(super) async fn make(worker: Arc<Worker>) {
     let making = Making { worker: Arc::clone(&worker), due: Instant::now() };
-    background::repeat(making, worker.shutdown.soft(), &Notify::new(), BUSY).await;
+    background::repeat(making, worker.shutdown.soft(), BUSY).await;
 }
 
 pub(super) async fn drop_old(worker: Arc<Worker>) {
     let dropping = Dropping { worker: Arc::clone(&worker), due: Instant::now() };
-    background::repeat(dropping, worker.shutdown.soft(), &Notify::new(), BUSY).await;
+    background::repeat(dropping, worker.shutdown.soft(), BUSY).await;
 }
 
 struct Making {

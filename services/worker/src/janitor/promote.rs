@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
-use foreman_store::{StoreError, wake::Topic};
+use foreman_store::StoreError;
+use foreman_store::wake::{Topic, Wakeup};
 use tokio::time::Instant;
 
-use crate::alarm::Alarm;
 use crate::janitor::since::{self, Since};
 use crate::worker::Worker;
 
@@ -22,20 +22,15 @@ const POLL: Duration = Duration::from_millis(500);
 const AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(worker: Arc<Worker>) {
-    let alarm = Arc::new(Alarm::new());
-    // A job may be scheduled for sooner than the one that we wait for.
     let scheduled = worker.store.wakeups().subscribe(Topic::Scheduled);
-    let since = Since::new(since::OFTEN);
-    let promotion = Promotion { worker: Arc::clone(&worker), alarm: Arc::clone(&alarm), since };
-    tokio::select! {
-        () = background::repeat(promotion, worker.shutdown.soft(), &alarm.wake, POLL) => {}
-        never = alarm.ring_for(scheduled) => match never {},
-    }
+    let promotion = Promotion { worker: Arc::clone(&worker), scheduled, since: Since::new(since::OFTEN) };
+    background::repeat(promotion, worker.shutdown.soft(), POLL).await;
 }
 
 struct Promotion {
     worker: Arc<Worker>,
-    alarm: Arc<Alarm>,
+    /// A job may be scheduled for sooner than the one that we wait for.
+    scheduled: Wakeup,
     since: Since,
 }
 
@@ -49,7 +44,13 @@ impl Rounds for Promotion {
         let (promoted, next_due) = store.promote_since(look.since, BATCH.into()).await?;
         // A job may be due already by our clock, and not yet by the clock of Postgres.
         let next = next_due.map(|due| (due - store.clock().now()).to_std().unwrap_or_default().max(AGAIN));
-        self.alarm.set(next.map(|wait| Instant::now() + wait));
-        Ok(self.since.learn(&look, promoted))
+        Ok(match (self.since.learn(&look, promoted), next) {
+            (Round::Idle, Some(wait)) => Round::Until(Instant::now() + wait),
+            (round, _) => round,
+        })
+    }
+
+    async fn woken(&mut self) {
+        self.scheduled.changed().await;
     }
 }

@@ -7,7 +7,6 @@ use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::Metric;
 use foreman_store::StoreError;
 use metrics::counter;
-use tokio::sync::Notify;
 
 use crate::worker::Worker;
 
@@ -19,7 +18,7 @@ const POLL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(worker: Arc<Worker>) {
     let rescue = Rescue { worker: Arc::clone(&worker) };
-    background::repeat(rescue, worker.shutdown.soft(), &Notify::new(), POLL).await;
+    background::repeat(rescue, worker.shutdown.soft(), POLL).await;
 }
 
 struct Rescue {

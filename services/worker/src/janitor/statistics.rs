@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_store::StoreError;
-use tokio::sync::Notify;
 
 use crate::worker::Worker;
 
@@ -16,7 +15,7 @@ const EVERY: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(worker: Arc<Worker>) {
     let analysis = Analysis { worker: Arc::clone(&worker) };
-    background::repeat(analysis, worker.shutdown.soft(), &Notify::new(), EVERY).await;
+    background::repeat(analysis, worker.shutdown.soft(), EVERY).await;
 }
 
 struct Analysis {

@@ -7,7 +7,6 @@ use foreman_runtime::background::{self, Round, Rounds};
 use foreman_store::StoreError;
 use foreman_webhook::schedule::TOO_OLD;
 use metrics::counter;
-use tokio::sync::Notify;
 
 use crate::janitor::since::{self, Since};
 use crate::webhooks::dispatcher::DELIVERIES;
@@ -27,7 +26,7 @@ pub(super) const RARELY: Duration = Duration::from_secs(3_600);
 
 /// Sweeps until the process stops.
 pub(super) async fn run(worker: &Worker, chore: impl Rounds, every: Duration) {
-    background::repeat(chore, worker.shutdown.soft(), &Notify::new(), every).await;
+    background::repeat(chore, worker.shutdown.soft(), every).await;
 }
 
 /// After a full batch there may be more.

@@ -27,12 +27,12 @@ use std::time::{Duration, Instant};
 
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::Metric;
-use foreman_store::{ClaimedDeliveries, DeliveryTerms, LaneHead, Store, StoreError, wake::Topic};
+use foreman_store::wake::{Topic, Wakeup};
+use foreman_store::{ClaimedDeliveries, DeliveryTerms, LaneHead, Store, StoreError};
 use metrics::counter;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
-use crate::alarm::Alarm;
 use crate::last_rounds::LastRounds;
 use crate::worker::Worker;
 use attempt::{Attempted, Context};
@@ -79,23 +79,23 @@ const REPORTS: usize = 1_024;
 /// Sends until the process stops and the webhooks of the jobs that ran here are sent. Attempts that are still under way go
 /// on in tasks of their own, which the process waits for.
 pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result<()> {
-    let alarm = Arc::new(Alarm::new());
     let last = Arc::new(last);
     let (over, reports) = mpsc::channel(REPORTS);
-    let dispatcher = Dispatcher::new(Arc::clone(&worker), Arc::clone(&alarm), over, Arc::clone(&last))?;
+    let dispatcher = Dispatcher::new(Arc::clone(&worker), over, Arc::clone(&last))?;
     worker.shutdown.spawn("settle-deliveries", settler::run(Arc::clone(&worker), reports));
-    let news = worker.store.wakeups().subscribe(Topic::Delivery);
     tokio::select! {
-        () = background::repeat(dispatcher, last.stop(), &alarm.wake, POLL) => Ok(()),
-        never = alarm.ring_for(news) => match never {},
-        never = last.watch(&alarm.wake) => match never {},
+        () = background::repeat(dispatcher, last.stop(), POLL) => Ok(()),
+        never = last.watch() => match never {},
     }
 }
 
 /// The loop that looks what is due, chooses, claims, and hands the claimed deliveries to the starter.
 struct Dispatcher {
     store: Store,
-    alarm: Arc<Alarm>,
+    /// A delivery may have become due, or will be due earlier than those that we know.
+    news: Wakeup,
+    /// A seat, or bytes of a heavy webhook, were given back.
+    freed: Arc<Notify>,
     last: Arc<LastRounds>,
     memory: LaneMemory,
     destinations: Destinations,
@@ -108,29 +108,32 @@ struct Dispatcher {
 impl Dispatcher {
     fn new(
         worker: Arc<Worker>,
-        alarm: Arc<Alarm>,
         over: mpsc::Sender<Attempted>,
         last: Arc<LastRounds>,
     ) -> anyhow::Result<Self> {
         let store = worker.store.on_own_connection();
         let destinations = Destinations::default();
         let context = Arc::new(Context::new(&worker, destinations.clone())?);
-        let (seats, heavy) = (seats(Arc::clone(&alarm)), Heavy::new(Arc::clone(&alarm)));
+        let news = store.wakeups().subscribe(Topic::Delivery);
+        let freed = Arc::<Notify>::default();
+        let (seats, heavy) = (seats(Arc::clone(&freed)), Heavy::new(Arc::clone(&freed)));
         let terms = context.terms;
         let starter = Starter::new(worker, store.clone(), context, seats.clone(), heavy.clone(), over);
-        Ok(Self { store, alarm, last, memory: LaneMemory::new(), destinations, seats, heavy, terms, starter })
+        let memory = LaneMemory::new();
+        Ok(Self { store, news, freed, last, memory, destinations, seats, heavy, terms, starter })
     }
 
-    /// Looks which lanes have something due, and sets the alarm for those that will.
-    async fn look(&mut self) -> Result<Vec<LaneHead>, StoreError> {
+    /// Looks which lanes have something due. Returns them, and when the next look is due: as soon as one of the other
+    /// lanes has something.
+    async fn look(&mut self) -> Result<(Vec<LaneHead>, Round), StoreError> {
         let began = Instant::now();
         let lanes = self.store.look_at_lanes(&self.memory.known(began)).await?;
         self.memory.learn(&lanes, began, Instant::now());
         let (due, later): (Vec<LaneHead>, Vec<LaneHead>) =
             lanes.heads.into_iter().partition(|head| head.first_at <= lanes.now);
         let next = later.iter().map(|head| head.due_in(lanes.now)).min();
-        self.alarm.set(next.map(|wait| (Instant::now() + wait).into()));
-        Ok(due)
+        let next_look = next.map_or(Round::Idle, |wait| Round::Until((Instant::now() + wait).into()));
+        Ok((due, next_look))
     }
 
     fn choose(&self, due: &[LaneHead]) -> Choice {
@@ -146,18 +149,18 @@ impl Rounds for Dispatcher {
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         if self.seats.room() == 0 {
-            // The next seat that is given back rings.
+            // The next seat that is given back wakes us.
             return Ok(Round::Idle);
         }
         let is_last = self.last.have_begun();
-        let due = self.look().await?;
+        let (due, next_look) = self.look().await?;
         if is_last && due.is_empty() {
             // A later event of a job that is being sent now is due already. So what is being sent now is the last.
             self.last.end();
         }
         let choice = self.choose(&due);
         if choice.offers.is_empty() {
-            return Ok(Round::Idle);
+            return Ok(next_look);
         }
         let claimed_at = Instant::now();
         let heavy_bytes = i64::try_from(self.heavy.room()).unwrap_or(i64::MAX);
@@ -169,7 +172,15 @@ impl Rounds for Dispatcher {
         if under_load {
             sleep(GATHER_FOR).await;
         }
-        Ok(if may_have_more && self.seats.room() > 0 { Round::More } else { Round::Idle })
+        Ok(if may_have_more && self.seats.room() > 0 { Round::More } else { next_look })
+    }
+
+    async fn woken(&mut self) {
+        tokio::select! {
+            () = self.news.changed() => {}
+            () = self.freed.notified() => {}
+            () = self.last.begin() => {}
+        }
     }
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::Metric;
-use foreman_store::{EndedJobs, RelayBound, Relayed, Store, StoreError, wake::Topic};
+use foreman_store::wake::{Topic, Wakeup};
+use foreman_store::{EndedJobs, RelayBound, Relayed, Store, StoreError};
 use metrics::counter;
 use tokio::time::{Instant, sleep};
 
-use crate::alarm::Alarm;
 use crate::last_rounds::LastRounds;
 use crate::worker::Worker;
 
@@ -39,8 +39,6 @@ const FORGET_BOUND_AFTER: Duration = Duration::from_secs(5);
 
 /// Takes turns with the relays of the other workers until the process stops, and until what was run here is relayed.
 pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result<()> {
-    let alarm = Alarm::new();
-    let outbox = worker.store.wakeups().subscribe(Topic::Outbox);
     let last = Arc::new(last);
     let relay = Relay {
         // When a crash undoes a turn, its rows are in the outbox again. None of its webhooks was sent, because the claim of
@@ -48,12 +46,12 @@ pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result
         store: worker.store.on_own_unflushed_connection(),
         bound: RelayBound::default(),
         bound_since: Instant::now(),
+        outbox: worker.store.wakeups().subscribe(Topic::Outbox),
         last: Arc::clone(&last),
     };
     tokio::select! {
-        () = background::repeat(relay, last.stop(), &alarm.wake, POLL) => Ok(()),
-        never = alarm.ring_for(outbox) => match never {},
-        never = last.watch(&alarm.wake) => match never {},
+        () = background::repeat(relay, last.stop(), POLL) => Ok(()),
+        never = last.watch() => match never {},
     }
 }
 
@@ -61,6 +59,7 @@ struct Relay {
     store: Store,
     bound: RelayBound,
     bound_since: Instant,
+    outbox: Wakeup,
     last: Arc<LastRounds>,
 }
 
@@ -95,6 +94,13 @@ impl Rounds for Relay {
                 }
                 Ok(Round::Idle)
             }
+        }
+    }
+
+    async fn woken(&mut self) {
+        tokio::select! {
+            () = self.outbox.changed() => {}
+            () = self.last.begin() => {}
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) use write::Write;
 pub enum Topic {
     /// A job may be claimable: the holder of a host scans.
     Ready,
-    /// A job may become due before the first known one: the janitor sets its alarm again.
+    /// A job may become due before the first known one: the janitor looks.
     Scheduled,
     /// Somebody asked to cancel a leased job: its worker aborts the attempt.
     Cancel,

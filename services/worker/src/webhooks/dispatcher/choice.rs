@@ -71,7 +71,6 @@ mod tests {
     use foreman_store::{ClientId, LaneHealth, Lanes};
 
     use super::*;
-    use crate::alarm::Alarm;
     use crate::webhooks::dispatcher::heavy::Weight;
     use crate::webhooks::dispatcher::pool::Part;
     use crate::webhooks::dispatcher::seats::seats;
@@ -86,10 +85,9 @@ mod tests {
 
     impl Rig {
         fn new() -> Self {
-            let alarm = Arc::new(Alarm::new());
             Self {
-                seats: seats(Arc::clone(&alarm)),
-                heavy: Heavy::new(alarm),
+                seats: seats(Arc::default()),
+                heavy: Heavy::new(Arc::default()),
                 memory: LaneMemory::new(),
                 destinations: Destinations::default(),
             }

@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use super::pool::{CountedLane, Limits, Part, Pool};
-use crate::alarm::Alarm;
 
 /// Bytes of artifacts in memory. While a body is made it takes up to four times as much: as read, once raw and once more as
 /// a string. So this is 64 MiB of memory.
@@ -40,9 +41,9 @@ pub(super) struct Weight {
 }
 
 impl Heavy {
-    pub(super) fn new(alarm: Arc<Alarm>) -> Self {
+    pub(super) fn new(freed: Arc<Notify>) -> Self {
         let unread = Limits { all: UNREAD, ..Limits::NONE };
-        Self { in_memory: Pool::new(LIMITS, Arc::clone(&alarm)), unread: Pool::new(unread, alarm) }
+        Self { in_memory: Pool::new(LIMITS, Arc::clone(&freed)), unread: Pool::new(unread, freed) }
     }
 
     /// The bytes that a claim may bring in all.
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     fn heavy() -> Heavy {
-        Heavy::new(Arc::new(Alarm::new()))
+        Heavy::new(Arc::default())
     }
 
     fn lane(health: LaneHealth) -> CountedLane {

@@ -7,9 +7,9 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foreman_store::{ClientId, LaneHealth, LaneId};
+use tokio::sync::Notify;
 
 use super::destination::Destination;
-use crate::alarm::Alarm;
 
 /// What a delivery is counted under.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,8 +54,8 @@ struct Tally(HashMap<Counted, u64>);
 pub(super) struct Pool {
     limits: Limits,
     used: Arc<Mutex<Tally>>,
-    /// Rings when a part is given back.
-    alarm: Arc<Alarm>,
+    /// Is notified when a part is given back.
+    freed: Arc<Notify>,
 }
 
 /// A part of a pool. It is given back on drop.
@@ -119,8 +119,8 @@ impl Tally {
 }
 
 impl Pool {
-    pub(super) fn new(limits: Limits, alarm: Arc<Alarm>) -> Self {
-        Self { limits, used: Arc::default(), alarm }
+    pub(super) fn new(limits: Limits, freed: Arc<Notify>) -> Self {
+        Self { limits, used: Arc::default(), freed }
     }
 
     /// How much more may be used in all.
@@ -166,7 +166,7 @@ impl Pool {
 impl Drop for Part {
     fn drop(&mut self) {
         self.pool.tally().subtract(&self.pool.limits, &self.lane, self.amount);
-        self.pool.alarm.wake.notify_one();
+        self.pool.freed.notify_one();
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use super::pool::{Limits, Pool};
-use crate::alarm::Alarm;
 
 /// All seats.
 const SEATS: u64 = 256;
@@ -19,8 +20,8 @@ const LIMITS: Limits = Limits {
     per_destination: SEATS / 4,
 };
 
-pub(super) fn seats(alarm: Arc<Alarm>) -> Pool {
-    Pool::new(LIMITS, alarm)
+pub(super) fn seats(freed: Arc<Notify>) -> Pool {
+    Pool::new(LIMITS, freed)
 }
 
 #[cfg(test)]
@@ -32,7 +33,7 @@ mod tests {
     use crate::webhooks::dispatcher::pool::{CountedLane, Part};
 
     fn new() -> Pool {
-        seats(Arc::new(Alarm::new()))
+        seats(Arc::default())
     }
 
     /// A lane of its own client and destination, unless they are set afterwards.
