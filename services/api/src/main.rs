@@ -8,7 +8,6 @@ mod describe;
 mod http;
 mod intake;
 mod queue;
-mod ready;
 mod refusal;
 mod routes;
 mod watch;
@@ -18,14 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use foreman_runtime::background::{jittered, one_line};
+use foreman_runtime::background::keep_running;
 use foreman_runtime::http as server;
 use foreman_runtime::settings::{self, shared};
-use foreman_runtime::{Process, Program, background_error, ops};
+use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ConnectOptions, Store};
 use foreman_webhook::{Guard, SubmissionCheck};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use access::auth::Auth;
@@ -58,9 +56,6 @@ const LIMITS: server::Limits = server::Limits {
     stalled: Duration::from_secs(60),
 };
 
-/// Between two tries to reach Postgres.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
-
 fn main() -> ExitCode {
     PROGRAM.run(Config::read, start)
 }
@@ -72,10 +67,13 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
             .context("DATABASE_URL cannot be used")?;
     let store = Store::new(options);
     let checked = store.clone();
-    let readiness = ops::readiness(move || ready::checks(checked.clone()));
+    let readiness = ops::readiness(move || {
+        let store = checked.clone();
+        async move { ops::checks(store.readiness().await) }
+    });
     process.serve_ops(config.ops_addr, &settings::api::OPS_ADDR, readiness)?;
     let listener = server::listen(config.addr, &settings::api::ADDR)?;
-    wait_for_postgres(&store).await;
+    ops::wait_until_ready("Postgres", async || store.can_be_used().await).await;
 
     let (submitter, queue) = Submitter::new();
     let stored = StoredBytes::new(store.clone(), config.max_daily_bytes);
@@ -116,7 +114,10 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     shutdown.spawn_infallible("stored-bytes", async move { stored.run(&no_more).await });
     shutdown.spawn_infallible("wakeups", {
         let (store, stop) = (store.clone(), shutdown.soft().clone());
-        async move { carry_wakeups(&store, &stop).await }
+        async move {
+            let carry = keep_running("wakeups", || store.wakeups().run(&store));
+            stop.run_until_cancelled(carry).await;
+        }
     });
     shutdown.spawn_infallible("watch", {
         let (watch, store) = (app.watch.clone(), store.clone());
@@ -132,42 +133,6 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     });
     tracing::info!(address = %config.addr, "serving");
     Ok(())
-}
-
-/// Postgres may come later than we do, and so may its schema. Ids are stamped with its time from the first on.
-async fn wait_for_postgres(store: &Store) {
-    let mut told = None;
-    loop {
-        let problem = match store.learn_time().await {
-            Ok(_) => ready::schema(store).await.err(),
-            Err(error) => Some(one_line(error)),
-        };
-        match problem {
-            None => return,
-            // Said once for each thing that is amiss.
-            Some(problem) if told.as_ref() != Some(&problem) => {
-                tracing::warn!("waiting for Postgres: {problem}");
-                told = Some(problem);
-            }
-            Some(_) => {}
-        }
-        sleep(TRY_AGAIN).await;
-    }
-}
-
-async fn carry_wakeups(store: &Store, stop: &CancellationToken) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            Err(error) = store.wakeups().run(store) => {
-                background_error!("wakeups", error, "wake-ups do not travel; everybody polls meanwhile");
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(jittered(TRY_AGAIN)) => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ mod look_at_all;
 mod readiness;
 mod stale;
 mod tries;
-mod wakeups;
 
 mod gauges;
 mod janitor;
@@ -26,6 +25,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use foreman_ollama::{Client, Failure};
+use foreman_runtime::background::keep_running;
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ConnectOptions, Store};
@@ -83,8 +83,12 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     {
         return Err(failure.into());
     }
-    readiness::database(&worker.store).await;
-    tokio::spawn(wakeups::run(Arc::clone(&worker)));
+    ops::wait_until_ready("Postgres", async || worker.store.can_be_used().await).await;
+    // Runs to the very end of the process: the outcomes that are written while it stops are news to the others too.
+    tokio::spawn({
+        let store = worker.store.clone();
+        async move { keep_running("wakeups", || store.wakeups().run(&store)).await }
+    });
     spawn_roles(&worker, &ollama);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Work that nobody waits for: how its failures are told, and the loop that most of it runs in.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use metrics::counter;
@@ -18,6 +19,9 @@ pub const BACKGROUND_ERRORS: Metric = Metric::labelled_counter(
 /// The wait after a failure, doubled for each in a row.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// The wait before work that was interrupted starts again. Most likely Postgres is away.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// Counts and logs one failure of work that nobody waits for. The second argument is an error or an
 /// `anyhow::Error`, taken by value because this is where it ends; its causes are logged with it. `tracing` fields
@@ -114,6 +118,20 @@ pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, poll: Du
                 delay = (delay * 2).min(LONGEST_DELAY);
             }
         }
+    }
+}
+
+/// Runs `work` for as long as it is polled. `work` ends only with an error. Each error is counted and logged, and `work`
+/// starts again after about a second.
+pub async fn keep_running<F, E>(task: &'static str, mut work: impl FnMut() -> F) -> Infallible
+where
+    F: Future<Output = Result<Infallible, E>>,
+    E: Into<anyhow::Error>,
+{
+    loop {
+        let Err(error) = work().await;
+        background_error!(task, error, "interrupted; starting again in a second");
+        sleep(jittered(RESTART_DELAY)).await;
     }
 }
 
@@ -258,6 +276,18 @@ mod tests {
         repeat(Interrupted(stop.clone(), Arc::clone(&finished)), &stop, POLL).await;
         assert!(*finished.lock().unwrap());
         assert_eq!(begun.elapsed(), POLL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_that_is_interrupted_starts_again_after_about_a_second() {
+        let begun = Instant::now();
+        let mut starts = Vec::new();
+        let work = keep_running("test_keep_running", || {
+            starts.push(begun.elapsed());
+            std::future::ready(Err(io::Error::other("boom")))
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(1_100), work).await.is_err());
+        assert_eq!(starts.len(), 2, "{starts:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::http::Limits;
 use crate::metrics::Metrics;
@@ -27,6 +27,9 @@ pub(crate) const LIMITS: Limits = Limits {
 /// A probe that gets no answer in time says less than one that says so.
 const READY_WITHIN: Duration = Duration::from_secs(4);
 
+/// The wait between two looks at a condition that a process needs at its start.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// One condition of being ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
@@ -43,6 +46,11 @@ impl Check {
     }
 }
 
+/// The checks of conditions that come with their names.
+pub fn checks(conditions: impl IntoIterator<Item = (&'static str, Result<(), String>)>) -> Vec<Check> {
+    conditions.into_iter().map(|(name, result)| Check::new(name, result)).collect()
+}
+
 /// Looks at every condition of being ready, at each call.
 pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Vec<Check>> + Send + Sync>;
 
@@ -53,6 +61,18 @@ where
     R: Future<Output = Vec<Check>> + Send + 'static,
 {
     Arc::new(move || Box::pin(checks()))
+}
+
+/// Waits until `condition` holds, and logs each new reason to wait for `what`.
+pub async fn wait_until_ready(what: &str, mut condition: impl AsyncFnMut() -> Result<(), String>) {
+    let mut logged = None;
+    while let Err(problem) = condition().await {
+        if logged.as_ref() != Some(&problem) {
+            tracing::warn!("waiting for {what}: {problem}");
+            logged = Some(problem);
+        }
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 pub(crate) fn router(metrics: Metrics, readiness: Readiness, shutdown: Shutdown) -> Router {

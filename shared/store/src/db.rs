@@ -11,4 +11,5 @@ pub(crate) mod clock;
 pub(crate) mod schema;
 pub(crate) mod partition;
 pub(crate) mod statistics;
+mod readiness;
 pub mod wake;
