@@ -2,26 +2,29 @@
 //! keeps happening may be the cause, and would bring Ollama down again and again. A restart loses the counts, which
 //! only gives such a job a few more tries. Pure.
 
-use std::collections::HashMap;
-
 use foreman_store::JobId;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 
-/// With more jobs than this, forget all counts and start again. Few jobs meet this trouble, so the limit only bounds
+/// With more jobs than this, forget those that met the trouble longest ago. Few jobs meet it, so the limit only bounds
 /// memory.
-const MAX_JOBS: usize = 4_096;
+const MAX_JOBS: u64 = 4_096;
 
-#[derive(Debug, Default)]
-pub(crate) struct Vanished(HashMap<JobId, u32>);
+#[derive(Debug)]
+pub(crate) struct Vanished(Cache<JobId, u32>);
+
+impl Default for Vanished {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(MAX_JOBS).eviction_policy(EvictionPolicy::lru()).build())
+    }
+}
 
 impl Vanished {
     /// Ollama went away while it had this job's own request. Returns how often that has happened, this time included.
     pub(crate) fn under(&mut self, job: JobId) -> u32 {
-        if self.0.len() >= MAX_JOBS && !self.0.contains_key(&job) {
-            self.0.clear();
-        }
-        let times = self.0.entry(job).or_default();
-        *times += 1;
-        *times
+        let times = self.0.get(&job).unwrap_or(0) + 1;
+        self.0.insert(job, times);
+        times
     }
 }
 

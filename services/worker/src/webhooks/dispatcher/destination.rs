@@ -1,15 +1,14 @@
 //! The server behind an origin, as far as we know before we dial: the port, and the address that the name led to at the last
 //! dial. So receivers under many names on one server are counted as one.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use foreman_webhook::ReceiverUrl;
 use foreman_webhook::receiver_url::Target;
+use moka::sync::Cache;
 
-/// Names remembered. They only help to bound the use of the pools, so forgetting all of them now and then does no harm.
-const MAX_REMEMBERED: usize = 10_000;
+/// Names remembered. They only help to bound the use of the pools, so forgetting one does no harm.
+const MAX_NAMES: u64 = 10_000;
 
 /// What accepts our connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,17 +25,19 @@ enum Host {
 }
 
 /// The addresses that names led to, learned at each dial.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Destinations(Arc<Mutex<HashMap<String, IpAddr>>>);
+#[derive(Debug, Clone)]
+pub(super) struct Destinations(Cache<String, IpAddr>);
+
+impl Default for Destinations {
+    fn default() -> Self {
+        Self(Cache::new(MAX_NAMES))
+    }
+}
 
 impl Destinations {
     /// Notes where a name led to.
     pub(super) fn learn(&self, name: &str, address: IpAddr) {
-        let mut addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if addresses.len() >= MAX_REMEMBERED && !addresses.contains_key(name) {
-            addresses.clear();
-        }
-        addresses.insert(name.to_owned(), address);
+        self.0.insert(name.to_owned(), address);
     }
 
     /// Where webhooks to this origin go; `None` if the text is no origin.
@@ -44,14 +45,9 @@ impl Destinations {
         let url = ReceiverUrl::parse(origin).ok()?;
         let host = match url.target() {
             Target::Address(address) => Host::Address(address),
-            Target::Name(name) => self.host(name),
+            Target::Name(name) => self.0.get(name).map_or_else(|| Host::Name(name.to_owned()), Host::Address),
         };
         Some(Destination { host, port: url.port() })
-    }
-
-    fn host(&self, name: &str) -> Host {
-        let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.get(name).map_or_else(|| Host::Name(name.to_owned()), |address| Host::Address(*address))
     }
 }
 
