@@ -1,5 +1,5 @@
-//! Who asks, and how much a caller may have of what is finite. Nothing here knows what an answer looks like: a limit that is
-//! reached is a [`Refusal`](crate::refusal::Refusal).
+//! Finds out which client sent a request, and how much of each limited resource this client may use. A limit that is reached
+//! becomes a [`Refusal`](crate::refusal::Refusal). Must never know how an answer is written.
 
 pub(crate) mod allowance;
 pub(crate) mod auth;

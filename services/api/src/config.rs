@@ -1,4 +1,4 @@
-//! The settings of the api, read once; what cannot be obeyed stops the process here.
+//! The settings of the api. They are read once. A setting that cannot be obeyed stops the process here.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,9 +11,9 @@ use foreman_store::ClientBacklog;
 use foreman_webhook::{Allow, SigningSecret};
 use ipnet::IpNet;
 
-use crate::access::site::{Name, Site, read_name};
+use crate::access::site::{Site, SiteName};
 
-/// The largest body that may be allowed: Postgres holds no text beyond 1 GB, and Ollama reads no such thing.
+/// The largest value of FOREMAN_MAX_BODY. Postgres stores no text of more than 1 GB, and no request to Ollama is that large.
 const LARGEST_BODY: u64 = 512 << 20;
 
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Config {
     pub(crate) addr: SocketAddr,
     pub(crate) ops_addr: SocketAddr,
     pub(crate) access: Access,
-    /// Without a slash at its end.
+    /// Has no slash at its end.
     pub(crate) public_url: Option<String>,
     pub(crate) max_body: usize,
     pub(crate) max_queued: ClientBacklog,
@@ -64,7 +64,7 @@ impl Config {
             inline_limit: shared::artifact_inline_limit(env)?,
             webhook_allow: env.read_optional(&shared::WEBHOOK_ALLOW, Allow::parse)?.unwrap_or_default(),
         };
-        // Both are the worker's to use; a wrong one is better told here too than found out by the first webhook.
+        // Only workers use these two. A wrong value is reported here too, so that nobody learns of it from the first webhook.
         shared::secret_key(env)?;
         env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)?;
         Ok(config)
@@ -74,9 +74,9 @@ impl Config {
 fn access(env: &Env, addr: SocketAddr, public_url: Option<&str>) -> Result<Access, ConfigError> {
     let keys = env.read(&api::AUTH, form::choice(&[("required", true), ("off", false)]))?;
     let anywhere = env.read(&api::AUTH_OFF_ANYWHERE, form::yes_no)?;
-    let mut names = env.read_optional(&api::ORIGINS, form::list(read_name))?.unwrap_or_default();
-    // Whoever follows our own links is no stranger.
-    names.extend(public_url.and_then(Name::of_url));
+    let mut names = env.read_optional(&api::ORIGINS, form::list(SiteName::parse))?.unwrap_or_default();
+    // A browser that follows the links in our answers calls us by this name.
+    names.extend(public_url.and_then(SiteName::of_url));
     let proxies = env.read_optional(&api::TRUSTED_PROXIES, form::list(network))?.unwrap_or_default();
     if keys {
         return Ok(Access::Keys);
@@ -93,10 +93,10 @@ fn access(env: &Env, addr: SocketAddr, public_url: Option<&str>) -> Result<Acces
     Ok(Access::Addresses { site: Site::new(addr.ip(), names), proxies })
 }
 
-/// A CIDR, or one address.
+/// A CIDR, or a single address.
 fn network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| {
-        format!("expected addresses and CIDRs such as 10.0.0.0/8, separated by commas; {text:?} is none")
+        format!("expected addresses and CIDRs such as 10.0.0.0/8, separated by commas; {text:?} is neither")
     })
 }
 

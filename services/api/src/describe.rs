@@ -1,4 +1,5 @@
-//! What `/openapi.json` and `/docs` say: OpenAPI 3.1, gathered from the handlers and the types that they answer with.
+//! Makes the description of the api in OpenAPI 3.1, which `/openapi.json` and `/docs` show. It comes from the annotations of the
+//! handlers and of the types in their answers.
 
 use std::collections::BTreeMap;
 
@@ -16,17 +17,17 @@ pub(crate) mod schema;
 
 const KEY: &str = "key";
 
-/// The content type of what may have any.
+/// Stands for any content type.
 const ANYTHING: &str = "*/*";
 
-/// Types whose fields may be missing, and which; all else always stands in an answer.
+/// The fields that an answer may leave out, by type. All other fields are always there.
 const OPTIONAL: [(&str, &[&str]); 3] =
     [("Job", &["result"]), ("BatchLine", &["job_id", "error"]), ("Artifact", &["data", "url"])];
 
-/// Types that come in and never go out.
+/// Types that only requests have.
 const INCOMING: &[&str] = &["NewJob"];
 
-/// Problems that every route behind a key has.
+/// The problems of every route that needs a key.
 const EVERYWHERE: [(&str, &str); 4] = [
     ("401", "`key_missing`, `key_wrong`"),
     ("403", "With authentication off: `foreign_host`, `foreign_origin`, `address_revoked`"),
@@ -43,9 +44,9 @@ const EVERYWHERE: [(&str, &str); 4] = [
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
-        (name = "jobs", description = "Submitting jobs, and what becomes of them"),
-        (name = "webhooks", description = "What was sent to receivers"),
-        (name = "about", description = "No key needed, no data in them"),
+        (name = "jobs", description = "Submitting jobs and following them"),
+        (name = "webhooks", description = "Webhooks that were sent to receivers"),
+        (name = "about", description = "Routes without data, which need no key"),
     ),
     paths(
         jobs::submit, jobs::list, batch::submit, job::show, job::cancel, job::retry, events::show, artifacts::show,
@@ -61,7 +62,7 @@ pub(crate) fn description() -> Description {
     Api::openapi()
 }
 
-/// What holds for all routes alike.
+/// Adds what is the same for all routes.
 struct Common;
 
 impl Modify for Common {
@@ -89,7 +90,7 @@ impl Modify for Common {
                 }
                 for (status, response) in &mut operation.responses.responses {
                     let RefOr::T(response) = response else { continue };
-                    // Bytes of any kind have no shape.
+                    // Bytes of any content type have no schema.
                     if let Some(content) = response.content.get_mut(ANYTHING) {
                         *content = Content::new(None::<Ref>).into();
                     }
@@ -105,7 +106,7 @@ impl Modify for Common {
     }
 }
 
-/// The type that a page is made of, with its name, which the page then only refers to.
+/// Takes the schema of its entries out of the schema of a page, leaves a reference in its place, and returns it with its name.
 fn page_items(of: &str, page: &mut RefOr<Schema>) -> Option<(String, RefOr<Schema>)> {
     let RefOr::T(Schema::Object(page)) = page else { return None };
     let RefOr::T(Schema::Array(data)) = page.properties.get_mut("data")? else { return None };
@@ -114,7 +115,7 @@ fn page_items(of: &str, page: &mut RefOr<Schema>) -> Option<(String, RefOr<Schem
     Some((of.to_owned(), std::mem::replace(items.as_mut(), reference)))
 }
 
-/// One name for each operation, as generators of clients want it: `get_jobs_id_events`.
+/// A unique name for an operation, such as `get_jobs_id_events`. Generators of clients need one.
 fn operation_id(method: &str, path: &str) -> String {
     let words = path.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     words.fold(method.to_owned(), |id, word| format!("{id}_{word}"))
@@ -144,7 +145,7 @@ mod tests {
     use serde_json::Value;
 
     #[test]
-    fn pages_refer_to_what_they_are_made_of() {
+    fn pages_refer_to_the_types_of_their_entries() {
         let api = serde_json::to_value(super::description()).unwrap();
         for name in ["Job", "Event", "Delivery"] {
             let items = &api["components"]["schemas"][format!("Page_{name}")]["properties"]["data"]["items"];
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn every_type_and_every_field_that_is_named_is_there() {
+    fn every_type_and_every_field_that_is_named_exists() {
         let api = serde_json::to_value(super::description()).unwrap();
         let types = api["components"]["schemas"].as_object().unwrap();
         for (name, fields) in super::OPTIONAL {
@@ -183,6 +184,6 @@ mod tests {
             })
             .map(|(path, _)| path.as_str())
             .collect();
-        assert_eq!(open, ["/", "/docs", "/openapi.json"], "all else needs a key");
+        assert_eq!(open, ["/", "/docs", "/openapi.json"], "all other routes need a key");
     }
 }

@@ -1,7 +1,6 @@
-//! HTTP itself, whatever is asked for: heads and bodies as they come in, answers as they go out, and how a refusal is
-//! rendered. Nothing here decides what becomes of a job.
+//! HTTP itself, for all routes: reads heads and bodies, writes answers and refusals. Must never decide what becomes of a job.
 
-pub(crate) mod answer;
+pub(crate) mod etag;
 pub(crate) mod body;
 pub(crate) mod framing;
 pub(crate) mod observe;

@@ -1,5 +1,6 @@
-//! `foreman-api`: jobs in and answers out, over HTTP. It never talks to Ollama and keeps nothing that another api could
-//! not answer for: any number of them run against one Postgres.
+//! `foreman-api`: takes jobs in and shows what became of them, over HTTP. Any number of apis run against one Postgres.
+//!
+//! Must never talk to Ollama, and never keep state that another api lacks.
 
 mod access;
 mod app;
@@ -35,7 +36,7 @@ use app::App;
 use config::Config;
 use intake::inventory::Inventory;
 use intake::submit::{Submitter, Writer};
-use queue::Queue;
+use queue::QueueReader;
 use watch::Watch;
 
 const PROGRAM: Program = Program {
@@ -75,20 +76,20 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let listener = server::listen(config.addr, &settings::api::ADDR)?;
     ops::wait_until_ready("Postgres", async || store.can_be_used().await).await;
 
-    let (submitter, queue) = Submitter::new();
+    let (submitter, submissions) = Submitter::new();
     let stored = StoredBytes::new(store.clone(), config.max_daily_bytes);
     let app = Arc::new(App {
-        // Over a connection of its own, so that nobody's sign-in waits behind somebody's reads.
+        // On a connection of its own, so that no sign-in waits behind other clients' reads.
         auth: Auth::new(config.access, store.on_own_connection()),
         inventory: Inventory::new(store.clone()),
         limits: QueueLimits::new(store.clone(), config.max_queued, stored.clone()),
         submitter,
-        queue: Queue::new(store.clone()),
+        queue: QueueReader::new(store.clone()),
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
         receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
         incoming: Shares::new(http::body::INCOMING, http::body::bounds(config.max_body)),
-        large: Semaphore::new(intake::LARGE_AT_ONCE),
-        in_line: Arc::new(Semaphore::new(intake::IN_LINE)),
+        large_parses: Semaphore::new(intake::LARGE_PARSES),
+        batch_lines: Arc::new(Semaphore::new(intake::BATCH_LINES)),
         outgoing: Shares::new(http::outgoing::OUTGOING, http::outgoing::answers()),
         events: Shares::new(http::outgoing::EVENTS, http::outgoing::streams()),
         reads: Reads::new(database.pool as usize),
@@ -100,7 +101,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         store: store.clone(),
     });
 
-    // The submitter outlives the last request, which may still bring a job.
+    // The last request may still bring a job, so the submitter ends after it.
     let last_request = CancellationToken::new();
     let writer = Writer {
         flushes: store.on_own_connection(),
@@ -109,7 +110,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     };
     let no_more = last_request.clone();
     let shutdown = process.shutdown.clone();
-    shutdown.spawn_infallible("submit", writer.run(queue, no_more));
+    shutdown.spawn_infallible("submit", writer.run(submissions, no_more));
     let no_more = last_request.clone();
     shutdown.spawn_infallible("stored-bytes", async move { stored.run(&no_more).await });
     shutdown.spawn_infallible("wakeups", {

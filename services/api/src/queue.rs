@@ -1,5 +1,5 @@
-//! The queue as a whole, read for everybody together: a reading costs the more the longer the queue is, and must not cost
-//! the database more because many ask.
+//! Reads the whole queue once for all requests that ask for it. A reading takes longer the longer the queue is. It must not
+//! cost the database more when more clients ask.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,42 +9,42 @@ use foreman_store::{QueueShare, Store, StoreError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-/// A reading is at least so fresh that nobody needs a new one yet.
-const FRESH: Duration = Duration::from_secs(1);
+/// A reading is used for at least this long. Nobody needs a newer one.
+const MIN_USE: Duration = Duration::from_secs(1);
 
-/// Between two readings lies so many times what the last one took: they have at most the twentieth part of one of
-/// Postgres' processes. With a million jobs waiting, a reading of a second is good for twenty.
+/// After a reading we rest for this many times as long as it took. So readings use at most a twentieth of one Postgres
+/// process. With a million jobs waiting, a reading takes a second and is used for twenty.
 const REST: u32 = 19;
 
-/// What was read last.
+/// The queue as it was at one moment.
 #[derive(Debug, Clone)]
-pub(crate) struct Reading {
+pub(crate) struct QueueReading {
     pub(crate) as_of: DateTime<Utc>,
     pub(crate) shares: Arc<Vec<QueueShare>>,
-    good_until: Instant,
+    use_until: Instant,
 }
 
-/// Reads the queue when somebody asks and the last reading is no longer good.
-pub(crate) struct Queue {
+/// Reads the queue when somebody asks and the last reading is too old.
+pub(crate) struct QueueReader {
     store: Store,
-    /// Locked while it is read: one reading serves all who wait for it.
-    last: Mutex<Option<Reading>>,
+    /// Locked during a reading, so that all requests that wait for the lock get this reading.
+    last: Mutex<Option<QueueReading>>,
 }
 
-impl Queue {
+impl QueueReader {
     pub(crate) fn new(store: Store) -> Self {
         Self { store, last: Mutex::default() }
     }
 
-    pub(crate) async fn read(&self) -> Result<Reading, StoreError> {
+    pub(crate) async fn read(&self) -> Result<QueueReading, StoreError> {
         let mut last = self.last.lock().await;
-        if let Some(reading) = last.as_ref().filter(|reading| Instant::now() < reading.good_until) {
+        if let Some(reading) = last.as_ref().filter(|reading| Instant::now() < reading.use_until) {
             return Ok(reading.clone());
         }
         let (began, as_of) = (Instant::now(), self.store.clock().now());
         let shares = Arc::new(self.store.queue().await?);
-        let rest = FRESH.max(began.elapsed() * REST);
-        let reading = Reading { as_of, shares, good_until: Instant::now() + rest };
+        let rest = MIN_USE.max(began.elapsed() * REST);
+        let reading = QueueReading { as_of, shares, use_until: Instant::now() + rest };
         Ok(last.insert(reading).clone())
     }
 }

@@ -1,6 +1,7 @@
 //! Why a request is not served: a status, a code for programs, a sentence for people, and how long to wait before the next
-//! try. Whatever finds the reason makes a [`Refusal`]. A surface renders it in the shape that its clients know: nothing
-//! here knows the body of an answer, and causes go to the log and never in here.
+//! try. The code that finds the reason makes a [`Refusal`], and the routes write it in the form that their clients know.
+//!
+//! Must never know the body of an answer, and never carry the cause of an error: causes go to the log.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use axum::http::StatusCode;
 use foreman_runtime::background::one_line;
 use foreman_store::StoreError;
 
-/// What a caller is told when its request is not served.
+/// The reason that a client gets when its request is not served.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     status: StatusCode,
@@ -19,7 +20,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// `code` is stable snake_case, and the sentence has the mend in it.
+    /// `code` is snake_case and never changes. The sentence says how to mend the request.
     pub(crate) fn new(
         status: StatusCode,
         code: &'static str,
@@ -40,17 +41,17 @@ impl Refusal {
         Self::new(StatusCode::CONFLICT, code, sentence)
     }
 
-    /// The system's own limit or trouble: the same request may succeed in a moment.
+    /// For a limit or a failure of Foreman itself. The same request may succeed in a moment.
     pub(crate) fn unavailable(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, sentence).retry_after(Duration::from_secs(1))
     }
 
-    /// The client's limit.
+    /// For a limit of the client.
     pub(crate) fn too_many(code: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, code, sentence).retry_after(Duration::from_secs(1))
     }
 
-    /// Not there, or another client's: the two must not be told apart.
+    /// The job does not exist, or it is another client's. A client must not be able to tell the difference.
     pub(crate) fn no_such_job() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no_such_job", "there is no such job; list yours with GET /jobs")
     }
@@ -69,7 +70,7 @@ impl Refusal {
         Self::unavailable("database_away", "the database does not answer; try again in a moment")
     }
 
-    /// A defect of ours, never what a client sent.
+    /// For a defect of Foreman. Must never be used for a mistake in the request.
     pub(crate) fn internal() -> Self {
         let sentence = "Foreman failed at this request; its log says why";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", sentence)
@@ -87,20 +88,20 @@ impl Refusal {
         self.code
     }
 
-    /// For people.
+    /// The sentence for people.
     pub(crate) fn sentence(&self) -> &str {
         &self.sentence
     }
 
-    /// The value of `Retry-After`, rounded up: whoever comes back at the second that is named must not be too early.
+    /// The value of `Retry-After`. It is rounded up, so that a client that waits exactly this long does not come too early.
     pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
         let wait = self.retry_after?;
         Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
     }
 }
 
-/// A store that does not answer is the system's trouble, anything else a defect of ours: what clients send is parsed
-/// before it gets there.
+/// An error of the store is a failure of Foreman or a defect, never a client's mistake: requests are parsed before they reach
+/// the store.
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         match error {

@@ -1,4 +1,4 @@
-//! The table of routes. A handler reads like its line in the contract: parse, one call of the store, reply.
+//! The table of routes. A handler parses its request, calls the store once, and replies.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(crate) mod jobs;
 pub(crate) mod queue;
 mod show;
 
-/// Makes the routes, and the list of them that the description is held against.
+/// Makes the routes, and a list of them for the test that compares them with the description.
 macro_rules! routes {
     ($($path:literal => $($method:ident($handler:path)).+,)+) => {
         #[cfg(test)]

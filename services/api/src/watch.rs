@@ -1,7 +1,7 @@
-//! Waiting for jobs: any number of requests, one statement for all of them together.
+//! Lets requests wait for the next transition or the end of a job. One statement looks at the jobs of all waiting requests.
 //!
-//! A waiter is entered before the next look, and that look is what first answers it, so that a change between a
-//! request's own query and its entry is not lost.
+//! A request enters its wait first, and then the watch looks at its job. So a change between the request's own query and its
+//! entry is not lost.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::refusal::Refusal;
 
-/// Waiting requests of one process.
-const SEATS: usize = 4_096;
+/// At most this many requests of one process wait.
+const MAX_WAITING: usize = 4_096;
 
-/// Between two looks: under load every one of them has news for somebody.
+/// The shortest time between two looks. Under load, there is news for somebody at every look.
 const SPACING: Duration = Duration::from_millis(20);
 
-/// How often we look without a wake-up.
+/// We look this often when no wake-up comes.
 const POLL: Duration = Duration::from_millis(500);
 
 /// The waiting requests of this process.
@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(500);
 pub(crate) struct Watch(Arc<Inner>);
 
 struct Inner {
-    seats_a_client: usize,
+    max_per_client: usize,
     waiting: Mutex<Waiting>,
     entered: Notify,
     stop: CancellationToken,
@@ -38,8 +38,9 @@ struct Inner {
 
 #[derive(Default)]
 struct Waiting {
-    taken: usize,
-    by_client: HashMap<ClientId, usize>,
+    /// Permits that are handed out.
+    permits: usize,
+    permits_by_client: HashMap<ClientId, usize>,
     by_job: HashMap<JobId, Vec<Waiter>>,
 }
 
@@ -49,11 +50,11 @@ struct Waiter {
     tell: oneshot::Sender<()>,
 }
 
-/// What is waited for.
+/// What a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
     End,
-    /// A transition after this one, or the end.
+    /// A transition with a higher `seq` than this, or the end.
     After(i32),
 }
 
@@ -67,45 +68,45 @@ impl Until {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waited {
     Reached,
-    /// The deadline came first.
-    InVain,
-    /// The process stops: another one can go on.
+    /// The deadline has passed.
+    TimedOut,
+    /// This process stops. The client can go on waiting at another api.
     Stopping,
 }
 
-/// The right to wait. Taken before a job is accepted, so that a refusal comes before it.
-pub(crate) struct Seat {
+/// Permission for one request to wait. A request takes it before its job is accepted, so that a refusal comes before that.
+pub(crate) struct WaitPermit {
     watch: Watch,
     client: ClientId,
 }
 
 impl Watch {
-    pub(crate) fn new(seats_a_client: usize, stop: CancellationToken) -> Self {
-        let inner = Inner { seats_a_client, waiting: Mutex::default(), entered: Notify::new(), stop };
+    pub(crate) fn new(max_per_client: usize, stop: CancellationToken) -> Self {
+        let inner = Inner { max_per_client, waiting: Mutex::default(), entered: Notify::new(), stop };
         Self(Arc::new(inner))
     }
 
-    /// Takes a seat for this client.
-    pub(crate) fn seat(&self, client: ClientId) -> Result<Seat, Refusal> {
+    /// Hands out a permit to wait, or refuses.
+    pub(crate) fn permit(&self, client: ClientId) -> Result<WaitPermit, Refusal> {
         let mut waiting = self.waiting();
-        if waiting.taken >= SEATS {
+        if waiting.permits >= MAX_WAITING {
             let error =
                 "too many requests are waiting for jobs; poll without `wait`, or try again in a moment";
             return Err(Refusal::unavailable("too_many_waiting", error));
         }
-        let taken = waiting.by_client.entry(client).or_default();
-        if *taken >= self.0.seats_a_client {
+        let permits = waiting.permits_by_client.entry(client).or_default();
+        if *permits >= self.0.max_per_client {
             let error = format!(
-                "this client has {taken} waiting requests open; close some, or have FOREMAN_CLIENT_MAX_STREAMS raised"
+                "this client has {permits} waiting requests open; close some, or have FOREMAN_CLIENT_MAX_STREAMS raised"
             );
             return Err(Refusal::too_many("too_many_waiting", error));
         }
-        *taken += 1;
-        waiting.taken += 1;
-        Ok(Seat { watch: self.clone(), client })
+        *permits += 1;
+        waiting.permits += 1;
+        Ok(WaitPermit { watch: self.clone(), client })
     }
 
-    /// Looks for news of the jobs that are waited for, until the process stops.
+    /// Looks at the jobs that requests wait for, again and again, until the process stops.
     pub(crate) async fn run(&self, store: &Store) {
         let mut news = store.wakeups().subscribe(Topic::Job);
         let mut looked_at = Instant::now();
@@ -125,11 +126,11 @@ impl Watch {
         }
     }
 
-    /// One look at all jobs that are waited for.
+    /// Looks once at all jobs that requests wait for, and tells the requests whose wait is over.
     async fn look(&self, store: &Store) -> Result<(), StoreError> {
         let wanted: Vec<(ClientId, JobId)> = {
             let mut waiting = self.waiting();
-            waiting.drop_those_gone();
+            waiting.drop_closed();
             waiting.by_job.iter().filter_map(|(job, waiters)| Some((waiters.first()?.owner, *job))).collect()
         };
         if wanted.is_empty() {
@@ -149,8 +150,8 @@ impl Watch {
 }
 
 impl Waiting {
-    /// Requests that timed out, or whose client hung up.
-    fn drop_those_gone(&mut self) {
+    /// Drops the waiters whose request timed out or whose client hung up.
+    fn drop_closed(&mut self) {
         self.by_job.retain(|_, waiters| {
             waiters.retain(|waiter| !waiter.tell.is_closed());
             !waiters.is_empty()
@@ -160,7 +161,7 @@ impl Waiting {
     fn tell(&mut self, seen: Progress) {
         let Some(waiters) = self.by_job.get_mut(&seen.job) else { return };
         for waiter in waiters.extract_if(.., |waiter| waiter.until.is_reached(seen.seq, seen.has_ended)) {
-            // A request that has gone since needs no answer.
+            // The request may have ended meanwhile. Then nobody needs to be told.
             let _ = waiter.tell.send(());
         }
         if waiters.is_empty() {
@@ -169,28 +170,28 @@ impl Waiting {
     }
 }
 
-impl Seat {
-    /// Waits until the job has come so far, `deadline` has passed, or the process stops, and says which; whoever asks
-    /// then looks for itself.
+impl WaitPermit {
+    /// Waits until the job has reached `until`, `deadline` has passed, or the process stops, and says which of them came
+    /// first. The caller then reads the job itself.
     pub(crate) async fn wait(&self, owner: ClientId, job: JobId, until: Until, deadline: Instant) -> Waited {
         let (tell, told) = oneshot::channel();
         self.watch.waiting().by_job.entry(job).or_default().push(Waiter { owner, until, tell });
         self.watch.0.entered.notify_one();
         tokio::select! {
-            told = timeout_at(deadline, told) => if told.is_ok() { Waited::Reached } else { Waited::InVain },
+            told = timeout_at(deadline, told) => if told.is_ok() { Waited::Reached } else { Waited::TimedOut },
             () = self.watch.0.stop.cancelled() => Waited::Stopping,
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for WaitPermit {
     fn drop(&mut self) {
         let mut waiting = self.watch.waiting();
-        waiting.taken -= 1;
-        if let Some(taken) = waiting.by_client.get_mut(&self.client) {
-            *taken -= 1;
-            if *taken == 0 {
-                waiting.by_client.remove(&self.client);
+        waiting.permits -= 1;
+        if let Some(permits) = waiting.permits_by_client.get_mut(&self.client) {
+            *permits -= 1;
+            if *permits == 0 {
+                waiting.permits_by_client.remove(&self.client);
             }
         }
     }
@@ -200,20 +201,20 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
-    fn watch(seats: usize) -> Watch {
-        Watch::new(seats, CancellationToken::new())
+    fn watch(max_per_client: usize) -> Watch {
+        Watch::new(max_per_client, CancellationToken::new())
     }
 
     #[test]
-    fn a_client_has_its_seats_and_no_more() {
+    fn a_client_has_its_permits_and_no_more() {
         let watch = watch(2);
         let (one, other) = (ClientId::generate(), ClientId::generate());
-        let first = watch.seat(one).ok();
-        let _second = watch.seat(one).ok();
-        assert!(watch.seat(one).is_err());
-        assert!(watch.seat(other).is_ok());
+        let first = watch.permit(one).ok();
+        let _second = watch.permit(one).ok();
+        assert!(watch.permit(one).is_err());
+        assert!(watch.permit(other).is_ok());
         drop(first);
-        assert!(watch.seat(one).is_ok());
+        assert!(watch.permit(one).is_ok());
     }
 
     #[tokio::test]
@@ -221,10 +222,10 @@ mod tests {
         let watch = watch(2);
         let (client, job) = (ClientId::generate(), JobId::generate());
         let far = Instant::now() + Duration::from_secs(60);
-        let seat = |watch: &Watch| watch.seat(client).unwrap_or_else(|_| panic!("there is a seat"));
-        let wait = |seat: Seat, until| async move { seat.wait(client, job, until, far).await };
-        let next = tokio::spawn(wait(seat(&watch), Until::After(2)));
-        let end = tokio::spawn(wait(seat(&watch), Until::End));
+        let permit = |watch: &Watch| watch.permit(client).unwrap_or_else(|_| panic!("there is a permit"));
+        let wait = |permit: WaitPermit, until| async move { permit.wait(client, job, until, far).await };
+        let next = tokio::spawn(wait(permit(&watch), Until::After(2)));
+        let end = tokio::spawn(wait(permit(&watch), Until::End));
         while watch.waiting().by_job.get(&job).map_or(0, Vec::len) < 2 {
             tokio::task::yield_now().await;
         }
@@ -234,18 +235,18 @@ mod tests {
         assert_eq!(next.await.unwrap(), Waited::Reached);
         watch.waiting().tell(Progress { job, seq: 4, has_ended: true });
         assert_eq!(end.await.unwrap(), Waited::Reached);
-        assert_eq!(watch.waiting().taken, 0);
+        assert_eq!(watch.waiting().permits, 0);
         assert!(watch.waiting().by_job.is_empty());
     }
 
     #[tokio::test]
-    async fn a_stop_answers_everybody() {
+    async fn a_stop_ends_every_wait() {
         let stop = CancellationToken::new();
         let watch = Watch::new(1, stop.clone());
         let client = ClientId::generate();
-        let seat = watch.seat(client).unwrap_or_else(|_| panic!("there is a seat"));
+        let permit = watch.permit(client).unwrap_or_else(|_| panic!("there is a permit"));
         stop.cancel();
         let far = Instant::now() + Duration::from_secs(60);
-        assert_eq!(seat.wait(client, JobId::generate(), Until::End, far).await, Waited::Stopping);
+        assert_eq!(permit.wait(client, JobId::generate(), Until::End, far).await, Waited::Stopping);
     }
 }

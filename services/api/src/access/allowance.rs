@@ -1,5 +1,5 @@
-//! What a client may ask for so often and no more, where the asking itself is the cost: so many at once, and after that
-//! one each interval. Each api counts for itself.
+//! Limits how often a caller may do something that costs us something each time. The caller may do it some number of times
+//! at once, and after that once per interval. Each api counts for itself.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,23 +8,23 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Callers remembered; beyond these, those that have their whole allowance again are forgotten.
+/// At most this many callers are remembered. When one more comes, every caller that has its whole allowance again is forgotten.
 const REMEMBERED: usize = 10_000;
 
-/// An allowance for each caller of some kind.
+/// One allowance per caller.
 pub(crate) struct Allowance<K> {
     at_once: u32,
-    one_each: Duration,
-    /// When each caller has its whole allowance again. Each use moves that by one interval.
+    interval: Duration,
+    /// The moment at which a caller has its whole allowance again. Each use moves this moment one interval later.
     whole_at: Mutex<HashMap<K, Instant>>,
 }
 
 impl<K: Eq + Hash> Allowance<K> {
-    pub(crate) fn new(at_once: u32, one_each: Duration) -> Self {
-        Self { at_once, one_each, whole_at: Mutex::default() }
+    pub(crate) fn new(at_once: u32, interval: Duration) -> Self {
+        Self { at_once, interval, whole_at: Mutex::default() }
     }
 
-    /// Uses the allowance once, or says how long it takes until that is possible.
+    /// Uses the allowance once. The error is the time until the caller may try again.
     pub(crate) fn take(&self, caller: K) -> Result<(), Duration> {
         let now = Instant::now();
         let mut whole_at = self.whole_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -32,8 +32,8 @@ impl<K: Eq + Hash> Allowance<K> {
             whole_at.retain(|_, whole_at| *whole_at > now);
         }
         let whole_at = whole_at.entry(caller).or_insert(now);
-        let after = (*whole_at).max(now) + self.one_each;
-        let wait = after.saturating_duration_since(now + self.one_each * self.at_once);
+        let after = (*whole_at).max(now) + self.interval;
+        let wait = after.saturating_duration_since(now + self.interval * self.at_once);
         if !wait.is_zero() {
             return Err(wait);
         }

@@ -1,5 +1,6 @@
-//! Who asks. A handler can only speak of jobs with the scope that it gets from a [`Caller`], and a caller is made here
-//! alone, before anything of the body is read.
+//! Finds out which client sent a request. Only this file makes a [`Caller`], before anything of the body is read. A handler
+//! needs the scope of a `Caller` for every look at a job, so no handler can show the jobs of a client who has not proved its
+//! name.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,30 +16,30 @@ use tokio::sync::Semaphore;
 
 use crate::access::allowance::Allowance;
 use crate::access::shares::{Refusals, Resource};
-use crate::access::site::Foreign;
+use crate::access::site::ForeignHeader;
 use crate::access::source_address::{client_name, source_address};
 use crate::config::Access;
 use crate::refusal::Refusal;
 
-/// How long an answer of the database is believed, so that accepting a job costs no query for its client. A revoked
-/// key is good for no longer than this.
+/// How long the result of a lookup is kept, so that accepting a job needs no query for its client. A revoked key still works
+/// for at most this long.
 const BELIEVED_FOR: Duration = Duration::from_secs(2);
 
-/// Keys and addresses remembered at most, wrong ones included.
+/// At most this many keys, and as many addresses, are remembered. Wrong keys count too.
 const REMEMBERED: u64 = 10_000;
 
-/// How long a key that was good is remembered as one, used or not.
-const REGULAR_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// How long we remember that a key was valid, whether the client uses it or not.
+const KNOWN_FOR: Duration = Duration::from_secs(24 * 3_600);
 
-/// Keys that were never good here are looked up two at a time, and so many may wait for that: whoever tries keys can
-/// neither take the connections of others nor fill the memory.
-const STRANGERS_AT_ONCE: usize = 2;
-const STRANGERS_WAITING: usize = 256;
+/// Look up unknown keys two at a time, with at most 256 of them waiting or looked up, so that guessing keys exhausts neither
+/// the pool nor memory.
+const UNKNOWN_KEYS_AT_ONCE: usize = 2;
+const UNKNOWN_KEYS_WAITING: usize = 256;
 
-/// Addresses that may become clients at once, and how often after that: a large office that comes to work, and no more
-/// than 86,400 rows a day.
+/// This many new addresses may become clients at once, and after that one per interval. This is enough for a large office in
+/// the morning, and it bounds the new rows to 86,400 a day.
 const NEWCOMERS_AT_ONCE: u32 = 256;
-const NEWCOMER_EACH: Duration = Duration::from_secs(1);
+const NEWCOMER_INTERVAL: Duration = Duration::from_secs(1);
 
 const NEWCOMERS: Resource = Resource {
     name: "new_addresses",
@@ -54,7 +55,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Whose jobs it may see.
+    /// The jobs that this client may see.
     pub(crate) fn scope(self) -> Scope {
         if self.is_admin { Scope::Everyone } else { Scope::Client(self.client) }
     }
@@ -66,38 +67,39 @@ impl From<SignedIn> for Caller {
     }
 }
 
-/// Tells callers apart.
+/// Finds the client of a request, by its key or by its address.
 pub(crate) struct Auth {
     access: Access,
     store: Store,
     keys: Cache<KeyDigest, Option<SignedIn>>,
-    /// By the names that addresses have as clients.
+    /// The key is the name that an address has as a client.
     addresses: Cache<String, Option<SignedIn>>,
     newcomers: Newcomers,
-    /// Keys that were good when they were last looked up.
-    regulars: Cache<KeyDigest, ()>,
-    strangers: Strangers,
+    /// Keys that were valid when they were last looked up.
+    known_keys: Cache<KeyDigest, ()>,
+    unknown_keys: UnknownKeys,
 }
 
-/// The way in for keys that were never good here.
-struct Strangers {
+/// Limits the lookups of keys that are not in `known_keys`.
+struct UnknownKeys {
     waiting: Semaphore,
     at_once: Semaphore,
 }
 
-/// Addresses that become clients. Whoever has many can make a row for each, so that there is one allowance for all.
+/// Limits how many addresses become clients. Somebody with many addresses could make a row for each of them, so all addresses
+/// share one allowance.
 struct Newcomers {
     allowance: Allowance<()>,
     refusals: Refusals,
 }
 
-/// Why it is not known who this is.
+/// Why a lookup did not find out who the client is.
 #[derive(Debug, thiserror::Error)]
 enum LookupError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("too many unknown keys are being looked up")]
-    TooManyStrangers,
+    TooManyUnknownKeys,
     #[error("too many new addresses come at once")]
     TooManyNewcomers(Duration),
 }
@@ -109,30 +111,30 @@ impl Auth {
             store,
             keys: Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED_FOR).build(),
             addresses: Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED_FOR).build(),
-            regulars: Cache::builder().max_capacity(REMEMBERED).time_to_live(REGULAR_FOR).build(),
+            known_keys: Cache::builder().max_capacity(REMEMBERED).time_to_live(KNOWN_FOR).build(),
             newcomers: Newcomers {
-                allowance: Allowance::new(NEWCOMERS_AT_ONCE, NEWCOMER_EACH),
+                allowance: Allowance::new(NEWCOMERS_AT_ONCE, NEWCOMER_INTERVAL),
                 refusals: Refusals::new(NEWCOMERS),
             },
-            strangers: Strangers {
-                waiting: Semaphore::new(STRANGERS_WAITING),
-                at_once: Semaphore::new(STRANGERS_AT_ONCE),
+            unknown_keys: UnknownKeys {
+                waiting: Semaphore::new(UNKNOWN_KEYS_WAITING),
+                at_once: Semaphore::new(UNKNOWN_KEYS_AT_ONCE),
             },
         }
     }
 
     async fn look_up(&self, key: KeyDigest) -> Result<Option<SignedIn>, LookupError> {
-        let found = if self.regulars.contains_key(&key) {
+        let found = if self.known_keys.contains_key(&key) {
             self.store.sign_in(key).await?
         } else {
-            let crowded = |_| LookupError::TooManyStrangers;
-            let _waiting = self.strangers.waiting.try_acquire().map_err(crowded)?;
-            let _turn = self.strangers.at_once.acquire().await.map_err(|_| LookupError::TooManyStrangers)?;
+            let too_many = || LookupError::TooManyUnknownKeys;
+            let _waiting = self.unknown_keys.waiting.try_acquire().map_err(|_| too_many())?;
+            let _permit = self.unknown_keys.at_once.acquire().await.map_err(|_| too_many())?;
             self.store.sign_in(key).await?
         };
         match found {
-            Some(_) => self.regulars.insert(key, ()).await,
-            None => self.regulars.invalidate(&key).await,
+            Some(_) => self.known_keys.insert(key, ()).await,
+            None => self.known_keys.invalidate(&key).await,
         }
         Ok(found)
     }
@@ -150,14 +152,14 @@ impl Auth {
         })
     }
 
-    /// Who sent the request with this head.
+    /// The client that sent the request with this head.
     pub(crate) async fn caller(&self, parts: &Parts) -> Result<Caller, Refusal> {
         match &self.access {
             Access::Keys => {
                 let key = bearer(&parts.headers)?;
                 let digest = KeyDigest::of(key);
                 let found = self.keys.try_get_with(digest, self.look_up(digest)).await;
-                found.map_err(|error| self.not_looked_up(error))?.map(Caller::from).ok_or_else(key_wrong)
+                found.map_err(|error| self.lookup_failed(error))?.map(Caller::from).ok_or_else(key_wrong)
             }
             Access::Addresses { site, proxies } => {
                 site.check(&parts.uri, &parts.headers).map_err(foreign)?;
@@ -169,19 +171,17 @@ impl Auth {
                 let name = client_name(source_address(peer, &parts.headers, proxies));
                 let found = self.addresses.try_get_with_by_ref(&name, self.look_up_address(&name)).await;
                 found
-                    .map_err(|error| self.not_looked_up(error))?
+                    .map_err(|error| self.lookup_failed(error))?
                     .map(Caller::from)
                     .ok_or_else(address_revoked)
             }
         }
     }
-}
 
-impl Auth {
-    /// One lookup serves all who wait for the same answer, so its error is shared.
-    fn not_looked_up(&self, error: Arc<LookupError>) -> Refusal {
+    /// One lookup serves all requests that wait for the same key or address, so they share its error.
+    fn lookup_failed(&self, error: Arc<LookupError>) -> Refusal {
         match *error {
-            LookupError::TooManyStrangers => {
+            LookupError::TooManyUnknownKeys => {
                 let error =
                     "too many unknown keys are being looked up at this moment; try again in a few seconds";
                 Refusal::unavailable("too_many_strangers", error).retry_after(Duration::from_secs(2))
@@ -222,14 +222,14 @@ fn address_revoked() -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "address_revoked", error)
 }
 
-fn foreign(foreign: Foreign) -> Refusal {
+fn foreign(foreign: ForeignHeader) -> Refusal {
     match foreign {
-        Foreign::Host => Refusal::new(
+        ForeignHeader::Host => Refusal::new(
             StatusCode::FORBIDDEN,
             "foreign_host",
             "the Host header names no host of ours; call the api by its address, or have the name added to FOREMAN_ORIGINS",
         ),
-        Foreign::Origin => Refusal::new(
+        ForeignHeader::Origin => Refusal::new(
             StatusCode::FORBIDDEN,
             "foreign_origin",
             "the Origin header names a foreign page; have its origin added to FOREMAN_ORIGINS if it should have access",
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_what_follows_bearer() {
+    fn the_key_follows_the_word_bearer() {
         let key = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, value.parse().unwrap());

@@ -1,17 +1,17 @@
-//! What an api keeps of each client in memory: a count, a semaphore, a lock.
+//! Keeps one value per client in memory, for example a semaphore or a lock.
 //!
-//! A cache would not do here. It throws out what it likes, and a client whose semaphore was thrown out while a permit of it
-//! is held would get a second one, and with that twice its part.
+//! A cache would be wrong here, because a cache chooses itself what to drop. If it dropped a client's semaphore while somebody
+//! holds a permit of this semaphore, the client would get a second semaphore, and so twice its share.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use foreman_store::ClientId;
 
-/// Clients remembered; beyond these, the idle ones are forgotten.
+/// At most this many clients are remembered, as long as not more are busy. When one more comes, every idle client is forgotten.
 const REMEMBERED: usize = 10_000;
 
-/// One `T` for each client. Of a client that was forgotten a new one is made.
+/// One `T` per client. A client that was forgotten gets a new `T`.
 pub(super) struct EachClient<T>(Mutex<HashMap<ClientId, Arc<T>>>);
 
 impl<T> Default for EachClient<T> {
@@ -21,7 +21,7 @@ impl<T> Default for EachClient<T> {
 }
 
 impl<T> EachClient<T> {
-    /// The one of this client. It stays the same for as long as anybody holds it.
+    /// The `T` of this client. It stays the same for as long as anybody holds it.
     pub(super) fn of(&self, client: ClientId, new: impl FnOnce() -> T) -> Arc<T> {
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= REMEMBERED && !clients.contains_key(&client) {
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_whose_semaphore_is_held_is_not_forgotten_however_many_others_come() {
+    fn a_client_whose_semaphore_is_in_use_is_not_forgotten_when_many_others_come() {
         let semaphores = EachClient::default();
         let of = |client| semaphores.of(client, || Semaphore::new(1));
         let [busy, idle] = std::array::from_fn(|_| ClientId::generate());

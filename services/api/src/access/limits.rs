@@ -1,11 +1,11 @@
-//! How much a client may have waiting, and how much it may store a day (`stored`).
+//! Limits how many jobs and bytes a client may have in the queue, and how many bytes it may store per day (`stored`).
 //!
-//! Nobody keeps a counter in the database: it would be the one row that every accept fights for. Each api estimates
-//! instead: what it last counted, and what it has let in since. Jobs that end only make the estimate too high, and near
-//! the limit it is counted anew, at most once a second.
+//! The database has no counter for this, because every accept would wait for the same row. Instead each api keeps an estimate
+//! per client: the last count plus what this api has let in since. A job that ends makes the estimate too high, never too low.
+//! Near the limit the api counts again, at most once per second.
 //!
-//! One api alone never lets in more than the limit. With several, each learns what the others let in only when it counts,
-//! and it counts anew once it has let in a tenth of the limit itself. So each further api can add a tenth at most.
+//! A single api never lets in more than the limit. An api learns only from a count what other apis have let in, and it counts
+//! again when it has let in a tenth of the limit itself. So each further api can exceed the limit by at most a tenth.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,64 +18,66 @@ use crate::refusal::Refusal;
 
 mod stored;
 
-use stored::Reserved;
+use stored::BytesReservation;
 pub(crate) use stored::StoredBytes;
 
-/// How long a count is good near the limit.
+/// Near the limit, a count is used for this long.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
-/// A flush that is on its way is usually over after this time.
-const SETTLES_WITHIN: Duration = Duration::from_millis(10);
+/// Most flushes are over within this time.
+const FLUSHED_WITHIN: Duration = Duration::from_millis(10);
 
-/// Keeps clients within their share of the queue.
+/// Keeps each client within its limits.
 pub(crate) struct QueueLimits {
     store: Store,
     max: ClientBacklog,
     stored: StoredBytes,
-    /// A client that was forgotten is counted when it comes back.
-    clients: EachClient<Tally>,
+    /// When a forgotten client comes back, its queue is counted.
+    clients: EachClient<ClientQueue>,
 }
 
+/// Everything that this api knows of one client's queue.
 #[derive(Debug, Default)]
-struct Tally {
+struct ClientQueue {
     estimate: Mutex<Estimate>,
-    /// Held by the one who counts.
+    /// Held by the request that counts.
     counting: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Estimate {
-    /// What waits by now, at most.
+    /// The client has at most this much in its queue.
     waiting: ClientBacklog,
-    /// The part of it that is let in but not yet in the database.
+    /// The part of `waiting` that is let in but not yet in the database.
     under_way: ClientBacklog,
-    /// What was let in since the last count. Other apis do not know of it until they count.
+    /// Let in by this api since its last count. Other apis learn of it when they count.
     since_count: ClientBacklog,
     counted_at: Option<Instant>,
-    /// Whether jobs were on their way during the last count. They may stand in `waiting` twice.
+    /// Whether jobs were under way during the last count. `waiting` may include these jobs twice.
     is_doubtful: bool,
 }
 
-/// Room in the queue for one job; given back when dropped, unless the job was accepted.
+/// Room for one job in its client's queue. Dropping it gives the room back, unless the job was accepted.
 #[derive(Debug)]
-struct Place {
-    tally: Arc<Tally>,
+struct QueueReservation {
+    queue: Arc<ClientQueue>,
     bytes: u64,
     is_kept: bool,
 }
 
-/// A job that may be submitted: there is room for it in its client's queue and in its client's day.
+/// Permission to submit one job: the client's queue and the client's day have room for it.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    place: Place,
-    stored: Reserved,
+    queue: QueueReservation,
+    stored: BytesReservation,
 }
 
-enum Verdict {
-    In(Place),
+/// Whether a client's queue has room for one more job.
+enum QueueCheck {
+    Reserved(QueueReservation),
     Full,
-    /// Only a new count can tell.
-    Count,
+    /// The estimate cannot tell; count the queue first.
+    CountFirst,
 }
 
 impl QueueLimits {
@@ -83,34 +85,34 @@ impl QueueLimits {
         Self { store, max, stored, clients: EachClient::default() }
     }
 
-    /// Lets one more job of this client in, with so many bytes of body.
+    /// Reserves room for one more job of this client. `bytes` is the size of the job's body.
     pub(crate) async fn admit(&self, client: ClientId, bytes: usize) -> Result<Admission, Refusal> {
         let bytes = bytes as u64;
         let stored = self.stored.reserve(client, bytes).await?;
-        Ok(Admission { place: self.place(client, bytes).await?, stored })
+        Ok(Admission { queue: self.reserve(client, bytes).await?, stored })
     }
 
-    async fn place(&self, client: ClientId, bytes: u64) -> Result<Place, Refusal> {
-        let tally = self.clients.of(client, Tally::default);
+    async fn reserve(&self, client: ClientId, bytes: u64) -> Result<QueueReservation, Refusal> {
+        let queue = self.clients.of(client, ClientQueue::default);
         loop {
-            match self.judge(&tally, bytes) {
-                Verdict::In(place) => return Ok(place),
-                Verdict::Full => return Err(self.full()),
-                Verdict::Count => {}
+            match self.check(&queue, bytes) {
+                QueueCheck::Reserved(reservation) => return Ok(reservation),
+                QueueCheck::Full => return Err(self.full()),
+                QueueCheck::CountFirst => {}
             }
-            let _one_at_a_time = tally.counting.lock().await;
-            // Somebody else has counted while we waited for our turn.
-            if !matches!(self.judge(&tally, bytes), Verdict::Count) {
+            let _one_at_a_time = queue.counting.lock().await;
+            // Perhaps another request has counted while this one waited for the lock.
+            if !matches!(self.check(&queue, bytes), QueueCheck::CountFirst) {
                 continue;
             }
-            if tally.estimate().is_doubtful {
-                // What is on its way is written soon, and nothing is let in meanwhile.
-                sleep(SETTLES_WITHIN).await;
+            if queue.estimate().is_doubtful {
+                // The jobs under way are written soon, and the lock lets no other request count meanwhile.
+                sleep(FLUSHED_WITHIN).await;
             }
-            let under_way = tally.estimate().under_way;
+            let under_way = queue.estimate().under_way;
             let counted = self.store.client_backlog(client, self.max.jobs).await?;
-            let mut estimate = tally.estimate();
-            // Those that were on their way when the count began may be in it or not.
+            let mut estimate = queue.estimate();
+            // Nobody knows whether the count includes the jobs that were under way when it began.
             estimate.waiting =
                 ClientBacklog { jobs: counted.jobs + under_way.jobs, bytes: counted.bytes + under_way.bytes };
             estimate.is_doubtful = under_way.jobs > 0;
@@ -119,24 +121,24 @@ impl QueueLimits {
         }
     }
 
-    fn judge(&self, tally: &Arc<Tally>, bytes: u64) -> Verdict {
-        let mut estimate = tally.estimate();
+    fn check(&self, queue: &Arc<ClientQueue>, bytes: u64) -> QueueCheck {
+        let mut estimate = queue.estimate();
         let jobs_after = estimate.waiting.jobs + 1;
         let bytes_after = estimate.waiting.bytes.saturating_add(bytes);
         let is_near = jobs_after > self.max.jobs / 10 * 9 || bytes_after > self.max.bytes / 10 * 9;
         let fits = jobs_after <= self.max.jobs && bytes_after <= self.max.bytes;
-        let is_news_to_others = estimate.since_count.jobs >= (self.max.jobs / 10).max(1)
+        let is_too_much_unseen = estimate.since_count.jobs >= (self.max.jobs / 10).max(1)
             || estimate.since_count.bytes >= (self.max.bytes / 10).max(1);
         match estimate.counted_at {
-            None => Verdict::Count,
-            Some(_) if is_news_to_others => Verdict::Count,
-            Some(counted_at) if is_near && counted_at.elapsed() >= GOOD_FOR => Verdict::Count,
+            None => QueueCheck::CountFirst,
+            Some(_) if is_too_much_unseen => QueueCheck::CountFirst,
+            Some(counted_at) if is_near && counted_at.elapsed() >= GOOD_FOR => QueueCheck::CountFirst,
             Some(_) if fits => {
                 estimate.add(bytes);
-                Verdict::In(Place { tally: Arc::clone(tally), bytes, is_kept: false })
+                QueueCheck::Reserved(QueueReservation { queue: Arc::clone(queue), bytes, is_kept: false })
             }
-            Some(_) if estimate.is_doubtful => Verdict::Count,
-            Some(_) => Verdict::Full,
+            Some(_) if estimate.is_doubtful => QueueCheck::CountFirst,
+            Some(_) => QueueCheck::Full,
         }
     }
 
@@ -150,7 +152,7 @@ impl QueueLimits {
     }
 }
 
-impl Tally {
+impl ClientQueue {
     fn estimate(&self) -> std::sync::MutexGuard<'_, Estimate> {
         self.estimate.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,20 +168,20 @@ impl Estimate {
 }
 
 impl Admission {
-    /// The job is in the queue: it is counted from now on.
+    /// Keeps both reservations: the job is in the queue.
     pub(crate) fn keep(mut self) {
-        self.place.is_kept = true;
+        self.queue.is_kept = true;
         self.stored.keep();
     }
 }
 
-impl Drop for Place {
+impl Drop for QueueReservation {
     fn drop(&mut self) {
-        let mut estimate = self.tally.estimate();
+        let mut estimate = self.queue.estimate();
         estimate.under_way.jobs -= 1;
         estimate.under_way.bytes -= self.bytes;
         if !self.is_kept {
-            // A count in between may have left it out already.
+            // A count in between may have left this job out already.
             estimate.waiting.jobs = estimate.waiting.jobs.saturating_sub(1);
             estimate.waiting.bytes = estimate.waiting.bytes.saturating_sub(self.bytes);
         }

@@ -1,9 +1,9 @@
-//! Reads of the database: each client has a quarter of the pool for them, and all together three quarters. The rest is
-//! left to what keeps the service going.
+//! Limits how many reads of the database run at once: a quarter of the pool for each client, three quarters for all clients
+//! together. The service's own tasks use the rest of the pool.
 //!
-//! A read takes a connection for milliseconds, so that a client waits for its turn a little before it is told that it asks
-//! for too much at once. A page of a list takes several, much of them on a processor: a client reads one page at a time and
-//! rests after it, so that it never has more than a quarter of one processor for them.
+//! A read takes a connection for a few milliseconds only, so a request waits a little for its permit before it is refused. A
+//! page of a list takes longer, and much of this time is spent on a processor. So a client reads one page at a time and rests
+//! afterwards, and its pages never use more than a quarter of one processor.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::each_client::EachClient;
-use crate::access::shares::{Bounds, Held, Resource, Shares};
+use crate::access::shares::{Bounds, Holding, Resource, Shares};
 use crate::refusal::Refusal;
 
 const READS: Resource = Resource {
@@ -22,48 +22,48 @@ const READS: Resource = Resource {
     error: "this client reads more at once than one client may; ask less often, or for smaller pages",
 };
 
-/// How long a request waits for its turn.
+/// A request waits this long for its permit.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long an answer that has begun waits for the next piece of it: to break it off would cost more than to wait.
+/// An answer that has begun waits this long for a permit to read its next piece, because to break it off would cost more.
 const PATIENCE_MIDWAY: Duration = Duration::from_secs(60);
 
-/// After a page its client gets no other for this many times what that one took.
+/// After a page, its client rests for this many times as long as the page took.
 const REST: u32 = 3;
 
-/// The turns of all clients at the database.
+/// Hands out the permits to read from the database.
 pub(crate) struct Reads {
+    /// Permits per client.
     part: usize,
-    /// The turns of each client.
     of_clients: EachClient<Semaphore>,
-    /// When the next page of each client may be read.
+    /// Per client: the moment from which its next page may be read.
     pages: EachClient<Mutex<Instant>>,
     all: Arc<Semaphore>,
     shares: Shares,
 }
 
-/// The right to one read at a time; ends when dropped.
-pub(crate) struct Turn {
-    _held: Held,
+/// Permission for one read of the database. Dropping it gives it back.
+pub(crate) struct ReadPermit {
+    _held: Holding,
     _of_all: OwnedSemaphorePermit,
     _of_client: OwnedSemaphorePermit,
 }
 
-/// The right to read a page; ends when dropped, and then the client's rest begins.
-pub(crate) struct PageTurn {
-    _turn: Turn,
+/// Permission to read one page of a list. Dropping it gives it back and begins the client's rest.
+pub(crate) struct PagePermit {
+    _permit: ReadPermit,
     began: Instant,
     next: OwnedMutexGuard<Instant>,
 }
 
-impl Drop for PageTurn {
+impl Drop for PagePermit {
     fn drop(&mut self) {
         *self.next = Instant::now() + self.began.elapsed() * REST;
     }
 }
 
 impl Reads {
-    /// For a pool of so many connections.
+    /// `pool` is the number of connections in the pool.
     pub(crate) fn new(pool: usize) -> Self {
         let part = (pool / 4).max(1);
         let whole = (pool - part).max(1);
@@ -77,18 +77,18 @@ impl Reads {
         }
     }
 
-    /// Waits for this client's turn.
-    pub(crate) async fn turn(&self, client: ClientId) -> Result<Turn, Refusal> {
-        self.turn_before(client, Instant::now() + PATIENCE).await
+    /// Waits for a permit, or refuses when none is free in time.
+    pub(crate) async fn permit(&self, client: ClientId) -> Result<ReadPermit, Refusal> {
+        self.permit_before(client, Instant::now() + PATIENCE).await
     }
 
-    /// The same in the middle of an answer.
-    pub(crate) async fn turn_midway(&self, client: ClientId) -> Result<Turn, Refusal> {
-        self.turn_before(client, Instant::now() + PATIENCE_MIDWAY).await
+    /// The same as [`permit`](Self::permit), in the middle of an answer.
+    pub(crate) async fn permit_midway(&self, client: ClientId) -> Result<ReadPermit, Refusal> {
+        self.permit_before(client, Instant::now() + PATIENCE_MIDWAY).await
     }
 
-    /// Waits for this client's turn to read a page of a list.
-    pub(crate) async fn page_turn(&self, client: ClientId) -> Result<PageTurn, Refusal> {
+    /// Waits for a permit to read a page of a list, and for the end of this client's rest.
+    pub(crate) async fn page_permit(&self, client: ClientId) -> Result<PagePermit, Refusal> {
         let deadline = Instant::now() + PATIENCE;
         let pages = self.pages.of(client, || Mutex::new(Instant::now()));
         let rested = async {
@@ -99,13 +99,13 @@ impl Reads {
         let Ok(next) = timeout_at(deadline, rested).await else {
             return Err(self.shares.refusals().part_is_used());
         };
-        let turn = self.turn_before(client, deadline).await?;
-        Ok(PageTurn { _turn: turn, began: Instant::now(), next })
+        let permit = self.permit_before(client, deadline).await?;
+        Ok(PagePermit { _permit: permit, began: Instant::now(), next })
     }
 
-    async fn turn_before(&self, client: ClientId, deadline: Instant) -> Result<Turn, Refusal> {
+    async fn permit_before(&self, client: ClientId, deadline: Instant) -> Result<ReadPermit, Refusal> {
         let refusals = self.shares.refusals();
-        // First the client's own line: whoever stands in it keeps no other client waiting.
+        // Take the client's own permit first, so that a request which waits for it keeps no other client waiting.
         let of_client = self.of_clients.of(client, || Semaphore::new(self.part));
         let Ok(Ok(of_client)) = timeout_at(deadline, of_client.acquire_owned()).await else {
             return Err(refusals.part_is_used());
@@ -113,7 +113,7 @@ impl Reads {
         let Ok(Ok(of_all)) = timeout_at(deadline, Arc::clone(&self.all).acquire_owned()).await else {
             return Err(refusals.whole_is_used());
         };
-        Ok(Turn { _held: self.shares.take(client, 1)?, _of_all: of_all, _of_client: of_client })
+        Ok(ReadPermit { _held: self.shares.take(client, 1)?, _of_all: of_all, _of_client: of_client })
     }
 }
 
@@ -121,43 +121,43 @@ impl Reads {
 mod tests {
     use super::*;
 
-    fn code(answer: Result<Turn, Refusal>) -> &'static str {
-        answer.err().map_or("a turn", |refusal| refusal.code())
+    fn code(answer: Result<ReadPermit, Refusal>) -> &'static str {
+        answer.err().map_or("a permit", |refusal| refusal.code())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_reads_much_waits_for_itself_and_nobody_else_does() {
+    async fn a_client_that_reads_much_makes_only_itself_wait() {
         let reads = Reads::new(8);
         let clients: [ClientId; 4] = std::array::from_fn(|_| ClientId::generate());
-        let mut turns = Vec::new();
+        let mut permits = Vec::new();
         for client in &clients[..3] {
             for _ in 0..2 {
-                turns.push(reads.turn(*client).await.unwrap_or_else(|_| panic!("it has two")));
+                permits.push(reads.permit(*client).await.unwrap_or_else(|_| panic!("it has two")));
             }
             if *client == clients[0] {
-                assert_eq!(code(reads.turn(*client).await), "too_many_reads");
-                assert_eq!(code(reads.turn(clients[3]).await), "a turn", "another client's is its own");
+                assert_eq!(code(reads.permit(*client).await), "too_many_reads");
+                assert_eq!(code(reads.permit(clients[3]).await), "a permit", "another client's is its own");
             }
         }
-        assert_eq!(code(reads.turn(clients[3]).await), "busy", "three clients have all that reads may have");
-        let (next, ()) = tokio::join!(reads.turn(clients[0]), async { drop(turns.remove(0)) });
-        assert_eq!(code(next), "a turn", "whoever waits has the first that is given back");
+        assert_eq!(code(reads.permit(clients[3]).await), "busy", "three clients use all permits");
+        let (next, ()) = tokio::join!(reads.permit(clients[0]), async { drop(permits.remove(0)) });
+        assert_eq!(code(next), "a permit", "a waiting request gets the first permit that is given back");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_rests_between_pages_and_reads_other_things_meanwhile() {
         let reads = Reads::new(8);
         let (client, other) = (ClientId::generate(), ClientId::generate());
-        let turn = reads.page_turn(client).await;
+        let permit = reads.page_permit(client).await;
         tokio::time::advance(Duration::from_millis(10)).await;
-        drop(turn);
+        drop(permit);
         let over = Instant::now();
-        assert!(reads.turn(client).await.is_ok() && reads.page_turn(other).await.is_ok());
+        assert!(reads.permit(client).await.is_ok() && reads.page_permit(other).await.is_ok());
         assert_eq!(over.elapsed(), Duration::ZERO);
-        let next = reads.page_turn(client).await;
+        let next = reads.page_permit(client).await;
         assert!(next.is_ok());
         assert_eq!(over.elapsed(), Duration::from_millis(30));
-        let refused = reads.page_turn(client).await.err().map(|refusal| refusal.code());
+        let refused = reads.page_permit(client).await.err().map(|refusal| refusal.code());
         assert_eq!(refused, Some("too_many_reads"), "one page at a time");
     }
 }

@@ -1,4 +1,4 @@
-//! How often a client may have webhooks sent again.
+//! Limits how often a client may ask us to send webhooks again.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::access::allowance::Allowance;
 use crate::access::shares::{Refusals, Resource};
 use crate::refusal::Refusal;
 
-/// Redeliveries that a client may ask for at once, and how often after that. Receivers that were down for long are better
-/// served slowly.
+/// A client may ask for this many redeliveries at once, and after that for one per interval. A receiver that was down for a
+/// long time does better with a slow stream of webhooks.
 const REDELIVERIES_AT_ONCE: u32 = 60;
-const REDELIVERY_EACH: Duration = Duration::from_secs(1);
+const REDELIVERY_INTERVAL: Duration = Duration::from_secs(1);
 
 const REDELIVERIES: Resource = Resource {
     name: "redeliveries",
@@ -19,7 +19,7 @@ const REDELIVERIES: Resource = Resource {
     error: "this client asks for more than 60 redeliveries a minute; go on when the time in Retry-After has passed",
 };
 
-/// How often clients may have webhooks sent again.
+/// Counts the redeliveries of each client.
 pub(crate) struct Redeliveries {
     allowance: Allowance<ClientId>,
     refusals: Refusals,
@@ -27,12 +27,12 @@ pub(crate) struct Redeliveries {
 
 impl Redeliveries {
     pub(crate) fn new() -> Self {
-        let allowance = Allowance::new(REDELIVERIES_AT_ONCE, REDELIVERY_EACH);
+        let allowance = Allowance::new(REDELIVERIES_AT_ONCE, REDELIVERY_INTERVAL);
         Self { allowance, refusals: Refusals::new(REDELIVERIES) }
     }
 
-    /// Uses the allowance of this client once.
-    pub(crate) fn ask(&self, client: ClientId) -> Result<(), Refusal> {
+    /// Counts one redelivery of this client, or refuses it.
+    pub(crate) fn count(&self, client: ClientId) -> Result<(), Refusal> {
         self.allowance.take(client).map_err(|wait| self.refusals.part_is_used().retry_after(wait))
     }
 }

@@ -1,8 +1,8 @@
-//! A finite thing that all clients use, and of which no client may have everything: memory for the bodies of requests,
-//! for example, or places at the database.
+//! Shares a limited resource between all clients, so that no client can use all of it: memory for the bodies of requests, for
+//! example, or connections to the database.
 //!
-//! Nobody waits here. A client that holds its own part is told so (429) and can mend that itself. Only when everything is
-//! in use, all clients are refused (503).
+//! Must never wait. A client that holds its own part is refused with 429, and can mend this itself. When all clients together
+//! hold everything, every client is refused with 503.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,35 +24,35 @@ const REFUSALS: Metric = Metric::labelled_counter(
 );
 pub(crate) const METRICS: &[Metric] = &[USED, LIMIT, REFUSALS];
 
-/// A refused client comes back after this time. Most requests are over by then.
+/// A refused client is told to come back after this time. Most requests are over by then.
 const COME_BACK_AFTER: Duration = Duration::from_secs(2);
 
-/// What is shared, as data.
+/// Describes one shared resource.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Resource {
     /// The value of the metrics' label `share`.
     pub(crate) name: &'static str,
-    /// The `code` of the answer to a client that holds its own part.
+    /// The `code` of the refusal of a client that holds its own part.
     pub(crate) code: &'static str,
-    /// The sentence of that answer.
+    /// The sentence of that refusal.
     pub(crate) error: &'static str,
 }
 
-/// How much there is, in units of the resource.
+/// The limits, in units of the resource.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// All clients together.
+    /// All clients together hold at most this.
     pub(crate) whole: usize,
-    /// One client.
+    /// One client holds at most this.
     pub(crate) part: usize,
-    /// Units that only small holdings may use, so that large ones never keep them out.
+    /// Only small holdings may use these units, so that large holdings never keep small ones out.
     pub(crate) reserve: usize,
-    /// The largest holding that is small.
+    /// A holding is small up to this size.
     pub(crate) small: usize,
 }
 
 impl Bounds {
-    /// A quarter of the whole for each client, and no reserve: three clients that take all they can leave room for others.
+    /// Each client may hold a quarter of the whole, and there is no reserve. So three greedy clients leave room for the others.
     pub(crate) fn quarters(whole: usize) -> Self {
         Self { whole, part: (whole / 4).max(1), reserve: 0, small: 0 }
     }
@@ -70,7 +70,7 @@ struct Inner {
     refusals: Refusals,
 }
 
-/// Says no in the name of one resource, and counts it.
+/// Makes the refusals of one resource, and counts them.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     resource: Resource,
@@ -81,13 +81,13 @@ pub(crate) struct Refusals {
 #[derive(Debug, Default)]
 struct Uses {
     all: usize,
-    /// Only clients that hold something.
+    /// Has only the clients that hold something.
     clients: HashMap<ClientId, usize>,
 }
 
-/// Units that a client holds; given back when dropped.
+/// The units that a client holds for one purpose. Dropping it gives them back.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct Holding {
     shares: Shares,
     client: ClientId,
     units: usize,
@@ -110,17 +110,17 @@ impl Shares {
         &self.0.refusals
     }
 
-    /// Takes so many units now, or says which limit is in the way. A request for more than one client's part takes the
-    /// part, so that it can be served when the client holds nothing else.
-    pub(crate) fn take(&self, client: ClientId, units: usize) -> Result<Held, Refusal> {
-        let mut held = Held { shares: self.clone(), client, units: 0 };
+    /// Takes this many units, or refuses. A request for more than one client's part takes exactly the part, so that it
+    /// succeeds when the client holds nothing else.
+    pub(crate) fn take(&self, client: ClientId, units: usize) -> Result<Holding, Refusal> {
+        let mut held = Holding { shares: self.clone(), client, units: 0 };
         held.grow(units)?;
         Ok(held)
     }
 }
 
-impl Held {
-    /// Takes more, or leaves the holding as it is.
+impl Holding {
+    /// Takes this many units more. A refusal leaves the holding as it is.
     pub(crate) fn grow(&mut self, units: usize) -> Result<(), Refusal> {
         let Inner { bounds, .. } = *self.shares.0;
         let size = self.units.saturating_add(units).min(bounds.part);
@@ -148,7 +148,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for Holding {
     fn drop(&mut self) {
         if self.units == 0 {
             return;
@@ -202,7 +202,7 @@ pub(crate) mod tests {
 
     const ANYTHING: Resource = Resource { name: "test", code: "part_used", error: "wait" };
 
-    /// Shares of so many units, of which each client may have all.
+    /// Shares of this many units. Each client may hold all of them.
     pub(crate) fn one_client_may_have(whole: usize) -> Shares {
         Shares::new(ANYTHING, Bounds { part: whole, ..Bounds::quarters(whole) })
     }
@@ -231,7 +231,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_given_back_leaves_nothing_behind() {
+    fn a_dropped_holding_gives_back_all_its_units() {
         let shares = Shares::new(ANYTHING, Bounds::quarters(100));
         let [client] = clients();
         let mut held = shares.take(client, 20).unwrap();
@@ -240,7 +240,11 @@ pub(crate) mod tests {
         drop(held);
         assert_eq!(shares.uses().all, 0);
         assert!(shares.uses().clients.is_empty());
-        assert_eq!(code(shares.take(client, 1_000)), "taken", "what is larger than a part goes alone");
+        assert_eq!(
+            code(shares.take(client, 1_000)),
+            "taken",
+            "a request for more than a part succeeds alone"
+        );
     }
 
     #[test]
@@ -250,7 +254,7 @@ pub(crate) mod tests {
         let held = shares.take(large, 80).unwrap();
         assert_eq!(code(shares.take(small, 6)), "busy");
         let mut few = shares.take(small, 5).unwrap();
-        assert_eq!(code(few.grow(1)), "busy", "it would be small no more");
+        assert_eq!(code(few.grow(1)), "busy", "then it would not be small any more");
         drop(held);
         assert_eq!(code(few.grow(1)), "taken");
     }

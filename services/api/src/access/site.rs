@@ -1,7 +1,8 @@
-//! Which names this api answers to while authentication is off.
+//! While authentication is off, checks that a request was meant for this api and does not come from a foreign web page.
 //!
-//! A browser on the same machine or network reaches us with no key at all, so a foreign page must not: it could point a
-//! name of its own at our address (DNS rebinding, told by `Host`) or send requests across sites (told by `Origin`).
+//! A browser on the same machine or network needs no key then. A foreign page in this browser could send requests to us in two
+//! ways. It could point a name of its own at our address (DNS rebinding), which the `Host` header shows. Or it could send
+//! requests across sites, which the `Origin` header shows.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -13,72 +14,76 @@ use axum::http::uri::{Authority, Uri};
 #[derive(Debug)]
 pub(crate) struct Site {
     bound: IpAddr,
-    names: Vec<Name>,
+    names: Vec<SiteName>,
 }
 
-/// An entry of `FOREMAN_ORIGINS`: a host, perhaps with its port, perhaps with a scheme.
+/// An entry of `FOREMAN_ORIGINS`: a host, with an optional scheme and an optional port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Name {
+pub(crate) struct SiteName {
     scheme: Option<String>,
     host: String,
     port: Option<u16>,
 }
 
-impl Name {
+impl SiteName {
     /// The scheme, host and port of a URL.
     pub(crate) fn of_url(url: &str) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         let authority = rest.split('/').next()?;
-        read_name(&format!("{scheme}://{authority}")).ok()
+        Self::parse(&format!("{scheme}://{authority}")).ok()
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let mend = || {
+            format!(
+                "expected hosts and origins such as foreman.lan or https://app.example.org; {text:?} is neither"
+            )
+        };
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if matches!(scheme, "http" | "https") => (Some(scheme.to_owned()), rest),
+            Some(_) => return Err(mend()),
+            None => (None, text),
+        };
+        let authority: Authority = rest.trim_end_matches('/').parse().map_err(|_| mend())?;
+        if authority.host().is_empty() || authority.as_str().contains('@') {
+            return Err(mend());
+        }
+        Ok(Self { scheme, host: plain(authority.host()), port: authority.port_u16() })
     }
 }
 
-/// A header that names somebody else.
+/// The header that shows that a request is not for us, or not from a page of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Foreign {
+pub(crate) enum ForeignHeader {
     Host,
     Origin,
 }
 
-pub(crate) fn read_name(text: &str) -> Result<Name, String> {
-    let mend = || {
-        format!(
-            "expected hosts and origins such as foreman.lan or https://app.example.org; {text:?} is neither"
-        )
-    };
-    let (scheme, rest) = match text.split_once("://") {
-        Some((scheme, rest)) if matches!(scheme, "http" | "https") => (Some(scheme.to_owned()), rest),
-        Some(_) => return Err(mend()),
-        None => (None, text),
-    };
-    let authority: Authority = rest.trim_end_matches('/').parse().map_err(|_| mend())?;
-    if authority.host().is_empty() || authority.as_str().contains('@') {
-        return Err(mend());
-    }
-    Ok(Name { scheme, host: plain(authority.host()), port: authority.port_u16() })
-}
-
 impl Site {
-    pub(crate) fn new(bound: IpAddr, names: Vec<Name>) -> Self {
+    pub(crate) fn new(bound: IpAddr, names: Vec<SiteName>) -> Self {
         Self { bound, names }
     }
 
-    /// Whether a request was meant for us and comes from a page of ours or from no page at all.
-    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Foreign> {
+    /// Refuses a request that was meant for another host, and a request from a foreign page. A request from no page at all
+    /// passes.
+    pub(crate) fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ForeignHeader> {
         let mut called = uri.authority().cloned();
         for host in headers.get_all(HOST) {
-            let host =
-                host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()).ok_or(Foreign::Host)?;
+            let host = host
+                .to_str()
+                .ok()
+                .and_then(|text| text.parse::<Authority>().ok())
+                .ok_or(ForeignHeader::Host)?;
             if called.get_or_insert_with(|| host.clone()) != &host {
-                return Err(Foreign::Host);
+                return Err(ForeignHeader::Host);
             }
         }
         if called.as_ref().is_some_and(|called| !self.answers_to(called)) {
-            return Err(Foreign::Host);
+            return Err(ForeignHeader::Host);
         }
         for origin in headers.get_all(ORIGIN) {
             if !origin.to_str().is_ok_and(|origin| self.is_own_page(origin, called.as_ref())) {
-                return Err(Foreign::Origin);
+                return Err(ForeignHeader::Origin);
             }
         }
         Ok(())
@@ -94,9 +99,9 @@ impl Site {
                 }))
     }
 
-    /// A page on this machine, one that the operator has named, or one that this api itself was asked for: `called` is the
-    /// name by which it was. Any other address is foreign, even where we listen on every address: whoever serves a page
-    /// chooses its address.
+    /// Whether `origin` is a page on this machine, a page that the operator has named, or a page that this api serves under the
+    /// name `called`, by which the request calls it. A page at any other address is foreign, even where we listen on every
+    /// address: the server of a page chooses this address.
     fn is_own_page(&self, origin: &str, called: Option<&Authority>) -> bool {
         let Some((scheme @ ("http" | "https"), rest)) = origin.split_once("://") else { return false };
         let Ok(authority) = rest.parse::<Authority>() else { return false };
@@ -112,8 +117,8 @@ impl Site {
                 }))
     }
 
-    /// Loopback, or the address that we listen on. Where that is every address, so is this: nobody can point an address
-    /// elsewhere, as one can a name.
+    /// Whether `host` is loopback or an address that we listen on. Where we listen on every address, any address passes:
+    /// unlike a name, nobody can point an address at another machine.
     fn is_local(&self, host: &str) -> bool {
         let is_ours = |address: IpAddr| {
             self.bound.is_unspecified() || address.to_canonical() == self.bound.to_canonical()
@@ -122,7 +127,7 @@ impl Site {
     }
 }
 
-/// Loopback by any name that always means so.
+/// Whether `host` is a loopback address or a name that always means one.
 fn is_loopback(host: &str) -> bool {
     match host.parse::<IpAddr>() {
         Ok(address) => address.to_canonical().is_loopback(),
@@ -130,12 +135,13 @@ fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// `evil.example@localhost`: no browser sends that, and readers differ about which part of it is the host.
+/// Whether there is a user, as in `evil.example@localhost`. No browser sends one, and parsers differ about which part is the
+/// host.
 fn has_user(authority: &Authority) -> bool {
     authority.as_str().contains('@')
 }
 
-/// A host as it is compared: lower case, no brackets, no dot at the end.
+/// A host in the form in which hosts are compared: lower case, without brackets and without a dot at the end.
 fn plain(host: &str) -> String {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     match bare {
@@ -148,8 +154,8 @@ fn plain(host: &str) -> String {
 mod tests {
     use super::*;
 
-    fn check(bound: &str, names: &[&str], host: &str, origin: &str) -> Result<(), Foreign> {
-        let names = names.iter().map(|name| read_name(name).unwrap()).collect();
+    fn check(bound: &str, names: &[&str], host: &str, origin: &str) -> Result<(), ForeignHeader> {
+        let names = names.iter().map(|name| SiteName::parse(name).unwrap()).collect();
         let mut headers = HeaderMap::new();
         headers.insert(HOST, host.parse().unwrap());
         if !origin.is_empty() {
@@ -186,9 +192,9 @@ mod tests {
             "a b",
             "evil.example@localhost",
         ] {
-            assert_eq!(check("127.0.0.1", &[], host, ""), Err(Foreign::Host), "{host}");
+            assert_eq!(check("127.0.0.1", &[], host, ""), Err(ForeignHeader::Host), "{host}");
         }
-        assert_eq!(check("0.0.0.0", &[], "rebound.example", ""), Err(Foreign::Host));
+        assert_eq!(check("0.0.0.0", &[], "rebound.example", ""), Err(ForeignHeader::Host));
         for origin in [
             "null",
             "http://evil.example",
@@ -201,7 +207,7 @@ mod tests {
             "moz-extension://localhost",
             "//localhost",
         ] {
-            assert_eq!(check("127.0.0.1", &[], "localhost", origin), Err(Foreign::Origin), "{origin}");
+            assert_eq!(check("127.0.0.1", &[], "localhost", origin), Err(ForeignHeader::Origin), "{origin}");
         }
     }
 
@@ -209,13 +215,20 @@ mod tests {
     fn listening_everywhere_makes_no_address_of_others_ours() {
         for origin in ["http://6.6.6.6", "https://6.6.6.6:8080", "http://[2001:db8::6]", "http://192.168.1.9"]
         {
-            assert_eq!(check("0.0.0.0", &[], "192.168.1.9:8080", origin), Err(Foreign::Origin), "{origin}");
-            assert_eq!(check("::", &[], "192.168.1.9:8080", origin), Err(Foreign::Origin), "{origin}");
+            assert_eq!(
+                check("0.0.0.0", &[], "192.168.1.9:8080", origin),
+                Err(ForeignHeader::Origin),
+                "{origin}"
+            );
+            assert_eq!(check("::", &[], "192.168.1.9:8080", origin), Err(ForeignHeader::Origin), "{origin}");
         }
-        // The page that this api itself is asked for, by any of its addresses.
+        // The page has the same address as the api in this request.
         assert_eq!(check("0.0.0.0", &[], "192.168.1.9:8080", "http://192.168.1.9:8080"), Ok(()));
         assert_eq!(check("::", &[], "[2001:db8::9]:8080", "http://[2001:DB8::9]:8080"), Ok(()));
-        assert_eq!(check("10.0.0.5", &[], "10.0.0.5:8080", "http://10.0.0.5:3000"), Err(Foreign::Origin));
+        assert_eq!(
+            check("10.0.0.5", &[], "10.0.0.5:8080", "http://10.0.0.5:3000"),
+            Err(ForeignHeader::Origin)
+        );
     }
 
     #[test]
@@ -229,15 +242,19 @@ mod tests {
         ] {
             assert_eq!(check("127.0.0.1", &names, host, origin), Ok(()), "{host} {origin}");
         }
-        assert_eq!(check("127.0.0.1", &names, "box:8081", ""), Err(Foreign::Host));
+        assert_eq!(check("127.0.0.1", &names, "box:8081", ""), Err(ForeignHeader::Host));
         for origin in ["http://app.example.org", "https://app.example.org:8443", "http://box:1"] {
-            assert_eq!(check("127.0.0.1", &names, "box:8080", origin), Err(Foreign::Origin), "{origin}");
+            assert_eq!(
+                check("127.0.0.1", &names, "box:8080", origin),
+                Err(ForeignHeader::Origin),
+                "{origin}"
+            );
         }
     }
 
     #[test]
     fn a_public_url_names_its_host_and_origin() {
-        let name = Name::of_url("https://jobs.example.org:8443/base").unwrap();
+        let name = SiteName::of_url("https://jobs.example.org:8443/base").unwrap();
         let site = Site::new("127.0.0.1".parse().unwrap(), vec![name]);
         let mut headers = HeaderMap::new();
         headers.insert(HOST, "jobs.example.org:8443".parse().unwrap());
@@ -249,7 +266,7 @@ mod tests {
     fn a_request_for_another_site_through_us_is_refused() {
         let site = Site::new("127.0.0.1".parse().unwrap(), Vec::new());
         let uri = Uri::from_static("http://evil.example/jobs");
-        assert_eq!(site.check(&uri, &HeaderMap::new()), Err(Foreign::Host));
+        assert_eq!(site.check(&uri, &HeaderMap::new()), Err(ForeignHeader::Host));
     }
 
     #[test]
@@ -258,13 +275,13 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, "localhost:8080".parse().unwrap());
         headers.append(HOST, "127.0.0.1:8080".parse().unwrap());
-        assert_eq!(site.check(&Uri::from_static("/jobs"), &headers), Err(Foreign::Host));
+        assert_eq!(site.check(&Uri::from_static("/jobs"), &headers), Err(ForeignHeader::Host));
     }
 
     #[test]
     fn entries_that_are_no_names_are_refused() {
         for text in ["http://", "ftp://a", "user@host", "a b", "https://a/path"] {
-            assert!(read_name(text).is_err(), "{text}");
+            assert!(SiteName::parse(text).is_err(), "{text}");
         }
     }
 }

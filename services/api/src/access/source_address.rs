@@ -1,4 +1,4 @@
-//! Whose request it is where clients are told apart by their addresses.
+//! While authentication is off: finds the address that a request comes from, and the client's name that follows from it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,8 +7,8 @@ use ipnet::{IpNet, Ipv6Net};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The address that a request comes from: the peer's, or, where the peer is a proxy that we trust, the last one in
-/// `X-Forwarded-For` that is none. Whatever stands before that one its client may have made up.
+/// The address that a request comes from. This is the peer's address, or, where the peer is a proxy that we trust, the last
+/// address in `X-Forwarded-For` that is not such a proxy. The client may have invented the addresses before it.
 pub(crate) fn source_address(peer: SocketAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
     let is_proxy = |address: IpAddr| proxies.iter().any(|network| network.contains(&address));
     let mut source = peer.ip().to_canonical();
@@ -20,17 +20,18 @@ pub(crate) fn source_address(peer: SocketAddr, headers: &HeaderMap, proxies: &[I
         }
         match read_hop(hop.trim()) {
             Some(address) => source = address,
-            // A proxy that writes no address: it is the last one known.
+            // A proxy wrote something that is no address. The proxy itself is the last address that we know.
             None => break,
         }
     }
     source
 }
 
-/// How many bits of an IPv6 address name a network. Its machines take any address within it, and as many as they like.
+/// The first 64 bits of an IPv6 address name a network. A machine in it can take as many of its addresses as it likes, so the
+/// whole network is one client.
 const V6_NETWORK: u8 = 64;
 
-/// The name by which an address is a client: of IPv6 the network, else the address itself.
+/// The name of the client that an address belongs to: its network for IPv6, else the address itself.
 pub(crate) fn client_name(address: IpAddr) -> String {
     let network = match address {
         IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Net::new(v6, V6_NETWORK).ok(),
@@ -39,7 +40,7 @@ pub(crate) fn client_name(address: IpAddr) -> String {
     network.map_or_else(|| address.to_string(), |network| network.trunc().to_string())
 }
 
-/// An address, with a port perhaps, as some proxies write it.
+/// Reads an address. Some proxies add a port to it.
 fn read_hop(hop: &str) -> Option<IpAddr> {
     let bare = hop.strip_prefix('[').and_then(|hop| hop.strip_suffix(']')).unwrap_or(hop);
     let address = bare.parse().or_else(|_| hop.parse().map(|hop: SocketAddr| hop.ip()));
@@ -60,13 +61,13 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_no_proxy_is_believed_nothing() {
+    fn forwarded_addresses_from_a_peer_that_is_no_proxy_are_ignored() {
         assert_eq!(source("192.0.2.1", &["198.51.100.7"]), "192.0.2.1");
         assert_eq!(source("::ffff:192.0.2.1", &[]), "192.0.2.1");
     }
 
     #[test]
-    fn behind_proxies_the_last_address_that_is_none_of_them_counts() {
+    fn behind_proxies_the_last_address_that_is_no_proxy_counts() {
         assert_eq!(source("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
         assert_eq!(source("10.0.0.1", &["1.1.1.1, 198.51.100.7, 10.9.9.9"]), "198.51.100.7");
         assert_eq!(source("10.0.0.1", &["1.1.1.1", "198.51.100.7:4711"]), "198.51.100.7");

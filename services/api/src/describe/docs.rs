@@ -1,4 +1,4 @@
-//! What needs no key because there is no data in it: `GET /`, `/openapi.json` and `/docs`.
+//! The routes that need no key, because they show no data: `GET /`, `/openapi.json` and `/docs`.
 
 use std::sync::LazyLock;
 
@@ -8,20 +8,21 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{description, page};
-use crate::http::answer;
+use crate::http::etag;
 
-/// What stands where Ollama would stand, for those who only ask whether it is there.
+/// Ollama's own answer. Clients of Ollama ask for it to see whether a server is there.
 const RUNNING: &str = "Ollama is running";
 
-/// Made once: nothing in it changes while the process lives.
-static OPENAPI: LazyLock<Fixed> = LazyLock::new(|| {
-    let json = serde_json::to_vec(&description()).expect("a description is plain JSON");
-    Fixed::new("application/json", json)
-});
-static PAGE: LazyLock<Fixed> =
-    LazyLock::new(|| Fixed::new("text/html; charset=utf-8", page::html(&description()).into_bytes()));
+// Both documents are made once. They do not change while the process lives.
 
-/// The policy of the page: its own style sheet by its digest, and nothing else from anywhere.
+static OPENAPI: LazyLock<Document> = LazyLock::new(|| {
+    let json = serde_json::to_vec(&description()).expect("a description is plain JSON");
+    Document::new("application/json", json)
+});
+static PAGE: LazyLock<Document> =
+    LazyLock::new(|| Document::new("text/html; charset=utf-8", page::html(&description()).into_bytes()));
+
+/// The content security policy of the page. It allows the page's own style sheet, by its digest, and nothing else.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let policy = format!(
         "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -30,21 +31,21 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("base64 is a header's value")
 });
 
-/// Bytes that are the same for everybody.
-struct Fixed {
+/// A document that is the same for every client.
+struct Document {
     content_type: HeaderValue,
     tag: HeaderValue,
     bytes: Bytes,
 }
 
-impl Fixed {
+impl Document {
     fn new(content_type: &'static str, bytes: Vec<u8>) -> Self {
-        let tag = answer::tag(&Sha256::digest(&bytes)[..16]);
+        let tag = etag::tag(&Sha256::digest(&bytes)[..16]);
         Self { content_type: HeaderValue::from_static(content_type), tag, bytes: bytes.into() }
     }
 
     fn answer(&self, request: &HeaderMap) -> Response {
-        let mut response = if answer::is_known(request, &self.tag) {
+        let mut response = if etag::is_known(request, &self.tag) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
             self.bytes.clone().into_response()

@@ -1,5 +1,5 @@
-//! The description as one page for people. Plain HTML: no script, no font, nothing from anywhere else, so that it works
-//! on a machine without internet and cannot be made to do anything.
+//! Writes the description as one HTML page for people. The page has no script, no font and nothing from another site. So it works
+//! on a machine without internet, and an attacker has nothing to run in it.
 
 use std::fmt::Write as _;
 
@@ -105,7 +105,7 @@ fn describe_type(page: &mut String, name: &str, schema: &Value) {
     });
 }
 
-/// A table of three columns, if there are any rows.
+/// Writes a table of three columns. Without rows, writes nothing.
 fn rows<T>(
     page: &mut String,
     title: &str,
@@ -123,7 +123,7 @@ fn rows<T>(
     page.push_str("</table>");
 }
 
-/// What a value looks like, in a word or two.
+/// The shape of a value in a few words.
 fn shape(schema: &Value) -> String {
     if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
         let name = escaped(name);
@@ -182,7 +182,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// The same with what stands in backquotes set as code.
+/// The same as [`text`], with `<code>` around each part that stands in backquotes.
 fn prose(value: &Value) -> String {
     let text = text(value);
     let parts = text.split('`').enumerate();
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_described_cannot_become_markup() {
+    fn a_description_cannot_become_markup() {
         let value = Value::from("<script>`a<b`\"&");
         assert_eq!(prose(&value), "&lt;script&gt;<code>a&lt;b</code>&quot;&amp;");
     }

@@ -1,10 +1,10 @@
-//! The shapes that clients meet and that no type of ours has: what is read by hand, byte for byte, and what other crates
-//! write. Tests hold each against live answers.
+//! Types that only describe JSON, for values that no type of the api describes: other crates read or write them. Tests compare
+//! each of them with real answers.
 
 use serde_json::Value;
 use utoipa::ToSchema;
 
-/// Where a job stands. The last four are for good.
+/// The state of a job. The last four are final.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[expect(dead_code, reason = "only its shape is used")]
@@ -38,34 +38,34 @@ pub(crate) struct NewJob {
     /// A chat; at least one message.
     #[schema(required = false, min_items = 1)]
     messages: Option<Vec<Value>>,
-    /// Or a text to go on from.
+    /// Instead of a chat: a text to continue.
     #[schema(required = false, min_length = 1)]
     prompt: Option<String>,
     /// Ollama's options.
     #[schema(required = false, value_type = Option<Object>)]
     options: Option<Value>,
-    /// Where to tell of the job's states: http or https, at most 2,048 bytes.
+    /// The URL that gets webhooks of the job's states: http or https, at most 2,048 bytes.
     #[schema(required = false, max_length = 2048)]
     state_webhook_url: Option<String>,
-    /// Which of them; all unless told.
+    /// The states to send; all states if this is missing.
     #[schema(required = false, min_items = 1)]
     webhook_events: Option<Vec<State>>,
-    /// Among this client's jobs; higher goes first.
+    /// The order among this client's jobs: a job with a higher priority goes first.
     #[schema(required = false, minimum = -100, maximum = 100)]
     priority: Option<i16>,
     /// Comes back with the job and its webhooks; at most 4 KiB.
     #[schema(required = false, value_type = Option<Object>)]
     metadata: Option<Value>,
-    /// Not to run before; at most 30 days ahead.
+    /// The job does not run before this time; at most 30 days ahead.
     #[schema(required = false, format = DateTime)]
     run_at: Option<String>,
-    /// When to give up waiting; at most 30 days after the job may run.
+    /// The job waits until this time and then expires; at most 30 days after the job may run.
     #[schema(required = false, format = DateTime)]
     expires_at: Option<String>,
-    /// Attempts that may fail before the job does.
+    /// The job fails when this many attempts have failed.
     #[schema(required = false, minimum = 1, maximum = 20)]
     max_attempts: Option<i16>,
-    /// For 24 hours the same key with the same bytes is the same job. A header `Idempotency-Key` must not differ from it.
+    /// For 24 hours, the same key with the same bytes gives the same job. A header `Idempotency-Key` must have the same value.
     #[schema(required = false, min_length = 1, max_length = 255)]
     idempotency_key: Option<String>,
 }
@@ -108,7 +108,7 @@ pub(crate) struct Event {
     /// 0 until the first claim; a requeue carries the attempt that ended.
     #[schema(minimum = 0)]
     attempt: i32,
-    /// Of `done` alone, up to the inline limit: what Ollama would have answered unstreamed.
+    /// Only in `done`, and only up to the inline limit: Ollama's answer as one object.
     #[schema(value_type = Option<Object>)]
     result: Option<Value>,
     /// `null` in every event but `done`.
@@ -119,7 +119,7 @@ pub(crate) struct Event {
     metadata: Option<Value>,
 }
 
-/// What a job made: it has either `data` or `url`.
+/// A result of a job. It has either `data` or `url`.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only its shape is used")]
 pub(crate) struct Artifact {
@@ -132,7 +132,7 @@ pub(crate) struct Artifact {
     /// Lower-case hex.
     #[schema(min_length = 64, max_length = 64)]
     sha256: String,
-    /// The bytes as text, up to the inline limit; left out of lists.
+    /// The bytes as text, if they are within the inline limit. Lists leave this out.
     #[schema(required = false, nullable = false)]
     data: String,
     /// Where the bytes are.

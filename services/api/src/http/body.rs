@@ -1,4 +1,5 @@
-//! Reading a request's body: bounded in size, in time and in memory, whatever its sender announces or withholds.
+//! Reads the body of a request, within limits of size, time and memory. The limits hold whether the sender announces a length
+//! or not.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use foreman_store::ClientId;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
-use crate::access::shares::{Bounds, Held, Resource, Shares};
+use crate::access::shares::{Bounds, Holding, Resource, Shares};
 use crate::app::App;
 use crate::refusal::Refusal;
 
@@ -19,39 +20,39 @@ pub(crate) const INCOMING: Resource = Resource {
     error: "this client has as many bytes of requests under way as one client may have; wait for answers, then go on",
 };
 
-/// Memory for the bodies of all clients together.
+/// The memory for the bodies of all clients together.
 const WHOLE: usize = 256 << 20;
 
-/// Up to this size a body is small: nearly all are, and none of them waits behind large ones.
+/// A body is small up to this size. Nearly all bodies are, and large bodies never keep a small one out.
 const SMALL: usize = 64 << 10;
 
-/// Memory that only small bodies may use: 256 of the largest of them.
+/// Only small bodies may use this part of the memory. It holds 256 bodies of the largest small size.
 const RESERVE: usize = 16 << 20;
 
-/// The slowest pace at which a body may come, in bytes a second: 64 kbit/s, which the thinnest lines have.
+/// A body must come at this many bytes per second at least. This is 64 kbit/s, which even the slowest lines reach.
 const SLOWEST: usize = 8 << 10;
 
-/// How far a sender may fall behind that pace, by silence or by slowness.
+/// A sender may fall behind that pace by this much, by pauses or by slowness.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Longest time for a whole body: 32 MiB at 1 Mbit/s.
+/// A whole body must come within this time. It is enough for 32 MiB at 1 Mbit/s.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// How the memory is shared, where a body has at most so many bytes. A client's part holds the largest body twice, because
-/// the lines of a batch are held beside its body.
+/// How clients share the memory, if a body has at most `max_body` bytes. A client's part has room for the largest body twice,
+/// because the jobs of a batch are in memory beside the batch's body.
 pub(crate) fn bounds(max_body: usize) -> Bounds {
     let part = (2 * max_body).max(WHOLE / 4);
     Bounds { whole: (2 * part).max(WHOLE), part, reserve: RESERVE, small: SMALL }
 }
 
-/// A body that has been read, and the memory it holds.
+/// A body that was read, and the memory that it holds.
 #[derive(Debug)]
 pub(crate) struct Bounded {
     pub(crate) bytes: Bytes,
-    pub(crate) held: Held,
+    pub(crate) held: Holding,
 }
 
-/// Reads the body of a request of this client.
+/// Reads the body of a request, at the expense of this client's memory.
 pub(crate) async fn read(app: &App, client: ClientId, body: Body) -> Result<Bounded, Refusal> {
     read_within(body, app.max_body, &app.incoming, client).await
 }
@@ -62,18 +63,18 @@ async fn read_within(
     memory: &Shares,
     client: ClientId,
 ) -> Result<Bounded, Refusal> {
-    // What Content-Length announces is known before a byte has come.
+    // Content-Length announces the size before the first byte comes.
     let announced = body.size_hint();
     if announced.lower() > limit as u64 {
         return Err(too_large(limit));
     }
-    // All of it is taken at once, so that whoever has to come back later learns it before he has sent anything.
+    // Take the memory for all of it now, so that a client without room for it is refused before it has sent anything.
     let announced = announced.exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
     let mut held = memory.take(client, announced)?;
     let mut bytes = Vec::with_capacity(announced);
     let mut pace = Pace::new();
     while let Some(frame) = timeout_at(pace.deadline(), body.frame()).await.map_err(|_| too_slow())? {
-        // Trailers mean nothing to us.
+        // We ignore trailers.
         let Ok(data) = frame.map_err(|_| incomplete())?.into_data() else { continue };
         pace.came(data.len());
         let needed = bytes.len() + data.len();
@@ -81,7 +82,7 @@ async fn read_within(
             return Err(too_large(limit));
         }
         if needed > bytes.capacity() {
-            // Nothing was announced.
+            // No length was announced, or more came than announced.
             let room = (2 * needed).min(limit);
             held.grow(room - bytes.capacity())?;
             bytes.reserve_exact(room - bytes.len());
@@ -91,8 +92,8 @@ async fn read_within(
     Ok(Bounded { bytes: bytes.into(), held })
 }
 
-/// Whether a body comes fast enough. Bytes buy time at the slowest pace allowed, but never more than the patience: whoever
-/// sent a lot quickly may not trickle afterwards.
+/// Checks whether a body comes fast enough. Each byte gives the sender more time, at the pace of `SLOWEST`, but never more than
+/// `PATIENCE` from now. So a sender that was fast at first must not become slow later.
 struct Pace {
     begun: Instant,
     next_by: Instant,
@@ -157,7 +158,7 @@ mod tests {
         Ok(String::from_utf8(body.bytes.to_vec()).unwrap())
     }
 
-    /// A body whose sender waits so many seconds, then sends so many bytes, and so on.
+    /// A body that comes in steps. In each step, the sender waits for some seconds and then sends some bytes.
     fn paced(steps: impl IntoIterator<Item = (u64, usize), IntoIter: Send + 'static>) -> Body {
         let chunks = stream::iter(steps).then(async |(seconds, bytes)| {
             sleep(Duration::from_secs(seconds)).await;
@@ -180,13 +181,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_sender_is_given_up() {
+    async fn a_silent_sender_is_refused() {
         let silent = Body::from_stream(stream::pending::<Result<Bytes, io::Error>>());
         assert_eq!(read(silent, 4, &one_client_may_have(1_000)).await.unwrap_err(), "body_too_slow");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_trickles_is_given_up_whatever_came_before() {
+    async fn a_body_that_becomes_too_slow_is_refused() {
         let memory = one_client_may_have(1 << 30);
         for (first, seconds, bytes) in [(1, 1, 1), (32 << 20, 10, 1), (32 << 20, 1, 7 << 10)] {
             let begun = Instant::now();
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_thin_line_may_pause_but_not_go_on_for_ever() {
+    async fn a_slow_line_may_pause_but_not_go_on_forever() {
         let memory = one_client_may_have(1 << 30);
         let steady = iter::repeat((1, 8 << 10));
         let with_pauses = iter::repeat((14, 14 * (8 << 10)));

@@ -1,8 +1,8 @@
-//! What HTTP asks of a request's head, where hyper is more lenient than a front door should be: what two servers read
-//! differently must not get behind one of them.
+//! Refuses requests whose head two servers could read in different ways. hyper accepts some of them. Such a request could pass
+//! the checks of a gateway as one request and reach us as another.
 //!
-//! Heads that are no HTTP at all never come here: hyper answers them itself (400, 414, 431), without a body, and offers no way
-//! to give them one.
+//! A head that is not HTTP at all never comes here. hyper answers it itself (400, 414, 431), without a body, and we cannot add
+//! one.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Version, header};
@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
-/// Refuses a request that is framed or addressed ambiguously, and ends its connection.
+/// Refuses a request whose length or host is ambiguous, and ends its connection.
 pub(crate) async fn check(request: Request, next: Next) -> Response {
     let Some(refusal) = refusal(request.version(), request.headers()) else { return next.run(request).await };
     let mut response = Problem::from(refusal).into_response();

@@ -1,5 +1,7 @@
-//! Around every request: its metrics, its span and its line in the log, who answers, and an answer even where a handler
-//! panics. Nothing of a request is logged but its method, its route and the id of its job.
+//! Runs around every request: counts and times it, opens its span, logs its answer, adds the `Server` header, and answers even
+//! when a handler panics.
+//!
+//! Must never log more of a request than its method, its route and the id of its job.
 
 use std::panic::AssertUnwindSafe;
 
@@ -25,18 +27,19 @@ pub(crate) const REQUEST_SECONDS: Metric = Metric::histogram(
     "From a request's head to its answer's, by route; waiting asked for included.",
 );
 
-/// Says who answers. A worker whose OLLAMA_HOST leads to an api knows it by this, and refuses to run on itself.
+/// Names the server that answers. A worker whose OLLAMA_HOST leads to an api notices this header, and refuses to use Foreman as
+/// its own Ollama.
 const SERVER: HeaderValue = HeaderValue::from_static(concat!("foreman/", env!("CARGO_PKG_VERSION")));
 
-/// The label of every path that no route has: clients must not be able to invent labels.
+/// The label for all paths without a route. A client must not be able to create labels.
 const NO_ROUTE: &str = "none";
 
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
-    // As grave as an error, so that no FOREMAN_LOG shows a line without it.
+    // The span has the level of an error, so that every FOREMAN_LOG that shows a line shows its span too.
     let span = tracing::error_span!("request", method = request.method().as_str(), route, job.id = Empty);
-    // The hook has logged the panic; the connection and the other requests go on.
+    // The panic hook has logged the panic. The connection and the other requests go on.
     let mut response = AssertUnwindSafe(next.run(request))
         .catch_unwind()
         .instrument(span.clone())
@@ -50,7 +53,7 @@ pub(crate) async fn observe(request: Request, next: Next) -> Response {
     response
 }
 
-/// Says which job the request is about, once that is known: each line of its log names the job from here on.
+/// Adds the job to the span of the current request, so that every later line of its log names the job.
 pub(crate) fn is_about(job: JobId) {
     Span::current().record("job.id", display(job));
 }

@@ -1,53 +1,56 @@
-//! Bytes on their way out: the memory that they hold until the client has taken them, and how slowly it may take them.
+//! Sends answers: counts their bytes against the client's share of memory until the client has read them, and breaks off an
+//! answer that the client reads too slowly.
 //!
-//! A place is never held for a whole artifact: it is read and sent in pieces. What ends too early ends the connection with
-//! it, for an answer that is cut off must not look complete.
+//! An artifact is read and sent in pieces, and only its pieces are in memory. An answer that cannot be completed breaks its
+//! connection, because an answer that is cut off must not look complete.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use foreman_store::ClientId;
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::time::Instant;
 
-use crate::access::shares::{Bounds, Held, Resource};
+use crate::access::shares::{Bounds, Holding, Resource};
 use crate::app::App;
-use crate::http::answer;
+use crate::http::etag;
 use crate::refusal::Refusal;
 
 pub(crate) const OUTGOING: Resource = Resource {
     name: "outgoing",
     code: "too_much_unread",
-    error: "this client has not read as many bytes of answers as one client may leave unread; read them first",
+    error: "this client has as many unread bytes of answers as one client may have; read them first",
 };
 
 pub(crate) const EVENTS: Resource = Resource {
     name: "events",
     code: "too_much_unread",
-    error: "this client has not read as many bytes of its event streams as one client may leave unread; read them first",
+    error: "this client has as many unread bytes of event streams as one client may have; read them first",
 };
 
-/// Bytes of answers, and of event streams beside them, that may be held for all clients together.
+/// The answers of all clients together may hold this many bytes, and so may the event streams beside them.
 const ANSWERS: usize = 256 << 20;
 const STREAMS: usize = 64 << 20;
 
-/// An answer up to this size is in no account: so much lies in the buffers of a connection anyway, and whoever asks how
-/// a job stands gets an answer even where another answer waits to be read.
+/// The bytes of an answer up to this size are not counted. The buffers of a connection hold as much anyway. So a client can ask
+/// for the state of a job even when it has not read other answers.
 const SMALL: usize = 16 << 10;
 
-/// What is handed to the connection at a time. Between two of them we see how fast the client reads.
+/// The connection gets this many bytes at a time. Between two slices we check how fast the client reads.
 const SLICE: usize = 64 << 10;
 
-/// A client may take a minute for anything, and beyond that as long as it reads 16 KiB a second (128 kbit/s) on average.
-/// Below that it gets an artifact by ranges, each of which has its own minute. The largest artifact, 64 MiB, can so hold
-/// its place for 70 minutes at most; without a floor it could for days.
+/// A client may take a minute for any answer. A longer answer must be read at 16 KiB per second (128 kbit/s) on average. A slower
+/// client can read an artifact by ranges, and each range has its own minute. So the largest artifact, 64 MiB, holds its memory
+/// for at most 70 minutes. Without this limit it could hold it for days.
 const GRACE: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 16 << 10;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 pub(crate) fn answers() -> Bounds {
     Bounds::quarters(ANSWERS)
@@ -57,15 +60,15 @@ pub(crate) fn streams() -> Bounds {
     Bounds::quarters(STREAMS)
 }
 
-/// Bytes, and the memory that they hold.
+/// A piece of an answer, and the holding that counts its bytes.
 pub(crate) struct Outgoing {
     data: Vec<u8>,
-    _held: Arc<Held>,
+    _held: Arc<Holding>,
 }
 
 impl Outgoing {
-    /// `held` is given back when the client has taken all bytes that share it.
-    pub(crate) fn bytes(data: Vec<u8>, held: Arc<Held>) -> Bytes {
+    /// The holding is given back when the client has taken all pieces that share it.
+    pub(crate) fn bytes(data: Vec<u8>, held: Arc<Holding>) -> Bytes {
         Bytes::from_owner(Self { data, _held: held })
     }
 }
@@ -76,7 +79,12 @@ impl AsRef<[u8]> for Outgoing {
     }
 }
 
-/// An answer in JSON, if the client has room for it.
+/// A short answer in JSON, without an account of its bytes.
+pub(crate) fn small_json(status: StatusCode, json: Vec<u8>) -> Response {
+    (status, [(header::CONTENT_TYPE, JSON)], json).into_response()
+}
+
+/// An answer in JSON, or a refusal if the client's share of memory has no room for it.
 pub(crate) fn json(
     app: &App,
     client: ClientId,
@@ -91,28 +99,28 @@ pub(crate) fn json(
         let whole = Outgoing::bytes(json, held);
         body(stream::once(async { Ok(whole) }))
     };
-    let headers = [(header::CONTENT_TYPE, answer::JSON), (header::CONTENT_LENGTH, length.into())];
+    let headers = [(header::CONTENT_TYPE, JSON), (header::CONTENT_LENGTH, length.into())];
     Ok((status, headers, body).into_response())
 }
 
-/// The same with an `ETag` of its bytes, or 304 if the client has them.
+/// The same as [`json`] with an `ETag`, or 304 if the client has this answer already.
 pub(crate) fn json_unless_known(
     app: &App,
     client: ClientId,
     request: &HeaderMap,
     json: Vec<u8>,
 ) -> Result<Response, Refusal> {
-    let tag = answer::tag_of(&json);
-    if let Some(known) = answer::unless_known(request, &tag) {
+    let tag = etag::tag_of(&json);
+    if let Some(known) = etag::unless_known(request, &tag) {
         return Ok(known);
     }
     let mut response = self::json(app, client, StatusCode::OK, json)?;
-    answer::tell_tag(&mut response, tag);
+    etag::add_tag(&mut response, tag);
     Ok(response)
 }
 
-/// The body of an answer that comes in pieces. It ends in an error, and the connection with it, if a piece is one or if
-/// the client reads too slowly.
+/// The body of an answer that comes in pieces. If a piece is an error, or the client reads too slowly, the body ends with an
+/// error and the connection breaks.
 pub(crate) fn body(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
     let slices = pieces.flat_map(|piece| {
         let mut slices = Vec::new();
@@ -126,24 +134,24 @@ pub(crate) fn body(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'stati
         }
         stream::iter(slices)
     });
-    let mut reading = Reading { began: Instant::now(), bytes: 0 };
+    let mut pace = ReadingPace { began: Instant::now(), bytes: 0 };
     Body::from_stream(slices.map(move |slice| {
         let slice = slice?;
-        reading.go_on(slice.len())?;
+        pace.next(slice.len())?;
         Ok::<_, io::Error>(slice)
     }))
 }
 
-/// How fast a client takes an answer.
-struct Reading {
+/// How fast a client reads an answer.
+struct ReadingPace {
     began: Instant,
-    /// What was handed to the connection.
+    /// Bytes that the connection got so far.
     bytes: u64,
 }
 
-impl Reading {
-    /// The client has taken what it was handed, or nearly all, and is handed so many bytes more.
-    fn go_on(&mut self, bytes: usize) -> io::Result<()> {
+impl ReadingPace {
+    /// The connection asks for this many bytes more, so the client has read nearly all bytes before. Fails if it took too long.
+    fn next(&mut self, bytes: usize) -> io::Result<()> {
         if self.began.elapsed() > GRACE + Duration::from_secs(self.bytes / SLOWEST) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads too slowly"));
         }
@@ -159,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads an answer of 8 MiB, each slice after such a wait; how much came before it broke, or that it did not.
+    /// Reads an answer of 8 MiB, with this wait after each slice. Gives the bytes that came, as an error if the answer broke.
     async fn read(wait: Duration) -> Result<usize, usize> {
         let pieces = (0..8).map(|_| Ok(Bytes::from(vec![0; 1 << 20])));
         let mut body = body(stream::iter(pieces));
@@ -172,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_reads_too_slowly_is_cut_off_and_a_thin_one_is_not() {
+    async fn a_client_that_reads_too_slowly_is_cut_off_and_one_on_a_slow_line_is_not() {
         assert_eq!(read(Duration::from_secs(4)).await, Ok(8 << 20), "16 KiB a second");
         let slower = read(Duration::from_secs(5)).await.unwrap_err();
         assert!((1 << 19..4 << 20).contains(&slower), "13 KiB a second: {slower}");
@@ -181,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_piece_that_is_missing_breaks_the_answer() {
+    async fn a_missing_piece_breaks_the_answer() {
         let pieces = [Ok(Bytes::from_static(b"ab")), Err(io::ErrorKind::UnexpectedEof.into())];
         let mut body = body(stream::iter(pieces));
         assert!(body.frame().await.unwrap().is_ok());

@@ -1,4 +1,4 @@
-//! Ids in paths. What is no id names nothing: it is "not there", like an id that nobody has.
+//! Reads ids and names from paths. A text that is not an id gets the same refusal as an id that does not exist.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
@@ -46,7 +46,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NamePath {
     }
 }
 
-/// The form of the names that we give; no other needs to be looked for.
+/// Whether a name has the form of the names that Foreman gives. No other name exists, so we do not look for it.
 fn is_artifact_name(name: &str) -> bool {
     name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }

@@ -1,17 +1,17 @@
-//! `Prefer: wait=N` (RFC 7240): what cannot be understood is ignored, as preferences are.
+//! Reads `Prefer: wait=N` (RFC 7240). A preference that we do not understand is ignored, as the RFC asks.
 
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 
-/// Longest wait for a job.
+/// The longest wait for a job.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// How long the client prefers to wait, clamped; `None` if it does not.
+/// The wait that the client prefers, at most [`MAX_WAIT`]. `None` if it prefers no wait.
 pub(crate) fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
     let lines = headers.get_all("prefer").iter().filter_map(|line| line.to_str().ok());
     let mut preferences = lines.flat_map(|line| line.split(','));
-    // Of a preference that is repeated the first counts.
+    // If the preference is repeated, the first one counts.
     let wait = preferences.find_map(|preference| {
         let (name, value) = preference.split(';').next()?.split_once('=')?;
         name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').to_owned())

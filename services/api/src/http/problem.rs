@@ -1,5 +1,5 @@
-//! How Foreman's own routes render a [`Refusal`]: an RFC 9457 problem that also carries `code`, stable for programs, and
-//! `error`, the sentence for people. Nothing is decided here.
+//! Writes a [`Refusal`] in the form of Foreman's own routes: an RFC 9457 problem with a stable `code` for programs and the
+//! sentence `error` for people. Must never decide what a client is told.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,10 +10,10 @@ use crate::refusal::Refusal;
 
 pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
 
-/// The scheme by which keys are sent, as RFC 9110 wants every 401 to name it.
+/// RFC 9110 wants every 401 to name the scheme in which clients send their keys.
 const SCHEME: HeaderValue = HeaderValue::from_static("Bearer");
 
-/// A request of one of our own routes that is answered with an error.
+/// The refusal of a request to one of Foreman's own routes.
 #[derive(Debug)]
 pub(crate) struct Problem(Refusal);
 

@@ -1,4 +1,4 @@
-//! Query parameters: those that we know are checked, others are ignored.
+//! Reads query parameters. The handlers check the parameters that they know, and unknown ones are ignored.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -9,8 +9,8 @@ use axum::http::request::Parts;
 use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
-/// Entries on a page of a list that names no number, and at most.
-const PAGE: usize = 50;
+/// The entries on a page if the request names no `limit`, and the largest `limit`.
+const DEFAULT_PAGE: usize = 50;
 const LARGEST_PAGE: usize = 500;
 
 /// The parameters of a request.
@@ -31,17 +31,17 @@ impl<S: Sync> FromRequestParts<S> for Parameters {
 }
 
 impl Parameters {
-    /// The value of a parameter, if it is given; the first where it is repeated.
+    /// The value of a parameter, if there is one. If the parameter is repeated, its first value.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
     }
 
-    /// The same, read; `expected` says what it must be.
+    /// Parses a parameter. `expected` ends the sentence "the parameter must be …" of the refusal.
     pub(crate) fn read<T: FromStr>(&self, name: &str, expected: impl Display) -> Result<Option<T>, Refusal> {
         self.read_if(name, expected, |_| true)
     }
 
-    /// The same within bounds.
+    /// The same as [`read`](Self::read), and refuses values that are not `is_good`.
     pub(crate) fn read_if<T: FromStr>(
         &self,
         name: &str,
@@ -54,10 +54,10 @@ impl Parameters {
         })
     }
 
-    /// How many entries of a list are wanted: `limit`.
+    /// The parameter `limit`: how many entries the client wants on the page.
     pub(crate) fn page_size(&self) -> Result<usize, Refusal> {
         let expected = format_args!("a whole number from 1 to {LARGEST_PAGE}");
         let limit = self.read_if("limit", expected, |limit| (1..=LARGEST_PAGE).contains(limit))?;
-        Ok(limit.unwrap_or(PAGE))
+        Ok(limit.unwrap_or(DEFAULT_PAGE))
     }
 }

@@ -1,33 +1,33 @@
-//! `Range` and `If-Range` (RFC 9110, 14.2 and 13.1.5): one range of bytes. Several at once are answered with the whole, as
-//! a server may, and so is what cannot be understood.
+//! Reads `Range` and `If-Range` (RFC 9110, 14.2 and 13.1.5). We serve one range of bytes. A request for several ranges gets the
+//! whole, as the RFC allows, and so does a range that we do not understand.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-/// What is asked for.
+/// The bytes that a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum RequestedRange {
     Whole,
-    /// From the first of these bytes to the last; the first of all is 0.
+    /// From `first` to `last`, both included. Bytes are counted from 0.
     Bytes {
         first: u64,
         last: u64,
     },
-    /// Only bytes beyond the end.
+    /// Only bytes after the end.
     Beyond,
 }
 
-/// Which part of so many bytes with this strong tag is asked for.
-pub(crate) fn part(request: &HeaderMap, tag: &HeaderValue, size: u64) -> Part {
+/// The range that a request asks for, of `size` bytes with this strong tag.
+pub(crate) fn requested(request: &HeaderMap, tag: &HeaderValue, size: u64) -> RequestedRange {
     let mut lines = request.get_all(header::RANGE).iter();
-    let (Some(range), None) = (lines.next(), lines.next()) else { return Part::Whole };
-    // A date never matches: we say none.
+    let (Some(range), None) = (lines.next(), lines.next()) else { return RequestedRange::Whole };
+    // A date never matches, because we send no `Last-Modified`.
     if request.get_all(header::IF_RANGE).iter().any(|condition| condition != tag) {
-        return Part::Whole;
+        return RequestedRange::Whole;
     }
-    range.to_str().ok().and_then(|range| read(range, size)).unwrap_or(Part::Whole)
+    range.to_str().ok().and_then(|range| read(range, size)).unwrap_or(RequestedRange::Whole)
 }
 
-fn read(range: &str, size: u64) -> Option<Part> {
+fn read(range: &str, size: u64) -> Option<RequestedRange> {
     let (unit, range) = range.split_once('=')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return None;
@@ -36,20 +36,21 @@ fn read(range: &str, size: u64) -> Option<Part> {
     let end = size.checked_sub(1)?;
     if first.is_empty() {
         return Some(match position(last)? {
-            0 => Part::Beyond,
-            suffix => Part::Bytes { first: size.saturating_sub(suffix), last: end },
+            0 => RequestedRange::Beyond,
+            suffix => RequestedRange::Bytes { first: size.saturating_sub(suffix), last: end },
         });
     }
     let first = position(first)?;
     let last = if last.is_empty() { u64::MAX } else { position(last)? };
     match () {
         () if last < first => None,
-        () if first > end => Some(Part::Beyond),
-        () => Some(Part::Bytes { first, last: last.min(end) }),
+        () if first > end => Some(RequestedRange::Beyond),
+        () => Some(RequestedRange::Bytes { first, last: last.min(end) }),
     }
 }
 
-/// Digits alone; more of them than anything could have bytes are as good as the largest number.
+/// Reads a number that has only digits. A number that is too large for `u64` counts as the largest one, because no artifact has
+/// as many bytes.
 fn position(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))
@@ -59,12 +60,12 @@ fn position(digits: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const fn bytes(first: u64, last: u64) -> Part {
-        Part::Bytes { first, last }
+    const fn bytes(first: u64, last: u64) -> RequestedRange {
+        RequestedRange::Bytes { first, last }
     }
 
     #[test]
-    fn one_range_of_bytes_is_understood() {
+    fn a_single_range_of_bytes_is_read() {
         for (range, part) in [
             ("bytes=0-0", bytes(0, 0)),
             ("bytes=0-9", bytes(0, 9)),
@@ -76,10 +77,10 @@ mod tests {
             ("bytes=-10", bytes(0, 9)),
             ("bytes=-99999999999999999999999", bytes(0, 9)),
             ("Bytes = 1-2", bytes(1, 2)),
-            ("bytes=10-", Part::Beyond),
-            ("bytes=10-20", Part::Beyond),
-            ("bytes=99999999999999999999999-", Part::Beyond),
-            ("bytes=-0", Part::Beyond),
+            ("bytes=10-", RequestedRange::Beyond),
+            ("bytes=10-20", RequestedRange::Beyond),
+            ("bytes=99999999999999999999999-", RequestedRange::Beyond),
+            ("bytes=-0", RequestedRange::Beyond),
         ] {
             assert_eq!(read(range, 10), Some(part), "{range}");
         }
@@ -109,22 +110,22 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_other_bytes_is_the_whole_of_these() {
+    fn a_range_of_another_body_gives_the_whole_of_this_one() {
         let tag = HeaderValue::from_static("\"a\"");
         let part = |headers: &[(header::HeaderName, &'static str)]| {
             let mut request = HeaderMap::new();
             for (name, value) in headers {
                 request.append(name, HeaderValue::from_static(value));
             }
-            part(&request, &tag, 10)
+            requested(&request, &tag, 10)
         };
         let range = (header::RANGE, "bytes=1-2");
-        assert_eq!(part(&[]), Part::Whole);
+        assert_eq!(part(&[]), RequestedRange::Whole);
         assert_eq!(part(std::slice::from_ref(&range)), bytes(1, 2));
-        assert_eq!(part(&[range.clone(), range.clone()]), Part::Whole);
+        assert_eq!(part(&[range.clone(), range.clone()]), RequestedRange::Whole);
         assert_eq!(part(&[range.clone(), (header::IF_RANGE, "\"a\"")]), bytes(1, 2));
         for other in ["\"b\"", "W/\"a\"", "Sun, 22 Nov 2026 12:00:00 GMT", "*"] {
-            assert_eq!(part(&[range.clone(), (header::IF_RANGE, other)]), Part::Whole, "{other}");
+            assert_eq!(part(&[range.clone(), (header::IF_RANGE, other)]), RequestedRange::Whole, "{other}");
         }
     }
 }

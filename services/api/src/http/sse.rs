@@ -1,4 +1,5 @@
-//! Server-sent events, as the HTML standard has them: who wants them, from where on, and how they are written.
+//! Server-sent events, as the HTML standard defines them: whether a client wants them, the last event that it has seen, and how
+//! an event is written.
 
 use axum::http::{HeaderMap, header};
 
@@ -6,13 +7,13 @@ use crate::refusal::Refusal;
 
 pub(crate) const CONTENT_TYPE: &str = "text/event-stream";
 
-/// A line that says nothing, so that a connection without news is not taken for dead.
+/// An empty comment. It shows that a connection without news is alive.
 pub(crate) const HEARTBEAT: &str = ":\n\n";
 
-/// How soon a client should come back after the end of a stream.
+/// Tells the client to come back one second after the end of a stream.
 pub(crate) const COME_BACK: &str = "retry: 1000\n\n";
 
-/// Whether a client wants events as they happen: it names their type, `*/*` is not enough.
+/// Whether a client wants a stream of events. It must name the type in `Accept`: `*/*` is not enough.
 pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|range| {
@@ -33,7 +34,7 @@ pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<i32, Refusal> {
     let id = id.to_str().ok().map(str::trim);
     match id {
         _ if ids.next().is_some() => Err(not_an_id()),
-        // Browsers send an empty one for a stream that had no ids yet.
+        // Browsers send an empty id after a stream that had no ids yet.
         Some("") => Ok(0),
         Some(id) => id.parse().ok().filter(|seq| *seq >= 0).ok_or_else(not_an_id),
         None => Err(not_an_id()),
@@ -45,7 +46,7 @@ pub(crate) fn not_an_id() -> Refusal {
     Refusal::bad_request("invalid_last_event_id", error)
 }
 
-/// Writes one event. A line break in the data, which JSON allows between its tokens, begins another line of data.
+/// Writes one event. JSON may have line breaks between its tokens, and each of them begins another `data` line.
 pub(crate) fn write(stream: &mut Vec<u8>, id: i32, data: &[u8]) {
     stream.extend_from_slice(format!("id: {id}\n").as_bytes());
     for line in data.split(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_for_those_who_name_it() {
+    fn only_a_client_that_names_the_type_gets_a_stream() {
         for values in [
             &["text/event-stream"][..],
             &["Text/Event-Stream"],
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_event_is_a_number_or_nothing() {
+    fn a_last_event_id_is_a_number_or_empty() {
         let read = |values: &[&'static str]| {
             last_event_id(&headers(header::HeaderName::from_static("last-event-id"), values)).ok()
         };

@@ -1,8 +1,8 @@
-//! The trace that a job belongs to, as its submitter says (W3C Trace Context).
+//! Reads the trace that a job belongs to, if its client names one (W3C Trace Context).
 
 use axum::http::HeaderMap;
 
-/// A `traceparent` that can be passed on; anything else is left out, as the specification asks.
+/// A well-formed `traceparent`. Any other is ignored, as the specification asks.
 pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     is_well_formed(text).then(|| text.to_owned())

@@ -1,5 +1,5 @@
-//! Which models may be asked for: what hosts have published, kept in memory. A miss has the hosts look again before it
-//! is believed, once for all who ask at the same time.
+//! Knows the models that hosts have published, and keeps them in memory. When a job names an unknown model, the hosts are
+//! asked to list their models again before the job is refused. Requests that ask at the same time share one such question.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -15,23 +15,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::refusal::Refusal;
 
-/// How long the hosts have to publish anew.
+/// The hosts have this long to list their models again.
 const ASK_FOR: Duration = Duration::from_secs(2);
 
-/// Between two times that hosts are asked: a flood of unknown names must not have them list their models forever.
+/// The time between two questions to the hosts. Without it, a flood of unknown names would make the hosts list their models
+/// all the time.
 const ASK_SPACING: Duration = Duration::from_millis(500);
 
-/// How often we look while hosts are being asked, if no wake-up tells us.
+/// While the hosts are asked, we look for their lists this often when no wake-up comes.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How old what we know may be, without a wake-up.
+/// Without a wake-up, the models are read again after this time.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 
 /// The models that hosts have published.
 pub(crate) struct Inventory {
     store: Store,
     known: RwLock<Arc<Published>>,
-    /// When the hosts were last asked and had answered, or would not. Locked while they are being asked.
+    /// When the last question to the hosts ended, with or without their lists. Locked while the hosts are asked.
     asked: Mutex<Option<Instant>>,
 }
 
@@ -40,7 +41,7 @@ impl Inventory {
         Self { store, known: RwLock::default(), asked: Mutex::default() }
     }
 
-    /// Keeps what is known fresh, until `stop`.
+    /// Reads the published models again and again, until `stop`.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
         let mut published = self.store.wakeups().subscribe(Topic::Published);
         loop {
@@ -55,7 +56,8 @@ impl Inventory {
         }
     }
 
-    /// A model that can run jobs. What hosts were asked for after `since` is believed, also where it is missing.
+    /// The model with this name, or a refusal if it is unknown or cannot run jobs. An unknown model is refused only after the
+    /// hosts were asked later than `since`.
     pub(crate) async fn find(&self, name: &ModelName, since: Instant) -> Result<KnownModel, Refusal> {
         if let Some(model) = self.known().models.get(name.as_str()) {
             return runs_jobs(name, model);
@@ -73,7 +75,7 @@ impl Inventory {
         }
     }
 
-    /// The name of a model as `/api/tags` gives it; of one that no host has any more, the name as Ollama compares it.
+    /// The name of a model as `/api/tags` gives it. For a model that no host has any more: the name as Ollama compares it.
     pub(crate) fn label(&self, name: &str) -> String {
         self.known().models.get(name).map_or_else(|| name.to_owned(), |model| model.label.clone())
     }
@@ -88,26 +90,27 @@ impl Inventory {
         Ok(published)
     }
 
-    /// Returns once every host that can has published after `since`.
+    /// Asks the hosts to list their models, and returns when every live host has done so or the time is up. Does nothing if
+    /// they were asked after `since` already.
     async fn ask_hosts(&self, since: Instant) -> Result<(), StoreError> {
         let mut asked = self.asked.lock().await;
         if let Some(last) = *asked {
-            // Somebody's question was answered since, perhaps while we waited for our turn.
+            // Another request has asked since, perhaps while this one waited for the lock.
             if last >= since {
                 return Ok(());
             }
             sleep_until(last + ASK_SPACING).await;
         }
-        // Before the first look, so that an answer right after it is not lost.
+        // Subscribe before the first look, so that a list which comes right after it is not lost.
         let mut published = self.store.wakeups().subscribe(Topic::Published);
         let deadline = Instant::now() + ASK_FOR;
         let mut known = self.refresh().await?;
         let before = known.read_at;
         self.store.wakeups().tell(Topic::Inventory);
-        // Without a live host there is nobody to wait for.
+        // Without a live host, no list will come.
         while known.live_since.is_some() && known.live_since <= before && Instant::now() < deadline {
             let wait = deadline.min(Instant::now() + LOOK_EVERY);
-            // Whichever comes first: both mean to look again.
+            // Look again after a wake-up as well as after the time.
             let _ = timeout_at(wait, published.changed()).await;
             known = self.refresh().await?;
         }

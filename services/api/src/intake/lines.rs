@@ -1,5 +1,7 @@
-//! The body of a batch, taken apart: NDJSON, or one JSON array. Each job keeps its bytes, and nothing is copied; whether
-//! it is one is found out later, line by line. What is refused here is refused as a whole, before any job is accepted.
+//! Splits the body of a batch, NDJSON or one JSON array, into its lines. Nothing is copied: a line refers to the bytes of the
+//! body. A refusal here refuses the whole batch, before any of its jobs is accepted.
+//!
+//! Must never judge a single line: the intake parses each line later.
 
 use std::fmt;
 
@@ -10,15 +12,15 @@ use serde_json::value::RawValue;
 
 use crate::refusal::Refusal;
 
-/// Jobs in one batch: at 700 bytes each they are 7 MB, and a second's work.
+/// At most this many jobs in one batch. At 700 bytes per job they are 7 MB, and take a second.
 pub(crate) const MAX_JOBS: usize = 10_000;
 
 /// One job of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// From 1: of NDJSON the line as an editor counts it, of an array the element.
+    /// Counted from 1. In NDJSON this is the line as an editor counts it, in an array the element.
     pub(crate) number: usize,
-    /// Without the white space around it.
+    /// The job, without the white space around it.
     pub(crate) bytes: Bytes,
 }
 
@@ -27,14 +29,14 @@ pub(crate) fn split(body: &Bytes) -> Result<Vec<Line>, Refusal> {
     match body.trim_ascii_start().first() {
         None => Err(Refusal::bad_request(
             "body_missing",
-            "the request has no body: send one job a line (NDJSON), or a JSON array of jobs",
+            "the request has no body: send one job per line (NDJSON), or a JSON array of jobs",
         )),
         Some(b'[') => elements(body),
         Some(_) => lines(body),
     }
 }
 
-/// Lines of NDJSON; empty ones count but ask for nothing.
+/// Splits NDJSON. Empty lines are counted, but they are no jobs.
 fn lines(body: &Bytes) -> Result<Vec<Line>, Refusal> {
     let mut lines = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
@@ -50,6 +52,7 @@ fn lines(body: &Bytes) -> Result<Vec<Line>, Refusal> {
     Ok(lines)
 }
 
+/// Splits a JSON array.
 fn elements(body: &Bytes) -> Result<Vec<Line>, Refusal> {
     let text = std::str::from_utf8(body).map_err(|error| {
         let error =
@@ -60,7 +63,7 @@ fn elements(body: &Bytes) -> Result<Vec<Line>, Refusal> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let elements = reader.deserialize_seq(Elements).map_err(not_json)?;
     reader.end().map_err(|_| {
-        let error = "something follows the array: send one array and nothing after it, or one job a line";
+        let error = "something follows the array: send one array and nothing after it, or one job per line";
         Refusal::bad_request("trailing_data", error)
     })?;
     let elements = elements.ok_or_else(too_many)?.into_iter().enumerate();
@@ -69,7 +72,7 @@ fn elements(body: &Bytes) -> Result<Vec<Line>, Refusal> {
         .collect())
 }
 
-/// The elements of an array as they are written; `None` if there are too many.
+/// Reads the elements of an array as they are written. Gives `None` if there are too many.
 struct Elements;
 
 impl<'de> Visitor<'de> for Elements {
@@ -128,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_batch_is_refused_as_a_whole() {
+    fn a_body_that_is_no_batch_is_refused_as_a_whole() {
         for (body, code) in [
             ("", "body_missing"),
             (" \r\n\n", "body_missing"),
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_most_is_refused_in_either_form_without_being_kept() {
+    fn too_many_jobs_are_refused_in_either_form() {
         let (most, more) = (vec!["{}"; MAX_JOBS].join("\n"), vec!["{}"; MAX_JOBS + 1].join("\n"));
         assert_eq!(parts(&most).map(|lines| lines.len()), Ok(MAX_JOBS));
         assert_eq!(parts(&format!("\n\n{most}\n\n")).map(|lines| lines.len()), Ok(MAX_JOBS));

@@ -12,11 +12,11 @@ use futures_util::stream::{self, StreamExt};
 
 use crate::access::auth::Caller;
 use crate::app::Shared;
-use crate::http::answer;
+use crate::http::etag;
 use crate::http::outgoing::{self, Outgoing};
 use crate::http::path::{JobPath, NamePath};
 use crate::http::problem::Problem;
-use crate::http::range::{self, Part};
+use crate::http::range::{self, RequestedRange};
 use crate::refusal::Refusal;
 
 /// Sends what a job made, whole or in part.
@@ -53,24 +53,25 @@ pub(crate) async fn show(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let turn = app.reads.turn(caller.client).await?;
+    let permit = app.reads.permit(caller.client).await?;
     let head = app.store.artifact_head(caller.scope(), id, &name).await?;
-    drop(turn);
+    drop(permit);
     let head = head.ok_or_else(Refusal::no_such_artifact)?;
-    let (tag, size) = (answer::tag(&head.sha256), head.size.unsigned_abs());
+    let (tag, size) = (etag::tag(&head.sha256), head.size.unsigned_abs());
     // The order of RFC 9110, 13.2.2: conditions first, then the range.
-    if !answer::is_wanted(&headers, &tag) {
+    if !etag::is_wanted(&headers, &tag) {
         return Err(other_bytes().into());
     }
-    if let Some(known) = answer::unless_known(&headers, &tag) {
+    if let Some(known) = etag::unless_known(&headers, &tag) {
         return Ok(known);
     }
-    // A range is asked for with GET alone.
-    let part = if method == Method::GET { range::part(&headers, &tag, size) } else { Part::Whole };
+    // Only a GET can ask for a range.
+    let part =
+        if method == Method::GET { range::requested(&headers, &tag, size) } else { RequestedRange::Whole };
     let (first, length) = match part {
-        Part::Whole => (0, size),
-        Part::Bytes { first, last } => (first, last - first + 1),
-        Part::Beyond => return Ok(beyond(size)),
+        RequestedRange::Whole => (0, size),
+        RequestedRange::Bytes { first, last } => (first, last - first + 1),
+        RequestedRange::Beyond => return Ok(beyond(size)),
     };
     let body = if method == Method::HEAD {
         Body::empty()
@@ -80,7 +81,7 @@ pub(crate) async fn show(
         reader.body().await?
     };
     let mut response = Response::new(body);
-    answer::tell_tag(&mut response, tag);
+    etag::add_tag(&mut response, tag);
     let headers = response.headers_mut();
     let content_type = HeaderValue::try_from(head.content_type);
     let any = HeaderValue::from_static("application/octet-stream");
@@ -88,27 +89,27 @@ pub(crate) async fn show(
     headers.insert(header::CONTENT_LENGTH, length.into());
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if let Part::Bytes { first, last } = part {
+    if let RequestedRange::Bytes { first, last } = part {
         headers.insert(header::CONTENT_RANGE, content_range(format_args!("{first}-{last}"), size));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     Ok(response)
 }
 
-/// The bytes of an artifact as they are read, a piece at a time.
+/// Reads the bytes of an artifact from the store, piece by piece.
 struct Reader {
     app: Shared,
     caller: Caller,
     id: JobId,
     name: String,
-    /// The next byte to read, and the one behind the last.
+    /// The next byte to read, and the byte after the last.
     next: u64,
     end: u64,
     piece: u64,
 }
 
-/// How much of an artifact of such a size is read at a time. Postgres unpacks a compressed value from its beginning for
-/// each piece of it, so that a large one comes in few.
+/// The size of the pieces in which an artifact of this size is read. For each piece, Postgres decompresses the value from its
+/// beginning, so a large artifact is read in few pieces.
 fn piece_of(size: u64) -> u64 {
     const SMALLEST: u64 = 1 << 20;
     const MOST_PIECES: u64 = 16;
@@ -116,16 +117,16 @@ fn piece_of(size: u64) -> u64 {
 }
 
 impl Reader {
-    /// The first piece is read before the head is sent, so that what is wrong can still be said. Later a piece that cannot
-    /// be read breaks the connection.
+    /// Reads the first piece before the head of the answer is sent, so that a failure can still become a refusal. If a later
+    /// piece cannot be read, the connection breaks.
     async fn body(mut self) -> Result<Body, Refusal> {
-        // While the connection still holds the end of one piece it asks for the next.
+        // The connection asks for the next piece while it still holds the end of the last one, so there are two in memory.
         let room = (self.end - self.next).min(2 * self.piece);
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         let held = Arc::new(self.app.outgoing.take(self.caller.client, room)?);
-        let turn = self.app.reads.turn(self.caller.client).await?;
+        let permit = self.app.reads.permit(self.caller.client).await?;
         let first = Outgoing::bytes(self.read().await?, Arc::clone(&held));
-        drop(turn);
+        drop(permit);
         let others = stream::unfold((self, held), |(mut reader, held)| async move {
             if reader.next == reader.end {
                 return None;
@@ -138,14 +139,14 @@ impl Reader {
     }
 
     async fn read_midway(&mut self) -> Result<Vec<u8>, Refusal> {
-        let _turn = self.app.reads.turn_midway(self.caller.client).await?;
+        let _permit = self.app.reads.permit_midway(self.caller.client).await?;
         self.read().await
     }
 
-    /// Reads the next piece. Fails where the artifact is gone.
+    /// Reads the next piece. Fails if the artifact is gone.
     async fn read(&mut self) -> Result<Vec<u8>, Refusal> {
         let wanted = self.piece.min(self.end - self.next);
-        // Postgres holds no value that these cannot count.
+        // No value in Postgres is larger than an `i32` can count.
         let [from, length] = [self.next, wanted].map(|bytes| i32::try_from(bytes).unwrap_or(i32::MAX));
         let data =
             self.app.store.artifact_part(self.caller.scope(), self.id, &self.name, from, length).await?;

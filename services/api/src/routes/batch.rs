@@ -1,8 +1,8 @@
 //! `POST /jobs/batch`.
 //!
-//! The body is read whole, under the same bound as any other, so that what is wrong with it as a whole is said before
-//! any job is accepted. Answers go out while jobs go in; a client that reads slowly holds no bodies in memory, only the
-//! answers that it has not read, a line each. One that hangs up ends the batch: what was not written by then is not.
+//! The body is read whole, under the same limit as any other body. So a mistake that concerns the whole batch is reported
+//! before any job is accepted. Results go out while jobs go in. When a client reads slowly, only its results stay in memory,
+//! one line per job, and no bodies. When a client hangs up, its batch ends: jobs that are not written yet stay unwritten.
 
 use std::io;
 use std::sync::Arc;
@@ -22,27 +22,26 @@ use utoipa::ToSchema;
 
 use super::show;
 use crate::access::auth::Caller;
-use crate::access::shares::Held;
+use crate::access::shares::Holding;
 use crate::app::Shared;
 use crate::describe::schema;
 use crate::http::body::{self, Bounded};
 use crate::http::problem::Problem;
 use crate::intake::lines::{self, Line};
 use crate::intake::submit::Accepted;
-use crate::intake::{IN_LINE, Intake};
+use crate::intake::{BATCH_LINES, Intake};
 use crate::refusal::Refusal;
 
-/// Answers that go out together.
-const TOGETHER: usize = 256;
+/// At most this many results go out in one piece.
+const RESULTS_PER_PIECE: usize = 256;
 
-/// What became of one line of a batch: it has either `job_id` or `error`.
+/// The result of one line of a batch. It has either `job_id` or `error`.
 #[derive(Serialize, ToSchema)]
-#[schema(as = BatchLine)]
-pub(crate) struct Told<'a> {
-    /// From 1: of NDJSON the line, blank ones counted; of an array the element.
+pub(crate) struct BatchLine<'a> {
+    /// Counted from 1: in NDJSON the line, blank lines included; in an array the element.
     #[schema(minimum = 1)]
     line: usize,
-    /// The status that the job would have had alone: 202 if it is in the queue.
+    /// The status that `POST /jobs` would give: 202 if the job is in the queue.
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = String, required = false)]
@@ -55,19 +54,18 @@ pub(crate) struct Told<'a> {
 
 /// Submits up to 10,000 jobs.
 ///
-/// Each line stands for a job as in `POST /jobs`, and may carry its own `idempotency_key`: sent again with the same
-/// bytes, it is answered with the same job. A bad line fails alone. What is wrong with the batch as a whole is said
-/// before any job is accepted.
+/// Each line is a job as in `POST /jobs`, and may have its own `idempotency_key`: the same line with the same bytes gives the
+/// same job again. A bad line fails alone. A mistake that concerns the whole batch is reported before any job is accepted.
 #[utoipa::path(
     post,
     path = "/jobs/batch",
     tag = "jobs",
     request_body(
-        description = "One job a line (NDJSON; blank lines are skipped), or one JSON array of jobs.",
+        description = "One job per line (NDJSON; blank lines are skipped), or one JSON array of jobs.",
         content((schema::NewJob = "application/x-ndjson"), (Vec<schema::NewJob> = "application/json")),
     ),
     responses(
-        (status = 200, description = "One line for each job, in order.", body = Told, content_type = "application/x-ndjson"),
+        (status = 200, description = "One line for each job, in order.", body = BatchLine, content_type = "application/x-ndjson"),
         (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `trailing_data`, `invalid_idempotency_key`"),
         (status = 408, description = "`body_too_slow`"),
         (status = 413, description = "`too_many_jobs`, `body_too_large`"),
@@ -86,32 +84,37 @@ pub(crate) async fn submit(
         return Err(Refusal::bad_request("invalid_idempotency_key", error).into());
     }
     let Bounded { bytes, mut held } = body::read(&app, caller.client, body).await?;
-    // Each line is held as a job beside the body that it stands in.
+    // While the body is in memory, the jobs of its lines come beside it and need the same memory again.
     held.grow(bytes.len())?;
-    let lines = app.beside_others(bytes.len(), || lines::split(&bytes)).await??;
+    let lines = app.parse_beside_others(bytes.len(), || lines::split(&bytes)).await??;
     drop(bytes);
     let expected = lines.len();
-    let (tell, told) = mpsc::unbounded_channel();
+    let (results, written) = mpsc::unbounded_channel();
     let taking_in = async move {
-        let gone = tell.clone();
+        let hung_up = results.clone();
         tokio::select! {
-            () = gone.closed() => {}
-            () = take_in_all(Intake::new(app, caller, headers), lines, Arc::new(held), &tell) => {}
+            () = hung_up.closed() => {}
+            () = take_in_all(Intake::new(app, caller, headers), lines, Arc::new(held), &results) => {}
         }
     };
     tokio::spawn(taking_in.in_current_span());
     let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-store")];
-    Ok((StatusCode::OK, headers, answers(told, expected)).into_response())
+    Ok((StatusCode::OK, headers, body_of(written, expected)).into_response())
 }
 
-/// Offers every line to the submitter, in order, and tells what became of each, in order.
-async fn take_in_all(intake: Intake, lines: Vec<Line>, held: Arc<Held>, tell: &mpsc::UnboundedSender<Bytes>) {
+/// Offers every line to the submitter, and writes the result of every line, both in the order of the lines.
+async fn take_in_all(
+    intake: Intake,
+    lines: Vec<Line>,
+    held: Arc<Holding>,
+    results: &mpsc::UnboundedSender<Bytes>,
+) {
     let intake = Arc::new(intake);
-    // Set once a line could not be taken for want of something of ours. Those behind it would wait, one flush after the
-    // other, for what their client can learn at once.
+    // Set when Foreman itself could not take a line, because the database is away, for example. The lines after it are not
+    // tried then. They would wait for one flush after the other, only to fail too.
     let in_trouble = Arc::new(AtomicBool::new(false));
     stream::iter(lines)
-        // One after the other, so that ids rise with the lines and the first of two equal keys wins.
+        // Offer one line after the other, so that ids rise in the order of the lines, and the first of two equal keys wins.
         .then(|Line { number, bytes }| {
             let (intake, in_trouble, held) =
                 (Arc::clone(&intake), Arc::clone(&in_trouble), Arc::clone(&held));
@@ -119,26 +122,30 @@ async fn take_in_all(intake: Intake, lines: Vec<Line>, held: Arc<Held>, tell: &m
                 if in_trouble.load(Ordering::Relaxed) {
                     return (number, Err(not_tried()));
                 }
-                (number, intake.take_in_line(bytes, held).await)
+                let taken = async {
+                    let permit = intake.batch_line().await?;
+                    Ok((intake.take_in(bytes, held).await?, permit))
+                };
+                (number, taken.await)
             }
         })
-        .map(|(number, entry)| {
+        .map(|(number, taken)| {
             let in_trouble = Arc::clone(&in_trouble);
             async move {
-                let answer = match entry {
-                    Ok(in_line) => in_line.answer().await,
+                let accepted = match taken {
+                    Ok((taken, _permit)) => taken.accepted().await,
                     Err(refusal) => Err(refusal),
                 };
-                if matches!(&answer, Err(refusal) if refusal.status() == StatusCode::SERVICE_UNAVAILABLE) {
+                if matches!(&accepted, Err(refusal) if refusal.status() == StatusCode::SERVICE_UNAVAILABLE) {
                     in_trouble.store(true, Ordering::Relaxed);
                 }
-                line(number, &answer)
+                result(number, &accepted)
             }
         })
-        .buffered(IN_LINE)
+        .buffered(BATCH_LINES)
         .for_each(|line| async {
-            // Whoever is gone needs no answer, and ends the batch.
-            let _ = tell.send(line);
+            // If the client hung up, the batch ends, and nobody needs the result.
+            let _ = results.send(line);
         })
         .await;
 }
@@ -148,34 +155,34 @@ fn not_tried() -> Refusal {
     Refusal::unavailable("not_tried", error)
 }
 
-fn line(number: usize, answer: &Result<Accepted, Refusal>) -> Bytes {
-    let told = match answer {
+fn result(number: usize, accepted: &Result<Accepted, Refusal>) -> Bytes {
+    let line = match accepted {
         Ok(Accepted::New(job) | Accepted::Replayed(job)) => {
-            Told { line: number, status: StatusCode::ACCEPTED.as_u16(), job_id: Some(*job), error: None }
+            BatchLine { line: number, status: StatusCode::ACCEPTED.as_u16(), job_id: Some(*job), error: None }
         }
-        Err(refusal) => Told {
+        Err(refusal) => BatchLine {
             line: number,
             status: refusal.status().as_u16(),
             job_id: None,
             error: Some(refusal.sentence()),
         },
     };
-    let mut json = show::json(&told);
+    let mut json = show::json(&line);
     json.push(b'\n');
     json.into()
 }
 
-/// As many lines as are expected, in order. If they end before, so does the connection: an answer that is cut off must
-/// not look complete.
-fn answers(told: mpsc::UnboundedReceiver<Bytes>, expected: usize) -> Body {
-    Body::from_stream(stream::unfold((told, expected), |(mut told, expected)| async move {
+/// The body with the results of this many lines. If a result is missing at the end, the connection breaks: an answer that is
+/// cut off must not look complete.
+fn body_of(results: mpsc::UnboundedReceiver<Bytes>, expected: usize) -> Body {
+    Body::from_stream(stream::unfold((results, expected), |(mut results, expected)| async move {
         if expected == 0 {
             return None;
         }
-        let mut lines = Vec::with_capacity(TOGETHER);
-        match told.recv_many(&mut lines, TOGETHER).await {
-            0 => Some((Err(io::ErrorKind::Interrupted.into()), (told, 0))),
-            count => Some((Ok::<_, io::Error>(lines.concat()), (told, expected.saturating_sub(count)))),
+        let mut lines = Vec::with_capacity(RESULTS_PER_PIECE);
+        match results.recv_many(&mut lines, RESULTS_PER_PIECE).await {
+            0 => Some((Err(io::ErrorKind::Interrupted.into()), (results, 0))),
+            count => Some((Ok::<_, io::Error>(lines.concat()), (results, expected.saturating_sub(count)))),
         }
     }))
 }

@@ -1,4 +1,4 @@
-//! The caller of one of Foreman's own routes. Who is not let in reads a problem.
+//! Lets the handlers of Foreman's own routes take a [`Caller`] as an argument. A request without a valid one gets a problem.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;

@@ -12,7 +12,6 @@ use super::show;
 use crate::access::auth::Caller;
 use crate::app::Shared;
 use crate::describe::schema;
-use crate::http::answer;
 use crate::http::outgoing;
 use crate::http::path::{DeliveryPath, JobPath};
 use crate::http::problem::Problem;
@@ -26,7 +25,7 @@ use crate::refusal::Refusal;
     tag = "webhooks",
     params(
         ("id" = String, Path, description = "The job's ULID."),
-        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Deliveries on the page; 50 unless told."),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Deliveries on the page; 50 if missing."),
         ("after" = Option<String>, Query, description = "The `last_id` of the page before."),
     ),
     responses(
@@ -45,13 +44,13 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let after = parameters.read("after", "the `last_id` of the page before")?;
     let limit = parameters.page_size()?;
-    let _turn = app.reads.page_turn(caller.client).await?;
+    let _permit = app.reads.page_permit(caller.client).await?;
     let page = app.store.deliveries(caller.scope(), id, after, limit).await?;
     let page = show::deliveries(&page.ok_or_else(Refusal::no_such_job)?);
     Ok(outgoing::json(&app, caller.client, StatusCode::OK, page)?)
 }
 
-/// Sends a webhook again, or one that waits at once.
+/// Sends a webhook again. A webhook that still waits is sent at once.
 #[utoipa::path(
     post,
     path = "/deliveries/{id}/redeliver",
@@ -70,11 +69,11 @@ pub(crate) async fn redeliver(
     DeliveryPath(id): DeliveryPath,
     State(app): State<Shared>,
 ) -> Result<Response, Problem> {
-    app.redeliveries.ask(caller.client)?;
-    let _turn = app.reads.turn(caller.client).await?;
+    app.redeliveries.count(caller.client)?;
+    let _permit = app.reads.permit(caller.client).await?;
     match app.store.redeliver(caller.scope(), id).await? {
         Redelivery::Due(due) => {
-            Ok(answer::json(StatusCode::ACCEPTED, show::json(&json!({ "delivery_id": due }))))
+            Ok(outgoing::small_json(StatusCode::ACCEPTED, show::json(&json!({ "delivery_id": due }))))
         }
         Redelivery::BeingSent => {
             let error = "the delivery is being sent at this moment; look again when it has ended";

@@ -1,4 +1,4 @@
-//! `GET /jobs/{id}/events`: the history as it is, or as it goes on.
+//! `GET /jobs/{id}/events`: the history of a job so far, or a stream that follows it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,22 +23,22 @@ use crate::http::path::JobPath;
 use crate::http::problem::Problem;
 use crate::http::sse;
 use crate::refusal::Refusal;
-use crate::watch::{Seat, Until, Waited};
+use crate::watch::{Until, WaitPermit, Waited};
 
-/// Between two signs of life: proxies cut connections that are silent for a minute, some for half of one.
+/// The time between two signs of life. Proxies cut connections that are silent for a minute, and some after half a minute.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Between two tries to send events for which there is no room.
+/// The time between two attempts to send events when the client's share of memory has no room for them.
 const ROOM_POLL: Duration = Duration::from_secs(2);
 
-/// The longest stream. Whoever follows a job for longer comes back with `Last-Event-ID`, and with a key that is still good.
+/// The longest stream. A client that follows a job for longer comes back with `Last-Event-ID`, and its key is checked again.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
-/// Tells a job's history, or follows it.
+/// Shows a job's history, or follows it.
 ///
 /// With `Accept: text/event-stream` events come as they happen: `id` is the `seq`, `data` the body of the webhook, and none
 /// has a name, so that `EventSource` hands them to `onmessage`. The stream ends after the last event of the job, after
-/// 15 minutes, and when this process stops; whoever comes back with `Last-Event-ID` misses nothing.
+/// 15 minutes, and when this process stops. A client that comes back with `Last-Event-ID` misses nothing.
 #[utoipa::path(
     get,
     path = "/jobs/{id}/events",
@@ -66,9 +66,9 @@ pub(crate) async fn show(
     let mut response = if sse::is_wanted(&headers) {
         follow(app, caller, id, sse::last_event_id(&headers)?).await?
     } else {
-        let turn = app.reads.turn(caller.client).await?;
+        let permit = app.reads.permit(caller.client).await?;
         let history = history(&app, caller, id, 0).await?;
-        drop(turn);
+        drop(permit);
         outgoing::json(&app, caller.client, StatusCode::OK, show::history(&app, id, &history))?
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
@@ -81,10 +81,10 @@ async fn history(app: &App, caller: Caller, id: JobId, after: i32) -> Result<Job
     history.ok_or_else(Refusal::no_such_job)
 }
 
-/// All events after `last`, those that are still to come included.
+/// A stream of all events after `last`, including those that are still to come.
 async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Response, Refusal> {
-    let seat = app.watch.seat(caller.client)?;
-    let turn = app.reads.turn(caller.client).await?;
+    let wait_permit = app.watch.permit(caller.client)?;
+    let permit = app.reads.permit(caller.client).await?;
     let history = history(&app, caller, id, last).await?;
     let owner = history.client;
     if history.events.is_empty() {
@@ -93,45 +93,46 @@ async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Res
         if last > progress.seq {
             return Err(sse::not_an_id());
         }
-        // There is nothing to come: only this keeps a browser from asking again.
+        // No event will come. Only 204 stops a browser from asking again.
         if progress.has_ended && last == progress.seq {
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
-    drop(turn);
+    drop(permit);
     let until = Instant::now() + LONGEST;
-    let mut follower = Follower { app, caller, id, owner, seat, last, has_ended: false, until };
-    // Written before the head is sent: where there is no room for it the answer is a refusal, not a stream without events.
+    let mut follower = Follower { app, caller, id, owner, wait_permit, last, has_ended: false, until };
+    // Write the first events before the head is sent, so that a client without room for them gets a refusal, and no stream
+    // without events.
     let begun = follower.write(sse::COME_BACK, &history)?;
     let headers = [
         (header::CONTENT_TYPE, sse::CONTENT_TYPE),
         (header::CACHE_CONTROL, "no-store"),
-        // A proxy that gathers answers would make news late.
+        // A proxy that buffers answers would delay the events.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     Ok((StatusCode::OK, headers, Body::from_stream(follower.stream(begun))).into_response())
 }
 
-/// One client that follows one job. It asks for more only when the client has taken what there was.
+/// A client that follows a job. The next events are read only when the client has taken those before.
 struct Follower {
     app: Arc<App>,
     caller: Caller,
     id: JobId,
     owner: ClientId,
-    seat: Seat,
+    wait_permit: WaitPermit,
     /// The last event that was sent.
     last: i32,
-    /// Whether that was the job's last one.
+    /// Whether the last event that was sent ended the job.
     has_ended: bool,
     until: Instant,
 }
 
-/// What a wait brought.
+/// The result of one wait for events.
 enum News {
     Events(JobHistory),
-    /// None yet.
+    /// No event yet.
     Silence,
-    /// None any more, or none from this process.
+    /// No more events will come from this process.
     End,
 }
 
@@ -148,7 +149,7 @@ impl Follower {
         stream::once(async { Ok(begun) }).chain(news)
     }
 
-    /// What to send next.
+    /// The next bytes to send, or `None` at the end of the stream.
     async fn go_on(&mut self) -> Option<Bytes> {
         if self.has_ended {
             return None;
@@ -156,7 +157,7 @@ impl Follower {
         match self.news().await {
             News::Events(history) => match self.write("", &history) {
                 Ok(bytes) => return Some(bytes),
-                // Without room for these events they are asked for again a moment later.
+                // The client's share has no room for these events. They are read again a moment later.
                 Err(_) if Instant::now() < self.until => sleep(ROOM_POLL).await,
                 Err(_) => return None,
             },
@@ -166,7 +167,7 @@ impl Follower {
         Some(Bytes::from_static(sse::HEARTBEAT.as_bytes()))
     }
 
-    /// Writes these events behind `text`, if the client has room for them.
+    /// Writes these events after `text`, or refuses when the client's share of memory has no room for them.
     fn write(&mut self, text: &str, history: &JobHistory) -> Result<Bytes, Refusal> {
         let mut text = text.as_bytes().to_vec();
         for (seq, event) in show::events(&self.app, self.id, history) {
@@ -180,23 +181,23 @@ impl Follower {
         Ok(Outgoing::bytes(text, Arc::new(held)))
     }
 
-    /// Waits for the next event. The wait is entered before the history is asked for, and begins with a look at the job,
-    /// so that nothing is lost between the two.
+    /// Waits for the next events and reads them. The wait begins with a look at the job, so no event is lost between the read
+    /// before and this wait.
     async fn news(&self) -> News {
         let deadline = self.until.min(Instant::now() + HEARTBEAT);
-        match self.seat.wait(self.owner, self.id, Until::After(self.last), deadline).await {
+        match self.wait_permit.wait(self.owner, self.id, Until::After(self.last), deadline).await {
             Waited::Reached => {
-                let Ok(_turn) = self.app.reads.turn_midway(self.caller.client).await else {
+                let Ok(_permit) = self.app.reads.permit_midway(self.caller.client).await else {
                     return News::End;
                 };
                 match history(&self.app, self.caller, self.id, self.last).await {
                     Ok(history) if !history.events.is_empty() => News::Events(history),
-                    // The job is gone, or the database away, which is logged by now.
+                    // The job is gone, or the database is away and the failure is logged already.
                     Ok(_) | Err(_) => News::End,
                 }
             }
-            Waited::InVain if Instant::now() < self.until => News::Silence,
-            Waited::InVain | Waited::Stopping => News::End,
+            Waited::TimedOut if Instant::now() < self.until => News::Silence,
+            Waited::TimedOut | Waited::Stopping => News::End,
         }
     }
 }

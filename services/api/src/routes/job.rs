@@ -14,7 +14,6 @@ use super::show;
 use crate::access::auth::Caller;
 use crate::app::{App, Shared};
 use crate::describe::schema;
-use crate::http::answer;
 use crate::http::outgoing;
 use crate::http::path::JobPath;
 use crate::http::prefer::MAX_WAIT;
@@ -25,24 +24,24 @@ use crate::intake::submit::Accepted;
 use crate::refusal::Refusal;
 use crate::watch::Until;
 
-/// A job of the caller's, with what goes inline.
+/// A job that the caller may see, with its artifacts up to the inline limit.
 pub(super) async fn view(app: &App, caller: Caller, id: JobId) -> Result<Option<JobView>, StoreError> {
     let inline_limit = i64::try_from(app.inline_limit).unwrap_or(i64::MAX);
     app.store.job(caller.scope(), id, inline_limit).await
 }
 
-/// The answer that shows a finished job. None where it has not finished, and where it cannot be shown now: whoever has
-/// submitted it must be told that it is accepted.
+/// The answer that shows a finished job. `None` if the job has not finished, or cannot be shown now: then the client that has
+/// just submitted it must still learn that it is accepted.
 pub(super) async fn finished(app: &App, caller: Caller, id: JobId) -> Option<Response> {
-    let _turn = app.reads.turn(caller.client).await.ok()?;
+    let _permit = app.reads.permit(caller.client).await.ok()?;
     let job = view(app, caller, id).await.map_err(Refusal::from).ok()??;
     let is_finished = job.state.is_terminal();
     is_finished.then(|| outgoing::json(app, caller.client, StatusCode::OK, show::job(app, &job)).ok())?
 }
 
-/// 202, for a job that is in the queue.
+/// 202: the job is in the queue.
 pub(super) fn queued(app: &App, job: JobId) -> Response {
-    let mut response = answer::json(StatusCode::ACCEPTED, show::json(&json!({ "job_id": job })));
+    let mut response = outgoing::small_json(StatusCode::ACCEPTED, show::json(&json!({ "job_id": job })));
     if let Ok(location) = HeaderValue::from_str(&app.url(&format!("/jobs/{job}"))) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -83,22 +82,22 @@ pub(crate) async fn show(
         Some(seq) => Until::After(seq),
         None => Until::End,
     };
-    let mut turn = app.reads.turn(caller.client).await?;
+    let mut permit = app.reads.permit(caller.client).await?;
     let mut job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
     if !wait.is_zero() && !until.is_reached(job.seq, job.state.is_terminal()) {
-        drop(turn);
-        let seat = app.watch.seat(caller.client)?;
-        seat.wait(job.client, id, until, Instant::now() + wait).await;
-        turn = app.reads.turn(caller.client).await?;
+        drop(permit);
+        let wait_permit = app.watch.permit(caller.client)?;
+        wait_permit.wait(job.client, id, until, Instant::now() + wait).await;
+        permit = app.reads.permit(caller.client).await?;
         job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
     }
-    drop(turn);
+    drop(permit);
     Ok(outgoing::json_unless_known(&app, caller.client, &headers, show::job(&app, &job))?)
 }
 
 /// Cancels a job, in whatever state it is.
 ///
-/// One that a worker holds shows `cancel_requested` and ends within a second, unless it succeeds first; one that has ended
+/// A job that a worker holds shows `cancel_requested` and ends within a second, unless it succeeds first. A job that has ended
 /// is shown unchanged.
 #[utoipa::path(
     post,
@@ -117,7 +116,7 @@ pub(crate) async fn cancel(
     JobPath(id): JobPath,
     State(app): State<Shared>,
 ) -> Result<Response, Problem> {
-    let _turn = app.reads.turn(caller.client).await?;
+    let _permit = app.reads.permit(caller.client).await?;
     let owner = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?.client;
     if app.store.cancel(owner, id).await? == Cancelling::Missing {
         return Err(Refusal::no_such_job().into());
@@ -126,7 +125,7 @@ pub(crate) async fn cancel(
     Ok(outgoing::json(&app, caller.client, StatusCode::OK, show::job(&app, &job))?)
 }
 
-/// Submits again what an ended job was asked to do, as a new job.
+/// Submits the request of an ended job again, as a new job.
 #[utoipa::path(
     post,
     path = "/jobs/{id}/retry",
@@ -146,21 +145,21 @@ pub(crate) async fn retry(
     State(app): State<Shared>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let turn = app.reads.turn(caller.client).await?;
+    let permit = app.reads.permit(caller.client).await?;
     let size = app.store.request_size(caller.scope(), id).await?.ok_or_else(Refusal::no_such_job)?;
-    drop(turn);
+    drop(permit);
     if !size.has_ended {
         let error = "the job has not ended yet; cancel it first, or wait for its end";
         return Err(Refusal::conflict("job_is_live", error).into());
     }
-    // Memory is taken before the body is read, and twice: until it is read it stands in the connection's buffer too.
+    // Take the memory before the body is read, and take it twice: during the read, the connection's buffer has the body too.
     let bytes = usize::try_from(size.bytes).unwrap_or(usize::MAX);
     let held = Arc::new(app.incoming.take(caller.client, bytes.saturating_mul(2))?);
-    let turn = app.reads.turn(caller.client).await?;
+    let permit = app.reads.permit(caller.client).await?;
     let request =
         app.store.request(caller.scope(), id, size.bytes).await?.ok_or_else(Refusal::no_such_job)?;
-    drop(turn);
-    let entry = Intake::new(Shared::clone(&app), caller, headers).take_in_again(id, request, held).await?;
-    let (Accepted::New(id) | Accepted::Replayed(id)) = entry.answer().await?;
+    drop(permit);
+    let taken = Intake::new(Shared::clone(&app), caller, headers).take_in_again(id, request, held).await?;
+    let (Accepted::New(id) | Accepted::Replayed(id)) = taken.accepted().await?;
     Ok(queued(&app, id))
 }

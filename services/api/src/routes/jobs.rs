@@ -30,13 +30,13 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 /// Submits a job.
 ///
 /// The body is what `/api/chat` takes, or `/api/generate` where it has `prompt`, with fields of Foreman's own beside it.
-/// They and `keep_alive` are taken out, `stream` is set; all else reaches Ollama byte for byte.
+/// Foreman removes these fields and `keep_alive`, and sets `stream`. The rest reaches Ollama byte for byte.
 #[utoipa::path(
     post,
     path = "/jobs",
     tag = "jobs",
     params(
-        ("Idempotency-Key" = Option<String>, Header, max_length = 255, description = "For 24 hours the same key with the same bytes is the same job."),
+        ("Idempotency-Key" = Option<String>, Header, max_length = 255, description = "For 24 hours, the same key with the same bytes gives the same job."),
         ("Prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 60, for the job's end.", example = "wait=30"),
         ("traceparent" = Option<String>, Header, description = "W3C Trace Context; passed on to webhooks."),
     ),
@@ -62,20 +62,20 @@ pub(crate) async fn submit(
     body: Body,
 ) -> Result<Response, Problem> {
     let Bounded { bytes, held } = body::read(&app, caller.client, body).await?;
-    // Waiting is a preference: without a free seat the job is accepted all the same. The seat is taken first, so that
-    // nothing is refused once it is.
-    let wait = preferred_wait(&headers).and_then(|wait| Some((wait, app.watch.seat(caller.client).ok()?)));
+    // Waiting is only a preference: without a permit to wait, the job is accepted without a wait. The permit is taken first, so
+    // that nothing can refuse the request after the job is accepted.
+    let wait = preferred_wait(&headers).and_then(|wait| Some((wait, app.watch.permit(caller.client).ok()?)));
     let accepted = Intake::new(Shared::clone(&app), caller, headers)
         .take_in(bytes, Arc::new(held))
         .await?
-        .answer()
+        .accepted()
         .await?;
     let (Accepted::New(id) | Accepted::Replayed(id)) = accepted;
     observe::is_about(id);
     let finished = match wait {
         None => None,
-        Some((wait, seat)) => {
-            seat.wait(caller.client, id, Until::End, Instant::now() + wait).await;
+        Some((wait, permit)) => {
+            permit.wait(caller.client, id, Until::End, Instant::now() + wait).await;
             job::finished(&app, caller, id).await.map(|response| (response, wait))
         }
     };
@@ -102,7 +102,7 @@ pub(crate) async fn submit(
     params(
         ("state" = Option<schema::State>, Query, description = "Only jobs in this state."),
         ("model" = Option<String>, Query, description = "Only jobs of this model, in any of its spellings."),
-        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Jobs on the page; 50 unless told."),
+        ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Jobs on the page; 50 if missing."),
         ("after" = Option<String>, Query, description = "The `last_id` of the page before."),
     ),
     responses(
@@ -125,7 +125,7 @@ pub(crate) async fn list(
         after: parameters.read("after", "the `last_id` of the page before")?,
     };
     let limit = parameters.page_size()?;
-    let _turn = app.reads.page_turn(caller.client).await?;
+    let _permit = app.reads.page_permit(caller.client).await?;
     let page = app.store.jobs(caller.scope(), &filter, limit).await?;
     Ok(outgoing::json(&app, caller.client, StatusCode::OK, show::jobs(&app, &page.jobs, page.next))?)
 }

@@ -12,13 +12,13 @@ use utoipa::ToSchema;
 use super::show;
 use crate::access::auth::Caller;
 use crate::app::Shared;
-use crate::http::answer;
+use crate::http::outgoing;
 use crate::http::problem::Problem;
 
-/// What waits and what runs. Models without either are left out.
+/// The jobs that wait and the jobs that run, by model. A model without jobs is left out.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Queue {
-    /// When this was read. The longer the queue, the older a reading may be: twenty times what it took.
+    /// When the queue was read. A reading may be up to twenty times as old as it took, so it is older when the queue is long.
     #[schema(format = DateTime)]
     as_of: String,
     models: Vec<QueuedModel>,
@@ -29,23 +29,23 @@ pub(crate) struct Queue {
 pub(crate) struct QueuedModel {
     /// As `/api/tags` names it.
     model: String,
-    /// Jobs of all clients that wait for their turn or their time.
+    /// Jobs of all clients that wait to run, or wait for their `run_at`.
     #[schema(minimum = 0)]
     queued: i64,
     /// Jobs of all clients that load or work.
     #[schema(minimum = 0)]
     running: i64,
-    /// From when on the oldest queued one might have run, or may.
+    /// The earliest time at which one of the queued jobs may run, or might have run already.
     #[schema(format = DateTime)]
     oldest: Option<String>,
-    /// The hosts that have it loaded: not known by this version.
+    /// The hosts that have the model loaded. This version does not know it.
     resident_on: Option<Vec<String>>,
-    /// The longest that the first of its jobs may have to wait for its turn: not known by this version.
+    /// The longest time that the first of its jobs may have to wait. This version does not know it.
     #[schema(minimum = 0)]
     longest_wait_ms: Option<u64>,
     own: Share,
     others: Share,
-    /// Every client by its name; `null` for those who are no administrators.
+    /// All clients by name; `null` if the caller is not an administrator.
     clients: Option<Vec<ClientShare>>,
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct ClientShare {
     running: i64,
 }
 
-/// Tells what waits and what runs, by model: the caller's own part, and that of all others together.
+/// Shows the jobs that wait and the jobs that run, by model: the caller's own, and those of all other clients together.
 #[utoipa::path(
     get,
     path = "/queue",
@@ -80,10 +80,10 @@ pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Re
     let models = reading.shares.chunk_by(|one, other| one.model == other.model);
     let models = models.map(|shares| model(&app, caller, shares)).collect();
     let queue = Queue { as_of: rfc3339(reading.as_of), models };
-    Ok(answer::json(StatusCode::OK, show::json(&queue)))
+    Ok(outgoing::small_json(StatusCode::OK, show::json(&queue)))
 }
 
-/// The shares of one model, of which there is at least one.
+/// Adds up the shares of one model. `shares` has at least one of them.
 fn model(app: &Shared, caller: Caller, shares: &[QueueShare]) -> QueuedModel {
     let (own, others): (Vec<_>, Vec<_>) = shares.iter().partition(|share| share.client == caller.client);
     let (own, others) = (sum(&own), sum(&others));

@@ -1,4 +1,5 @@
-//! Jobs and deliveries as clients read them. Every field is always there; what has no value is `null`.
+//! Writes jobs, events and deliveries in the JSON of Foreman's own routes. Every field is always there, and a field without a
+//! value is `null`.
 
 use std::borrow::Cow;
 
@@ -36,19 +37,19 @@ pub(crate) struct Job<'a> {
     /// The number of its last transition, from 1.
     #[schema(minimum = 1)]
     seq: i32,
-    /// What Ollama would have answered unstreamed; `null` before the end and above the inline limit. Left out of lists.
+    /// Ollama's answer as one object; `null` before the end and above the inline limit. Lists leave this out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>, required = false)]
     result: Option<Option<&'a RawValue>>,
-    /// Why it failed, or why its last attempt did.
+    /// Why the job failed, or why its last attempt failed.
     error: Option<&'a str>,
     /// The same for programs: stable snake_case.
     error_code: Option<&'a str>,
     #[schema(value_type = Vec<schema::Artifact>)]
     artifacts: Vec<Artifact<'a>>,
-    /// How many jobs go before it: not known by this version.
+    /// How many jobs run before this one. This version does not know it.
     position: Option<u64>,
-    /// When its turn is expected: not known by this version.
+    /// When this job is expected to run. This version does not know it.
     #[schema(format = DateTime)]
     eta: Option<String>,
     usage: Usage,
@@ -72,12 +73,12 @@ pub(crate) struct Job<'a> {
     #[schema(value_type = Option<Object>)]
     metadata: Option<&'a RawValue>,
     state_webhook_url: Option<&'a str>,
-    /// The states that are sent; `null` is all of them.
+    /// The states that are sent; `null` means all states.
     #[schema(value_type = Option<Vec<schema::State>>)]
     webhook_events: Option<&'a [String]>,
     #[schema(format = DateTime)]
     run_at: Option<String>,
-    /// When it gives up waiting.
+    /// The job waits until this time, and then expires.
     #[schema(format = DateTime)]
     expires_at: String,
 }
@@ -89,7 +90,7 @@ pub(crate) struct Usage {
     completion_tokens: Option<i64>,
 }
 
-/// Milliseconds of the last attempt; what it has not come to yet is unknown.
+/// Milliseconds of the last attempt. A part that has not ended yet is `null`.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Timing {
     wait_ms: Option<i64>,
@@ -110,7 +111,7 @@ pub(crate) struct Page<T> {
 pub(crate) struct Delivery<'a> {
     /// Its ULID.
     delivery_id: String,
-    /// The transition that it tells of.
+    /// The transition that this webhook reports.
     #[schema(minimum = 1)]
     seq: i32,
     /// `job.` and the state.
@@ -131,7 +132,7 @@ pub(crate) struct Attempt<'a> {
     attempt: i16,
     #[schema(format = DateTime)]
     at: String,
-    /// The status that the receiver answered with, if it did.
+    /// The status of the receiver's answer, if it answered.
     status: Option<i16>,
     error_code: Option<&'a str>,
     latency_ms: Option<i32>,
@@ -146,7 +147,7 @@ pub(crate) fn job(app: &App, job: &JobView) -> Vec<u8> {
     json(&Job { result: Some(completion(&job.artifacts)), ..show(app, job, &digests) })
 }
 
-/// A page of jobs; `next` is where the one after it begins.
+/// A page of jobs. `next` is where the following page begins.
 pub(crate) fn jobs(app: &App, jobs: &[JobView], next: Option<JobId>) -> Vec<u8> {
     let digests: Vec<Digests> = jobs.iter().map(|job| Digests::of(&job.artifacts)).collect();
     let data: Vec<_> = jobs.iter().zip(&digests).map(|(job, digests)| show(app, job, digests)).collect();
@@ -154,14 +155,14 @@ pub(crate) fn jobs(app: &App, jobs: &[JobView], next: Option<JobId>) -> Vec<u8> 
     json(&Page { data, has_more: next.is_some(), last_id })
 }
 
-/// The history of a job, each entry as the webhook's body.
+/// The history of a job. Each entry is the body of the event's webhook.
 pub(crate) fn history(app: &App, job: JobId, history: &JobHistory) -> Vec<u8> {
     let (seqs, data): (Vec<i32>, Vec<_>) = events(app, job, history).unzip();
     let last_id = seqs.last().map(|seq| foreman_webhook::sign::message_id(&job.to_string(), (*seq).into()));
     json(&Page { data, has_more: false, last_id })
 }
 
-/// Each event of a history as the webhook's body, with its `seq`.
+/// The events of a history, each with its `seq` and the body of its webhook.
 pub(crate) fn events(
     app: &App,
     job: JobId,
@@ -235,7 +236,7 @@ fn between(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Option<i64
     Some((to? - from?).max(TimeDelta::zero()).num_milliseconds())
 }
 
-/// Digests of artifacts as they are written.
+/// The digests of artifacts in hex.
 struct Digests(Vec<String>);
 
 impl Digests {
@@ -266,7 +267,7 @@ fn artifacts<'a>(
     views.iter().zip(&digests.0).map(show).collect()
 }
 
-/// What Ollama would have answered unstreamed, where it came along.
+/// Ollama's answer as one JSON object, if the job has it and its size is within the inline limit.
 fn completion(artifacts: &[ArtifactView]) -> Option<&RawValue> {
     let completion = artifacts.iter().find(|artifact| artifact.name == COMPLETION)?;
     raw(std::str::from_utf8(completion.data.as_deref()?).ok()?)

@@ -1,9 +1,9 @@
-//! How many bytes of request bodies a client may store a day (UTC). What is queued does not bound that: a job that is
-//! cancelled at once leaves the queue, and its body stays as long as its day.
+//! Limits how many bytes of request bodies a client may store per day (UTC). The limit of the queue does not bound this: a job
+//! that is cancelled leaves the queue, but its body stays in the database as long as all of its day.
 //!
-//! Each api counts in memory what it lets in and tells the others every few seconds, through rows of its own. So no accept
-//! touches a row that another one does. The price: an api that is killed forgets what it has not told yet, and several
-//! together may let in as much too much as comes between two tellings.
+//! Each api counts in memory what it lets in. Every few seconds it writes its sums into rows of its own, where the other apis
+//! read them. So no two accepts touch the same row. The count is not exact: an api that is killed forgets the bytes since its
+//! last report, and several apis together may exceed the limit by what they let in between two reports.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,13 +26,14 @@ const STORED: Resource = Resource {
             FOREMAN_CLIENT_MAX_DAILY_BYTES raised",
 };
 
-/// Between two tellings: a few seconds of one client's line, and a statement that nobody notices.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// The time between two reports. It is short enough that a client cannot store much more than its limit meanwhile, and long
+/// enough that the statement costs nothing that matters.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Clients told of in one statement.
+/// One statement reports at most this many clients.
 const BATCH: usize = 1_000;
 
-/// What every client has stored today.
+/// The bytes that each client has stored today.
 #[derive(Clone)]
 pub(crate) struct StoredBytes(Arc<Inner>);
 
@@ -53,18 +54,18 @@ struct Today {
 
 #[derive(Debug, Default)]
 struct Sums {
-    /// Through this api.
+    /// Stored through this api.
     own: u64,
-    /// As much of `own` as the others know of.
-    told: u64,
-    /// Through the others, as they last told.
+    /// The part of `own` that the other apis know of.
+    reported: u64,
+    /// Stored through the other apis, by their last reports.
     others: u64,
 }
 
-/// Bytes of a job that is on its way; taken off again when dropped, unless the job was accepted.
+/// The bytes of a job that is under way. Dropping it takes the bytes off the client's sum, unless the job was accepted.
 #[derive(Debug)]
-pub(super) struct Reserved {
-    of: Arc<Inner>,
+pub(super) struct BytesReservation {
+    counts: Arc<Inner>,
     client: ClientId,
     day: NaiveDate,
     bytes: u64,
@@ -76,67 +77,67 @@ impl StoredBytes {
         Self(Arc::new(Inner { store, api, max, refusals, today: Mutex::default() }))
     }
 
-    /// Counts a job of this client, if so many bytes fit into its day.
-    pub(super) async fn reserve(&self, client: ClientId, bytes: u64) -> Result<Reserved, Refusal> {
+    /// Counts a job of this client, or refuses it when the client's day has no room for this many bytes.
+    pub(super) async fn reserve(&self, client: ClientId, bytes: u64) -> Result<BytesReservation, Refusal> {
         if let Some(reserved) = self.try_reserve(client, bytes) {
             return reserved;
         }
-        // The first of its jobs here today: other apis may have let it in before.
+        // This is the client's first job here today. Ask what other apis have let in before.
         let day = self.0.today().day;
-        self.tell(day, &[(client, 0)]).await?;
+        self.report(day, &[(client, 0)]).await?;
         self.try_reserve(client, bytes).unwrap_or_else(|| Err(self.0.refusals.whole_is_used()))
     }
 
-    /// `None` for a client of which nothing is known today.
-    fn try_reserve(&self, client: ClientId, bytes: u64) -> Option<Result<Reserved, Refusal>> {
+    /// `None` if this api has no sums of this client for today yet.
+    fn try_reserve(&self, client: ClientId, bytes: u64) -> Option<Result<BytesReservation, Refusal>> {
         let mut today = self.0.today();
         let day = today.day;
         let sums = today.clients.get_mut(&client)?;
         if sums.own.saturating_add(sums.others).saturating_add(bytes) > self.0.max {
             let refused = self.0.refusals.part_is_used();
-            return Some(Err(refused.retry_after(until_the_next(day, self.0.store.clock().now()))));
+            return Some(Err(refused.retry_after(until_the_end_of(day, self.0.store.clock().now()))));
         }
         sums.own += bytes;
-        Some(Ok(Reserved { of: Arc::clone(&self.0), client, day, bytes }))
+        Some(Ok(BytesReservation { counts: Arc::clone(&self.0), client, day, bytes }))
     }
 
-    /// Tells the other apis now and then what this one has let in, until nothing is let in any more.
+    /// Reports to the other apis what this one has let in, until `no_more` says that it lets in nothing more.
     pub(crate) async fn run(&self, no_more: &CancellationToken) {
         loop {
             tokio::select! {
                 () = no_more.cancelled() => break,
-                () = sleep(jittered(TELL_EVERY)) => {}
+                () = sleep(jittered(REPORT_EVERY)) => {}
             }
-            self.tell_all().await;
+            self.report_all().await;
         }
-        self.tell_all().await;
+        self.report_all().await;
     }
 
-    async fn tell_all(&self) {
+    async fn report_all(&self) {
         let (day, news) = {
             let today = self.0.today();
-            let news = today.clients.iter().filter(|(_, sums)| sums.own != sums.told);
+            let news = today.clients.iter().filter(|(_, sums)| sums.own != sums.reported);
             (today.day, news.map(|(client, sums)| (*client, sums.own)).collect::<Vec<_>>())
         };
         for some in news.chunks(BATCH) {
-            if let Err(error) = self.tell(day, some).await {
+            if let Err(error) = self.report(day, some).await {
                 background_error!(
                     "stored-bytes",
                     error,
-                    "other apis do not hear what clients have stored here"
+                    "the other apis could not be told what clients have stored through this one"
                 );
                 return;
             }
         }
     }
 
-    async fn tell(&self, day: NaiveDate, own: &[(ClientId, u64)]) -> Result<(), StoreError> {
+    async fn report(&self, day: NaiveDate, own: &[(ClientId, u64)]) -> Result<(), StoreError> {
         let others = self.0.store.tell_stored_bytes(self.0.api, day, own).await?;
         let mut today = self.0.today();
         if today.day == day {
-            for (client, told) in own {
+            for (client, reported) in own {
                 let sums = today.clients.entry(*client).or_default();
-                sums.told = *told;
+                sums.reported = *reported;
                 sums.others = others.get(client).copied().unwrap_or_default();
             }
         }
@@ -145,7 +146,7 @@ impl StoredBytes {
 }
 
 impl Inner {
-    /// The sums of the day that it is now.
+    /// Today's sums. The first call of a day begins with empty ones.
     fn today(&self) -> MutexGuard<'_, Today> {
         let day = self.store.clock().now().date_naive();
         let mut today = self.today.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,16 +157,16 @@ impl Inner {
     }
 }
 
-impl Reserved {
-    /// The job is stored.
+impl BytesReservation {
+    /// Keeps the bytes in the client's sum: the job is stored.
     pub(super) fn keep(mut self) {
         self.bytes = 0;
     }
 }
 
-impl Drop for Reserved {
+impl Drop for BytesReservation {
     fn drop(&mut self) {
-        let mut today = self.of.today();
+        let mut today = self.counts.today();
         if today.day == self.day
             && let Some(sums) = today.clients.get_mut(&self.client)
         {
@@ -174,7 +175,7 @@ impl Drop for Reserved {
     }
 }
 
-fn until_the_next(day: NaiveDate, now: DateTime<Utc>) -> Duration {
+fn until_the_end_of(day: NaiveDate, now: DateTime<Utc>) -> Duration {
     let midnight = (day + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
     (midnight - now).to_std().unwrap_or_default()
 }

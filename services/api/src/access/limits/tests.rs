@@ -1,4 +1,4 @@
-//! What is let in between two counts. No Postgres is asked: each test writes down what a count would have found.
+//! Tests which jobs are let in between two counts. They need no Postgres: each test writes the result of a count itself.
 
 use foreman_store::ConnectOptions;
 use tokio::time::advance;
@@ -7,31 +7,35 @@ use super::*;
 
 const MAX: ClientBacklog = ClientBacklog { jobs: 100, bytes: 100_000 };
 
+/// A store that reaches no Postgres.
+fn store_without_postgres() -> Store {
+    Store::new(ConnectOptions::new("postgres://nobody@127.0.0.1:1/none", None, 1, false).unwrap())
+}
+
 fn limits() -> QueueLimits {
-    let store =
-        Store::new(ConnectOptions::new("postgres://nobody@127.0.0.1:1/none", None, 1, false).unwrap());
+    let store = store_without_postgres();
     QueueLimits::new(store.clone(), MAX, StoredBytes::new(store, 0))
 }
 
-/// A client of whom a count has just found so many waiting jobs without bytes.
-fn counted(jobs: u64) -> Arc<Tally> {
-    let tally = Arc::new(Tally::default());
-    *tally.estimate() = Estimate {
+/// A client's queue that was counted just now, with this many waiting jobs of no bytes.
+fn counted(jobs: u64) -> Arc<ClientQueue> {
+    let queue = Arc::new(ClientQueue::default());
+    *queue.estimate() = Estimate {
         waiting: ClientBacklog { jobs, bytes: 0 },
         counted_at: Some(Instant::now()),
         ..Estimate::default()
     };
-    tally
+    queue
 }
 
 impl QueueLimits {
-    /// The places that are given until there is another verdict, which is the second value.
-    fn let_in(&self, tally: &Arc<Tally>, bytes: u64) -> (Vec<Place>, Verdict) {
-        let mut places = Vec::new();
+    /// Reserves room until a check says something else. Returns the reservations and this last check.
+    fn let_in(&self, queue: &Arc<ClientQueue>, bytes: u64) -> (Vec<QueueReservation>, QueueCheck) {
+        let mut reservations = Vec::new();
         loop {
-            match self.judge(tally, bytes) {
-                Verdict::In(place) => places.push(place),
-                verdict => return (places, verdict),
+            match self.check(queue, bytes) {
+                QueueCheck::Reserved(reservation) => reservations.push(reservation),
+                check => return (reservations, check),
             }
         }
     }
@@ -39,42 +43,50 @@ impl QueueLimits {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_was_never_counted_is_counted_first() {
-    assert!(matches!(limits().judge(&Arc::default(), 1), Verdict::Count));
+    assert!(matches!(limits().check(&Arc::default(), 1), QueueCheck::CountFirst));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_tenth_of_the_limit_is_let_in_before_the_next_count() {
-    let (limits, tally) = (limits(), counted(0));
-    let (places, then) = limits.let_in(&tally, 1);
-    assert!(places.len() == 10 && matches!(then, Verdict::Count), "jobs: {}", places.len());
-    let tally = counted(0);
-    let (places, then) = limits.let_in(&tally, 2_500);
-    assert!(places.len() == 4 && matches!(then, Verdict::Count), "bytes: {}", places.len());
+    let (limits, queue) = (limits(), counted(0));
+    let (reservations, then) = limits.let_in(&queue, 1);
+    assert!(
+        reservations.len() == 10 && matches!(then, QueueCheck::CountFirst),
+        "jobs: {}",
+        reservations.len()
+    );
+    let queue = counted(0);
+    let (reservations, then) = limits.let_in(&queue, 2_500);
+    assert!(
+        reservations.len() == 4 && matches!(then, QueueCheck::CountFirst),
+        "bytes: {}",
+        reservations.len()
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_queue_is_refused_by_a_count_that_is_good_for_a_second() {
-    let (limits, tally) = (limits(), counted(98));
-    let (places, then) = limits.let_in(&tally, 1);
-    assert!(places.len() == 2 && matches!(then, Verdict::Full), "{}", places.len());
+async fn a_full_queue_is_refused_and_counted_again_after_a_second() {
+    let (limits, queue) = (limits(), counted(98));
+    let (reservations, then) = limits.let_in(&queue, 1);
+    assert!(reservations.len() == 2 && matches!(then, QueueCheck::Full), "{}", reservations.len());
     advance(GOOD_FOR).await;
-    assert!(matches!(limits.judge(&tally, 1), Verdict::Count));
+    assert!(matches!(limits.check(&queue, 1), QueueCheck::CountFirst));
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_job_that_was_not_accepted_gives_its_place_back() {
-    let (limits, tally) = (limits(), counted(98));
-    let (mut places, _full) = limits.let_in(&tally, 1);
-    places[0].is_kept = true;
-    drop(places);
-    assert_eq!(tally.estimate().under_way, ClientBacklog::default());
-    let (places, then) = limits.let_in(&tally, 1);
-    assert!(places.len() == 1 && matches!(then, Verdict::Full), "{}", places.len());
+async fn only_a_job_that_was_not_accepted_gives_its_room_back() {
+    let (limits, queue) = (limits(), counted(98));
+    let (mut reservations, _full) = limits.let_in(&queue, 1);
+    reservations[0].is_kept = true;
+    drop(reservations);
+    assert_eq!(queue.estimate().under_way, ClientBacklog::default());
+    let (reservations, then) = limits.let_in(&queue, 1);
+    assert!(reservations.len() == 1 && matches!(then, QueueCheck::Full), "{}", reservations.len());
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_refused_by_a_count_that_may_have_seen_a_job_twice() {
-    let (limits, tally) = (limits(), counted(100));
-    tally.estimate().is_doubtful = true;
-    assert!(matches!(limits.judge(&tally, 1), Verdict::Count));
+async fn a_count_that_may_include_a_job_twice_refuses_nobody() {
+    let (limits, queue) = (limits(), counted(100));
+    queue.estimate().is_doubtful = true;
+    assert!(matches!(limits.check(&queue, 1), QueueCheck::CountFirst));
 }

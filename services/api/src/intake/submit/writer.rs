@@ -1,4 +1,7 @@
-//! The task behind the submitter: gather, write, answer, and find out what became of a flush without an answer.
+//! The task of the submitter: writes each flush, and replies about each of its jobs. When Postgres gives no answer about a
+//! flush, the task asks which of its jobs were accepted.
+//!
+//! Must never reply that a job was not accepted while its flush may still be written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,91 +14,63 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Accepted, Answer, NotAccepted, Queue, Queued, SUBMITTED, Submission};
+use super::{Accepted, NotAccepted, Offer, Offers, Reply, SUBMITTED, Submission};
 use crate::access::limits::Admission;
-use crate::access::shares::Held;
+use crate::access::shares::Holding;
 
-/// One flush is at most so many jobs and so many bytes of bodies; a larger body goes alone.
-const MAX_JOBS: usize = 500;
-const MAX_BYTES: usize = 8 << 20;
-
-/// How long a flush that loses conflicts is tried again, and after what wait each time. A wait for a lock is one of them, and
-/// others wait behind it.
+/// A flush that loses a conflict with another transaction is tried again for this long, after this delay each time. A wait for
+/// a lock that took too long counts as a conflict. The total is bounded, because later flushes wait meanwhile.
 const CONFLICTS_FOR: Duration = Duration::from_secs(6);
 const CONFLICT_DELAY: Duration = Duration::from_millis(20);
 
-/// The largest flush, with its conflicts, over a thin line.
+/// A flush should be over within this time: the largest one, with its conflicts, over a slow line to Postgres.
 const FLUSH: Duration = Duration::from_secs(120);
 
-/// How long we ask which jobs of a flush without an answer were accepted. A flush begins within 3 s, and Postgres ends it
-/// within 8.
+/// When Postgres gave no answer about a flush, we ask for this long which of its jobs were accepted. A flush begins within 3 s,
+/// and Postgres ends it within 8 s.
 const LOOK_UP_FOR: Duration = Duration::from_secs(12);
 const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
 
-/// What is kept of a submission while its job is being written.
+/// The part of a submission that stays here while its job is written.
 struct Ticket {
     model_label: String,
     admission: Admission,
-    _held: Arc<Held>,
-    answer: oneshot::Sender<Answer>,
+    _held: Arc<Holding>,
+    reply: oneshot::Sender<Reply>,
 }
 
-/// Writes what the submitter is handed.
+/// Writes the jobs that are offered to the submitter.
 pub(crate) struct Writer {
     pub(crate) store: Store,
-    /// For flushes alone.
+    /// A handle with a connection of its own, for flushes only.
     pub(crate) flushes: Store,
     pub(crate) shutdown: Shutdown,
 }
 
 impl Writer {
-    /// Flushes until nobody submits any more, which `last_request` says, and then what is left.
-    pub(crate) async fn run(self, mut queue: Queue, last_request: CancellationToken) {
-        let mut carried = None;
-        loop {
-            let first = match carried.take() {
-                Some(queued) => queued,
-                None => tokio::select! {
-                    Some(queued) = queue.0.recv() => queued,
-                    () = last_request.cancelled(), if !queue.0.is_closed() => {
-                        queue.0.close();
-                        continue;
-                    }
-                    else => return,
-                },
-            };
-            let mut batch = vec![first];
-            let mut bytes = size(&batch[0]);
-            while batch.len() < MAX_JOBS
-                && let Ok(next) = queue.0.try_recv()
-            {
-                bytes += size(&next);
-                if bytes > MAX_BYTES {
-                    carried = Some(next);
-                    break;
-                }
-                batch.push(next);
-            }
-            stalls::round("submit", FLUSH, self.flush(batch)).await;
+    /// Flushes offers until `last_request`, and then the offers that are left.
+    pub(crate) async fn run(self, mut offers: Offers, last_request: CancellationToken) {
+        while let Some(flush) = offers.next_flush(&last_request).await {
+            stalls::round("submit", FLUSH, self.flush(flush)).await;
         }
     }
 
-    async fn flush(&self, mut batch: Vec<Queued>) {
-        // A client that gave up before anything was written will send its job again.
-        batch.retain(|queued| !queued.answer.is_closed());
-        if batch.is_empty() {
+    async fn flush(&self, mut offers: Vec<Offer>) {
+        // A client that hung up before its job was written will send the job again.
+        offers.retain(|offer| !offer.reply.is_closed());
+        if offers.is_empty() {
             return;
         }
-        // Numbered here, one after the other, so that ids rise in the order of the queue.
+        // The jobs get their ids here, one after the other, so that ids rise in the order of the offers.
         let (jobs, tickets): (Vec<NewJob>, Vec<Ticket>) =
-            batch.into_iter().map(|queued| queued.stamp(self.store.clock().next_job_id())).unzip();
+            offers.into_iter().map(|offer| offer.stamp(self.store.clock().next_job_id())).unzip();
         match self.accept(&jobs).await {
-            Ok(acceptances) => self.answer(acceptances, tickets),
+            Ok(acceptances) => reply_to_all(acceptances, tickets),
             Err(AcceptError::Not(StoreError::BadData(error))) if jobs.len() > 1 => {
-                tracing::debug!(%error, "a flush holds a job that cannot be stored; each goes by itself");
+                tracing::debug!(%error, "a flush has a job that cannot be stored; each job is written alone");
                 for (job, ticket) in jobs.into_iter().zip(tickets) {
                     match self.accept(std::slice::from_ref(&job)).await {
-                        Ok(acceptances) => self.answer(acceptances, vec![ticket]),
+                        Ok(acceptances) => reply_to_all(acceptances, vec![ticket]),
                         Err(error) => self.give_up(error, vec![job.id], vec![ticket]),
                     }
                 }
@@ -104,7 +79,7 @@ impl Writer {
         }
     }
 
-    /// Accepts all of them, whoever stands in the way.
+    /// Accepts the jobs. Tries again after a conflict.
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>, AcceptError> {
         let began = Instant::now();
         loop {
@@ -112,31 +87,20 @@ impl Writer {
                 Err(AcceptError::Not(StoreError::Contended(_))) if began.elapsed() < CONFLICTS_FOR => {
                     sleep(jittered(CONFLICT_DELAY)).await;
                 }
-                answer => return answer,
-            }
-        }
-    }
-
-    fn answer(&self, acceptances: Vec<Acceptance>, tickets: Vec<Ticket>) {
-        for (acceptance, ticket) in acceptances.into_iter().zip(tickets) {
-            match acceptance {
-                Acceptance::Accepted(job) => ticket.accepted(job),
-                Acceptance::Replayed(job) => ticket.tell(Ok(Accepted::Replayed(job))),
-                Acceptance::KeyReused => ticket.tell(Err(NotAccepted::KeyReused)),
-                Acceptance::OfferAgain => ticket.tell(Err(NotAccepted::Unavailable)),
+                result => return result,
             }
         }
     }
 
     fn give_up(&self, error: AcceptError, ids: Vec<JobId>, tickets: Vec<Ticket>) {
-        let answer = match error {
+        let reason = match error {
             AcceptError::Not(StoreError::BadData(error)) => {
                 tracing::warn!(job.id = ids.first().map(tracing::field::display), %error, "the database refused a job");
                 NotAccepted::Refused
             }
             AcceptError::Unknown { error, flush } => {
                 background_error!("submit", error, jobs = ids.len(), "a flush got no answer");
-                // Beside the loop: others need not wait for these.
+                // Beside the loop, so that later flushes do not wait.
                 self.shutdown.spawn_work("submit", look_up(self.store.clone(), flush, ids, tickets));
                 return;
             }
@@ -145,11 +109,11 @@ impl Writer {
                 NotAccepted::Unavailable
             }
         };
-        tickets.into_iter().for_each(|ticket| ticket.tell(Err(answer)));
+        tickets.into_iter().for_each(|ticket| ticket.reply(Err(reason)));
     }
 }
 
-/// Finds out which jobs of a flush without an answer were accepted.
+/// Finds out which jobs of a flush were accepted when Postgres gave no answer about it, and replies.
 async fn look_up(store: Store, flush: Flush, ids: Vec<JobId>, tickets: Vec<Ticket>) {
     const UNKNOWN: &str = "nobody knows whether these jobs were accepted";
     let deadline = Instant::now() + LOOK_UP_FOR;
@@ -167,20 +131,36 @@ async fn look_up(store: Store, flush: Flush, ids: Vec<JobId>, tickets: Vec<Ticke
             }
         }
     };
-    for (id, ticket) in ids.into_iter().zip(tickets) {
-        match &found {
-            Some(found) if found.contains(&id) => ticket.accepted(id),
-            Some(_) => ticket.tell(Err(NotAccepted::Unavailable)),
-            None => ticket.tell(Err(NotAccepted::Unknown)),
+    reply_after_look_up(found.as_deref(), ids, tickets);
+}
+
+fn reply_to_all(acceptances: Vec<Acceptance>, tickets: Vec<Ticket>) {
+    for (acceptance, ticket) in acceptances.into_iter().zip(tickets) {
+        match acceptance {
+            Acceptance::Accepted(job) => ticket.accepted(job),
+            Acceptance::Replayed(job) => ticket.reply(Ok(Accepted::Replayed(job))),
+            Acceptance::KeyReused => ticket.reply(Err(NotAccepted::KeyReused)),
+            Acceptance::OfferAgain => ticket.reply(Err(NotAccepted::Unavailable)),
         }
     }
 }
 
-impl Queued {
+/// `found` are the accepted jobs among `ids`, or `None` if nobody could find that out.
+fn reply_after_look_up(found: Option<&[JobId]>, ids: Vec<JobId>, tickets: Vec<Ticket>) {
+    for (id, ticket) in ids.into_iter().zip(tickets) {
+        match found {
+            Some(found) if found.contains(&id) => ticket.accepted(id),
+            Some(_) => ticket.reply(Err(NotAccepted::Unavailable)),
+            None => ticket.reply(Err(NotAccepted::Unknown)),
+        }
+    }
+}
+
+impl Offer {
     fn stamp(self, id: JobId) -> (NewJob, Ticket) {
-        let Self { submission, answer } = self;
+        let Self { submission, reply } = self;
         let Submission { request, times, retry_of, traceparent, idempotency, admission, held } = submission;
-        let ticket = Ticket { model_label: request.model_label.clone(), admission, _held: held, answer };
+        let ticket = Ticket { model_label: request.model_label.clone(), admission, _held: held, reply };
         let job = NewJob {
             id,
             request,
@@ -198,16 +178,12 @@ impl Ticket {
     fn accepted(self, job: JobId) {
         counter!(SUBMITTED.name, "model" => self.model_label).increment(1);
         self.admission.keep();
-        // A client that is gone finds its job by its key, or in the list.
-        let _ = self.answer.send(Ok(Accepted::New(job)));
+        // If the client is gone, it finds its job by the idempotency key, or in the list.
+        let _ = self.reply.send(Ok(Accepted::New(job)));
     }
 
-    fn tell(self, answer: Answer) {
-        // Whoever is gone needs no answer.
-        let _ = self.answer.send(answer);
+    fn reply(self, reply: Reply) {
+        // If the client is gone, nobody needs the reply.
+        let _ = self.reply.send(reply);
     }
-}
-
-fn size(queued: &Queued) -> usize {
-    queued.submission.request.body.len()
 }

@@ -1,5 +1,7 @@
-//! What a client asks for, read once: what passes here is not checked again. What is Ollama's is read by [`JobBody`];
-//! here are the fields of our own. `null` means "not given", as it does for Ollama.
+//! Parses Foreman's own fields of a job: priority, times, receiver, metadata and idempotency key. `foreman_ollama` has parsed
+//! Ollama's fields before, into a [`JobBody`]. No later code checks these values again.
+//!
+//! A field that is `null` counts as missing, as it does for Ollama.
 
 use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,31 +19,32 @@ const MAX_ATTEMPTS: i16 = 20;
 const MAX_METADATA: usize = 4 << 10;
 const MAX_KEY: usize = 255;
 
-/// Longest time until `run_at`, and from then until `expires_at`: nothing may keep a day's partition for ever.
+/// The longest time until `run_at`, and from then until `expires_at`. Both are bounded, so that no job keeps the partition of
+/// its day forever.
 pub(crate) const MAX_AHEAD: TimeDelta = TimeDelta::days(30);
 
-/// A job as its client wants it.
+/// A job as its client asked for it, with every value checked.
 #[derive(Debug)]
-pub(crate) struct NewJob {
+pub(crate) struct ParsedJob {
     pub(crate) body: JobBody,
     pub(crate) priority: i16,
-    /// `None` leaves it to the worker.
+    /// `None` leaves the number to the settings of the worker.
     pub(crate) max_attempts: Option<i16>,
-    /// A JSON object as it came.
+    /// A JSON object, byte for byte as the client sent it.
     pub(crate) metadata: Option<String>,
-    pub(crate) webhook: Option<Webhook>,
+    pub(crate) receiver: Option<ParsedReceiver>,
     pub(crate) times: Times,
 }
 
-/// Where to tell of its states, and of which.
+/// Where to send webhooks of the job, and for which states.
 #[derive(Debug)]
-pub(crate) struct Webhook {
+pub(crate) struct ParsedReceiver {
     pub(crate) url: ReceiverUrl,
-    /// `None` is all.
+    /// `None` means all states.
     pub(crate) events: Option<Vec<JobState>>,
 }
 
-/// From when until when it may run.
+/// When the job may begin at the earliest, and until when it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Times {
     pub(crate) run_at: Option<DateTime<Utc>>,
@@ -49,30 +52,29 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Of a job that may run at once and names no end.
+    /// The times of a job that may run at `now` and names no `expires_at`.
     pub(crate) fn from_now(now: DateTime<Utc>, ttl: TimeDelta) -> Self {
         Self { run_at: None, expires_at: now + ttl.min(MAX_AHEAD) }
     }
 }
 
-impl NewJob {
-    /// `now` is Postgres' time, `ttl` how long a job may wait that names no end.
+impl ParsedJob {
+    /// `now` is Postgres' time. A job that names no `expires_at` may wait for `ttl`.
     pub(crate) fn of(body: JobBody, now: DateTime<Utc>, ttl: TimeDelta) -> Result<Self, Refusal> {
         let own = |field| body.own(field).filter(|raw| raw.get() != "null");
-        let new = Self {
+        Ok(Self {
             priority: own("priority").map(priority).transpose()?.unwrap_or(0),
             max_attempts: own("max_attempts").map(max_attempts).transpose()?,
             metadata: own("metadata").map(metadata).transpose()?,
-            webhook: webhook(own("state_webhook_url"), own("webhook_events"))?,
+            receiver: receiver(own("state_webhook_url"), own("webhook_events"))?,
             times: times(own("run_at"), own("expires_at"), now, ttl)?,
             body,
-        };
-        Ok(new)
+        })
     }
 }
 
-/// The key under which a job is accepted once, with the digest of the bytes that ask for it. It comes in the header or
-/// in the job itself, which is how each line of a batch has its own.
+/// The idempotency key of a job, with the digest of the job's bytes. The key comes in the header or in the job itself: a line
+/// of a batch has no header, so it carries its own key.
 pub(crate) fn idempotency_key(
     headers: &HeaderMap,
     body: &JobBody,
@@ -123,7 +125,7 @@ fn metadata(raw: &RawValue) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
-fn webhook(url: Option<&RawValue>, events: Option<&RawValue>) -> Result<Option<Webhook>, Refusal> {
+fn receiver(url: Option<&RawValue>, events: Option<&RawValue>) -> Result<Option<ParsedReceiver>, Refusal> {
     let events = events.map(webhook_events).transpose()?;
     let Some(url) = url else {
         return match events {
@@ -138,7 +140,7 @@ fn webhook(url: Option<&RawValue>, events: Option<&RawValue>) -> Result<Option<W
         .ok_or_else(|| Refusal::bad_request("invalid_webhook_url", "`state_webhook_url` must be a string"))?;
     let url =
         ReceiverUrl::parse(&url).map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))?;
-    Ok(Some(Webhook { url, events }))
+    Ok(Some(ParsedReceiver { url, events }))
 }
 
 fn webhook_events(raw: &RawValue) -> Result<Vec<JobState>, Refusal> {
@@ -175,7 +177,7 @@ fn times(
         let error = format!("`run_at` must be within {days} days from now");
         return Err(Refusal::bad_request("invalid_run_at", error));
     }
-    // A time that has passed means "at once".
+    // A `run_at` in the past means "at once".
     let eligible = run_at.unwrap_or(now).max(now);
     let Some(expires_at) = expires_at else {
         return Ok(Times { run_at, ..Times::from_now(eligible, ttl) });
@@ -188,7 +190,7 @@ fn times(
     Ok(Times { run_at, expires_at })
 }
 
-/// RFC 3339, with any offset. Nothing else is taken: a number could be seconds or milliseconds.
+/// Reads a time in RFC 3339, with any offset. A number is refused, because it could be seconds or milliseconds.
 fn moment(field: &str, raw: &RawValue) -> Result<DateTime<Utc>, Refusal> {
     let text: Option<String> = read(raw);
     let moment = text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());

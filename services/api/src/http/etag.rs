@@ -1,51 +1,46 @@
-//! Answers with a body that the client may already have: `ETag` and the conditions on it (RFC 9110, 13.1).
+//! `ETag`, and the conditions `If-Match` and `If-None-Match` that a request puts on it (RFC 9110, 13.1). They save sending a
+//! body that the client has already.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
-/// Private to the client, and good only until it has asked again.
+/// Only the client itself may store the answer, and it must ask us before it uses the stored answer again.
 const CACHING: HeaderValue = HeaderValue::from_static("private, no-cache");
 
-pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// Small JSON that nobody needs to ask for twice.
-pub(crate) fn json(status: StatusCode, body: Vec<u8>) -> Response {
-    (status, [(header::CONTENT_TYPE, JSON)], body).into_response()
-}
-
-/// The strong tag of an answer that is all in memory.
+/// The tag of a whole body.
 pub(crate) fn tag_of(body: &[u8]) -> HeaderValue {
     tag(&Sha256::digest(body)[..16])
 }
 
-/// 304, if the client has the bytes under this tag.
+/// 304, if the client has the body with this tag already.
 pub(crate) fn unless_known(request: &HeaderMap, tag: &HeaderValue) -> Option<Response> {
     is_known(request, tag).then(|| {
         let mut response = StatusCode::NOT_MODIFIED.into_response();
-        tell_tag(&mut response, tag.clone());
+        add_tag(&mut response, tag.clone());
         response
     })
 }
 
-/// The strong tag of bytes with this digest.
+/// The strong tag of a body with this digest.
 pub(crate) fn tag(digest: &[u8]) -> HeaderValue {
     HeaderValue::try_from(format!("\"{}\"", hex::encode(digest))).expect("hex in quotes is a header's value")
 }
 
-/// Says which bytes these are, and that they are the client's alone.
-pub(crate) fn tell_tag(response: &mut Response, tag: HeaderValue) {
+/// Adds the tag to an answer, and forbids everybody but the client to store it.
+pub(crate) fn add_tag(response: &mut Response, tag: HeaderValue) {
     response.headers_mut().insert(header::CACHE_CONTROL, CACHING);
     response.headers_mut().insert(header::ETAG, tag);
 }
 
-/// Whether the client has the bytes under this tag: `If-None-Match`, compared weakly.
+/// `If-None-Match`: whether the client has the body with this tag already. The comparison is weak.
 pub(crate) fn is_known(request: &HeaderMap, tag: &HeaderValue) -> bool {
     tags(request, header::IF_NONE_MATCH)
         .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
 }
 
-/// Whether the client wants these bytes or none: `If-Match`, compared strongly, as it is without the header.
+/// `If-Match`: whether the client wants the body with this tag. The comparison is strong. Without the header, any body is
+/// wanted.
 pub(crate) fn is_wanted(request: &HeaderMap, tag: &HeaderValue) -> bool {
     !request.contains_key(header::IF_MATCH)
         || tags(request, header::IF_MATCH).any(|wanted| wanted == "*" || wanted == tag)
@@ -80,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_wants_other_bytes_gets_none() {
+    fn a_client_that_wants_another_body_gets_none() {
         let is_wanted = |value| is_wanted(&headers(header::IF_MATCH, value), &tag(&[0xaa]));
         for value in ["", "\"aa\"", "\"b\", \"aa\"", "*"] {
             assert!(is_wanted(value), "{value}");

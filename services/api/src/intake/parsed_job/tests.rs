@@ -6,17 +6,17 @@ fn now() -> DateTime<Utc> {
     "2026-11-22T12:00:00Z".parse().unwrap()
 }
 
-fn parse(own: &str) -> Result<NewJob, StatusCode> {
+fn parse(own: &str) -> Result<ParsedJob, StatusCode> {
     let body = format!(r#"{{"model":"a","prompt":"x"{own}}}"#);
     let body = JobBody::parse(body.as_bytes()).map_err(|_| StatusCode::BAD_REQUEST)?;
-    NewJob::of(body, now(), TimeDelta::days(7)).map_err(|refusal| refusal.status())
+    ParsedJob::of(body, now(), TimeDelta::days(7)).map_err(|refusal| refusal.status())
 }
 
 #[test]
 fn a_job_needs_nothing_of_ours() {
     let job = parse("").unwrap();
     assert_eq!((job.priority, job.max_attempts, job.metadata), (0, None, None));
-    assert!(job.webhook.is_none());
+    assert!(job.receiver.is_none());
     assert_eq!(job.times, Times { run_at: None, expires_at: now() + TimeDelta::days(7) });
     let nulls = parse(
         r#","priority":null,"max_attempts":null,"metadata":null,"run_at":null,"expires_at":null,"state_webhook_url":null,"webhook_events":null"#,
@@ -35,9 +35,9 @@ fn every_field_of_ours_is_read() {
     assert_eq!(job.metadata.as_deref(), Some(r#"{ "a" : "\u0000" }"#));
     assert_eq!(job.times.run_at, Some("2026-11-23T12:00:00Z".parse().unwrap()));
     assert_eq!(job.times.expires_at, "2026-12-23T12:00:00Z".parse::<DateTime<Utc>>().unwrap());
-    let webhook = job.webhook.unwrap();
-    assert_eq!(webhook.url.as_str(), "https://hooks.example/x");
-    assert_eq!(webhook.events, Some(vec![JobState::Done, JobState::Failed]));
+    let receiver = job.receiver.unwrap();
+    assert_eq!(receiver.url.as_str(), "https://hooks.example/x");
+    assert_eq!(receiver.events, Some(vec![JobState::Done, JobState::Failed]));
 }
 
 #[test]
