@@ -189,4 +189,4 @@ impl Drop for QueueReservation {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -121,3 +121,6 @@ impl PendingReply {
         self.0.await.unwrap_or(Err(NotAccepted::Unknown))
     }
 }
+
+#[cfg(test)]
+mod tests;

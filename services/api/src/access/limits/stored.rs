@@ -179,3 +179,14 @@ fn until_the_end_of(day: NaiveDate, now: DateTime<Utc>) -> Duration {
     let midnight = (day + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
     (midnight - now).to_std().unwrap_or_default()
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A reservation for a job without bytes.
+    pub(crate) fn no_bytes(store: Store) -> BytesReservation {
+        let StoredBytes(counts) = StoredBytes::new(store, 0);
+        BytesReservation { counts, client: ClientId::generate(), day: NaiveDate::default(), bytes: 0 }
+    }
+}

@@ -8,13 +8,21 @@ use super::*;
 const MAX: ClientBacklog = ClientBacklog { jobs: 100, bytes: 100_000 };
 
 /// A store that reaches no Postgres.
-fn store_without_postgres() -> Store {
+pub(crate) fn store_without_postgres() -> Store {
     Store::new(ConnectOptions::new("postgres://nobody@127.0.0.1:1/none", None, 1, false).unwrap())
 }
 
 fn limits() -> QueueLimits {
     let store = store_without_postgres();
     QueueLimits::new(store.clone(), MAX, StoredBytes::new(store, 0))
+}
+
+/// The admission of a client's only job, and a function that counts the client's jobs.
+pub(crate) fn admission() -> (Admission, impl Fn() -> u64) {
+    let (limits, queue) = (limits(), counted(0));
+    let QueueCheck::Reserved(reservation) = limits.check(&queue, 0) else { panic!("the queue is empty") };
+    let stored = stored::tests::no_bytes(store_without_postgres());
+    (Admission { queue: reservation, stored }, move || queue.estimate().waiting.jobs)
 }
 
 /// A client's queue that was counted just now, with this many waiting jobs of no bytes.

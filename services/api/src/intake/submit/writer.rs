@@ -187,3 +187,6 @@ impl Ticket {
         let _ = self.reply.send(reply);
     }
 }
+
+#[cfg(test)]
+mod tests;
