@@ -29,13 +29,11 @@ pub struct Event<'a> {
     pub model: &'a str,
     /// 0 until the first claim. A requeue's `queued` carries the attempt that ended.
     pub attempt: i64,
-    /// What Ollama would have answered unstreamed; None before the end and above the inline limit.
-    pub result: Option<&'a RawValue>,
-    /// Written as `null` in every event but `done`, whatever is here.
+    /// Written as `null` in every event except `done`, whatever is here.
     pub artifacts: &'a [Artifact<'a>],
     pub error: Option<&'a str>,
-    /// The client's own bytes; None, so `null`, when it sent none.
-    pub metadata: Option<&'a RawValue>,
+    /// A JSON object, in the client's own bytes. `None` if the client sent none: written as `null`.
+    pub metadata: Option<&'a str>,
 }
 
 impl Event<'_> {
@@ -46,16 +44,17 @@ impl Event<'_> {
         body
     }
 
-    /// Bytes: a body that grows by doubling would take twice its size, and three times while it grows.
+    /// An estimate in bytes. A buffer that grows by doubling would take twice the size of the body, and three times
+    /// while it grows.
     fn about_its_size(&self) -> usize {
         let inline = |artifact: &Artifact<'_>| match &artifact.content {
-            // A quotation mark in eight characters, each with a backslash.
-            ArtifactContent::Data(text) => text.len() + text.len() / 8,
+            // The completion is there twice: as the result, and as the text of an artifact. That text has about one
+            // quotation mark in eight characters, each with a backslash.
+            ArtifactContent::Data(text) => 2 * text.len() + text.len() / 8,
             ArtifactContent::Url(url) => url.len(),
         };
         let artifacts: usize = self.artifacts.iter().map(inline).sum();
-        let metadata = self.metadata.map_or(0, |metadata| metadata.get().len());
-        1_024 + self.result.map_or(0, |result| result.get().len()) + artifacts + metadata
+        1_024 + artifacts + self.metadata.map_or(0, str::len)
     }
 }
 
@@ -71,10 +70,10 @@ impl Serialize for Event<'_> {
         body.serialize_field("timestamp", &rfc3339(self.timestamp))?;
         body.serialize_field("model", self.model)?;
         body.serialize_field("attempt", &self.attempt)?;
-        body.serialize_field("result", &self.result)?;
+        body.serialize_field("result", &artifacts.and_then(result))?;
         body.serialize_field("artifacts", &artifacts)?;
         body.serialize_field("error", &self.error)?;
-        body.serialize_field("metadata", &self.metadata)?;
+        body.serialize_field("metadata", &self.metadata.and_then(raw))?;
         body.end()
     }
 }
@@ -86,8 +85,9 @@ pub struct Artifact<'a> {
     pub content_type: &'a str,
     /// Bytes.
     pub size: i64,
-    /// Lower-case hex.
-    pub sha256: &'a str,
+    /// Written as lower-case hex.
+    #[serde(serialize_with = "as_hex")]
+    pub sha256: &'a [u8],
     #[serde(flatten)]
     pub content: ArtifactContent<'a>,
 }
@@ -102,14 +102,32 @@ pub enum ArtifactContent<'a> {
 }
 
 impl<'a> ArtifactContent<'a> {
-    /// Inline if it fits and can be a JSON string at all; by `url` otherwise.
-    pub fn choose(bytes: &'a [u8], inline_limit: u64, url: impl FnOnce() -> String) -> Self {
-        let fits = bytes.len() as u64 <= inline_limit;
-        match std::str::from_utf8(bytes) {
-            Ok(text) if fits => Self::Data(text),
+    /// Inline if the bytes are here and can be a JSON string; by `url` otherwise. The store reads no bytes above the
+    /// inline limit.
+    pub fn choose(bytes: Option<&'a [u8]>, url: impl FnOnce() -> String) -> Self {
+        match bytes.map(std::str::from_utf8) {
+            Some(Ok(text)) => Self::Data(text),
             _ => Self::Url(url()),
         }
     }
+}
+
+/// Ollama's answer as one JSON object, in Ollama's own bytes. `None` if it is larger than the inline limit.
+pub fn result<'a>(artifacts: &[Artifact<'a>]) -> Option<&'a RawValue> {
+    let completion = artifacts.iter().find(|artifact| artifact.name == COMPLETION)?;
+    match completion.content {
+        ArtifactContent::Data(text) => raw(text),
+        ArtifactContent::Url(_) => None,
+    }
+}
+
+/// JSON that is written byte for byte as it came. `None` if it is no JSON.
+pub fn raw(json: &str) -> Option<&RawValue> {
+    serde_json::from_str(json).ok()
+}
+
+fn as_hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&hex::encode(bytes))
 }
 
 /// Where the api serves an artifact: absolute with a public base, relative without one.
@@ -135,7 +153,6 @@ mod tests {
             timestamp: DateTime::from_timestamp_micros(1_792_000_000_123_456).unwrap(),
             model: "tiny-a",
             attempt: 0,
-            result: None,
             artifacts: &[],
             error: None,
             metadata: None,
@@ -144,10 +161,6 @@ mod tests {
 
     fn body(event: &Event<'_>) -> String {
         String::from_utf8(event.to_json()).unwrap()
-    }
-
-    fn raw(json: &str) -> Box<RawValue> {
-        RawValue::from_string(json.to_owned()).unwrap()
     }
 
     #[test]
@@ -160,28 +173,25 @@ mod tests {
 
     #[test]
     fn a_done_event_carries_result_artifacts_and_the_clients_metadata_byte_for_byte() {
-        let result = raw(r#"{"model":"tiny-a","done":true,"eval_count":1.0e1}"#);
-        let metadata = raw(r#"{ "z": 1, "a": "\u0000é" }"#);
         let artifacts = [Artifact {
             name: "completion",
             content_type: "application/json",
-            size: 9,
-            sha256: "ab12",
-            content: ArtifactContent::Data("{\"a\":\"é\"}"),
+            size: 26,
+            sha256: b"\xab\x12",
+            content: ArtifactContent::Data("{\"a\":\"é\", \"count\":1.0e1}"),
         }];
         let event = Event {
             seq: 4,
             state: "done",
             previous_state: Some("working"),
             attempt: 1,
-            result: Some(&result),
             artifacts: &artifacts,
-            metadata: Some(&metadata),
+            metadata: Some(r#"{ "z": 1, "a": "\u0000é" }"#),
             ..event()
         };
         assert_eq!(
             body(&event),
-            r#"{"type":"job.done","job_id":"01JD9Q3Z8Y7V6W5X4T3S2R1Q0P","seq":4,"state":"done","previous_state":"working","timestamp":"2026-10-14T17:46:40.123Z","model":"tiny-a","attempt":1,"result":{"model":"tiny-a","done":true,"eval_count":1.0e1},"artifacts":[{"name":"completion","content_type":"application/json","size":9,"sha256":"ab12","data":"{\"a\":\"é\"}"}],"error":null,"metadata":{ "z": 1, "a": "\u0000é" }}"#
+            r#"{"type":"job.done","job_id":"01JD9Q3Z8Y7V6W5X4T3S2R1Q0P","seq":4,"state":"done","previous_state":"working","timestamp":"2026-10-14T17:46:40.123Z","model":"tiny-a","attempt":1,"result":{"a":"é", "count":1.0e1},"artifacts":[{"name":"completion","content_type":"application/json","size":26,"sha256":"ab12","data":"{\"a\":\"é\", \"count\":1.0e1}"}],"error":null,"metadata":{ "z": 1, "a": "\u0000é" }}"#
         );
     }
 
@@ -191,7 +201,7 @@ mod tests {
             name: "completion",
             content_type: "application/json",
             size: 300_000,
-            sha256: "ab12",
+            sha256: b"\xab\x12",
             content: ArtifactContent::Url(artifact_url(Some("https://jobs.example/"), JOB, "completion")),
         }];
         let event = Event {
@@ -202,6 +212,7 @@ mod tests {
             ..event()
         };
         let body: serde_json::Value = serde_json::from_slice(&event.to_json()).unwrap();
+        assert!(body["result"].is_null());
         assert_eq!(
             body["artifacts"].to_string(),
             r#"[{"name":"completion","content_type":"application/json","size":300000,"sha256":"ab12","url":"https://jobs.example/jobs/01JD9Q3Z8Y7V6W5X4T3S2R1Q0P/artifacts/completion"}]"#
@@ -226,26 +237,26 @@ mod tests {
     #[test]
     fn artifacts_are_null_in_every_event_but_done_where_they_are_at_least_empty() {
         let artifacts = [Artifact {
-            name: "partial",
-            content_type: "text/plain",
-            size: 1,
-            sha256: "ab12",
-            content: ArtifactContent::Data("x"),
+            name: "completion",
+            content_type: "application/json",
+            size: 2,
+            sha256: b"\xab\x12",
+            content: ArtifactContent::Data("{}"),
         }];
         for state in ["queued", "loading", "working", "failed", "cancelled", "expired"] {
             let body = body(&Event { state, artifacts: &artifacts, ..event() });
-            assert!(body.contains(r#""artifacts":null"#), "{state}");
+            assert!(body.contains(r#""result":null,"artifacts":null"#), "{state}");
         }
         assert!(body(&Event { state: "done", ..event() }).contains(r#""artifacts":[]"#));
     }
 
     #[test]
-    fn content_is_inline_up_to_the_limit_and_only_if_it_is_text() {
-        let choose = |bytes, limit| ArtifactContent::choose(bytes, limit, || "/url".to_owned());
-        assert_eq!(choose(b"abcd", 4), ArtifactContent::Data("abcd"));
-        assert_eq!(choose(b"abcde", 4), ArtifactContent::Url("/url".to_owned()));
-        assert_eq!(choose(b"\xff", 4), ArtifactContent::Url("/url".to_owned()));
-        assert_eq!(choose(b"", 0), ArtifactContent::Data(""));
+    fn content_is_inline_if_it_is_here_and_is_text() {
+        let choose = |bytes| ArtifactContent::choose(bytes, || "/url".to_owned());
+        assert_eq!(choose(Some(b"abcd")), ArtifactContent::Data("abcd"));
+        assert_eq!(choose(None), ArtifactContent::Url("/url".to_owned()));
+        assert_eq!(choose(Some(b"\xff")), ArtifactContent::Url("/url".to_owned()));
+        assert_eq!(choose(Some(b"")), ArtifactContent::Data(""));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{ArtifactView, DeliveryPage, DeliveryView, JobHistory, JobId, JobView};
-use foreman_webhook::event::{COMPLETION, artifact_url};
+use foreman_webhook::event::{artifact_url, raw, result};
 use foreman_webhook::{Artifact, ArtifactContent, Event, rfc3339};
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -143,14 +143,13 @@ pub(crate) struct Attempt<'a> {
 
 /// One job in full.
 pub(crate) fn job(app: &App, job: &JobView) -> Vec<u8> {
-    let digests = Digests::of(&job.artifacts);
-    json(&Job { result: Some(completion(&job.artifacts)), ..show(app, job, &digests) })
+    let shown = show(app, job);
+    json(&Job { result: Some(result(&shown.artifacts)), ..shown })
 }
 
 /// A page of jobs. `next` is where the following page begins.
 pub(crate) fn jobs(app: &App, jobs: &[JobView], next: Option<JobId>) -> Vec<u8> {
-    let digests: Vec<Digests> = jobs.iter().map(|job| Digests::of(&job.artifacts)).collect();
-    let data: Vec<_> = jobs.iter().zip(&digests).map(|(job, digests)| show(app, job, digests)).collect();
+    let data: Vec<_> = jobs.iter().map(|job| show(app, job)).collect();
     let last_id = next.or_else(|| jobs.last().map(|job| job.id)).map(|id| id.to_string());
     json(&Page { data, has_more: next.is_some(), last_id })
 }
@@ -170,7 +169,6 @@ pub(crate) fn events(
 ) -> impl Iterator<Item = (i32, Box<RawValue>)> {
     let job_id = job.to_string();
     history.events.iter().map(move |event| {
-        let digests = Digests::of(&event.artifacts);
         let body = Event {
             job_id: &job_id,
             seq: event.seq.into(),
@@ -179,10 +177,9 @@ pub(crate) fn events(
             timestamp: event.at,
             model: &history.model,
             attempt: event.attempt.into(),
-            result: completion(&event.artifacts),
-            artifacts: &artifacts(app, job, &event.artifacts, &digests),
+            artifacts: &artifacts(app, &job_id, &event.artifacts),
             error: event.error.as_deref(),
-            metadata: history.metadata.as_deref().and_then(raw),
+            metadata: history.metadata.as_deref(),
         };
         let json = to_raw_value(&body).expect("strings, numbers and raw JSON always serialise");
         (event.seq, json)
@@ -196,7 +193,7 @@ pub(crate) fn deliveries(page: &DeliveryPage) -> Vec<u8> {
     json(&Page { data, has_more: page.has_more, last_id })
 }
 
-fn show<'a>(app: &App, job: &'a JobView, digests: &'a Digests) -> Job<'a> {
+fn show<'a>(app: &App, job: &'a JobView) -> Job<'a> {
     Job {
         job_id: job.id,
         state: job.state.as_str(),
@@ -209,7 +206,7 @@ fn show<'a>(app: &App, job: &'a JobView, digests: &'a Digests) -> Job<'a> {
         result: None,
         error: job.error.as_deref(),
         error_code: job.error_code.as_deref(),
-        artifacts: artifacts(app, job.id, &job.artifacts, digests),
+        artifacts: artifacts(app, &job.id.to_string(), &job.artifacts),
         position: None,
         eta: None,
         usage: Usage { prompt_tokens: job.prompt_tokens, completion_tokens: job.completion_tokens },
@@ -236,45 +233,16 @@ fn between(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Option<i64
     Some((to? - from?).max(TimeDelta::zero()).num_milliseconds())
 }
 
-/// The digests of artifacts in hex.
-struct Digests(Vec<String>);
-
-impl Digests {
-    fn of(artifacts: &[ArtifactView]) -> Self {
-        Self(artifacts.iter().map(|artifact| hex::encode(&artifact.sha256)).collect())
-    }
-}
-
-fn artifacts<'a>(
-    app: &App,
-    job: JobId,
-    views: &'a [ArtifactView],
-    digests: &'a Digests,
-) -> Vec<Artifact<'a>> {
-    let show = |(view, sha256): (&'a ArtifactView, &'a String)| {
-        let url = || artifact_url(app.public_url.as_deref(), &job.to_string(), &view.name);
-        Artifact {
-            name: &view.name,
-            content_type: &view.content_type,
-            size: view.size,
-            sha256,
-            content: match &view.data {
-                Some(data) => ArtifactContent::choose(data, app.inline_limit, url),
-                None => ArtifactContent::Url(url()),
-            },
-        }
+fn artifacts<'a>(app: &App, job_id: &str, views: &'a [ArtifactView]) -> Vec<Artifact<'a>> {
+    let url = |name: &str| artifact_url(app.public_url.as_deref(), job_id, name);
+    let show = |view: &'a ArtifactView| Artifact {
+        name: &view.name,
+        content_type: &view.content_type,
+        size: view.size,
+        sha256: &view.sha256,
+        content: ArtifactContent::choose(view.data.as_deref(), || url(&view.name)),
     };
-    views.iter().zip(&digests.0).map(show).collect()
-}
-
-/// Ollama's answer as one JSON object, if the job has it and its size is within the inline limit.
-fn completion(artifacts: &[ArtifactView]) -> Option<&RawValue> {
-    let completion = artifacts.iter().find(|artifact| artifact.name == COMPLETION)?;
-    raw(std::str::from_utf8(completion.data.as_deref()?).ok()?)
-}
-
-fn raw(json: &str) -> Option<&RawValue> {
-    serde_json::from_str(json).ok()
+    views.iter().map(show).collect()
 }
 
 fn delivery(view: &DeliveryView) -> Delivery<'_> {

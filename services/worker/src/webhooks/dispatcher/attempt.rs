@@ -43,7 +43,6 @@ pub(super) struct Context {
     schedule: RetrySchedule,
     clock: Clock,
     /// Bytes.
-    inline_limit: u64,
     public_url: Option<String>,
     /// Reads the artifacts of heavy webhooks.
     large_reads: LargeReads,
@@ -75,7 +74,6 @@ impl Context {
             sender: Sender::new(Guard::new(settings.allow.clone()), destinations, settings.timeout)?,
             schedule,
             clock: worker.store.clock().clone(),
-            inline_limit: settings.inline_limit,
             public_url: settings.public_url.clone(),
             large_reads: worker.large_reads.clone(),
             store: worker.store.clone(),
@@ -108,8 +106,7 @@ impl Context {
         }
         let received = match &address.url {
             Some(url) => {
-                let body =
-                    Bytes::from(render::body(&delivery, self.inline_limit, self.public_url.as_deref()));
+                let body = Bytes::from(render::body(&delivery, self.public_url.as_deref()));
                 // The body contains them now.
                 delivery.event.artifacts = Vec::new();
                 let message = sign::message_id(&delivery.job.to_string(), delivery.event.seq.into());
