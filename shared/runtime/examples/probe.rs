@@ -1,4 +1,4 @@
-//! A service with nothing in it but its frame, for the tests that send real signals to a real process.
+//! A service that consists only of its frame. The tests send real signals to it.
 
 use std::future::pending;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use foreman_runtime::config::form;
 use foreman_runtime::{ConfigError, Env, Process, Program, Setting, settings};
 
-/// Without the prefix, so that the check for unknown names does not know it.
+/// The name does not have Foreman's prefix, so that the check for unknown variables ignores it.
 const MODE: Setting =
     Setting::with_default("PROBE_MODE", "obedient", "obedient, stubborn, panics, fails or waits");
 

@@ -1,4 +1,5 @@
-//! Work that nobody waits for: how its failures are told, and the loop that most of it runs in.
+//! Background work, which has no caller that would handle a failure: how its failures are logged and counted, and the loop
+//! in which most of it runs.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -11,21 +12,18 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metric;
 use crate::stalls;
 
-pub const BACKGROUND_ERRORS: Metric = Metric::labelled_counter(
-    "foreman_background_errors_total",
-    "Failures of work in the background, by the task that met them.",
-);
+pub const BACKGROUND_ERRORS: Metric =
+    Metric::labelled_counter("foreman_background_errors_total", "Failures of background work, by task.");
 
-/// The wait after a failure, doubled for each in a row.
+/// The wait after a failure. It doubles with each further failure in a row.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 /// The wait before work that was interrupted starts again. Most likely Postgres is away.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-/// Counts and logs one failure of work that nobody waits for. The second argument is an error or an
-/// `anyhow::Error`, taken by value because this is where it ends; its causes are logged with it. `tracing` fields
-/// and a message may follow.
+/// Counts and logs one failure of background work. The second argument is an error or an `anyhow::Error`. The macro takes
+/// it by value, because nobody else handles it, and logs its causes with it. `tracing` fields and a message may follow.
 ///
 /// ```
 /// # use foreman_runtime::background_error;
@@ -68,9 +66,9 @@ pub enum Round {
 
 /// Work that a loop repeats. Its tests call `run_once`.
 pub trait Rounds: Send {
-    /// As metrics and logs name it.
+    /// The name in metrics and logs.
     const TASK: &'static str;
-    /// How long a round may lawfully take; beyond that the loop stands still.
+    /// How long a round may take. If it takes longer, the loop is stalled.
     const LAWFUL: Duration = stalls::USUAL;
     type Error: Into<anyhow::Error>;
 
@@ -97,7 +95,7 @@ pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, poll: Du
             delay = FIRST_DELAY;
         }
         match round {
-            // A loop that always finds more must still let the others on its thread run.
+            // A loop that always finds more must still let other tasks run on its thread.
             Ok(Round::More) => yield_now().await,
             Ok(round) => {
                 let next_poll = Instant::now() + jittered(poll);
@@ -110,7 +108,7 @@ pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, poll: Du
             }
             Err(error) => {
                 background_error!(R::TASK, error);
-                // No wake-up shortens this wait: whoever wakes us does not know that we fail.
+                // A wake-up does not shorten this wait, because it does not say that the cause is gone.
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = sleep(jittered(delay)) => {}
@@ -135,7 +133,7 @@ where
     }
 }
 
-/// Between three quarters of `most` and all of it, so that processes do not poll in step.
+/// A random time between three quarters of `most` and `most`, so that processes do not poll at the same moments.
 pub fn jittered(most: Duration) -> Duration {
     most.mul_f64(rand::random_range(0.75..=1.0))
 }

@@ -1,6 +1,6 @@
-//! Settings from the environment: each declared once as data, read once, and refused in one line.
+//! Settings from the environment. Each setting is declared once, as data, and read once.
 //!
-//! A value must never be guessed at: what cannot be read stops the process and says how to mend it.
+//! Must never guess a value: a value that cannot be read stops the process with one line, which says how to mend it.
 
 mod env;
 mod error;

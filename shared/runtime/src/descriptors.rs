@@ -1,12 +1,12 @@
-//! File descriptors: each connection is one, and a process gets 1,024 of them unless it asks for more.
+//! File descriptors. Each connection needs one, and a process gets only 1,024 unless it asks for more.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Descriptors that are not for clients of one listener: connections to Postgres, the other listener, and those that were
-/// told to close and are about to.
+/// Descriptors kept for other things than the clients of one listener: connections to Postgres, the other listener, and
+/// connections that were told to close and have not closed yet.
 const OTHERS: u64 = 256;
 
-/// Asks the system for as many as it may give. The limit that it sets by default is for programs that use `select`.
+/// Asks the system for as many descriptors as it may give. Its low default is for programs that use `select`.
 pub(crate) fn raise() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -15,7 +15,7 @@ pub(crate) fn raise() {
     }
 }
 
-/// How many connections a listener may have that wants so many.
+/// How many connections a listener may have if it wants `wanted`.
 pub(crate) fn connections(listener: &'static str, wanted: usize) -> usize {
     let Ok((files, _)) = getrlimit(Resource::RLIMIT_NOFILE) else { return wanted };
     let most = connections_of(files, wanted);
@@ -30,7 +30,7 @@ pub(crate) fn connections(listener: &'static str, wanted: usize) -> usize {
 }
 
 fn connections_of(files: u64, wanted: usize) -> usize {
-    // Where there are very few, half of them must do for the others.
+    // If there are very few descriptors, keep half of them for the other things.
     let free = files - OTHERS.min(files / 2);
     usize::try_from(free).unwrap_or(usize::MAX).min(wanted)
 }

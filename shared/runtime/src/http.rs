@@ -1,7 +1,7 @@
-//! An HTTP server that cannot be held by its clients: bounded connections of which the idlest makes room, a time for every
-//! head, and a stop that lets running requests finish.
+//! An HTTP server that no client can block. Connections are bounded, and the one that has been idle longest makes room for
+//! a new one. Every head must come in time. A stop lets running requests finish.
 //!
-//! It serves HTTP/1.1; TLS and HTTP/2 are the gateway's.
+//! It serves HTTP/1.1 only. TLS and HTTP/2 are the gateway's task.
 
 mod connection;
 mod crowd;
@@ -22,26 +22,27 @@ use tokio_util::task::TaskTracker;
 use crate::shutdown::Shutdown;
 use crate::{background_error, descriptors};
 pub(crate) use crowd::METRICS;
-use crowd::{Crowd, Place};
+use crowd::{Crowd, OpenConnection};
 
-/// The wait after an `accept` that failed for want of something, file descriptors say.
+/// The wait after an `accept` that failed because something is used up, for instance file descriptors.
 const ACCEPT_DELAY: Duration = Duration::from_millis(200);
 
-/// Connections that the kernel holds until we accept them; it allows `net.core.somaxconn` of them, which is 4096 unless set.
-/// One that finds no room is tried again by its client only after a second, and at a backlog of 128 that met each 129th of
-/// a burst.
+/// Connections that the kernel holds until we accept them. The kernel allows at most `net.core.somaxconn`, which is 4096 by
+/// default. If there is no room for a connection, its client tries again only after a second. With a backlog of 128 that
+/// happened to every 129th connection of a burst.
 const BACKLOG: u32 = 4_096;
 
-/// What clients may take.
+/// How many connections clients may have, and how long they may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open at the same time. For one more, the connection that has waited longest for a request is closed.
+    /// Open connections. To accept one more, the server closes the connection that has waited longest for a request.
     pub connections: usize,
-    /// For the first head on a new connection.
+    /// The time for the first head on a new connection.
     pub head: Duration,
-    /// For the next head on a connection that has carried a request.
+    /// The time for the next head on a connection that has carried a request.
     pub idle: Duration,
-    /// For a client to take what was sent to it, before it counts as gone. (Linux; elsewhere the system's own.)
+    /// If a client does not take sent bytes for this long, it counts as gone. (On Linux. Other systems use their own
+    /// time.)
     pub stalled: Duration,
 }
 
@@ -53,7 +54,7 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Listens on the address that `setting` named.
+/// Listens on `address`, the value of `setting`.
 pub fn listen(address: SocketAddr, setting: &crate::Setting) -> Result<TcpListener, BindError> {
     let listen = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -64,8 +65,8 @@ pub fn listen(address: SocketAddr, setting: &crate::Setting) -> Result<TcpListen
     listen().map_err(|source| BindError { address, setting: setting.name, source })
 }
 
-/// Serves until the soft token, then lets open requests finish until the hard one. Handlers find the peer's
-/// address as `ConnectInfo<SocketAddr>`.
+/// Serves until the soft token is cancelled. Then lets open requests finish until the hard token is cancelled. Handlers
+/// find the peer's address as `ConnectInfo<SocketAddr>`.
 pub async fn serve(
     name: &'static str,
     listener: TcpListener,
@@ -75,11 +76,11 @@ pub async fn serve(
 ) {
     let crowd = Crowd::new(name, descriptors::connections(name, limits.connections));
     let connections = TaskTracker::new();
-    let serve_one = |place: Arc<Place>, stream, peer| {
-        let served = connection::serve(stream, peer, router.clone(), limits, place, shutdown.clone());
+    let serve_one = |open: Arc<OpenConnection>, stream, peer| {
+        let served = connection::serve(stream, peer, router.clone(), limits, open, shutdown.clone());
         connections.spawn(served);
     };
-    let mut without_a_place = None;
+    let mut not_entered = None;
     loop {
         let accepted = tokio::select! {
             () = shutdown.soft().cancelled() => break,
@@ -89,15 +90,15 @@ pub async fn serve(
             Ok((stream, peer)) => {
                 tokio::select! {
                     () = shutdown.soft().cancelled() => {
-                        without_a_place = Some((stream, peer));
+                        not_entered = Some((stream, peer));
                         break;
                     }
-                    place = crowd.enter() => serve_one(place, stream, peer),
+                    open = crowd.enter() => serve_one(open, stream, peer),
                 }
-                // Now whoever made room for it closes its connection: a burst would else hold more files than there are.
+                // Let the connection that made room close now. Otherwise a burst would need more files than there are.
                 yield_now().await;
             }
-            // The client was gone before we took its connection.
+            // The client was gone before we accepted its connection.
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
                 background_error!(name, error, "a connection could not be accepted");
@@ -105,19 +106,19 @@ pub async fn serve(
             }
         }
     }
-    // Who is connected already is still served. New clients get a refusal at once, and so go to another process, instead
-    // of waiting for this one.
-    for (stream, peer) in without_a_place.into_iter().chain(waiting(name, listener)) {
-        // Beyond the limit they are turned away.
-        if let Some(place) = crowd.try_enter() {
-            serve_one(place, stream, peer);
+    // Clients that are connected already are still served. New clients are refused at once, so that they go to another
+    // process instead of waiting for this one.
+    for (stream, peer) in not_entered.into_iter().chain(waiting(name, listener)) {
+        // Connections beyond the limit are closed.
+        if let Some(open) = crowd.try_enter() {
+            serve_one(open, stream, peer);
         }
     }
     connections.close();
     connections.wait().await;
 }
 
-/// Closes the listener, and returns whom the kernel had accepted for it by then: they would be reset.
+/// Closes the listener. Returns the connections that the kernel had accepted for it, because closing would reset them.
 fn waiting(name: &'static str, listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
     let mut waiting = Vec::new();
     let take_all = || -> io::Result<()> {
@@ -135,7 +136,7 @@ fn waiting(name: &'static str, listener: TcpListener) -> Vec<(TcpStream, SocketA
         }
     };
     if let Err(error) = take_all() {
-        background_error!(name, error, "those who still waited for a connection are turned away");
+        background_error!(name, error, "connections that were not accepted yet are closed");
     }
     waiting
 }

@@ -1,6 +1,6 @@
-//! How a process of Foreman starts, is configured, observed and stopped.
+//! How a process of Foreman is configured, started, observed and stopped.
 //!
-//! Nothing here knows what a job is: the services bring their settings, their metrics and their tasks.
+//! This crate must never know what a job is. The services bring their settings, their metrics and their tasks.
 
 pub mod config;
 pub mod settings;

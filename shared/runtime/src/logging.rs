@@ -1,5 +1,5 @@
-//! Logs: one line where a failure is handled, on standard error, for people or for machines. Each line has the fields of
-//! the spans around it, so that code inside a span need not name its job.
+//! Logs, on standard error, as text for people or as JSON for machines. A failure is one line, written where it is handled.
+//! Each line has the fields of the spans around it, so that code inside a span need not name its job.
 
 mod flat_json;
 
@@ -21,7 +21,7 @@ pub enum Format {
     Json,
 }
 
-/// What `FOREMAN_LOG` and `FOREMAN_LOG_FORMAT` say.
+/// The values of `FOREMAN_LOG` and `FOREMAN_LOG_FORMAT`.
 #[derive(Debug)]
 pub struct Logging {
     filter: EnvFilter,
@@ -39,7 +39,7 @@ impl Logging {
         })
     }
 
-    /// From here on everything logged is written, panics included. A second call in one process changes nothing.
+    /// Starts writing logs, including panics. A second call in one process changes nothing.
     pub fn start(self) {
         let builder = tracing_subscriber::fmt().with_env_filter(self.filter).with_writer(io::stderr);
         let started = match self.format {
@@ -52,12 +52,12 @@ impl Logging {
     }
 }
 
-/// Reads a filter strictly: the library takes a misspelt level for the name of a module, and logs nothing else.
+/// Parses a filter strictly. The library would take a misspelt level for the name of a module, and log only that module.
 fn filter(text: &str) -> Result<EnvFilter, String> {
     let expected = "expected a level (off, error, warn, info, debug, trace) or module=level, separated by commas, \
                     such as info,foreman_store=debug";
     let parts: Vec<_> = text.split(',').map(str::trim).collect();
-    // An empty part would count as a level too.
+    // The library takes an empty text for a level.
     let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
     let misspelt = |part: &&str| !part.contains(['=', '[', ']']) && !is_level(part);
     if parts.iter().any(misspelt) {
@@ -66,7 +66,7 @@ fn filter(text: &str) -> Result<EnvFilter, String> {
     EnvFilter::builder().parse(parts.join(",")).map_err(|_| expected.to_owned())
 }
 
-/// The default hook writes several lines that no log reader puts together.
+/// Logs a panic as one line. The default hook writes several lines, which log readers do not join.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let text = panic.payload_as_str().unwrap_or("no message");

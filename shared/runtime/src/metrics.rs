@@ -1,6 +1,6 @@
-//! Metrics: declared as data, kept in memory, read by Prometheus through the ops server.
+//! Metrics. They are declared as data and kept in memory. Prometheus reads them from the ops server.
 //!
-//! No label may hold what a client can invent.
+//! A label must never contain a text that a client can make up.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -13,18 +13,19 @@ mod snapshot;
 
 pub use snapshot::Snapshot;
 
-/// From a fast HTTP answer to a job that waited for hours, in seconds. Every histogram counts seconds and has a
-/// name that says so.
+/// Seconds: from a fast HTTP answer to a job that waited for hours. Every histogram counts seconds, and its name ends in
+/// `_seconds`.
 const BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
     3_600.0, 21_600.0,
 ];
 const HISTOGRAM_SUFFIX: &str = "_seconds";
 
-/// Samples pile up in memory until they are counted into buckets, scraped or not.
+/// Samples of histograms stay in memory until the upkeep counts them into buckets. That must happen even if nobody reads
+/// the metrics.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
-/// One metric, with its name as dashboards know it: `counter!(CLAIMED.name).increment(1)`.
+/// One metric. Dashboards know it by `name`, and code records it by `name`: `counter!(CLAIMED.name).increment(1)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     pub name: &'static str,
@@ -41,7 +42,7 @@ enum Kind {
 }
 
 impl Metric {
-    /// Without labels: it exists from the start, at 0.
+    /// A counter without labels. It exists from the start, at 0.
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: Kind::Counter, help }
     }
@@ -54,7 +55,7 @@ impl Metric {
         Self { name, kind: Kind::Gauge, help }
     }
 
-    /// Of seconds; the name must end in `_seconds`, or it does not compile.
+    /// A histogram of seconds. A name that does not end in `_seconds` does not compile.
     pub const fn histogram(name: &'static str, help: &'static str) -> Self {
         assert!(ends_with(name.as_bytes(), HISTOGRAM_SUFFIX.as_bytes()), "histograms are named *_seconds");
         Self { name, kind: Kind::Histogram, help }
@@ -73,7 +74,7 @@ impl Metric {
     }
 }
 
-/// The process's recorder.
+/// The recorder of the process.
 #[derive(Clone)]
 pub struct Metrics {
     recorded: PrometheusHandle,
@@ -81,7 +82,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Makes the recorder of this process, or finds the one that is there, and declares what it will record.
+    /// Makes the recorder of this process, or finds the existing one. Declares the metrics that it will record.
     pub fn install(declared: &[&[Metric]]) -> Self {
         static RECORDER: OnceLock<Metrics> = OnceLock::new();
         let metrics = RECORDER.get_or_init(|| {
@@ -101,24 +102,24 @@ impl Metrics {
         metrics.clone()
     }
 
-    /// In Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         let mut text = self.recorded.render();
         self.published.lock().unwrap_or_else(PoisonError::into_inner).render(&mut text);
         text
     }
 
-    /// Shows these gauges from now on, in place of all that were published before.
+    /// Shows these gauges from now on, instead of all gauges that were published before.
     pub fn publish(&self, gauges: Snapshot) {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = gauges;
     }
 
-    /// Drops every published gauge, because another process shows them now.
+    /// Removes every published gauge, because another process publishes them now, or because they may be outdated.
     pub fn withdraw(&self) {
         self.publish(Snapshot::default());
     }
 
-    /// Counts what has piled up, for as long as it is polled.
+    /// Counts the waiting samples into buckets again and again, for as long as it is polled.
     pub(crate) async fn keep_up(self) {
         let mut tick = interval(UPKEEP_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -163,7 +164,7 @@ mod tests {
         counter!(PLAIN.name).increment(2);
         counter!(LABELLED.name, "model" => "tiny-a").increment(1);
         histogram!(WAITED.name).record(0.004);
-        // A second service in the same process declares its own, and takes nothing from the first.
+        // A second service in the same process declares its own metrics, and those of the first stay.
         let text = Metrics::install(&[&[PLAIN]]).render();
         for line in [
             "# HELP test_plain_total Counts.",

@@ -1,4 +1,4 @@
-//! What operators ask a process: `/metrics`, `/healthz`, `/readyz`. Never any client's data.
+//! The routes for operators: `/metrics`, `/healthz`, `/readyz`. Must never show a client's data.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,8 @@ use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::stalls;
 
-/// Probes and scrapers are few. When somebody opens more connections, the idlest are closed, so that a probe is answered.
+/// Probes and scrapers need few connections. If somebody opens more, the server closes those that have been idle longest, so
+/// that it can still answer a probe.
 pub(crate) const LIMITS: Limits = Limits {
     connections: 64,
     head: Duration::from_secs(10),
@@ -24,7 +25,7 @@ pub(crate) const LIMITS: Limits = Limits {
     stalled: Duration::from_secs(30),
 };
 
-/// A probe that gets no answer in time says less than one that says so.
+/// After this long the answer says that the checks hang. A probe that times out without an answer would say less.
 const READY_WITHIN: Duration = Duration::from_secs(4);
 
 /// The wait between two looks at a condition that a process needs at its start.
@@ -35,7 +36,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub struct Check {
     #[serde(rename = "check")]
     name: &'static str,
-    /// One sentence with the mend; None where all is well.
+    /// One sentence: what is wrong, and how to mend it. `None` if the condition holds.
     #[serde(rename = "error")]
     problem: Option<String>,
 }
@@ -51,10 +52,10 @@ pub fn checks(conditions: impl IntoIterator<Item = (&'static str, Result<(), Str
     conditions.into_iter().map(|(name, result)| Check::new(name, result)).collect()
 }
 
-/// Looks at every condition of being ready, at each call.
+/// Checks every condition of being ready. Each probe calls it anew.
 pub type Readiness = Arc<dyn Fn() -> BoxFuture<'static, Vec<Check>> + Send + Sync>;
 
-/// Wraps an async closure that returns the checks.
+/// Makes a [`Readiness`] from an async closure.
 pub fn readiness<F, R>(checks: F) -> Readiness
 where
     F: Fn() -> R + Send + Sync + 'static,
@@ -87,8 +88,9 @@ fn prometheus(metrics: &Metrics) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()).into_response()
 }
 
+/// The body of `/readyz`.
 #[derive(Serialize)]
-struct Answer {
+struct ReadyBody {
     ready: bool,
     failing: Vec<Check>,
 }
@@ -107,7 +109,7 @@ async fn ready(readiness: &Readiness, shutdown: &Shutdown) -> Response {
     };
     let failing: Vec<_> = checks.into_iter().filter(|check| check.problem.is_some()).collect();
     let status = if failing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = serde_json::to_string(&Answer { ready: failing.is_empty(), failing })
+    let body = serde_json::to_string(&ReadyBody { ready: failing.is_empty(), failing })
         .expect("names and sentences always serialise");
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

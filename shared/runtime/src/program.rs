@@ -1,7 +1,8 @@
 //! The frame of a service's `main`: arguments, settings, logs, signals, tasks, exit status.
 //!
-//! A service brings two functions: one that reads its settings, before anything else happens, and one that starts
-//! its tasks. Exit status: 0 asked to stop and did, 1 failed, 2 misconfigured, 128 + n ended by a second signal n.
+//! A service brings two functions. The first reads its settings, before anything else happens. The second starts its
+//! tasks. Exit status: 0 if the process was asked to stop and did, 1 if it failed, 2 if a setting is wrong, 128 + n if a
+//! second signal n ended it.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -20,29 +21,29 @@ use crate::metrics::{Metric, Metrics};
 use crate::ops::{self, Readiness};
 use crate::settings;
 use crate::shutdown::signals::Signals;
-use crate::shutdown::{Ended, Shutdown};
+use crate::shutdown::{Shutdown, ShutdownResult};
 use crate::stalls;
 use crate::tls;
 
-/// Every service has these beside its own.
+/// The metrics that every service has beside its own.
 const OWN_METRICS: &[&[Metric]] = &[&[background::BACKGROUND_ERRORS, stalls::STALLED], http::METRICS];
 
 const FAILED: u8 = 1;
 const MISCONFIGURED: u8 = 2;
 
-/// What a service is, as data.
+/// The description of a service.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
     pub name: &'static str,
     /// One sentence.
     pub about: &'static str,
     pub version: &'static str,
-    /// What `--help` lists and the service reads.
+    /// The settings that `--help` lists. The service reads all of them.
     pub settings: &'static [&'static [Setting]],
     pub metrics: &'static [&'static [Metric]],
 }
 
-/// What a service works with while it runs.
+/// The parts of the frame that a running service uses.
 #[derive(Clone)]
 pub struct Process {
     pub shutdown: Shutdown,
@@ -52,8 +53,8 @@ pub struct Process {
 impl Program {
     /// Runs the service from its arguments and environment to its end.
     ///
-    /// `configure` reads settings and does nothing else. `start` connects, binds and spawns tasks on
-    /// `process.shutdown`, then returns; it is dropped where a signal comes first.
+    /// `configure` only reads settings. `start` connects, binds, spawns tasks on `process.shutdown`, and returns. A signal
+    /// that comes before it returns drops it.
     pub fn run<C>(
         &self,
         configure: impl FnOnce(&Env) -> Result<C, ConfigError>,
@@ -73,7 +74,7 @@ impl Program {
         }
     }
 
-    /// The text of `--help`, made from the same declarations that are parsed.
+    /// The text of `--help`, made from the declarations from which the settings are parsed.
     pub fn help(&self) -> String {
         let mut text = format!("{}\n\nUsage: {} [--help | --version]\n\n", self.about, self.name);
         text.push_str("Settings are environment variables; NAME_FILE names a file that holds the value.\n");
@@ -122,12 +123,12 @@ impl Program {
             Ok(runtime) => runtime,
             Err(error) => return self.give_up(FAILED, error.into()),
         };
-        let ended = runtime.block_on(process.live(self, grace, config, start));
-        // A lookup that hangs in the system's resolver holds its thread; it must not hold the exit.
+        let result = runtime.block_on(process.live(self, grace, config, start));
+        // A name lookup that hangs in the system's resolver blocks its thread. It must not delay the exit.
         runtime.shutdown_background();
-        match ended {
-            Ok(Ended::Clean) => ExitCode::SUCCESS,
-            Ok(Ended::Failed) => ExitCode::from(FAILED),
+        match result {
+            Ok(ShutdownResult::Clean) => ExitCode::SUCCESS,
+            Ok(ShutdownResult::Failed) => ExitCode::from(FAILED),
             Err(error) => self.give_up(FAILED, error),
         }
     }
@@ -139,7 +140,7 @@ impl Program {
 }
 
 impl Process {
-    /// Serves `/metrics`, `/healthz` and `/readyz` until the very end, so that a stop can be watched.
+    /// Serves `/metrics`, `/healthz` and `/readyz` to the very end of the process, so that operators can watch a stop.
     pub fn serve_ops(
         &self,
         address: SocketAddr,
@@ -148,7 +149,7 @@ impl Process {
     ) -> anyhow::Result<()> {
         let listener = http::listen(address, setting)?;
         let router = ops::router(self.metrics.clone(), readiness, self.shutdown.clone());
-        // It obeys a shutdown of its own, that nobody asks for: it ends with the runtime.
+        // The server gets a `Shutdown` of its own that nobody stops, so that it ends only with the runtime.
         tokio::spawn(
             async move { http::serve("ops", listener, router, ops::LIMITS, &Shutdown::new()).await },
         );
@@ -161,23 +162,23 @@ impl Process {
         grace: Duration,
         config: C,
         start: impl AsyncFnOnce(C, &Process) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Ended> {
+    ) -> anyhow::Result<ShutdownResult> {
         tokio::spawn(Signals::register()?.watch(self.shutdown.clone()));
         tokio::spawn(self.metrics.clone().keep_up());
         tracing::info!(version = program.version, "{} is starting", program.name);
         let started = tokio::select! {
-            // A failure that came before a signal is told, whichever is noticed first.
+            // If a failure and a signal come at the same moment, report the failure.
             biased;
             started = start(config, self) => started,
             () = self.shutdown.soft().cancelled() => Ok(()),
         };
         if started.is_err() {
-            // What had been spawned by then gets its time to hand back what it holds.
+            // The tasks that `start` had spawned before it failed get time to hand back what they hold.
             self.shutdown.stop();
         }
-        let ended = self.shutdown.finished(grace).await;
+        let result = self.shutdown.finished(grace).await;
         tracing::info!("{} has stopped", program.name);
-        started.map(|()| ended)
+        started.map(|()| result)
     }
 }
 
@@ -187,7 +188,7 @@ enum Asked {
     Nonsense(String),
 }
 
-/// Help and version go to standard output; a reader that is gone is no error worth a message.
+/// Writes help or version to standard output. If nobody reads it any more, only the exit status says so.
 fn say(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -195,8 +196,8 @@ fn say(text: &str) -> ExitCode {
     }
 }
 
-/// The one line that a process says before it ends, which no log filter can hide.
+/// Writes the one line that explains why a process ends. No log filter can hide it.
 fn complain(line: &str) {
-    // If standard error is gone, nobody is left to tell.
+    // If standard error is closed, nobody reads the line.
     let _ = writeln!(io::stderr(), "{line}");
 }

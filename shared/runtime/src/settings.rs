@@ -1,7 +1,7 @@
 //! Every setting of every process, as data.
 //!
-//! They stand together so that each process knows the names of the others' and warns of none of them, and so that
-//! one test can hold the README to all. A service reads its own and must obey every one it lists.
+//! They are in one place for two reasons: a process must not warn of a setting that only another process reads, and one
+//! test compares all of them with the README. A service must read every setting that it lists.
 
 pub mod api;
 pub mod cli;
@@ -10,5 +10,5 @@ pub mod worker;
 
 use crate::config::Setting;
 
-/// What any process of Foreman may find in its environment.
+/// All settings of all processes.
 pub const ALL: &[&[Setting]] = &[shared::PROCESS, shared::JOBS, api::ALL, worker::ALL, cli::ALL];

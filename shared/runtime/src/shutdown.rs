@@ -1,8 +1,8 @@
-//! Stopping a process, and noticing when it should: two tokens and the tasks that obey them.
+//! How a process stops: two tokens, and the tasks that obey them.
 //!
-//! The soft token says "take no new work, finish what runs"; the hard one, shortly before the grace ends, "hand
-//! back what still runs". Every task of a process is spawned here by name, so that none can go missing silently:
-//! a task that ends before it was asked to takes the process with it, and the supervisor starts a whole one.
+//! The soft token says "take no new work, finish the work that runs". The hard token, shortly before the grace ends,
+//! says "hand back the work that still runs". Every task of a process is spawned here under a name, so that no task can
+//! end unnoticed: if a task ends before it was asked to, the whole process stops, and the supervisor starts it anew.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,10 +21,10 @@ use tokio_util::task::TaskTracker;
 use crate::background::BACKGROUND_ERRORS;
 use crate::background_error;
 
-/// The end of the grace, kept for handing work back. Of a very short grace it is half.
+/// This much at the end of the grace is for handing work back. In a very short grace, half of it is.
 const HAND_BACK: Duration = Duration::from_secs(3);
 
-/// Kept for the process itself, so that it ends within its grace and not at it.
+/// The process itself needs this long to end. It must end before the grace is over.
 const EXIT: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Default)]
@@ -35,17 +35,17 @@ struct Inner {
     soft: CancellationToken,
     hard: CancellationToken,
     tasks: TaskTracker,
-    /// How many of each name are running, for the message about those that would not end.
+    /// How many tasks of each name run, for the message about tasks that did not end.
     running: Mutex<BTreeMap<&'static str, usize>>,
     failed: AtomicBool,
 }
 
-/// How it went.
+/// How a process stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// Asked to stop, and every task did.
+pub enum ShutdownResult {
+    /// The process was asked to stop, and every task ended.
     Clean,
-    /// A task failed, or would not end within the grace.
+    /// A task failed, or did not end within the grace.
     Failed,
 }
 
@@ -62,29 +62,29 @@ impl Shutdown {
         Self::default()
     }
 
-    /// Take no new work once this is cancelled.
+    /// Once this is cancelled, a task takes no new work.
     pub fn soft(&self) -> &CancellationToken {
         &self.0.soft
     }
 
-    /// Hand back what still runs once this is cancelled, and end.
+    /// Once this is cancelled, a task hands back the work that still runs, and ends.
     pub fn hard(&self) -> &CancellationToken {
         &self.0.hard
     }
 
-    /// Begins the stop, as a signal would.
+    /// Begins the stop, as a signal does.
     pub fn stop(&self) {
         self.0.soft.cancel();
     }
 
-    /// Runs a task that lives as long as the process: it may end only after the soft token. Ending before it, an
-    /// error at any time and a panic are logged, counted under `name`, and stop the process.
+    /// Runs a task that lives as long as the process. It may end only after the soft token is cancelled. If it ends
+    /// earlier, returns an error or panics, that is logged, counted under `name`, and stops the process.
     pub fn spawn<E: Into<anyhow::Error>>(
         &self,
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        // From the start at 0, or the first failure would be no increase.
+        // Start the counter at 0. Otherwise Prometheus would not see the first failure as an increase.
         counter!(BACKGROUND_ERRORS.name, "task" => name).increment(0);
         let shutdown = self.clone();
         self.track(name, async move {
@@ -96,7 +96,7 @@ impl Shutdown {
         });
     }
 
-    /// The same for a task that meets no error which it could not handle itself.
+    /// Like [`spawn`](Self::spawn), for a task that handles all of its errors itself.
     pub fn spawn_infallible(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn(name, async {
             task.await;
@@ -104,8 +104,8 @@ impl Shutdown {
         });
     }
 
-    /// Runs one piece of work that ends by itself and tells its own failures; the process waits for it before it
-    /// ends. A panic stops the process. Work that is aborted through the handle ends silently.
+    /// Runs one piece of work that ends by itself and logs its own failures. The process waits for it before it ends. A
+    /// panic stops the process. Work that is aborted through the handle ends silently.
     pub fn spawn_work(
         &self,
         name: &'static str,
@@ -114,23 +114,26 @@ impl Shutdown {
         self.track(name, work)
     }
 
-    /// Waits for the soft token, then until every task has ended, at most for `grace`.
-    pub async fn finished(&self, grace: Duration) -> Ended {
+    /// Waits for the soft token. Then waits until every task has ended, for at most `grace`.
+    pub async fn finished(&self, grace: Duration) -> ShutdownResult {
         self.0.soft.cancelled().await;
         self.0.tasks.close();
         let hand_back = HAND_BACK.min(grace / 2);
         if timeout(grace - hand_back, self.0.tasks.wait()).await.is_err() {
-            tracing::info!(running = self.running(), "the grace is nearly over; running work is handed back");
+            tracing::info!(
+                running = self.running(),
+                "the grace is nearly over; handing back the work that still runs"
+            );
             self.0.hard.cancel();
             if timeout(hand_back.saturating_sub(EXIT), self.0.tasks.wait()).await.is_err() {
                 tracing::error!(
                     running = self.running(),
                     "tasks would not end within the grace; they are dropped"
                 );
-                return Ended::Failed;
+                return ShutdownResult::Failed;
             }
         }
-        if self.0.failed.load(Ordering::Acquire) { Ended::Failed } else { Ended::Clean }
+        if self.0.failed.load(Ordering::Acquire) { ShutdownResult::Failed } else { ShutdownResult::Clean }
     }
 
     fn track(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
@@ -138,7 +141,8 @@ impl Shutdown {
         let entry = Running::enter(self, name);
         let task = self.0.tasks.spawn(async move {
             let _entry = entry;
-            // What the work touched is either its own and gone with it, or guards itself against panics.
+            // A panic leaves no broken state: the work's own state is dropped, and shared state guards itself against
+            // panics.
             if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
                 shutdown.fail(name, TaskError::Panicked(panic_text(&*panic)));
             }
@@ -163,7 +167,7 @@ impl Shutdown {
     }
 }
 
-/// The entry of one task among those that run, for as long as its future lives.
+/// The entry of one task in `running`, for as long as its future lives.
 struct Running {
     shutdown: Shutdown,
     name: &'static str,
@@ -195,7 +199,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
-/// Signals, for the one place that runs a process.
+/// Signals. Only [`Program`](crate::Program) uses them.
 pub(crate) mod signals {
     use std::io;
 
@@ -203,7 +207,7 @@ pub(crate) mod signals {
 
     use super::Shutdown;
 
-    /// Registered from the moment this exists, so that no signal is lost between start and `watch`.
+    /// Catches signals from the moment when it exists, so that no signal is lost between the start and `watch`.
     pub(crate) struct Signals {
         terminate: Signal,
         interrupt: Signal,
@@ -217,17 +221,20 @@ pub(crate) mod signals {
             })
         }
 
-        /// The first signal begins the stop; the second ends the process now, as if it had not been caught.
+        /// The first signal begins the stop. The second ends the process at once, as if nobody caught it.
         pub(crate) async fn watch(mut self, shutdown: Shutdown) {
             let name = self.next().await.0;
             tracing::info!(signal = name, "stopping; a second signal ends the process now");
             shutdown.stop();
             let (name, status) = self.next().await;
-            tracing::warn!(signal = name, "a second signal; running work is left to be rescued");
+            tracing::warn!(
+                signal = name,
+                "a second signal ends the process now; other workers will rescue the work that still ran"
+            );
             std::process::exit(status);
         }
 
-        /// The signal's name, and the status that a shell would report for it.
+        /// The name of the signal, and the status that a shell reports for it.
         async fn next(&mut self) -> (&'static str, i32) {
             tokio::select! {
                 _ = self.terminate.recv() => ("SIGTERM", 128 + 15),

@@ -1,5 +1,6 @@
-//! Whether the loops of this process get on. Each reports how long its rounds may lawfully take; one whose round lasts longer
-//! stands still, and both the metric and `/readyz` name it. A loop that waits for work stands nowhere and reports nothing.
+//! Whether the loops of this process make progress. Each round of a loop has a longest time that it may take. If a round
+//! lasts longer, the loop is stalled, and the metric and `/readyz` name it. A loop that waits for work is in no round, so it
+//! is never stalled.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,19 +13,20 @@ use crate::metrics::Metric;
 
 pub const STALLED: Metric = Metric::gauge(
     "foreman_loop_stalled_seconds",
-    "How much longer than it may the round under way of a loop has lasted; 0 while it gets on or has nothing to do.",
+    "By how much the current round of a loop has exceeded the time that it may take; 0 while the loop makes progress or waits.",
 );
 
-/// A few statements, each with its deadline, and the waits for a connection.
+/// Enough for a few statements, each up to its deadline, and for the waits for a connection.
 pub const USUAL: Duration = Duration::from_secs(60);
 
-/// A loop that stands still for longer will hardly go on by itself, and others should do its work.
+/// A loop that is stalled for longer will hardly go on by itself. Then other processes should do its work.
 const UNREADY_AFTER: Duration = Duration::from_secs(30);
 
-/// For each task that has ever run here: when its rounds under way are due. One for the process, as the metrics are.
+/// For each loop that has ever run here: when each of its current rounds must have ended. One for the whole process, like
+/// the metrics.
 static LOOPS: Mutex<BTreeMap<&'static str, Vec<Instant>>> = Mutex::new(BTreeMap::new());
 
-/// One round of a loop; it ends with the value.
+/// One round of a loop. Dropping the value ends the round.
 #[derive(Debug)]
 struct Round {
     task: &'static str,
@@ -35,34 +37,34 @@ impl Drop for Round {
     fn drop(&mut self) {
         let mut loops = loops();
         let under_way = loops.entry(self.task).or_default();
-        if let Some(place) = under_way.iter().position(|due| *due == self.due) {
-            under_way.swap_remove(place);
+        if let Some(index) = under_way.iter().position(|due| *due == self.due) {
+            under_way.swap_remove(index);
         }
     }
 }
 
-/// Runs one round of the loop `task`, which may lawfully take so long.
+/// Runs one round of the loop `task`. The round may take as long as `lawful`.
 pub async fn round<T>(task: &'static str, lawful: Duration, round: impl Future<Output = T>) -> T {
     let this = Round { task, due: Instant::now() + lawful };
     loops().entry(task).or_default().push(this.due);
-    let answer = round.await;
+    let result = round.await;
     drop(this);
-    answer
+    result
 }
 
-/// Sets the metric for every loop.
+/// Sets the metric of every loop.
 pub(crate) fn publish() {
     for (task, under_way) in loops().iter() {
         gauge!(STALLED.name, "task" => *task).set(beyond(under_way).as_secs_f64());
     }
 }
 
-/// Whether the process may call itself ready.
+/// Checks that no loop is stalled for so long that the process is not ready any more.
 pub(crate) fn check() -> Result<(), String> {
     let stalled = loops().iter().map(|(task, under_way)| (beyond(under_way), *task)).max();
     match stalled {
         Some((longest, task)) if longest > UNREADY_AFTER => Err(format!(
-            "the loop {task} has stood still for {} s; look into the log for it, and restart this process if that says nothing",
+            "the loop {task} has stood still for {} s; look for {task} in the log, and restart this process if the log does not explain it",
             longest.as_secs()
         )),
         _ => Ok(()),
@@ -107,7 +109,7 @@ mod tests {
         .await;
         stalled(0);
         assert_eq!(check(), Ok(()));
-        // One that is given up ends its round, too.
+        // A round whose future is dropped has ended too.
         _ = timeout(USUAL * 3, round("test_stall", USUAL, pending::<()>())).await;
         assert_eq!(check(), Ok(()));
     }

@@ -1,4 +1,4 @@
-//! The frame of a service, tried on a real process with real signals: what it says and how it ends.
+//! Tries the frame of a service on a real process, with real signals: which lines it writes, and how it ends.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails best where it is")]
 
@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
-/// Cargo builds the examples of a package with its tests, into the directory beside them.
+/// Cargo builds the examples of a package with its tests, into a directory beside theirs.
 fn probe() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples/probe");
@@ -26,7 +26,7 @@ fn run(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String, 
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
-/// A probe that has been started and whose log is read line by line, which is how the test knows where it is.
+/// A probe that runs. The test reads its log line by line, and so knows how far the probe is.
 struct Running {
     child: Child,
     log: BufReader<ChildStderr>,

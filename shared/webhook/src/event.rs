@@ -1,7 +1,7 @@
-//! The body of a webhook, which is also one entry of a job's history.
+//! The body of a webhook. One entry of a job's history has the same body.
 //!
-//! Every field is always there; what has no value is `null` (or `""` for the state before the first). The rules
-//! about which event carries what live here, so that the api and the worker cannot disagree.
+//! Every field is always there. A field without a value is `null`; only the state before the first one is `""`. This file
+//! alone decides which event has which fields, so that the api and the worker cannot disagree.
 
 use chrono::{DateTime, Utc};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 
 use crate::timestamp::rfc3339;
 
-/// The name of the artifact that is also shown as `result`.
+/// The name of the artifact that an event also shows as `result`.
 pub const COMPLETION: &str = "completion";
 
-/// The one state whose event carries artifacts.
+/// The only state whose event has artifacts.
 const DONE: &str = "done";
 
 /// One transition of one job, as its receivers read it.
@@ -22,7 +22,7 @@ pub struct Event<'a> {
     /// From 1, without gaps.
     pub seq: i64,
     pub state: &'a str,
-    /// None for `seq` 1 alone; written as `""`.
+    /// `None` only if `seq` is 1: written as `""`.
     pub previous_state: Option<&'a str>,
     pub timestamp: DateTime<Utc>,
     /// As the client wrote it.
@@ -78,7 +78,7 @@ impl Serialize for Event<'_> {
     }
 }
 
-/// What a job made, either here or by reference.
+/// Something that a job made, with its bytes or with the URL of its bytes.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Artifact<'a> {
     pub name: &'a str,
@@ -92,7 +92,7 @@ pub struct Artifact<'a> {
     pub content: ArtifactContent<'a>,
 }
 
-/// Exactly one of `data` and `url`; the other is absent, not null.
+/// Either `data` or `url`. The other field is absent, not `null`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ArtifactContent<'a> {
@@ -130,9 +130,9 @@ fn as_hex<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error>
     serializer.serialize_str(&hex::encode(bytes))
 }
 
-/// Where the api serves an artifact: absolute with a public base, relative without one.
+/// The URL at which the api serves an artifact: absolute if there is a public base, otherwise relative.
 ///
-/// Artifact names are Foreman's own and need no escaping.
+/// The name needs no escaping, because Foreman itself gives artifacts their names.
 pub fn artifact_url(public_base: Option<&str>, job_id: &str, name: &str) -> String {
     let base = public_base.unwrap_or("").trim_end_matches('/');
     format!("{base}/jobs/{job_id}/artifacts/{name}")

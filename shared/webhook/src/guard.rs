@@ -1,9 +1,9 @@
 //! Which addresses webhooks may go to.
 //!
-//! Whoever submits a job makes us send a request from inside the operator's network, so only public unicast
-//! addresses may be called, and whatever the operator allows beside them. Names are judged by what they resolve
-//! to at the moment of the dial, and exactly the addresses that were judged may be dialled: asking a resolver
-//! twice is what DNS rebinding lives on.
+//! A client that submits a job makes us send a request from inside the operator's network. So only public unicast
+//! addresses may be called, and the addresses that the operator allows. A name is checked when the worker connects: the
+//! guard resolves the name, checks the addresses, and the worker connects only to those. The worker must never resolve the
+//! name a second time, because DNS rebinding gives another address then.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ pub use dial::{Guard, GuardError};
 pub use ranges::{Kind, classify};
 pub use submission::{SUBMISSION_BUDGET, SubmissionCheck};
 
-/// A destination that may not be called, in one sentence with the mend.
+/// The refusal of a destination, as one sentence that says how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("webhooks may not go to {destination} {kind}; {}", kind.mend())]
 pub struct Refused {
@@ -30,8 +30,8 @@ impl Refused {
         Self { destination: format!("{address},"), kind }
     }
 
-    /// Says what kind of address a name leads to, but not which: names inside the operator's network are none of
-    /// the client's business.
+    /// Says which kind of address a name leads to, but not which address. Clients must not learn the addresses in the
+    /// operator's network.
     fn name(host: &str, kind: Kind) -> Self {
         Self { destination: format!("{host}, which leads to"), kind }
     }

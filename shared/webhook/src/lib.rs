@@ -1,7 +1,7 @@
-//! What a webhook is: the event bodies, their signatures, when to try again, and which receivers may be called.
+//! The rules of webhooks: event bodies, signatures, when a delivery is tried again, and which receivers may be called.
 //!
-//! Everything here is pure but for name resolution, and it must stay so: no HTTP client, no database, no clock
-//! of its own where a caller can hand one in. The sender in the worker and the routes of the api build on it.
+//! Must stay pure, except for name resolution: no HTTP client and no database. It reads a clock only if the caller cannot
+//! pass the time. The worker's sender and the api's routes use this crate.
 
 pub mod event;
 pub mod guard;
@@ -16,6 +16,6 @@ pub use event::{Artifact, ArtifactContent, Event};
 pub use guard::{Allow, Guard, GuardError, SubmissionCheck};
 pub use reaction::{Failure, Reaction};
 pub use receiver_url::{ReceiverUrl, UrlError};
-pub use schedule::{Attempt, Decision, RetrySchedule};
+pub use schedule::{Attempt, DeliveryDecision, RetrySchedule};
 pub use secret::SigningSecret;
 pub use timestamp::rfc3339;

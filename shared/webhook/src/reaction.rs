@@ -1,6 +1,6 @@
-//! How a receiver reacts to one request. The codes stay the same for good, because they are stored, shown and counted.
+//! How a receiver reacts to one request. A code must never change, because codes are stored, shown and counted.
 //!
-//! A code never contains anything that a receiver chose, so that it can be the label of a metric.
+//! A code must never contain a text that a receiver chose, because codes are labels of metrics.
 
 use std::error::Error;
 use std::io;
@@ -8,15 +8,15 @@ use std::time::{Duration, SystemTime};
 
 use crate::guard::GuardError;
 
-/// `Retry-After` is honoured up to here; a receiver must not push its own events past their end of life at once.
+/// The longest `Retry-After` that counts. Otherwise a receiver could postpone its events past the end of their deliveries.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How a receiver reacted to one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
-    /// The receiver answered in time. Redirects are answers too: they are never followed.
+    /// The receiver answered in time. A redirect is an answer too: the sender never follows it.
     Answered { status: u16, retry_after: Option<Duration> },
-    /// It did not.
+    /// The receiver did not answer.
     NotAnswered(Failure),
 }
 
@@ -37,14 +37,14 @@ pub enum Failure {
     Timeout,
     /// The connection broke before the answer.
     Connection,
-    /// What came back is not HTTP.
+    /// The answer is not HTTP.
     InvalidAnswer,
-    /// The stored URL is not one that may be called any more; nothing was sent.
+    /// The stored URL may not be called any more. Nothing was sent.
     InvalidUrl,
 }
 
 impl Reaction {
-    /// Judges an answer; `retry_after` is the raw header, and `now` the moment the answer came.
+    /// The reaction that follows from an answer. `retry_after` is the raw header, and `now` is when the answer came.
     pub fn answered(status: u16, retry_after: Option<&str>, now: SystemTime) -> Self {
         let honoured = matches!(status, 429 | 503);
         Self::Answered {
@@ -57,7 +57,7 @@ impl Reaction {
         matches!(self, Self::Answered { status: 200..=299, .. })
     }
 
-    /// 410: the receiver wants no more of this.
+    /// 410: the receiver wants no more webhooks of this kind.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Answered { status: 410, .. })
     }
@@ -69,7 +69,7 @@ impl Reaction {
         }
     }
 
-    /// How long the receiver asked us to stay away.
+    /// How long the receiver asked us to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Answered { retry_after, .. } => *retry_after,
@@ -77,7 +77,7 @@ impl Reaction {
         }
     }
 
-    /// The stable code of a failure; None when delivered.
+    /// The stable code of a failure. `None` if the webhook was delivered.
     pub fn error_code(&self) -> Option<&'static str> {
         match self {
             Self::NotAnswered(failure) => Some(failure.code()),
@@ -110,9 +110,9 @@ impl Failure {
         }
     }
 
-    /// What an HTTP client's error says when its causes are our own guard's or the operating system's.
+    /// The failure behind an HTTP client's error, if our own guard or the operating system caused it.
     ///
-    /// TLS and protocol errors have types of their own, which the sender knows.
+    /// TLS and protocol errors have other types. The sender knows those.
     pub fn from_causes(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut cause = Some(error);
         while let Some(error) = cause {
@@ -120,7 +120,7 @@ impl Failure {
                 return Some(guard.failure());
             }
             if let Some(io) = error.downcast_ref::<io::Error>() {
-                // An io::Error hides the error it wraps from `source`, so it is looked into as well.
+                // `source` of an `io::Error` skips the error that it wraps, so look at that error too.
                 let inner = io.get_ref().and_then(|inner| Self::from_causes(inner));
                 if let Some(failure) = inner.or_else(|| Self::from_kind(io.kind())) {
                     return Some(failure);
@@ -149,11 +149,11 @@ impl Failure {
     }
 }
 
-/// RFC 9110, 10.2.3: whole seconds or an HTTP date. Anything else is nonsense and ignored.
+/// RFC 9110, 10.2.3: whole seconds or an HTTP date. Any other value is ignored.
 fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are still a number of seconds, and more than we honour.
+        // A number with too many digits is still a number of seconds, and longer than we wait.
         value.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
     } else {
         httpdate::parse_http_date(value).ok()?.duration_since(now).ok()?

@@ -1,7 +1,7 @@
-//! A URL that webhooks may be sent to, as far as its text alone can tell.
+//! A URL to which webhooks may be sent, as far as its text can tell.
 //!
-//! What this type lets through has a scheme, a host and a port that can be called; whether the addresses behind
-//! the host may be called is the guard's decision, here for literals and at every dial for names.
+//! The scheme, the host and the port of such a URL can be called. The guard decides whether the addresses of the host may
+//! be called: here for an address in the URL, and at every connection for a name.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,18 +10,18 @@ use url::{Host, Url};
 
 use crate::guard::{Allow, Refused};
 
-/// Longer URLs are a mistake, and would be stored with every job.
+/// A longer URL is a mistake, and would be stored with every job.
 pub const MAX_BYTES: usize = 2_048;
 
-/// RFC 1035, 2.3.4: no longer name can be looked up.
+/// RFC 1035, 2.3.4: a longer name cannot be looked up.
 const MAX_NAME_BYTES: usize = 253;
 
-/// Written in one way: scheme and host in lower case, IDN as punycode, IP addresses in their usual form, without
-/// default port and fragment.
+/// A URL in one normal form: scheme and host in lower case, IDN as punycode, IP addresses in their usual form, no default
+/// port and no fragment.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ReceiverUrl(Url);
 
-/// One sentence for the client each, with the mend in it.
+/// Each error is one sentence for the client, and says how to mend the URL.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UrlError {
     #[error("the webhook URL is longer than {MAX_BYTES} bytes; use a shorter one")]
@@ -41,7 +41,7 @@ pub enum UrlError {
 }
 
 impl UrlError {
-    /// Stable, for the `code` of a problem.
+    /// The `code` of the problem. It never changes.
     pub fn code(&self) -> &'static str {
         match self {
             Self::TooLong => "webhook_url_too_long",
@@ -54,7 +54,7 @@ impl UrlError {
     }
 }
 
-/// Whom to call: an address that needs no lookup, or a name that does.
+/// The host of a URL: an address, or a name that must be looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target<'a> {
     Address(IpAddr),
@@ -62,17 +62,17 @@ pub enum Target<'a> {
 }
 
 impl ReceiverUrl {
-    /// Everything but the address: `check_literal` and the guard judge that.
+    /// Checks everything except the address: `check_literal` and the guard check that.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         if text.len() > MAX_BYTES {
             return Err(UrlError::TooLong);
         }
-        // The parser below would silently drop some of these.
+        // The parser below silently removes some of these.
         if text.chars().any(char::is_control) {
             return Err(UrlError::ControlCharacter);
         }
         let authority = authority(text).ok_or(UrlError::NotHttp)?;
-        // Looked for in the text, because the parser forgets an empty user name.
+        // Look at the text, because the parser drops an empty user name.
         if authority.contains('@') {
             return Err(UrlError::UserInfo);
         }
@@ -83,7 +83,7 @@ impl ReceiverUrl {
         if url.port() == Some(0) {
             return Err(UrlError::InvalidPort);
         }
-        // It would never be sent.
+        // A fragment is never sent.
         url.set_fragment(None);
         let name_bytes = match url.host() {
             Some(Host::Domain(name)) => name.trim_end_matches('.').len(),
@@ -93,16 +93,17 @@ impl ReceiverUrl {
         if name_bytes == 0 || name_bytes > MAX_NAME_BYTES {
             return Err(UrlError::InvalidHost);
         }
-        // Punycode and percent-encoding make it longer than what came.
+        // Punycode and percent-encoding can make the URL longer than the text.
         if url.as_str().len() > MAX_BYTES {
             return Err(UrlError::TooLong);
         }
         Ok(Self(url))
     }
 
-    /// Refuses an address written in the URL, in any spelling, and `localhost`, unless they are allowed.
+    /// Refuses an address in the URL, in any spelling, and `localhost`, unless the operator allows them.
     ///
-    /// The sender must call this before every dial too: HTTP clients do not ask their resolver about literals.
+    /// The sender must call this before every connection too: an HTTP client does not ask its resolver if the host is an
+    /// address.
     pub fn check_literal(&self, allow: &Allow) -> Result<(), Refused> {
         match self.target() {
             Target::Address(address) => allow.check(address),
@@ -124,7 +125,7 @@ impl ReceiverUrl {
         self.0.port_or_known_default().expect("http and https have default ports")
     }
 
-    /// `https://host[:port]`, the lane of all URLs of one receiver.
+    /// `https://host[:port]`. All URLs with one origin share a lane.
     pub fn origin(&self) -> String {
         self.0.origin().ascii_serialization()
     }
@@ -144,15 +145,15 @@ impl fmt::Display for ReceiverUrl {
     }
 }
 
-/// Paths and queries carry receivers' tokens, so only the origin is shown.
+/// Shows only the origin, because paths and queries contain tokens of receivers.
 impl fmt::Debug for ReceiverUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ReceiverUrl({})", self.origin())
     }
 }
 
-/// What stands between `http(s)://` and the path. The URL standard also reads `http:/host` and `http:\\host`;
-/// nobody means those, so they are refused.
+/// The text between `http(s)://` and the path. The URL standard also accepts `http:/host` and `http:\\host`. Nobody writes
+/// those on purpose, so they are refused.
 fn authority(text: &str) -> Option<&str> {
     let (scheme, rest) = text.split_once("://")?;
     if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
@@ -162,7 +163,7 @@ fn authority(text: &str) -> Option<&str> {
     (end > 0).then(|| &rest[..end])
 }
 
-/// RFC 6761, 6.3: these names are loopback whatever a resolver says.
+/// RFC 6761, 6.3: these names are loopback, even if a resolver says something else.
 fn is_localhost(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     name == "localhost" || name.ends_with(".localhost")

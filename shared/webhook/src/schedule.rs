@@ -1,24 +1,25 @@
-//! When a delivery is tried again, and when it has ended.
+//! When a delivery is tried again, and when it ends.
 //!
-//! The decision is a pure function of the attempt and its reaction; the database adds the waits to its own clock.
+//! The decision is a pure function of the attempt and the receiver's reaction. The database adds the wait to its own clock.
 
 use std::time::Duration;
 
 use crate::reaction::Reaction;
 
-/// Every delivery ends within this time, so that nothing pins a partition for ever.
+/// Every delivery ends within this time. Otherwise an open delivery could keep its partition for ever.
 pub const MAX_DELIVERY_AGE: Duration = Duration::from_secs(6 * 24 * 60 * 60);
 
 /// The code of a delivery that ended because of its age.
 pub const TOO_OLD: &str = "too_old";
 
-/// Attempts at an event that is not a job's last, so that it cannot hold `done` back for days.
+/// The most attempts to send an event that is not the last of its job. Later events wait for it, and `done` must not wait
+/// for days.
 const MAX_ATTEMPTS_NOT_TERMINAL: usize = 4;
 
-/// Attempts at any event; a schedule longer than this is a mistake.
+/// The most attempts to send any event. A longer schedule is a mistake.
 const MAX_ATTEMPTS: usize = 100;
 
-/// The waits before attempt 2, 3, …
+/// The waits before attempts 2, 3 and so on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetrySchedule {
     waits: Vec<Duration>,
@@ -30,11 +31,11 @@ pub enum ScheduleError {
     NotADuration(String),
     #[error("expected at most {} waits", MAX_ATTEMPTS - 1)]
     TooMany,
-    #[error("the waits add up to more than 6 days, and every delivery ends by then; shorten them")]
+    #[error("the waits add up to more than 6 days, but every delivery ends after 6 days; shorten them")]
     TooLong,
 }
 
-/// One attempt that is over.
+/// An attempt that has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt {
     /// From 1.
@@ -45,28 +46,29 @@ pub struct Attempt {
     pub delivery_age: Duration,
 }
 
+/// What becomes of a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub enum DeliveryDecision {
     Delivered,
     /// Try again this long after the end of the attempt.
     RetryIn(Duration),
-    /// Over. The code is that of the last attempt, or `too_old`.
+    /// The delivery has ended. The code is that of the last attempt, or `too_old`.
     Failed {
         code: &'static str,
     },
-    /// 410: over, and so is whatever else this receiver would have got: a registered endpoint is disabled, a
-    /// per-job URL gets no more of that job.
+    /// 410: the delivery has ended, and the receiver gets no further webhooks. A registered endpoint is disabled. A
+    /// per-job URL gets no more events of its job.
     EndReceiver,
 }
 
-/// How much is added to a wait, so that those who failed together do not come back together.
+/// A random addition to a wait, so that deliveries that failed together are not tried again together.
 #[derive(Debug, Clone, Copy)]
 pub struct Jitter(f64);
 
 impl Jitter {
     pub const NONE: Self = Self(0.0);
 
-    /// At most this part of the wait is added.
+    /// The largest addition, as a part of the wait.
     const MOST: f64 = 0.1;
 
     pub fn random() -> Self {
@@ -102,21 +104,21 @@ impl RetrySchedule {
         self.waits_for(terminal).len() as u32 + 1
     }
 
-    /// What follows from `reaction`.
-    pub fn decide(&self, attempt: Attempt, reaction: &Reaction, jitter: Jitter) -> Decision {
-        let Some(code) = reaction.error_code() else { return Decision::Delivered };
+    /// Decides what becomes of the delivery after this reaction.
+    pub fn decide(&self, attempt: Attempt, reaction: &Reaction, jitter: Jitter) -> DeliveryDecision {
+        let Some(code) = reaction.error_code() else { return DeliveryDecision::Delivered };
         if reaction.is_gone() {
-            return Decision::EndReceiver;
+            return DeliveryDecision::EndReceiver;
         }
         let index = attempt.number.saturating_sub(1) as usize;
         let Some(wait) = self.waits_for(attempt.terminal).get(index) else {
-            return Decision::Failed { code };
+            return DeliveryDecision::Failed { code };
         };
         let wait = jitter.add_to(reaction.retry_after().unwrap_or_default().max(*wait));
         if attempt.delivery_age + wait > MAX_DELIVERY_AGE {
-            return Decision::Failed { code: TOO_OLD };
+            return DeliveryDecision::Failed { code: TOO_OLD };
         }
-        Decision::RetryIn(wait)
+        DeliveryDecision::RetryIn(wait)
     }
 
     fn waits_for(&self, terminal: bool) -> &[Duration] {
@@ -154,12 +156,12 @@ mod tests {
         for (number, wait) in (1..).zip(waits) {
             assert_eq!(
                 schedule.decide(attempt(number), &FAILED, Jitter::NONE),
-                Decision::RetryIn(Duration::from_secs(wait))
+                DeliveryDecision::RetryIn(Duration::from_secs(wait))
             );
         }
         for number in [10, 11, u32::MAX] {
             let decision = schedule.decide(attempt(number), &FAILED, Jitter::NONE);
-            assert_eq!(decision, Decision::Failed { code: "refused" });
+            assert_eq!(decision, DeliveryDecision::Failed { code: "refused" });
         }
         assert_eq!(schedule.max_attempts(true), 10);
     }
@@ -170,9 +172,12 @@ mod tests {
         let attempt = |number| Attempt { terminal: false, ..attempt(number) };
         assert_eq!(
             schedule.decide(attempt(3), &FAILED, Jitter::NONE),
-            Decision::RetryIn(Duration::from_secs(1_800))
+            DeliveryDecision::RetryIn(Duration::from_secs(1_800))
         );
-        assert_eq!(schedule.decide(attempt(4), &FAILED, Jitter::NONE), Decision::Failed { code: "refused" });
+        assert_eq!(
+            schedule.decide(attempt(4), &FAILED, Jitter::NONE),
+            DeliveryDecision::Failed { code: "refused" }
+        );
         assert_eq!(schedule.max_attempts(false), 4);
         assert_eq!(RetrySchedule::parse("2s").unwrap().max_attempts(false), 2);
     }
@@ -181,7 +186,8 @@ mod tests {
     fn jitter_only_adds_and_at_most_a_tenth() {
         let schedule = schedule("100s");
         for _ in 0..1_000 {
-            let Decision::RetryIn(wait) = schedule.decide(attempt(1), &FAILED, Jitter::random()) else {
+            let DeliveryDecision::RetryIn(wait) = schedule.decide(attempt(1), &FAILED, Jitter::random())
+            else {
                 panic!("attempt 1 of 2 is retried");
             };
             assert!((Duration::from_secs(100)..=Duration::from_secs(110)).contains(&wait), "{wait:?}");
@@ -194,14 +200,14 @@ mod tests {
         for (value, wait) in [("5", 60), ("300", 300), ("1e300", 60), ("999999999", 86_400)] {
             assert_eq!(
                 schedule.decide(attempt(1), &answered(429, Some(value)), Jitter::NONE),
-                Decision::RetryIn(Duration::from_secs(wait)),
+                DeliveryDecision::RetryIn(Duration::from_secs(wait)),
                 "{value}"
             );
         }
-        // It is honoured for as long as there are attempts, and gives no attempt more.
+        // `Retry-After` lengthens waits, but adds no attempt.
         assert_eq!(
             schedule.decide(attempt(3), &answered(503, Some("300")), Jitter::NONE),
-            Decision::Failed { code: "unavailable" }
+            DeliveryDecision::Failed { code: "unavailable" }
         );
     }
 
@@ -211,11 +217,11 @@ mod tests {
         for number in [1, 2, 9] {
             assert_eq!(
                 schedule.decide(attempt(number), &answered(204, None), Jitter::NONE),
-                Decision::Delivered
+                DeliveryDecision::Delivered
             );
             assert_eq!(
                 schedule.decide(attempt(number), &answered(410, None), Jitter::NONE),
-                Decision::EndReceiver
+                DeliveryDecision::EndReceiver
             );
         }
     }
@@ -226,7 +232,7 @@ mod tests {
         for reaction in [answered(302, None), Reaction::NotAnswered(Failure::BlockedAddress)] {
             assert_eq!(
                 schedule.decide(attempt(1), &reaction, Jitter::NONE),
-                Decision::RetryIn(Duration::from_secs(60))
+                DeliveryDecision::RetryIn(Duration::from_secs(60))
             );
         }
     }
@@ -238,11 +244,11 @@ mod tests {
         let minute = Duration::from_secs(60);
         assert_eq!(
             schedule.decide(aged(MAX_DELIVERY_AGE - minute), &FAILED, Jitter::NONE),
-            Decision::RetryIn(minute)
+            DeliveryDecision::RetryIn(minute)
         );
         for age in [MAX_DELIVERY_AGE - Duration::from_secs(59), MAX_DELIVERY_AGE * 2] {
             let decision = schedule.decide(aged(age), &FAILED, Jitter::NONE);
-            assert_eq!(decision, Decision::Failed { code: "too_old" });
+            assert_eq!(decision, DeliveryDecision::Failed { code: "too_old" });
         }
     }
 

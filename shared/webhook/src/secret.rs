@@ -1,18 +1,18 @@
-//! The secrets that sign webhooks, and the two ways in which their text becomes a key.
+//! The secrets that sign webhooks, and the two ways to make a key from the text of a secret.
 //!
-//! The text of a secret must never reach a log: `Debug` hides it, and there is no `Display`.
+//! The text of a secret must never reach a log. So `Debug` hides the text, and there is no `Display`.
 
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-/// What a Standard Webhooks secret begins with; the rest is base64.
+/// The beginning of a Standard Webhooks secret. The rest is base64.
 pub const PREFIX: &str = "whsec_";
 
-/// Standard Webhooks asks for 24 to 64 random bytes; 24 is what its libraries make.
+/// Standard Webhooks asks for 24 to 64 random bytes. Its libraries make 24.
 const GENERATED_BYTES: usize = 24;
 
-/// A secret as its owner knows it, together with the key it stands for.
+/// A secret, as text and as key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret {
     text: String,
@@ -26,14 +26,14 @@ pub enum SecretError {
     )]
     Empty,
     #[error(
-        "the signing secret begins with whsec_ but what follows is not padded standard base64; \
+        "the signing secret begins with whsec_, but the rest is not padded standard base64; \
          make one with `echo whsec_$(head -c 24 /dev/urandom | base64)`"
     )]
     NotBase64,
 }
 
 impl SigningSecret {
-    /// `whsec_…` is base64 of the key; any other text is the key itself.
+    /// A text that begins with `whsec_` is base64 of the key. Any other text is the key itself.
     pub fn parse(text: &str) -> Result<Self, SecretError> {
         let standard_key = match text.strip_prefix(PREFIX) {
             Some(encoded) => STANDARD.decode(encoded).map_err(|_| SecretError::NotBase64)?,
@@ -54,12 +54,12 @@ impl SigningSecret {
         }
     }
 
-    /// The text to show its owner once, or to encrypt and store.
+    /// The text, to show it to its owner once, or to encrypt and store it.
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// The `whsec_…` that gives the same `webhook-signature`, for libraries that know no other form.
+    /// The `whsec_…` text that gives the same `webhook-signature`, for libraries that accept no other form.
     pub fn equivalent_whsec(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.standard_key))
     }
@@ -69,7 +69,7 @@ impl SigningSecret {
         &self.standard_key
     }
 
-    /// The key of `X-Foreman-Signature`: always the text, so that a receiver needs no base64 to check it.
+    /// The key of `X-Foreman-Signature`. It is always the text, so that a receiver need not decode base64.
     pub(crate) fn text_key(&self) -> &[u8] {
         self.text.as_bytes()
     }

@@ -1,6 +1,6 @@
-//! The headers of one attempt: Standard Webhooks 1.0, and Foreman's own plain signature.
+//! The headers of one attempt: those of Standard Webhooks 1.0, and Foreman's own plain signature.
 //!
-//! The bytes signed must be the bytes sent: render the body once, sign it here, send that very buffer.
+//! The signed bytes must be the sent bytes. So render the body once, sign it here, and send the same buffer.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
@@ -11,16 +11,16 @@ use crate::secret::SigningSecret;
 /// `webhook-version`: the version of the event body.
 const BODY_VERSION: &str = "1";
 
-/// `webhook-id`: the same for every attempt at one event, and so the key that receivers deduplicate by.
+/// `webhook-id`: the same for every attempt to send one event. Receivers recognise repeated webhooks by it.
 pub fn message_id(job_id: &str, seq: i64) -> String {
     format!("{job_id}_{seq}")
 }
 
-/// The headers that go with `body`, in lower case.
+/// The headers of the request that sends `body`. Their names are in lower case.
 ///
-/// `secrets` has the newest first; more than one while a secret is being rotated, none for a receiver whose
-/// client has no secret, whose webhooks go unsigned. `X-Foreman-Signature` has room for one signature only, and
-/// takes the newest.
+/// `secrets` begins with the newest. There are several while a client rotates its secret. There is none if the client has
+/// no secret: then the webhook is not signed. `X-Foreman-Signature` can have only one signature, that of the newest
+/// secret.
 pub fn headers(
     secrets: &[SigningSecret],
     message_id: &str,
@@ -68,7 +68,7 @@ mod tests {
         headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str())
     }
 
-    /// The vectors that the Standard Webhooks and Svix documentation publish.
+    /// The vectors in the documentation of Standard Webhooks and of Svix.
     #[test]
     fn the_published_vectors_of_standard_webhooks_are_met() {
         for (secret, id, timestamp, body, signature) in [
@@ -96,7 +96,7 @@ mod tests {
         }
     }
 
-    /// The vector of GitHub's documentation on validating deliveries, whose header has the same form.
+    /// The vector in GitHub's documentation on validating deliveries. GitHub's header has the same form.
     #[test]
     fn the_published_vector_of_a_plain_body_signature_is_met() {
         let secret = SigningSecret::parse("It's a Secret to Everybody").unwrap();

@@ -1,11 +1,11 @@
-//! The one form in which Foreman writes a time for others: RFC 3339, UTC, milliseconds, `Z`.
+//! The only form in which Foreman shows a time to others: RFC 3339, UTC, milliseconds, `Z`.
 //!
-//! Both the api's answers and the webhooks use it, so that the same moment is the same text everywhere.
+//! The api's answers and the webhooks both use this form, so that one moment is the same text everywhere.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serializer;
 
-/// `2026-11-22T10:38:00.123Z`. Finer digits are cut off, never rounded up: a time must not lie in the future.
+/// `2026-11-22T10:38:00.123Z`. Digits below a millisecond are cut off. Rounding up could show a time in the future.
 pub fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
@@ -15,7 +15,7 @@ pub fn serialize<S: Serializer>(time: &DateTime<Utc>, serializer: S) -> Result<S
     serializer.serialize_str(&rfc3339(*time))
 }
 
-/// The same for a time that may be missing, which is written as `null`.
+/// Like [`serialize`], for a time that may be missing. A missing time is written as `null`.
 pub fn serialize_option<S: Serializer>(
     time: &Option<DateTime<Utc>>,
     serializer: S,

@@ -11,7 +11,7 @@ use super::{ConfigError, Fallback, Setting};
 
 /// The environment as it was when the process started.
 ///
-/// A variable set to nothing counts as not set, because that is what `${NAME:-}` in a compose file makes.
+/// A variable that is set to nothing counts as not set, because `${NAME:-}` in a compose file sets it to nothing.
 #[derive(Debug)]
 pub struct Env {
     variables: BTreeMap<String, OsString>,
@@ -20,11 +20,11 @@ pub struct Env {
 
 impl Env {
     pub fn from_process() -> Self {
-        // Names that are not UTF-8 cannot be ours.
+        // A name that is not UTF-8 is not one of Foreman's.
         Self::collect(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))))
     }
 
-    /// For tests, and for those who start services in their own process.
+    /// For tests, and for programs that start services inside their own process.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         Self::collect(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.into())))
     }
@@ -36,7 +36,7 @@ impl Env {
         }
     }
 
-    /// Reads a setting that has a value in any case; `form` says how, and what was expected instead.
+    /// Reads a setting that must have a value. `form` parses the value, or says what it expected.
     pub fn read<T, E: fmt::Display>(
         &self,
         setting: &Setting,
@@ -46,7 +46,7 @@ impl Env {
             .ok_or(ConfigError::Missing { name: setting.name, help: setting.help })
     }
 
-    /// Reads a setting that may be left out; one with a default value is never None.
+    /// Reads a setting that may be left out. Never `None` for a setting with a default value.
     pub fn read_optional<T, E: fmt::Display>(
         &self,
         setting: &Setting,
@@ -61,7 +61,8 @@ impl Env {
         form(&text).map(Some).map_err(|problem| ConfigError::invalid(setting, &text, problem))
     }
 
-    /// Those of `settings` that nobody has read: a service's test holds its `--help` to what it really obeys.
+    /// The names of those `settings` that nobody has read. With this, a service's test proves that the service reads
+    /// every setting that its `--help` lists.
     pub fn unread(&self, settings: &[&[Setting]]) -> Vec<&'static str> {
         let read = self.read.borrow();
         settings
@@ -90,7 +91,7 @@ impl Env {
     }
 }
 
-/// The contents but for the one line break that editors and `echo` leave at the end.
+/// The contents without one line break at the end, which editors and `echo` add.
 fn read_file(name: &'static str, path: PathBuf) -> Result<String, ConfigError> {
     let text =
         fs::read_to_string(&path).map_err(|source| ConfigError::File { name, path: path.clone(), source })?;

@@ -1,4 +1,4 @@
-//! What is wrong with a setting, always in one line.
+//! Why a setting cannot be used. An error is one line, and never shows a secret.
 
 use std::fmt;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::Setting;
 
-/// Longer values are cut in messages.
+/// A message shows this many characters of a value at most.
 const SHOWN_CHARS: usize = 80;
 
 #[derive(Debug, thiserror::Error)]
@@ -25,19 +25,19 @@ pub enum ConfigError {
     Invalid { name: &'static str, value: ShownValue, problem: String },
 }
 
-/// The value as far as it may be shown: nothing of a secret, and never a line break.
+/// The part of a value that a message may show: nothing of a secret, and never a line break.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShownValue(Option<String>);
 
 impl ConfigError {
-    /// For rules between settings, such as "off needs a loopback address". `problem` says what to do instead.
+    /// For rules between two settings, such as "off needs a loopback address". `problem` says what to do instead.
     pub fn refused(setting: &Setting, problem: impl fmt::Display) -> Self {
         Self::Invalid { name: setting.name, value: ShownValue(None), problem: one_line(problem) }
     }
 
     pub(super) fn invalid(setting: &Setting, value: &str, problem: impl fmt::Display) -> Self {
         let problem = one_line(problem);
-        // The forms of secrets repeat nothing of a value; all others may.
+        // The parser of a secret never repeats the value in its error. Other parsers may.
         let (shown, problem) = if setting.is_secret {
             (None, problem)
         } else if value.contains('@') {
@@ -59,8 +59,8 @@ impl fmt::Display for ShownValue {
     }
 }
 
-/// Takes the user and the password out of a URL, or of a sentence that repeats one. Everything up to the last `@` goes: the
-/// text may be no URL at all, and a password may hold any character.
+/// Removes the user and the password from a URL, or from a sentence that contains one. Removes everything up to the last
+/// `@`, because the text may not be a URL at all, and a password may contain any character.
 fn without_user(text: &str) -> String {
     let Some((before, host)) = text.rsplit_once('@') else { return text.to_owned() };
     let scheme = before.find("://").map_or("", |at| &before[..at + 3]);

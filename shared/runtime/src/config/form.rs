@@ -1,4 +1,4 @@
-//! The forms that values are written in. Each error says what was expected, with an example.
+//! Parsers for the values of settings. Each error says which form was expected, with an example.
 
 use std::fmt::{self, Display};
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub fn choice<T: Copy>(words: &[(&'static str, T)]) -> impl Fn(&str) -> Result<T
     }
 }
 
-/// A list separated by commas; spaces around the entries do not matter, and empty entries are refused.
+/// A list separated by commas. Spaces around an entry are ignored. An empty entry is refused.
 pub fn list<T, E: Display>(entry: impl Fn(&str) -> Result<T, E>) -> impl Fn(&str) -> Result<Vec<T>, String> {
     move |value| {
         value
@@ -85,7 +85,7 @@ pub fn byte_size(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, Str
     }
 }
 
-/// `10%`, as a fraction; both ends are excluded because nothing that is asked for so can be all or nothing.
+/// `10%`, returned as a fraction. 0% and 100% are refused, because no setting makes sense with either.
 pub fn percent(value: &str) -> Result<f64, String> {
     let number = value.strip_suffix('%').unwrap_or(value).trim_end();
     number
@@ -102,7 +102,8 @@ pub fn socket_addr(value: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// `postgres://user:password@host:port/database`. What follows the scheme is judged by the one who connects.
+/// `postgres://user:password@host:port/database`. This checks the scheme only; the store checks the rest when it
+/// connects.
 pub fn database_url(value: &str) -> Result<String, String> {
     if value.starts_with("postgres://") || value.starts_with("postgresql://") {
         Ok(value.to_owned())
@@ -111,7 +112,7 @@ pub fn database_url(value: &str) -> Result<String, String> {
     }
 }
 
-/// The key that encrypts stored secrets and authenticates api and worker to each other.
+/// The key that encrypts stored secrets, and with which api and worker prove to each other who they are.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretKey([u8; 32]);
 

@@ -1,24 +1,24 @@
-//! The declaration of a setting, from which it is parsed, `--help` is printed and the README is checked.
+//! The declaration of a setting. The services parse it, `--help` prints it, and a test compares the README with it.
 
-/// One environment variable. Its value may also stand in a file that `NAME_FILE` names.
+/// One environment variable. `NAME_FILE` may name a file with the value instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
     pub name: &'static str,
     pub fallback: Fallback,
-    /// A phrase without a full stop: what it is, its unit or form, and what it may be.
+    /// A phrase without a full stop: the meaning of the setting, its unit or form, and the values that it may have.
     pub help: &'static str,
-    /// Never shown in an error.
+    /// No error shows the value.
     pub is_secret: bool,
 }
 
-/// What holds where the variable is not set.
+/// What applies if the variable is not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
     /// The process stops.
     Required,
-    /// This value, written as one would write the variable.
+    /// This value, in the form that the variable has.
     Value(&'static str),
-    /// Something worked out by the program, or nothing; in words for `--help`.
+    /// A value that the program works out, or no value. The text describes it in `--help`.
     Described(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! What settings accept, and what each refusal says: it is all that an operator gets to see.
+//! Which values settings accept, and what each refusal says. The refusal is all that an operator sees.
 
 use std::fs;
 use std::time::Duration;

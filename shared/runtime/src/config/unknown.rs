@@ -1,10 +1,11 @@
-//! Variables that look like ours and are not: most often a typing error that would silently change nothing.
+//! Finds variables that have Foreman's prefix, but that no process of Foreman reads. Most are typing errors, which would
+//! otherwise go unnoticed.
 
 use super::{Env, Setting};
 
 const PREFIX: &str = "FOREMAN_";
 
-/// A name this close to a known one is taken for a slip of it.
+/// A name that is at least this similar to a known name is probably a typing error.
 const SIMILAR: f64 = 0.8;
 
 impl Env {
@@ -33,7 +34,7 @@ fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// Kubernetes sets these for every service, and one named `foreman-api` gives them our prefix.
+/// Kubernetes sets such variables for every service. Those of a service named `foreman-api` have our prefix.
 fn is_service_link(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")

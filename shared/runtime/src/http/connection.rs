@@ -20,26 +20,26 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Limits;
-use super::crowd::Place;
-use super::sent::{Answer, Watched};
+use super::crowd::OpenConnection;
+use super::sent::{AnswerBody, ClientSocket};
 use super::unread::Lingering;
 use crate::shutdown::Shutdown;
 
-/// How long a stop waits for the first request on a connection that has just been made. A gateway makes one for each
-/// request, and must not repeat a POST that it has sent; its request follows within a round trip.
+/// How long a stop waits for the first request on a new connection. A gateway opens a connection for each request, and must
+/// never have to repeat a POST that it has sent. Its request follows within a round trip.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
-/// The largest head of a request, and what is gathered of an answer before it is sent. Gateways allow 32 KiB by default, and
+/// The largest head of a request, and the size of the buffer for an answer. Gateways allow heads of 32 KiB by default. The
 /// unfinished heads of all connections together must fit into memory.
 const BUFFER: usize = 64 << 10;
 
-/// Serves a connection to its end, which comes early when the process stops or the place is needed.
+/// Serves a connection to its end. The end comes early if the process stops, or if the connection must make room.
 pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
     limits: Limits,
-    place: Arc<Place>,
+    open: Arc<OpenConnection>,
     shutdown: Shutdown,
 ) {
     if let Err(error) = prepare(&stream, limits.stalled) {
@@ -50,13 +50,13 @@ pub(super) async fn serve(
     let used = CancellationToken::new();
     let service = service_fn(|mut request: Request<Incoming>| {
         used.cancel();
-        place.begin();
+        open.begin();
         request.extensions_mut().insert(ConnectInfo(peer));
         let answering = router.call(request.map(Lingering::new));
-        let place = Arc::clone(&place);
-        async move { Ok::<_, Infallible>(answering.await?.map(|body| Answer::new(body, place))) }
+        let open = Arc::clone(&open);
+        async move { Ok::<_, Infallible>(answering.await?.map(|body| AnswerBody::new(body, open))) }
     });
-    let stream = TokioIo::new(Watched::new(stream, Arc::clone(&place)));
+    let stream = TokioIo::new(ClientSocket::new(stream, Arc::clone(&open)));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle)
@@ -68,7 +68,7 @@ pub(super) async fn serve(
         // `used` is never reset, so this waits only for a connection that has carried no request yet.
         let _either = timeout(FIRST_REQUEST, used.cancelled()).await;
     };
-    // Whoever connects without asking for anything gives its place up sooner than whoever has asked before.
+    // A connection that has carried no request yet may wait for a shorter time than one that has.
     let no_request = async {
         if timeout(limits.head, used.cancelled()).await.is_ok() {
             pending::<()>().await;
@@ -77,17 +77,17 @@ pub(super) async fn serve(
     let goes = async {
         tokio::select! {
             () = first_request => {}
-            () = place.told_to_go() => {}
+            () = open.told_to_go() => {}
         }
     };
     let served = tokio::select! {
         served = serving.as_mut() => served,
         () = no_request => return,
         () = goes => {
-            if !place.has_request() {
+            if !open.has_request() {
                 return;
             }
-            // A request that came at the same moment is answered, and none after it.
+            // Answer a request that came at the same moment, but no further one.
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 served = serving.as_mut() => served,
@@ -95,18 +95,18 @@ pub(super) async fn serve(
             }
         }
     };
-    // Clients hang up, send garbage and fall silent: theirs to know, ours only when looking for something.
+    // Clients hang up, send garbage and fall silent. That is no failure of ours, so only the debug log has it.
     if let Err(error) = served {
         tracing::debug!(%error, "a connection ended badly");
     }
 }
 
-/// Tokens go out as they come, and a client that has vanished or stopped reading gives its place up: writes alone
-/// would wait for it for ever.
+/// Makes the system send each write at once, and end the connection if its client has vanished or stopped reading. Without
+/// this, a write could wait for such a client for ever.
 fn prepare(stream: &TcpStream, stalled: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    // A client that vanished while there is nothing to send is found by probes, counted in whole seconds.
+    // Probes find a client that vanished while there was nothing to send. Their interval is in whole seconds.
     let probe_after = (stalled / 2).max(Duration::from_secs(1));
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(probe_after).with_interval(probe_after))?;
     #[cfg(target_os = "linux")]

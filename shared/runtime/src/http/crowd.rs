@@ -1,8 +1,8 @@
 //! The connections of one listener, and which of them makes room for a new one.
 //!
-//! A connection costs its client nothing and needs no key, so a limit alone would let idle connections keep everybody out.
-//! When all places are taken, the connection that has waited longest for a request gives its place to the next client. A
-//! connection whose request is being read or answered keeps its place.
+//! A connection costs its client nothing and needs no key. So with a limit alone, idle connections could keep everybody out.
+//! When the limit is reached, the connection that has waited longest for a request is told to go, and the next client takes
+//! its place. A connection whose request is being read or answered is never told to go.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ pub(crate) const METRICS: &[Metric] = &[OPEN, SHED];
 pub(super) struct Crowd {
     most: usize,
     members: Mutex<Members>,
-    /// Told when a place may have become free.
+    /// Notified when a new connection may find room.
     changed: Notify,
     open: Gauge,
     shed: Counter,
@@ -32,15 +32,15 @@ pub(super) struct Crowd {
 
 #[derive(Default)]
 struct Members {
-    /// Places taken. A connection that was told to go has passed its place on, and counts no more.
+    /// How many connections count towards the limit. A connection that was told to go does not count any more.
     taken: usize,
-    /// Connections without a request, the one that has waited longest first.
+    /// Connections without a request. The first one has waited longest.
     waiting: BTreeMap<u64, CancellationToken>,
     next_ticket: u64,
 }
 
-/// The place of one connection; given up when dropped.
-pub(super) struct Place {
+/// One connection in the crowd. Dropping the value makes room for another connection.
+pub(super) struct OpenConnection {
     crowd: Arc<Crowd>,
     told_to_go: CancellationToken,
     phase: Mutex<Phase>,
@@ -48,7 +48,7 @@ pub(super) struct Place {
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// No request is in flight. The ticket is the key of `waiting`.
+    /// The connection waits for a request. The ticket is its key in `waiting`.
     Waiting(u64),
     /// From a request's head to the end of its answer.
     Answering,
@@ -70,18 +70,18 @@ impl Crowd {
         Arc::new(crowd)
     }
 
-    /// Takes a place for a new connection. This waits only while every connection has a request in flight.
-    pub(super) async fn enter(self: &Arc<Self>) -> Arc<Place> {
+    /// Lets a new connection in. This waits only while every connection has a request in flight.
+    pub(super) async fn enter(self: &Arc<Self>) -> Arc<OpenConnection> {
         loop {
-            if let Some(place) = self.try_enter() {
-                return place;
+            if let Some(open) = self.try_enter() {
+                return open;
             }
             self.changed.notified().await;
         }
     }
 
-    /// The same, or nothing where one would have to wait.
-    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Arc<Place>> {
+    /// Lets a new connection in. `None` if it would have to wait.
+    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Arc<OpenConnection>> {
         let mut members = self.members();
         if members.taken < self.most {
             members.taken += 1;
@@ -94,7 +94,7 @@ impl Crowd {
         let phase = Mutex::new(members.wait(told_to_go.clone()));
         drop(members);
         self.open.increment(1.0);
-        Some(Arc::new(Place { crowd: Arc::clone(self), told_to_go, phase }))
+        Some(Arc::new(OpenConnection { crowd: Arc::clone(self), told_to_go, phase }))
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -111,8 +111,8 @@ impl Members {
     }
 }
 
-impl Place {
-    /// Returns when the place was given to another connection.
+impl OpenConnection {
+    /// Returns when the connection must make room for another one.
     pub(super) async fn told_to_go(&self) {
         self.told_to_go.cancelled().await;
     }
@@ -121,7 +121,7 @@ impl Place {
         !matches!(*self.phase(), Phase::Waiting(_))
     }
 
-    /// A request's head has come.
+    /// Records that the head of a request has come.
     pub(super) fn begin(&self) {
         let mut phase = self.phase();
         if let Phase::Waiting(ticket) = *phase {
@@ -130,12 +130,12 @@ impl Place {
         *phase = Phase::Answering;
     }
 
-    /// The answer to it is complete.
+    /// Records that the answer is complete.
     pub(super) fn answered(&self) {
         *self.phase() = Phase::Answered;
     }
 
-    /// Everything that was to be sent is with the system.
+    /// Records that our own buffer is empty: the operating system has everything that was written.
     pub(super) fn flushed(&self) {
         let mut phase = self.phase();
         if matches!(*phase, Phase::Answered) {
@@ -153,7 +153,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         let phase = *self.phase();
         let mut members = self.crowd.members();
@@ -175,37 +175,37 @@ mod tests {
 
     use super::*;
 
-    fn must_go(place: &Place) -> bool {
-        place.told_to_go.is_cancelled()
+    fn must_go(open: &OpenConnection) -> bool {
+        open.told_to_go.is_cancelled()
     }
 
     #[test]
     fn the_one_that_has_waited_longest_makes_room_and_never_one_with_a_request() {
         let crowd = Crowd::new("test_crowd", 3);
-        let places: Vec<_> = (0..3).map(|_| crowd.try_enter().unwrap()).collect();
-        places[0].begin();
+        let opened: Vec<_> = (0..3).map(|_| crowd.try_enter().unwrap()).collect();
+        opened[0].begin();
         let fourth = crowd.try_enter().unwrap();
-        assert_eq!(places.iter().map(|place| must_go(place)).collect::<Vec<_>>(), [false, true, false]);
-        // The first waits again, and since a later moment than the others.
-        places[0].answered();
-        assert!(places[0].has_request(), "until all of it is sent");
-        places[0].flushed();
+        assert_eq!(opened.iter().map(|open| must_go(open)).collect::<Vec<_>>(), [false, true, false]);
+        // The first one waits again, but for a shorter time than the others.
+        opened[0].answered();
+        assert!(opened[0].has_request(), "until all of it is sent");
+        opened[0].flushed();
         let fifth = crowd.try_enter().unwrap();
-        assert!(must_go(&places[2]) && !must_go(&places[0]) && !must_go(&fourth));
+        assert!(must_go(&opened[2]) && !must_go(&opened[0]) && !must_go(&fourth));
 
-        for place in [&places[0], &fourth, &fifth] {
-            place.begin();
+        for open in [&opened[0], &fourth, &fifth] {
+            open.begin();
         }
         assert!(crowd.try_enter().is_none(), "all have a request");
     }
 
     #[test]
-    fn a_place_is_given_up_once() {
+    fn a_connection_makes_room_once() {
         let crowd = Crowd::new("test_crowd", 1);
         let shed = crowd.try_enter().unwrap();
         let next = crowd.try_enter().unwrap();
         assert!(must_go(&shed));
-        // It was told to go at the moment at which its request came: it may finish, in no place.
+        // It was told to go at the moment when its request came. It may finish, and does not count any more.
         shed.begin();
         shed.answered();
         shed.flushed();

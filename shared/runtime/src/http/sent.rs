@@ -1,5 +1,5 @@
-//! When an answer has been sent: its body has ended, and nothing of it is left in our own buffer. Only then is a connection
-//! without a request, and may be closed to make room.
+//! Notices when an answer has been sent: its body has ended, and our own buffer is empty. Only then does the connection wait
+//! for a request again, and may be closed to make room.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,27 +11,27 @@ use hyper::body::{Bytes, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::crowd::Place;
+use super::crowd::OpenConnection;
 
-/// The body of an answer. It has ended when this is dropped.
-pub(super) struct Answer {
+/// The body of an answer. hyper drops it when it has ended.
+pub(super) struct AnswerBody {
     body: Body,
-    place: Arc<Place>,
+    open: Arc<OpenConnection>,
 }
 
-impl Answer {
-    pub(super) fn new(body: Body, place: Arc<Place>) -> Self {
-        Self { body, place }
+impl AnswerBody {
+    pub(super) fn new(body: Body, open: Arc<OpenConnection>) -> Self {
+        Self { body, open }
     }
 }
 
-impl Drop for Answer {
+impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.place.answered();
+        self.open.answered();
     }
 }
 
-impl hyper::body::Body for Answer {
+impl hyper::body::Body for AnswerBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -51,19 +51,19 @@ impl hyper::body::Body for Answer {
     }
 }
 
-/// The socket. hyper flushes it each time its own buffer has become empty.
-pub(super) struct Watched {
+/// The socket of a connection. hyper flushes it each time that hyper's own buffer has become empty.
+pub(super) struct ClientSocket {
     stream: TcpStream,
-    place: Arc<Place>,
+    open: Arc<OpenConnection>,
 }
 
-impl Watched {
-    pub(super) fn new(stream: TcpStream, place: Arc<Place>) -> Self {
-        Self { stream, place }
+impl ClientSocket {
+    pub(super) fn new(stream: TcpStream, open: Arc<OpenConnection>) -> Self {
+        Self { stream, open }
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for ClientSocket {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -73,7 +73,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for ClientSocket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -93,7 +93,7 @@ impl AsyncWrite for Watched {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         if let Poll::Ready(Ok(())) = flushed {
-            self.place.flushed();
+            self.open.flushed();
         }
         flushed
     }

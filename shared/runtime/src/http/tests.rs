@@ -76,7 +76,7 @@ async fn a_request_refused_before_its_body_was_read_still_hears_why() {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: {LARGE}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
-    // As gateways do: all of it first.
+    // Gateways do this too: they send the whole body first.
     stream.write_all(&vec![b'x'; LARGE]).await.unwrap();
     assert!(read_until(&mut stream, "refused").await.starts_with("HTTP/1.1 200"));
     shutdown.stop();
@@ -123,13 +123,13 @@ async fn whoever_is_connected_when_the_stop_comes_may_still_ask() {
     let mut later = TcpStream::connect(address).await.unwrap();
     send(&mut later, "/fast").await;
     read_until(&mut later, "fast").await;
-    // By now the first one is accepted too.
+    // By now the server has accepted the first connection too.
     shutdown.stop();
     send(&mut unused, "/fast").await;
     assert!(read_until(&mut unused, "fast").await.ends_with("fast"));
     serving.await.unwrap();
 
-    // Nobody accepts yet, and when somebody could, it is to stop.
+    // Nobody accepts this connection before the stop.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut waiting = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     send(&mut waiting, "/fast").await;
@@ -231,7 +231,7 @@ async fn connections_that_ask_for_nothing_make_room_and_running_requests_do_not(
     send(&mut next, "/fast").await;
     assert!(read_until(&mut next, "fast").await.starts_with("HTTP/1.1 200"));
     for closed in iter::once(&mut kept).chain(&mut crowd[..36]) {
-        // Half a head that was not read by then makes it a reset.
+        // If half a head was not read by then, the system resets the connection.
         assert_eq!(closed.read(&mut [0; 8]).await.unwrap_or(0), 0);
     }
     release.notify_one();

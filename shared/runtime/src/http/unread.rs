@@ -1,6 +1,6 @@
-//! Requests that are answered before their body was read: refused ones, mostly. A connection closed on what is still
-//! being sent would be reset, and the answer lost with it; gateways make a 502 of that. So the rest is read and thrown
-//! away, though never for long.
+//! Requests that are answered before their body was read. Most of them are refused. If we closed the connection while the
+//! client still sends, the system would reset the connection, and the answer would be lost. Gateways turn that into a 502.
+//! So the rest of the body is read and thrown away, for a few seconds at most.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,10 +11,10 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-/// The answer is on its way by then, and whoever looks for it stops sending.
+/// By then the answer is on its way, and a client that reads it stops sending.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// A request's body as handlers get it. They may drop it whenever they like.
+/// The body of a request, as a handler gets it. The handler may drop it at any moment.
 #[derive(Debug)]
 pub(super) struct Lingering(Option<Incoming>);
 

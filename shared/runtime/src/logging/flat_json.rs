@@ -1,6 +1,6 @@
-//! A line of the log as one flat JSON object: when, how grave, the fields of the spans around the event, the event's own
-//! fields, and which module wrote it. The library nests the fields of a span, and reads and writes all of them again for
-//! each one that is recorded later. Every request records one.
+//! A line of the log as one flat JSON object: time, level, the fields of the spans around the event, the event's own fields,
+//! and the module that wrote it. The library's own format has two drawbacks. It nests the fields of a span. When a field is
+//! recorded later, as every request does, it reads and writes all fields of the span again.
 
 use std::fmt::{self, Write};
 
@@ -35,7 +35,7 @@ where
         }
         context.format_fields(Writer::new(&mut line), event)?;
         write!(line, r#""target":"{}"}}"#, event.metadata().target())?;
-        // Where a span and the event have the same field, the line shows it once, and the innermost value wins.
+        // If a span and the event have the same field, the line shows it once, with the innermost value.
         let line: Map<String, Value> = serde_json::from_str(&line).map_err(|_| fmt::Error)?;
         writeln!(writer, "{}", Value::Object(line))
     }
@@ -49,7 +49,7 @@ impl<'writer> FormatFields<'writer> for FlatJson {
     }
 }
 
-/// Writes fields as members of an object, each with a comma behind it, so that more can follow.
+/// Writes fields as members of an object. Each ends with a comma, so that more can follow.
 struct Members<'writer> {
     writer: Writer<'writer>,
     written: fmt::Result,
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// What `work` logs, without the time.
+    /// The lines that `work` logs, without their times.
     fn logged(work: impl FnOnce()) -> Vec<String> {
         let written = Written::default();
         let writer = written.clone();

@@ -1,14 +1,14 @@
-//! Gauges that are read from the database: published as a whole, so that a model that is gone leaves no stale
-//! series, and withdrawn as a whole by a process that is no longer the one to export them.
+//! Gauges that are read from the database. They are published together: then a model that is gone leaves no stale series.
+//! They are also withdrawn together, by a process that no longer has to export them.
 //!
-//! A metric published here must not be recorded through the `metrics` macros as well.
+//! A metric that is published here must never be recorded through the `metrics` macros too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::Metric;
 
-/// All values of one moment.
+/// The values of all published gauges at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     families: BTreeMap<&'static str, Family>,

@@ -2,7 +2,8 @@
 
 use crate::config::Setting;
 
-pub const ADDR: Setting = Setting::with_default("FOREMAN_API_ADDR", "127.0.0.1:8080", "address clients call");
+pub const ADDR: Setting =
+    Setting::with_default("FOREMAN_API_ADDR", "127.0.0.1:8080", "address that clients call");
 pub const OPS_ADDR: Setting = Setting::with_default(
     "FOREMAN_API_OPS_ADDR",
     "127.0.0.1:9464",
@@ -11,7 +12,7 @@ pub const OPS_ADDR: Setting = Setting::with_default(
 pub const AUTH: Setting = Setting::with_default(
     "FOREMAN_AUTH",
     "required",
-    "required, or off: then each source address is a client; off needs a loopback address",
+    "required: clients need keys; off: each source address is a client, and the api listens on loopback only",
 );
 pub const AUTH_OFF_ANYWHERE: Setting = Setting::with_default(
     "FOREMAN_AUTH_OFF_ANYWHERE",
@@ -32,22 +33,22 @@ pub const MAX_BODY: Setting = Setting::with_default("FOREMAN_MAX_BODY", "32MiB",
 pub const CLIENT_MAX_QUEUED: Setting = Setting::with_default(
     "FOREMAN_CLIENT_MAX_QUEUED",
     "100000",
-    "jobs a client may have queued; more are answered 429; each further api lets a tenth more in at most",
+    "queued jobs per client; the api refuses more with 429; each further api may let a tenth more in",
 );
 pub const CLIENT_MAX_QUEUED_BYTES: Setting = Setting::with_default(
     "FOREMAN_CLIENT_MAX_QUEUED_BYTES",
     "4GiB",
-    "bytes of queued request bodies a client may have; more are answered 429; each further api lets a tenth more in at most",
+    "bytes of queued request bodies per client; the api refuses more with 429; each further api may let a tenth more in",
 );
 pub const CLIENT_MAX_DAILY_BYTES: Setting = Setting::with_default(
     "FOREMAN_CLIENT_MAX_DAILY_BYTES",
     "32GiB",
-    "bytes of request bodies a client may store a day (UTC), cancelled jobs included; more are answered 429",
+    "bytes of request bodies that a client may store per day (UTC), including cancelled jobs; the api refuses more with 429",
 );
 pub const CLIENT_MAX_STREAMS: Setting = Setting::with_default(
     "FOREMAN_CLIENT_MAX_STREAMS",
     "200",
-    "waiting and streaming requests a client may have open; more are answered 429",
+    "open waiting and streaming requests per client; the api refuses more with 429",
 );
 
 pub const ALL: &[Setting] = &[

@@ -1,4 +1,4 @@
-//! Settings that several processes read, and the readers they share.
+//! Settings that several processes read, and the functions that read them.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,12 +16,12 @@ pub const DATABASE_DIRECT_URL: Setting = Setting::optional(
 pub const DB_POOL: Setting = Setting::with_default(
     "FOREMAN_DB_POOL",
     "16",
-    "connections to Postgres in the pool of this process; an api holds 4 beside it, a worker 9",
+    "connections to Postgres in the pool of this process; beside the pool an api holds 4, a worker 10",
 );
 pub const PGBOUNCER: Setting = Setting::with_default(
     "FOREMAN_PGBOUNCER",
     "no",
-    "yes behind PgBouncer: every statement unnamed inside BEGIN…COMMIT; correct, not fast",
+    "yes if Postgres is behind PgBouncer: every statement is unnamed, inside BEGIN…COMMIT, and slower",
 );
 pub const LOG: Setting =
     Setting::with_default("FOREMAN_LOG", "info", "log filter, such as info or info,foreman_store=debug");
@@ -43,7 +43,7 @@ pub const JOB_TTL: Setting =
 pub const ARTIFACT_INLINE_LIMIT: Setting = Setting::with_default(
     "FOREMAN_ARTIFACT_INLINE_LIMIT",
     "256KiB",
-    "artifacts up to this size stand in webhooks and answers, larger ones go by URL",
+    "webhooks and answers contain artifacts up to this size, and the URLs of larger ones",
 );
 pub const WEBHOOK_SECRET: Setting = Setting::optional(
     "FOREMAN_WEBHOOK_SECRET",
@@ -57,25 +57,25 @@ pub const WEBHOOK_ALLOW: Setting = Setting::optional(
     "receivers allowed beside public addresses: loopback, private, CIDRs; metadata addresses never",
 );
 
-/// The worker needs it as well: the URLs of artifacts in webhooks are made there.
+/// The worker reads it too, because it writes the URLs of artifacts into webhooks.
 pub const PUBLIC_URL: Setting = Setting::optional(
     "FOREMAN_PUBLIC_URL",
     "none: relative",
     "base of absolute URLs in answers and webhooks, such as https://jobs.example.org",
 );
 
-/// What every process of Foreman reads.
+/// The settings that every process of Foreman reads.
 pub const PROCESS: &[Setting] =
     &[DATABASE_URL, DATABASE_DIRECT_URL, DB_POOL, PGBOUNCER, LOG, LOG_FORMAT, SECRET_KEY, SHUTDOWN_GRACE];
 
-/// What api and worker read beside it.
+/// The settings that api and worker read beside [`PROCESS`].
 pub const JOBS: &[Setting] = &[JOB_TTL, ARTIFACT_INLINE_LIMIT, PUBLIC_URL, WEBHOOK_SECRET, WEBHOOK_ALLOW];
 
 /// How to reach Postgres.
 #[derive(Clone)]
 pub struct Database {
     pub url: String,
-    /// Past any pooler.
+    /// Leads to Postgres past any pooler.
     pub direct_url: String,
     pub pool: u32,
     pub pgbouncer: bool,
@@ -89,7 +89,7 @@ impl Database {
                 .read_optional(&DATABASE_DIRECT_URL, form::database_url)?
                 .unwrap_or_else(|| url.clone()),
             url,
-            // Below 2 a process could wait for itself.
+            // With one connection, a task that holds it could wait for another task that needs one.
             pool: env.read(&DB_POOL, form::integer(2..=1_000))?,
             pgbouncer: env.read(&PGBOUNCER, form::yes_no)?,
         })

@@ -5,7 +5,7 @@ use crate::config::Setting;
 pub const OLLAMA_HOST: Setting = Setting::with_default(
     "OLLAMA_HOST",
     "http://127.0.0.1:11434",
-    "the Ollama to run jobs on, in any form Ollama reads",
+    "the Ollama that runs the jobs, in any form that Ollama itself reads",
 );
 pub const HOST_ID: Setting = Setting::optional(
     "FOREMAN_HOST_ID",
@@ -23,16 +23,16 @@ pub const SLOTS: Setting = Setting::with_default(
     "requests to run at the same time; the same number as OLLAMA_NUM_PARALLEL",
 );
 pub const ROLES: Setting =
-    Setting::with_default("FOREMAN_WORKER_ROLES", "run,relay,dispatch,janitor", "what this worker does");
+    Setting::with_default("FOREMAN_WORKER_ROLES", "run,relay,dispatch,janitor", "the roles of this worker");
 pub const MAX_ATTEMPTS: Setting = Setting::with_default(
     "FOREMAN_MAX_ATTEMPTS",
     "3",
-    "failures after which a job that named no number fails",
+    "failures after which a job fails, unless the job itself names a number",
 );
 pub const LEASE_TTL: Setting = Setting::with_default(
     "FOREMAN_LEASE_TTL",
     "20s",
-    "silence after which a worker counts as dead; at least 2s",
+    "a worker that is silent for this long counts as dead; at least 2s",
 );
 pub const LOAD_TIMEOUT: Setting =
     Setting::with_default("FOREMAN_LOAD_TIMEOUT", "10m", "longest wait for the first token");
@@ -45,12 +45,12 @@ pub const MAX_RESULT: Setting =
 pub const MAX_MODEL_WAIT: Setting = Setting::with_default(
     "FOREMAN_MAX_MODEL_WAIT",
     "10m",
-    "longest that a model should wait for its turn while others have work",
+    "longest time that a model should wait for its turn while other models have work",
 );
 pub const LOAD_SHARE: Setting = Setting::with_default(
     "FOREMAN_LOAD_SHARE",
     "10%",
-    "share of GPU time that loading models may take while several have work",
+    "share of GPU time that loading may take while several models have work",
 );
 pub const WEBHOOK_RETRY_SCHEDULE: Setting = Setting::with_default(
     "FOREMAN_WEBHOOK_RETRY_SCHEDULE",

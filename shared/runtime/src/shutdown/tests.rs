@@ -1,4 +1,4 @@
-//! Who is waited for and for how long, in virtual time; real signals are tried on a real process in `tests/`.
+//! For which tasks a stop waits, and how long, in virtual time. `tests/` sends real signals to a real process.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -26,7 +26,7 @@ async fn tasks_that_end_when_asked_make_a_clean_end_at_once() {
         Ok::<_, Infallible>(())
     });
     shutdown.stop();
-    assert_eq!(shutdown.finished(GRACE).await, Ended::Clean);
+    assert_eq!(shutdown.finished(GRACE).await, ShutdownResult::Clean);
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
@@ -40,7 +40,7 @@ async fn running_work_has_all_but_the_last_3_seconds_and_then_hands_back() {
         sleep(Duration::from_secs(2)).await;
     });
     shutdown.stop();
-    assert_eq!(shutdown.finished(GRACE).await, Ended::Clean);
+    assert_eq!(shutdown.finished(GRACE).await, ShutdownResult::Clean);
     assert_eq!(begun.elapsed().as_secs(), 24);
 }
 
@@ -50,7 +50,7 @@ async fn of_a_short_grace_half_is_kept_for_handing_back() {
     let hard = shutdown.hard().clone();
     shutdown.spawn_work("test_work", async move { hard.cancelled().await });
     shutdown.stop();
-    assert_eq!(shutdown.finished(Duration::from_secs(2)).await, Ended::Clean);
+    assert_eq!(shutdown.finished(Duration::from_secs(2)).await, ShutdownResult::Clean);
     assert_eq!(begun.elapsed().as_secs(), 1);
 }
 
@@ -62,7 +62,7 @@ async fn what_does_not_even_hand_back_is_dropped_before_the_grace_ends() {
     shutdown.spawn_work("test_other", pending());
     assert_eq!(shutdown.running(), "test_other, test_stubborn ×2");
     shutdown.stop();
-    assert_eq!(shutdown.finished(GRACE).await, Ended::Failed);
+    assert_eq!(shutdown.finished(GRACE).await, ShutdownResult::Failed);
     assert!((GRACE - Duration::from_secs(1)..GRACE).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }
 
@@ -72,7 +72,7 @@ async fn a_task_that_ends_unasked_takes_the_process_with_it() {
     let shutdown = Shutdown::new();
     shutdown.spawn("test_early", async { Ok::<_, Infallible>(()) });
     assert_eq!(errors_of("test_early").as_deref(), Some("0"), "it exists before it counts");
-    assert_eq!(shutdown.finished(GRACE).await, Ended::Failed);
+    assert_eq!(shutdown.finished(GRACE).await, ShutdownResult::Failed);
     assert_eq!(errors_of("test_early").as_deref(), Some("1"));
 }
 
@@ -81,12 +81,12 @@ async fn a_task_that_fails_or_panics_takes_the_process_with_it() {
     Metrics::install(&[]);
     let shutdown = Shutdown::new();
     shutdown.spawn("test_error", async { Err(io::Error::other("boom")) });
-    assert_eq!(shutdown.finished(GRACE).await, Ended::Failed);
+    assert_eq!(shutdown.finished(GRACE).await, ShutdownResult::Failed);
     assert_eq!(errors_of("test_error").as_deref(), Some("1"));
 
     let shutdown = Shutdown::new();
     shutdown.spawn_work("test_panic", async { panic!("boom") });
-    assert_eq!(shutdown.finished(GRACE).await, Ended::Failed);
+    assert_eq!(shutdown.finished(GRACE).await, ShutdownResult::Failed);
     assert_eq!(errors_of("test_panic").as_deref(), Some("1"));
     assert_eq!(shutdown.running(), "");
 }
@@ -100,7 +100,7 @@ async fn a_failure_while_stopping_is_a_failure_too() {
         Err(io::Error::other("could not hand back"))
     });
     shutdown.stop();
-    assert_eq!(shutdown.finished(GRACE).await, Ended::Failed);
+    assert_eq!(shutdown.finished(GRACE).await, ShutdownResult::Failed);
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn work_that_ends_or_is_aborted_is_no_failure() {
     shutdown.spawn_work("test_work", async {});
     shutdown.spawn_work("test_work", pending()).abort();
     shutdown.stop();
-    assert_eq!(shutdown.finished(GRACE).await, Ended::Clean);
+    assert_eq!(shutdown.finished(GRACE).await, ShutdownResult::Clean);
     assert_eq!(shutdown.running(), "");
 }
 
@@ -126,6 +126,6 @@ async fn work_spawned_while_stopping_is_waited_for() {
         });
     });
     shutdown.stop();
-    assert_eq!(shutdown.finished(GRACE).await, Ended::Clean);
+    assert_eq!(shutdown.finished(GRACE).await, ShutdownResult::Clean);
     assert!(done.load(Ordering::Acquire));
 }

@@ -1,4 +1,4 @@
-//! What the operator allows beside public addresses: `FOREMAN_WEBHOOK_ALLOW`.
+//! The addresses that the operator allows beside public ones: `FOREMAN_WEBHOOK_ALLOW`.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::Refused;
 use super::ranges::{Kind, classify, embedded_ipv4};
 
-/// The ranges that may be called although they are not public. None by default.
+/// The ranges that may be called although they are not public. By default there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Allow {
     networks: Vec<IpNet>,
@@ -23,7 +23,7 @@ const LOOPBACK: &[&str] = &["127.0.0.0/8", "::1/128"];
 const PRIVATE: &[&str] = &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
 
 impl Allow {
-    /// Reads `loopback,private,10.0.0.0/8,fd12::7`; nothing allows nothing.
+    /// Reads `loopback,private,10.0.0.0/8,fd12::7`. An empty text allows only public addresses.
     pub fn parse(text: &str) -> Result<Self, AllowError> {
         let mut networks = Vec::new();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
@@ -36,7 +36,7 @@ impl Allow {
         Ok(Self { networks })
     }
 
-    /// Public unicast passes, metadata never does, and the rest as allowed.
+    /// Accepts public unicast, and the allowed ranges. Never accepts a metadata address.
     pub fn check(&self, address: IpAddr) -> Result<(), Refused> {
         match classify(address) {
             None => Ok(()),
@@ -56,7 +56,8 @@ impl Allow {
         let listed = self.networks.iter().any(|network| network.contains(&address));
         match (kind, address) {
             (Kind::Metadata, _) => false,
-            // The form must be allowed and so must what it leads to, or `::/0` would open the metadata addresses.
+            // The IPv6 address and the IPv4 address in it must both be allowed. Otherwise `::/0` would allow metadata
+            // addresses.
             (Kind::Translated, IpAddr::V6(address)) => {
                 listed && embedded_ipv4(address).is_some_and(|inner| self.check(IpAddr::V4(inner)).is_ok())
             }
@@ -65,7 +66,7 @@ impl Allow {
     }
 }
 
-/// A CIDR, or one address.
+/// Reads a CIDR, or a single address.
 fn read(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }

@@ -1,4 +1,4 @@
-//! Resolving a receiver's name at the moment of the dial.
+//! Resolves the name of a receiver just before the worker connects to it.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -10,11 +10,11 @@ use tokio::task::spawn_blocking;
 use super::{Allow, Refused};
 use crate::reaction::Failure;
 
-/// Lookups at the same time. The system's resolver blocks a thread each and cannot be interrupted, so names whose
-/// servers never answer must not take all the threads of the process.
+/// How many lookups may run at the same time. Each blocks a thread in the system's resolver, and cannot be interrupted. So
+/// names whose servers never answer must not take all threads of the process.
 const MAX_LOOKUPS: usize = 128;
 
-/// Resolves names and keeps the addresses that may be called.
+/// Resolves names, and returns only the addresses that may be called.
 #[derive(Debug, Clone)]
 pub struct Guard {
     allow: Arc<Allow>,
@@ -49,11 +49,11 @@ impl Guard {
         &self.allow
     }
 
-    /// The addresses of `host` that may be called: dial these and no others, without resolving again.
+    /// The addresses of `host` that may be called. Connect to these and no others, and do not resolve the name again.
     ///
-    /// Of a name with both kinds the refused addresses are dropped and the others stay. That is as safe as
-    /// refusing the name, because nothing but the checked addresses is ever dialled, and it keeps receivers
-    /// reachable that publish an internal address beside the public one. Bound the wait with a timeout.
+    /// If a name has allowed and refused addresses, the allowed ones are returned. That is as safe as refusing the name,
+    /// because the worker connects only to the returned addresses. It also keeps receivers reachable that publish an
+    /// internal address beside the public one. The caller must bound the wait with a timeout.
     pub async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, GuardError> {
         let lookup_error = |source| GuardError::Lookup { host: host.to_owned(), source };
         let permit = Arc::clone(&self.lookups)
@@ -62,7 +62,7 @@ impl Guard {
             .map_err(|closed| lookup_error(io::Error::other(closed)))?;
         let target = (host.to_owned(), port);
         let found = spawn_blocking(move || {
-            // Held by the thread, not by the caller, who may give up long before the resolver does.
+            // The thread holds the permit, because the caller may give up long before the resolver does.
             let _permit = permit;
             target.to_socket_addrs().map(Iterator::collect::<Vec<_>>)
         })

@@ -1,7 +1,7 @@
-//! The special-purpose address ranges, from the IANA registries and the clouds' documentation.
+//! The special-purpose address ranges, from the IANA registries and from the documentation of the clouds.
 //!
-//! For IPv6 the question is turned round: only 2000::/3 has been given out for public unicast, so everything else
-//! is refused without being listed.
+//! For IPv6 this file lists the exceptions within 2000::/3. Only that range is assigned for public unicast, so every
+//! other address is refused without being listed.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,16 +14,16 @@ pub enum Kind {
     LinkLocal,
     /// Carrier-grade NAT, 100.64.0.0/10.
     Shared,
-    /// Hands out credentials of the machine to whoever asks from it.
+    /// A service at this address gives the credentials of the machine to every program on it.
     Metadata,
-    /// An IPv6 address that stands for an IPv4 one: mapped, compatible, NAT64, 6to4, Teredo.
+    /// An IPv6 address that contains an IPv4 address: mapped, compatible, NAT64, 6to4, Teredo.
     Translated,
     Multicast,
     Reserved,
 }
 
 impl Kind {
-    /// What the one who runs Foreman, or who wrote the URL, can do about it.
+    /// What the operator of Foreman, or the author of the URL, can do about it.
     pub(super) fn mend(self) -> &'static str {
         match self {
             Self::Loopback => "to allow it, set FOREMAN_WEBHOOK_ALLOW=loopback for api and worker",
@@ -54,7 +54,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// None for public unicast.
+/// The kind of a special-purpose address. `None` for public unicast.
 pub fn classify(address: IpAddr) -> Option<Kind> {
     match address {
         IpAddr::V4(address) => classify_v4(address),
@@ -62,7 +62,7 @@ pub fn classify(address: IpAddr) -> Option<Kind> {
     }
 }
 
-/// The IPv4 address that a packet to this one would end at, as far as the form itself says.
+/// The IPv4 address to which a packet for this address would go, if the form of the address says so.
 pub(super) fn embedded_ipv4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bytes = address.octets();
     let at = |start: usize| Ipv4Addr::new(bytes[start], bytes[start + 1], bytes[start + 2], bytes[start + 3]);
@@ -71,10 +71,10 @@ pub(super) fn embedded_ipv4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     } else if within(address, SIX_TO_FOUR) {
         Some(at(2))
     } else if within(address, TEREDO) {
-        // RFC 4380, 4: the client's address is stored with every bit turned.
+        // RFC 4380, 4: the client's address is stored with every bit inverted.
         Some(Ipv4Addr::from_bits(!at(12).to_bits()))
     } else {
-        // Of a local NAT64 prefix (RFC 8215) nobody but its operator knows where the address lies.
+        // In a local NAT64 prefix (RFC 8215), only its operator knows which bits are the IPv4 address.
         None
     }
 }
@@ -106,12 +106,12 @@ const fn v6(a: u16, b: u16, c: u16) -> Ipv6Addr {
     Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)
 }
 
-/// The first match counts, so metadata addresses stand before the ranges they lie in.
+/// The first match counts, so metadata addresses come before the ranges that contain them.
 const V4: &[(Ipv4Addr, u32, Kind)] = &[
     (v4(169, 254, 169, 0), 24, Kind::Metadata), // AWS, Google, Azure, OpenStack, …
     (v4(169, 254, 170, 0), 24, Kind::Metadata), // AWS containers
     (v4(169, 254, 0, 23), 32, Kind::Metadata),  // Tencent
-    (v4(168, 63, 129, 16), 32, Kind::Metadata), // Azure's wire server, a public address otherwise
+    (v4(168, 63, 129, 16), 32, Kind::Metadata), // Azure's wire server; else a public address
     (v4(100, 100, 100, 200), 32, Kind::Metadata), // Alibaba
     (v4(192, 0, 0, 192), 32, Kind::Metadata),   // Oracle
     (v4(0, 0, 0, 0), 8, Kind::Reserved),        // "this network"; Linux sends 0.0.0.0 to itself
@@ -139,7 +139,7 @@ const NAT64_LOCAL: NetworkV6 = (v6(0x64, 0xff9b, 1), 48);
 const SIX_TO_FOUR: NetworkV6 = (v6(0x2002, 0, 0), 16);
 const TEREDO: NetworkV6 = (v6(0x2001, 0, 0), 32);
 
-/// The first match counts here too.
+/// As above, the first match counts.
 const V6: &[(NetworkV6, Kind)] = &[
     ((v6(0xfd00, 0x0ec2, 0), 32), Kind::Metadata), // AWS
     ((Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128), Kind::Metadata), // Google

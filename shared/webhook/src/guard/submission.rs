@@ -1,6 +1,7 @@
-//! The early word to a client whose webhook URL could never be called.
+//! Tells a client at once if its webhook URL may not be called.
 //!
-//! A courtesy, not the guard: it may give up and accept, because every dial is checked again.
+//! This is a convenience for the client. The guard protects the network: it checks every connection that the worker
+//! makes. So this check may give up, and accept the URL.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,45 +13,47 @@ use tokio::time::{Instant, timeout_at};
 use super::{Guard, GuardError, Refused};
 use crate::receiver_url::{ReceiverUrl, Target, UrlError};
 
-/// What all lookups of one request may take together; a name that needs longer is accepted.
+/// The time for all lookups of one request together. A name that needs longer is accepted.
 pub const SUBMISSION_BUDGET: Duration = Duration::from_millis(500);
 
-/// How long an answer is believed: short, so that a mended name is accepted soon.
+/// How long the result of a lookup is used. It is short, so that a name is accepted soon after somebody has mended it.
 const BELIEVED_FOR: Duration = Duration::from_secs(30);
 
-/// Names remembered; a client that sends more distinct ones only makes us look them up again.
+/// How many names are remembered. If clients send more, each further name is looked up every time.
 const MAX_REMEMBERED: usize = 10_000;
 
-/// Lookups on behalf of submissions at the same time.
+/// How many lookups for submissions may run at the same time.
 const MAX_LOOKUPS: usize = 64;
 
 #[derive(Debug, Clone)]
 pub struct SubmissionCheck {
     guard: Guard,
     lookups: Arc<Semaphore>,
-    answers: Arc<Mutex<HashMap<String, Answer>>>,
+    known: Arc<Mutex<HashMap<String, KnownName>>>,
 }
 
-/// None where the name may be called, or does not resolve (yet).
+/// The result of the last lookup of a name.
 #[derive(Debug, Clone)]
-struct Answer {
+struct KnownName {
+    /// `None` if the name may be called, or does not resolve yet.
     refused: Option<Refused>,
     believed_until: Instant,
 }
 
 impl SubmissionCheck {
     pub fn new(guard: Guard) -> Self {
-        Self { guard, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)), answers: Arc::default() }
+        Self { guard, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)), known: Arc::default() }
     }
 
-    /// Refuses literals at once, and names that are known before `deadline` to lead nowhere allowed.
+    /// Refuses an address that is not allowed at once. Refuses a name if its lookup finds no allowed address before
+    /// `deadline`.
     ///
-    /// Take one deadline a request, `Instant::now() + SUBMISSION_BUDGET`, also for a batch of many URLs.
+    /// Use one deadline per request, `Instant::now() + SUBMISSION_BUDGET`, even for a batch of many URLs.
     pub async fn check(&self, url: &ReceiverUrl, deadline: Instant) -> Result<(), UrlError> {
         url.check_literal(self.guard.allow())?;
         let Target::Name(host) = url.target() else { return Ok(()) };
         let refused = match self.remembered(host) {
-            Some(answer) => answer.refused,
+            Some(name) => name.refused,
             None => {
                 let (guard, name, port) = (self.guard.clone(), host.to_owned(), url.port());
                 let lookup = async move { guard.resolve(&name, port).await.map(drop) };
@@ -60,7 +63,7 @@ impl SubmissionCheck {
         refused.map_or(Ok(()), |refused| Err(UrlError::Refused(refused)))
     }
 
-    /// Runs `lookup` to its end, and waits for it until `deadline`. An answer that comes later serves the next.
+    /// Runs `lookup` to its end, but waits for it only until `deadline`. A result that comes later is for the next request.
     async fn ask(
         &self,
         host: &str,
@@ -71,34 +74,34 @@ impl SubmissionCheck {
             return None;
         }
         let permit = timeout_at(deadline, Arc::clone(&self.lookups).acquire_owned()).await.ok()?.ok()?;
-        let (answers, host) = (Arc::clone(&self.answers), host.to_owned());
+        let (known, host) = (Arc::clone(&self.known), host.to_owned());
         let asked = tokio::spawn(async move {
             let _permit = permit;
             let refused = match lookup.await {
                 Err(GuardError::Blocked(refused)) => Some(refused),
-                // A name that does not resolve now may do so when its job is done; the dial will see.
+                // A name that does not resolve now may resolve when its job is done. The worker looks it up again then.
                 Ok(()) | Err(GuardError::Lookup { .. } | GuardError::NoAddress { .. }) => None,
             };
-            remember(&answers, host, refused.clone());
+            remember(&known, host, refused.clone());
             refused
         });
         timeout_at(deadline, asked).await.ok()?.ok()?
     }
 
-    fn remembered(&self, host: &str) -> Option<Answer> {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.get(host).filter(|answer| answer.believed_until > Instant::now()).cloned()
+    fn remembered(&self, host: &str) -> Option<KnownName> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(host).filter(|name| name.believed_until > Instant::now()).cloned()
     }
 }
 
-fn remember(answers: &Mutex<HashMap<String, Answer>>, host: String, refused: Option<Refused>) {
+fn remember(known: &Mutex<HashMap<String, KnownName>>, host: String, refused: Option<Refused>) {
     let now = Instant::now();
-    let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-    if answers.len() >= MAX_REMEMBERED {
-        answers.retain(|_, answer| answer.believed_until > now);
+    let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= MAX_REMEMBERED {
+        known.retain(|_, name| name.believed_until > now);
     }
-    if answers.len() < MAX_REMEMBERED {
-        answers.insert(host, Answer { refused, believed_until: now + BELIEVED_FOR });
+    if known.len() < MAX_REMEMBERED {
+        known.insert(host, KnownName { refused, believed_until: now + BELIEVED_FOR });
     }
 }
 
@@ -183,11 +186,11 @@ mod tests {
         let check = check_with("");
         assert!(check.ask("h", soon(), ready(Err(blocked()))).await.is_some());
         tokio::time::advance(BELIEVED_FOR - Duration::from_millis(1)).await;
-        assert!(check.remembered("h").is_some_and(|answer| answer.refused.is_some()));
+        assert!(check.remembered("h").is_some_and(|name| name.refused.is_some()));
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(check.remembered("h").is_none());
         assert_eq!(check.ask("h", soon(), ready(Ok(()))).await, None);
-        assert!(check.remembered("h").is_some_and(|answer| answer.refused.is_none()));
+        assert!(check.remembered("h").is_some_and(|name| name.refused.is_none()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -200,8 +203,8 @@ mod tests {
     async fn what_is_remembered_is_bounded() {
         let check = check_with("");
         for host in 0..MAX_REMEMBERED + 10 {
-            remember(&check.answers, host.to_string(), None);
+            remember(&check.known, host.to_string(), None);
         }
-        assert_eq!(check.answers.lock().unwrap().len(), MAX_REMEMBERED);
+        assert_eq!(check.known.lock().unwrap().len(), MAX_REMEMBERED);
     }
 }

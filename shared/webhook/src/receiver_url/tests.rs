@@ -1,4 +1,4 @@
-//! Each form and range by table, and what no table can hold by property.
+//! Tables for each form and range, and properties for everything that is too much for a table.
 
 use proptest::prelude::*;
 
@@ -75,7 +75,7 @@ fn an_empty_port_is_the_default_one() {
     assert_eq!(parse("http://example.com:/x").as_deref(), Ok("http://example.com/x"));
 }
 
-/// Every spelling that some resolver, library or kernel takes for an address that must not be called.
+/// Spellings of addresses that must not be called. Some resolver, library or kernel accepts each of them.
 #[test]
 fn an_address_is_recognised_in_every_spelling() {
     for (host, kind) in [
@@ -156,7 +156,7 @@ fn debug_shows_no_path_because_paths_carry_tokens() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// What is stored is parsed again by the worker, and must then mean the same.
+    /// The worker parses the stored URL again. It must mean the same then.
     #[test]
     fn what_is_kept_reads_back_as_itself(
         text in "(?i:https?)://[a-z0-9.:@%\\[\\]é。-]{1,30}(/[ -~é]{0,20})?(\\?[ -~]{0,9})?(#[ -~]{0,9})?"

@@ -10,7 +10,7 @@ use foreman_store::{
     Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, Store, StoreError,
 };
 use foreman_webhook::schedule::{self, Jitter};
-use foreman_webhook::{Decision, Failure, Guard, Reaction, RetrySchedule, sign};
+use foreman_webhook::{DeliveryDecision, Failure, Guard, Reaction, RetrySchedule, sign};
 use metrics::counter;
 use tokio::time::sleep;
 
@@ -195,14 +195,14 @@ fn report(delivery: Delivery, at: Instant, outcome: DeliveryOutcome) -> Delivery
     }
 }
 
-fn outcome(decision: Decision, reaction: &Reaction) -> DeliveryOutcome {
+fn outcome(decision: DeliveryDecision, reaction: &Reaction) -> DeliveryOutcome {
     // Only a delivered webhook has no code, and that one is not retried.
     let code = reaction.error_code().unwrap_or_default();
     match decision {
-        Decision::Delivered => DeliveryOutcome::Delivered,
-        Decision::RetryIn(wait) => DeliveryOutcome::Retry { wait, code },
-        Decision::Failed { code } => DeliveryOutcome::Failed { code },
+        DeliveryDecision::Delivered => DeliveryOutcome::Delivered,
+        DeliveryDecision::RetryIn(wait) => DeliveryOutcome::Retry { wait, code },
+        DeliveryDecision::Failed { code } => DeliveryOutcome::Failed { code },
         // The next claim finds this failure in the log, and ends the job's later events to this receiver.
-        Decision::EndReceiver => DeliveryOutcome::Failed { code },
+        DeliveryDecision::EndReceiver => DeliveryOutcome::Failed { code },
     }
 }

@@ -1,4 +1,4 @@
-//! Each form and range by table, and what no table can hold by property.
+//! Tables for each form and range, and properties for everything that is too much for a table.
 
 use proptest::prelude::*;
 
@@ -132,7 +132,7 @@ fn the_ipv4_address_inside_an_ipv6_one_is_found() {
     }
 }
 
-/// Public as far as the standard library can tell, which knows other tables than ours.
+/// Whether an address is public by the tables of the standard library, which are not ours.
 fn std_finds_fault(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -156,7 +156,7 @@ fn std_finds_fault(address: IpAddr) -> bool {
     }
 }
 
-/// Addresses spread evenly hardly ever meet a special range, so most are drawn from their neighbourhood.
+/// Evenly spread addresses are hardly ever in a special range. So most are drawn from in and around those ranges.
 fn near_a_range() -> impl Strategy<Value = IpAddr> {
     let v4 = (0..V4.len(), any::<u32>(), 0u32..=32).prop_map(|(row, noise, shift)| {
         IpAddr::V4(Ipv4Addr::from_bits(V4[row].0.to_bits() ^ noise.checked_shr(shift).unwrap_or(0)))
