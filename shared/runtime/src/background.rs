@@ -19,7 +19,7 @@ pub const BACKGROUND_ERRORS: Metric =
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
-/// The wait before work that was interrupted starts again. Most likely Postgres is away.
+/// The wait before work that was interrupted starts again. The most likely cause is that Postgres is away.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// Counts and logs one failure of background work. The second argument is an error or an `anyhow::Error`. The macro takes
@@ -75,9 +75,9 @@ pub trait Rounds: Send {
     /// May be written as `async fn`. The loop never drops it in the middle.
     fn run_once(&mut self) -> impl Future<Output = Result<Round, Self::Error>> + Send;
 
-    /// Returns at a wake-up, which ends the wait between two rounds. The loop often drops this future: it must lose no
-    /// wake-up then, nor one that comes while a round runs. `Notify::notify_one` and `watch::Receiver` remember
-    /// theirs.
+    /// Returns at the next wake-up, and so ends the wait between two rounds. The loop often drops this future. Every
+    /// wake-up must still be remembered, also one that comes while a round runs: `Notify::notify_one` and
+    /// `watch::Receiver` do that.
     fn woken(&mut self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
@@ -119,8 +119,7 @@ pub async fn repeat<R: Rounds>(mut rounds: R, stop: &CancellationToken, poll: Du
     }
 }
 
-/// Runs `work` for as long as it is polled. `work` ends only with an error. Each error is counted and logged, and `work`
-/// starts again after about a second.
+/// Runs `work`, which ends only with an error. Counts and logs each error, and starts `work` again after about a second.
 pub async fn keep_running<F, E>(task: &'static str, mut work: impl FnMut() -> F) -> Infallible
 where
     F: Future<Output = Result<Infallible, E>>,

@@ -121,7 +121,7 @@ pub fn result<'a>(artifacts: &[Artifact<'a>]) -> Option<&'a RawValue> {
     }
 }
 
-/// JSON that is written byte for byte as it came. `None` if it is no JSON.
+/// JSON that is written byte for byte as it came. `None` if it is not JSON.
 pub fn raw(json: &str) -> Option<&RawValue> {
     serde_json::from_str(json).ok()
 }

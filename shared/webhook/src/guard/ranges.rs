@@ -1,7 +1,7 @@
 //! The special-purpose address ranges, from the IANA registries and from the documentation of the clouds.
 //!
-//! For IPv6 this file lists the exceptions within 2000::/3. Only that range is assigned for public unicast, so every
-//! other address is refused without being listed.
+//! For IPv6, only 2000::/3 is assigned for public unicast. So every address outside of it is refused, even if it is not
+//! listed here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
