@@ -3,7 +3,7 @@
 
 pub(crate) mod allowance;
 pub(crate) mod auth;
-mod each_client;
+pub(crate) mod each_client;
 pub(crate) mod limits;
 pub(crate) mod reads;
 pub(crate) mod redeliveries;

@@ -31,7 +31,7 @@ use access::auth::Auth;
 use access::limits::{QueueLimits, StoredBytes};
 use access::reads::Reads;
 use access::redeliveries::Redeliveries;
-use access::shares::Shares;
+use access::shares::{Bounds, Shares};
 use app::App;
 use config::Config;
 use intake::inventory::Inventory;
@@ -90,8 +90,8 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         incoming: Shares::new(http::body::INCOMING, http::body::bounds(config.max_body)),
         large_parses: Semaphore::new(intake::LARGE_PARSES),
         batch_lines: Arc::new(Semaphore::new(intake::BATCH_LINES)),
-        outgoing: Shares::new(http::outgoing::OUTGOING, http::outgoing::answers()),
-        events: Shares::new(http::outgoing::EVENTS, http::outgoing::streams()),
+        outgoing: Shares::new(http::outgoing::OUTGOING, Bounds::quarters(http::outgoing::ANSWER_BYTES)),
+        events: Shares::new(http::outgoing::EVENTS, Bounds::quarters(http::outgoing::STREAM_BYTES)),
         reads: Reads::new(database.pool as usize),
         redeliveries: Redeliveries::new(),
         max_body: config.max_body,
@@ -108,9 +108,8 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         store: store.clone(),
         shutdown: process.shutdown.clone(),
     };
-    let no_more = last_request.clone();
     let shutdown = process.shutdown.clone();
-    shutdown.spawn_infallible("submit", writer.run(submissions, no_more));
+    shutdown.spawn_infallible("submit", writer.run(submissions, last_request.clone()));
     let no_more = last_request.clone();
     shutdown.spawn_infallible("stored-bytes", async move { stored.run(&no_more).await });
     shutdown.spawn_infallible("wakeups", {

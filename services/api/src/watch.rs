@@ -10,10 +10,11 @@ use std::time::Duration;
 use foreman_runtime::background::jittered;
 use foreman_runtime::{background_error, stalls};
 use foreman_store::{ClientId, JobId, Progress, Store, StoreError, wake::Topic};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::each_client::EachClient;
 use crate::refusal::Refusal;
 
 /// At most this many requests of one process wait.
@@ -31,6 +32,8 @@ pub(crate) struct Watch(Arc<Inner>);
 
 struct Inner {
     max_per_client: usize,
+    permits: Arc<Semaphore>,
+    permits_of_clients: EachClient<Semaphore>,
     waiting: Mutex<Waiting>,
     entered: Notify,
     stop: CancellationToken,
@@ -38,9 +41,6 @@ struct Inner {
 
 #[derive(Default)]
 struct Waiting {
-    /// Permits that are handed out.
-    permits: usize,
-    permits_by_client: HashMap<ClientId, usize>,
     by_job: HashMap<JobId, Vec<Waiter>>,
 }
 
@@ -77,33 +77,38 @@ pub(crate) enum Waited {
 /// Permission for one request to wait. A request takes it before its job is accepted, so that a refusal comes before that.
 pub(crate) struct WaitPermit {
     watch: Watch,
-    client: ClientId,
+    _of_all: OwnedSemaphorePermit,
+    _of_client: OwnedSemaphorePermit,
 }
 
 impl Watch {
     pub(crate) fn new(max_per_client: usize, stop: CancellationToken) -> Self {
-        let inner = Inner { max_per_client, waiting: Mutex::default(), entered: Notify::new(), stop };
-        Self(Arc::new(inner))
+        Self(Arc::new(Inner {
+            max_per_client,
+            permits: Arc::new(Semaphore::new(MAX_WAITING)),
+            permits_of_clients: EachClient::default(),
+            waiting: Mutex::default(),
+            entered: Notify::new(),
+            stop,
+        }))
     }
 
     /// Hands out a permit to wait, or refuses.
     pub(crate) fn permit(&self, client: ClientId) -> Result<WaitPermit, Refusal> {
-        let mut waiting = self.waiting();
-        if waiting.permits >= MAX_WAITING {
+        let Inner { max_per_client, permits, permits_of_clients, .. } = &*self.0;
+        let of_all = Arc::clone(permits).try_acquire_owned().map_err(|_| {
             let error =
                 "too many requests are waiting for jobs; poll without `wait`, or try again in a moment";
-            return Err(Refusal::unavailable("too_many_waiting", error));
-        }
-        let permits = waiting.permits_by_client.entry(client).or_default();
-        if *permits >= self.0.max_per_client {
+            Refusal::unavailable("too_many_waiting", error)
+        })?;
+        let of_client = permits_of_clients.of(client, || Semaphore::new(*max_per_client));
+        let of_client = of_client.try_acquire_owned().map_err(|_| {
             let error = format!(
-                "this client has {permits} waiting requests open; close some, or have FOREMAN_CLIENT_MAX_STREAMS raised"
+                "this client has {max_per_client} waiting requests open; close some, or have FOREMAN_CLIENT_MAX_STREAMS raised"
             );
-            return Err(Refusal::too_many("too_many_waiting", error));
-        }
-        *permits += 1;
-        waiting.permits += 1;
-        Ok(WaitPermit { watch: self.clone(), client })
+            Refusal::too_many("too_many_waiting", error)
+        })?;
+        Ok(WaitPermit { watch: self.clone(), _of_all: of_all, _of_client: of_client })
     }
 
     /// Looks at the jobs that requests wait for, again and again, until the process stops.
@@ -184,19 +189,6 @@ impl WaitPermit {
     }
 }
 
-impl Drop for WaitPermit {
-    fn drop(&mut self) {
-        let mut waiting = self.watch.waiting();
-        waiting.permits -= 1;
-        if let Some(permits) = waiting.permits_by_client.get_mut(&self.client) {
-            *permits -= 1;
-            if *permits == 0 {
-                waiting.permits_by_client.remove(&self.client);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,7 +227,7 @@ mod tests {
         assert_eq!(next.await.unwrap(), Waited::Reached);
         watch.waiting().tell(Progress { job, seq: 4, has_ended: true });
         assert_eq!(end.await.unwrap(), Waited::Reached);
-        assert_eq!(watch.waiting().permits, 0);
+        assert_eq!(watch.0.permits.available_permits(), MAX_WAITING);
         assert!(watch.waiting().by_job.is_empty());
     }
 

@@ -12,7 +12,7 @@ use foreman_store::ClientId;
 const REMEMBERED: usize = 10_000;
 
 /// One `T` per client. A client that was forgotten gets a new `T`.
-pub(super) struct EachClient<T>(Mutex<HashMap<ClientId, Arc<T>>>);
+pub(crate) struct EachClient<T>(Mutex<HashMap<ClientId, Arc<T>>>);
 
 impl<T> Default for EachClient<T> {
     fn default() -> Self {
@@ -22,7 +22,7 @@ impl<T> Default for EachClient<T> {
 
 impl<T> EachClient<T> {
     /// The `T` of this client. It stays the same for as long as anybody holds it.
-    pub(super) fn of(&self, client: ClientId, new: impl FnOnce() -> T) -> Arc<T> {
+    pub(crate) fn of(&self, client: ClientId, new: impl FnOnce() -> T) -> Arc<T> {
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= REMEMBERED && !clients.contains_key(&client) {
             clients.retain(|_, kept| Arc::strong_count(kept) > 1);

@@ -5,7 +5,6 @@ use std::sync::LazyLock;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use super::{description, page};
 use crate::http::etag;
@@ -40,7 +39,7 @@ struct Document {
 
 impl Document {
     fn new(content_type: &'static str, bytes: Vec<u8>) -> Self {
-        let tag = etag::tag(&Sha256::digest(&bytes)[..16]);
+        let tag = etag::tag_of(&bytes);
         Self { content_type: HeaderValue::from_static(content_type), tag, bytes: bytes.into() }
     }
 

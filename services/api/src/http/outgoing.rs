@@ -16,7 +16,7 @@ use foreman_store::ClientId;
 use futures_util::stream::{self, Stream, StreamExt};
 use tokio::time::Instant;
 
-use crate::access::shares::{Bounds, Holding, Resource};
+use crate::access::shares::{Holding, Resource};
 use crate::app::App;
 use crate::http::etag;
 use crate::refusal::Refusal;
@@ -34,8 +34,8 @@ pub(crate) const EVENTS: Resource = Resource {
 };
 
 /// The answers of all clients together may hold this many bytes, and so may the event streams beside them.
-const ANSWERS: usize = 256 << 20;
-const STREAMS: usize = 64 << 20;
+pub(crate) const ANSWER_BYTES: usize = 256 << 20;
+pub(crate) const STREAM_BYTES: usize = 64 << 20;
 
 /// The bytes of an answer up to this size are not counted. The buffers of a connection hold as much anyway. So a client can ask
 /// for the state of a job even when it has not read other answers.
@@ -51,14 +51,6 @@ const GRACE: Duration = Duration::from_secs(60);
 const SLOWEST: u64 = 16 << 10;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-pub(crate) fn answers() -> Bounds {
-    Bounds::quarters(ANSWERS)
-}
-
-pub(crate) fn streams() -> Bounds {
-    Bounds::quarters(STREAMS)
-}
 
 /// A piece of an answer, and the holding that counts its bytes.
 pub(crate) struct Outgoing {
