@@ -1,4 +1,4 @@
-//! The api over real HTTP. No worker runs here: where a job has to move, the test itself plays one.
+//! Tests the api over real HTTP. No worker runs here. Where a job must move, the test does the work of a worker itself.
 
 mod access;
 mod artifacts;
@@ -29,7 +29,7 @@ const MODEL: &str = "tiny-a";
 /// The smallest job.
 const JOB: &str = r#"{"model":"tiny-a","messages":[{"role":"user","content":"hello"}]}"#;
 
-/// Writes what a worker would have published, before it went away.
+/// Publishes the models of a host, as a worker that has ended since.
 pub(super) async fn publish(db: &Db) {
     db.run(
         "INSERT INTO host (id, url, ttl, slots, published_at)
@@ -92,7 +92,7 @@ async fn submit(api: &Api, body: &str) -> JobId {
     json(answer).await["job_id"].as_str().unwrap().parse().unwrap()
 }
 
-/// Whose job this is.
+/// The client that owns this job.
 async fn owner(db: &Db, job: JobId) -> ClientId {
     db.value::<sqlx::types::Uuid>(&format!("SELECT client_id FROM job WHERE id = '{}'", job.uuid()))
         .await

@@ -1,4 +1,4 @@
-//! Who may see what: keys, addresses, and pages that are not ours.
+//! Tests which client may see which jobs: with keys, with addresses, and from foreign pages.
 
 use foreman_store::{AddressClient, JobRequest, Seal, SecretOwner};
 use foreman_tests::{Api, Db, eventually, http};
@@ -20,7 +20,7 @@ fn seal() -> Seal {
 }
 
 #[tokio::test]
-async fn without_a_good_key_nothing_is_told() {
+async fn without_a_valid_key_a_request_learns_nothing() {
     let (_db, api) = start(KEYS).await;
     let root = ask(&api, Method::GET, "/").send().await.unwrap();
     assert_eq!(root.status(), 200, "no data, no key");
@@ -124,7 +124,7 @@ async fn a_rotated_key_ends_after_its_grace_and_a_revoked_one_soon() {
 }
 
 #[tokio::test]
-async fn whoever_tries_keys_waits_in_a_line_of_its_own_that_ends() {
+async fn guessed_keys_wait_in_a_line_of_their_own_that_is_bounded() {
     let (db, api) = start(KEYS).await;
     let mut lock = db.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE client IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
@@ -232,7 +232,7 @@ async fn a_flood_of_new_addresses_makes_few_clients_and_an_ipv6_network_makes_on
     let names: Vec<String> = db.values("SELECT name FROM client").await;
     assert_eq!(names, ["address 2001:db8:1:2::/64"]);
 
-    // One of the 256 is taken, and there is one more for each second that this takes.
+    // One of the 256 is used already. For each second that the test takes, there is one more.
     let mut known = 1;
     let refused = loop {
         let answer = from(&format!("2001:db8:{known:x}::1")).await;
@@ -245,11 +245,11 @@ async fn a_flood_of_new_addresses_makes_few_clients_and_an_ipv6_network_makes_on
     assert!(known >= 256, "{known}");
     assert_eq!(super::header(&refused, "retry-after"), "1");
     assert_eq!(problem(refused, 503, "too many").await, "busy");
-    assert_eq!(from("2001:db8:1:2::7").await.status(), 200, "one that is known");
+    assert_eq!(from("2001:db8:1:2::7").await.status(), 200, "a known network");
 }
 
 #[tokio::test]
-async fn an_address_of_which_nothing_is_left_is_forgotten_and_comes_back_as_the_same_client() {
+async fn an_address_without_jobs_is_forgotten_and_comes_back_as_the_same_client() {
     let db = Db::fresh().await;
     for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"] {
         db.store.create_address_client(address).await.unwrap();

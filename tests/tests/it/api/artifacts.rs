@@ -1,4 +1,4 @@
-//! What jobs made, whole or in parts.
+//! Tests how the results of jobs are sent, whole or in ranges.
 
 use foreman_store::{Completion, Exit};
 use foreman_tests::{Api, Db};
@@ -6,7 +6,7 @@ use reqwest::{Method, Response};
 
 use super::{JOB, ask, header, problem, run, start, submit};
 
-/// A job whose completion has these bytes; returns the artifact's path.
+/// Makes a job whose completion has these bytes, and returns the path of this artifact.
 async fn artifact(db: &Db, api: &Api, bytes: Vec<u8>) -> String {
     let job = submit(api, JOB).await;
     let completion = Completion { completion: bytes, prompt_tokens: None, completion_tokens: None };
@@ -20,7 +20,7 @@ async fn with(api: &Api, method: Method, path: &str, headers: &[(&str, &str)]) -
 }
 
 #[tokio::test]
-async fn a_part_is_sent_for_a_range_and_the_whole_for_what_is_none() {
+async fn a_range_gets_its_part_and_anything_else_gets_the_whole() {
     let (db, api) = start(&[]).await;
     let path = artifact(&db, &api, b"0123456789".to_vec()).await;
     for (range, part, content_range) in [
@@ -92,7 +92,7 @@ async fn conditions_are_judged_before_ranges() {
 #[tokio::test]
 async fn a_large_artifact_is_put_together_from_its_parts() {
     let (db, api) = start(&[]).await;
-    // No two places look alike, and it does not shrink in storage.
+    // No two parts of it are equal, and Postgres cannot compress it.
     let bytes: Vec<u8> =
         (0..8_000_000_u64).map(|index| (index.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect();
     let path = artifact(&db, &api, bytes.clone()).await;

@@ -1,4 +1,4 @@
-//! Whatever comes in is answered with its status and one clear sentence, and never with a 500.
+//! Tests that each kind of bad request gets its status and one clear sentence, and never a 500.
 
 use foreman_tests::Api;
 use reqwest::{Body, Method};
@@ -93,7 +93,7 @@ async fn bodies_that_are_no_job_are_refused_each_with_its_code() {
 }
 
 #[tokio::test]
-async fn what_is_odd_but_right_is_accepted() {
+async fn odd_but_correct_jobs_are_accepted() {
     let (_db, api) = start(&[]).await;
     for body in [
         with(r#""x":"\u0000""#),
@@ -196,7 +196,7 @@ async fn receivers_that_may_not_be_called_are_refused_in_all_their_forms() {
 }
 
 #[tokio::test]
-async fn ids_that_name_nothing_are_not_there() {
+async fn ids_that_do_not_exist_are_not_found() {
     let (_db, api) = start(&[]).await;
     let nobody = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
     let small = nobody.to_lowercase();
@@ -291,7 +291,7 @@ async fn routes_and_methods_that_are_not_there_are_problems_too() {
 }
 
 #[tokio::test]
-async fn whatever_was_sent_the_api_still_stands() {
+async fn after_all_bad_requests_the_api_still_works() {
     let (_db, api): (_, Api) = start(&[]).await;
     let root = get(&api, "/").await;
     assert_eq!(root.text().await.unwrap(), "Ollama is running");

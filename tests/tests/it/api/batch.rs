@@ -1,4 +1,5 @@
-//! Many jobs in one request: each line by itself, in order, and exactly once, whatever happens in the middle.
+//! Tests many jobs in one request: each line gets its own result, in order, and each job is made exactly once, even after a
+//! failure in the middle.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -13,7 +14,7 @@ use super::{JOB, ask, header, post, problem, publish, start};
 
 const COUNT: &str = "SELECT count(*) FROM job";
 
-/// So many jobs, each with a key and a prompt of its own.
+/// A batch of this many jobs, each with its own key and its own prompt.
 fn keyed(count: usize) -> String {
     (0..count).fold(String::new(), |mut lines, index| {
         writeln!(lines, r#"{{"model":"tiny-a","prompt":"{index}","idempotency_key":"order {index}"}}"#)
@@ -61,7 +62,7 @@ async fn a_bad_line_fails_alone_and_every_line_is_answered_in_order() {
         (format!(r#"{{"model":"tiny-a","prompt":"x","run_at":"{later}"}}"#).into(), 202),
         (format!("\t{JOB} \r").into(), 202),
     ];
-    // The last line has no end.
+    // The last line has no line break at its end.
     let body = lines.iter().map(|(line, _)| line.as_slice()).collect::<Vec<_>>().join(&b'\n');
     let told = batch(&api, body).await;
     let expected: Vec<(usize, u16)> = lines
@@ -107,7 +108,7 @@ async fn an_array_is_the_same_as_lines_and_jobs_keep_their_bytes_and_their_order
         body,
         r#"{"model":"tiny-a","prompt":"é","options":{"seed": 1.50e+3},"x":[ 1 ,2 ],"stream":true}"#
     );
-    // The same bytes under the same key are the same job, by whatever way they come.
+    // The same bytes under the same key give the same job, whether they come in lines, in an array or alone.
     let again = batch(&api, job).await;
     assert_eq!(again[0]["job_id"], array[0]["job_id"]);
     let alone = post(&api, "/jobs", job).await;
@@ -130,7 +131,7 @@ async fn a_batch_sent_again_makes_no_job_twice_and_neither_does_a_key_repeated_i
     let statuses: Vec<&Value> = told.iter().map(|answer| &answer["status"]).collect();
     assert_eq!(statuses, [202, 202, 422, 202]);
     assert_eq!(ids(&told).into_iter().collect::<HashSet<_>>().len(), 1);
-    // Two at once, over each other.
+    // The same batch twice at the same time.
     let both = join_all([batch(&api, keyed(2_000)), batch(&api, keyed(2_000))]).await;
     assert_eq!(both[0], both[1]);
     assert_eq!(db.value::<i64>(COUNT).await, 2_001);
@@ -138,7 +139,7 @@ async fn a_batch_sent_again_makes_no_job_twice_and_neither_does_a_key_repeated_i
 }
 
 #[tokio::test]
-async fn what_is_no_batch_is_refused_as_a_whole() {
+async fn a_body_that_is_no_batch_is_refused_as_a_whole() {
     let (db, api) = start(&[("FOREMAN_MAX_BODY", "1MiB")]).await;
     let many = vec!["{}"; 10_001];
     let full = format!("{JOB}\n").repeat(20_000);
@@ -170,11 +171,11 @@ async fn what_is_no_batch_is_refused_as_a_whole() {
 async fn a_limit_reached_in_the_middle_refuses_the_lines_from_there_on() {
     let (db, api) = start(&[("FOREMAN_CLIENT_MAX_QUEUED", "1200")]).await;
     let told = batch(&api, keyed(2_000)).await;
-    // A count in the middle may take for waiting twice what was just being written, and never too little.
+    // A count in the middle may count jobs under way twice. It never counts too few.
     let accepted = ids(&told).len();
     assert!((1_080..=1_200).contains(&accepted), "{accepted}");
     assert!(told.iter().all(|answer| answer["status"] == 202 || answer["status"] == 429));
-    // A key that has its job keeps it, though the queue is full.
+    // A key that has a job keeps it, although the queue is full.
     for (before, after) in told.iter().zip(batch(&api, keyed(2_000)).await) {
         assert!(before["status"] == 429 || *before == after, "{before} {after}");
     }
@@ -186,7 +187,7 @@ async fn unknown_models_are_asked_for_once_a_batch() {
     let (_db, api) = start(&[]).await;
     let lines: Vec<String> =
         (0..2_000).map(|index| format!(r#"{{"model":"unknown-{index}","prompt":"x"}}"#)).collect();
-    // Asked for one by one, with half a second between two, they would take a quarter of an hour.
+    // If the hosts were asked for one model after the other, half a second apart, this would take a quarter of an hour.
     let told = batch(&api, lines.join("\n")).await;
     assert!(told.len() == 2_000 && told.iter().all(|answer| answer["status"] == 404));
 }
@@ -209,7 +210,7 @@ async fn the_largest_batch_leaves_room_for_others() {
     db.every_job_has_one_room().await;
 }
 
-/// Reads of a batch's answer until at least one line has come.
+/// Reads the answer to a batch until at least one line has come, and returns the rest.
 async fn first_lines(response: Response) -> impl Stream<Item = reqwest::Result<impl AsRef<[u8]>>> {
     let mut stream = response.bytes_stream();
     let first = stream.next().await.unwrap().unwrap();
@@ -218,7 +219,7 @@ async fn first_lines(response: Response) -> impl Stream<Item = reqwest::Result<i
 }
 
 #[tokio::test]
-async fn an_api_killed_in_the_middle_is_made_up_for_by_sending_the_batch_again() {
+async fn after_an_api_was_killed_in_the_middle_the_batch_can_be_sent_again() {
     let (db, mut api) = start(&[]).await;
     let mut begun = Box::pin(first_lines(post(&api, "/jobs/batch", keyed(10_000)).await).await);
     api.process.kill().await;
@@ -242,7 +243,7 @@ async fn an_api_killed_in_the_middle_is_made_up_for_by_sending_the_batch_again()
 #[tokio::test]
 async fn a_client_that_hangs_up_ends_its_batch() {
     let (db, api) = start(&[]).await;
-    // Its flushes wait for this lock, so that it cannot be done before the client is gone.
+    // The batch's flushes wait for this lock, so the batch cannot end before the client is gone.
     let mut lock = db.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE outbox IN EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
     let begun = post(&api, "/jobs/batch", keyed(5_000)).await;
@@ -252,10 +253,10 @@ async fn a_client_that_hangs_up_ends_its_batch() {
     })
     .await;
     drop(begun);
-    // Hanging up is noticed before this answer is given.
+    // The api notices that the client hung up before it gives this answer.
     assert_eq!(super::get(&api, "/jobs").await.status(), 200);
     lock.rollback().await.unwrap();
-    // Whoever comes now is written behind whatever of the batch is still written.
+    // A job that comes now is written after all jobs of the batch that are still written.
     assert_eq!(post(&api, "/jobs", JOB).await.status(), 202);
     let written: i64 = db.value(COUNT).await;
     assert!(written < 5_001, "{written}");
@@ -289,7 +290,7 @@ async fn lines_that_find_no_database_are_told_so_and_can_be_sent_again() {
         if ids.len() == 10_000 { Ok(ids) } else { Err(ids.len()) }
     })
     .await;
-    assert!(accepted.is_subset(&again), "what was accepted stays");
+    assert!(accepted.is_subset(&again), "accepted jobs stay");
     assert_eq!(db.value::<i64>(COUNT).await, 10_000);
     db.every_job_has_one_room().await;
 }

@@ -1,4 +1,4 @@
-//! Bodies on their way in: what they hold is shared, and no client can keep the others out.
+//! Tests that clients share the memory for request bodies, and that no client can keep the others out.
 
 use foreman_store::Seal;
 use foreman_tests::{Api, Db, eventually};
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use super::{JOB, ask, header, problem, start};
 use crate::metrics::exposition::Exposition;
 
-/// `FOREMAN_MAX_BODY`, as it is unless set.
+/// The default of `FOREMAN_MAX_BODY`.
 const LARGEST: usize = 32 << 20;
 
 async fn key(db: &Db, client: &str) -> String {
@@ -21,7 +21,7 @@ async fn submit(api: &Api, key: &str) -> Response {
     ask(api, Method::POST, "/jobs").bearer_auth(key).body(JOB).send().await.unwrap()
 }
 
-/// Begins a submission of the largest size and sends so many bytes of it. Returns when they are sent, or refused.
+/// Begins a submission of the largest size and sends this many bytes of it. Returns when they are sent or refused.
 pub(super) async fn hang(api: &Api, key: &str, bytes: usize) -> TcpStream {
     let address = api.url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -35,7 +35,7 @@ pub(super) async fn hang(api: &Api, key: &str, bytes: usize) -> TcpStream {
         let (reader, mut writer) = stream.split();
         tokio::select! {
             biased;
-            // The answer is a refusal, for the body is not complete.
+            // The answer is a refusal, because the body is not complete.
             _answered = reader.readable() => break,
             sent = writer.write_all(&piece) => sent.unwrap(),
         }
@@ -68,7 +68,7 @@ async fn a_client_whose_bodies_hang_keeps_no_other_client_out() {
 
     let mut answers = Vec::new();
     for stream in &mut hanging {
-        // The two that are held are complete with this; the others were answered long ago, and may be closed by now.
+        // This completes the two bodies that hold memory. The others were answered long ago, and may be closed already.
         let _completed = stream.write_all(&[0xff; 30]).await;
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.unwrap();
@@ -78,5 +78,5 @@ async fn a_client_whose_bodies_hang_keeps_no_other_client_out() {
     let (held, refused) = answers.split_at(2);
     assert!(held.iter().all(|answer| answer == "HTTP/1.1 400"), "these are no text: {held:?}");
     assert!(refused.iter().all(|answer| answer == "HTTP/1.1 429"), "{refused:?}");
-    assert_eq!(submit(&api, &greedy).await.status(), 202, "what was held is given back");
+    assert_eq!(submit(&api, &greedy).await.status(), 202, "the memory is given back");
 }

@@ -1,4 +1,4 @@
-//! Connections that ask for nothing: they need no key, and keep nobody out.
+//! Tests that connections without a request, which need no key, keep no client out.
 
 use foreman_tests::{Api, Db, within};
 use std::time::Duration;
@@ -8,14 +8,14 @@ use tokio::net::TcpStream;
 use super::{JOB, get, post, publish};
 use crate::metrics::exposition::Exposition;
 
-/// Opens so many connections to this URL and sends half a head on every other one.
+/// Opens this many connections to this URL, and sends half a head on every second one.
 async fn crowd(url: &str, count: usize) -> Vec<TcpStream> {
     let address = url.strip_prefix("http://").unwrap();
     let mut crowd = Vec::with_capacity(count);
     for index in 0..count {
         let mut stream = TcpStream::connect(address).await.unwrap();
         if index % 2 == 0 {
-            // It may be closed again by now.
+            // The api may have closed it already.
             let _sent = stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: ").await;
         }
         crowd.push(stream);
@@ -27,7 +27,7 @@ async fn crowd(url: &str, count: usize) -> Vec<TcpStream> {
 async fn more_idle_connections_than_an_api_can_have_keep_nobody_out() {
     let db = Db::fresh().await;
     publish(&db).await;
-    // With fewer files than the connections that it would like to have, so that few are enough here.
+    // The process may open fewer files than it wants connections, so that the test needs only few connections.
     let api = Api::start_with_files(&db, 600, &[]).await;
     let _idle = crowd(&api.url, 1_000).await;
     within(Duration::from_secs(5), "a job beside idle connections", async || {

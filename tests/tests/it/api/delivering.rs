@@ -1,4 +1,4 @@
-//! A job's webhooks in pages, and how often they may be sent again.
+//! Tests the pages of a job's webhooks, and how often a client may send webhooks again.
 
 use foreman_store::JobId;
 use foreman_tests::{Api, Db};
@@ -9,7 +9,7 @@ use super::{ask, get, header, json, problem, start, submit};
 
 const WITH_RECEIVER: &str = r#"{"model":"tiny-a","prompt":"x","state_webhook_url":"http://127.0.0.1:9/"}"#;
 
-/// So many deliveries of the first event that have ended, made so long ago, as if each had been sent again.
+/// Makes this many ended deliveries of the first event, of this age, as if somebody had sent the webhook again and again.
 pub(crate) async fn ended(db: &Db, job: JobId, count: usize, age: &str) {
     db.run(&format!(
         "INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome, status)
@@ -50,7 +50,7 @@ async fn deliveries_come_in_pages_that_together_have_each_once_and_in_order() {
             break;
         }
     }
-    assert_eq!(found.len(), 121, "the one that is pending too");
+    assert_eq!(found.len(), 121, "the pending one included");
     assert!(found.is_sorted(), "all are of one event");
     found.dedup();
     assert_eq!(found.len(), 121);
@@ -91,7 +91,7 @@ async fn a_client_asks_for_sixty_redeliveries_at_once_and_no_more() {
     let job = submit(&api, WITH_RECEIVER).await;
     db.store.relay(10).await.unwrap();
     let pending = ids(&api.get(&format!("/jobs/{job}/deliveries")).await)[0].clone();
-    // There is one more for each second that this takes.
+    // For each second that the test takes, there is one more.
     let mut taken = 0;
     let refused = loop {
         let answer = redeliver(&api, &pending).await;

@@ -1,4 +1,4 @@
-//! The description of the api, held against what the api answers.
+//! Compares the description of the api with real answers.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use super::bodies::hang;
 use super::{JOB, ask, get, header, json as read, post, publish, run, start, submit};
 use crate::metrics::exposition::Exposition;
 
-/// The description, and which of it has been seen.
+/// The description, and the parts of it that answers have shown.
 struct Contract {
     api: Value,
     seen: BTreeSet<(String, String, u16)>,
@@ -20,7 +20,7 @@ struct Contract {
 impl Contract {
     async fn of(api: &Api) -> Self {
         let mut api = read(get(api, "/openapi.json").await).await;
-        // Clients should not mind a field more; here one that nobody described is a mistake.
+        // Clients should accept unknown fields. Here an undescribed field is a mistake.
         for schema in api["components"]["schemas"].as_object_mut().unwrap().values_mut() {
             if schema.get("properties").is_some() {
                 schema["additionalProperties"] = json!(false);
@@ -101,7 +101,7 @@ impl Contract {
     }
 }
 
-/// A job that has been through much: failed once, done, with a webhook that nobody takes.
+/// A job with a long history: it failed once, then succeeded, and its receiver takes no webhook.
 async fn seasoned(db: &Db, api: &Api) -> String {
     let job = submit(api, r#"{"model":"tiny-a","prompt":"x","metadata":{"a":[1]},"priority":-1,"max_attempts":3,"state_webhook_url":"http://127.0.0.1:9/","webhook_events":["done"]}"#).await;
     let lease = super::claim_with_priority(db, &db.holder().await, job, -1).await;
@@ -114,7 +114,7 @@ async fn seasoned(db: &Db, api: &Api) -> String {
 }
 
 #[tokio::test]
-async fn what_is_answered_is_what_is_described() {
+async fn the_answers_are_as_described() {
     let (db, api) = start(&[]).await;
     let mut contract = Contract::of(&api).await;
     let (get, post) = (Method::GET, Method::POST);
@@ -211,7 +211,7 @@ async fn what_is_answered_is_what_is_described() {
     }
     contract.what_a_client_may_not(&db).await;
 
-    // What needs slow senders or many readers, a defect of ours or an outage is left to other tests.
+    // Other tests cover the answers that need slow senders, many readers, a defect or an outage.
     let needs_a_crowd = [
         ("/jobs", "get", "429"),
         ("/jobs/{id}/artifacts/{name}", "get", "429"),
@@ -241,7 +241,7 @@ async fn what_is_answered_is_what_is_described() {
 }
 
 impl Contract {
-    /// Answers of apis that are stricter, or full.
+    /// Checks answers of apis with stricter limits or without room.
     async fn what_a_client_may_not(&mut self, db: &Db) {
         let none = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
         let keys = Api::start(db, &[("FOREMAN_AUTH", "required")]).await;
@@ -270,7 +270,7 @@ impl Contract {
         let sent = ask(&keys, post.clone(), "/jobs").bearer_auth(&key).body(JOB).send().await.unwrap();
         let ended = read(sent).await["job_id"].as_str().unwrap().to_owned();
         run(db, ended.parse().unwrap(), foreman_tests::success()).await;
-        // One that is done is waited for no longer.
+        // A wait for a done job ends at once.
         let wait = ("prefer", "wait=60");
         let again = [auth, wait, ("idempotency-key", "k")];
         let submitted =
@@ -307,7 +307,7 @@ impl Contract {
         })
         .await;
         self.ask(&full, post.clone(), "/jobs", "/jobs", &again, JOB).await;
-        // Two of the largest bodies are all that one client may have under way.
+        // One client may have at most two of the largest bodies under way.
         let _under_way = (hang(&keys, &key, 0).await, hang(&keys, &key, 0).await);
         foreman_tests::eventually("two bodies in memory", async || {
             let scraped = Exposition::scrape(&keys.ops_url).await;

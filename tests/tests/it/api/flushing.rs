@@ -1,4 +1,4 @@
-//! The one writer behind all submissions, when a flush does not go well.
+//! Tests what clients are told when the submitter's flush fails.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use super::{JOB, json, post, problem, publish, start};
 #[tokio::test]
 async fn a_job_that_cannot_be_stored_is_refused_alone() {
     let (db, api) = start(&[]).await;
-    // Nothing that passes the parser is known to be unstorable: the test makes something so.
+    // We know no job that passes the parser and cannot be stored, so the test adds a constraint.
     db.run("ALTER TABLE job ADD CONSTRAINT no_poison CHECK (metadata IS NULL)").await;
     let poisoned = r#"{"model":"tiny-a","prompt":"x","metadata":{"poison":true}}"#;
     let answers =
@@ -30,7 +30,7 @@ async fn a_job_that_cannot_be_stored_is_refused_alone() {
     db.every_job_has_one_room().await;
 }
 
-/// Submits one job after the other until `stop`; returns the ids of those accepted, and how many may be.
+/// Submits one job after the other until `stop`. Returns the ids of the accepted jobs, and the number of unknown ones.
 async fn submit_until(api: &Api, stop: &AtomicBool) -> (Vec<String>, usize) {
     let (mut accepted, mut unknown) = (Vec::new(), 0);
     while !stop.load(Ordering::Relaxed) {
@@ -50,7 +50,7 @@ async fn submit_until(api: &Api, stop: &AtomicBool) -> (Vec<String>, usize) {
 const COUNT: &str = "SELECT count(*) FROM job";
 
 #[tokio::test]
-async fn whatever_happens_to_connections_a_202_is_a_job_and_a_refusal_is_none() {
+async fn when_connections_break_a_202_is_a_job_and_a_refusal_is_none() {
     let db = Db::fresh().await;
     publish(&db).await;
     let apis = [Api::start(&db, &[]).await, Api::start(&db, &[]).await];

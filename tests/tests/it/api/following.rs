@@ -1,4 +1,4 @@
-//! A job's events as they happen.
+//! Tests streams of a job's events.
 
 use foreman_store::{Exit, JobId, Phase};
 use foreman_tests::{Api, Db, eventually, reason, success};
@@ -27,7 +27,7 @@ impl Stream {
         Self { response, buffer: Vec::new() }
     }
 
-    /// The id and the data of the next event; nothing at the end.
+    /// The id and the data of the next event, or `None` at the end.
     async fn next(&mut self) -> Option<(String, Value)> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|bytes| bytes == b"\n\n") {
@@ -57,7 +57,7 @@ impl Stream {
     }
 }
 
-/// Moves all that is in the outbox on, as the relay would.
+/// Empties the outbox, as the relay would.
 async fn relay(db: &Db) {
     db.run(
         "WITH gone AS (DELETE FROM outbox RETURNING *)
@@ -93,7 +93,7 @@ async fn events_come_as_they_happen_and_the_stream_ends_with_the_last() {
 }
 
 #[tokio::test]
-async fn whoever_comes_back_gets_what_was_missed_and_after_the_end_nothing() {
+async fn a_client_that_comes_back_gets_the_missed_events_and_after_the_end_none() {
     let (db, api) = start(&[]).await;
     let job = submit(&api, JOB).await;
     let wait = std::time::Duration::ZERO;
@@ -127,7 +127,7 @@ async fn whoever_comes_back_gets_what_was_missed_and_after_the_end_nothing() {
 }
 
 #[tokio::test]
-async fn many_followers_of_a_job_that_races_by_each_see_every_event_once() {
+async fn many_followers_of_a_fast_job_each_see_every_event_once() {
     let (db, api) = start(&[]).await;
     for _ in 0..10 {
         let job = submit(&api, JOB).await;

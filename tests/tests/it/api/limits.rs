@@ -1,4 +1,4 @@
-//! What one client may take of the queue and of the waiting.
+//! Tests the limits of one client: jobs and bytes in the queue, bytes per day, waiting requests.
 
 use foreman_tests::{Api, Db, eventually, success};
 use futures_util::{StreamExt, future::join_all, stream};
@@ -88,7 +88,7 @@ async fn each_further_api_adds_a_tenth_of_the_limit_at_most() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_client_stores_in_a_day_is_bounded_though_nothing_of_it_is_queued() {
+async fn the_bytes_that_a_client_stores_in_a_day_are_bounded_even_when_no_job_is_queued() {
     let db = Db::fresh().await;
     publish(&db).await;
     let settings = [("FOREMAN_CLIENT_MAX_DAILY_BYTES", "4KiB"), ("FOREMAN_TRUSTED_PROXIES", "127.0.0.1")];
@@ -107,7 +107,7 @@ async fn what_a_client_stores_in_a_day_is_bounded_though_nothing_of_it_is_queued
         ask(&api, Method::POST, "/jobs").header("x-forwarded-for", "203.0.113.9").body(large.clone());
     assert_eq!(others.send().await.unwrap().status(), 202);
 
-    // What it has let in it tells before it ends, and another one knows it from the first request on.
+    // An api reports what it has let in before it ends, and another api knows it from the first request on.
     api.process.terminate().await;
     let again = Api::start(&db, &settings).await;
     assert_eq!(

@@ -1,4 +1,4 @@
-//! What the log says of a request: which job it is about, and nothing that a client sent.
+//! Tests that the log of a request names its job, and shows nothing that a client sent.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What an api needs at the worst: large bodies of many clients at once. docs/operations.md states the figure.
+//! Tests that an api needs no more memory than docs/operations.md states, with large bodies of many clients at once.
 
 use foreman_tests::{Api, success, within};
 use futures_util::future::join_all;
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::{ask, header, json, run, start};
 
-/// Bytes that an api may have had in memory at any moment.
+/// An api never has more than this many bytes in memory.
 const MOST: usize = 640 << 20;
 
 const CLIENTS: usize = 8;
 const LARGE: usize = 31 << 20;
 
-/// The most that this process has had in memory so far.
+/// The largest number of bytes that this process has had in memory so far.
 fn peak(api: &Api) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", api.process.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -1,4 +1,4 @@
-//! The queue from outside: who has how much in it, and what of that who may know.
+//! Tests `GET /queue`: the jobs of each client, and which of these numbers a client may see.
 
 use foreman_store::{Phase, Seal};
 use foreman_tests::{Api, Db, eventually};
@@ -34,7 +34,7 @@ async fn everybody_sees_their_own_and_the_others_and_an_admin_sees_whose() {
     let running = submit(&api, &mine, JOB).await;
     let held = submit(&api, &mine, JOB).await;
     submit(&api, &mine, &format!(r#"{{"model":"tiny-a","prompt":"x","run_at":"{later}"}}"#)).await;
-    // Loaded otherwise, it is the same model.
+    // With other options, it is still the same model.
     submit(&api, &other, r#"{"model":"tiny-a","prompt":"x","options":{"num_ctx":512}}"#).await;
     submit(&api, &other, r#"{"model":"tiny-b","prompt":"x"}"#).await;
     let holder = db.holder().await;
@@ -42,7 +42,7 @@ async fn everybody_sees_their_own_and_the_others_and_an_admin_sees_whose() {
     db.store.begin(&[(&lease, Phase::Working)]).await.unwrap();
     claim(&db, &holder, held).await;
 
-    // A reading is good for a while.
+    // A reading is used for a while.
     let seen = eventually("a new reading", async || {
         let seen = queue(&api, &mine).await;
         let is_new = seen["models"][0]["running"] == 1 && seen["models"][0]["queued"] == 3;

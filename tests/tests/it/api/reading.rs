@@ -1,4 +1,4 @@
-//! What is told of jobs: one, many, their history, what they made, and what became of their webhooks.
+//! Tests how clients read jobs: a single job, lists, histories, artifacts and deliveries.
 
 use foreman_store::{Completion, Exit, JobId, Phase};
 use foreman_tests::{Api, Db, eventually, reason, success};
@@ -186,7 +186,7 @@ async fn the_history_is_complete_while_the_relay_carries_it() {
     db.store.promote(10).await.unwrap();
     run(&db, job, completion(br#"{"done":true}"#)).await;
     let before = api.get(&format!("/jobs/{job}/events")).await;
-    // Half of them are carried on, as the relay would.
+    // Move half of the events on, as the relay would.
     db.run(
         "WITH gone AS (DELETE FROM outbox WHERE seq <= 4 RETURNING *)
          INSERT INTO job_event (job_id, seq, attempt, state, previous_state, error, at)
@@ -290,13 +290,13 @@ async fn lists_are_paged_newest_first_and_filtered() {
     assert_eq!(seen, all);
     let (tiny_b, _) = page(&api, "model=Tiny-B:latest").await;
     assert_eq!(tiny_b, [&all[2], &all[5], &all[8]].map(String::clone));
-    // One in each room.
+    // One job in each room.
     let job = |index: usize| all[index].parse::<JobId>().unwrap();
     let holder = db.holder().await;
     ask(&api, Method::POST, &format!("/jobs/{}/cancel", all[0])).send().await.unwrap();
     let held = claim(&db, &holder, job(1)).await;
     let state = async |state: &str| page(&api, &format!("state={state}")).await.0;
-    // A job that is held has not begun: it is queued to the world.
+    // A held job has not begun, so clients see it as queued.
     assert_eq!(state("queued").await, all[1..]);
     db.store.begin(&[(&held, Phase::Loading)]).await.unwrap();
     assert_eq!(state("loading").await, [all[1].clone()]);
@@ -312,7 +312,7 @@ async fn lists_are_paged_newest_first_and_filtered() {
     assert!(artifact.get("data").is_none() && artifact["url"].is_string(), "{artifact}");
 }
 
-/// What the dispatcher would have written of a webhook with one failed attempt.
+/// Records a failed attempt of a webhook, as the dispatcher would.
 async fn attempt(db: &Db, job: JobId, outcome: &str) -> String {
     let delivery: sqlx::types::Uuid = db
         .value(&format!(

@@ -1,4 +1,4 @@
-//! One client against another: what one of them holds, or asks for, leaves the others theirs.
+//! Tests that a client which holds or asks for too much takes nothing from the other clients.
 
 use foreman_store::{Completion, Exit, JobId, Seal};
 use foreman_tests::{Api, Db, eventually};
@@ -31,7 +31,7 @@ impl<'a> Client<'a> {
         request.header("accept", "text/event-stream").send().await.unwrap()
     }
 
-    /// A job of the client's that has made so many bytes.
+    /// Makes a done job of this client with a result of this many bytes.
     async fn job(&self, db: &Db, bytes: usize) -> JobId {
         let submitted = ask(self.api, Method::POST, "/jobs").bearer_auth(&self.key).body(JOB).send().await;
         let job = json(submitted.unwrap()).await["job_id"].as_str().unwrap().parse().unwrap();
@@ -41,7 +41,7 @@ impl<'a> Client<'a> {
         job
     }
 
-    /// Asks, and reads no more than the status. What follows waits in the api for as long as the stream lives.
+    /// Sends a request and reads only the status. The rest of the answer waits in the api until the stream is dropped.
     async fn ask_and_not_read(&self, path: &str, accept: &str) -> (u16, TcpStream) {
         let address = self.api.url.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -59,7 +59,7 @@ impl<'a> Client<'a> {
 
 const KEYS: &[(&str, &str)] = &[("FOREMAN_AUTH", "required")];
 
-/// An artifact that no buffers of a connection can hold.
+/// The size of an artifact that is larger than the buffers of a connection.
 const LARGE: usize = 31 << 20;
 
 async fn used(api: &Api, share: &str) -> f64 {
@@ -83,7 +83,7 @@ async fn artifacts_that_nobody_reads_keep_no_other_client_from_its_own() {
     assert_eq!(problem(refused, 429, "its part is used up").await, "too_much_unread");
     let others = other.get(&format!("/jobs/{small}/artifacts/completion")).await;
     assert_eq!((others.status().as_u16(), others.bytes().await.unwrap().len()), (200, (1 << 20) + 11));
-    // Whoever cannot read another artifact can still look how its jobs are, and follow them.
+    // A client that can read no other artifact can still look at its jobs and follow them.
     assert_eq!(greedy.get(&format!("/jobs/{large}")).await.status(), 200);
     let events = greedy.follow(large).await;
     assert_eq!(events.status(), 200);
@@ -99,7 +99,7 @@ async fn artifacts_that_nobody_reads_keep_no_other_client_from_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_artifact_that_goes_while_it_is_read_never_looks_complete() {
+async fn an_artifact_that_is_deleted_while_it_is_read_never_looks_complete() {
     let (db, api) = start(KEYS).await;
     let client = Client::new(&db, &api, "client").await;
     let job = client.job(&db, LARGE).await;
@@ -120,7 +120,7 @@ async fn an_artifact_that_goes_while_it_is_read_never_looks_complete() {
 async fn answers_and_streams_that_nobody_reads_are_refused_before_their_head() {
     let (db, api) = start(&[KEYS, &[("FOREMAN_ARTIFACT_INLINE_LIMIT", "16MiB")]].concat()).await;
     let (greedy, other) = (Client::new(&db, &api, "greedy").await, Client::new(&db, &api, "other").await);
-    // As `result` and as `data` that makes 30 MiB.
+    // It is in the answer twice, as `result` and as `data`, so the answer has 30 MiB.
     let (large, small) = (greedy.job(&db, 15 << 20).await, greedy.job(&db, 10).await);
     for (path, accept, at_once) in
         [(format!("/jobs/{large}"), "*/*", 2), (format!("/jobs/{large}/events"), "text/event-stream", 1)]
@@ -153,7 +153,7 @@ async fn a_client_whose_reads_hang_keeps_no_other_client_from_the_database() {
             if used == 4.0 { Ok(()) } else { Err(used) }
         })
         .await;
-        // A first sign-in, and a read that needs nothing of what is locked.
+        // This needs a first sign-in and a read, but no locked table.
         let newcomer = Client::new(&db, &api, "newcomer").await;
         assert_eq!(newcomer.get(&format!("/jobs/{theirs}/deliveries")).await.status(), 404);
         assert_eq!(other.get(&format!("/jobs/{theirs}/deliveries")).await.status(), 200);

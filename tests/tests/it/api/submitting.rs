@@ -1,4 +1,4 @@
-//! Jobs on their way in: what the answer says, what is stored, and the same key twice.
+//! Tests how jobs are submitted: the answer, the stored job, and the same key twice.
 
 use std::collections::HashSet;
 
@@ -119,7 +119,7 @@ async fn many_at_once_are_all_accepted_in_the_order_of_their_ids() {
 }
 
 #[tokio::test]
-async fn who_prefers_to_wait_gets_the_finished_job() {
+async fn a_client_that_prefers_to_wait_gets_the_finished_job() {
     let (db, api) = start(&[]).await;
     let waiting =
         ask(&api, Method::POST, "/jobs").header("prefer", "respond-async, wait=30").body(JOB).send();
@@ -183,7 +183,7 @@ async fn before_any_host_has_published_the_client_is_asked_to_come_back() {
 #[tokio::test]
 async fn a_miss_has_the_live_hosts_look_again() {
     let (db, api) = start(&[]).await;
-    // A live host that publishes only when it is asked.
+    // This live host lists its models only when it is asked.
     db.run("UPDATE host SET holder = gen_random_uuid(), reachable = true, ttl = interval '1 hour', renewed_at = now()").await;
     let wakeups = foreman_store::wake::Wakeups::default();
     let mut asked = wakeups.subscribe(foreman_store::wake::Topic::Inventory);
@@ -213,7 +213,7 @@ async fn a_stop_lets_what_runs_finish_and_takes_nothing_new() {
     let job = submit(&api, JOB).await;
     let url = api.url.clone();
     let waiting = tokio::spawn(foreman_tests::http().get(format!("{url}/jobs/{job}?wait=60")).send());
-    // Somebody is waiting once the api asks how far the jobs have come that are waited for.
+    // When the api asks for the progress of the jobs that requests wait for, a request is waiting.
     eventually("a request that waits", async || {
         let asked: i64 =
             db.value("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '-- progress%'").await;
