@@ -179,6 +179,17 @@ mod tests {
         assert!(answer.1.contains("the checks took longer than 4 s"), "{}", answer.1);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_start_waits_for_its_condition_and_looks_again_each_second() {
+        let (begun, mut looks) = (tokio::time::Instant::now(), 0);
+        wait_until_ready("the test", async || {
+            looks += 1;
+            if looks < 4 { Err("not yet".to_owned()) } else { Ok(()) }
+        })
+        .await;
+        assert_eq!((looks, begun.elapsed()), (4, LOOK_AGAIN * 3));
+    }
+
     #[tokio::test]
     async fn metrics_are_served_in_prometheus_text() {
         let (status, text) = ask("/metrics", all_well(), &Shutdown::new()).await;

@@ -1,7 +1,7 @@
 //! What the schema guarantees by itself, read from Postgres' own catalogue.
 
 use foreman_store::{ConnectOptions, Store, schema_version_needed};
-use foreman_tests::Db;
+use foreman_tests::{Cluster, Db};
 
 /// The tables that every job passes through.
 const HOT: &str = "('job_ready', 'job_scheduled', 'job_lease', 'outbox', 'webhook_delivery')";
@@ -31,6 +31,30 @@ async fn migrate_is_safe_twice_and_from_two_places() {
     one.migrate().await.unwrap();
     assert_eq!(one.schema_version().await.unwrap(), Some(schema_version_needed()));
     assert!(one.partition_days_ahead().await.unwrap() >= 14);
+}
+
+#[tokio::test]
+async fn a_store_says_what_keeps_a_process_from_being_ready_and_how_to_mend_it() {
+    let db = Db::unmigrated(Cluster::shared().await).await;
+    let failing = async || -> Vec<(&str, String)> {
+        let conditions = db.store.readiness().await.into_iter();
+        conditions.filter_map(|(name, condition)| Some((name, condition.err()?))).collect()
+    };
+    let no_schema = "the database has no schema of Foreman's; run `foreman migrate`";
+    assert_eq!(db.store.can_be_used().await, Err(no_schema.to_owned()));
+    assert_eq!(failing().await, [("schema", no_schema.to_owned())]);
+
+    db.store.migrate().await.unwrap();
+    assert_eq!(db.store.can_be_used().await, Ok(()));
+    assert_eq!(failing().await, []);
+
+    db.run("UPDATE _sqlx_migrations SET success = false WHERE version > 1").await;
+    let old = failing().await;
+    assert!(old[0].1.starts_with("the schema is at version 1 and must be at "), "{old:?}");
+
+    let nowhere = ConnectOptions::new("postgres://nobody@127.0.0.1:1/none", None, 2, false).unwrap();
+    let away = Store::new(nowhere).readiness().await;
+    assert!(matches!(&away[..], [("database", Err(_))]), "{away:?}");
 }
 
 #[tokio::test]
