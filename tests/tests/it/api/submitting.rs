@@ -77,8 +77,10 @@ async fn a_key_stays_with_its_job_even_where_the_job_would_be_refused_now() {
     let body = format!(r#"{{"model":"tiny-a","prompt":"x","expires_at":"{soon}"}}"#);
     let keyed = || ask(&api, Method::POST, "/jobs").header("idempotency-key", "k").body(body.clone());
     assert_eq!(keyed().send().await.unwrap().status(), 202);
-    // By now the queue is full.
+    // Now the queue is full, for a job without a key and for a job with a new one.
     assert_eq!(problem(post(&api, "/jobs", JOB).await, 429, "full").await, "queue_full");
+    let new = ask(&api, Method::POST, "/jobs").header("idempotency-key", "new").body(body.clone());
+    assert_eq!(problem(new.send().await.unwrap(), 429, "a new key").await, "queue_full");
     let again = keyed().send().await.unwrap();
     assert_eq!((again.status().as_u16(), header(&again, "idempotency-replayed")), (202, "true"));
     assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 1);
