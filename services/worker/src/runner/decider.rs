@@ -135,13 +135,11 @@ impl Decider {
         let right = self.right(now);
         let (ledger, plan) = (&self.ledger, &self.plan);
         self.host.keep_load_if(|key| ledger.needs(key) || (right.is_some() && plan.goes_on_with(key)));
-        // No key is needed while a question is under way and no job is held.
-        let next = if self.claims.is_asking() && self.ledger.holds_nothing() {
-            Next::Rest
-        } else {
-            self.plan.next(self.ledger.held_for_gpu(), self.ledger.gpu_is_busy(), now)
-        };
-        self.serve_held(&next, right.is_some(), now);
+        let mut next = self.next(now);
+        if self.serve_held(&next, right.is_some(), now) {
+            // What was handed back no longer asks for the GPU.
+            next = self.next(now);
+        }
         if self.claims.may_ask(now)
             && let Some(question) = self.question(next, right, lowest_uncommitted, now)
         {
@@ -184,18 +182,31 @@ impl Decider {
         self.standing.right().filter(|_| self.host.takes_jobs(now))
     }
 
-    /// Begins held jobs as far as there are free slots, and hands back those that may not begin any more.
-    fn serve_held(&mut self, next: &Next<ClientId, Key>, may_begin: bool, now: Instant) {
+    /// Which key has the GPU next.
+    fn next(&mut self, now: Instant) -> Next<ClientId, Key> {
+        // No key is needed while a question is under way and no job is held.
+        if self.claims.is_asking() && self.ledger.holds_nothing() {
+            return Next::Rest;
+        }
+        self.plan.next(self.ledger.held_for_gpu(), self.ledger.gpu_is_busy(), now)
+    }
+
+    /// Begins held jobs as far as there are free slots, and hands back those that may not begin any more. Returns whether it
+    /// handed any back.
+    fn serve_held(&mut self, next: &Next<ClientId, Key>, may_begin: bool, now: Instant) -> bool {
         // Before another key's turn, GPU jobs held for this key are handed back: they would delay that turn.
         let gpu_goes_on = !matches!(next, Next::WaitForIdle | Next::Switch { .. });
         let keeps =
             |job: &Job| may_begin && job.spell.goes_on() && (gpu_goes_on || job.runs_on == RunsOn::Cloud);
-        for job in self.ledger.release_except(keeps) {
+        let released = self.ledger.release_except(keeps);
+        let has_released = !released.is_empty();
+        for job in released {
             self.settle(job.not_begun());
         }
         while let Some(job) = self.ledger.take_next() {
             self.begin(job, now);
         }
+        has_released
     }
 
     /// The next question to Postgres: which leases are ours if that is in doubt, or otherwise for jobs.
