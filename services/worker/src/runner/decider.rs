@@ -95,7 +95,7 @@ impl Decider {
         }
     }
 
-    /// Learns as whom this worker may act from now on. The floor tells it before each event and each decision.
+    /// Learns as whom this worker may act from now on. The floor tells it before each event and before the first decision.
     pub(super) fn learn_standing(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
         self.standing.update(holder, spell);
     }
@@ -129,19 +129,19 @@ impl Decider {
         }
     }
 
-    /// Decides everything that can be decided now. `lowest_uncommitted` is the lowest id that a job not yet committed
+    /// Decides everything that can be decided now. `lowest_uncommitted` tells the lowest id that a job not yet committed
     /// may have.
-    pub(super) fn decide(&mut self, lowest_uncommitted: JobId, now: Instant) -> Vec<Action> {
-        let right = self.right(now);
+    pub(super) fn decide(&mut self, lowest_uncommitted: impl FnOnce() -> JobId, now: Instant) -> Vec<Action> {
+        let may_begin = self.right(now).is_some();
         let (ledger, plan) = (&self.ledger, &self.plan);
-        self.host.keep_load_if(|key| ledger.needs(key) || (right.is_some() && plan.goes_on_with(key)));
+        self.host.keep_load_if(|key| ledger.needs(key) || (may_begin && plan.goes_on_with(key)));
         let mut next = self.next(now);
-        if self.serve_held(&next, right.is_some(), now) {
+        if self.serve_held(&next, may_begin, now) {
             // What was handed back no longer asks for the GPU.
             next = self.next(now);
         }
         if self.claims.may_ask(now)
-            && let Some(question) = self.question(next, right, lowest_uncommitted, now)
+            && let Some(question) = self.question(next, lowest_uncommitted, now)
         {
             self.claims.ask();
             self.actions.push(Action::Ask(question));
@@ -178,7 +178,7 @@ impl Decider {
     }
 
     /// As whom this worker may claim and begin jobs now. `None` if it may not.
-    fn right(&self, now: Instant) -> Option<(Holder, Spell)> {
+    fn right(&self, now: Instant) -> Option<(&Holder, &Spell)> {
         self.standing.right().filter(|_| self.host.takes_jobs(now))
     }
 
@@ -213,20 +213,20 @@ impl Decider {
     fn question(
         &mut self,
         next: Next<ClientId, Key>,
-        right: Option<(Holder, Spell)>,
-        lowest_uncommitted: JobId,
+        lowest_uncommitted: impl FnOnce() -> JobId,
         now: Instant,
     ) -> Option<Question> {
         if self.claims.is_in_doubt() {
             let (worker, known) = (self.standing.worker()?, self.ledger.leases());
             return Some(Question::OwnLeases { worker, known });
         }
-        let (holder, spell) = right.filter(|_| !self.ledger.waits_for_postgres())?;
+        let (holder, spell) = self.right(now).filter(|_| !self.ledger.waits_for_postgres())?;
+        let (holder, spell) = (holder.clone(), spell.clone());
         let capacity =
             Capacity { free_slots: self.ledger.slots_to_fill(), holds_job: !self.ledger.holds_nothing() };
         let (host, gpu_is_busy) = (&self.host, self.ledger.gpu_is_busy());
         let needs_no_load = |key: &Key, runs_on| host.needs_no_load(key, runs_on, gpu_is_busy, now);
-        let order = self.plan.order(next, capacity, needs_no_load, lowest_uncommitted)?;
+        let order = self.plan.order(next, capacity, needs_no_load, lowest_uncommitted())?;
         Some(Question::Jobs { holder, spell, order })
     }
 

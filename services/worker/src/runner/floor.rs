@@ -72,6 +72,7 @@ impl Floor {
     /// Runs until the process stops and Postgres has the outcome of every claimed job.
     pub(crate) async fn run(mut self) {
         let mut renewals = self.worker.liveness.renewals();
+        self.tell_standing();
         loop {
             let now = Instant::now();
             self.decide(now);
@@ -87,9 +88,8 @@ impl Floor {
     }
 
     fn decide(&mut self, now: Instant) {
-        self.tell_standing();
-        let lowest_uncommitted = ulid_floor(self.context.clock.now() - LATE_COMMITS);
-        for action in self.decider.decide(lowest_uncommitted, now) {
+        let clock = &self.context.clock;
+        for action in self.decider.decide(|| ulid_floor(clock.now() - LATE_COMMITS), now) {
             self.carry_out(action);
         }
         if !self.decider.wants_load() {

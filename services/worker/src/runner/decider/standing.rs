@@ -27,13 +27,13 @@ impl Standing {
     }
 
     /// As whom this worker may claim and begin jobs now. `None` if it may not.
-    pub(super) fn right(&self) -> Option<(Holder, Spell)> {
+    pub(super) fn right(&self) -> Option<(&Holder, &Spell)> {
         if self.stop.is_some() {
             return None;
         }
         let (holder, spell) = (self.holder.as_ref()?, self.spell.as_ref()?);
         let may = spell.worker == holder.worker && spell.goes_on();
-        may.then(|| (holder.clone(), spell.clone()))
+        may.then_some((holder, spell))
     }
 
     pub(super) fn holds_host(&self) -> bool {

@@ -228,7 +228,7 @@ impl World {
     fn decide(&mut self) {
         let now = Instant::now();
         self.stand();
-        for action in self.decider.decide(ulid_floor(DateTime::<Utc>::MAX_UTC), now) {
+        for action in self.decider.decide(|| ulid_floor(DateTime::<Utc>::MAX_UTC), now) {
             match action {
                 Action::Ask(question) => self.ask(question),
                 Action::Begin { attempt, loading, .. } => self.begin(&attempt, loading),
