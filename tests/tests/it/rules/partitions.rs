@@ -53,9 +53,16 @@ async fn backup(db: &Db) -> sqlx::Transaction<'static, sqlx::Postgres> {
     backup
 }
 
+/// A database with the partitions of today. The one that all are copied from is a day behind where midnight has passed since.
+async fn made_today() -> Db {
+    let db = Db::fresh().await;
+    assert!(matches!(db.store.make_partitions().await.unwrap(), PartitionUpkeep::Done(_)));
+    db
+}
+
 #[tokio::test]
 async fn partitions_are_made_beside_readers_and_writers() {
-    let db = Db::fresh().await;
+    let db = made_today().await;
     let mut others = backup(&db).await;
     sqlx::query("DELETE FROM job").execute(&mut *others).await.unwrap();
     let later = db.store_at(TimeDelta::days(10)).await;
@@ -68,7 +75,7 @@ async fn partitions_are_made_beside_readers_and_writers() {
 
 #[tokio::test]
 async fn making_partitions_gives_way_to_a_lock_and_goes_on_later() {
-    let db = Db::fresh().await;
+    let db = made_today().await;
     let later = db.store_at(TimeDelta::days(10)).await;
     let mut vacuum = db.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE artifact IN SHARE UPDATE EXCLUSIVE MODE").execute(&mut *vacuum).await.unwrap();
@@ -110,6 +117,9 @@ async fn a_day_stays_until_the_idempotency_keys_of_its_jobs_have_expired() {
     db.store.settle(&[(lease, success())]).await.unwrap();
     db.store.relay(100).await.unwrap();
     let midnight = (db.now().await.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
+    // Whatever the hour is, the job came at noon.
+    let noon = midnight + TimeDelta::hours(12);
+    db.run(&format!("UPDATE idempotency_key SET expires_at = '{noon}'")).await;
     for (hours, jobs) in [(2, 1), (25, 0)] {
         let later = db.store_at(midnight + TimeDelta::hours(hours) - db.now().await).await;
         assert!(matches!(
