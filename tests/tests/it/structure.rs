@@ -13,6 +13,7 @@ const CRATES: [&str; 7] = [
     "services/worker",
     "services/cli",
     "shared/store",
+    "shared/live",
     "shared/ollama",
     "shared/webhook",
     "shared/runtime",
