@@ -85,14 +85,18 @@ fn transient(text: &str) -> Option<Failure> {
 }
 
 /// The `error` of a JSON body, or the body itself if it is plain text.
-fn error_text(body: &[u8]) -> Option<String> {
+pub fn error_text(body: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Body {
         error: serde_json::Value,
     }
     let text = match serde_json::from_slice::<Body>(body) {
         Ok(Body { error: serde_json::Value::String(text) }) => text,
-        Ok(Body { error }) => error.to_string(),
+        // The form of the `/v1` routes.
+        Ok(Body { error }) => match error.get("message").and_then(serde_json::Value::as_str) {
+            Some(message) => message.to_owned(),
+            None => error.to_string(),
+        },
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
     let text = text.trim();
@@ -223,10 +227,8 @@ mod tests {
     fn errors_are_read_from_whatever_body_comes() {
         let fail = |body: &[u8]| answer_failure("h", StatusCode::BAD_REQUEST, body).to_string();
         assert_eq!(fail(br#"{"error":"x"}"#), "Ollama refused the request (400 Bad Request): x");
-        assert_eq!(
-            fail(br#"{"error":{"message":"x"}}"#),
-            r#"Ollama refused the request (400 Bad Request): {"message":"x"}"#
-        );
+        assert_eq!(fail(br#"{"error":{"message":"x"}}"#), "Ollama refused the request (400 Bad Request): x");
+        assert_eq!(fail(br#"{"error":{"a":1}}"#), r#"Ollama refused the request (400 Bad Request): {"a":1}"#);
         assert_eq!(fail(b""), "Ollama refused the request (400 Bad Request): Bad Request");
         assert_eq!(fail(b"\xff plain"), "Ollama refused the request (400 Bad Request): \u{fffd} plain");
         let long = fail("ä".repeat(2000).as_bytes());

@@ -90,7 +90,7 @@ impl Client {
     }
 
     async fn empty_request(&self, route: Route, body: String) -> Result<(), Failure> {
-        let answer = self.send(self.post(route, body.into())).await?;
+        let answer = self.send(self.post(route.kind().route(), body.into())).await?;
         let body = self.read(answer).await?;
         let text = std::str::from_utf8(&body).unwrap_or_default();
         let members =

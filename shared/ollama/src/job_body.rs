@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use serde::Deserialize as _;
 use serde_json::value::RawValue;
 
+use crate::go_json::folds_to;
 use crate::load_key::{LoadKey, LoadKeyError};
 use crate::object::{self, Member, Members};
 use crate::route::Route;
@@ -187,18 +188,6 @@ fn check_keys(members: &Members<'_>) -> Result<(), JobBodyError> {
         }
     }
     Ok(())
-}
-
-/// Whether Go's JSON parser, and so Ollama, accepts `key` for the lower-case ASCII name `known`.
-///
-/// Go treats two letters outside ASCII as equal to ASCII letters: the long s and the Kelvin sign.
-fn folds_to(key: &str, known: &str) -> bool {
-    let folded = key.chars().map(|c| match c {
-        'ſ' => 's',
-        '\u{212a}' => 'k',
-        other => other.to_ascii_lowercase(),
-    });
-    folded.eq(known.chars())
 }
 
 /// A piece of the client's own text for an error message, short enough for a log line and a terminal.

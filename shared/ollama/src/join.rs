@@ -11,12 +11,12 @@ use serde_json::value::RawValue;
 use crate::classify::stream_failure;
 use crate::failure::Failure;
 use crate::object::{self, Members};
-use crate::route::Route;
+use crate::route::{Route, RunKind};
 
 /// Collects the lines of one answer.
 #[derive(Debug)]
 pub struct Join {
-    route: Route,
+    kind: RunKind,
     limit: usize,
     text: String,
     thinking: String,
@@ -58,7 +58,7 @@ impl Join {
     pub fn new(route: Route, limit: usize) -> Self {
         let empty = String::new;
         Self {
-            route,
+            kind: route.kind(),
             limit,
             text: empty(),
             thinking: empty(),
@@ -81,8 +81,8 @@ impl Join {
             return Err(unreadable("it went on after its end"));
         }
         self.lines += 1;
-        match self.route {
-            Route::Chat => {
+        match self.kind {
+            RunKind::Chat => {
                 if let Some(message) = members.get("message") {
                     let message = Members::parse(message.get()).map_err(unreadable)?;
                     push_text(&mut self.text, message.get("content"));
@@ -90,7 +90,7 @@ impl Join {
                     push_items(&mut self.tool_calls, message.get("tool_calls"));
                 }
             }
-            Route::Generate => {
+            RunKind::Generate => {
                 push_text(&mut self.text, members.get("response"));
                 push_text(&mut self.thinking, members.get("thinking"));
                 push_items(&mut self.tool_calls, members.get("tool_calls"));
@@ -134,8 +134,8 @@ impl Join {
         let thinking = quoted(&self.thinking, '"', '"');
         let tool_calls = quoted(&self.tool_calls, '[', ']');
         let logprobs = quoted(&self.logprobs, '[', ']');
-        match self.route {
-            Route::Chat => {
+        match self.kind {
+            RunKind::Chat => {
                 let message = last.get("message").map_or("{}", RawValue::get);
                 let message = Members::parse(message).map_err(unreadable)?;
                 let mut message = Fields::of(&message);
@@ -152,7 +152,7 @@ impl Join {
                 answer.set("logprobs", logprobs.as_deref(), &METRICS);
                 Ok(answer.write())
             }
-            Route::Generate => {
+            RunKind::Generate => {
                 let mut answer = Fields::of(last);
                 answer.set("logprobs", logprobs.as_deref(), &IMAGE);
                 answer.set(

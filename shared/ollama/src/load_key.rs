@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::model::{ModelName, ModelNameError};
 use crate::object::{self, Members};
-use crate::route::Route;
+use crate::route::{Route, RunKind};
 
 /// The options that make Ollama reload a model when they change, with the types that Ollama expects.
 const RELOAD_OPTIONS: [(&str, Kind); 7] = [
@@ -100,6 +100,37 @@ impl LoadKey {
         Ok(Self::new(model, settings))
     }
 
+    /// The key of a request that was read as Ollama reads it. `options` holds raw values by name. A value of a wrong type is no
+    /// part of the key: Ollama refuses it before it loads anything.
+    pub fn with_options(
+        model: ModelName,
+        options: &BTreeMap<String, &[u8]>,
+        shift: Option<bool>,
+    ) -> Result<Self, LoadKeyError> {
+        let mut settings = BTreeMap::new();
+        for (name, kind) in RELOAD_OPTIONS {
+            let Some(raw) = options.get(name).and_then(|raw| std::str::from_utf8(raw).ok()) else { continue };
+            match Setting::read(name, kind, raw) {
+                Ok(setting) => _ = settings.insert(name, setting),
+                // Go does not define what becomes of such a number.
+                Err(error)
+                    if matches!(kind, Kind::Integer)
+                        && raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()) =>
+                {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
+        settings.extend(shift.map(|shift| (SHIFT, Setting::Boolean(shift))));
+        Ok(Self::new(model, settings))
+    }
+
+    /// Whether an option is part of load keys.
+    pub fn depends_on(option: &str) -> bool {
+        RELOAD_OPTIONS.iter().any(|(name, _)| *name == option)
+    }
+
     fn new(model: ModelName, settings: BTreeMap<&'static str, Setting>) -> Self {
         let mut text = model.as_str().to_owned();
         for (name, setting) in &settings {
@@ -140,7 +171,7 @@ impl LoadKey {
         };
         let options = object::write(of(false));
         let mut members = vec![("model", model.as_str())];
-        if route == Route::Chat {
+        if route.kind() == RunKind::Chat {
             members.push(("messages", "[]"));
         }
         if of(false).next().is_some() {

@@ -1,4 +1,4 @@
-//! The two kinds of jobs, each with its route at Ollama.
+//! The routes of Ollama that run a model. Every job has one.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,6 +6,21 @@ use std::str::FromStr;
 /// The route of a job at Ollama, which also decides the shape of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Route {
+    Chat,
+    Generate,
+    /// OpenAI's `/v1/chat/completions`.
+    ChatCompletions,
+    /// OpenAI's `/v1/completions`.
+    Completions,
+    /// OpenAI's `/v1/responses`.
+    Responses,
+    /// Anthropic's `/v1/messages`.
+    Messages,
+}
+
+/// What a model is asked for. A model may support only one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RunKind {
     Chat,
     Generate,
 }
@@ -16,10 +31,46 @@ pub enum Route {
 pub struct UnknownRoute(String);
 
 impl Route {
+    pub const ALL: [Self; 6] = [
+        Self::Chat,
+        Self::Generate,
+        Self::ChatCompletions,
+        Self::Completions,
+        Self::Responses,
+        Self::Messages,
+    ];
+
     pub const fn path(self) -> &'static str {
         match self {
             Self::Chat => "/api/chat",
             Self::Generate => "/api/generate",
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+        }
+    }
+
+    /// Ollama itself turns every other route into one of these two.
+    pub const fn kind(self) -> RunKind {
+        match self {
+            Self::Chat | Self::ChatCompletions | Self::Responses | Self::Messages => RunKind::Chat,
+            Self::Generate | Self::Completions => RunKind::Generate,
+        }
+    }
+
+    /// Whether the route is one of Ollama's own.
+    pub const fn is_native(self) -> bool {
+        matches!(self, Self::Chat | Self::Generate)
+    }
+}
+
+impl RunKind {
+    /// Ollama's own route for this.
+    pub const fn route(self) -> Route {
+        match self {
+            Self::Chat => Route::Chat,
+            Self::Generate => Route::Generate,
         }
     }
 }
@@ -34,10 +85,6 @@ impl FromStr for Route {
     type Err = UnknownRoute;
 
     fn from_str(path: &str) -> Result<Self, Self::Err> {
-        match path {
-            "/api/chat" => Ok(Self::Chat),
-            "/api/generate" => Ok(Self::Generate),
-            other => Err(UnknownRoute(other.to_owned())),
-        }
+        Self::ALL.into_iter().find(|route| route.path() == path).ok_or_else(|| UnknownRoute(path.to_owned()))
     }
 }
