@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{Attribute, ItemMod, ItemUse, UseTree};
 
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "services/api",
     "services/worker",
     "services/cli",
