@@ -16,16 +16,16 @@ use crate::faults::{Due, Trouble};
 use crate::http::Cut;
 use crate::journal::Entry;
 use crate::log::Outcome;
-use crate::replies::{self, End, Said, Voice};
-use crate::request::Shape;
+use crate::replies::{End, Said};
 use crate::residency::Lease;
 use crate::script::{Piece, Plan};
+use crate::surface::Voice;
 
 const STOPPED: &str = "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, \
                        check ollama server logs for details";
 const UNEXPECTED_EOF: &str = "an error was encountered while running the model: unexpected EOF";
 
-/// Lines that are due at once are sent in pieces of about this many bytes.
+/// Parts that are due at once are sent in pieces of about this many bytes.
 const FRAME: usize = 16 << 10;
 
 /// A run that has its slot.
@@ -35,7 +35,8 @@ pub(crate) struct Run {
     lease: Lease,
     _slot: OwnedSemaphorePermit,
     plan: Plan,
-    voice: Voice,
+    voice: Box<dyn Voice>,
+    top_logprobs: Option<i64>,
     fault: Option<Due>,
     /// Whether the answer contains the tokens of the prompt as a context.
     context: bool,
@@ -53,7 +54,9 @@ pub(crate) struct Start {
     pub(crate) entry: Entry,
     pub(crate) lease: Lease,
     pub(crate) plan: Plan,
-    pub(crate) voice: Voice,
+    pub(crate) voice: Box<dyn Voice>,
+    /// How many alternatives are listed with the probability of each token; `None` lists no probabilities.
+    pub(crate) top_logprobs: Option<i64>,
     pub(crate) fault: Option<Due>,
     pub(crate) context: bool,
     pub(crate) arrived: Instant,
@@ -71,7 +74,7 @@ pub(crate) enum Broken {
 impl Run {
     /// Waits for a slot and for the prompt. An error comes with the log entry that it ends.
     pub(crate) async fn begin(start: Start) -> Result<Self, (Entry, Broken)> {
-        let Start { mut entry, lease, plan, voice, fault, context, arrived, load } = start;
+        let Start { mut entry, lease, plan, voice, top_logprobs, fault, context, arrived, load } = start;
         let runner = lease.runner.clone();
         let slot = tokio::select! {
             biased;
@@ -94,6 +97,7 @@ impl Run {
             _slot: slot,
             plan,
             voice,
+            top_logprobs,
             fault,
             context,
             arrived,
@@ -110,15 +114,16 @@ impl Run {
         let mut said = Said::default();
         loop {
             match self.next().await {
-                Ok(Some(at)) => said.add(&self.voice, &self.plan.pieces[at]),
+                Ok(Some(at)) => self.say(&mut said, at),
                 Ok(None) => {
-                    let answer = self.voice.whole(&said, &self.end());
+                    let end = self.end();
+                    let answer = self.voice.whole(&said, Some(&end));
                     self.entry.end(Outcome::Done);
                     return Ok(answer);
                 }
                 // The answer is then the text so far, without `done`.
                 Err(Broken::EndEarly) => {
-                    let answer = self.voice.unfinished(&said);
+                    let answer = self.voice.whole(&said, None);
                     self.entry.end(Outcome::Cut);
                     return Ok(answer);
                 }
@@ -127,8 +132,8 @@ impl Run {
         }
     }
 
-    /// The answer as lines. Returns when the first line is ready, because no headers are sent before it.
-    pub(crate) async fn lines(
+    /// The answer as a stream. Returns when its first part is ready, because no headers are sent before it.
+    pub(crate) async fn stream(
         mut self,
     ) -> Result<impl Stream<Item = Result<Bytes, Cut>> + Send + 'static, (Entry, Broken)> {
         let first = match self.next().await {
@@ -142,35 +147,33 @@ impl Run {
         }))
     }
 
-    /// All lines that are due now, and the run itself unless it has ended. `token` is a token that was already taken.
+    /// All parts that are due now, and the run itself unless it has ended. `token` is a token that was already taken.
     async fn frame(mut self, mut token: Option<Option<usize>>) -> (Result<Bytes, Cut>, Option<Self>) {
         let mut frame = String::new();
         loop {
             let next = match token.take() {
                 Some(token) => Ok(token),
-                // Lines that need no waiting are sent together. The others wait for their time.
+                // Parts that need no waiting are sent together. The others wait for their time.
                 None if frame.is_empty() || self.is_quick() => self.next().await,
                 None => return (Ok(frame.into()), Some(self)),
             };
             match next {
                 Ok(Some(at)) => {
-                    let piece = &self.plan.pieces[at];
-                    frame.push_str(&self.voice.line(piece, self.calls));
-                    frame.push('\n');
-                    self.calls += usize::from(matches!(piece, Piece::ToolCall(..)));
+                    let mut said = Said::default();
+                    self.say(&mut said, at);
+                    self.voice.part(&mut frame, &said);
                     if frame.len() >= FRAME {
                         return (Ok(frame.into()), Some(self));
                     }
                 }
                 Ok(None) => {
-                    frame.push_str(&self.voice.last_line(&self.end()));
-                    frame.push('\n');
+                    let end = self.end();
+                    self.voice.last(&mut frame, &end);
                     self.entry.end(Outcome::Done);
                     return (Ok(frame.into()), None);
                 }
                 Err(Broken::Error { text, .. }) => {
-                    frame.push_str(&replies::error(&text));
-                    frame.push('\n');
+                    self.voice.failed(&mut frame, &text);
                     self.entry.end(Outcome::Failed);
                     return (Ok(frame.into()), None);
                 }
@@ -184,6 +187,12 @@ impl Run {
                 }
             }
         }
+    }
+
+    fn say(&mut self, said: &mut Said, at: usize) {
+        let piece = &self.plan.pieces[at];
+        said.add(piece, self.top_logprobs, self.calls);
+        self.calls += usize::from(matches!(piece, Piece::ToolCall(..)));
     }
 
     fn is_quick(&self) -> bool {
@@ -247,11 +256,6 @@ impl Run {
             eval_count: self.plan.eval_count,
             eval: whole_micros(now - first_token),
         }
-    }
-
-    /// Whether answers on this route contain their tokens, which a client can send back as a context.
-    pub(crate) fn has_context(shape: Shape, raw: bool) -> bool {
-        shape == Shape::Generate && !raw
     }
 }
 

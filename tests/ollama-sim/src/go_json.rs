@@ -5,6 +5,8 @@
 //!
 //! Must never fail on input that Go accepts, except on nesting beyond [`MAX_DEPTH`].
 
+use serde_json::Value;
+
 /// Go stops at 10,000. A tenth of that keeps the recursion of this parser within a small stack.
 const MAX_DEPTH: usize = 1_000;
 
@@ -97,6 +99,61 @@ pub(crate) fn string(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     write_string(&mut out, text);
     out
+}
+
+/// A value as Go's `json.Marshal` writes it.
+pub(crate) fn marshal(value: &Value) -> String {
+    let mut out = String::new();
+    write(&mut out, value);
+    out
+}
+
+fn write(out: &mut String, value: &Value) {
+    match value {
+        Value::String(text) => write_string(out, text),
+        Value::Array(items) => {
+            out.push('[');
+            for (at, item) in items.iter().enumerate() {
+                out.push_str(if at > 0 { "," } else { "" });
+                write(out, item);
+            }
+            out.push(']');
+        }
+        Value::Object(members) => {
+            out.push('{');
+            for (at, (key, value)) in members.iter().enumerate() {
+                out.push_str(if at > 0 { "," } else { "" });
+                write_string(out, key);
+                out.push(':');
+                write(out, value);
+            }
+            out.push('}');
+        }
+        // Rust writes 1.0 where Go writes 1.
+        Value::Number(number) if number.is_f64() => {
+            out.push_str(&number.as_f64().unwrap_or_default().to_string());
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
+    }
+}
+
+/// The value with the keys of every object in the order of Go's maps: sorted, each once.
+impl From<&Json> for Value {
+    fn from(json: &Json) -> Self {
+        match json {
+            Json::Null => Self::Null,
+            Json::Bool(truth) => Self::Bool(*truth),
+            Json::Number(number) => serde_json::from_str(number).unwrap_or_default(),
+            Json::String(text) => Self::String(text.clone()),
+            Json::Array(items) => items.iter().map(Self::from).collect(),
+            Json::Object(members) => {
+                let mut object: serde_json::Map<_, _> =
+                    members.iter().map(|(key, value)| (key.clone(), Self::from(value))).collect();
+                object.sort_keys();
+                Self::Object(object)
+            }
+        }
+    }
 }
 
 struct Reader<'a> {

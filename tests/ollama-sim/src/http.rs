@@ -27,7 +27,10 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, Cut>;
 pub(crate) type ResponseOrCut = Result<Response<Body>, Cut>;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
-const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+/// What the routes of `/v1` say, which write their answers themselves.
+const JSON_BARE: HeaderValue = HeaderValue::from_static("application/json");
+pub(crate) const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+pub(crate) const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 const PLAIN_UTF8: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
@@ -35,9 +38,23 @@ pub(crate) fn json(body: impl Into<Bytes>) -> Response<Body> {
     answer(StatusCode::OK, Some(JSON), body)
 }
 
+/// JSON with a status.
+pub(crate) fn json_with(status: u16, body: String) -> Response<Body> {
+    answer(known(status), Some(JSON), body)
+}
+
+/// JSON as the routes of `/v1` write it: with a line break, and without a word about the character set.
+pub(crate) fn json_line(status: u16, mut body: String) -> Response<Body> {
+    body.push('\n');
+    answer(known(status), Some(JSON_BARE), body)
+}
+
 pub(crate) fn error(status: u16, text: &str) -> Response<Body> {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    answer(status, Some(JSON), replies::error(text))
+    json_with(status, replies::error(text))
+}
+
+fn known(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 pub(crate) fn running() -> Response<Body> {
@@ -58,10 +75,13 @@ pub(crate) fn bare(status: StatusCode) -> Response<Body> {
     answer(status, None, Bytes::new())
 }
 
-pub(crate) fn lines(stream: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static) -> Response<Body> {
+pub(crate) fn stream(
+    kind: HeaderValue,
+    stream: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static,
+) -> Response<Body> {
     let mut answer =
         Response::new(StreamBody::new(stream.map(|piece| piece.map(Frame::data))).boxed_unsync());
-    answer.headers_mut().insert(CONTENT_TYPE, LINES);
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer
 }
 

@@ -91,6 +91,7 @@ impl Journal {
                 kind: Kind::Unread,
                 body,
                 arrived,
+                caused_load: false,
                 started: None,
                 first_token: None,
                 ended: None,
@@ -157,6 +158,15 @@ impl Entry {
                 if *open == 2 {
                     log.twins.push(body.clone());
                 }
+            }
+        });
+    }
+
+    pub(crate) fn caused_load(&mut self) {
+        let id = self.id;
+        self.journal.write(|log| {
+            if let Some(record) = log.record(id) {
+                record.caused_load = true;
             }
         });
     }

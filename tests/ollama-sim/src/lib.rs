@@ -26,6 +26,8 @@ mod routes;
 mod runner;
 mod script;
 mod server;
+mod surface;
+mod v1;
 
 use std::io;
 use std::net::SocketAddr;

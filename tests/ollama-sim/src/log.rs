@@ -12,7 +12,7 @@ use tokio::time::Instant;
 /// Everything that has happened so far. Times count from the start of the simulator.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Log {
-    /// Requests to `/api/chat` and `/api/generate`, in order of arrival.
+    /// Requests that would use a model, on every route, in order of arrival.
     pub records: VecDeque<Record>,
     /// How many records were dropped because there were too many.
     pub forgotten: u64,
@@ -58,6 +58,8 @@ pub struct Record {
     pub body: Bytes,
     #[serde(serialize_with = "millis")]
     pub arrived: Duration,
+    /// Whether a model was loaded for this request.
+    pub caused_load: bool,
     /// When the request got its slot.
     #[serde(serialize_with = "some_millis")]
     pub started: Option<Duration>,
@@ -75,6 +77,7 @@ pub struct Record {
 pub enum Kind {
     /// Not read yet, or refused before it could be classified.
     Unread,
+    /// Generates, or embeds.
     Run,
     Load,
     Unload,

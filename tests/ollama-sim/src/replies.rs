@@ -1,4 +1,6 @@
-//! The lines and objects of an answer: every key in Ollama's own order, with zeros left out where Go leaves them out.
+//! What Ollama's own routes answer: every key in Ollama's own order, with zeros left out where Go leaves them out.
+//!
+//! Also holds the parts of an answer, which the routes of `/v1` translate.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -8,16 +10,15 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use crate::go_json;
 use crate::request::Shape;
 use crate::script::Piece;
+use crate::surface::Voice;
 
-/// The values that all lines of one answer share.
+/// The voice of `/api/chat` and `/api/generate`.
 #[derive(Clone, Debug)]
-pub(crate) struct Voice {
+pub(crate) struct Native {
     pub(crate) shape: Shape,
     /// The model as the client wrote it, as JSON.
     pub(crate) model: String,
     pub(crate) simulated: bool,
-    /// How many alternatives are listed with the probability of each token; `None` lists no probabilities.
-    pub(crate) top_logprobs: Option<i64>,
 }
 
 /// The values of the last line besides the text.
@@ -36,68 +37,71 @@ pub(crate) struct End {
 /// The parts of an answer: of all lines together, or of one line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Said {
-    text: String,
-    thinking: String,
-    tool_calls: Vec<Call>,
-    logprobs: Vec<String>,
+    pub(crate) text: String,
+    pub(crate) thinking: String,
+    pub(crate) tool_calls: Vec<Call>,
+    /// Each as JSON.
+    pub(crate) logprobs: Vec<String>,
 }
 
+/// A call of a tool.
 #[derive(Clone, Debug)]
-struct Call {
-    id: String,
-    name: String,
+pub(crate) struct Call {
+    pub(crate) id: String,
+    /// Counts the calls of one answer.
+    pub(crate) index: usize,
+    pub(crate) name: String,
     /// As JSON.
-    arguments: String,
+    pub(crate) arguments: String,
 }
 
 impl Said {
-    pub(crate) fn add(&mut self, voice: &Voice, piece: &Piece) {
+    /// Adds a piece. `top_logprobs` is how many alternatives are listed with the probability of each token; `None`
+    /// lists no probabilities. `calls` is how many tools were called before.
+    pub(crate) fn add(&mut self, piece: &Piece, top_logprobs: Option<i64>, calls: usize) {
         match piece {
             Piece::Thinking(text) => self.thinking.push_str(text),
             Piece::Content(text) => self.text.push_str(text),
             Piece::ToolCall(name, arguments) => self.tool_calls.push(Call {
                 id: format!("call_{}", base36(rand::random())),
+                index: calls,
                 name: name.clone(),
                 arguments: arguments.clone(),
             }),
             Piece::Silent => {}
         }
-        if let (Some(top), Piece::Content(text) | Piece::Thinking(text)) = (voice.top_logprobs, piece) {
+        if let (Some(top), Piece::Content(text) | Piece::Thinking(text)) = (top_logprobs, piece) {
             self.logprobs.push(logprob(text, top));
         }
     }
 }
 
-impl Voice {
-    /// A line of a stream, except the last. `calls` is how many tools were called before it.
-    pub(crate) fn line(&self, piece: &Piece, calls: usize) -> String {
-        let mut said = Said::default();
-        said.add(self, piece);
-        self.answer(&said, calls, None)
+impl Voice for Native {
+    fn part(&mut self, out: &mut String, said: &Said) {
+        self.answer(out, said, None);
+        out.push('\n');
     }
 
-    /// The last line of a stream, which contains no text.
-    pub(crate) fn last_line(&self, end: &End) -> String {
-        self.answer(&Said::default(), 0, Some(end))
+    /// The last line contains no text.
+    fn last(&mut self, out: &mut String, end: &End) {
+        self.answer(out, &Said::default(), Some(end));
+        out.push('\n');
     }
 
-    /// The whole answer as one object.
-    pub(crate) fn whole(&self, said: &Said, end: &End) -> String {
-        self.answer(said, 0, Some(end))
+    fn failed(&mut self, out: &mut String, text: &str) {
+        out.push_str(&error(text));
+        out.push('\n');
     }
 
-    /// The text so far, when the run breaks off.
-    pub(crate) fn unfinished(&self, said: &Said) -> String {
-        self.answer(said, 0, None)
-    }
-
-    /// The answer to a request that generates nothing.
-    pub(crate) fn empty(&self, reason: &'static str) -> String {
-        self.answer(&Said::default(), 0, Some(&End { reason, ..End::default() }))
-    }
-
-    fn answer(&self, said: &Said, calls: usize, end: Option<&End>) -> String {
+    fn whole(&mut self, said: &Said, end: Option<&End>) -> String {
         let mut out = String::with_capacity(160 + said.text.len());
+        self.answer(&mut out, said, end);
+        out
+    }
+}
+
+impl Native {
+    fn answer(&self, out: &mut String, said: &Said, end: Option<&End>) {
         out.push_str("{\"model\":");
         out.push_str(&self.model);
         _ = write!(out, ",\"created_at\":\"{}\"", timestamp(Utc::now()));
@@ -107,13 +111,13 @@ impl Voice {
         } else {
             ",\"response\":"
         });
-        go_json::write_string(&mut out, &said.text);
+        go_json::write_string(out, &said.text);
         if !said.thinking.is_empty() {
             out.push_str(",\"thinking\":");
-            go_json::write_string(&mut out, &said.thinking);
+            go_json::write_string(out, &said.thinking);
         }
         if chat {
-            write_calls(&mut out, said, calls);
+            write_calls(out, said);
             out.push('}');
         }
         _ = write!(out, ",\"done\":{}", end.is_some());
@@ -121,20 +125,19 @@ impl Voice {
             _ = write!(out, ",\"done_reason\":\"{}\"", end.reason);
         }
         if chat {
-            write_list(&mut out, "logprobs", &said.logprobs);
+            write_list(out, "logprobs", &said.logprobs);
         }
         if let Some(end) = end {
-            write_metrics(&mut out, end);
+            write_metrics(out, end);
         }
         if !chat {
-            write_calls(&mut out, said, calls);
-            write_list(&mut out, "logprobs", &said.logprobs);
+            write_calls(out, said);
+            write_list(out, "logprobs", &said.logprobs);
         }
         if self.simulated && end.is_some() {
             out.push_str(",\"simulated\":true");
         }
         out.push('}');
-        out
     }
 }
 
@@ -155,12 +158,11 @@ fn write_metrics(out: &mut String, end: &End) {
     }
 }
 
-fn write_calls(out: &mut String, said: &Said, calls: usize) {
+fn write_calls(out: &mut String, said: &Said) {
     let numbered: Vec<_> = said
         .tool_calls
         .iter()
-        .zip(calls..)
-        .map(|(Call { id, name, arguments }, index)| {
+        .map(|Call { id, index, name, arguments }| {
             let name = go_json::string(name);
             format!(r#"{{"id":"{id}","function":{{"index":{index},"name":{name},"arguments":{arguments}}}}}"#)
         })

@@ -48,6 +48,8 @@ pub(crate) struct Residency {
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) runner: Arc<Runner>,
+    /// Whether the request caused the load.
+    pub(crate) caused_load: bool,
     residency: Arc<Residency>,
 }
 
@@ -289,7 +291,7 @@ impl Residency {
                 }
                 runner.loaded.send_replace(true);
                 tokio::spawn(Arc::clone(self).watch_expiry(Arc::clone(&runner)));
-                _ = reply.send(Ok(Lease { runner, residency: Arc::clone(self) }));
+                _ = reply.send(Ok(Lease { runner, caused_load: true, residency: Arc::clone(self) }));
             }
             Err(failure) => {
                 self.lock().remove(&want.model.weights);
@@ -344,7 +346,7 @@ impl Residency {
         if let Some(keep_alive) = keep_alive {
             resident.keep_alive = keep_alive;
         }
-        Lease { runner: Arc::clone(&resident.runner), residency: Arc::clone(self) }
+        Lease { runner: Arc::clone(&resident.runner), caused_load: false, residency: Arc::clone(self) }
     }
 
     fn release(&self, runner: &Arc<Runner>) {

@@ -19,11 +19,12 @@ use crate::log::{Kind, Outcome};
 use crate::model::{self, Model};
 use crate::options::RunnerOptions;
 use crate::orders;
-use crate::replies::{self, Voice};
+use crate::replies;
 use crate::request::{RunRequest, Shape};
-use crate::residency::Residency;
-use crate::runner::Want;
+use crate::residency::{Lease, Residency};
+use crate::runner::{NoRunner, Want};
 use crate::script::{self, Plan};
+use crate::surface::{Asked, Form, Surface};
 use crate::{control, gate};
 
 /// Everything that a request may use.
@@ -53,7 +54,8 @@ pub(crate) async fn serve(
     let allowed = match path {
         "/" | "/api/version" | "/api/tags" => "GET, HEAD",
         "/api/ps" => "GET",
-        "/api/show" | "/api/chat" | "/api/generate" => "POST",
+        "/api/show" => "POST",
+        _ if Surface::at(path).is_some() => "POST",
         _ => "",
     };
     let refused = gate::check_host(ollama.config.addr.ip(), &head.headers)
@@ -69,10 +71,11 @@ pub(crate) async fn serve(
         (Method::GET | Method::HEAD, "/api/tags") => http::json(model::tags(&ollama.config.models)),
         (Method::GET, "/api/ps") => http::json(ollama.ps()),
         (Method::POST, "/api/show") => ollama.show(&read(body).await?),
-        (Method::POST, "/api/chat") => ollama.run(Shape::Chat, read(body).await?).await?,
-        (Method::POST, "/api/generate") => ollama.run(Shape::Generate, read(body).await?).await?,
-        _ if allowed.is_empty() => http::not_found(),
-        _ => http::wrong_method(allowed),
+        (method, path) => match Surface::at(path) {
+            Some(surface) if method == Method::POST => ollama.run(surface, read(body).await?).await?,
+            _ if allowed.is_empty() => http::not_found(),
+            _ => http::wrong_method(allowed),
+        },
     };
     gate::admit(&head.headers, &mut answer);
     Ok(answer)
@@ -118,96 +121,100 @@ impl Ollama {
         }
     }
 
-    async fn run(self: &Arc<Self>, shape: Shape, body: Bytes) -> ResponseOrCut {
+    async fn run(self: &Arc<Self>, surface: Surface, body: Bytes) -> ResponseOrCut {
         let arrived = Instant::now();
-        let path = if shape == Shape::Chat { "/api/chat" } else { "/api/generate" };
-        let mut entry = self.journal.open(path, body.clone());
-        let request = match RunRequest::decode(shape, &body) {
-            Ok(request) => request,
-            Err(text) => return refuse(entry, 400, &text),
+        let mut entry = self.journal.open(surface.path(), body.clone());
+        let Asked { request, mut voice } = match surface.read(&body, self.config.simulated_mark) {
+            Ok(asked) => asked,
+            Err(text) => {
+                entry.end(Outcome::Refused(400));
+                return Ok(surface.unreadable(&text));
+            }
         };
+        let (shape, form) = (surface.shape(), Form::of(surface, &request));
         if let Some(Due { what, .. }) = self.due(Stage::Arrival, &request, &body) {
             return match what {
-                Trouble::Error { status, text } => refuse(entry, status, &text),
+                Trouble::Error { status, text } => refuse(entry, form, status, &text),
                 Trouble::Hang => std::future::pending().await,
                 Trouble::RunnerKilled | Trouble::Reset | Trouble::EndEarly => cut(entry),
             };
         }
         let model = match self.check(shape, &request) {
             Ok(model) => Arc::clone(model),
-            Err((status, text)) => return refuse(entry, status, &text),
-        };
-        let voice = Voice {
-            shape,
-            model: go_json::string(&request.model),
-            simulated: self.config.simulated_mark,
-            top_logprobs: request.logprobs.then_some(request.top_logprobs),
+            Err((status, text)) => return refuse(entry, form, status, &text),
         };
         let empty = request.is_empty(shape);
         if empty && request.keep_alive == Some(KeepAlive::For(std::time::Duration::ZERO)) {
             entry.is(Kind::Unload, &model.name, &body);
             self.residency.expire(&model).await;
             entry.end(Outcome::Done);
-            return Ok(http::json(voice.empty("unload")));
+            return Ok(form.empty(&mut *voice, "unload"));
         }
         let (options, run_options) = match able(shape, &request, &model)
             .and_then(|()| RunnerOptions::read(&request, &model).map_err(|text| (500, text)))
         {
             Ok(options) => options,
-            Err((status, text)) => return refuse(entry, status, &text),
+            Err((status, text)) => return refuse(entry, form, status, &text),
         };
         entry.is(if empty { Kind::Load } else { Kind::Run }, &model.name, &body);
-        let want = Want {
-            model: Arc::clone(&model),
-            options,
-            keep_alive: request.keep_alive,
-            written: request.model.clone(),
-            body: body.clone(),
-            ordered_fault: orders::ordered_fault(&request, Stage::Load),
-        };
-        let lease = match self.residency.acquire(want).await {
+        let lease = match self.acquire(&mut entry, &model, options, &request, &body).await {
             Ok(lease) => lease,
-            Err(failure) => {
-                return match failure.answer() {
-                    Some((status, text)) => refuse(entry, status, &text),
-                    None => cut(entry),
-                };
-            }
+            Err(failure) => return no_runner(entry, form, failure),
         };
         let load = arrived.elapsed();
         if empty {
             entry.end(Outcome::Done);
-            return Ok(http::json(voice.empty("load")));
+            return Ok(form.empty(&mut *voice, "load"));
         }
         if let Err((status, text)) = fits(&request, &model, lease.runner.options.num_ctx) {
-            return refuse(entry, status, &text);
+            return refuse(entry, form, status, &text);
         }
         let run = Run::begin(Start {
             plan: Plan::make(&self.config, &model, shape, &request, &run_options),
             fault: self.due(Stage::Run, &request, &body),
-            context: Run::has_context(shape, request.raw),
+            // The tokens of the answer, which a client can send back.
+            context: shape == Shape::Generate && !request.raw,
             entry,
             lease,
             voice,
+            top_logprobs: request.logprobs.then_some(request.top_logprobs),
             arrived,
             load,
         })
         .await;
-        let run = match run {
-            Ok(run) => run,
-            Err((entry, broken)) => return break_off(entry, broken),
+        let answer = match run {
+            Ok(run) if form.stream => run.stream().await.map(|stream| form.stream(stream)),
+            Ok(run) => run.whole().await.map(|body| form.whole(body)),
+            Err(broken) => Err(broken),
         };
-        if request.stream == Some(false) {
-            match run.whole().await {
-                Ok(answer) => Ok(http::json(answer)),
-                Err((entry, broken)) => break_off(entry, broken),
-            }
-        } else {
-            match run.lines().await {
-                Ok(lines) => Ok(http::lines(lines)),
-                Err((entry, broken)) => break_off(entry, broken),
-            }
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err((entry, broken)) => break_off(entry, form, broken),
         }
+    }
+
+    /// A runner for a request, as soon as there is one.
+    async fn acquire(
+        &self,
+        entry: &mut Entry,
+        model: &Arc<Model>,
+        options: RunnerOptions,
+        request: &RunRequest,
+        body: &Bytes,
+    ) -> Result<Lease, NoRunner> {
+        let want = Want {
+            model: Arc::clone(model),
+            options,
+            keep_alive: request.keep_alive,
+            written: request.model.clone(),
+            body: body.clone(),
+            ordered_fault: orders::ordered_fault(request, Stage::Load),
+        };
+        let lease = self.residency.acquire(want).await?;
+        if lease.caused_load {
+            entry.caused_load();
+        }
+        Ok(lease)
     }
 
     fn due(&self, stage: Stage, request: &RunRequest, body: &[u8]) -> Option<Due> {
@@ -291,9 +298,9 @@ fn fits(request: &RunRequest, model: &Model, num_ctx: i64) -> Result<(), Refusal
     Ok(())
 }
 
-fn refuse(entry: Entry, status: u16, text: &str) -> ResponseOrCut {
+fn refuse(entry: Entry, form: Form, status: u16, text: &str) -> ResponseOrCut {
     entry.end(Outcome::Refused(status));
-    Ok(http::error(status, text))
+    Ok(form.error(status, text))
 }
 
 fn cut(entry: Entry) -> ResponseOrCut {
@@ -301,13 +308,20 @@ fn cut(entry: Entry) -> ResponseOrCut {
     Err(Cut)
 }
 
+fn no_runner(entry: Entry, form: Form, failure: NoRunner) -> ResponseOrCut {
+    match failure.answer() {
+        Some((status, text)) => refuse(entry, form, status, &text),
+        None => cut(entry),
+    }
+}
+
 /// The answer for a run that broke before any of it was sent.
-fn break_off(entry: Entry, broken: Broken) -> ResponseOrCut {
+fn break_off(entry: Entry, form: Form, broken: Broken) -> ResponseOrCut {
     match broken {
-        Broken::Error { status, text } => refuse(entry, status, &text),
+        Broken::Error { status, text } => refuse(entry, form, status, &text),
         Broken::EndEarly => {
             entry.end(Outcome::Cut);
-            Ok(http::lines(futures_util::stream::empty()))
+            Ok(form.stream(futures_util::stream::empty()))
         }
         Broken::Cut => cut(entry),
     }

@@ -55,8 +55,8 @@ fn keys_fold_as_in_go() {
     assert!(folds_to("me\u{17f}\u{17f}ages", "messages") && !folds_to("message", "messages"));
 }
 
-fn as_serde_reads(value: &serde_json::Value) -> Json {
-    use serde_json::Value;
+fn as_serde_reads(value: &Value) -> Json {
+    use Value;
     match value {
         Value::Null => Json::Null,
         Value::Bool(truth) => Json::Bool(*truth),
@@ -69,9 +69,9 @@ fn as_serde_reads(value: &serde_json::Value) -> Json {
     }
 }
 
-fn json() -> impl Strategy<Value = serde_json::Value> {
+fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
-        Just(serde_json::Value::Null),
+        Just(Value::Null),
         any::<bool>().prop_map(Into::into),
         any::<i64>().prop_map(Into::into),
         any::<String>().prop_map(Into::into),
@@ -80,7 +80,7 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
             prop::collection::hash_map(any::<String>(), inner, 0..4)
-                .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
         ]
     })
 }
@@ -107,6 +107,6 @@ proptest! {
             end -= 1;
         }
         let ours = decode(&body.as_bytes()[..end]).is_ok_and(|value| value.is_some());
-        prop_assert_eq!(ours, serde_json::from_str::<serde_json::Value>(&body[..end]).is_ok());
+        prop_assert_eq!(ours, serde_json::from_str::<Value>(&body[..end]).is_ok());
     }
 }

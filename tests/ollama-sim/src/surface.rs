@@ -1,0 +1,140 @@
+//! The routes that run a model: Ollama's own two, and those of `/v1`.
+//!
+//! As in Ollama, a route of `/v1` translates its request into one of `/api/chat` or `/api/generate`, and translates
+//! each part of the answer back. Residency, slots, faults and the log see no difference between the routes.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use futures_util::stream::Stream;
+use hyper::Response;
+
+use crate::go_json;
+use crate::http::{self, Body, Cut};
+use crate::replies::{End, Native, Said};
+use crate::request::{RunRequest, Shape};
+use crate::v1::{self, chat, completions};
+
+/// A route that runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surface {
+    Chat,
+    Generate,
+    ChatCompletions,
+    Completions,
+}
+
+/// A request that was read, and the voice that tells its answer.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) request: RunRequest,
+    pub(crate) voice: Box<dyn Voice>,
+}
+
+/// Puts one answer into the words of its route.
+pub(crate) trait Voice: Debug + Send {
+    /// What a stream says for one token.
+    fn part(&mut self, out: &mut String, said: &Said);
+    /// How a stream ends.
+    fn last(&mut self, out: &mut String, end: &End);
+    /// What a stream says when the run breaks after the first token.
+    fn failed(&mut self, out: &mut String, text: &str);
+    /// The whole answer as one object. Without an end, the run broke off.
+    fn whole(&mut self, said: &Said, end: Option<&End>) -> String;
+}
+
+impl Surface {
+    const ALL: [Self; 4] = [Self::Chat, Self::Generate, Self::ChatCompletions, Self::Completions];
+
+    pub(crate) fn at(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|surface| surface.path() == path)
+    }
+
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "/api/chat",
+            Self::Generate => "/api/generate",
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+        }
+    }
+
+    /// The request of Ollama's own into which this route translates.
+    pub(crate) fn shape(self) -> Shape {
+        match self {
+            Self::Generate | Self::Completions => Shape::Generate,
+            Self::Chat | Self::ChatCompletions => Shape::Chat,
+        }
+    }
+
+    /// Reads a body, or returns the error text that this route answers with status 400.
+    pub(crate) fn read(self, body: &[u8], simulated: bool) -> Result<Asked, String> {
+        match self {
+            Self::Chat | Self::Generate => {
+                let request = RunRequest::decode(self.shape(), body)?;
+                let voice = Native { shape: self.shape(), model: go_json::string(&request.model), simulated };
+                Ok(Asked { request, voice: Box::new(voice) })
+            }
+            Self::ChatCompletions => chat::read(body, simulated),
+            Self::Completions => completions::read(body, simulated),
+        }
+    }
+
+    /// The refusal of a body that [`Self::read`] cannot read.
+    pub(crate) fn unreadable(self, text: &str) -> Response<Body> {
+        match self {
+            Self::Chat | Self::Generate => http::error(400, text),
+            Self::ChatCompletions | Self::Completions => v1::unreadable(text),
+        }
+    }
+}
+
+/// The form of the answer to one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
+    pub(crate) surface: Surface,
+    pub(crate) stream: bool,
+}
+
+impl Form {
+    pub(crate) fn of(surface: Surface, request: &RunRequest) -> Self {
+        Self { surface, stream: request.stream != Some(false) }
+    }
+
+    /// An error before anything else was sent.
+    pub(crate) fn error(self, status: u16, text: &str) -> Response<Body> {
+        match self.surface {
+            Surface::Chat | Surface::Generate => http::error(status, text),
+            Surface::ChatCompletions | Surface::Completions => v1::error(status, text),
+        }
+    }
+
+    pub(crate) fn whole(self, body: String) -> Response<Body> {
+        match self.surface {
+            Surface::Chat | Surface::Generate => http::json(body),
+            _ => http::json_line(200, body),
+        }
+    }
+
+    pub(crate) fn stream(
+        self,
+        stream: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static,
+    ) -> Response<Body> {
+        let kind = match self.surface {
+            Surface::Chat | Surface::Generate => http::LINES,
+            _ => http::EVENTS,
+        };
+        http::stream(kind, stream)
+    }
+
+    /// The answer to a request that only loads or unloads a model. Ollama's own routes never stream it.
+    pub(crate) fn empty(self, voice: &mut dyn Voice, reason: &'static str) -> Response<Body> {
+        let end = End { reason, ..End::default() };
+        if !self.stream || matches!(self.surface, Surface::Chat | Surface::Generate) {
+            return self.whole(voice.whole(&Said::default(), Some(&end)));
+        }
+        let mut out = String::new();
+        voice.last(&mut out, &end);
+        self.stream(futures_util::stream::iter([Ok(out.into())]))
+    }
+}
