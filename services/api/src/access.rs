@@ -4,6 +4,7 @@
 pub(crate) mod allowance;
 pub(crate) mod auth;
 pub(crate) mod each_client;
+mod key;
 pub(crate) mod limits;
 pub(crate) mod reads;
 pub(crate) mod redeliveries;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use utoipa::openapi::schema::ArrayItems;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Content, OpenApi as Description, Ref, RefOr, Response, Schema, SecurityRequirement};
 use utoipa::{Modify, OpenApi};
 
@@ -15,7 +15,16 @@ pub(crate) mod docs;
 mod page;
 pub(crate) mod schema;
 
-const KEY: &str = "key";
+/// The ways to send a key, by their names in the description.
+fn ways_to_send_a_key() -> [(&'static str, SecurityScheme); 3] {
+    let http = |scheme| SecurityScheme::Http(Http::new(scheme));
+    let x_api_key = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("x-api-key")));
+    [
+        ("key", http(HttpAuthScheme::Bearer)),
+        ("x_api_key", x_api_key),
+        ("password", http(HttpAuthScheme::Basic)),
+    ]
+}
 
 /// Stands for any content type.
 const ANYTHING: &str = "*/*";
@@ -29,7 +38,7 @@ const INCOMING: &[&str] = &["NewJob"];
 
 /// The problems of every route that needs a key.
 const EVERYWHERE: [(&str, &str); 4] = [
-    ("401", "`key_missing`, `key_wrong`"),
+    ("401", "`key_missing`, `key_wrong`, `key_ambiguous`"),
     ("403", "With authentication off: `foreign_host`, `foreign_origin`, `address_revoked`"),
     ("500", "`internal`"),
     ("503", "`database_away`, `too_many_strangers`"),
@@ -68,8 +77,10 @@ struct Common;
 impl Modify for Common {
     fn modify(&self, api: &mut Description) {
         let components = api.components.get_or_insert_default();
-        let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        components.add_security_scheme(KEY, bearer);
+        let keys = ways_to_send_a_key();
+        let any_key: Vec<_> =
+            keys.iter().map(|(name, _)| SecurityRequirement::new(*name, Vec::<String>::new())).collect();
+        keys.into_iter().for_each(|(name, scheme)| components.add_security_scheme(name, scheme));
         let pages = components.schemas.iter_mut();
         let items: Vec<_> =
             pages.filter_map(|(name, page)| page_items(name.strip_prefix("Page_")?, page)).collect();
@@ -85,7 +96,7 @@ impl Modify for Common {
                 let is_open =
                     operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == "about"));
                 if !is_open {
-                    operation.security = Some(vec![SecurityRequirement::new(KEY, Vec::<String>::new())]);
+                    operation.security = Some(any_key.clone());
                     add_common_problems(&mut operation.responses.responses);
                 }
                 for (status, response) in &mut operation.responses.responses {

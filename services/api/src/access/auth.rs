@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ConnectInfo;
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
 use foreman_runtime::background::one_line;
 use foreman_store::{AddressClient, ClientId, KeyDigest, Scope, SignedIn, Store, StoreError};
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use crate::access::allowance::Allowance;
+use crate::access::key;
 use crate::access::shares::{Refusals, Resource};
 use crate::access::site::ForeignHeader;
 use crate::access::source_address::{client_name, source_address};
@@ -156,10 +157,9 @@ impl Auth {
     pub(crate) async fn caller(&self, parts: &Parts) -> Result<Caller, Refusal> {
         match &self.access {
             Access::Keys => {
-                let key = bearer(&parts.headers)?;
-                let digest = KeyDigest::of(key);
+                let digest = KeyDigest::of(&key::key(&parts.headers)?);
                 let found = self.keys.try_get_with(digest, self.look_up(digest)).await;
-                found.map_err(|error| self.lookup_failed(error))?.map(Caller::from).ok_or_else(key_wrong)
+                found.map_err(|error| self.lookup_failed(error))?.map(Caller::from).ok_or_else(key::wrong)
             }
             Access::Addresses { site, proxies } => {
                 site.check(&parts.uri, &parts.headers).map_err(foreign)?;
@@ -195,28 +195,6 @@ impl Auth {
     }
 }
 
-/// The key of `Authorization: Bearer`.
-fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
-    let value = headers.get(header::AUTHORIZATION).ok_or_else(key_missing)?;
-    let (scheme, key) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(key_wrong)?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(key.trim()) } else { Err(key_missing()) }
-}
-
-fn key_missing() -> Refusal {
-    unauthorized(
-        "key_missing",
-        "a key is needed; send `Authorization: Bearer fk_…` with the key of your client",
-    )
-}
-
-fn key_wrong() -> Refusal {
-    unauthorized("key_wrong", "the key is not known or was revoked; ask the operator for a new one")
-}
-
-fn unauthorized(code: &'static str, error: &'static str) -> Refusal {
-    Refusal::new(StatusCode::UNAUTHORIZED, code, error)
-}
-
 fn address_revoked() -> Refusal {
     let error = "this address was shut out by the operator; ask for access";
     Refusal::new(StatusCode::FORBIDDEN, "address_revoked", error)
@@ -234,25 +212,5 @@ fn foreign(foreign: ForeignHeader) -> Refusal {
             "foreign_origin",
             "the Origin header names a foreign page; have its origin added to FOREMAN_ORIGINS if it should have access",
         ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_key_follows_the_word_bearer() {
-        let key = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-            bearer(&headers).map(str::to_owned).ok()
-        };
-        assert_eq!(key("Bearer fk_a").as_deref(), Some("fk_a"));
-        assert_eq!(key("bearer  fk_a ").as_deref(), Some("fk_a"));
-        for value in ["fk_a", "Basic fk_a", "", "Bearer"] {
-            assert_eq!(key(value), None, "{value}");
-        }
-        assert!(bearer(&HeaderMap::new()).is_err());
     }
 }

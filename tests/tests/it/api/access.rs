@@ -40,7 +40,8 @@ async fn without_a_valid_key_a_request_learns_nothing() {
     ] {
         for (value, code) in [
             (None, "key_missing"),
-            (Some("Basic YTpi"), "key_missing"),
+            (Some("Basic YTpi"), "key_wrong"),
+            (Some("Digest a=b"), "key_missing"),
             (Some("Bearer"), "key_wrong"),
             (Some("Bearer "), "key_wrong"),
             (Some("Bearer fk_wrong"), "key_wrong"),
