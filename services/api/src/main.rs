@@ -11,6 +11,7 @@ mod intake;
 mod queue;
 mod refusal;
 mod routes;
+mod surface;
 mod watch;
 
 use std::process::ExitCode;

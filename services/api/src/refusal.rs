@@ -1,17 +1,22 @@
 //! Why a request is not served: a status, a code for programs, a sentence for people, and how long to wait before the next
-//! try. The code that finds the reason makes a [`Refusal`], and the routes write it in the form that their clients know.
+//! try. The code that finds the reason makes a [`Refusal`], and the surface of the request writes it in the form that its clients
+//! know.
 //!
 //! Must never know the body of an answer, and never carry the cause of an error: causes go to the log.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use foreman_runtime::background::one_line;
 use foreman_store::StoreError;
 
+/// RFC 9110 wants every 401 to name a scheme in which clients send their keys.
+const SCHEME: HeaderValue = HeaderValue::from_static("Bearer");
+
 /// The reason that a client gets when its request is not served.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     status: StatusCode,
     code: &'static str,
@@ -97,6 +102,22 @@ impl Refusal {
     pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
         let wait = self.retry_after?;
         Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1))
+    }
+}
+
+/// The head of the answer. The refusal itself goes along in the extensions, for the surface to write the body.
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, SCHEME);
+        }
+        response.extensions_mut().insert(self);
+        response
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::Uri;
 use axum::middleware::from_fn;
 use axum::routing::MethodRouter;
 
@@ -11,8 +11,7 @@ use crate::app::{App, Shared};
 use crate::describe::docs;
 use crate::http::framing;
 use crate::http::observe::observe;
-use crate::http::problem::Problem;
-use crate::refusal::Refusal;
+use crate::surface;
 
 pub(crate) mod artifacts;
 pub(crate) mod batch;
@@ -54,21 +53,13 @@ routes! {
 
 pub(crate) fn table(app: Arc<App>) -> Router {
     routes()
-        .fallback(async || no_such_route())
-        .method_not_allowed_fallback(async || wrong_method())
+        .merge(surface::table())
+        .fallback(async |uri: Uri| surface::no_such_route(&uri))
+        .method_not_allowed_fallback(async |uri: Uri| surface::wrong_method(&uri))
         .layer(from_fn(framing::check))
         .layer(from_fn(observe))
+        .layer(from_fn(surface::speak))
         .with_state(app)
-}
-
-fn no_such_route() -> Problem {
-    let error = "there is no such route; jobs are submitted with POST /jobs";
-    Refusal::new(StatusCode::NOT_FOUND, "no_such_route", error).into()
-}
-
-fn wrong_method() -> Problem {
-    let error = "this route has no such method; the Allow header lists those it has";
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", error).into()
 }
 
 #[cfg(test)]

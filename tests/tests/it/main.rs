@@ -21,6 +21,7 @@ mod stack;
 mod standing_by;
 mod statements;
 mod stopping;
+mod surface;
 mod structure;
 mod thin_line;
 mod upgrading;

@@ -145,15 +145,15 @@ fn in_circles(mut imports: BTreeMap<Module, BTreeSet<Module>>) -> BTreeMap<Modul
 
 #[test]
 fn no_two_files_import_each_other_but_a_parent_and_its_child() {
+    let mut importing = 0;
     for name in CRATES {
         let imports = imports(&root().join(name).join("src"));
-        assert!(
-            imports.len() > 5 && imports.values().any(|from| !from.is_empty()),
-            "{name}: nothing was read"
-        );
+        assert!(imports.len() > 2, "{name}: nothing was read");
+        importing += imports.values().filter(|from| !from.is_empty()).count();
         let circles = in_circles(imports);
         assert!(circles.is_empty(), "{name}: {circles:#?}");
     }
+    assert!(importing > 100, "no imports were read");
 }
 
 fn architecture() -> String {

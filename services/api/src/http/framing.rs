@@ -9,13 +9,12 @@ use axum::http::{HeaderMap, HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
 /// Refuses a request whose length or host is ambiguous, and ends its connection.
 pub(crate) async fn check(request: Request, next: Next) -> Response {
     let Some(refusal) = refusal(request.version(), request.headers()) else { return next.run(request).await };
-    let mut response = Problem::from(refusal).into_response();
+    let mut response = refusal.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

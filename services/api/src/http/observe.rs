@@ -1,12 +1,12 @@
-//! Runs around every request: counts and times it, opens its span, logs its answer, adds the `Server` header, and answers even
-//! when a handler panics.
+//! Runs around every request: gives it an id, counts and times it, opens its span, logs its answer, adds the `Server` header,
+//! and answers even when a handler panics.
 //!
-//! Must never log more of a request than its method, its route and the id of its job.
+//! Must never log more of a request than its method, its route, its id and the id of its job.
 
 use std::panic::AssertUnwindSafe;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use foreman_runtime::metrics::Metric;
@@ -16,8 +16,8 @@ use metrics::{counter, histogram};
 use tokio::time::Instant;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
+use ulid::Ulid;
 
-use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
 pub(crate) const REQUESTS: Metric =
@@ -26,6 +26,10 @@ pub(crate) const REQUEST_SECONDS: Metric = Metric::histogram(
     "foreman_http_request_seconds",
     "From a request's head to its answer's, by route; waiting asked for included.",
 );
+
+/// The id of a request, as our log has it. Every answer carries it. We take none from outside, because a client could fill our
+/// log with it.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Names the server that answers. A worker whose OLLAMA_HOST leads to an api notices this header, and refuses to use Foreman as
 /// its own Ollama.
@@ -37,15 +41,24 @@ const NO_ROUTE: &str = "none";
 pub(crate) async fn observe(request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map_or(NO_ROUTE, MatchedPath::as_str).to_owned();
+    let id = format!("req_{}", Ulid::generate());
     // The span has the level of an error, so that every FOREMAN_LOG that shows a line shows its span too.
-    let span = tracing::error_span!("request", method = request.method().as_str(), route, job.id = Empty);
+    let span = tracing::error_span!(
+        "request",
+        request.id = id,
+        method = request.method().as_str(),
+        route,
+        job.id = Empty
+    );
     // The panic hook has logged the panic. The connection and the other requests go on.
     let mut response = AssertUnwindSafe(next.run(request))
         .catch_unwind()
         .instrument(span.clone())
         .await
-        .unwrap_or_else(|_| Problem::from(Refusal::internal()).into_response());
-    response.headers_mut().insert(header::SERVER, SERVER);
+        .unwrap_or_else(|_| Refusal::internal().into_response());
+    let headers = response.headers_mut();
+    headers.insert(header::SERVER, SERVER);
+    headers.insert(REQUEST_ID, HeaderValue::try_from(id).expect("a ULID is a header's value"));
     let (status, elapsed) = (response.status(), began.elapsed());
     tracing::debug!(parent: &span, status = status.as_u16(), ms = elapsed.as_millis(), "answered");
     histogram!(REQUEST_SECONDS.name, "route" => route.clone()).record(elapsed.as_secs_f64());

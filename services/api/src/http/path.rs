@@ -5,7 +5,6 @@ use axum::http::request::Parts;
 use foreman_store::{DeliveryId, JobId};
 
 use crate::http::observe;
-use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
 /// The `{id}` of a job's route.
@@ -18,9 +17,9 @@ pub(crate) struct DeliveryPath(pub(crate) DeliveryId);
 pub(crate) struct NamePath(pub(crate) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for JobPath {
-    type Rejection = Problem;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
         let id = id.ok_or_else(Refusal::no_such_job)?;
         observe::is_about(id);
@@ -29,18 +28,18 @@ impl<S: Send + Sync> FromRequestParts<S> for JobPath {
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for DeliveryPath {
-    type Rejection = Problem;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
         Ok(Self(id.ok_or_else(Refusal::no_such_delivery)?))
     }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for NamePath {
-    type Rejection = Problem;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let name = parameter(parts, state, "name").await.filter(|name| is_artifact_name(name));
         Ok(Self(name.ok_or_else(Refusal::no_such_artifact)?))
     }

@@ -6,7 +6,6 @@ use std::str::FromStr;
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 
-use crate::http::problem::Problem;
 use crate::refusal::Refusal;
 
 /// The entries on a page if the request names no `limit`, and the largest `limit`.
@@ -17,9 +16,9 @@ const LARGEST_PAGE: usize = 500;
 pub(crate) struct Parameters(Vec<(String, String)>);
 
 impl<S: Sync> FromRequestParts<S> for Parameters {
-    type Rejection = Problem;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
         let pairs = Query::try_from_uri(&parts.uri).map_err(|_| {
             Refusal::bad_request(
                 "invalid_query",

@@ -15,7 +15,6 @@ use crate::app::Shared;
 use crate::http::etag;
 use crate::http::outgoing::{self, Outgoing};
 use crate::http::path::{JobPath, NamePath};
-use crate::http::problem::Problem;
 use crate::http::range::{self, RequestedRange};
 use crate::refusal::Refusal;
 
@@ -52,7 +51,7 @@ pub(crate) async fn show(
     State(app): State<Shared>,
     method: Method,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let permit = app.reads.permit(caller.client).await?;
     let head = app.store.artifact_head(caller.scope(), id, &name).await?;
     drop(permit);
@@ -60,7 +59,7 @@ pub(crate) async fn show(
     let (tag, size) = (etag::tag(&head.sha256), head.size.unsigned_abs());
     // The order of RFC 9110, 13.2.2: conditions first, then the range.
     if !etag::is_wanted(&headers, &tag) {
-        return Err(other_bytes().into());
+        return Err(other_bytes());
     }
     if let Some(known) = etag::unless_known(&headers, &tag) {
         return Ok(known);
@@ -169,7 +168,7 @@ fn other_bytes() -> Refusal {
 fn beyond(size: u64) -> Response {
     let error = format!("the artifact has {size} bytes and the range begins beyond them; ask for one within");
     let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", error);
-    let mut response = Problem::from(refusal).into_response();
+    let mut response = refusal.into_response();
     response.headers_mut().insert(header::CONTENT_RANGE, content_range('*', size));
     response
 }

@@ -26,7 +26,6 @@ use crate::access::shares::Holding;
 use crate::app::Shared;
 use crate::describe::schema;
 use crate::http::body::{self, Bounded};
-use crate::http::problem::Problem;
 use crate::intake::lines::{self, Line};
 use crate::intake::submit::Accepted;
 use crate::intake::{BATCH_LINES, Intake};
@@ -78,10 +77,10 @@ pub(crate) async fn submit(
     State(app): State<Shared>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     if headers.contains_key("idempotency-key") {
         let error = "a batch has no key of its own; give each line its own as `idempotency_key`";
-        return Err(Refusal::bad_request("invalid_idempotency_key", error).into());
+        return Err(Refusal::bad_request("invalid_idempotency_key", error));
     }
     let Bounded { bytes, mut held } = body::read(&app, caller.client, body).await?;
     // While the body is in memory, the jobs of its lines come beside it and need the same memory again.

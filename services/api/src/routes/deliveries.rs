@@ -14,7 +14,6 @@ use crate::app::Shared;
 use crate::describe::schema;
 use crate::http::outgoing;
 use crate::http::path::{DeliveryPath, JobPath};
-use crate::http::problem::Problem;
 use crate::http::query::Parameters;
 use crate::refusal::Refusal;
 
@@ -41,13 +40,13 @@ pub(crate) async fn list(
     JobPath(id): JobPath,
     State(app): State<Shared>,
     parameters: Parameters,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let after = parameters.read("after", "the `last_id` of the page before")?;
     let limit = parameters.page_size()?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let page = app.store.deliveries(caller.scope(), id, after, limit).await?;
     let page = show::deliveries(&page.ok_or_else(Refusal::no_such_job)?);
-    Ok(outgoing::json(&app, caller.client, StatusCode::OK, page)?)
+    outgoing::json(&app, caller.client, StatusCode::OK, page)
 }
 
 /// Sends a webhook again. A webhook that still waits is sent at once.
@@ -68,7 +67,7 @@ pub(crate) async fn redeliver(
     caller: Caller,
     DeliveryPath(id): DeliveryPath,
     State(app): State<Shared>,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     app.redeliveries.count(caller.client)?;
     let _permit = app.reads.permit(caller.client).await?;
     match app.store.redeliver(caller.scope(), id).await? {
@@ -77,14 +76,14 @@ pub(crate) async fn redeliver(
         }
         Redelivery::BeingSent => {
             let error = "the delivery is being sent at this moment; look again when it has ended";
-            Err(Refusal::conflict("being_sent", error).into())
+            Err(Refusal::conflict("being_sent", error))
         }
         Redelivery::TooSoon => {
             let error = format!(
                 "this webhook went to its receiver {DELIVERIES_PER_EVENT_AND_MINUTE} times within a minute; wait for a minute"
             );
-            Err(Refusal::too_many("redelivered_too_often", error).retry_after(Duration::from_secs(60)).into())
+            Err(Refusal::too_many("redelivered_too_often", error).retry_after(Duration::from_secs(60)))
         }
-        Redelivery::Missing => Err(Refusal::no_such_delivery().into()),
+        Redelivery::Missing => Err(Refusal::no_such_delivery()),
     }
 }

@@ -20,7 +20,6 @@ use crate::app::{App, Shared};
 use crate::describe::schema;
 use crate::http::outgoing::{self, Outgoing};
 use crate::http::path::JobPath;
-use crate::http::problem::Problem;
 use crate::http::sse;
 use crate::refusal::Refusal;
 use crate::watch::{Until, WaitPermit, Waited};
@@ -62,7 +61,7 @@ pub(crate) async fn show(
     JobPath(id): JobPath,
     State(app): State<Shared>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let mut response = if sse::is_wanted(&headers) {
         follow(app, caller, id, sse::last_event_id(&headers)?).await?
     } else {

@@ -17,7 +17,6 @@ use crate::describe::schema;
 use crate::http::outgoing;
 use crate::http::path::JobPath;
 use crate::http::prefer::MAX_WAIT;
-use crate::http::problem::Problem;
 use crate::http::query::Parameters;
 use crate::intake::Intake;
 use crate::intake::submit::Accepted;
@@ -74,7 +73,7 @@ pub(crate) async fn show(
     State(app): State<Shared>,
     parameters: Parameters,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let seconds: Option<u64> = parameters.read("wait", "a whole number of seconds")?;
     let wait = Duration::from_secs(seconds.unwrap_or(0)).min(MAX_WAIT);
     let expected = "the `seq` of the last transition that you know";
@@ -92,7 +91,7 @@ pub(crate) async fn show(
         job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
     }
     drop(permit);
-    Ok(outgoing::json_unless_known(&app, caller.client, &headers, show::job(&app, &job))?)
+    outgoing::json_unless_known(&app, caller.client, &headers, show::job(&app, &job))
 }
 
 /// Cancels a job, in whatever state it is.
@@ -115,14 +114,14 @@ pub(crate) async fn cancel(
     caller: Caller,
     JobPath(id): JobPath,
     State(app): State<Shared>,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let _permit = app.reads.permit(caller.client).await?;
     let owner = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?.client;
     if app.store.cancel(owner, id).await? == Cancelling::Missing {
-        return Err(Refusal::no_such_job().into());
+        return Err(Refusal::no_such_job());
     }
     let job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
-    Ok(outgoing::json(&app, caller.client, StatusCode::OK, show::job(&app, &job))?)
+    outgoing::json(&app, caller.client, StatusCode::OK, show::job(&app, &job))
 }
 
 /// Submits the request of an ended job again, as a new job.
@@ -144,13 +143,13 @@ pub(crate) async fn retry(
     JobPath(id): JobPath,
     State(app): State<Shared>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let permit = app.reads.permit(caller.client).await?;
     let size = app.store.request_size(caller.scope(), id).await?.ok_or_else(Refusal::no_such_job)?;
     drop(permit);
     if !size.has_ended {
         let error = "the job has not ended yet; cancel it first, or wait for its end";
-        return Err(Refusal::conflict("job_is_live", error).into());
+        return Err(Refusal::conflict("job_is_live", error));
     }
     // Take the memory before the body is read, and take it twice: during the read, the connection's buffer has the body too.
     let bytes = usize::try_from(size.bytes).unwrap_or(usize::MAX);

@@ -18,10 +18,10 @@ use crate::http::body::{self, Bounded};
 use crate::http::observe;
 use crate::http::outgoing;
 use crate::http::prefer::preferred_wait;
-use crate::http::problem::Problem;
 use crate::http::query::Parameters;
 use crate::intake::Intake;
 use crate::intake::submit::Accepted;
+use crate::refusal::Refusal;
 use crate::watch::Until;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -60,7 +60,7 @@ pub(crate) async fn submit(
     State(app): State<Shared>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let Bounded { bytes, held } = body::read(&app, caller.client, body).await?;
     // Waiting is only a preference: without a permit to wait, the job is accepted without a wait. The permit is taken first, so
     // that nothing can refuse the request after the job is accepted.
@@ -116,7 +116,7 @@ pub(crate) async fn list(
     caller: Caller,
     State(app): State<Shared>,
     parameters: Parameters,
-) -> Result<Response, Problem> {
+) -> Result<Response, Refusal> {
     let states = JobState::ALL.map(JobState::as_str).join(", ");
     let model: Option<ModelName> = parameters.read("model", "the name of a model")?;
     let filter = JobFilter {
@@ -127,5 +127,5 @@ pub(crate) async fn list(
     let limit = parameters.page_size()?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let page = app.store.jobs(caller.scope(), &filter, limit).await?;
-    Ok(outgoing::json(&app, caller.client, StatusCode::OK, show::jobs(&app, &page.jobs, page.next))?)
+    outgoing::json(&app, caller.client, StatusCode::OK, show::jobs(&app, &page.jobs, page.next))
 }

@@ -13,7 +13,7 @@ use super::show;
 use crate::access::auth::Caller;
 use crate::app::Shared;
 use crate::http::outgoing;
-use crate::http::problem::Problem;
+use crate::refusal::Refusal;
 
 /// The jobs that wait and the jobs that run, by model. A model without jobs is left out.
 #[derive(Serialize, ToSchema)]
@@ -75,7 +75,7 @@ pub(crate) struct ClientShare {
     tag = "jobs",
     responses((status = 200, description = "The queue.", body = Queue)),
 )]
-pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Response, Problem> {
+pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Response, Refusal> {
     let reading = app.queue.read().await?;
     let models = reading.shares.chunk_by(|one, other| one.model == other.model);
     let models = models.map(|shares| model(&app, caller, shares)).collect();

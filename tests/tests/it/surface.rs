@@ -1,0 +1,3 @@
+//! Tests the routes that clients of Ollama, OpenAI and Anthropic call.
+
+mod refusals;
