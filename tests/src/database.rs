@@ -210,6 +210,7 @@ impl Db {
         NewJob {
             id: self.store.clock().next_job_id(),
             request,
+            api: None,
             run_at: None,
             expires_at: Utc::now() + TimeDelta::days(7),
             retry_of: None,
@@ -263,7 +264,7 @@ impl Db {
         let worker = WorkerId::generate();
         let ttl = Duration::from_secs(20);
         self.store
-            .register_worker(worker, host, &["run", "janitor"], ttl)
+            .register_worker(worker, host, &["run", "janitor"], ttl, None)
             .await
             .expect("a worker row can be written");
         self.run(&format!("UPDATE host SET holder = NULL WHERE id = '{host}'")).await;
@@ -276,9 +277,9 @@ impl Db {
     }
 
     /// The row of a worker as it is now.
-    pub async fn heartbeat(&self, holder: &Holder) -> Heartbeat {
+    pub async fn heartbeat(&self, holder: &Holder) -> Heartbeat<WorkerId> {
         let heartbeats = self.store.heartbeats().await.expect("the workers can be read");
-        heartbeats.into_iter().find(|one| one.worker == holder.worker).expect("the worker has a row")
+        heartbeats.into_iter().find(|one| one.id == holder.worker).expect("the worker has a row")
     }
 
     /// Rescues the jobs of this worker as if it were dead.
@@ -384,6 +385,7 @@ impl Drop for Db {
 pub fn success() -> Exit {
     Exit::Done(Completion {
         completion: br#"{"message":{"role":"assistant","content":"hi"},"done":true}"#.to_vec(),
+        content_type: "application/json".to_owned(),
         prompt_tokens: Some(3),
         completion_tokens: Some(1),
     })

@@ -1,9 +1,10 @@
-//! The chores that nobody asks for: jobs whose time has come or has passed, jobs of dead workers, partitions, statistics, and
-//! the end of what is old. Any number of janitors may work beside each other, and none waits for another.
+//! The chores that nobody asks for: jobs whose time has come or has passed, jobs of dead workers and of dead apis,
+//! partitions, statistics, and the end of what is old. Any number of janitors may work beside each other, and none waits for another.
 //!
 //! Each chore is a loop of its own, so that a chore that fails or takes long does not hold up the others.
 
 mod missing;
+mod orphans;
 mod partitions;
 mod promote;
 mod rescue;
@@ -25,6 +26,7 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
     tokio::join!(
         promote::run(shared()),
         rescue::run(shared()),
+        orphans::run(shared()),
         partitions::make(shared()),
         partitions::drop_old(shared()),
         statistics::run(shared()),

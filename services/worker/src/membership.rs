@@ -5,3 +5,4 @@ pub(crate) mod host_id;
 pub(crate) mod host_lease;
 pub(crate) mod liveness;
 pub(crate) mod peers;
+pub(crate) mod silences;

@@ -1,5 +1,9 @@
-//! The fleet: the workers that live, the Ollama host that each of them holds, and the models on those hosts.
+//! The fleet: the workers that live, the Ollama host that each of them holds, and the models on those hosts; the apis
+//! whose callers wait for answers.
 
+pub(crate) mod heartbeat;
 pub(crate) mod worker;
 pub(crate) mod host;
 pub(crate) mod inventory;
+pub(crate) mod stream;
+pub(crate) mod api;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::fleet::worker::{Heartbeat, dead_columns};
+use crate::fleet::heartbeat::{Heartbeat, dead_columns};
 use crate::id::WorkerId;
 
 /// The waiting jobs of one model.
@@ -31,7 +31,11 @@ pub struct DeliveryBacklog {
 impl Store {
     /// Whether this worker exports the gauges: it has the smallest id of the workers that have the role `relay` and
     /// are not `dead`.
-    pub async fn exports_gauges(&self, worker: WorkerId, dead: &[Heartbeat]) -> Result<bool, StoreError> {
+    pub async fn exports_gauges(
+        &self,
+        worker: WorkerId,
+        dead: &[Heartbeat<WorkerId>],
+    ) -> Result<bool, StoreError> {
         let (dead, seen) = dead_columns(dead);
         let first = sqlx::query_scalar!(
             r#"-- exports_gauges

@@ -11,5 +11,6 @@ pub(crate) mod history;
 pub(crate) mod progress;
 pub(crate) mod artifact;
 pub(crate) mod request;
+mod repeat;
 pub(crate) mod client_backlog;
 pub(crate) mod queue_shares;

@@ -121,7 +121,12 @@ async fn large_artifact(db: &Db, client: ClientId) -> anyhow::Result<JobId> {
     let job = db.accept_all(&[db.new_job()]).await[0];
     let lease = db.start(&db.holder().await).await;
     let completion = format!(r#"{{"text":"{}"}}"#, "x".repeat(LARGE - 100)).into_bytes();
-    let completion = Completion { completion, prompt_tokens: None, completion_tokens: None };
+    let completion = Completion {
+        completion,
+        content_type: "application/json".to_owned(),
+        prompt_tokens: None,
+        completion_tokens: None,
+    };
     db.store.settle(&[(lease, Exit::Done(completion))]).await?;
     for table in ["job", "job_done"] {
         let id = if table == "job" { "id" } else { "job_id" };

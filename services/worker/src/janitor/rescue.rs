@@ -30,15 +30,10 @@ impl Rounds for Rescue {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        let Worker { store, peers, liveness, config, .. } = &*self.worker;
+        let Worker { store, peers, liveness, .. } = &*self.worker;
         let mut dead = peers.dead(store).await?;
-        // After an outage of Postgres, every worker that has not renewed since looks dead. A janitor that itself has renewed
-        // without a break for a full TTL knows that the others could have renewed too.
-        let unbroken = liveness.unbroken_for();
-        if liveness.id().is_none() || unbroken < config.lease_ttl {
-            return Ok(Round::Idle);
-        }
-        dead.retain(|heartbeat| heartbeat.ttl <= unbroken);
+        let Some(believed) = liveness.may_judge() else { return Ok(Round::Idle) };
+        dead.retain(|heartbeat| heartbeat.ttl <= believed);
         let rescued = store.rescue(&dead).await?;
         if rescued.workers > 0 || rescued.leases > 0 {
             counter!(RESCUES.name).increment(rescued.leases as u64);

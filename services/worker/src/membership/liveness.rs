@@ -97,9 +97,16 @@ impl Liveness {
         self.0.spell.subscribe()
     }
 
-    /// For how long every renewal has been acknowledged in time. A janitor may judge other workers only after a full
-    /// TTL of this, because after an outage of Postgres every worker looks dead.
-    pub(crate) fn unbroken_for(&self) -> Duration {
+    /// How long a silence a janitor may believe, if it may judge others at all. After an outage of Postgres, every
+    /// process that has not renewed since looks dead. A janitor that itself has renewed without a break for a full TTL
+    /// knows that the others could have renewed too.
+    pub(crate) fn may_judge(&self) -> Option<Duration> {
+        self.id()?;
+        Some(self.unbroken_for()).filter(|&unbroken| unbroken >= self.0.ttl)
+    }
+
+    /// For how long every renewal has been acknowledged in time.
+    fn unbroken_for(&self) -> Duration {
         let since = self.0.unbroken_since.lock().unwrap_or_else(PoisonError::into_inner);
         since.map_or(Duration::ZERO, |since| since.elapsed())
     }
@@ -179,7 +186,7 @@ impl Identity<'_> {
         loop {
             let sent = Instant::now();
             let host = self.config.host.id.as_str();
-            match within(ttl / 8, self.store.register_worker(id, host, &roles, ttl)).await {
+            match within(ttl / 8, self.store.register_worker(id, host, &roles, ttl, None)).await {
                 Ok(()) => {
                     self.liveness.acknowledged();
                     tracing::info!(worker.id = %id, host, "registered");

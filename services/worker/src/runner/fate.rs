@@ -157,6 +157,7 @@ fn completion(joined: Joined) -> Completion {
         prompt_tokens: count(joined.metrics.prompt_eval_count),
         completion_tokens: count(joined.metrics.eval_count),
         completion: joined.body.into_bytes(),
+        content_type: "application/json".to_owned(),
     }
 }
 

@@ -86,7 +86,12 @@ mod tests {
 
     /// A success whose completion has this many bytes.
     pub(super) fn done(bytes: usize) -> Exit {
-        Exit::Done(Completion { completion: vec![b'x'; bytes], prompt_tokens: None, completion_tokens: None })
+        Exit::Done(Completion {
+            completion: vec![b'x'; bytes],
+            content_type: "application/json".to_owned(),
+            prompt_tokens: None,
+            completion_tokens: None,
+        })
     }
 
     fn lease(number: i64) -> Lease {

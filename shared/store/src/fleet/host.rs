@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::fleet::worker::{Heartbeat, dead_columns};
+use crate::fleet::heartbeat::{Heartbeat, dead_columns};
 use crate::id::WorkerId;
 use crate::job::lease::Holder;
 
@@ -42,7 +42,7 @@ impl Store {
         &self,
         worker: WorkerId,
         offer: &HostOffer<'_>,
-        dead: &[Heartbeat],
+        dead: &[Heartbeat<WorkerId>],
     ) -> Result<Option<Holder>, StoreError> {
         let (dead, seen) = dead_columns(dead);
         let slots = i32::try_from(offer.slots).unwrap_or(i32::MAX);
@@ -113,7 +113,11 @@ impl Store {
     ///
     /// Ignores the `dead` workers. Their connections to Ollama are closed; a paused worker hangs up by its own clock
     /// before its row expires, or as soon as it wakes.
-    pub async fn foreign_leases(&self, holder: &Holder, dead: &[Heartbeat]) -> Result<i64, StoreError> {
+    pub async fn foreign_leases(
+        &self,
+        holder: &Holder,
+        dead: &[Heartbeat<WorkerId>],
+    ) -> Result<i64, StoreError> {
         let (dead, seen) = dead_columns(dead);
         let count = sqlx::query_scalar!(
             r#"-- foreign_leases

@@ -4,12 +4,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, Utc};
-
 use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
+use crate::fleet::heartbeat::Heartbeat;
 use crate::id::{JobId, LeaseNo, WorkerId};
 use crate::job::lease::{Holder, Lease};
 use crate::job::state::Phase;
@@ -23,23 +22,6 @@ pub struct Renewal {
     pub holds_host: bool,
 }
 
-/// A worker's row as it was seen once. `renewed_at` changes with every renewal. One look cannot tell whether the
-/// worker lives, because somebody may have set Postgres' clock since the renewal. A worker is dead if the looker has
-/// seen the same row for a whole `ttl` by the looker's own clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heartbeat {
-    pub worker: WorkerId,
-    pub renewed_at: DateTime<Utc>,
-    /// How long this worker may be silent.
-    pub ttl: Duration,
-}
-
-/// The dead workers as statements take them. A statement treats a worker as dead only while its row is as it was
-/// seen.
-pub(crate) fn dead_columns(dead: &[Heartbeat]) -> (Vec<uuid::Uuid>, Vec<DateTime<Utc>>) {
-    dead.iter().map(|heartbeat| (heartbeat.worker.uuid(), heartbeat.renewed_at)).unzip()
-}
-
 /// A lease as its holder finds it in Postgres.
 #[derive(Debug, PartialEq, Eq)]
 pub struct OwnLease {
@@ -50,23 +32,26 @@ pub struct OwnLease {
 }
 
 impl Store {
-    /// Records that a worker lives. It counts as alive until it has not renewed for `ttl`. Safe to repeat.
+    /// Records that a worker lives. It counts as alive until it has not renewed for `ttl`. Apis read its live answers at
+    /// `stream_url`. Safe to repeat.
     pub async fn register_worker(
         &self,
         worker: WorkerId,
         host: &str,
         roles: &[&str],
         ttl: Duration,
+        stream_url: Option<&str>,
     ) -> Result<(), StoreError> {
         sqlx::query!(
             r#"-- register_worker
-            INSERT INTO worker (id, host_id, roles, ttl, started_at, renewed_at)
-            VALUES ($1, $2, $3, make_interval(secs => $4), clock_timestamp(), clock_timestamp())
+            INSERT INTO worker (id, host_id, roles, ttl, stream_url, started_at, renewed_at)
+            VALUES ($1, $2, $3, make_interval(secs => $4), $5, clock_timestamp(), clock_timestamp())
             ON CONFLICT (id) DO UPDATE SET renewed_at = excluded.renewed_at"#,
             worker.uuid(),
             host,
             roles as &[&str],
             ttl.as_secs_f64(),
+            stream_url,
         )
         .execute(self.once())
         .await?;
@@ -105,16 +90,16 @@ impl Store {
     }
 
     /// Every worker that has a row, as the row is now.
-    pub async fn heartbeats(&self) -> Result<Vec<Heartbeat>, StoreError> {
+    pub async fn heartbeats(&self) -> Result<Vec<Heartbeat<WorkerId>>, StoreError> {
         let rows = sqlx::query!(
             r#"-- heartbeats
-            SELECT id AS "worker: WorkerId", renewed_at, extract(epoch FROM ttl)::float8 AS "ttl!" FROM worker"#
+            SELECT id AS "id: WorkerId", renewed_at, extract(epoch FROM ttl)::float8 AS "ttl!" FROM worker"#
         )
         .fetch_all(self.once())
         .await?;
         Ok(rows
             .into_iter()
-            .map(|row| Heartbeat { worker: row.worker, renewed_at: row.renewed_at, ttl: seconds(row.ttl) })
+            .map(|row| Heartbeat { id: row.id, renewed_at: row.renewed_at, ttl: seconds(row.ttl) })
             .collect())
     }
 

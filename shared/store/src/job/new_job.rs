@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::id::{ClientId, JobId};
+use crate::id::{ApiId, ClientId, JobId};
 use crate::webhook::receiver::JobReceiver;
 
 /// The client's `Idempotency-Key`, with the digest of the body it came with.
@@ -15,8 +15,8 @@ pub struct IdempotencyKey {
 /// How long a repeated submission under one idempotency key is answered with the first job.
 pub(crate) const IDEMPOTENCY_HOURS: i32 = 24;
 
-/// What a client asks for. A retry of an ended job copies all of it; the job's times and its idempotency key are not
-/// part of it, because they belong to one job only.
+/// What a client asks for. A retry of an ended job copies all of it. The job's times, its idempotency key and the api
+/// that waits for it are not part of it, because they belong to one job only.
 #[derive(Debug, Clone)]
 pub struct JobRequest {
     pub client: ClientId,
@@ -43,6 +43,8 @@ pub struct NewJob {
     /// From [`Clock::next_job_id`](crate::Clock::next_job_id).
     pub id: JobId,
     pub request: JobRequest,
+    /// The api process whose caller waits for the answer. `None` for a job that nobody waits for.
+    pub api: Option<ApiId>,
     pub run_at: Option<DateTime<Utc>>,
     pub expires_at: DateTime<Utc>,
     pub retry_of: Option<JobId>,

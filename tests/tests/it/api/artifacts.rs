@@ -9,7 +9,12 @@ use super::{JOB, ask, header, problem, run, start, submit};
 /// Makes a job whose completion has these bytes, and returns the path of this artifact.
 async fn artifact(db: &Db, api: &Api, bytes: Vec<u8>) -> String {
     let job = submit(api, JOB).await;
-    let completion = Completion { completion: bytes, prompt_tokens: None, completion_tokens: None };
+    let completion = Completion {
+        completion: bytes,
+        content_type: "application/json".to_owned(),
+        prompt_tokens: None,
+        completion_tokens: None,
+    };
     run(db, job, Exit::Done(completion)).await;
     format!("/jobs/{job}/artifacts/completion")
 }

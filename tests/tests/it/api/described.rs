@@ -107,7 +107,12 @@ async fn seasoned(db: &Db, api: &Api) -> String {
     let lease = super::claim_with_priority(db, &db.holder().await, job, -1).await;
     db.store.begin(&[(&lease, foreman_store::Phase::Working)]).await.unwrap();
     let completion = br#"{"done":true}"#.to_vec();
-    let completion = Completion { completion, prompt_tokens: Some(1), completion_tokens: Some(2) };
+    let completion = Completion {
+        completion,
+        content_type: "application/json".to_owned(),
+        prompt_tokens: Some(1),
+        completion_tokens: Some(2),
+    };
     db.store.settle(&[(lease, Exit::Done(completion))]).await.unwrap();
     db.store.relay(100).await.unwrap();
     job.to_string()

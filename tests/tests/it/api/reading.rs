@@ -8,7 +8,12 @@ use serde_json::{Value, json};
 use super::{JOB, ask, claim, get, header, json as read, post, problem, run, start, submit};
 
 fn completion(bytes: &[u8]) -> Exit {
-    Exit::Done(Completion { completion: bytes.to_vec(), prompt_tokens: Some(3), completion_tokens: Some(5) })
+    Exit::Done(Completion {
+        completion: bytes.to_vec(),
+        content_type: "application/json".to_owned(),
+        prompt_tokens: Some(3),
+        completion_tokens: Some(5),
+    })
 }
 
 #[tokio::test]

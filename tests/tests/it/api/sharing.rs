@@ -36,8 +36,17 @@ impl<'a> Client<'a> {
         let submitted = ask(self.api, Method::POST, "/jobs").bearer_auth(&self.key).body(JOB).send().await;
         let job = json(submitted.unwrap()).await["job_id"].as_str().unwrap().parse().unwrap();
         let completion = format!(r#"{{"text":"{}"}}"#, "x".repeat(bytes)).into_bytes();
-        run(db, job, Exit::Done(Completion { completion, prompt_tokens: None, completion_tokens: None }))
-            .await;
+        run(
+            db,
+            job,
+            Exit::Done(Completion {
+                completion,
+                content_type: "application/json".to_owned(),
+                prompt_tokens: None,
+                completion_tokens: None,
+            }),
+        )
+        .await;
         job
     }
 

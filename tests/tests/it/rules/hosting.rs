@@ -9,7 +9,7 @@ const TTL: Duration = Duration::from_secs(20);
 
 async fn worker(db: &Db, host: &str) -> WorkerId {
     let worker = WorkerId::generate();
-    db.store.register_worker(worker, host, &["run"], TTL).await.unwrap();
+    db.store.register_worker(worker, host, &["run"], TTL, None).await.unwrap();
     worker
 }
 
@@ -17,7 +17,7 @@ async fn take(db: &Db, worker: WorkerId, host: &str) -> Option<Holder> {
     take_from(db, worker, host, &[]).await
 }
 
-async fn take_from(db: &Db, worker: WorkerId, host: &str, dead: &[Heartbeat]) -> Option<Holder> {
+async fn take_from(db: &Db, worker: WorkerId, host: &str, dead: &[Heartbeat<WorkerId>]) -> Option<Holder> {
     let offer = HostOffer { id: host, url: "http://127.0.0.1:11434", slots: 1, ttl: TTL };
     db.store.take_host(worker, &offer, dead).await.unwrap()
 }

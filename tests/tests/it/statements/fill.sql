@@ -24,10 +24,10 @@ CREATE FUNCTION filled.deliveries(first bigint, count bigint) RETURNS uuid[] LAN
 INSERT INTO client (id, name, key_digest)
 SELECT filled.id(n), 'client ' || n, decode(lpad(to_hex(n), 64, '0'), 'hex') FROM generate_series(1, 5000) AS n;
 INSERT INTO job (id, client_id, model, model_label, load_key, path, body, expires_at, webhook_url, webhook_lane,
-                 webhook_origin)
+                 webhook_origin, api_id)
 SELECT filled.job(n), filled.client_of(n), 'tiny-a', 'tiny-a', 'tiny-a', '/api/chat', '{}', now() + interval '7 days',
        'http://127.0.0.1:9/', filled.id(CASE WHEN n BETWEEN 50001 AND 51000 THEN n % 100 + 2 ELSE 1 END),
-       'http://127.0.0.1:9'
+       'http://127.0.0.1:9', CASE WHEN n % 100 = 0 THEN filled.id(1) END
 FROM generate_series(1, 200000) AS n;
 
 -- Five have expired.
@@ -81,6 +81,7 @@ FROM generate_series(1, 50000) AS n;
 INSERT INTO worker (id, host_id, roles, ttl) SELECT filled.id(n), 'host ' || n, '{run,relay}', '20 s' FROM generate_series(1, 20) AS n;
 INSERT INTO host (id, url, holder, fence, ttl, slots, published_at)
 SELECT 'host ' || n, 'http://127.0.0.1:11434', filled.id(n), n, '20 s', 4, now() FROM generate_series(1, 20) AS n;
+INSERT INTO api_process (id, ttl) SELECT filled.id(n), '20 s' FROM generate_series(1, 20) AS n;
 INSERT INTO host_model (host_id, canonical, label, completes) SELECT 'host ' || n, 'tiny-a', 'tiny-a', true FROM generate_series(1, 20) AS n;
 
 -- What was written counts at once.

@@ -8,8 +8,8 @@ const REMOVED: f64 = 1_000.0;
 /// Rows that may be sorted: a page of a list, or a batch.
 const SORTED: f64 = 1_000.0;
 
-/// Tables of which there are ever only a few pages: workers and hosts.
-const FEW: &[&str] = &["worker", "host", "host_model"];
+/// Tables of which there are ever only a few pages: processes and hosts.
+const FEW: &[&str] = &["worker", "host", "host_model", "api_process"];
 
 pub(crate) struct Plan(Value);
 

@@ -19,6 +19,7 @@ async fn done_with_results(db: &Db, url: &str, count: usize, bytes: usize) {
         let lease = db.start(&holder).await;
         let done = Completion {
             completion: completion.clone().into_bytes(),
+            content_type: "application/json".to_owned(),
             prompt_tokens: None,
             completion_tokens: None,
         };

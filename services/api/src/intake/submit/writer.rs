@@ -164,6 +164,7 @@ impl Offer {
         let job = NewJob {
             id,
             request,
+            api: None,
             run_at: times.run_at,
             expires_at: times.expires_at,
             retry_of,

@@ -14,7 +14,7 @@ use crate::db::conn::Conn;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::id::{ClientId, JobId};
+use crate::id::{ApiId, ClientId, JobId};
 use crate::job::new_job::{IDEMPOTENCY_HOURS, NewJob};
 
 /// The answer about one job that was offered to [`Store::accept`](crate::Store::accept).
@@ -166,6 +166,7 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
     let run_at: Vec<_> = jobs.iter().map(|job| job.run_at).collect();
     let expires_at: Vec<_> = jobs.iter().map(|job| job.expires_at).collect();
     let retry_of: Vec<_> = jobs.iter().map(|job| job.retry_of.map(JobId::uuid)).collect();
+    let apis: Vec<_> = jobs.iter().map(|job| job.api.map(ApiId::uuid)).collect();
     let urls = maybe_texts(|job| Some(job.request.receiver.as_ref()?.url.as_str()));
     let origins = maybe_texts(|job| Some(job.request.receiver.as_ref()?.origin.as_str()));
     let events: Vec<Option<String>> =
@@ -187,10 +188,10 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
             SELECT t.* FROM arrived CROSS JOIN unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
                                  $8::smallint[], $9::smallint[], $10::text[], $11::text[], $12::uuid[], $13::text[],
                                  $14::text[], $15::timestamptz[], $16::timestamptz[], $17::uuid[], $18::text[],
-                                 $19::text[], $20::bytea[])
+                                 $19::text[], $20::bytea[], $24::uuid[])
             AS t (job_id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
                   webhook_url, webhook_lane, webhook_origin, webhook_events, run_at, expires_at, retry_of, traceparent,
-                  key, body_digest)
+                  key, body_digest, api_id)
             WHERE arrived.in_time
         ), keyed AS (
             INSERT INTO idempotency_key AS k (client_id, key, job_id, body_digest, expires_at)
@@ -205,10 +206,10 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
         ), requests AS (
             INSERT INTO job (id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
                              webhook_url, webhook_lane, webhook_origin, webhook_events, run_at, expires_at, retry_of,
-                             traceparent)
+                             traceparent, api_id)
             SELECT job_id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
                    webhook_url, webhook_lane, webhook_origin, string_to_array(webhook_events, ','), run_at, expires_at,
-                   retry_of, traceparent
+                   retry_of, traceparent, api_id
             FROM won
         ), ready AS (
             INSERT INTO job_ready (client_id, job_id, load_key, priority, seq, bytes, eligible_at, expires_at)
@@ -247,6 +248,7 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
         IDEMPOTENCY_HOURS,                         // $21 hours that a key holds
         flush.lock,                                // $22 lock of the flush
         flush.until,                               // $23 latest arrival
+        &apis as &[Option<uuid::Uuid>],            // $24 api_id
     )
     .fetch_all(conn)
     .await?;

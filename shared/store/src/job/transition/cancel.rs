@@ -1,6 +1,11 @@
-//! Cancels a job at a client's request: a waiting job at once, a leased job through its holder.
+//! Cancels jobs at a client's request, or because their callers are gone: a waiting job at once, a leased job through
+//! its holder.
 //!
 //! Must never miss a job because it moves from one room to another meanwhile.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
@@ -24,82 +29,154 @@ pub enum Cancelling {
     Missing,
 }
 
+/// Jobs per statement. More of them would keep their locks for too long.
+const CANCELS_PER_STATEMENT: usize = 500;
+
 impl Store {
-    /// Cancels a job in whichever room it stands. Tries one room after another, again and again, until one statement
-    /// finds the job: the snapshot of a statement cannot see the room that the job moves to at that moment.
+    /// Cancels a job in whichever room it stands.
     pub async fn cancel(&self, client: ClientId, job: JobId) -> Result<Cancelling, StoreError> {
+        let answers = self.cancel_all(&[(client, job)]).await?;
+        answers.into_iter().next().ok_or(StoreError::Contended(sqlx::Error::RowNotFound))
+    }
+
+    /// Cancels jobs in whichever rooms they stand. The answers stand in the given order.
+    pub async fn cancel_all(&self, jobs: &[(ClientId, JobId)]) -> Result<Vec<Cancelling>, StoreError> {
+        let mut answers = HashMap::with_capacity(jobs.len());
+        for batch in jobs.chunks(CANCELS_PER_STATEMENT) {
+            self.cancel_batch(batch, &mut answers).await?;
+        }
+        Ok(jobs.iter().map(|job| answers.get(job).copied().unwrap_or(Cancelling::Missing)).collect())
+    }
+
+    /// Tries one room after another, again and again, until each job was found: the snapshot of a statement cannot see
+    /// the room that a job moves to at that moment. A job that does not exist gets no answer.
+    async fn cancel_batch(
+        &self,
+        batch: &[(ClientId, JobId)],
+        answers: &mut HashMap<(ClientId, JobId), Cancelling>,
+    ) -> Result<(), StoreError> {
+        let mut sought = batch.to_vec();
         for _ in 0..CANCEL_ROUNDS {
-            if self.cancel_waiting(client, job).await? {
-                return Ok(Cancelling::Cancelled);
+            for found in self.cancel_waiting(&sought).await? {
+                answers.insert(found, Cancelling::Cancelled);
             }
-            if self.cancel_leased(client, job).await? {
-                return Ok(Cancelling::Asked);
+            sought.retain(|job| !answers.contains_key(job));
+            if sought.is_empty() {
+                return Ok(());
             }
-            match self.has_ended(client, job).await? {
-                Some(true) => return Ok(Cancelling::Ended),
-                Some(false) => {}
-                None => return Ok(Cancelling::Missing),
+            for found in self.cancel_leased(&sought).await? {
+                answers.insert(found, Cancelling::Asked);
+            }
+            sought.retain(|job| !answers.contains_key(job));
+            if sought.is_empty() {
+                return Ok(());
+            }
+            sought = self.not_ended(&sought, answers).await?;
+            if sought.is_empty() {
+                return Ok(());
             }
         }
         Err(StoreError::Contended(sqlx::Error::RowNotFound))
     }
 
-    async fn cancel_waiting(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
-        let hit = sqlx::query!(
+    /// Ends those of the jobs that wait. Returns them.
+    async fn cancel_waiting(&self, jobs: &[(ClientId, JobId)]) -> Result<Vec<(ClientId, JobId)>, StoreError> {
+        let (clients, ids) = columns(jobs);
+        let rows = sqlx::query!(
             r#"-- cancel_waiting
-            WITH ready AS (
-                DELETE FROM job_ready WHERE client_id = $1 AND job_id = $2
-                RETURNING job_id, client_id, seq + 1 AS seq, attempt, failures, rescues, eligible_at
+            WITH input AS MATERIALIZED (
+                SELECT * FROM unnest($1::uuid[], $2::uuid[]) AS t (client_id, job_id)
+            ), locked_ready AS MATERIALIZED (
+                SELECT r.client_id, r.job_id FROM input i
+                JOIN job_ready r ON r.client_id = i.client_id AND r.job_id = i.job_id
+                ORDER BY r.job_id FOR UPDATE OF r
+            ), locked_scheduled AS MATERIALIZED (
+                SELECT s.client_id, s.job_id FROM input i
+                JOIN job_scheduled s ON s.client_id = i.client_id AND s.job_id = i.job_id
+                ORDER BY s.job_id FOR UPDATE OF s
+            ), ready AS (
+                DELETE FROM job_ready r USING locked_ready l WHERE r.client_id = l.client_id AND r.job_id = l.job_id
+                RETURNING r.job_id, r.client_id, r.seq + 1 AS seq, r.attempt, r.failures, r.rescues, r.eligible_at
             ), scheduled AS (
-                DELETE FROM job_scheduled WHERE client_id = $1 AND job_id = $2
-                RETURNING job_id, client_id, seq + 1 AS seq, attempt, failures, rescues, eligible_at
+                DELETE FROM job_scheduled s USING locked_scheduled l
+                WHERE s.client_id = l.client_id AND s.job_id = l.job_id
+                RETURNING s.job_id, s.client_id, s.seq + 1 AS seq, s.attempt, s.failures, s.rescues, s.eligible_at
             ), gone AS MATERIALIZED (
                 SELECT *, clock_timestamp() AS at FROM (TABLE ready UNION ALL TABLE scheduled) AS waiting
             ), ended AS (
                 INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
                 SELECT job_id, client_id, 'cancelled', seq, attempt, failures, rescues, eligible_at, at FROM gone
+            ), noted AS (
+                INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
+                SELECT job_id, seq, attempt, 'cancelled', 'queued', at FROM gone ORDER BY job_id
             )
-            INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
-            SELECT job_id, seq, attempt, 'cancelled', 'queued', at FROM gone"#,
-            client.uuid(),
-            job.uuid(),
+            SELECT client_id AS "client!: ClientId", job_id AS "job!: JobId" FROM gone"#,
+            &clients,
+            &ids,
         )
-        .execute(self.once())
+        .fetch_all(self.once())
         .await?;
-        let hit = hit.rows_affected() > 0;
-        if hit {
+        if !rows.is_empty() {
             self.tell([Write::EndedUnclaimed]);
         }
-        Ok(hit)
+        Ok(rows.into_iter().map(|row| (row.client, row.job)).collect())
     }
 
-    async fn cancel_leased(&self, client: ClientId, job: JobId) -> Result<bool, StoreError> {
-        let hit = sqlx::query!(
-            "-- cancel_leased
-            UPDATE job_lease SET cancel = true WHERE job_id = $1 AND client_id = $2",
-            job.uuid(),
-            client.uuid(),
+    /// Marks those of the jobs that workers hold. Returns them.
+    async fn cancel_leased(&self, jobs: &[(ClientId, JobId)]) -> Result<Vec<(ClientId, JobId)>, StoreError> {
+        let (clients, ids) = columns(jobs);
+        let rows = sqlx::query!(
+            r#"-- cancel_leased
+            WITH locked AS MATERIALIZED (
+                SELECT l.job_id FROM unnest($1::uuid[], $2::uuid[]) AS i (client_id, job_id)
+                JOIN job_lease l ON l.job_id = i.job_id AND l.client_id = i.client_id
+                ORDER BY l.job_id FOR UPDATE OF l
+            )
+            UPDATE job_lease l SET cancel = true FROM locked k WHERE l.job_id = k.job_id
+            RETURNING l.client_id AS "client: ClientId", l.job_id AS "job: JobId""#,
+            &clients,
+            &ids,
         )
-        .execute(self.once())
+        .fetch_all(self.once())
         .await?;
-        let hit = hit.rows_affected() > 0;
-        if hit {
+        if !rows.is_empty() {
             self.tell([Write::CancelAsked]);
         }
-        Ok(hit)
+        Ok(rows.into_iter().map(|row| (row.client, row.job)).collect())
     }
 
-    /// Whether the job has ended, or `None` if this client has no such job.
-    async fn has_ended(&self, client: ClientId, job: JobId) -> Result<Option<bool>, StoreError> {
-        let ended = sqlx::query_scalar!(
-            r#"-- has_ended
-            SELECT EXISTS (SELECT FROM job_done d WHERE d.job_id = j.id) AS "ended!"
-            FROM job j WHERE j.id = $1 AND j.client_id = $2"#,
-            job.uuid(),
-            client.uuid(),
+    /// Answers for those of the jobs that have ended. Returns those that were between two rooms, without those that
+    /// their client does not have.
+    async fn not_ended(
+        &self,
+        jobs: &[(ClientId, JobId)],
+        answers: &mut HashMap<(ClientId, JobId), Cancelling>,
+    ) -> Result<Vec<(ClientId, JobId)>, StoreError> {
+        let (clients, ids) = columns(jobs);
+        let rows = sqlx::query!(
+            r#"-- have_ended
+            SELECT j.client_id AS "client: ClientId", j.id AS "job: JobId",
+                   EXISTS (SELECT FROM job_done d WHERE d.job_id = j.id) AS "ended!"
+            FROM unnest($1::uuid[], $2::uuid[]) AS i (client_id, job_id)
+            JOIN job j ON j.id = i.job_id AND j.client_id = i.client_id"#,
+            &clients,
+            &ids,
         )
-        .fetch_optional(self.once())
+        .fetch_all(self.once())
         .await?;
-        Ok(ended)
+        let mut moving = Vec::new();
+        for row in rows {
+            let job = (row.client, row.job);
+            if row.ended {
+                answers.insert(job, Cancelling::Ended);
+            } else {
+                moving.push(job);
+            }
+        }
+        Ok(moving)
     }
+}
+
+fn columns(jobs: &[(ClientId, JobId)]) -> (Vec<Uuid>, Vec<Uuid>) {
+    jobs.iter().map(|(client, job)| (client.uuid(), job.uuid())).unzip()
 }

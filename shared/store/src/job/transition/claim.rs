@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::id::{ClientId, JobId, LeaseNo};
+use crate::id::{ApiId, ClientId, JobId, LeaseNo};
 use crate::job::lease::{Holder, Lease};
 use crate::job::state::Phase;
 
@@ -34,6 +34,8 @@ pub struct Offer {
 pub struct Claimed {
     pub lease: Lease,
     pub client: ClientId,
+    /// The api process whose caller waits for the answer.
+    pub api: Option<ApiId>,
     pub attempt: i32,
     pub failures: i16,
     /// `None` uses the worker's setting.
@@ -139,7 +141,8 @@ impl Store {
             SELECT l.job_id AS "job_id: JobId", l.lease_no AS "lease_no: LeaseNo", l.attempt, l.failures,
                    l.client_id AS "client_id: ClientId", l.priority, l.eligible_at, l.phase = 'working' AS "begun!",
                    l.bytes, CASE WHEN l.bytes <= $11 THEN j.body END AS body,
-                   j.load_key, j.model_label, j.path, j.max_attempts, j.traceparent
+                   j.load_key, j.model_label, j.path, j.max_attempts, j.traceparent,
+                   j.api_id AS "api: ApiId"
             FROM leased l JOIN job j ON j.id = l.job_id
             ORDER BY l.lease_no"#,
             holder.worker.uuid(),                            // $1 worker
@@ -164,6 +167,7 @@ impl Store {
             .map(|row| Claimed {
                 lease: Lease { job_id: row.job_id, no: row.lease_no },
                 client: row.client_id,
+                api: row.api,
                 attempt: row.attempt,
                 failures: row.failures,
                 max_attempts: row.max_attempts,

@@ -5,7 +5,8 @@
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::fleet::worker::{Heartbeat, dead_columns};
+use crate::fleet::heartbeat::{Heartbeat, dead_columns};
+use crate::id::WorkerId;
 
 /// How often a job may lose its worker before the job counts as the cause: the fifth rescue fails it.
 pub const MAX_RESCUES: i16 = 5;
@@ -23,7 +24,11 @@ impl Store {
     /// Requeues the leases of the `dead` workers, except those that have renewed since they were seen, and the leases
     /// that have no worker row. It is one transaction, which locks the rows of the dead workers first, so that none
     /// of them can claim meanwhile.
-    pub async fn rescue(&self, dead: &[Heartbeat]) -> Result<Rescued, StoreError> {
+    ///
+    /// A sync call that was `working` is requeued only while its api lives by its own row, and cancelled otherwise: its
+    /// caller may have got bytes, so it may run again only if an api is left that can cancel it. Postgres' clock decides
+    /// here whether the api lives. A clock that was set can at worst cancel a call that lost its worker.
+    pub async fn rescue(&self, dead: &[Heartbeat<WorkerId>]) -> Result<Rescued, StoreError> {
         let (dead, seen) = dead_columns(dead);
         let mut conn = self.open_transaction().await?;
         let dead = sqlx::query_scalar!(
@@ -49,6 +54,12 @@ impl Store {
                           CASE l.phase WHEN 'held' THEN 'queued' ELSE l.phase END AS left_state
             ), fate AS (
                 SELECT gone.*, CASE WHEN cancel THEN 'cancelled'
+                                    WHEN phase = 'working' AND EXISTS (
+                                        SELECT FROM job j WHERE j.id = gone.job_id AND j.api_id IS NOT NULL
+                                          AND NOT EXISTS (
+                                              SELECT FROM api_process a WHERE a.id = j.api_id
+                                                AND clock_timestamp() BETWEEN a.renewed_at - a.ttl AND a.renewed_at + a.ttl)
+                                    ) THEN 'cancelled'
                                     WHEN rescues + had_begun >= $2 THEN 'failed'
                                     ELSE 'queued' END AS state
                 FROM gone

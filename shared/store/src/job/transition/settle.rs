@@ -44,8 +44,9 @@ impl Exit {
 /// The result of a successful run.
 #[derive(Debug)]
 pub struct Completion {
-    /// The bytes that Ollama would have answered without streaming.
+    /// The bytes that Ollama would have answered without streaming; for a sync call, the bytes that were given out.
     pub completion: Vec<u8>,
+    pub content_type: String,
     pub prompt_tokens: Option<i64>,
     pub completion_tokens: Option<i64>,
 }
@@ -153,6 +154,8 @@ async fn leave_leases(
     let errors: Vec<_> = rows.iter().map(|row| row.reason.map(|reason| reason.error.as_str())).collect();
     let codes: Vec<_> = rows.iter().map(|row| row.reason.map(|reason| reason.code.as_str())).collect();
     let data: Vec<_> = rows.iter().map(|row| row.completion.map(|done| done.completion.as_slice())).collect();
+    let content_types: Vec<_> =
+        rows.iter().map(|row| row.completion.map(|done| done.content_type.as_str())).collect();
     let digests: Vec<_> = data.iter().map(|data| data.map(|data| Sha256::digest(data).to_vec())).collect();
     let prompt: Vec<_> = rows.iter().map(|row| row.completion.and_then(|done| done.prompt_tokens)).collect();
     let completion: Vec<_> =
@@ -161,16 +164,17 @@ async fn leave_leases(
         r#"-- leave_leases
         WITH input AS (
             SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::float8[], $5::smallint[], $6::text[],
-                                 $7::text[], $8::bytea[], $9::bytea[], $10::bigint[], $11::bigint[])
+                                 $7::text[], $8::bytea[], $9::bytea[], $10::bigint[], $11::bigint[],
+                                 $12::text[])
             AS t (job_id, lease_no, wanted, wait, counts, error, error_code, data, sha256, prompt_tokens,
-                  completion_tokens)
+                  completion_tokens, content_type)
         ), locked AS MATERIALIZED (
             SELECT i.* FROM job_lease l JOIN input i ON i.job_id = l.job_id AND i.lease_no = l.lease_no
             ORDER BY l.job_id FOR UPDATE OF l
         ), gone AS (
             DELETE FROM job_lease l USING locked k WHERE l.job_id = k.job_id AND l.lease_no = k.lease_no
             RETURNING l.*, k.wanted, k.wait, k.counts, k.error, k.error_code, k.data, k.sha256, k.prompt_tokens,
-                      k.completion_tokens
+                      k.completion_tokens, k.content_type
         ), fate AS MATERIALIZED (
             SELECT g.job_id, g.client_id, g.lease_no, g.load_key, g.priority, g.attempt, g.rescues, g.seq, g.bytes,
                    g.eligible_at, g.expires_at, g.loading_at, g.working_at, clock_timestamp() AS at,
@@ -181,7 +185,7 @@ async fn leave_leases(
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN 0 ELSE g.counts END + g.failures AS failures,
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN NULL ELSE g.error END AS error,
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN NULL ELSE g.error_code END AS error_code,
-                   g.wait, g.data, g.sha256, g.prompt_tokens, g.completion_tokens
+                   g.wait, g.data, g.sha256, g.prompt_tokens, g.completion_tokens, g.content_type
             FROM gone g
         ), ended AS (
             INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error, error_code,
@@ -191,7 +195,7 @@ async fn leave_leases(
             FROM fate WHERE state <> 'queued'
         ), kept AS (
             INSERT INTO artifact (job_id, name, attempt, content_type, size, sha256, data)
-            SELECT job_id, 'completion', attempt, 'application/json', octet_length(data), sha256, data
+            SELECT job_id, 'completion', attempt, content_type, octet_length(data), sha256, data
             FROM fate WHERE state = 'done'
         ), waiting AS (
             INSERT INTO job_scheduled (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
@@ -221,6 +225,7 @@ async fn leave_leases(
         &digests as &[Option<Vec<u8>>], // $9 sha256
         &prompt as &[Option<i64>],      // $10 prompt_tokens
         &completion as &[Option<i64>],  // $11 completion_tokens
+        &content_types as &[Option<&str>], // $12 content_type
     )
     .fetch_all(once)
     .await?;

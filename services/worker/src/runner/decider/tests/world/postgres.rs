@@ -65,6 +65,7 @@ impl World {
                     claimed.push(Claimed {
                         lease: Lease { job_id: job.id, no },
                         client,
+                        api: None,
                         attempt: 1,
                         failures: job.failures.into(),
                         max_attempts: None,
