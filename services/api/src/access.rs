@@ -3,6 +3,7 @@
 
 pub(crate) mod allowance;
 pub(crate) mod auth;
+pub(crate) mod bound;
 pub(crate) mod each_client;
 mod key;
 pub(crate) mod limits;

@@ -11,6 +11,7 @@ use foreman_store::ClientBacklog;
 use foreman_webhook::{Allow, SigningSecret};
 use ipnet::IpNet;
 
+use crate::access::bound::Bound;
 use crate::access::site::{Site, SiteName};
 
 /// The largest value of FOREMAN_MAX_BODY. Postgres stores no text of more than 1 GB, and no request to Ollama is that large.
@@ -22,6 +23,8 @@ pub(crate) struct Config {
     pub(crate) addr: SocketAddr,
     pub(crate) ops_addr: SocketAddr,
     pub(crate) access: Access,
+    /// Further addresses, each with the client that its callers are.
+    pub(crate) bound: Vec<(SocketAddr, Bound)>,
     /// Has no slash at its end.
     pub(crate) public_url: Option<String>,
     pub(crate) max_body: usize,
@@ -46,11 +49,13 @@ impl Config {
     pub(crate) fn read(env: &Env) -> Result<Self, ConfigError> {
         let addr = env.read(&api::ADDR, form::socket_addr)?;
         let public_url = env.read_optional(&shared::PUBLIC_URL, public_url)?;
+        let (access, bound) = access(env, addr, public_url.as_deref())?;
         let config = Self {
             database: shared::Database::read(env)?,
             addr,
             ops_addr: env.read(&api::OPS_ADDR, form::socket_addr)?,
-            access: access(env, addr, public_url.as_deref())?,
+            access,
+            bound,
             public_url,
             max_body: usize::try_from(env.read(&api::MAX_BODY, form::byte_size(1 << 10..=LARGEST_BODY))?)
                 .unwrap_or(usize::MAX),
@@ -71,17 +76,36 @@ impl Config {
     }
 }
 
-fn access(env: &Env, addr: SocketAddr, public_url: Option<&str>) -> Result<Access, ConfigError> {
+/// How callers are told apart at the main address, and at the further ones.
+fn access(
+    env: &Env,
+    addr: SocketAddr,
+    public_url: Option<&str>,
+) -> Result<(Access, Vec<(SocketAddr, Bound)>), ConfigError> {
     let keys = env.read(&api::AUTH, form::choice(&[("required", true), ("off", false)]))?;
     let anywhere = env.read(&api::AUTH_OFF_ANYWHERE, form::yes_no)?;
     let mut names = env.read_optional(&api::ORIGINS, form::list(SiteName::parse))?.unwrap_or_default();
     // A browser that follows the links in our answers calls us by this name.
     names.extend(public_url.and_then(SiteName::of_url));
     let proxies = env.read_optional(&api::TRUSTED_PROXIES, form::list(network))?.unwrap_or_default();
-    if keys {
-        return Ok(Access::Keys);
+    let is_open = |addr: SocketAddr| !addr.ip().to_canonical().is_loopback() && !anywhere;
+    let mut bound = Vec::new();
+    for (addr, client) in env.read_optional(&api::BOUND, form::list(bound_address))?.unwrap_or_default() {
+        if is_open(addr) {
+            return Err(ConfigError::refused(
+                &api::BOUND,
+                format!(
+                    "everybody who reaches {addr} would be the client {client}; listen on loopback, or accept that with \
+                     FOREMAN_AUTH_OFF_ANYWHERE=yes"
+                ),
+            ));
+        }
+        bound.push((addr, Bound::new(client, Site::new(addr.ip(), names.clone()))));
     }
-    if !addr.ip().to_canonical().is_loopback() && !anywhere {
+    if keys {
+        return Ok((Access::Keys, bound));
+    }
+    if is_open(addr) {
         return Err(ConfigError::refused(
             &api::AUTH,
             format!(
@@ -90,7 +114,19 @@ fn access(env: &Env, addr: SocketAddr, public_url: Option<&str>) -> Result<Acces
             ),
         ));
     }
-    Ok(Access::Addresses { site: Site::new(addr.ip(), names), proxies })
+    Ok((Access::Addresses { site: Site::new(addr.ip(), names), proxies }, bound))
+}
+
+/// `ADDR=CLIENT`.
+fn bound_address(text: &str) -> Result<(SocketAddr, String), String> {
+    let (addr, client) =
+        text.split_once('=').map(|(addr, client)| (addr.trim(), client.trim())).unwrap_or_default();
+    match addr.parse() {
+        Ok(addr) if !client.is_empty() => Ok((addr, client.to_owned())),
+        _ => Err(format!(
+            "expected an address and the name of a client, such as 127.0.0.1:11435=laptop; {text:?} is not"
+        )),
+    }
 }
 
 /// A CIDR, or a single address.
@@ -137,9 +173,28 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_address_is_on_loopback_unless_one_says_anywhere() {
+        let bound = |addresses: &str, anywhere| {
+            read(&[("FOREMAN_API_BOUND", addresses), ("FOREMAN_AUTH_OFF_ANYWHERE", anywhere)])
+                .map(|config| config.bound.iter().map(|(addr, _)| addr.port()).collect::<Vec<_>>())
+        };
+        assert_eq!(bound("127.0.0.1:1=team, [::1]:2=the chat server", "no"), Ok(vec![1, 2]));
+        let refused = bound("127.0.0.1:1=team,10.0.0.1:2=team", "no").unwrap_err();
+        assert!(
+            refused.contains("10.0.0.1:2") && refused.contains("FOREMAN_AUTH_OFF_ANYWHERE=yes"),
+            "{refused}"
+        );
+        assert_eq!(bound("10.0.0.1:2=team", "yes"), Ok(vec![2]));
+    }
+
+    #[test]
     fn wrong_values_name_the_variable() {
         for (name, value) in [
             ("FOREMAN_AUTH", "no"),
+            ("FOREMAN_API_BOUND", "127.0.0.1:1"),
+            ("FOREMAN_API_BOUND", "127.0.0.1:1="),
+            ("FOREMAN_API_BOUND", "localhost:1=team"),
+            ("FOREMAN_API_BOUND", "127.0.0.1:1=team,"),
             ("FOREMAN_TRUSTED_PROXIES", "10.0.0.0/33"),
             ("FOREMAN_ORIGINS", "http://"),
             ("FOREMAN_PUBLIC_URL", "jobs.example.org"),

@@ -39,7 +39,10 @@ const INCOMING: &[&str] = &["NewJob"];
 /// The problems of every route that needs a key.
 const EVERYWHERE: [(&str, &str); 4] = [
     ("401", "`key_missing`, `key_wrong`, `key_ambiguous`"),
-    ("403", "With authentication off: `foreign_host`, `foreign_origin`, `address_revoked`"),
+    (
+        "403",
+        "Where no key is needed: `foreign_host`, `foreign_origin`, `address_revoked`, `bound_client_missing`",
+    ),
     ("500", "`internal`"),
     ("503", "`database_away`, `too_many_strangers`"),
 ];

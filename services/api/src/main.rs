@@ -19,12 +19,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Extension;
 use foreman_runtime::background::keep_running;
-use foreman_runtime::http as server;
+use foreman_runtime::http::{self as server, Server};
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ConnectOptions, Store};
 use foreman_webhook::{Guard, SubmissionCheck};
+use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +77,11 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     });
     process.serve_ops(config.ops_addr, &settings::api::OPS_ADDR, readiness)?;
     let listener = server::listen(config.addr, &settings::api::ADDR)?;
+    let bound: Vec<_> = config
+        .bound
+        .into_iter()
+        .map(|(addr, bound)| Ok((server::listen(addr, &settings::api::BOUND)?, bound)))
+        .collect::<Result<_, server::BindError>>()?;
     ops::wait_until_ready("Postgres", async || store.can_be_used().await).await;
 
     let (submitter, submissions) = Submitter::new();
@@ -128,11 +135,20 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         let (app, stop) = (Arc::clone(&app), shutdown.soft().clone());
         async move { app.inventory.run(&stop).await }
     });
+    tracing::info!(address = %listener.local_addr()?, "serving");
+    let table = routes::table(app);
+    let mut listeners = Vec::new();
+    for (listener, bound) in bound {
+        tracing::info!(address = %listener.local_addr()?, client = bound.client(), "serving a bound client");
+        listeners.push((listener, table.clone().layer(Extension(bound))));
+    }
+    listeners.push((listener, table));
     process.shutdown.spawn_infallible("http", async move {
-        server::serve("http", listener, routes::table(app), LIMITS, &shutdown).await;
+        let server = Server::new("http", LIMITS);
+        let serve = |(listener, router)| server.serve(listener, router, &shutdown);
+        join_all(listeners.into_iter().map(serve)).await;
         last_request.cancel();
     });
-    tracing::info!(address = %config.addr, "serving");
     Ok(())
 }
 

@@ -65,8 +65,7 @@ pub fn listen(address: SocketAddr, setting: &crate::Setting) -> Result<TcpListen
     listen().map_err(|source| BindError { address, setting: setting.name, source })
 }
 
-/// Serves until the soft token is cancelled. Then lets open requests finish until the hard token is cancelled. Handlers
-/// find the peer's address as `ConnectInfo<SocketAddr>`.
+/// Serves one listener, as [`Server::serve`] does.
 pub async fn serve(
     name: &'static str,
     listener: TcpListener,
@@ -74,48 +73,68 @@ pub async fn serve(
     limits: Limits,
     shutdown: &Shutdown,
 ) {
-    let crowd = Crowd::new(name, descriptors::connections(name, limits.connections));
-    let connections = TaskTracker::new();
-    let serve_one = |open: Arc<OpenConnection>, stream, peer| {
-        let served = connection::serve(stream, peer, router.clone(), limits, open, shutdown.clone());
-        connections.spawn(served);
-    };
-    let mut not_entered = None;
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.soft().cancelled() => break,
-            accepted = listener.accept() => accepted,
+    Server::new(name, limits).serve(listener, router, shutdown).await;
+}
+
+/// Serves one or more listeners, whose clients share the limits.
+pub struct Server {
+    /// For the log.
+    name: &'static str,
+    limits: Limits,
+    crowd: Arc<Crowd>,
+}
+
+impl Server {
+    pub fn new(name: &'static str, limits: Limits) -> Self {
+        Self { name, limits, crowd: Crowd::new(name, descriptors::connections(name, limits.connections)) }
+    }
+
+    /// Serves until the soft token is cancelled. Then lets open requests finish until the hard token is cancelled.
+    /// Handlers find the peer's address as `ConnectInfo<SocketAddr>`.
+    pub async fn serve(&self, listener: TcpListener, router: Router, shutdown: &Shutdown) {
+        let Self { name, limits, ref crowd } = *self;
+        let connections = TaskTracker::new();
+        let serve_one = |open: Arc<OpenConnection>, stream, peer| {
+            let served = connection::serve(stream, peer, router.clone(), limits, open, shutdown.clone());
+            connections.spawn(served);
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                tokio::select! {
-                    () = shutdown.soft().cancelled() => {
-                        not_entered = Some((stream, peer));
-                        break;
+        let mut not_entered = None;
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.soft().cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    tokio::select! {
+                        () = shutdown.soft().cancelled() => {
+                            not_entered = Some((stream, peer));
+                            break;
+                        }
+                        open = crowd.enter() => serve_one(open, stream, peer),
                     }
-                    open = crowd.enter() => serve_one(open, stream, peer),
+                    // Let the connection that made room close now. Otherwise a burst would need more files than there are.
+                    yield_now().await;
                 }
-                // Let the connection that made room close now. Otherwise a burst would need more files than there are.
-                yield_now().await;
-            }
-            // The client was gone before we accepted its connection.
-            Err(error) if is_the_clients(&error) => {}
-            Err(error) => {
-                background_error!(name, error, "a connection could not be accepted");
-                sleep(ACCEPT_DELAY).await;
+                // The client was gone before we accepted its connection.
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    background_error!(name, error, "a connection could not be accepted");
+                    sleep(ACCEPT_DELAY).await;
+                }
             }
         }
-    }
-    // Clients that are connected already are still served. New clients are refused at once, so that they go to another
-    // process instead of waiting for this one.
-    for (stream, peer) in not_entered.into_iter().chain(waiting(name, listener)) {
-        // Connections beyond the limit are closed.
-        if let Some(open) = crowd.try_enter() {
-            serve_one(open, stream, peer);
+        // Clients that are connected already are still served. New clients are refused at once, so that they go to another
+        // process instead of waiting for this one.
+        for (stream, peer) in not_entered.into_iter().chain(waiting(name, listener)) {
+            // Connections beyond the limit are closed.
+            if let Some(open) = crowd.try_enter() {
+                serve_one(open, stream, peer);
+            }
         }
+        connections.close();
+        connections.wait().await;
     }
-    connections.close();
-    connections.wait().await;
 }
 
 /// Closes the listener. Returns the connections that the kernel had accepted for it, because closing would reset them.

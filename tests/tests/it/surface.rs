@@ -1,3 +1,4 @@
 //! Tests the routes that clients of Ollama, OpenAI and Anthropic call.
 
+mod bound;
 mod refusals;

@@ -15,6 +15,7 @@ use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use crate::access::allowance::Allowance;
+use crate::access::bound::Bound;
 use crate::access::key;
 use crate::access::shares::{Refusals, Resource};
 use crate::access::site::ForeignHeader;
@@ -68,13 +69,15 @@ impl From<SignedIn> for Caller {
     }
 }
 
-/// Finds the client of a request, by its key or by its address.
+/// Finds the client of a request: by its key, by its address, or by the address of ours that it came through.
 pub(crate) struct Auth {
     access: Access,
     store: Store,
     keys: Cache<KeyDigest, Option<SignedIn>>,
     /// The key is the name that an address has as a client.
     addresses: Cache<String, Option<SignedIn>>,
+    /// Clients that addresses of ours are bound to, by their names.
+    bound: Cache<String, Option<SignedIn>>,
     newcomers: Newcomers,
     /// Keys that were valid when they were last looked up.
     known_keys: Cache<KeyDigest, ()>,
@@ -112,6 +115,7 @@ impl Auth {
             store,
             keys: Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED_FOR).build(),
             addresses: Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED_FOR).build(),
+            bound: Cache::builder().max_capacity(REMEMBERED).time_to_live(BELIEVED_FOR).build(),
             known_keys: Cache::builder().max_capacity(REMEMBERED).time_to_live(KNOWN_FOR).build(),
             newcomers: Newcomers {
                 allowance: Allowance::new(NEWCOMERS_AT_ONCE, NEWCOMER_INTERVAL),
@@ -155,6 +159,13 @@ impl Auth {
 
     /// The client that sent the request with this head.
     pub(crate) async fn caller(&self, parts: &Parts) -> Result<Caller, Refusal> {
+        if let Some(bound) = parts.extensions.get::<Bound>() {
+            bound.site().check(&parts.uri, &parts.headers).map_err(foreign)?;
+            let look_up = async { Ok(self.store.sign_in_as(bound.client()).await?) };
+            let found = self.bound.try_get_with_by_ref(bound.client(), look_up).await;
+            let found = found.map_err(|error| self.lookup_failed(error))?;
+            return found.map(Caller::from).ok_or_else(|| bound_client_missing(bound.client()));
+        }
         match &self.access {
             Access::Keys => {
                 let digest = KeyDigest::of(&key::key(&parts.headers)?);
@@ -198,6 +209,14 @@ impl Auth {
 fn address_revoked() -> Refusal {
     let error = "this address was shut out by the operator; ask for access";
     Refusal::new(StatusCode::FORBIDDEN, "address_revoked", error)
+}
+
+fn bound_client_missing(name: &str) -> Refusal {
+    let error = format!(
+        "this address stands for the client {name:?}, which does not exist or was revoked; the operator can make it with \
+         `foreman client create`"
+    );
+    Refusal::new(StatusCode::FORBIDDEN, "bound_client_missing", error)
 }
 
 fn foreign(foreign: ForeignHeader) -> Refusal {

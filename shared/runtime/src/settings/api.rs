@@ -4,6 +4,11 @@ use crate::config::Setting;
 
 pub const ADDR: Setting =
     Setting::with_default("FOREMAN_API_ADDR", "127.0.0.1:8080", "address that clients call");
+pub const BOUND: Setting = Setting::optional(
+    "FOREMAN_API_BOUND",
+    "none",
+    "further addresses whose callers are one client without a key, as ADDR=CLIENT, separated by commas; loopback only",
+);
 pub const OPS_ADDR: Setting = Setting::with_default(
     "FOREMAN_API_OPS_ADDR",
     "127.0.0.1:9464",
@@ -17,12 +22,12 @@ pub const AUTH: Setting = Setting::with_default(
 pub const AUTH_OFF_ANYWHERE: Setting = Setting::with_default(
     "FOREMAN_AUTH_OFF_ANYWHERE",
     "no",
-    "yes lets FOREMAN_AUTH=off listen on addresses that are not loopback",
+    "yes lets FOREMAN_AUTH=off and FOREMAN_API_BOUND listen on addresses that are not loopback",
 );
 pub const ORIGINS: Setting = Setting::optional(
     "FOREMAN_ORIGINS",
     "none",
-    "hosts and origins accepted with FOREMAN_AUTH=off beside loopback, separated by commas",
+    "hosts and origins accepted beside loopback where no key is needed, separated by commas",
 );
 pub const TRUSTED_PROXIES: Setting = Setting::optional(
     "FOREMAN_TRUSTED_PROXIES",
@@ -53,6 +58,7 @@ pub const CLIENT_MAX_STREAMS: Setting = Setting::with_default(
 
 pub const ALL: &[Setting] = &[
     ADDR,
+    BOUND,
     OPS_ADDR,
     AUTH,
     AUTH_OFF_ANYWHERE,

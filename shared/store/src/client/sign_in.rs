@@ -1,4 +1,4 @@
-//! Signing in: which client an API key belongs to.
+//! Signing in: which client an API key or a name belongs to.
 //!
 //! A key is stored only as its digest. A key has 256 random bits, so nobody can find it from a plain SHA-256, and the
 //! duration of a look-up by digest reveals nothing.
@@ -45,6 +45,19 @@ impl Store {
         .fetch_optional(self.once())
         .await?;
         Ok(signed_in)
+    }
+
+    /// The client with this name, unless it does not exist or was revoked.
+    pub async fn sign_in_as(&self, name: &str) -> Result<Option<SignedIn>, StoreError> {
+        let client = sqlx::query_as!(
+            SignedIn,
+            r#"-- sign_in_as
+            SELECT id AS "client: ClientId", is_admin FROM client WHERE name = $1 AND revoked_at IS NULL"#,
+            name
+        )
+        .fetch_optional(self.once())
+        .await?;
+        Ok(client)
     }
 }
 

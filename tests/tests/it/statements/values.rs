@@ -173,6 +173,7 @@ pub(crate) const VALUES: &[Values] = &[
         array_fill('http://127.0.0.1:9/'::text, '{10}'), array_fill('queued'::text, '{10}'), filled.ids(2, 10), array_fill(false, '{10}')"]),
     values("settled_already", BATCH, &["filled.jobs(150000, 100), ARRAY[150000,150001]::bigint[] || array_fill(1::bigint, '{98}')"]),
     values("sign_in", Few, &["decode(lpad('3', 64, '0'), 'hex')"]),
+    values("sign_in_as", Few, &["'client 1'"]),
     values("signing_secrets", Few, &["filled.ids(1, 20)"]),
     values("stream_addresses", Few, BARE),
     values("table_exists", Few, &["'job'"]),
