@@ -8,12 +8,13 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use futures_util::stream::Stream;
 use hyper::Response;
+use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderValue};
 
 use crate::go_json;
 use crate::http::{self, Body, Cut};
 use crate::replies::{End, Native, Said};
 use crate::request::{RunRequest, Shape};
-use crate::v1::{self, chat, completions};
+use crate::v1::{self, chat, completions, messages, responses};
 
 /// A route that runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) enum Surface {
     Generate,
     ChatCompletions,
     Completions,
+    Responses,
+    Messages,
 }
 
 /// A request that was read, and the voice that tells its answer.
@@ -44,7 +47,14 @@ pub(crate) trait Voice: Debug + Send {
 }
 
 impl Surface {
-    const ALL: [Self; 4] = [Self::Chat, Self::Generate, Self::ChatCompletions, Self::Completions];
+    const ALL: [Self; 6] = [
+        Self::Chat,
+        Self::Generate,
+        Self::ChatCompletions,
+        Self::Completions,
+        Self::Responses,
+        Self::Messages,
+    ];
 
     pub(crate) fn at(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|surface| surface.path() == path)
@@ -56,6 +66,8 @@ impl Surface {
             Self::Generate => "/api/generate",
             Self::ChatCompletions => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
         }
     }
 
@@ -63,7 +75,7 @@ impl Surface {
     pub(crate) fn shape(self) -> Shape {
         match self {
             Self::Generate | Self::Completions => Shape::Generate,
-            Self::Chat | Self::ChatCompletions => Shape::Chat,
+            Self::Chat | Self::ChatCompletions | Self::Responses | Self::Messages => Shape::Chat,
         }
     }
 
@@ -77,6 +89,8 @@ impl Surface {
             }
             Self::ChatCompletions => chat::read(body, simulated),
             Self::Completions => completions::read(body, simulated),
+            Self::Responses => responses::read(body, simulated),
+            Self::Messages => messages::read(body, simulated),
         }
     }
 
@@ -84,7 +98,8 @@ impl Surface {
     pub(crate) fn unreadable(self, text: &str) -> Response<Body> {
         match self {
             Self::Chat | Self::Generate => http::error(400, text),
-            Self::ChatCompletions | Self::Completions => v1::unreadable(text),
+            Self::ChatCompletions | Self::Completions | Self::Responses => v1::unreadable(text),
+            Self::Messages => messages::unreadable(text),
         }
     }
 }
@@ -103,10 +118,11 @@ impl Form {
 
     /// An error before anything else was sent.
     pub(crate) fn error(self, status: u16, text: &str) -> Response<Body> {
-        match self.surface {
+        self.headed(match self.surface {
             Surface::Chat | Surface::Generate => http::error(status, text),
-            Surface::ChatCompletions | Surface::Completions => v1::error(status, text),
-        }
+            Surface::ChatCompletions | Surface::Completions | Surface::Responses => v1::error(status, text),
+            Surface::Messages => messages::error(status, text),
+        })
     }
 
     pub(crate) fn whole(self, body: String) -> Response<Body> {
@@ -124,7 +140,7 @@ impl Form {
             Surface::Chat | Surface::Generate => http::LINES,
             _ => http::EVENTS,
         };
-        http::stream(kind, stream)
+        self.headed(http::stream(kind, stream))
     }
 
     /// The answer to a request that only loads or unloads a model. Ollama's own routes never stream it.
@@ -136,5 +152,14 @@ impl Form {
         let mut out = String::new();
         voice.last(&mut out, &end);
         self.stream(futures_util::stream::iter([Ok(out.into())]))
+    }
+
+    /// Some routes set these headers as soon as they know that the client wants a stream, so an error has them too.
+    fn headed(self, mut answer: Response<Body>) -> Response<Body> {
+        if self.stream && matches!(self.surface, Surface::Responses | Surface::Messages) {
+            answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("keep-alive"));
+        }
+        answer
     }
 }

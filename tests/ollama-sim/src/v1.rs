@@ -2,6 +2,8 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod messages;
+pub(crate) mod responses;
 
 use hyper::Response;
 use serde_json::{Value, json};
@@ -45,6 +47,14 @@ fn data(out: &mut String, value: &Value) {
     out.push_str("data: ");
     out.push_str(&go_json::marshal(value));
     out.push_str("\n\n");
+}
+
+/// One event of the other routes, which name its type twice.
+fn event(out: &mut String, value: &Value) {
+    out.push_str("event: ");
+    out.push_str(value["type"].as_str().unwrap_or_default());
+    out.push('\n');
+    data(out, value);
 }
 
 /// Marks an answer as simulated.
