@@ -19,8 +19,8 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 
 use crate::faults::Fault;
-use crate::http::{self, ResponseOrCut};
-use crate::routes::{Ollama, read};
+use crate::http::{self, ResponseOrCut, read};
+use crate::ollama::Ollama;
 
 /// What a connection does after its answer was sent, because it cannot do so before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,10 +16,9 @@ use crate::faults::{Due, Trouble};
 use crate::http::Cut;
 use crate::journal::Entry;
 use crate::log::Outcome;
-use crate::replies::{End, Said};
 use crate::residency::Lease;
 use crate::script::{Piece, Plan};
-use crate::surface::Voice;
+use crate::voice::{End, Said, Voice};
 
 const STOPPED: &str = "model runner has unexpectedly stopped, this may be due to resource limitations or an internal error, \
                        check ollama server logs for details";

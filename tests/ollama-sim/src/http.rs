@@ -5,7 +5,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::Stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 
@@ -92,4 +92,11 @@ fn answer(status: StatusCode, kind: Option<HeaderValue>, body: impl Into<Bytes>)
         answer.headers_mut().insert(CONTENT_TYPE, kind);
     }
     answer
+}
+
+/// A body that breaks off comes from a client that is gone.
+pub(crate) async fn read(body: Incoming) -> Result<Bytes, Cut> {
+    let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+    // A copy, because the log would otherwise keep the whole buffer of the connection.
+    Ok(Bytes::copy_from_slice(&body))
 }

@@ -6,8 +6,10 @@
 //!
 //! Must never share code with Foreman, because no test would find an error that both have.
 
+mod admission;
 mod config;
 mod control;
+mod embed;
 mod faults;
 mod gate;
 mod generation;
@@ -17,6 +19,7 @@ mod journal;
 mod keep_alive;
 mod log;
 mod model;
+mod ollama;
 mod options;
 mod orders;
 mod replies;
@@ -28,6 +31,8 @@ mod script;
 mod server;
 mod surface;
 mod v1;
+mod vectors;
+mod voice;
 
 use std::io;
 use std::net::SocketAddr;
@@ -43,8 +48,8 @@ pub use model::Model;
 
 use crate::faults::Faults;
 use crate::journal::Journal;
+use crate::ollama::Ollama;
 use crate::residency::Residency;
-use crate::routes::Ollama;
 use crate::server::Server;
 
 /// A running simulator. Dropping it stops it and resets its connections.

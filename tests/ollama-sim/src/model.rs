@@ -239,12 +239,17 @@ pub(crate) fn show(model: &Model) -> String {
     )
 }
 
-/// The answer of `/api/tags`, newest model first, by whole seconds.
-pub(crate) fn tags(models: &[Model]) -> String {
+/// The models in the order of every listing: by whole seconds.
+pub(crate) fn newest_first(models: &[Model]) -> Vec<&Model> {
     let mut sorted: Vec<_> = models.iter().collect();
     let second = |model: &Model| model.modified_at.get(..19).map(str::to_owned);
     sorted.sort_by_key(|model| std::cmp::Reverse(second(model)));
-    let entries: Vec<_> = sorted
+    sorted
+}
+
+/// The answer of `/api/tags`.
+pub(crate) fn tags(models: &[Model]) -> String {
+    let entries: Vec<_> = newest_first(models)
         .into_iter()
         .map(|model| {
             let blob = format!("/models/blobs/sha256-{}", model.weights);

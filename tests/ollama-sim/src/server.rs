@@ -16,7 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::control::{Afterwards, Control};
 use crate::http::{Cut, ResponseOrCut};
-use crate::routes::{self, Ollama};
+use crate::ollama::Ollama;
+use crate::routes;
 
 /// Ports below those that the system gives to outgoing connections, so that none of them takes the simulator's port
 /// while it is away.

@@ -3,8 +3,6 @@
 //! As in Ollama, a route of `/v1` translates its request into one of `/api/chat` or `/api/generate`, and translates
 //! each part of the answer back. Residency, slots, faults and the log see no difference between the routes.
 
-use std::fmt::Debug;
-
 use bytes::Bytes;
 use futures_util::stream::Stream;
 use hyper::Response;
@@ -12,9 +10,10 @@ use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderValue};
 
 use crate::go_json;
 use crate::http::{self, Body, Cut};
-use crate::replies::{End, Native, Said};
+use crate::replies::Native;
 use crate::request::{RunRequest, Shape};
 use crate::v1::{self, chat, completions, messages, responses};
+use crate::voice::{Asked, End, Said, Voice};
 
 /// A route that runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,25 +24,6 @@ pub(crate) enum Surface {
     Completions,
     Responses,
     Messages,
-}
-
-/// A request that was read, and the voice that tells its answer.
-#[derive(Debug)]
-pub(crate) struct Asked {
-    pub(crate) request: RunRequest,
-    pub(crate) voice: Box<dyn Voice>,
-}
-
-/// Puts one answer into the words of its route.
-pub(crate) trait Voice: Debug + Send {
-    /// What a stream says for one token.
-    fn part(&mut self, out: &mut String, said: &Said);
-    /// How a stream ends.
-    fn last(&mut self, out: &mut String, end: &End);
-    /// What a stream says when the run breaks after the first token.
-    fn failed(&mut self, out: &mut String, text: &str);
-    /// The whole answer as one object. Without an end, the run broke off.
-    fn whole(&mut self, said: &Said, end: Option<&End>) -> String;
 }
 
 impl Surface {

@@ -2,7 +2,9 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod embeddings;
 pub(crate) mod messages;
+pub(crate) mod models;
 pub(crate) mod responses;
 
 use hyper::Response;
@@ -10,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::go_json::{self, Json};
 use crate::http::{self, Body};
-use crate::replies::End;
 use crate::request::Think;
+use crate::voice::End;
 
 /// An error in OpenAI's form.
 pub(crate) fn error(status: u16, text: &str) -> Response<Body> {

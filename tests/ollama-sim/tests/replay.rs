@@ -223,7 +223,7 @@ fn kind(value: &Value) -> Value {
 async fn every_recorded_request_is_answered_as_the_recorded_server_did() {
     _ = rustls::crypto::ring::default_provider().install_default();
     let cases = cases();
-    assert_eq!(cases.len(), 173);
+    assert_eq!(cases.len(), 192);
     let sim = Sim::start(Config {
         version: "0.0.0".to_owned(),
         models: models(&cases),

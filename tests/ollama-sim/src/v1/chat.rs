@@ -4,9 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Fields, check_image, data, effort, id, mark, now, usage};
 use crate::go_json::Json;
-use crate::replies::{Call, End, Said};
 use crate::request::{Message, RunRequest};
-use crate::surface::{Asked, Voice};
+use crate::voice::{Asked, Call, End, Said, Voice};
 
 pub(crate) fn read(body: &[u8], simulated: bool) -> Result<Asked, String> {
     let fields = Fields::decode("openai.ChatCompletionRequest", body)?;

@@ -4,9 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Fields, data, id, mark, now, usage};
 use crate::go_json;
-use crate::replies::{End, Said};
 use crate::request::RunRequest;
-use crate::surface::{Asked, Voice};
+use crate::voice::{Asked, End, Said, Voice};
 
 pub(crate) fn read(body: &[u8], simulated: bool) -> Result<Asked, String> {
     let fields = Fields::decode("openai.CompletionRequest", body)?;

@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 use self::voice::Responses;
 use super::{Fields, check_image, counts, effort, id, now};
 use crate::go_json::Json;
-use crate::replies::End;
 use crate::request::{Message, RunRequest};
-use crate::surface::Asked;
+use crate::voice::{Asked, End};
 
 pub(crate) fn read(body: &[u8], simulated: bool) -> Result<Asked, String> {
     let fields = Fields::decode("openai.ResponsesRequest", body)?;

@@ -4,9 +4,8 @@ use serde_json::{Value, json};
 
 use super::Echo;
 use crate::go_json;
-use crate::replies::{Call, End, Said};
-use crate::surface::Voice;
 use crate::v1::{event, id, mark};
+use crate::voice::{Call, End, Said, Voice};
 
 /// The voice of `/v1/responses`.
 #[derive(Debug)]

@@ -1,0 +1,260 @@
+//! The routes that embed: `/api/embed`, the older `/api/embeddings`, and `/v1/embeddings`.
+//!
+//! A request for embeddings needs a runner and a slot like any other, so it throws other models out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Response;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::faults::{Due, Stage, Trouble};
+use crate::go_json::{self, Json};
+use crate::http::{self, Body, Cut, ResponseOrCut};
+use crate::journal::Entry;
+use crate::keep_alive::KeepAlive;
+use crate::log::{Kind, Outcome};
+use crate::ollama::Ollama;
+use crate::options::RunnerOptions;
+use crate::orders::Orders;
+use crate::request::RunRequest;
+use crate::residency::Lease;
+use crate::v1::{self, Fields, embeddings};
+use crate::vectors::{EmbedRequest, Vectors, tokens};
+
+/// A route that embeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    Embed,
+    Embeddings,
+    V1,
+}
+
+impl Route {
+    pub(crate) fn at(path: &str) -> Option<Self> {
+        [Self::Embed, Self::Embeddings, Self::V1].into_iter().find(|route| route.path() == path)
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Embed => "/api/embed",
+            Self::Embeddings => "/api/embeddings",
+            Self::V1 => "/v1/embeddings",
+        }
+    }
+
+    fn read(self, body: &[u8]) -> Result<EmbedRequest, String> {
+        let of = match self {
+            Self::Embed => "api.EmbedRequest",
+            Self::Embeddings => "api.EmbeddingRequest",
+            Self::V1 => return embeddings::read(body),
+        };
+        let fields = Fields::decode(of, body).map_err(|error| match error.as_str() {
+            "EOF" => "missing request body".to_owned(),
+            _ => error,
+        })?;
+        let input = match self {
+            Self::Embed => fields.get("input").cloned(),
+            _ => Some(Json::String(fields.text("prompt")?)),
+        };
+        let options = match fields.get("options") {
+            Some(Json::Object(members)) => members.clone(),
+            _ => Vec::new(),
+        };
+        Ok(EmbedRequest {
+            model: fields.text("model")?,
+            input,
+            keep_alive: fields.get("keep_alive").map_or(Ok(None), KeepAlive::read)?,
+            options,
+            truncate: fields.get("truncate").map(|truncate| *truncate == Json::Bool(true)),
+            dimensions: fields.integer("dimensions")?,
+            base64: false,
+        })
+    }
+
+    fn error(self, status: u16, text: &str) -> Response<Body> {
+        match self {
+            Self::Embed | Self::Embeddings => http::error(status, text),
+            Self::V1 => v1::error(status, text),
+        }
+    }
+
+    /// The answer when the process that embeds has died.
+    fn runner_gone(self) -> (u16, String) {
+        // Only the older route tells its own failures from those of the client.
+        let status = if self == Self::Embeddings { 500 } else { 400 };
+        (status, "do embedding request: Post \"http://127.0.0.1:40557/embedding\": EOF".to_owned())
+    }
+
+    fn answer(
+        self,
+        asked: &EmbedRequest,
+        vectors: &Vectors,
+        total: Duration,
+        load: Duration,
+    ) -> Response<Body> {
+        match self {
+            Self::V1 => http::json_line(200, embeddings::answer(asked, vectors)),
+            Self::Embeddings => {
+                // This route widens the numbers, which shows all their digits.
+                let numbers: Vec<_> = vectors.all.iter().flatten().copied().map(f64::from).collect();
+                http::json(go_json::marshal(&json!({"embedding": numbers})))
+            }
+            Self::Embed => {
+                let all: Vec<_> = vectors.all.iter().map(|vector| Vectors::numbers(vector)).collect();
+                let mut answer = json!({"model": asked.model, "embeddings": all});
+                if !vectors.all.is_empty() {
+                    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+                    answer["total_duration"] = nanos(total).into();
+                    answer["load_duration"] = nanos(load).into();
+                    answer["prompt_eval_count"] = vectors.tokens.into();
+                }
+                http::json(go_json::marshal(&answer))
+            }
+        }
+    }
+}
+
+/// The texts to embed. None of them means that the model is only loaded.
+fn texts(input: Option<&Json>) -> Result<Vec<String>, String> {
+    let invalid = || "invalid input type".to_owned();
+    match input {
+        None => Ok(Vec::new()),
+        Some(Json::String(text)) if text.is_empty() => Ok(Vec::new()),
+        Some(Json::String(text)) => Ok(vec![text.clone()]),
+        Some(Json::Array(items)) => {
+            items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(invalid)).collect()
+        }
+        Some(_) => Err(invalid()),
+    }
+}
+
+impl Ollama {
+    pub(crate) async fn embed(self: &Arc<Self>, route: Route, body: Bytes) -> ResponseOrCut {
+        let arrived = Instant::now();
+        let mut entry = self.journal.open(route.path(), body.clone());
+        let asked = match route.read(&body) {
+            Ok(asked) => asked,
+            Err(text) if route == Route::V1 => {
+                entry.end(Outcome::Refused(400));
+                return Ok(v1::unreadable(&text));
+            }
+            Err(text) => return refuse(entry, route, 400, &text),
+        };
+        let texts = match texts(asked.input.as_ref()) {
+            Ok(texts) => texts,
+            Err(text) => return refuse(entry, route, 400, &text),
+        };
+        // Faults and orders look at a request that runs a model.
+        let request = RunRequest {
+            model: asked.model.clone(),
+            prompt: texts.join(" "),
+            keep_alive: asked.keep_alive,
+            options: asked.options.clone(),
+            ..RunRequest::default()
+        };
+        match self.due(Stage::Arrival, &request, &body).map(|due| due.what) {
+            None => {}
+            Some(Trouble::Error { status, text }) => return refuse(entry, route, status, &text),
+            Some(Trouble::Hang) => std::future::pending().await,
+            Some(Trouble::RunnerKilled | Trouble::Reset | Trouble::EndEarly) => return cut(entry),
+        }
+        let Some(model) = self.find(&asked.model).cloned() else {
+            let name = go_json::string(&asked.model);
+            return refuse(entry, route, 404, &format!("model {name} not found, try pulling it first"));
+        };
+        let options = match RunnerOptions::read(&request, &model) {
+            Ok((options, _)) => options,
+            Err(text) => return refuse(entry, route, 500, &text),
+        };
+        entry.is(if texts.is_empty() { Kind::Load } else { Kind::Run }, &model.name, &body);
+        let lease = match self.acquire(&mut entry, &model, options, &request, &body).await {
+            Ok(lease) => lease,
+            Err(failure) => {
+                return match failure.answer() {
+                    Some((status, text)) => refuse(entry, route, status, &text),
+                    None => cut(entry),
+                };
+            }
+        };
+        let load = arrived.elapsed();
+        let num_ctx = lease.runner.options.num_ctx;
+        if !texts.is_empty() {
+            if !model.embeds_only && !model.can("embedding") {
+                let status = if route == Route::Embeddings { 500 } else { 501 };
+                let text = "This server does not support embeddings. Start it with `--embeddings`";
+                return refuse(entry, route, status, text);
+            }
+            let most = u64::try_from(num_ctx).unwrap_or_default();
+            if asked.truncate == Some(false) && texts.iter().any(|text| tokens(text) > most) {
+                return refuse(entry, route, 400, "the input length exceeds the context length");
+            }
+            let fault = self.due(Stage::Run, &request, &body);
+            match self.work(&mut entry, &lease, fault, &request.prompt).await {
+                Ok(()) => {}
+                Err(Trouble::Error { status, text }) => return refuse(entry, route, status, &text),
+                Err(Trouble::RunnerKilled) => {
+                    let (status, text) = route.runner_gone();
+                    return refuse(entry, route, status, &text);
+                }
+                Err(Trouble::Hang | Trouble::Reset) => return cut(entry),
+                Err(Trouble::EndEarly) => {
+                    entry.end(Outcome::Cut);
+                    return Ok(http::json(Bytes::new()));
+                }
+            }
+        }
+        let vectors = Vectors::of(&asked, &texts, &model, num_ctx);
+        entry.end(Outcome::Done);
+        Ok(route.answer(&asked, &vectors, arrived.elapsed(), load))
+    }
+
+    /// Waits for a slot, and works for as long as a prompt takes. A fault happens at the end.
+    async fn work(
+        &self,
+        entry: &mut Entry,
+        lease: &Lease,
+        fault: Option<Due>,
+        prompt: &str,
+    ) -> Result<(), Trouble> {
+        let killed = &lease.runner.killed;
+        let work = async {
+            // The slots of a runner are never closed.
+            let slot = Arc::clone(&lease.runner.slots).acquire_owned().await;
+            entry.started();
+            let delay = Orders::read(prompt).prompt_delay.unwrap_or(self.config.prompt_delay);
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            match fault.map(|fault| fault.what) {
+                None => {}
+                // The slot stays taken until the client hangs up.
+                Some(Trouble::Hang) => std::future::pending().await,
+                Some(Trouble::RunnerKilled) => {
+                    killed.cancel();
+                    return Err(Trouble::RunnerKilled);
+                }
+                Some(other) => return Err(other),
+            }
+            drop(slot);
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            () = killed.cancelled() => Err(Trouble::RunnerKilled),
+            worked = work => worked,
+        }
+    }
+}
+
+fn cut(entry: Entry) -> ResponseOrCut {
+    entry.end(Outcome::Cut);
+    Err(Cut)
+}
+
+fn refuse(entry: Entry, route: Route, status: u16, text: &str) -> ResponseOrCut {
+    entry.end(Outcome::Refused(status));
+    Ok(route.error(status, text))
+}
