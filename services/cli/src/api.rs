@@ -21,7 +21,7 @@ use url::{Host, Url};
 pub(crate) use batch::LineReply;
 pub(crate) use deliveries::Delivery;
 pub(crate) use error::ApiError;
-pub(crate) use jobs::{Event, Filter, Job};
+pub(crate) use jobs::{Artifact, Event, Filter, Job};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// For replies that do not wait for a job.

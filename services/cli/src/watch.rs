@@ -11,7 +11,7 @@ use foreman_webhook::event::COMPLETION;
 use serde::Deserialize;
 use tokio::time::sleep;
 
-use crate::api::{Api, ApiError, Event, Job, job_id};
+use crate::api::{Api, ApiError, Artifact, Event, Job, job_id};
 use crate::terminal::print;
 use crate::{exit, help};
 use show::Show;
@@ -114,11 +114,9 @@ pub(crate) async fn answer(api: &Api, job: &Job) -> anyhow::Result<String> {
         (Some(result), _) => result.get().to_owned(),
         (None, Some(error)) => return Ok(error.clone()),
         (None, None) => match job.artifacts.iter().find(|artifact| artifact.name == COMPLETION) {
-            Some(artifact) => match &artifact.url {
-                Some(url) => String::from_utf8(api.artifact(url).await?)?,
-                None => bail!("the job has no answer to show"),
-            },
-            None => bail!("the job has no answer to show"),
+            Some(Artifact { data: Some(data), .. }) => data.clone(),
+            Some(Artifact { url: Some(url), .. }) => String::from_utf8(api.artifact(url).await?)?,
+            _ => bail!("the job has no answer to show"),
         },
     };
     let text = serde_json::from_str(&completion).ok().and_then(|Completion { response, message }| {

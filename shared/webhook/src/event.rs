@@ -112,13 +112,20 @@ impl<'a> ArtifactContent<'a> {
     }
 }
 
-/// Ollama's answer as one JSON object, in Ollama's own bytes. `None` if it is larger than the inline limit.
+/// Ollama's answer as one JSON object, in Ollama's own bytes. `None` if it is larger than the inline limit, or if it is
+/// a stream as the caller of a sync call got it.
 pub fn result<'a>(artifacts: &[Artifact<'a>]) -> Option<&'a RawValue> {
     let completion = artifacts.iter().find(|artifact| artifact.name == COMPLETION)?;
     match completion.content {
-        ArtifactContent::Data(text) => raw(text),
-        ArtifactContent::Url(_) => None,
+        ArtifactContent::Data(text) if is_json(completion.content_type) => raw(text),
+        _ => None,
     }
+}
+
+/// Whether the type is `application/json`, whatever its parameters.
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
 }
 
 /// JSON that is written byte for byte as it came. `None` if it is not JSON.
@@ -193,6 +200,26 @@ mod tests {
             body(&event),
             r#"{"type":"job.done","job_id":"01JD9Q3Z8Y7V6W5X4T3S2R1Q0P","seq":4,"state":"done","previous_state":"working","timestamp":"2026-10-14T17:46:40.123Z","model":"tiny-a","attempt":1,"result":{"a":"é", "count":1.0e1},"artifacts":[{"name":"completion","content_type":"application/json","size":26,"sha256":"ab12","data":"{\"a\":\"é\", \"count\":1.0e1}"}],"error":null,"metadata":{ "z": 1, "a": "\u0000é" }}"#
         );
+    }
+
+    #[test]
+    fn only_a_completion_that_is_json_is_the_result() {
+        let result_of = |content_type| {
+            let content = ArtifactContent::Data("{\"done\":true}");
+            let completion =
+                Artifact { name: COMPLETION, content_type, size: 13, sha256: b"\xab\x12", content };
+            let body = Event { state: "done", artifacts: &[completion], ..event() }.to_json();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body["artifacts"][0]["data"], r#"{"done":true}"#);
+            body["result"].to_string()
+        };
+        for json in ["application/json", "application/json; charset=utf-8", "Application/JSON;charset=utf-8"]
+        {
+            assert_eq!(result_of(json), r#"{"done":true}"#, "{json}");
+        }
+        for stream in ["application/x-ndjson", "text/event-stream", "application/json-seq", ""] {
+            assert_eq!(result_of(stream), "null", "{stream}");
+        }
     }
 
     #[test]

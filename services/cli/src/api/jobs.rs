@@ -44,6 +44,8 @@ pub(crate) struct Timing {
 #[derive(Deserialize)]
 pub(crate) struct Artifact {
     pub(crate) name: String,
+    /// Either this or `url` is there.
+    pub(crate) data: Option<String>,
     pub(crate) url: Option<String>,
 }
 

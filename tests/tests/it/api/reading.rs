@@ -17,6 +17,25 @@ fn completion(bytes: &[u8]) -> Exit {
 }
 
 #[tokio::test]
+async fn a_completion_that_is_not_json_is_an_artifact_and_no_result() {
+    let (db, api) = start(&[]).await;
+    let job = submit(&api, JOB).await;
+    let line = r#"{"done":true}"#;
+    let exit = Exit::Done(Completion {
+        completion: line.as_bytes().to_vec(),
+        content_type: "application/x-ndjson".to_owned(),
+        prompt_tokens: None,
+        completion_tokens: None,
+    });
+    run(&db, job, exit).await;
+    let done = api.get(&format!("/jobs/{job}")).await;
+    assert_eq!(done["result"], Value::Null);
+    assert_eq!(done["artifacts"][0]["content_type"], "application/x-ndjson");
+    assert_eq!(done["artifacts"][0]["data"], line);
+    assert_eq!(api.get(&format!("/jobs/{job}/events")).await["data"][3]["result"], Value::Null);
+}
+
+#[tokio::test]
 async fn a_job_always_has_all_its_fields() {
     let (db, api) = start(&[]).await;
     let job = submit(&api, JOB).await;

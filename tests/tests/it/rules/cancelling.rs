@@ -14,19 +14,25 @@ const ROUNDS: usize = 40;
 async fn race(prepare: impl AsyncFn(&Db, &Holder, &[JobId]), mover: impl AsyncFn(&Db, &Holder)) {
     let db = Arc::new(Db::fresh().await);
     let (mut by_us, mut asked, mut ended) = (0, 0, 0);
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         let jobs = db.accept(JOBS).await;
         let holder = db.holder().await;
         prepare(&db, &holder, &jobs).await;
-        let cancels = jobs.iter().map(|&job| {
-            let db = Arc::clone(&db);
-            tokio::spawn(async move { (job, db.store.cancel(db.client, job).await.unwrap()) })
+        // Half of the rounds cancel one by one, the other half cancel all in one call.
+        let pieces = if round % 2 == 0 { 1 } else { JOBS };
+        let cancels = jobs.chunks(pieces).map(|piece| {
+            let (db, piece) =
+                (Arc::clone(&db), piece.iter().map(|&job| (db.client, job)).collect::<Vec<_>>());
+            tokio::spawn(async move {
+                let answers = db.store.cancel_all(&piece).await.unwrap();
+                piece.into_iter().map(|(_, job)| job).zip(answers).collect::<Vec<_>>()
+            })
         });
         let cancels: Vec<_> = cancels.collect();
         mover(&db, &holder).await;
         let mut answers = Vec::new();
         for cancel in cancels {
-            answers.push(cancel.await.unwrap());
+            answers.extend(cancel.await.unwrap());
         }
         // Every job that is still leased leaves its lease by an exit that would keep it alive.
         for own in db.store.own_leases(holder.worker).await.unwrap() {
@@ -150,4 +156,43 @@ async fn nobody_cancels_the_job_of_another() {
     assert_eq!(db.store.cancel(stranger, leased).await.unwrap(), Cancelling::Missing);
     assert!(!db.value::<bool>("SELECT bool_or(cancel) FROM job_lease").await);
     assert_eq!(db.store.cancel(db.client, JobId::generate()).await.unwrap(), Cancelling::Missing);
+}
+
+#[tokio::test]
+async fn many_are_cancelled_at_once_and_each_is_answered_in_its_place() {
+    let db = Db::fresh().await;
+    let holder = db.holder().await;
+    let [ended, leased, waiting] = db.accept(3).await.try_into().unwrap();
+    let lease = db.start(&holder).await;
+    db.store.settle(&[(lease, success())]).await.unwrap();
+    let lease = db.start(&holder).await;
+    let ours = |job| (db.client, job);
+    let stranger = (ClientId::generate(), waiting);
+    let asked = [ours(ended), ours(JobId::generate()), ours(leased), stranger, ours(waiting), ours(waiting)];
+    use Cancelling::{Asked, Cancelled, Ended, Missing};
+    let answers = db.store.cancel_all(&asked).await.unwrap();
+    assert_eq!(answers, [Ended, Missing, Asked, Missing, Cancelled, Cancelled]);
+    assert_eq!(db.store.cancelled_leases(holder.worker).await.unwrap(), [lease.no]);
+    assert_eq!(db.store.cancel_all(&[]).await.unwrap(), []);
+
+    let many = db.accept(1_200).await;
+    let many: Vec<_> = many.into_iter().map(ours).collect();
+    assert!(db.store.cancel_all(&many).await.unwrap().iter().all(|&answer| answer == Cancelled));
+    db.every_job_has_one_room().await;
+}
+
+/// Two batches with the same jobs in opposite orders lock their rows in one order.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_cancel_the_same_jobs_do_not_deadlock() {
+    let db = Db::fresh().await;
+    let other = db.another_store();
+    for _ in 0..20 {
+        let jobs: Vec<_> = db.accept(200).await.into_iter().map(|job| (db.client, job)).collect();
+        let backwards: Vec<_> = jobs.iter().copied().rev().collect();
+        let (one, another) = tokio::join!(db.store.cancel_all(&jobs), other.cancel_all(&backwards));
+        let cancelled = |answers: Vec<Cancelling>| {
+            answers.iter().filter(|&&answer| answer == Cancelling::Cancelled).count()
+        };
+        assert_eq!(cancelled(one.unwrap()) + cancelled(another.unwrap()), 200);
+    }
 }

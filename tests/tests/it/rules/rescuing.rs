@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_store::{MAX_RESCUES, Phase, Rescued};
+use foreman_store::{ApiId, MAX_RESCUES, NewJob, Phase, Rescued};
 use foreman_tests::Db;
 
 #[tokio::test]
@@ -90,4 +90,38 @@ async fn two_janitors_rescue_each_lease_once() {
         assert_eq!(one.unwrap().leases + another.unwrap().leases, 20);
         db.run("DELETE FROM job_ready; TRUNCATE job, outbox").await;
     }
+}
+
+/// Four sync calls of one api under a dead worker: held, loading, and two that work, one of them with a cancel. Returns
+/// their states after the rescue.
+async fn calls_after_a_rescue(prepare: impl AsyncFn(&Db, ApiId)) -> [String; 4] {
+    let (db, api) = (Db::fresh().await, ApiId::generate());
+    let jobs: Vec<_> = (0..4).map(|_| NewJob { api: Some(api), ..db.new_job() }).collect();
+    let jobs = db.accept_all(&jobs).await;
+    prepare(&db, api).await;
+    let holder = db.holder().await;
+    let claimed = db.claim(&holder, 4).await;
+    let phases = [Phase::Loading, Phase::Working, Phase::Working];
+    let beginnings: Vec<_> = claimed[1..].iter().map(|claimed| &claimed.lease).zip(phases).collect();
+    db.store.begin(&beginnings).await.unwrap();
+    db.store.cancel(db.client, jobs[3]).await.unwrap();
+    db.rescue_from(&holder).await;
+    db.every_job_has_one_room().await;
+    let rooms = jobs.iter().map(|&job| db.room(job));
+    let rooms = futures_util::future::join_all(rooms).await;
+    rooms.try_into().unwrap()
+}
+
+#[tokio::test]
+async fn a_call_that_worked_runs_again_only_while_an_api_lives_that_can_cancel_it() {
+    let ttl = Duration::from_secs(20);
+    let live = calls_after_a_rescue(async |db, api| db.store.renew_api(api, ttl).await.unwrap()).await;
+    assert_eq!(live, ["ready", "ready", "ready", "cancelled"]);
+    let gone = calls_after_a_rescue(async |_, _| {}).await;
+    assert_eq!(gone, ["ready", "ready", "cancelled", "cancelled"], "what had not worked gave nothing out");
+    let silent = calls_after_a_rescue(async |db, api| {
+        db.store.renew_api(api, ttl).await.unwrap();
+        db.run("UPDATE api_process SET renewed_at = now() - interval '21 seconds'").await;
+    });
+    assert_eq!(silent.await, ["ready", "ready", "cancelled", "cancelled"]);
 }

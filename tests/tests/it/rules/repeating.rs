@@ -1,0 +1,62 @@
+//! A sync call that a client's library repeats finds the job of the first one, as long as that has an answer to give.
+
+use std::time::Duration;
+
+use foreman_store::{ApiId, ClientId, JobId, JobRequest, NewJob};
+use foreman_tests::{Db, success};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+async fn call(db: &Db, body: &str) -> JobId {
+    let request = JobRequest { body: body.to_owned(), ..db.request() };
+    db.accept_all(&[NewJob { api: Some(ApiId::generate()), ..db.job(request) }]).await[0]
+}
+
+async fn repeat_of(db: &Db, body: &str) -> Option<JobId> {
+    db.store.repeat_of(db.client, "/api/chat", body, WITHIN).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_repeat_finds_the_newest_call_with_the_same_bytes_and_no_other_job() {
+    let db = Db::fresh().await;
+    let request = JobRequest { body: "{}".to_owned(), ..db.request() };
+    db.accept_all(&[db.job(request)]).await;
+    assert_eq!(repeat_of(&db, "{}").await, None, "nobody waits for a job of /jobs");
+    call(&db, "{}").await;
+    let newest = call(&db, "{}").await;
+    call(&db, "{ }").await;
+    assert_eq!(repeat_of(&db, "{}").await, Some(newest));
+    let asked = async |client, path, within| db.store.repeat_of(client, path, "{}", within).await.unwrap();
+    assert_eq!(asked(ClientId::generate(), "/api/chat", WITHIN).await, None);
+    assert_eq!(asked(db.client, "/api/generate", WITHIN).await, None);
+    assert_eq!(asked(db.client, "/api/chat", Duration::ZERO).await, None, "that is too long ago");
+}
+
+#[tokio::test]
+async fn a_call_that_has_ended_or_is_being_cancelled_is_neither_found_nor_adopted() {
+    let db = Db::fresh().await;
+    let holder = db.holder().await;
+    let api = ApiId::generate();
+    let job = call(&db, "{}").await;
+    let lease = db.start(&holder).await;
+    assert_eq!(repeat_of(&db, "{}").await, Some(job), "it runs");
+    assert!(db.store.adopt(job, api).await.unwrap());
+    let waits: uuid::Uuid = db.value("SELECT api_id FROM job").await;
+    assert_eq!(waits, api.uuid());
+
+    db.store.cancel(db.client, job).await.unwrap();
+    assert_eq!(repeat_of(&db, "{}").await, None);
+    assert!(!db.store.adopt(job, api).await.unwrap());
+    db.store.settle(&[(lease, success())]).await.unwrap();
+    assert_eq!(db.room(job).await, "done");
+    assert_eq!(repeat_of(&db, "{}").await, None);
+    assert!(!db.store.adopt(job, api).await.unwrap());
+}
+
+#[tokio::test]
+async fn nobody_adopts_a_job_that_no_caller_waited_for() {
+    let db = Db::fresh().await;
+    let job = db.accept(1).await[0];
+    assert!(!db.store.adopt(job, ApiId::generate()).await.unwrap());
+    assert!(!db.store.adopt(JobId::generate(), ApiId::generate()).await.unwrap());
+}
