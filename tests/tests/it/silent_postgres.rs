@@ -193,7 +193,7 @@ async fn a_silence_under_load_loses_nothing_and_nothing_untrue_is_said() {
 }
 
 /// The tables that statements of every second go to.
-const HOT: [&str; 15] = [
+const HOT: [&str; 16] = [
     "job",
     "job_ready",
     "job_scheduled",
@@ -207,6 +207,7 @@ const HOT: [&str; 15] = [
     "webhook_attempt",
     "worker",
     "host",
+    "api_process",
     "idempotency_key",
     "client",
 ];

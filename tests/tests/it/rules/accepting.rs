@@ -221,6 +221,7 @@ async fn nothing_that_accepts_share_is_locked() {
         "worker",
         "host",
         "host_model",
+        "api_process",
         "webhook_lane",
     ] {
         let lock = format!("SELECT FROM {table} FOR UPDATE");

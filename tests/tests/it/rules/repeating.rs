@@ -41,8 +41,7 @@ async fn a_call_that_has_ended_or_is_being_cancelled_is_neither_found_nor_adopte
     let lease = db.start(&holder).await;
     assert_eq!(repeat_of(&db, "{}").await, Some(job), "it runs");
     assert!(db.store.adopt(job, api).await.unwrap());
-    let waits: uuid::Uuid = db.value("SELECT api_id FROM job").await;
-    assert_eq!(waits, api.uuid());
+    assert_eq!(db.value::<ApiId>("SELECT api_id FROM job").await, api);
 
     db.store.cancel(db.client, job).await.unwrap();
     assert_eq!(repeat_of(&db, "{}").await, None);
