@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Response;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::faults::{Due, Stage, Trouble};
@@ -88,19 +88,13 @@ impl Route {
         (status, "do embedding request: Post \"http://127.0.0.1:40557/embedding\": EOF".to_owned())
     }
 
-    fn answer(
-        self,
-        asked: &EmbedRequest,
-        vectors: &Vectors,
-        total: Duration,
-        load: Duration,
-    ) -> Response<Body> {
+    fn answer(self, asked: &EmbedRequest, vectors: &Vectors, total: Duration, load: Duration) -> Value {
         match self {
-            Self::V1 => http::json_line(200, embeddings::answer(asked, vectors)),
+            Self::V1 => embeddings::answer(asked, vectors),
             Self::Embeddings => {
                 // This route widens the numbers, which shows all their digits.
                 let numbers: Vec<_> = vectors.all.iter().flatten().copied().map(f64::from).collect();
-                http::json(go_json::marshal(&json!({"embedding": numbers})))
+                json!({"embedding": numbers})
             }
             Self::Embed => {
                 let all: Vec<_> = vectors.all.iter().map(|vector| Vectors::numbers(vector)).collect();
@@ -111,8 +105,15 @@ impl Route {
                     answer["load_duration"] = nanos(load).into();
                     answer["prompt_eval_count"] = vectors.tokens.into();
                 }
-                http::json(go_json::marshal(&answer))
+                answer
             }
+        }
+    }
+
+    fn whole(self, answer: &Value) -> Response<Body> {
+        match self {
+            Self::Embed | Self::Embeddings => http::json(go_json::marshal(answer)),
+            Self::V1 => http::json_line(200, go_json::marshal(answer)),
         }
     }
 }
@@ -208,7 +209,9 @@ impl Ollama {
         }
         let vectors = Vectors::of(&asked, &texts, &model, num_ctx);
         entry.end(Outcome::Done);
-        Ok(route.answer(&asked, &vectors, arrived.elapsed(), load))
+        let mut answer = route.answer(&asked, &vectors, arrived.elapsed(), load);
+        v1::mark(&mut answer, self.config.simulated_mark);
+        Ok(route.whole(&answer))
     }
 
     /// Waits for a slot, and works for as long as a prompt takes. A fault happens at the end.

@@ -30,7 +30,8 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trouble {
-    /// Ollama's JSON error: a whole answer before the first token, or a last line after it.
+    /// Ollama's JSON error: a whole answer before the first token, or a last line after it. The streams of `/v1` lose
+    /// the text of the latter, as in Ollama.
     Error { status: u16, text: String },
     /// The process that runs the model dies, and with it every request that it serves.
     RunnerKilled,
@@ -38,7 +39,7 @@ pub enum Trouble {
     Reset,
     /// The connection stays silent until the client hangs up.
     Hang,
-    /// The answer ends regularly, but without `done: true`.
+    /// The answer ends regularly, but without `done: true`, or what stands for it on the routes of `/v1`.
     EndEarly,
 }
 
@@ -49,7 +50,8 @@ pub enum Moment {
     Arrival,
     /// In the middle of the load that the request causes. Never, if the request causes no load.
     Load,
-    /// After this many tokens; 0 means before the first, when no headers were sent yet.
+    /// After this many tokens; 0 means before the first, when no headers were sent yet. Embeddings have no tokens, so
+    /// every number means: after the prompt.
     Tokens(u32),
 }
 

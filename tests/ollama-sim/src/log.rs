@@ -90,7 +90,7 @@ pub enum Outcome {
     Done,
     /// The request was answered with an error of this status.
     Refused(u16),
-    /// A last line with an error was sent in the middle of the stream.
+    /// The run broke in the middle of the stream. Only Ollama's own routes tell the client why.
     Failed,
     /// The client went away first.
     HungUp,

@@ -1,4 +1,5 @@
-//! Orders to the simulator: words in the last message, or in the prompt, that begin with `sim:`.
+//! Orders to the simulator: words in the last message, in the prompt, or in a text to embed, that begin with `sim:`.
+//! They work on every route.
 //!
 //! | order | what it does |
 //! |---|---|

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::Fields;
-use crate::go_json::{self, Json};
+use crate::go_json::Json;
 use crate::vectors::{EmbedRequest, Vectors};
 
 pub(crate) fn read(body: &[u8]) -> Result<EmbedRequest, String> {
@@ -31,7 +31,7 @@ pub(crate) fn read(body: &[u8]) -> Result<EmbedRequest, String> {
     })
 }
 
-pub(crate) fn answer(asked: &EmbedRequest, vectors: &Vectors) -> String {
+pub(crate) fn answer(asked: &EmbedRequest, vectors: &Vectors) -> Value {
     let data: Vec<_> = vectors
         .all
         .iter()
@@ -41,12 +41,12 @@ pub(crate) fn answer(asked: &EmbedRequest, vectors: &Vectors) -> String {
             json!({"object": "embedding", "embedding": embedding, "index": index})
         })
         .collect();
-    go_json::marshal(&json!({
+    json!({
         "object": "list",
         "data": data,
         "model": asked.model,
         "usage": {"prompt_tokens": vectors.tokens, "total_tokens": vectors.tokens},
-    }))
+    })
 }
 
 fn base64(vector: &[f32]) -> Value {
