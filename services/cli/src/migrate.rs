@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                     say(format_args!("Waiting for Postgres: {}.", sentence(&error.into())));
                 }
             }
-            Err(MigrateError::PartitionsBusy) if began.elapsed() < BUSY_FOR => {}
+            Err(MigrateError::TablesBusy) if began.elapsed() < BUSY_FOR => {}
             Err(error) => return Err(error).context("the database that DATABASE_URL names cannot be used"),
         }
         sleep(LOOK_AGAIN).await;

@@ -61,6 +61,11 @@ pub(crate) fn leaves_connection_sound(error: &sqlx::Error) -> bool {
     matches!(class_of(error), Class::Contended | Class::Unable | Class::BadData)
 }
 
+/// Whether Postgres gave up because of a conflict between transactions.
+pub(crate) fn is_contended(error: &sqlx::Error) -> bool {
+    class_of(error) == Class::Contended
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Away,

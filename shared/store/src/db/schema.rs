@@ -6,7 +6,7 @@ use sqlx::{Connection, migrate::Migrator, postgres::PgConnection};
 
 use crate::db::conn::Conn;
 use crate::db::connect::Store;
-use crate::db::error::StoreError;
+use crate::db::error::{StoreError, is_contended};
 use crate::db::partition::PartitionUpkeep;
 
 pub(crate) static MIGRATOR: Migrator = sqlx::migrate!("../../migrations");
@@ -17,9 +17,19 @@ pub enum MigrateError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the migrations could not be applied: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[source] sqlx::migrate::MigrateError),
     #[error("another migration or a backup holds the tables; run `foreman migrate` again in a moment")]
-    PartitionsBusy,
+    TablesBusy,
+}
+
+impl From<sqlx::migrate::MigrateError> for MigrateError {
+    fn from(error: sqlx::migrate::MigrateError) -> Self {
+        use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+        match &error {
+            Execute(reason) | ExecuteMigration(reason, _) if is_contended(reason) => Self::TablesBusy,
+            _ => Self::Migrate(error),
+        }
+    }
 }
 
 /// The number of the newest migration that this build knows. The build runs on this schema and on any later one.
@@ -36,7 +46,7 @@ impl Store {
         bound_idle_transactions(&mut connection).await?;
         match self.make_partitions().await? {
             PartitionUpkeep::Done(_) => {}
-            PartitionUpkeep::Busy => return Err(MigrateError::PartitionsBusy),
+            PartitionUpkeep::Busy => return Err(MigrateError::TablesBusy),
         }
         connection.close().await.map_err(StoreError::from)?;
         Ok(())

