@@ -20,8 +20,9 @@ pub struct Orphaned {
 }
 
 impl Store {
-    /// Records that an api lives. It counts as alive until it has not renewed for `ttl`. Also learns Postgres' time from
-    /// the answer.
+    /// Records that an api lives. It counts as alive until it has not renewed for `ttl`. An api must have done this before
+    /// a job names it, because the jobs of an api without a row have nobody who cancels them. Also learns Postgres' time
+    /// from the answer.
     pub async fn renew_api(&self, api: ApiId, ttl: Duration) -> Result<(), StoreError> {
         let mut conn = self.open().await?;
         let asked = SystemTime::now();
