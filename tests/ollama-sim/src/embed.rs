@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::Response;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::faults::{Due, Stage, Trouble};
@@ -16,11 +17,13 @@ use crate::http::{self, Body, Cut, ResponseOrCut};
 use crate::journal::Entry;
 use crate::keep_alive::KeepAlive;
 use crate::log::{Kind, Outcome};
+use crate::model::Model;
 use crate::ollama::Ollama;
 use crate::options::RunnerOptions;
 use crate::orders::Orders;
 use crate::request::RunRequest;
 use crate::residency::Lease;
+use crate::runner::{NoRunner, Runner};
 use crate::v1::{self, Fields, embeddings};
 use crate::vectors::{EmbedRequest, Vectors, tokens};
 
@@ -81,11 +84,42 @@ impl Route {
         }
     }
 
-    /// The answer when the process that embeds has died.
-    fn runner_gone(self) -> (u16, String) {
-        // Only the older route tells its own failures from those of the client.
+    /// The refusal of a body that [`Self::read`] cannot read.
+    fn unreadable(self, text: &str) -> Response<Body> {
+        match self {
+            Self::Embed | Self::Embeddings => http::error(400, text),
+            Self::V1 => v1::unreadable(text),
+        }
+    }
+
+    /// The failure when the process that embeds has died.
+    fn runner_gone(self) -> Failed {
+        // Only the older route tells Ollama's failures from those of the client.
         let status = if self == Self::Embeddings { 500 } else { 400 };
-        (status, "do embedding request: Post \"http://127.0.0.1:40557/embedding\": EOF".to_owned())
+        Failed::Refused(
+            status,
+            "do embedding request: Post \"http://127.0.0.1:40557/embedding\": EOF".to_owned(),
+        )
+    }
+
+    /// Checks that only the runner can make.
+    fn check(
+        self,
+        asked: &EmbedRequest,
+        texts: &[String],
+        model: &Model,
+        num_ctx: i64,
+    ) -> Result<(), Failed> {
+        if !model.embeds_only && !model.can("embedding") {
+            let status = if self == Self::Embeddings { 500 } else { 501 };
+            let text = "This server does not support embeddings. Start it with `--embeddings`";
+            return Err(Failed::Refused(status, text.to_owned()));
+        }
+        let most = u64::try_from(num_ctx).unwrap_or_default();
+        if asked.truncate == Some(false) && texts.iter().any(|text| tokens(text) > most) {
+            return Err(Failed::Refused(400, "the input length exceeds the context length".to_owned()));
+        }
+        Ok(())
     }
 
     fn answer(self, asked: &EmbedRequest, vectors: &Vectors, total: Duration, load: Duration) -> Value {
@@ -132,22 +166,67 @@ fn texts(input: Option<&Json>) -> Result<Vec<String>, String> {
     }
 }
 
+/// What a request holds while it is served.
+#[derive(Debug, Default)]
+struct Held {
+    lease: Option<Lease>,
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+/// Why there are no vectors.
+#[derive(Debug)]
+enum Failed {
+    Unreadable(String),
+    Refused(u16, String),
+    EndedEarly,
+    Cut,
+}
+
+impl From<NoRunner> for Failed {
+    fn from(failure: NoRunner) -> Self {
+        failure.answer().map_or(Self::Cut, |(status, text)| Self::Refused(status, text))
+    }
+}
+
 impl Ollama {
     pub(crate) async fn embed(self: &Arc<Self>, route: Route, body: Bytes) -> ResponseOrCut {
-        let arrived = Instant::now();
+        // The log hears of the end before the slot is free, and so never counts more runs than slots.
+        let mut held = Held::default();
         let mut entry = self.journal.open(route.path(), body.clone());
-        let asked = match route.read(&body) {
-            Ok(asked) => asked,
-            Err(text) if route == Route::V1 => {
-                entry.end(Outcome::Refused(400));
-                return Ok(v1::unreadable(&text));
+        match self.answer_with_vectors(route, &mut entry, &mut held, body).await {
+            Ok(answer) => {
+                entry.end(Outcome::Done);
+                Ok(route.whole(&answer))
             }
-            Err(text) => return refuse(entry, route, 400, &text),
-        };
-        let texts = match texts(asked.input.as_ref()) {
-            Ok(texts) => texts,
-            Err(text) => return refuse(entry, route, 400, &text),
-        };
+            Err(Failed::Unreadable(text)) => {
+                entry.end(Outcome::Refused(400));
+                Ok(route.unreadable(&text))
+            }
+            Err(Failed::Refused(status, text)) => {
+                entry.end(Outcome::Refused(status));
+                Ok(route.error(status, &text))
+            }
+            Err(Failed::EndedEarly) => {
+                entry.end(Outcome::Cut);
+                Ok(http::json(Bytes::new()))
+            }
+            Err(Failed::Cut) => {
+                entry.end(Outcome::Cut);
+                Err(Cut)
+            }
+        }
+    }
+
+    async fn answer_with_vectors(
+        &self,
+        route: Route,
+        entry: &mut Entry,
+        held: &mut Held,
+        body: Bytes,
+    ) -> Result<Value, Failed> {
+        let arrived = Instant::now();
+        let asked = route.read(&body).map_err(Failed::Unreadable)?;
+        let texts = texts(asked.input.as_ref()).map_err(|text| Failed::Refused(400, text))?;
         // Faults and orders look at a request that runs a model.
         let request = RunRequest {
             model: asked.model.clone(),
@@ -158,106 +237,63 @@ impl Ollama {
         };
         match self.due(Stage::Arrival, &request, &body).map(|due| due.what) {
             None => {}
-            Some(Trouble::Error { status, text }) => return refuse(entry, route, status, &text),
+            Some(Trouble::Error { status, text }) => return Err(Failed::Refused(status, text)),
             Some(Trouble::Hang) => std::future::pending().await,
-            Some(Trouble::RunnerKilled | Trouble::Reset | Trouble::EndEarly) => return cut(entry),
+            Some(Trouble::RunnerKilled | Trouble::Reset | Trouble::EndEarly) => return Err(Failed::Cut),
         }
-        let Some(model) = self.find(&asked.model).cloned() else {
+        let model = self.find(&asked.model).cloned().ok_or_else(|| {
             let name = go_json::string(&asked.model);
-            return refuse(entry, route, 404, &format!("model {name} not found, try pulling it first"));
-        };
-        let options = match RunnerOptions::read(&request, &model) {
-            Ok((options, _)) => options,
-            Err(text) => return refuse(entry, route, 500, &text),
-        };
+            Failed::Refused(404, format!("model {name} not found, try pulling it first"))
+        })?;
+        let (options, _) =
+            RunnerOptions::read(&request, &model).map_err(|text| Failed::Refused(500, text))?;
         entry.is(if texts.is_empty() { Kind::Load } else { Kind::Run }, &model.name, &body);
-        let lease = match self.acquire(&mut entry, &model, options, &request, &body).await {
-            Ok(lease) => lease,
-            Err(failure) => {
-                return match failure.answer() {
-                    Some((status, text)) => refuse(entry, route, status, &text),
-                    None => cut(entry),
-                };
-            }
-        };
+        let lease = held.lease.insert(self.acquire(entry, &model, options, &request, &body).await?);
         let load = arrived.elapsed();
         let num_ctx = lease.runner.options.num_ctx;
         if !texts.is_empty() {
-            if !model.embeds_only && !model.can("embedding") {
-                let status = if route == Route::Embeddings { 500 } else { 501 };
-                let text = "This server does not support embeddings. Start it with `--embeddings`";
-                return refuse(entry, route, status, text);
-            }
-            let most = u64::try_from(num_ctx).unwrap_or_default();
-            if asked.truncate == Some(false) && texts.iter().any(|text| tokens(text) > most) {
-                return refuse(entry, route, 400, "the input length exceeds the context length");
-            }
+            route.check(&asked, &texts, &model, num_ctx)?;
             let fault = self.due(Stage::Run, &request, &body);
-            match self.work(&mut entry, &lease, fault, &request.prompt).await {
-                Ok(()) => {}
-                Err(Trouble::Error { status, text }) => return refuse(entry, route, status, &text),
-                Err(Trouble::RunnerKilled) => {
-                    let (status, text) = route.runner_gone();
-                    return refuse(entry, route, status, &text);
-                }
-                Err(Trouble::Hang | Trouble::Reset) => return cut(entry),
-                Err(Trouble::EndEarly) => {
-                    entry.end(Outcome::Cut);
-                    return Ok(http::json(Bytes::new()));
-                }
+            let runner = Arc::clone(&lease.runner);
+            tokio::select! {
+                biased;
+                () = runner.killed.cancelled() => return Err(route.runner_gone()),
+                worked = self.work(route, entry, held, &runner, fault, &request.prompt) => worked?,
             }
         }
         let vectors = Vectors::of(&asked, &texts, &model, num_ctx);
-        entry.end(Outcome::Done);
         let mut answer = route.answer(&asked, &vectors, arrived.elapsed(), load);
         v1::mark(&mut answer, self.config.simulated_mark);
-        Ok(route.whole(&answer))
+        Ok(answer)
     }
 
     /// Waits for a slot, and works for as long as a prompt takes. A fault happens at the end.
     async fn work(
         &self,
+        route: Route,
         entry: &mut Entry,
-        lease: &Lease,
+        held: &mut Held,
+        runner: &Runner,
         fault: Option<Due>,
         prompt: &str,
-    ) -> Result<(), Trouble> {
-        let killed = &lease.runner.killed;
-        let work = async {
-            // The slots of a runner are never closed.
-            let slot = Arc::clone(&lease.runner.slots).acquire_owned().await;
-            entry.started();
-            let delay = Orders::read(prompt).prompt_delay.unwrap_or(self.config.prompt_delay);
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
+    ) -> Result<(), Failed> {
+        // The slots of a runner are never closed.
+        held.slot = Arc::clone(&runner.slots).acquire_owned().await.ok();
+        entry.started();
+        let delay = Orders::read(prompt).prompt_delay.unwrap_or(self.config.prompt_delay);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        match fault.map(|fault| fault.what) {
+            None => Ok(()),
+            Some(Trouble::Error { status, text }) => Err(Failed::Refused(status, text)),
+            Some(Trouble::RunnerKilled) => {
+                runner.killed.cancel();
+                Err(route.runner_gone())
             }
-            match fault.map(|fault| fault.what) {
-                None => {}
-                // The slot stays taken until the client hangs up.
-                Some(Trouble::Hang) => std::future::pending().await,
-                Some(Trouble::RunnerKilled) => {
-                    killed.cancel();
-                    return Err(Trouble::RunnerKilled);
-                }
-                Some(other) => return Err(other),
-            }
-            drop(slot);
-            Ok(())
-        };
-        tokio::select! {
-            biased;
-            () = killed.cancelled() => Err(Trouble::RunnerKilled),
-            worked = work => worked,
+            Some(Trouble::Hang) => std::future::pending().await,
+            Some(Trouble::Reset) => Err(Failed::Cut),
+            Some(Trouble::EndEarly) => Err(Failed::EndedEarly),
         }
     }
-}
-
-fn cut(entry: Entry) -> ResponseOrCut {
-    entry.end(Outcome::Cut);
-    Err(Cut)
-}
-
-fn refuse(entry: Entry, route: Route, status: u16, text: &str) -> ResponseOrCut {
-    entry.end(Outcome::Refused(status));
-    Ok(route.error(status, text))
 }
