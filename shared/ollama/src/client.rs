@@ -133,10 +133,7 @@ impl Client {
 
     /// Sends a request and returns the response if its status is 200.
     pub(crate) async fn send(&self, request: Request) -> Result<Response, Failure> {
-        let answer = self.http.execute(request).await.map_err(|error| self.lost(error))?;
-        if is_foreman(&answer) {
-            return Err(Failure::IsForeman { host: self.host.to_string() });
-        }
+        let answer = self.execute(request).await?;
         match answer.status() {
             StatusCode::OK => Ok(answer),
             status => {
@@ -144,6 +141,15 @@ impl Client {
                 Err(answer_failure(&self.host.to_string(), status, &body))
             }
         }
+    }
+
+    /// Sends a request and returns the response, whatever its status is.
+    pub(crate) async fn execute(&self, request: Request) -> Result<Response, Failure> {
+        let answer = self.http.execute(request).await.map_err(|error| self.lost(error))?;
+        if is_foreman(&answer) {
+            return Err(Failure::IsForeman { host: self.host.to_string() });
+        }
+        Ok(answer)
     }
 
     /// The beginning of a body. Stops reading at the limit.

@@ -7,6 +7,7 @@
 
 mod classify;
 mod client;
+mod direct;
 mod failure;
 mod generation;
 mod go_json;
@@ -22,6 +23,7 @@ mod wire;
 
 pub use classify::{RETRY_TEXTS, RetryText, answer_failure, error_text, stream_failure};
 pub use client::{Client, ClientError};
+pub use direct::{DirectBody, DirectRoute, LISTINGS, OPENAI_MODELS};
 pub use failure::{Failure, FailureKind};
 pub use generation::Generation;
 pub use host::{HostError, OllamaHost};

@@ -259,7 +259,7 @@ fn is_empty_array(value: &[u8]) -> bool {
 }
 
 /// Whether Ollama may take this value for a duration. One that it certainly refuses stays in the body, so that Ollama says why.
-fn may_be_duration(value: &[u8]) -> bool {
+pub(crate) fn may_be_duration(value: &[u8]) -> bool {
     match go_json::kind(value) {
         "number" | "null" => true,
         "string" => go_json::string(value).is_some_and(|text| text.contains(|c: char| c.is_ascii_digit())),
