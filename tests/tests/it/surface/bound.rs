@@ -10,11 +10,14 @@ use crate::api::publish;
 const JOB: &str = r#"{"model":"tiny-a","prompt":"hello"}"#;
 
 /// The URL of the address that is bound to this client, from the log. The system chose its port.
-fn bound(api: &Api, client: &str) -> String {
-    let log = api.process.log();
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let line = lines.into_iter().find(|line| line["client"] == client);
-    format!("http://{}", line.expect("the api says where it listens")["address"].as_str().unwrap())
+async fn bound(api: &Api, client: &str) -> String {
+    eventually("the line of the log that says where the api listens", async || {
+        let log = api.process.log();
+        let mut lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let line = lines.find(|line| line["client"] == client).ok_or_else(|| log.clone())?;
+        Ok::<_, String>(format!("http://{}", line["address"].as_str().unwrap()))
+    })
+    .await
 }
 
 async fn submit(url: &str, headers: &[(&str, &str)]) -> Response {
@@ -38,7 +41,7 @@ async fn whoever_calls_a_bound_address_is_its_client() {
         ("FOREMAN_LOG_FORMAT", "json"),
     ];
     let api = Api::start(&db, &settings).await;
-    let (laptop, chat) = (bound(&api, "laptop"), bound(&api, "the chat server"));
+    let (laptop, chat) = (bound(&api, "laptop").await, bound(&api, "the chat server").await);
 
     // A client may be made after the api has started.
     let missing = submit(&laptop, &[]).await;
