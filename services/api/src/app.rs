@@ -12,10 +12,12 @@ use crate::access::limits::QueueLimits;
 use crate::access::reads::Reads;
 use crate::access::redeliveries::Redeliveries;
 use crate::access::shares::Shares;
+use crate::direct::known::Direct;
 use crate::intake::inventory::Inventory;
 use crate::intake::submit::Submitter;
 use crate::queue::QueueReader;
 use crate::watch::Watch;
+use crate::workers::Workers;
 
 pub(crate) struct App {
     pub(crate) store: Store,
@@ -23,6 +25,8 @@ pub(crate) struct App {
     pub(crate) inventory: Inventory,
     pub(crate) limits: QueueLimits,
     pub(crate) submitter: Submitter,
+    pub(crate) workers: Workers,
+    pub(crate) direct: Direct,
     pub(crate) queue: QueueReader,
     pub(crate) watch: Watch,
     pub(crate) receivers: SubmissionCheck,

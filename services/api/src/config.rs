@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::http::Uri;
 use chrono::TimeDelta;
-use foreman_runtime::config::form;
+use foreman_runtime::config::{SecretKey, form};
 use foreman_runtime::settings::{api, shared};
 use foreman_runtime::{ConfigError, Env};
 use foreman_store::ClientBacklog;
@@ -34,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) job_ttl: TimeDelta,
     pub(crate) inline_limit: u64,
     pub(crate) webhook_allow: Allow,
+    pub(crate) secret_key: Option<SecretKey>,
 }
 
 /// How clients are told apart.
@@ -68,9 +69,9 @@ impl Config {
             job_ttl: TimeDelta::from_std(shared::job_ttl(env)?).unwrap_or(TimeDelta::MAX),
             inline_limit: shared::artifact_inline_limit(env)?,
             webhook_allow: env.read_optional(&shared::WEBHOOK_ALLOW, Allow::parse)?.unwrap_or_default(),
+            secret_key: shared::secret_key(env)?,
         };
-        // Only workers use these two. A wrong value is reported here too, so that nobody learns of it from the first webhook.
-        shared::secret_key(env)?;
+        // Only workers use it. A wrong value is reported here too, so that nobody learns of it from the first webhook.
         env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)?;
         Ok(config)
     }

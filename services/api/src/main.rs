@@ -6,6 +6,7 @@ mod access;
 mod app;
 mod config;
 mod describe;
+mod direct;
 mod http;
 mod intake;
 mod queue;
@@ -13,6 +14,7 @@ mod refusal;
 mod routes;
 mod surface;
 mod watch;
+mod workers;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Extension;
 use foreman_runtime::background::keep_running;
+use foreman_runtime::config::SecretKey;
 use foreman_runtime::http::{self as server, Server};
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
@@ -37,10 +40,12 @@ use access::redeliveries::Redeliveries;
 use access::shares::{Bounds, Shares};
 use app::App;
 use config::Config;
+use direct::known::Direct;
 use intake::inventory::Inventory;
 use intake::submit::{Submitter, Writer};
 use queue::QueueReader;
 use watch::Watch;
+use workers::Workers;
 
 const PROGRAM: Program = Program {
     name: "foreman-api",
@@ -50,6 +55,7 @@ const PROGRAM: Program = Program {
     metrics: &[
         &[intake::submit::SUBMITTED, http::observe::REQUESTS, http::observe::REQUEST_SECONDS],
         access::shares::METRICS,
+        direct::METRICS,
     ],
 };
 
@@ -92,6 +98,8 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         inventory: Inventory::new(store.clone()),
         limits: QueueLimits::new(store.clone(), config.max_queued, stored.clone()),
         submitter,
+        workers: Workers::new(config.secret_key.as_ref().map(SecretKey::bytes))?,
+        direct: Direct::new(),
         queue: QueueReader::new(store.clone()),
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
         receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
@@ -118,6 +126,10 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     };
     let shutdown = process.shutdown.clone();
     shutdown.spawn_infallible("submit", writer.run(submissions, last_request.clone()));
+    shutdown.spawn_infallible("workers", {
+        let (app, stop) = (Arc::clone(&app), last_request.clone());
+        async move { app.workers.run(&app.store, &stop).await }
+    });
     let no_more = last_request.clone();
     shutdown.spawn_infallible("stored-bytes", async move { stored.run(&no_more).await });
     shutdown.spawn_infallible("wakeups", {

@@ -9,6 +9,7 @@ use axum::routing::MethodRouter;
 
 use crate::app::{App, Shared};
 use crate::describe::docs;
+use crate::direct;
 use crate::http::framing;
 use crate::http::observe::observe;
 use crate::surface;
@@ -54,6 +55,7 @@ routes! {
 pub(crate) fn table(app: Arc<App>) -> Router {
     routes()
         .merge(surface::table())
+        .merge(direct::table())
         .fallback(async |uri: Uri| surface::no_such_route(&uri))
         .method_not_allowed_fallback(async |uri: Uri| surface::wrong_method(&uri))
         .layer(from_fn(framing::check))

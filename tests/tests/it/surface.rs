@@ -1,4 +1,5 @@
 //! Tests the routes that clients of Ollama, OpenAI and Anthropic call.
 
 mod bound;
+mod direct;
 mod refusals;

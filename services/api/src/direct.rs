@@ -1,0 +1,35 @@
+//! What Ollama answers without a job: its listings, what it shows of a model, and embeddings. An api asks the workers for it, and
+//! each worker asks its own Ollama.
+//!
+//! Must never let anything through that runs a model, except one that embeds.
+
+mod choice;
+mod embeddings;
+mod entries;
+mod hosts;
+mod kept;
+pub(crate) mod known;
+mod listings;
+mod models;
+
+use axum::Router;
+use axum::routing::{get, post};
+use foreman_ollama::DirectRoute;
+use foreman_runtime::metrics::Metric;
+
+use crate::app::Shared;
+
+pub(crate) const METRICS: &[Metric] = &[embeddings::EMBEDDINGS];
+
+pub(crate) fn table() -> Router<Shared> {
+    Router::new()
+        .route("/api/tags", get(listings::tags))
+        .route("/api/ps", get(listings::ps))
+        .route("/v1/models", get(listings::openai))
+        .route("/api/version", get(listings::own_version))
+        .route("/v1/models/{id}", get(models::openai))
+        .route(DirectRoute::Show.path(), post(models::show))
+        .route(DirectRoute::Embed.path(), post(embeddings::embed))
+        .route(DirectRoute::Embeddings.path(), post(embeddings::embeddings))
+        .route(DirectRoute::OpenAiEmbeddings.path(), post(embeddings::openai))
+}
