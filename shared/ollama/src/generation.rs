@@ -1,35 +1,94 @@
-//! One running request, and its answer line by line.
+//! One running request, and its answer: the head, and then piece by piece exactly the bytes that Ollama sent.
 //!
 //! While the [`Generation`] lives, a task of its own reads from Ollama: a reader that stalls would keep the slot on
-//! the GPU occupied. Lines that were read wait here, up to a bound.
+//! the GPU occupied. Pieces that were read wait here, up to a bound.
 //!
-//! The task must never wait for the consumer of the lines.
+//! The task must never wait for the consumer of the pieces.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use reqwest::Request;
+use reqwest::{Request, Response, StatusCode, header};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
 
-use crate::client::Client;
+use crate::classify::answer_failure;
+use crate::client::{Client, MAX_ERROR};
 use crate::failure::Failure;
 use crate::route::Route;
+
+/// The head of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerHead {
+    pub status: u16,
+    pub content_type: Option<String>,
+    /// Given if Ollama announced the size.
+    pub content_length: Option<u64>,
+}
+
+/// In which pieces an answer comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pieces {
+    /// One JSON object per line.
+    Lines,
+    /// Server-sent events.
+    Events,
+    /// The whole answer at once.
+    Whole,
+}
+
+impl AnswerHead {
+    fn of(answer: &Response) -> Self {
+        let text = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        Self {
+            status: answer.status().as_u16(),
+            content_type: text(header::CONTENT_TYPE).map(str::to_owned),
+            content_length: text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()),
+        }
+    }
+
+    /// Whether Ollama began to answer the request. Otherwise the answer is an error.
+    pub fn is_success(&self) -> bool {
+        self.status == StatusCode::OK
+    }
+
+    /// Ollama announces a stream by its content type.
+    pub fn pieces(&self) -> Pieces {
+        let essence = self.content_type.as_deref().unwrap_or_default().split(';').next().unwrap_or_default();
+        match essence.trim() {
+            "application/x-ndjson" => Pieces::Lines,
+            "text/event-stream" => Pieces::Events,
+            _ => Pieces::Whole,
+        }
+    }
+}
 
 /// The answer to one request. Dropping it hangs up.
 #[derive(Debug)]
 pub struct Generation {
-    lines: UnboundedReceiver<Result<Bytes, Failure>>,
+    arrivals: UnboundedReceiver<Arrival>,
     unread: Arc<AtomicUsize>,
     reader: JoinHandle<()>,
+    head: Option<AnswerHead>,
+    error_body: Option<Bytes>,
+}
+
+/// One thing that came from Ollama, in the order in which it came.
+#[derive(Debug)]
+enum Arrival {
+    Head(AnswerHead),
+    Piece(Bytes),
+    /// The body of an error answer.
+    ErrorBody(Bytes),
+    Failure(Failure),
 }
 
 impl Client {
-    /// Sends a body unchanged and reads the answer to its end, however slowly the caller takes the lines.
+    /// Sends a body unchanged and reads the answer to its end, however slowly the caller takes the pieces.
     ///
-    /// Dropping the generation hangs up. The first line arrives with the first token. So a timeout around the first
+    /// Dropping the generation hangs up. The first piece arrives with the first token. So a timeout around the first
     /// [`Generation::next`] limits waiting, loading and prompt processing together. `max_unread` limits how many
     /// bytes may wait here unread.
     pub fn run(&self, route: Route, body: impl Into<Bytes>, max_unread: usize) -> Generation {
@@ -39,25 +98,40 @@ impl Client {
 
 impl Generation {
     fn start(client: Client, request: Request, max_unread: usize) -> Self {
-        let (sender, lines) = mpsc::unbounded_channel();
+        let (sender, arrivals) = mpsc::unbounded_channel();
         let unread = Arc::new(AtomicUsize::new(0));
-        let reader = Reader { client, lines: sender, unread: Arc::clone(&unread), max_unread };
-        Self { lines, unread, reader: tokio::spawn(reader.run(request)) }
+        let reader = Reader { client, arrivals: sender, unread: Arc::clone(&unread), max_unread };
+        let reader = tokio::spawn(reader.run(request));
+        Self { arrivals, unread, reader, head: None, error_body: None }
     }
 
-    /// The next line without its newline, or `None` at the end of the answer. The end alone is no success: success
-    /// also needs a line that says `done`, which [`crate::Join`] checks. Skips blank lines.
+    /// The next piece, or `None` at the end of the answer: a line or an event with the bytes that end it, or all of an
+    /// answer that is no stream. The end alone is no success: [`crate::Join`] and [`crate::Relayed`] check that.
     ///
     /// May be dropped and called again, as in a `select!` or a timeout.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        match self.lines.recv().await {
-            Some(Ok(line)) => {
-                self.unread.fetch_sub(cost(&line), Ordering::Relaxed);
-                Ok(Some(line))
+        loop {
+            match self.arrivals.recv().await {
+                Some(Arrival::Head(head)) => self.head = Some(head),
+                Some(Arrival::ErrorBody(body)) => self.error_body = Some(body),
+                Some(Arrival::Piece(piece)) => {
+                    self.unread.fetch_sub(cost(&piece), Ordering::Relaxed);
+                    return Ok(Some(piece));
+                }
+                Some(Arrival::Failure(failure)) => return Err(failure),
+                None => return Ok(None),
             }
-            Some(Err(failure)) => Err(failure),
-            None => Ok(None),
         }
+    }
+
+    /// The head of the answer, once [`Self::next`] has returned a piece or a failure that came after it.
+    pub fn head(&self) -> Option<&AnswerHead> {
+        self.head.as_ref()
+    }
+
+    /// The body of an error answer, once [`Self::next`] has returned its failure.
+    pub fn error_body(&self) -> Option<&Bytes> {
+        self.error_body.as_ref()
     }
 }
 
@@ -69,7 +143,7 @@ impl Drop for Generation {
 
 struct Reader {
     client: Client,
-    lines: UnboundedSender<Result<Bytes, Failure>>,
+    arrivals: UnboundedSender<Arrival>,
     unread: Arc<AtomicUsize>,
     max_unread: usize,
 }
@@ -77,18 +151,28 @@ struct Reader {
 impl Reader {
     async fn run(self, request: Request) {
         if let Err(failure) = self.read(request).await {
-            // Sending fails only if the generation was dropped. Then nobody needs the failure.
-            _ = self.lines.send(Err(failure));
+            self.send(Arrival::Failure(failure));
         }
     }
 
     async fn read(&self, request: Request) -> Result<(), Failure> {
-        let mut answer = self.client.send(request).await?.bytes_stream();
-        let mut rest = Lines::default();
-        while let Some(piece) = answer.next().await {
-            rest.push(&piece.map_err(|error| self.client.lost(error))?);
-            while let Some(line) = rest.next() {
-                self.give(line)?;
+        let answer = self.client.execute(request).await?;
+        let head = AnswerHead::of(&answer);
+        let (pieces, is_success) = (head.pieces(), head.is_success());
+        self.send(Arrival::Head(head));
+        if !is_success {
+            let status = answer.status();
+            let body = self.client.read_some(answer, MAX_ERROR).await?;
+            let failure = answer_failure(&self.client.host().to_string(), status, &body);
+            self.send(Arrival::ErrorBody(body));
+            return Err(failure);
+        }
+        let mut bytes = answer.bytes_stream();
+        let mut rest = Cutter::new(pieces);
+        while let Some(more) = bytes.next().await {
+            rest.push(&more.map_err(|error| self.client.lost(error))?);
+            while let Some(piece) = rest.next() {
+                self.give(piece)?;
             }
             if rest.len() > self.max_unread {
                 return Err(Failure::TooLarge { limit: self.max_unread });
@@ -97,46 +181,64 @@ impl Reader {
         self.give(rest.end())
     }
 
-    fn give(&self, line: Bytes) -> Result<(), Failure> {
-        if line.is_empty() {
+    fn give(&self, piece: Bytes) -> Result<(), Failure> {
+        if piece.is_empty() {
             return Ok(());
         }
-        let unread = self.unread.fetch_add(cost(&line), Ordering::Relaxed) + cost(&line);
+        let unread = self.unread.fetch_add(cost(&piece), Ordering::Relaxed) + cost(&piece);
         if unread > self.max_unread {
             return Err(Failure::TooLarge { limit: self.max_unread });
         }
-        _ = self.lines.send(Ok(line));
+        self.send(Arrival::Piece(piece));
         Ok(())
+    }
+
+    fn send(&self, arrival: Arrival) {
+        // Sending fails only if the generation was dropped. Then nobody needs the rest.
+        _ = self.arrivals.send(arrival);
     }
 }
 
-/// The memory that one stored line needs. It has a fixed part, so that a flood of tiny lines is bounded too.
-fn cost(line: &Bytes) -> usize {
-    line.len() + size_of::<Result<Bytes, Failure>>()
+/// The memory that one stored piece needs. It has a fixed part, so that a flood of tiny pieces is bounded too.
+fn cost(piece: &Bytes) -> usize {
+    piece.len() + size_of::<Arrival>()
 }
 
-/// Received bytes that are not split into lines yet.
-#[derive(Default)]
-struct Lines {
+/// Received bytes that are not cut into pieces yet.
+struct Cutter {
     bytes: BytesMut,
-    /// How many bytes are known to contain no newline, so that a long line is searched only once.
+    /// What ends a piece. `None` if there is only one.
+    mark: Option<&'static [u8]>,
+    /// How many bytes are known to contain no mark, so that a long piece is searched only once.
     searched: usize,
 }
 
-impl Lines {
-    fn push(&mut self, piece: &[u8]) {
-        self.bytes.extend_from_slice(piece);
+impl Cutter {
+    fn new(pieces: Pieces) -> Self {
+        let mark: Option<&[u8]> = match pieces {
+            Pieces::Lines => Some(b"\n"),
+            Pieces::Events => Some(b"\n\n"),
+            Pieces::Whole => None,
+        };
+        Self { bytes: BytesMut::new(), mark, searched: 0 }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
     }
 
     fn next(&mut self) -> Option<Bytes> {
-        match self.bytes[self.searched..].iter().position(|byte| *byte == b'\n') {
+        let mark = self.mark?;
+        let found = self.bytes[self.searched..].windows(mark.len()).position(|bytes| bytes == mark);
+        match found {
             Some(offset) => {
-                let line = self.bytes.split_to(self.searched + offset + 1);
+                let piece = self.bytes.split_to(self.searched + offset + mark.len());
                 self.searched = 0;
-                Some(trimmed(line))
+                Some(piece.freeze())
             }
             None => {
-                self.searched = self.bytes.len();
+                // The last bytes may be the first ones of a mark.
+                self.searched = (self.bytes.len() + 1).saturating_sub(mark.len());
                 None
             }
         }
@@ -146,38 +248,55 @@ impl Lines {
         self.bytes.len()
     }
 
-    /// The bytes after the last newline.
+    /// The bytes after the last mark.
     fn end(self) -> Bytes {
-        trimmed(self.bytes)
+        self.bytes.freeze()
     }
-}
-
-fn trimmed(line: BytesMut) -> Bytes {
-    let line = line.freeze();
-    let text = line.trim_ascii();
-    line.slice_ref(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn cut(pieces: Pieces, text: &[u8], size: usize) -> Vec<Bytes> {
+        let mut cutter = Cutter::new(pieces);
+        let mut out = Vec::new();
+        for part in text.chunks(size) {
+            cutter.push(part);
+            out.extend(std::iter::from_fn(|| cutter.next()));
+        }
+        out.push(cutter.end());
+        out
+    }
+
     #[test]
-    fn lines_come_out_whole_however_they_arrive() {
-        let text = b"{\"a\":1}\r\n\n  {\"b\":\"\xc3\xa4\"}\nlast";
-        for size in 1..text.len() {
-            let mut lines = Lines::default();
-            let mut out = Vec::new();
-            for piece in text.chunks(size) {
-                lines.push(piece);
-                out.extend(std::iter::from_fn(|| lines.next()));
-            }
-            out.push(lines.end());
-            assert_eq!(
-                out,
-                [&b"{\"a\":1}"[..], b"", b"{\"b\":\"\xc3\xa4\"}", b"last"],
-                "in pieces of {size}"
-            );
+    fn pieces_come_out_whole_however_they_arrive() {
+        let lines = b"{\"a\":1}\r\n\n  {\"b\":\"\xc3\xa4\"}\nlast";
+        let events = b"event: a\ndata: 1\n\n\ndata: 2\n\n: x";
+        for size in 1..lines.len() {
+            let expected = [&b"{\"a\":1}\r\n"[..], b"\n", b"  {\"b\":\"\xc3\xa4\"}\n", b"last"];
+            assert_eq!(cut(Pieces::Lines, lines, size), expected, "in parts of {size}");
+            let expected = [&b"event: a\ndata: 1\n\n"[..], b"\ndata: 2\n\n", b": x"];
+            assert_eq!(cut(Pieces::Events, events, size), expected, "in parts of {size}");
+            assert_eq!(cut(Pieces::Whole, lines, size), [&lines[..]], "in parts of {size}");
+        }
+    }
+
+    #[test]
+    fn the_content_type_says_in_which_pieces_an_answer_comes() {
+        for (content_type, pieces) in [
+            (Some("application/x-ndjson"), Pieces::Lines),
+            (Some("text/event-stream"), Pieces::Events),
+            (Some("text/event-stream; charset=utf-8"), Pieces::Events),
+            (Some("application/json; charset=utf-8"), Pieces::Whole),
+            (None, Pieces::Whole),
+        ] {
+            let head = AnswerHead {
+                status: 200,
+                content_type: content_type.map(str::to_owned),
+                content_length: None,
+            };
+            assert_eq!(head.pieces(), pieces, "{content_type:?}");
         }
     }
 }

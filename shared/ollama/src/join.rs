@@ -72,6 +72,9 @@ impl Join {
     /// Takes one line. An `{"error": …}` line, which Ollama may send after a 200 too, becomes the failure behind it.
     pub fn push(&mut self, line: &[u8]) -> Result<Pushed, Failure> {
         let line = std::str::from_utf8(line).map_err(unreadable)?.trim();
+        if line.is_empty() {
+            return Ok(Pushed::More);
+        }
         let members = Members::parse(line).map_err(unreadable)?;
         if let Some(error) = members.get("error") {
             let text = serde_json::from_str::<String>(error.get());
