@@ -94,6 +94,7 @@ impl Worker {
             ("DATABASE_URL", db.url()),
             ("OLLAMA_HOST", ollama),
             ("FOREMAN_WORKER_OPS_ADDR", &ops),
+            ("FOREMAN_WORKER_STREAM_ADDR", "127.0.0.1:0"),
             ("FOREMAN_LEASE_TTL", "4s"),
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
         ];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use foreman_store::Store;
+use foreman_store::{ApiId, Store};
 use foreman_webhook::SubmissionCheck;
 use tokio::sync::Semaphore;
 
@@ -15,6 +15,9 @@ use crate::access::shares::Shares;
 use crate::direct::known::Direct;
 use crate::intake::inventory::Inventory;
 use crate::intake::submit::Submitter;
+use crate::live::Signs;
+use crate::live::announcements::Attempts;
+use crate::live::hang_ups::HangUps;
 use crate::queue::QueueReader;
 use crate::watch::Watch;
 use crate::workers::Workers;
@@ -25,8 +28,15 @@ pub(crate) struct App {
     pub(crate) inventory: Inventory,
     pub(crate) limits: QueueLimits,
     pub(crate) submitter: Submitter,
+    /// This process, as the jobs of its sync calls name it.
+    pub(crate) api: ApiId,
     pub(crate) workers: Workers,
     pub(crate) direct: Direct,
+    pub(crate) attempts: Attempts,
+    pub(crate) hang_ups: HangUps,
+    /// When a call that waits shows signs of life: one that streams, and any other.
+    pub(crate) signs_of_streams: Signs,
+    pub(crate) signs_of_others: Signs,
     pub(crate) queue: QueueReader,
     pub(crate) watch: Watch,
     pub(crate) receivers: SubmissionCheck,

@@ -1,6 +1,7 @@
 //! The settings of the api. They are read once. A setting that cannot be obeyed stops the process here.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use axum::http::Uri;
 use chrono::TimeDelta;
@@ -13,9 +14,15 @@ use ipnet::IpNet;
 
 use crate::access::bound::Bound;
 use crate::access::site::{Site, SiteName};
+use crate::live::Signs;
 
 /// The largest value of FOREMAN_MAX_BODY. Postgres stores no text of more than 1 GB, and no request to Ollama is that large.
 const LARGEST_BODY: u64 = 512 << 20;
+
+/// The range of the times between signs of life. A client that gives up in less than a minute would need one within that
+/// minute, and no proxy waits longer than an hour.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug)]
 pub(crate) struct Config {
@@ -35,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) inline_limit: u64,
     pub(crate) webhook_allow: Allow,
     pub(crate) secret_key: Option<SecretKey>,
+    pub(crate) signs_of_streams: Signs,
+    pub(crate) signs_of_others: Signs,
 }
 
 /// How clients are told apart.
@@ -51,6 +60,9 @@ impl Config {
         let addr = env.read(&api::ADDR, form::socket_addr)?;
         let public_url = env.read_optional(&shared::PUBLIC_URL, public_url)?;
         let (access, bound) = access(env, addr, public_url.as_deref())?;
+        let every = env.read(&api::HEARTBEAT, form::duration(SHORTEST_HEARTBEAT..=LONGEST_HEARTBEAT))?;
+        let first_of_others =
+            env.read(&api::HEARTBEAT_UNSTREAMED, form::duration(SHORTEST_HEARTBEAT..=LONGEST_HEARTBEAT))?;
         let config = Self {
             database: shared::Database::read(env)?,
             addr,
@@ -70,6 +82,8 @@ impl Config {
             inline_limit: shared::artifact_inline_limit(env)?,
             webhook_allow: env.read_optional(&shared::WEBHOOK_ALLOW, Allow::parse)?.unwrap_or_default(),
             secret_key: shared::secret_key(env)?,
+            signs_of_streams: Signs { first_after: every, every },
+            signs_of_others: Signs { first_after: first_of_others, every },
         };
         // Only workers use it. A wrong value is reported here too, so that nobody learns of it from the first webhook.
         env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)?;

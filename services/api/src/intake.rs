@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use foreman_ollama::JobBody;
-use foreman_store::{Acceptance, IdempotencyKey, JobId, JobReceiver, JobRequest};
+use foreman_ollama::{JobBody, SyncBody, SyncBodyError};
+use foreman_store::{Acceptance, IdempotencyKey, JobId, JobReceiver, JobRequest, KnownModel};
 use foreman_webhook::guard::SUBMISSION_BUDGET;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -16,6 +16,7 @@ use crate::access::auth::Caller;
 use crate::access::shares::Holding;
 use crate::app::{App, Shared};
 use crate::http::traceparent::traceparent;
+use crate::live::hang_ups::Accepting;
 use crate::refusal::Refusal;
 
 pub(crate) mod inventory;
@@ -24,7 +25,7 @@ pub(crate) mod parsed_job;
 pub(crate) mod submit;
 
 use parsed_job::{ParsedJob, Times, idempotency_key};
-use submit::{Accepted, PendingReply, Submission};
+use submit::{Accepted, PendingReply, Submission, WaitingCaller};
 
 /// From this size on, parsing a body takes so long that it would delay other requests on the same thread.
 const LARGE: usize = 256 << 10;
@@ -57,7 +58,7 @@ impl TakenIn {
     /// Waits until the job is committed, or is known not to be.
     pub(crate) async fn accepted(self) -> Result<Accepted, Refusal> {
         match self {
-            Self::Offered(reply) => Ok(reply.wait().await?),
+            Self::Offered(mut reply) => Ok(reply.wait().await?),
             Self::Replayed(job) => Ok(Accepted::Replayed(job)),
         }
     }
@@ -83,6 +84,61 @@ impl Intake {
         match self.check(body, key.clone(), held).await {
             Ok(submission) => self.offer(submission),
             Err(refusal) => self.replay(key.as_ref(), refusal).await.map(TakenIn::Replayed),
+        }
+    }
+
+    /// The model of a sync call, or Ollama's own words for a model that cannot run it.
+    pub(crate) async fn model(&self, body: &SyncBody) -> Result<KnownModel, Refusal> {
+        let found = self.app.inventory.find(body.load_key.model(), self.began).await;
+        found.map_err(|refusal| match refusal.code() {
+            inventory::UNKNOWN => SyncBodyError::model_not_found(&body.model).into(),
+            inventory::ONLY_EMBEDS => SyncBodyError::only_embeds(body).into(),
+            _ => refusal,
+        })
+    }
+
+    /// Takes in a sync call. Its caller waits for the answer.
+    pub(crate) async fn take_in_call(
+        &self,
+        body: SyncBody,
+        model: KnownModel,
+        held: Arc<Holding>,
+    ) -> Result<Accepting, Refusal> {
+        let (app, client) = (&self.app, self.caller.client);
+        let caller = WaitingCaller { api: app.api, gone: app.hang_ups.sender() };
+        let times = Times::from_now(app.store.clock().now(), app.job_ttl);
+        let request = self.sync_request(body, model);
+        let submission =
+            Submission { caller: Some(caller), ..self.admit(request, times, None, None, held).await? };
+        Ok(Accepting::new(app.submitter.offer(submission)?, app.hang_ups.clone(), client))
+    }
+
+    /// Takes in the request of a sync call for whose answer nobody waits.
+    pub(crate) async fn take_in_sync_body(
+        &self,
+        body: SyncBody,
+        model: KnownModel,
+        held: Arc<Holding>,
+    ) -> Result<JobId, Refusal> {
+        let times = Times::from_now(self.app.store.clock().now(), self.app.job_ttl);
+        let request = self.sync_request(body, model);
+        let accepted = self.offer(self.admit(request, times, None, None, held).await?)?.accepted().await?;
+        let (Accepted::New(job) | Accepted::Replayed(job)) = accepted;
+        Ok(job)
+    }
+
+    fn sync_request(&self, body: SyncBody, model: KnownModel) -> JobRequest {
+        JobRequest {
+            client: self.caller.client,
+            model: body.model,
+            model_label: model.label,
+            load_key: body.load_key.as_str().to_owned(),
+            path: body.route.path().to_owned(),
+            body: body.payload,
+            priority: 0,
+            max_attempts: None,
+            metadata: None,
+            receiver: None,
         }
     }
 
@@ -148,7 +204,7 @@ impl Intake {
     ) -> Result<Submission, Refusal> {
         let admission = self.app.limits.admit(request.client, request.body.len()).await?;
         let traceparent = traceparent(&self.headers);
-        Ok(Submission { request, times, retry_of, traceparent, idempotency, admission, held })
+        Ok(Submission { request, times, retry_of, traceparent, idempotency, caller: None, admission, held })
     }
 
     fn offer(&self, submission: Submission) -> Result<TakenIn, Refusal> {

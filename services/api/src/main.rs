@@ -9,6 +9,7 @@ mod describe;
 mod direct;
 mod http;
 mod intake;
+mod live;
 mod queue;
 mod refusal;
 mod routes;
@@ -22,12 +23,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Extension;
-use foreman_runtime::background::keep_running;
+use foreman_runtime::background::{keep_running, one_line};
 use foreman_runtime::config::SecretKey;
 use foreman_runtime::http::{self as server, Server};
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
-use foreman_store::{ConnectOptions, Store};
+use foreman_store::{ApiId, ConnectOptions, Store};
 use foreman_webhook::{Guard, SubmissionCheck};
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
@@ -43,6 +44,8 @@ use config::Config;
 use direct::known::Direct;
 use intake::inventory::Inventory;
 use intake::submit::{Submitter, Writer};
+use live::announcements::Attempts;
+use live::hang_ups::HangUps;
 use queue::QueueReader;
 use watch::Watch;
 use workers::Workers;
@@ -90,6 +93,12 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         .collect::<Result<_, server::BindError>>()?;
     ops::wait_until_ready("Postgres", async || store.can_be_used().await).await;
 
+    let api = ApiId::generate();
+    ops::wait_until_ready("its own row", async || {
+        live::process::register(&store, api).await.map_err(one_line)
+    })
+    .await;
+    let (hang_ups, gone) = HangUps::new();
     let (submitter, submissions) = Submitter::new();
     let stored = StoredBytes::new(store.clone(), config.max_daily_bytes);
     let app = Arc::new(App {
@@ -98,8 +107,13 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         inventory: Inventory::new(store.clone()),
         limits: QueueLimits::new(store.clone(), config.max_queued, stored.clone()),
         submitter,
+        api,
         workers: Workers::new(config.secret_key.as_ref().map(SecretKey::bytes))?,
         direct: Direct::new(),
+        attempts: Attempts::default(),
+        hang_ups,
+        signs_of_streams: config.signs_of_streams,
+        signs_of_others: config.signs_of_others,
         queue: QueueReader::new(store.clone()),
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
         receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
@@ -125,10 +139,34 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         shutdown: process.shutdown.clone(),
     };
     let shutdown = process.shutdown.clone();
-    shutdown.spawn_infallible("submit", writer.run(submissions, last_request.clone()));
+    // A flush may accept a call whose caller has gone, so the last hang-ups come after the last flush.
+    let last_flush = CancellationToken::new();
+    shutdown.spawn_infallible("submit", {
+        let (last_request, last_flush) = (last_request.clone(), last_flush.clone());
+        async move {
+            writer.run(submissions, last_request).await;
+            last_flush.cancel();
+        }
+    });
+    let last_hang_up = CancellationToken::new();
+    shutdown.spawn_infallible("hang-ups", {
+        let (store, last_hang_up) = (store.clone(), last_hang_up.clone());
+        async move {
+            HangUps::run(&store, gone, last_flush).await;
+            last_hang_up.cancel();
+        }
+    });
+    shutdown.spawn_infallible("api-process", {
+        let store = store.clone();
+        async move { live::process::keep(&store, api, &last_hang_up).await }
+    });
     shutdown.spawn_infallible("workers", {
         let (app, stop) = (Arc::clone(&app), last_request.clone());
         async move { app.workers.run(&app.store, &stop).await }
+    });
+    shutdown.spawn_infallible("announcements", {
+        let (app, stop) = (Arc::clone(&app), last_request.clone());
+        async move { app.attempts.run(app.api, &app.workers, &stop).await }
     });
     let no_more = last_request.clone();
     shutdown.spawn_infallible("stored-bytes", async move { stored.run(&no_more).await });

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use foreman_ollama::SyncBodyError;
 use foreman_runtime::background::one_line;
 use foreman_store::StoreError;
 
@@ -85,6 +86,10 @@ impl Refusal {
         Self { retry_after: Some(wait), ..self }
     }
 
+    pub(crate) fn with_sentence(self, sentence: String) -> Self {
+        Self { sentence: sentence.into(), ..self }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
@@ -118,6 +123,14 @@ impl IntoResponse for Refusal {
         }
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+/// A body that Ollama refuses is refused in Ollama's words.
+impl From<SyncBodyError> for Refusal {
+    fn from(error: SyncBodyError) -> Self {
+        let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
+        Self::new(status, "refused_as_ollama", error.text)
     }
 }
 

@@ -2,7 +2,9 @@
 //! Ollama, of OpenAI and of Anthropic call. A refusal takes the form of the surface of its path, whoever made the refusal.
 
 mod error;
+mod form;
 mod refused;
+mod sync;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,6 +12,9 @@ use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+
+use foreman_ollama::Route;
 
 use crate::app::Shared;
 use crate::http::observe::REQUEST_ID;
@@ -46,7 +51,7 @@ impl Surface {
 /// The routes of all surfaces but Foreman's own. They are not in Foreman's description: Ollama, OpenAI and Anthropic describe
 /// them, and their clients know them.
 pub(crate) fn table() -> Router<Shared> {
-    refused::table()
+    Route::ALL.into_iter().fold(refused::table(), |table, route| table.route(route.path(), post(sync::call)))
 }
 
 /// A layer around everything that may refuse. It writes the refusal of a request in the form of the request's surface.

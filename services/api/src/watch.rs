@@ -56,11 +56,18 @@ pub(crate) enum Until {
     End,
     /// A transition with a higher `seq` than this, or the end.
     After(i32),
+    /// No worker holds the job.
+    Unheld,
 }
 
 impl Until {
-    pub(crate) fn is_reached(self, seq: i32, has_ended: bool) -> bool {
-        has_ended || matches!(self, Self::After(last) if seq > last)
+    pub(crate) fn is_reached(self, seen: Progress) -> bool {
+        seen.has_ended
+            || match self {
+                Self::End => false,
+                Self::After(last) => seen.seq > last,
+                Self::Unheld => !seen.is_held,
+            }
     }
 }
 
@@ -165,7 +172,7 @@ impl Waiting {
 
     fn tell(&mut self, seen: Progress) {
         let Some(waiters) = self.by_job.get_mut(&seen.job) else { return };
-        for waiter in waiters.extract_if(.., |waiter| waiter.until.is_reached(seen.seq, seen.has_ended)) {
+        for waiter in waiters.extract_if(.., |waiter| waiter.until.is_reached(seen)) {
             // The request may have ended meanwhile. Then nobody needs to be told.
             let _ = waiter.tell.send(());
         }
@@ -221,11 +228,11 @@ mod tests {
         while watch.waiting().by_job.get(&job).map_or(0, Vec::len) < 2 {
             tokio::task::yield_now().await;
         }
-        watch.waiting().tell(Progress { job, seq: 2, has_ended: false });
+        watch.waiting().tell(Progress { job, seq: 2, is_held: true, has_ended: false });
         assert_eq!(watch.waiting().by_job[&job].len(), 2, "nothing new");
-        watch.waiting().tell(Progress { job, seq: 3, has_ended: false });
+        watch.waiting().tell(Progress { job, seq: 3, is_held: true, has_ended: false });
         assert_eq!(next.await.unwrap(), Waited::Reached);
-        watch.waiting().tell(Progress { job, seq: 4, has_ended: true });
+        watch.waiting().tell(Progress { job, seq: 4, is_held: true, has_ended: true });
         assert_eq!(end.await.unwrap(), Waited::Reached);
         assert_eq!(watch.0.permits.available_permits(), MAX_WAITING);
         assert!(watch.waiting().by_job.is_empty());

@@ -69,7 +69,7 @@ Examples:
 Starts a private Postgres, foreman-api and foreman-worker, and keeps them running until Ctrl-C. Not set, FOREMAN_AUTH is
 off here and FOREMAN_WEBHOOK_ALLOW is loopback; every other setting of foreman-api and foreman-worker (see their --help)
 is passed on.",
-        &[cli::HOME, shared::DATABASE_URL, worker::OLLAMA_HOST, api::ADDR, api::OPS_ADDR, worker::OPS_ADDR],
+        &[cli::HOME, shared::DATABASE_URL, worker::OLLAMA_HOST, api::ADDR, api::OPS_ADDR, worker::OPS_ADDR, worker::STREAM_ADDR],
     )
 }
 
@@ -81,7 +81,7 @@ Example: foreman demo
 Like `foreman up`, on a simulated Ollama: results carry \"simulated\": true. It keeps to a Postgres of its own in the
 directory demo of FOREMAN_HOME, whatever DATABASE_URL and OLLAMA_HOST say, and takes free ports where the default ones
 are taken.",
-        &[cli::HOME, api::ADDR, api::OPS_ADDR, worker::OPS_ADDR],
+        &[cli::HOME, api::ADDR, api::OPS_ADDR, worker::OPS_ADDR, worker::STREAM_ADDR],
     )
 }
 

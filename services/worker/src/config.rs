@@ -10,6 +10,7 @@ use foreman_runtime::config::{SecretKey, form};
 use foreman_runtime::settings::{shared, worker};
 use foreman_runtime::{ConfigError, Env};
 use foreman_webhook::{Allow, RetrySchedule, SigningSecret};
+use tokio::net::TcpListener;
 
 use crate::membership::host_id::HostId;
 
@@ -49,6 +50,7 @@ impl Role {
 pub(crate) struct Config {
     pub database: shared::Database,
     pub ops_addr: SocketAddr,
+    pub stream: Stream,
     pub secret_key: Option<SecretKey>,
     pub roles: BTreeSet<Role>,
     pub host: Host,
@@ -58,6 +60,14 @@ pub(crate) struct Config {
     pub turns: Turns,
     pub webhooks: Webhooks,
     pub job_ttl: Duration,
+}
+
+/// Where apis reach this worker.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub addr: SocketAddr,
+    /// The URL for apis. `None` for the address itself.
+    pub advertise: Option<String>,
 }
 
 /// The Ollama that this worker runs jobs on.
@@ -108,10 +118,12 @@ impl Config {
     pub(crate) fn read(env: &Env) -> Result<Self, ConfigError> {
         let ollama: OllamaHost = env.read(&worker::OLLAMA_HOST, OllamaHost::parse)?;
         let id = env.read_optional(&worker::HOST_ID, HostId::parse)?;
+        let secret_key = shared::secret_key(env)?;
         Ok(Self {
             database: shared::Database::read(env)?,
             ops_addr: env.read(&worker::OPS_ADDR, form::socket_addr)?,
-            secret_key: shared::secret_key(env)?,
+            stream: Stream::read(env, secret_key.is_some())?,
+            secret_key,
             roles: env.read(&worker::ROLES, form::list(form::choice(&Role::WORDS)))?.into_iter().collect(),
             host: Host {
                 id: id.unwrap_or_else(|| HostId::of(&ollama)),
@@ -127,6 +139,54 @@ impl Config {
             webhooks: Webhooks::read(env)?,
             job_ttl: shared::job_ttl(env)?,
         })
+    }
+}
+
+impl Stream {
+    fn read(env: &Env, has_key: bool) -> Result<Self, ConfigError> {
+        let addr: SocketAddr = env.read(&worker::STREAM_ADDR, form::socket_addr)?;
+        let advertise = env.read_optional(&worker::ADVERTISE, url)?;
+        if !addr.ip().to_canonical().is_loopback() && !has_key {
+            return Err(ConfigError::refused(
+                &worker::STREAM_ADDR,
+                format!(
+                    "everybody who reaches {addr} could read answers; listen on loopback, or set FOREMAN_SECRET_KEY, \
+                     the same for api and worker"
+                ),
+            ));
+        }
+        if addr.ip().is_unspecified() && advertise.is_none() {
+            return Err(ConfigError::refused(
+                &worker::STREAM_ADDR,
+                format!(
+                    "apis cannot call {addr}; set FOREMAN_WORKER_ADVERTISE to the URL at which they reach this worker"
+                ),
+            ));
+        }
+        Ok(Self { addr, advertise })
+    }
+
+    /// Listens, and says under which URL apis can call.
+    pub(crate) fn listen(&self) -> anyhow::Result<(TcpListener, String)> {
+        let listener = foreman_runtime::http::listen(self.addr, &worker::STREAM_ADDR)?;
+        let url = match &self.advertise {
+            Some(url) => url.clone(),
+            None => format!("http://{}", listener.local_addr()?),
+        };
+        Ok((listener, url))
+    }
+}
+
+/// A URL without a path.
+fn url(text: &str) -> Result<String, String> {
+    let mend = || "expected a URL such as http://worker-1:9466".to_owned();
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or_else(mend)?;
+    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '[' | ']' | '_');
+    let rest = rest.trim_end_matches('/');
+    if rest.is_empty() || !rest.chars().all(is_host) {
+        Err(mend())
+    } else {
+        Ok(text.trim_end_matches('/').to_owned())
     }
 }
 

@@ -18,14 +18,17 @@ mod janitor;
 mod membership;
 mod runner;
 mod scheduling;
+mod stream;
 mod webhooks;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use foreman_live::Bearer;
 use foreman_ollama::{Client, Failure};
 use foreman_runtime::background::keep_running;
+use foreman_runtime::http as server;
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ConnectOptions, Store};
@@ -37,6 +40,7 @@ use large_reads::LargeReads;
 use last_rounds::LastRounds;
 use membership::liveness::Liveness;
 use membership::peers::Peers;
+use stream::live::LiveAnswers;
 use worker::Worker;
 
 const PROGRAM: Program = Program {
@@ -65,8 +69,12 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
             .context("DATABASE_URL cannot be used")?;
     let ollama = Client::new(config.host.ollama.clone())?;
     let store = Store::new(options);
+    let live = LiveAnswers::default();
+    let stream = config.roles.contains(&Role::Run).then(|| config.stream.listen()).transpose()?;
     let worker = Arc::new(Worker {
         large_reads: LargeReads::new(store.clone()),
+        live: live.clone(),
+        stream_url: stream.as_ref().map(|(_, url)| url.clone()),
         store,
         liveness: Liveness::new(config.lease_ttl),
         peers: Peers::default(),
@@ -89,6 +97,13 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         let store = worker.store.clone();
         async move { keep_running("wakeups", || store.wakeups().run(&store)).await }
     });
+    if let Some((listener, _)) = stream {
+        let bearer = worker.config.secret_key.as_ref().map(|key| Bearer::of(key.bytes()));
+        let (routes, shutdown) = (stream::server::routes(live, bearer), process.shutdown.clone());
+        process.shutdown.spawn_infallible("stream", async move {
+            server::serve("stream", listener, routes, stream::server::LIMITS, &shutdown).await;
+        });
+    }
     spawn_roles(&worker, &ollama);
     Ok(())
 }
@@ -129,7 +144,7 @@ fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
     roles.close();
     let its = Arc::clone(worker);
     shutdown.spawn_infallible("liveness", async move {
-        its.liveness.keep(&its.store, &its.config, roles).await;
+        its.liveness.keep(&its.store, &its.config, its.stream_url.as_deref(), roles).await;
     });
 }
 

@@ -3,6 +3,7 @@
 //! [`decider`] decides, [`floor`] carries the decisions out, [`attempt`] runs one job, and [`record`] writes to Postgres.
 //! [`scan`], [`cancel`] and [`host_watch`] watch Postgres and Ollama, and tell the floor what they see.
 
+mod answer;
 mod attempt;
 mod cancel;
 mod decider;
@@ -72,5 +73,6 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     };
     Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), look_at_host).run().await;
     watchers.iter().for_each(AbortHandle::abort);
+    worker.live.close();
     Ok(())
 }

@@ -25,7 +25,7 @@ const LISTING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer that is read as a whole: a listing of a few thousand models.
 const MAX_ANSWER: usize = 16 << 20;
 /// How much of an error body is read.
-const MAX_ERROR: usize = 64 << 10;
+pub(crate) const MAX_ERROR: usize = 64 << 10;
 
 /// A client of one Ollama host. Cheap to clone; all clones share their connections.
 #[derive(Clone, Debug)]
@@ -153,7 +153,7 @@ impl Client {
     }
 
     /// The beginning of a body. Stops reading at the limit.
-    async fn read_some(&self, answer: Response, limit: usize) -> Result<Bytes, Failure> {
+    pub(crate) async fn read_some(&self, answer: Response, limit: usize) -> Result<Bytes, Failure> {
         let mut stream = answer.bytes_stream();
         let mut body = BytesMut::new();
         while body.len() < limit

@@ -39,7 +39,7 @@ pub use fleet::inventory::{Inventory, KnownModel};
 pub use fleet::stream::{Place, StreamAddress};
 pub use fleet::worker::{OwnLease, Renewal};
 pub use gauges::{DeliveryBacklog, ModelBacklog};
-pub use id::{ApiId, ClientId, DeliveryId, JobId, LaneId, LeaseNo, WorkerId};
+pub use id::{ApiId, ClientId, DeliveryId, InvalidId, JobId, LaneId, LeaseNo, WorkerId};
 pub use job::artifact::{ArtifactHead, ArtifactView};
 pub use job::client_backlog::ClientBacklog;
 pub use job::history::{JobEvent, JobHistory};

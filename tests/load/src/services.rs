@@ -56,6 +56,7 @@ impl Worker {
             ("DATABASE_URL", db.url()),
             ("OLLAMA_HOST", ollama),
             ("FOREMAN_WORKER_OPS_ADDR", &ops),
+            ("FOREMAN_WORKER_STREAM_ADDR", "127.0.0.1:0"),
             ("FOREMAN_WORKER_SLOTS", &slots),
             ("FOREMAN_LOG_FORMAT", "json"),
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),

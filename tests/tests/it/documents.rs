@@ -136,6 +136,7 @@ async fn the_parts_start_and_are_backed_up_as_the_documents_say() {
         ("FOREMAN_API_ADDR", api),
         ("FOREMAN_API_OPS_ADDR", ops),
         ("FOREMAN_WORKER_OPS_ADDR", loopback()),
+        ("FOREMAN_WORKER_STREAM_ADDR", loopback()),
     ]);
     let output = desk.type_in(&lines, &settings).await;
     assert!(output.status.success(), "{}", said(&output));

@@ -177,6 +177,7 @@ async fn a_worker_refuses_foreman_in_ollamas_place() {
         ("DATABASE_URL", db.url()),
         ("OLLAMA_HOST", api.url.as_str()),
         ("FOREMAN_WORKER_OPS_ADDR", ops.as_str()),
+        ("FOREMAN_WORKER_STREAM_ADDR", "127.0.0.1:0"),
     ];
     let mut worker = Process::start("foreman-worker", &[], &settings);
     assert!(!worker.ended().await.success());

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod api;
+mod calls;
 mod cli;
 mod clock_steps;
 mod documents;

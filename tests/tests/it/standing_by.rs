@@ -107,7 +107,12 @@ async fn a_worker_is_ready_once_the_models_of_its_host_are_known_whoever_listed_
     let mut kept_from_listing = db.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE host_model").execute(&mut *kept_from_listing).await.unwrap();
     let (url, ops) = (sim.url(), format!("127.0.0.1:{}", free_port()));
-    let settings = [("DATABASE_URL", db.url()), ("OLLAMA_HOST", &url), ("FOREMAN_WORKER_OPS_ADDR", &ops)];
+    let settings = [
+        ("DATABASE_URL", db.url()),
+        ("OLLAMA_HOST", &url),
+        ("FOREMAN_WORKER_OPS_ADDR", &ops),
+        ("FOREMAN_WORKER_STREAM_ADDR", "127.0.0.1:0"),
+    ];
     let process = Process::start("foreman-worker", &[], &settings);
     let worker = Worker { process, ops_url: format!("http://{ops}") };
     eventually("a worker that waits for its models alone", async || {

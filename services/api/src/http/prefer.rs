@@ -1,4 +1,4 @@
-//! Reads `Prefer: wait=N` (RFC 7240). A preference that we do not understand is ignored, as the RFC asks.
+//! Reads `Prefer: wait=N` and `Prefer: respond-async` (RFC 7240). A preference that we do not understand is ignored, as the RFC asks.
 
 use std::time::Duration;
 
@@ -18,6 +18,15 @@ pub(crate) fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
     })?;
     let seconds: u64 = wait.parse().ok()?;
     (seconds > 0).then(|| Duration::from_secs(seconds).min(MAX_WAIT))
+}
+
+/// Whether the client prefers a job instead of the answer.
+pub(crate) fn responds_async(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all("prefer").iter().filter_map(|line| line.to_str().ok());
+    let mut preferences = lines.flat_map(|line| line.split(','));
+    preferences.any(|one| {
+        one.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("respond-async"))
+    })
 }
 
 #[cfg(test)]

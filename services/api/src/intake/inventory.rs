@@ -28,6 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Without a wake-up, the models are read again after this time.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 
+/// The codes of the refusals of a model.
+pub(crate) const UNKNOWN: &str = "unknown_model";
+pub(crate) const ONLY_EMBEDS: &str = "model_only_embeds";
+
 /// The models that hosts have published.
 pub(crate) struct Inventory {
     store: Store,
@@ -126,10 +130,10 @@ fn runs_jobs(name: &ModelName, model: &KnownModel) -> Result<KnownModel, Refusal
     let error = format!(
         "the model {name} only embeds; use it with /api/embed, or name one that can chat or generate"
     );
-    Err(Refusal::bad_request("model_only_embeds", error))
+    Err(Refusal::bad_request(ONLY_EMBEDS, error))
 }
 
 fn unknown(name: &ModelName) -> Refusal {
     let error = format!("no host has the model {name}; pull it there with `ollama pull {name}`");
-    Refusal::new(StatusCode::NOT_FOUND, "unknown_model", error)
+    Refusal::new(StatusCode::NOT_FOUND, UNKNOWN, error)
 }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::metrics::Metric;
-use foreman_store::{IdempotencyKey, JobId, JobRequest};
-use tokio::sync::{mpsc, oneshot};
+use foreman_store::{ApiId, ClientId, IdempotencyKey, JobId, JobRequest};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::oneshot;
 
 use crate::access::limits::Admission;
 use crate::access::shares::Holding;
@@ -34,9 +35,20 @@ pub(crate) struct Submission {
     pub(crate) retry_of: Option<JobId>,
     pub(crate) traceparent: Option<String>,
     pub(crate) idempotency: Option<IdempotencyKey>,
+    /// Given if the caller waits for the answer.
+    pub(crate) caller: Option<WaitingCaller>,
     pub(crate) admission: Admission,
     /// The memory of the job's bytes. The jobs of one batch share one holding.
     pub(crate) held: Arc<Holding>,
+}
+
+/// The caller of a sync call.
+#[derive(Debug, Clone)]
+pub(crate) struct WaitingCaller {
+    /// The api process to which the caller is connected.
+    pub(crate) api: ApiId,
+    /// Gets the job if the caller has gone before the reply.
+    pub(crate) gone: UnboundedSender<(ClientId, JobId)>,
 }
 
 /// A job that is in the queue.
@@ -88,7 +100,7 @@ type Reply = Result<Accepted, NotAccepted>;
 
 /// Offers jobs to the submitter.
 #[derive(Clone)]
-pub(crate) struct Submitter(mpsc::UnboundedSender<Offer>);
+pub(crate) struct Submitter(UnboundedSender<Offer>);
 
 /// A job on its way to the submitter, and where to send the reply.
 struct Offer {
@@ -115,10 +127,16 @@ impl Submitter {
 pub(crate) struct PendingReply(oneshot::Receiver<Reply>);
 
 impl PendingReply {
-    /// Waits until the job is committed, or is known not to be.
-    pub(crate) async fn wait(self) -> Reply {
+    /// Waits until the job is committed, or is known not to be. May be dropped and called again, until it has returned.
+    pub(crate) async fn wait(&mut self) -> Reply {
         // The submitter drops an offer without a reply only if its task ends in the middle of a flush.
-        self.0.await.unwrap_or(Err(NotAccepted::Unknown))
+        (&mut self.0).await.unwrap_or(Err(NotAccepted::Unknown))
+    }
+
+    /// Takes no reply any more, and returns the one that has come already.
+    pub(crate) fn close(&mut self) -> Option<Reply> {
+        self.0.close();
+        self.0.try_recv().ok()
     }
 }
 

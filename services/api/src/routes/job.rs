@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use foreman_store::{Cancelling, JobId, JobView, StoreError};
+use foreman_store::{Cancelling, JobId, JobState, JobView, Progress, StoreError};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -39,7 +39,7 @@ pub(super) async fn finished(app: &App, caller: Caller, id: JobId) -> Option<Res
 }
 
 /// 202: the job is in the queue.
-pub(super) fn queued(app: &App, job: JobId) -> Response {
+pub(crate) fn queued(app: &App, job: JobId) -> Response {
     let mut response = outgoing::small_json(StatusCode::ACCEPTED, show::json(&json!({ "job_id": job })));
     if let Ok(location) = HeaderValue::from_str(&app.url(&format!("/jobs/{job}"))) {
         response.headers_mut().insert(header::LOCATION, location);
@@ -83,7 +83,7 @@ pub(crate) async fn show(
     };
     let mut permit = app.reads.permit(caller.client).await?;
     let mut job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
-    if !wait.is_zero() && !until.is_reached(job.seq, job.state.is_terminal()) {
+    if !wait.is_zero() && !until.is_reached(progress(&job)) {
         drop(permit);
         let wait_permit = app.watch.permit(caller.client)?;
         wait_permit.wait(job.client, id, until, Instant::now() + wait).await;
@@ -92,6 +92,11 @@ pub(crate) async fn show(
     }
     drop(permit);
     outgoing::json_unless_known(&app, caller.client, &headers, show::job(&app, &job))
+}
+
+fn progress(job: &JobView) -> Progress {
+    let is_held = matches!(job.state, JobState::Loading | JobState::Working);
+    Progress { job: job.id, seq: job.seq, is_held, has_ended: job.state.is_terminal() }
 }
 
 /// Cancels a job, in whatever state it is.

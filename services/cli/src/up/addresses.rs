@@ -15,18 +15,21 @@ pub(super) struct Addresses {
     pub(super) api: SocketAddr,
     pub(super) api_ops: SocketAddr,
     pub(super) worker_ops: SocketAddr,
+    pub(super) worker_stream: SocketAddr,
 }
 
 impl Addresses {
     pub(super) fn choose(env: &Env, kind: Kind) -> anyhow::Result<Self> {
-        // All three stay bound until all are chosen, so that no two get the same free port.
+        // All of them stay bound until all are chosen, so that no two get the same free port.
         let api = try_address(env, &settings::api::ADDR, kind)?;
         let api_ops = try_address(env, &settings::api::OPS_ADDR, kind)?;
         let worker_ops = try_address(env, &settings::worker::OPS_ADDR, kind)?;
+        let worker_stream = try_address(env, &settings::worker::STREAM_ADDR, kind)?;
         Ok(Self {
             api: api.local_addr()?,
             api_ops: api_ops.local_addr()?,
             worker_ops: worker_ops.local_addr()?,
+            worker_stream: worker_stream.local_addr()?,
         })
     }
 
@@ -35,6 +38,7 @@ impl Addresses {
             (settings::api::ADDR, self.api),
             (settings::api::OPS_ADDR, self.api_ops),
             (settings::worker::OPS_ADDR, self.worker_ops),
+            (settings::worker::STREAM_ADDR, self.worker_stream),
         ] {
             environment.set(&setting, address.to_string());
         }

@@ -128,10 +128,16 @@ impl Liveness {
 
     /// Keeps the process registered until every task of `roles` has ended, then deletes its row. Only the end of the
     /// grace stops it sooner.
-    pub(crate) async fn keep(&self, store: &Store, config: &Config, roles: TaskTracker) {
+    pub(crate) async fn keep(
+        &self,
+        store: &Store,
+        config: &Config,
+        stream_url: Option<&str>,
+        roles: TaskTracker,
+    ) {
         // A connection of its own, so that renewals never wait for the pool.
         let store = &store.on_own_connection();
-        let mut identity = Identity { liveness: self, store, config, id: None };
+        let mut identity = Identity { liveness: self, store, config, stream_url, id: None };
         tokio::select! {
             () = identity.live() => {}
             () = roles.wait() => {}
@@ -160,6 +166,7 @@ struct Identity<'a> {
     liveness: &'a Liveness,
     store: &'a Store,
     config: &'a Config,
+    stream_url: Option<&'a str>,
     id: Option<WorkerId>,
 }
 
@@ -186,7 +193,7 @@ impl Identity<'_> {
         loop {
             let sent = Instant::now();
             let host = self.config.host.id.as_str();
-            match within(ttl / 8, self.store.register_worker(id, host, &roles, ttl, None)).await {
+            match within(ttl / 8, self.store.register_worker(id, host, &roles, ttl, self.stream_url)).await {
                 Ok(()) => {
                     self.liveness.acknowledged();
                     tracing::info!(worker.id = %id, host, "registered");

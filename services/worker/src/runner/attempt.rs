@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use foreman_ollama::{Client, Failure, FailureKind, Join, Joined, Pushed, Route};
+use foreman_ollama::{Client, FailureKind, Route};
 use foreman_runtime::background_error;
-use foreman_store::{Begin, Clock, Lease, Phase, Store};
+use foreman_store::{ApiId, Begin, Clock, Lease, Phase, Store};
 use metrics::histogram;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use super::answer::{Asking, Keeping};
 use super::fate::{Abort, Ending, reason};
 use super::job::Body;
 use super::load::{Load, LoadFailure};
@@ -24,14 +25,7 @@ use crate::config::Limits;
 use crate::large_reads::LargeReads;
 use crate::membership::liveness::Spell;
 use crate::scheduling::key::Key;
-
-/// How long to wait for the end of the response after Ollama's `done` line. Reading to the end lets the client reuse the
-/// connection for the next request.
-const LAST_BYTES: Duration = Duration::from_secs(1);
-
-/// Bytes of the answer that may wait to be read. We read each line as soon as it comes, so lines pile up only while this
-/// machine is too busy to read them.
-const MAX_UNREAD: usize = 4 << 20;
+use crate::stream::live::LiveAnswer;
 
 /// The shared parts that every attempt uses.
 #[derive(Debug)]
@@ -54,6 +48,8 @@ pub(crate) struct Attempt {
     pub key: Key,
     pub model_label: String,
     pub route: Route,
+    /// The api whose caller waits for the answer.
+    pub api: Option<ApiId>,
     pub eligible_at: DateTime<Utc>,
     /// Whether the claim itself recorded that the job begins.
     pub begun: bool,
@@ -67,11 +63,19 @@ pub(crate) struct Finished {
     pub ending: Ending,
     /// How long the job's own request took, if one was sent.
     pub ran: Option<Duration>,
+    /// Whether the caller of a sync call may have a part of the answer already.
+    pub given_out: bool,
 }
 
 /// Runs the attempt to its end. It first waits for `load`, if its model must be loaded. A stop from outside ends the
 /// attempt at once, and closes its connection to Ollama.
-pub(crate) async fn run(context: &Context, attempt: Attempt, body: Body, load: Option<Load>) -> Finished {
+pub(crate) async fn run(
+    context: &Context,
+    attempt: Attempt,
+    body: Body,
+    load: Option<Load>,
+    live: LiveAnswer,
+) -> Finished {
     let (mut abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
     let stopped = async {
         tokio::select! {
@@ -80,22 +84,23 @@ pub(crate) async fn run(context: &Context, attempt: Attempt, body: Body, load: O
             () = spell.ended() => Some(Abort::Fenced),
         }
     };
-    tokio::select! {
+    let finished = tokio::select! {
         biased;
         Some(abort) = stopped => Ending::Aborted(abort).into(),
-        ended = attempt.work(body, load, context) => ended,
-    }
+        ended = attempt.work(body, load, context, &live) => ended,
+    };
+    Finished { given_out: live.has_begun_for_a_caller(), ..finished }
 }
 
 impl From<Ending> for Finished {
     /// An attempt whose request was never answered.
     fn from(ending: Ending) -> Self {
-        Self { ending, ran: None }
+        Self { ending, ran: None, given_out: false }
     }
 }
 
 impl Attempt {
-    async fn work(self, body: Body, load: Option<Load>, context: &Context) -> Finished {
+    async fn work(self, body: Body, load: Option<Load>, context: &Context, live: &LiveAnswer) -> Finished {
         // Fetch before begin: clients see the job as waiting until its body is here.
         let body = match self.fetch(body, context).await {
             Ok(body) => body,
@@ -119,14 +124,16 @@ impl Attempt {
         }
         let began = Instant::now();
         let (key, label) = (Key::clone(&self.key), self.model_label.clone());
-        let answer = self.ask(body, first_token_by, context).await;
+        let keeping = self.keeping();
+        let asking = Asking { route: self.route, keeping, limits: &context.limits, first_token_by, live };
+        let answer = asking.ask(&context.ollama, body).await;
         let ran = began.elapsed();
         histogram!(JOB_RUN.name, "model" => label).record(ran);
         let ending = match answer {
-            Ok(joined) => Ending::Done(joined),
+            Ok(completion) => Ending::Done(completion),
             Err(trouble) => trouble.ending(key.model(), &context.ollama).await,
         };
-        Finished { ending, ran: Some(ran) }
+        Finished { ending, ran: Some(ran), given_out: false }
     }
 
     async fn fetch(&self, body: Body, context: &Context) -> Result<String, Ending> {
@@ -182,28 +189,8 @@ impl Attempt {
         Err(trouble.ending(self.key.model(), &context.ollama).await)
     }
 
-    /// Sends the body exactly as it is stored, and joins the lines of the answer.
-    async fn ask(self, body: String, first_token_by: Instant, context: &Context) -> Result<Joined, Trouble> {
-        let limits = &context.limits;
-        let end_by = Instant::now() + limits.run_timeout;
-        let mut join = Join::new(self.route, limits.max_result);
-        let mut answer = context.ollama.run(self.route, body, limits.max_result.max(MAX_UNREAD));
-        let mut spoken = false;
-        loop {
-            let word_by = if spoken { Instant::now() + limits.idle_timeout } else { first_token_by };
-            let line = match timeout_at(word_by.min(end_by), answer.next()).await {
-                Ok(line) => line?.ok_or(Failure::EndedEarly)?,
-                Err(_elapsed) if end_by <= word_by => return Err(Trouble::too_long(limits.run_timeout)),
-                Err(_elapsed) if spoken => return Err(Trouble::no_further_token(limits.idle_timeout)),
-                Err(_elapsed) => return Err(Trouble::no_token(limits.load_timeout)),
-            };
-            if join.push(&line)? == Pushed::Last {
-                break;
-            }
-            spoken = true;
-        }
-        // Nothing after `done` belongs to the answer, so the result of this read does not matter.
-        _ = timeout(LAST_BYTES, answer.next()).await;
-        Ok(join.finish()?)
+    /// A caller gets the answer as Ollama gave it. So does the job of a route whose answers we cannot join.
+    fn keeping(&self) -> Keeping {
+        if self.api.is_some() || !self.route.is_native() { Keeping::AsItCame } else { Keeping::Joined }
     }
 }

@@ -269,6 +269,7 @@ impl Decider {
             key: Key::clone(&job.key),
             model_label: job.model_label.clone(),
             route: job.route,
+            api: job.api,
             eligible_at: job.eligible_at,
             begun: job.begun,
             abort: aborted,
@@ -324,11 +325,11 @@ impl Decider {
 
     fn ended(&mut self, running: Running, finished: Finished, now: Instant) {
         let Running { lease, client, key, runs_on, past, model_label, .. } = running;
-        let Finished { ending, ran } = finished;
+        let Finished { ending, ran, given_out } = finished;
         if runs_on == RunsOn::Gpu {
             self.host.used(&key, now);
         }
-        let past = Past { vanished: self.host.learn(lease.job_id, &ending, now), ..past };
+        let past = Past { vanished: self.host.learn(lease.job_id, &ending, now), given_out, ..past };
         if let (Ending::Done(_), Some(ran)) = (&ending, ran) {
             self.plan.ran(client, &key, ran);
         }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use foreman_ollama::{FailureKind, Joined};
+use foreman_ollama::FailureKind;
 use foreman_store::{Completion, Exit, Reason};
 
 /// How long a job waits before its next attempt, by the number of its failures so far. Further failures repeat the
@@ -20,7 +20,7 @@ const MAX_VANISHED: u32 = 3;
 /// How a job's attempt ended, or why no attempt was made.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    Done(Joined),
+    Done(Completion),
     Failed(Failed),
     Aborted(Abort),
     /// The worker gives the job back before it has begun, for a reason of the worker's own.
@@ -69,6 +69,8 @@ pub(crate) struct Past {
     pub(crate) max_attempts: i16,
     /// How often Ollama went away under this job, this time included.
     pub(crate) vanished: u32,
+    /// Whether the caller of a sync call may have a part of the answer already.
+    pub(crate) given_out: bool,
 }
 
 /// What an ending tells about the host.
@@ -109,8 +111,8 @@ impl Ending {
     /// How the job leaves its lease. `None` if the lease is not ours any more.
     pub(crate) fn fate(self, past: Past) -> Option<Exit> {
         let host_trouble = self.host_trouble();
-        Some(match self {
-            Self::Done(joined) => Exit::Done(completion(joined)),
+        let exit = match self {
+            Self::Done(completion) => Exit::Done(completion),
             Self::Failed(Failed { kind, reason, .. }) => match (host_trouble, kind) {
                 // The job did not cause this, so it costs the job no attempt.
                 (Some(HostTrouble::ModelGone | HostTrouble::Away { under_job: false }), _) => {
@@ -132,6 +134,11 @@ impl Ending {
             Self::GivenBack(reason) => Exit::HandBack { reason },
             Self::Expired => Exit::Expired,
             Self::Stale => return None,
+        };
+        Some(match exit {
+            // The bytes of another attempt cannot follow those of this one.
+            Exit::Retry { reason, .. } | Exit::HandBack { reason } if past.given_out => Exit::Failed(reason),
+            exit => exit,
         })
     }
 }
@@ -151,16 +158,6 @@ pub(crate) fn reason(code: &str, error: &str) -> Reason {
     Reason { code: code.to_owned(), error: error.replace('\0', "\u{fffd}") }
 }
 
-fn completion(joined: Joined) -> Completion {
-    let count = |tokens: u64| i64::try_from(tokens).ok();
-    Completion {
-        prompt_tokens: count(joined.metrics.prompt_eval_count),
-        completion_tokens: count(joined.metrics.eval_count),
-        completion: joined.body.into_bytes(),
-        content_type: "application/json".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,17 +165,19 @@ mod tests {
     use Look::{Away, ModelGone, NothingNew};
 
     /// The second of six attempts.
-    const PAST: Past = Past { failures: 1, max_attempts: 6, vanished: 0 };
+    const PAST: Past = Past { failures: 1, max_attempts: 6, vanished: 0, given_out: false };
 
     fn failed(kind: FailureKind, look: Look) -> Ending {
         Ending::Failed(Failed { kind, look, reason: reason("x", "x") })
     }
 
-    fn joined() -> Joined {
-        let line = br#"{"model":"m","response":"x","done":true,"prompt_eval_count":3,"eval_count":5}"#;
-        let mut join = foreman_ollama::Join::new(foreman_ollama::Route::Generate, 1 << 10);
-        join.push(line).unwrap();
-        join.finish().unwrap()
+    fn completion() -> Completion {
+        Completion {
+            completion: Vec::new(),
+            content_type: "application/json".to_owned(),
+            prompt_tokens: None,
+            completion_tokens: Some(5),
+        }
     }
 
     /// The fate as a short text, with the wait of a retry.
@@ -200,8 +199,8 @@ mod tests {
         let vanished = |vanished| Past { vanished, ..PAST };
         let given_back = || Ending::GivenBack(reason("x", "x"));
         let cases = [
-            (Ending::Done(joined()), PAST, "done, Some(5) tokens"),
-            (Ending::Done(joined()), last, "done, Some(5) tokens"),
+            (Ending::Done(completion()), PAST, "done, Some(5) tokens"),
+            (Ending::Done(completion()), last, "done, Some(5) tokens"),
             // A failure that may pass is retried while there are attempts left.
             (failed(MayPass, NothingNew), PAST, "again in 10 s"),
             (failed(MayPass, NothingNew), last, "failed"),
@@ -233,6 +232,23 @@ mod tests {
         ];
         for (ending, past, expected) in cases {
             let shown = format!("{ending:?}, {past:?}");
+            assert_eq!(fate(ending, past), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_a_caller_has_begun_to_read_is_never_run_again() {
+        let past = Past { given_out: true, vanished: 1, ..PAST };
+        for (ending, expected) in [
+            (failed(MayPass, NothingNew), "failed"),
+            (failed(MayPass, Away), "failed"),
+            (failed(Unreachable, NothingNew), "failed"),
+            (Ending::Aborted(Abort::Fenced), "failed"),
+            (Ending::Aborted(Abort::Stopping), "failed"),
+            (Ending::Aborted(Abort::Cancelled), "cancelled"),
+            (Ending::Done(completion()), "done, Some(5) tokens"),
+        ] {
+            let shown = format!("{ending:?}");
             assert_eq!(fate(ending, past), expected, "{shown}");
         }
     }

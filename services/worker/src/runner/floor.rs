@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use foreman_runtime::background_error;
-use foreman_store::{Holder, LeaseNo, Store, ulid_floor};
+use foreman_store::{Holder, JobId, LeaseNo, Store, ulid_floor};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::sync::{Notify, mpsc, watch};
@@ -38,8 +38,8 @@ pub(crate) struct Floor {
     look_at_host: Arc<Notify>,
     question: OptionFuture<BoxFuture<'static, Reply>>,
     attempts: JoinSet<Finished>,
-    /// The lease of each attempt, by the id of the attempt's task.
-    leases: HashMap<Id, LeaseNo>,
+    /// The lease of each attempt, and its job, by the id of the attempt's task.
+    leases: HashMap<Id, (LeaseNo, JobId)>,
     /// The load under way. Dropping it closes its connection to Ollama.
     load: Option<Load>,
 }
@@ -132,7 +132,11 @@ impl Floor {
             (task, Ending::again(why).into())
         });
         // `begin` enters every attempt into `leases`.
-        self.leases.remove(&task).map(|lease| Event::Ended(lease, finished))
+        let (lease, job) = self.leases.remove(&task)?;
+        if matches!(finished.ending, Ending::Stale) {
+            self.worker.live.dropped(job);
+        }
+        Some(Event::Ended(lease, finished))
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -141,7 +145,10 @@ impl Floor {
                 self.question = Some(questions::ask(self.store.clone(), question).boxed()).into();
             }
             Action::Begin { attempt, body, loading } => self.begin(attempt, body, loading),
-            Action::Settle(leaving) => self.context.recorder.settle(leaving),
+            Action::Settle(leaving) => {
+                self.worker.live.settled(leaving.lease.job_id, &leaving.exit);
+                self.context.recorder.settle(leaving);
+            }
             Action::LookAtHost => self.look_at_host.notify_one(),
         }
     }
@@ -162,8 +169,9 @@ impl Floor {
         // FOREMAN_LOG keeps it.
         let (job, number) = (attempt.lease.job_id, attempt.number);
         let span = tracing::error_span!("attempt", job.id = %job, attempt = number);
-        let run = async move { attempt::run(&context, attempt, body, load).await };
+        let live = self.worker.live.begin(job, number, attempt.api);
+        let run = async move { attempt::run(&context, attempt, body, load, live).await };
         let task = self.attempts.spawn(run.instrument(span));
-        self.leases.insert(task.id(), lease);
+        self.leases.insert(task.id(), (lease, job));
     }
 }

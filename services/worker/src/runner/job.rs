@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::Route;
-use foreman_store::{Claimed, ClientId, Lease};
+use foreman_store::{ApiId, Claimed, ClientId, Lease};
 use tokio::sync::watch;
 
 use super::fate::{Abort, Ending, Past, reason};
@@ -19,6 +19,8 @@ pub(crate) struct Job {
     pub key: Key,
     pub runs_on: RunsOn,
     pub route: Route,
+    /// The api whose caller waits for the answer.
+    pub api: Option<ApiId>,
     pub past: Past,
     pub model_label: String,
     pub body: Body,
@@ -47,7 +49,7 @@ impl Job {
         max_attempts: i16,
     ) -> Result<Self, Box<JobWithEnding>> {
         let max_attempts = claimed.max_attempts.unwrap_or(max_attempts);
-        let past = Past { failures: claimed.failures, max_attempts, vanished: 0 };
+        let past = Past { failures: claimed.failures, max_attempts, vanished: 0, given_out: false };
         let route = match claimed.path.parse::<Route>() {
             Ok(route) => route,
             Err(unknown) => {
@@ -63,6 +65,7 @@ impl Job {
             key: Key::clone(key),
             runs_on,
             route,
+            api: claimed.api,
             past,
             model_label: claimed.model_label,
             body: claimed.body.map_or(Body::InPostgres(claimed.bytes), Body::Here),

@@ -56,6 +56,17 @@ pub const CLIENT_MAX_STREAMS: Setting = Setting::with_default(
     "open waiting and streaming requests per client; the api refuses more with 429",
 );
 
+pub const HEARTBEAT: Setting = Setting::with_default(
+    "FOREMAN_HEARTBEAT",
+    "20s",
+    "a stream of /api or /v1 that still waits for its answer shows a sign of life this often",
+);
+pub const HEARTBEAT_UNSTREAMED: Setting = Setting::with_default(
+    "FOREMAN_HEARTBEAT_UNSTREAMED",
+    "2m",
+    "after this time a call of /api or /v1 without a stream shows the first sign of life; an error afterwards breaks its connection",
+);
+
 pub const ALL: &[Setting] = &[
     ADDR,
     BOUND,
@@ -69,4 +80,6 @@ pub const ALL: &[Setting] = &[
     CLIENT_MAX_QUEUED_BYTES,
     CLIENT_MAX_DAILY_BYTES,
     CLIENT_MAX_STREAMS,
+    HEARTBEAT,
+    HEARTBEAT_UNSTREAMED,
 ];

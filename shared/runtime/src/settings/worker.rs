@@ -17,6 +17,16 @@ pub const OPS_ADDR: Setting = Setting::with_default(
     "127.0.0.1:9465",
     "address of /metrics, /healthz and /readyz; no client data",
 );
+pub const STREAM_ADDR: Setting = Setting::with_default(
+    "FOREMAN_WORKER_STREAM_ADDR",
+    "127.0.0.1:9466",
+    "address at which apis read answers; only on loopback without FOREMAN_SECRET_KEY",
+);
+pub const ADVERTISE: Setting = Setting::optional(
+    "FOREMAN_WORKER_ADVERTISE",
+    "http:// and FOREMAN_WORKER_STREAM_ADDR",
+    "URL at which apis reach FOREMAN_WORKER_STREAM_ADDR",
+);
 pub const SLOTS: Setting = Setting::with_default(
     "FOREMAN_WORKER_SLOTS",
     "1",
@@ -64,6 +74,8 @@ pub const ALL: &[Setting] = &[
     OLLAMA_HOST,
     HOST_ID,
     OPS_ADDR,
+    STREAM_ADDR,
+    ADVERTISE,
     SLOTS,
     ROLES,
     MAX_ATTEMPTS,

@@ -11,6 +11,8 @@ use crate::id::{ClientId, JobId};
 pub struct Progress {
     pub job: JobId,
     pub seq: i32,
+    /// Whether a worker holds the job.
+    pub is_held: bool,
     pub has_ended: bool,
 }
 
@@ -22,18 +24,19 @@ impl Store {
         let progress = sqlx::query_as!(
             Progress,
             r#"-- progress
-            SELECT waited.job_id AS "job!: JobId", room.seq AS "seq!", room.has_ended AS "has_ended!"
+            SELECT waited.job_id AS "job!: JobId", room.seq AS "seq!", room.is_held AS "is_held!",
+                   room.has_ended AS "has_ended!"
             FROM unnest($1::uuid[], $2::uuid[]) AS waited (client_id, job_id)
             CROSS JOIN LATERAL (
-                SELECT seq, false AS has_ended FROM job_ready r
+                SELECT seq, false AS is_held, false AS has_ended FROM job_ready r
                 WHERE r.client_id = waited.client_id AND r.job_id = waited.job_id
                 UNION ALL
-                SELECT seq, false FROM job_scheduled s
+                SELECT seq, false, false FROM job_scheduled s
                 WHERE s.client_id = waited.client_id AND s.job_id = waited.job_id
                 UNION ALL
-                SELECT seq, false FROM job_lease l WHERE l.job_id = waited.job_id
+                SELECT seq, true, false FROM job_lease l WHERE l.job_id = waited.job_id
                 UNION ALL
-                SELECT seq, true FROM job_done d WHERE d.job_id = waited.job_id
+                SELECT seq, false, true FROM job_done d WHERE d.job_id = waited.job_id
             ) AS room"#,
             &clients,
             &ids,

@@ -168,6 +168,7 @@ async fn where_foreman_up_runs_nothing_has_to_be_set() {
         ("FOREMAN_API_ADDR", &api),
         ("FOREMAN_API_OPS_ADDR", &api_ops),
         ("FOREMAN_WORKER_OPS_ADDR", &worker_ops),
+        ("FOREMAN_WORKER_STREAM_ADDR", "127.0.0.1:0"),
     ];
     let mut up = Process::start("foreman", &["up"], &settings);
     within(Duration::from_secs(120), "a clean foreman up", async || {

@@ -62,7 +62,12 @@ impl Up {
         let ready = home.0.join("ready");
         let mut settings = vec![("FOREMAN_HOME".to_owned(), home.path().to_owned())];
         settings.push(("OLLAMA_HOST".to_owned(), ollama.to_owned()));
-        for name in ["FOREMAN_API_ADDR", "FOREMAN_API_OPS_ADDR", "FOREMAN_WORKER_OPS_ADDR"] {
+        for name in [
+            "FOREMAN_API_ADDR",
+            "FOREMAN_API_OPS_ADDR",
+            "FOREMAN_WORKER_OPS_ADDR",
+            "FOREMAN_WORKER_STREAM_ADDR",
+        ] {
             settings.push((name.to_owned(), format!("127.0.0.1:{}", free_port())));
         }
         let ready_file = ["--ready-file", ready.to_str().unwrap()];

@@ -9,7 +9,7 @@ use crate::access::shares::tests::one_client_may_have;
 /// A submission with a body of this many bytes, and a function that counts its client's jobs.
 pub(super) fn submission(bytes: usize) -> (Submission, impl Fn() -> u64) {
     let (admission, jobs) = admission();
-    let client = foreman_store::ClientId::generate();
+    let client = ClientId::generate();
     let request = JobRequest {
         client,
         model: "a".to_owned(),
@@ -24,8 +24,16 @@ pub(super) fn submission(bytes: usize) -> (Submission, impl Fn() -> u64) {
     };
     let held = Arc::new(one_client_may_have(1).take(client, 1).unwrap());
     let times = Times { run_at: None, expires_at: chrono::DateTime::UNIX_EPOCH };
-    let submission =
-        Submission { request, times, retry_of: None, traceparent: None, idempotency: None, admission, held };
+    let submission = Submission {
+        request,
+        times,
+        retry_of: None,
+        traceparent: None,
+        idempotency: None,
+        caller: None,
+        admission,
+        held,
+    };
     (submission, jobs)
 }
 
@@ -65,7 +73,7 @@ async fn a_flush_has_at_most_so_many_jobs_and_bytes_in_the_order_of_the_offers()
 #[tokio::test]
 async fn after_a_submitter_that_ended_in_the_middle_of_a_flush_nobody_knows_of_its_jobs() {
     let (submitter, mut offers) = Submitter::new();
-    let reply = submitter.offer(submission(1).0).unwrap();
+    let mut reply = submitter.offer(submission(1).0).unwrap();
     drop(offers.next_flush(&CancellationToken::new()).await);
     assert_eq!(reply.wait().await, Err(NotAccepted::Unknown));
 }

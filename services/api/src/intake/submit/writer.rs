@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use foreman_runtime::background::jittered;
 use foreman_runtime::{Shutdown, background_error, stalls};
-use foreman_store::{AcceptError, Acceptance, Flush, JobId, NewJob, Store, StoreError};
+use foreman_store::{AcceptError, Acceptance, ClientId, Flush, JobId, NewJob, Store, StoreError};
 use metrics::counter;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,8 @@ const LOOK_UP_EVERY: Duration = Duration::from_millis(200);
 /// The part of a submission that stays here while its job is written.
 struct Ticket {
     model_label: String,
+    /// Given for a sync call: who is told of the job, if its caller has gone.
+    gone: Option<(UnboundedSender<(ClientId, JobId)>, ClientId)>,
     admission: Admission,
     _held: Arc<Holding>,
     reply: oneshot::Sender<Reply>,
@@ -159,17 +162,20 @@ fn reply_after_look_up(found: Option<&[JobId]>, ids: Vec<JobId>, tickets: Vec<Ti
 impl Offer {
     fn stamp(self, id: JobId) -> (NewJob, Ticket) {
         let Self { submission, reply } = self;
-        let Submission { request, times, retry_of, traceparent, idempotency, admission, held } = submission;
-        let ticket = Ticket { model_label: request.model_label.clone(), admission, _held: held, reply };
+        let Submission { request, times, retry_of, traceparent, idempotency, caller, admission, held } =
+            submission;
+        let api = caller.as_ref().map(|caller| caller.api);
+        let gone = caller.map(|caller| (caller.gone, request.client));
+        let ticket = Ticket { model_label: request.model_label.clone(), gone, admission, _held: held, reply };
         let job = NewJob {
             id,
             request,
-            api: None,
             run_at: times.run_at,
             expires_at: times.expires_at,
             retry_of,
             traceparent,
             idempotency,
+            api,
         };
         (job, ticket)
     }
@@ -179,8 +185,13 @@ impl Ticket {
     fn accepted(self, job: JobId) {
         counter!(SUBMITTED.name, "model" => self.model_label).increment(1);
         self.admission.keep();
-        // If the client is gone, it finds its job by the idempotency key, or in the list.
-        let _ = self.reply.send(Ok(Accepted::New(job)));
+        if self.reply.send(Ok(Accepted::New(job))).is_err() {
+            // The client is gone. It finds its job by the idempotency key, or in the list. A sync call is worth nothing
+            // without its caller.
+            if let Some((gone, client)) = self.gone {
+                let _ = gone.send((client, job));
+            }
+        }
     }
 
     fn reply(self, reply: Reply) {

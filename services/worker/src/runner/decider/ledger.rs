@@ -164,6 +164,7 @@ mod tests {
             runs_on: runs_on(&key),
             key,
             route: Route::Chat,
+            api: None,
             past: Past::default(),
             model_label: String::new(),
             body: Body::InPostgres(0),

@@ -34,7 +34,7 @@ impl<J: Fn() -> u64> Writing<J> {
     /// The replies, and for each job whether it is counted as waiting.
     async fn outcome(self) -> (Vec<Reply>, Vec<bool>) {
         let mut replies = Vec::new();
-        for reply in self.replies {
+        for mut reply in self.replies {
             replies.push(reply.wait().await);
         }
         (replies, self.jobs.iter().map(|jobs| jobs() == 1).collect())
@@ -102,7 +102,7 @@ async fn without_postgres_no_job_is_accepted() {
     let last_request = CancellationToken::new();
     last_request.cancel();
     writer().run(offers, last_request).await;
-    for reply in replies {
+    for mut reply in replies {
         assert_eq!(reply.wait().await, Err(NotAccepted::Unavailable));
     }
 }

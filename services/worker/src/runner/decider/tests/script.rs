@@ -28,6 +28,8 @@ pub(super) struct JobPlan {
     pub(super) failures: u8,
     /// Whether it fails because Ollama cannot be reached, which costs it no attempt.
     pub(super) host_is_to_blame: bool,
+    /// Whether each of its attempts gives a part of the answer to a caller.
+    pub(super) speaks: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -67,14 +69,15 @@ fn millis(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
 fn job() -> impl Strategy<Value = JobPlan> {
     let failures = prop_oneof![4 => Just(0u8), 1 => 1..3u8];
     let run = prop_oneof![3 => millis(1..100), 2 => millis(100..3_000)];
-    (millis(0..40_000), 0..3usize, 0..4usize, run, failures, any::<bool>()).prop_map(
-        |(at, client, key, run, failures, host_is_to_blame)| JobPlan {
+    (millis(0..40_000), 0..3usize, 0..4usize, run, failures, any::<bool>(), any::<bool>()).prop_map(
+        |(at, client, key, run, failures, host_is_to_blame, speaks)| JobPlan {
             at,
             client,
             key,
             run,
             failures,
             host_is_to_blame,
+            speaks,
         },
     )
 }

@@ -74,6 +74,8 @@ struct Job {
     id: JobId,
     room: Room,
     failures: u8,
+    /// Whether a caller has a part of its answer.
+    given_out: bool,
     cancel: bool,
 }
 
@@ -136,6 +138,7 @@ impl World {
             plan: plan.clone(),
             room: Room::Waiting,
             failures: 0,
+            given_out: false,
             cancel: false,
         });
         let mut world = Self {
@@ -327,8 +330,12 @@ impl World {
             Happening::SpellBack { is_rescued } => {
                 if is_rescued {
                     self.worker = WorkerId::generate();
-                    let leased: Vec<_> = self.own_leases();
-                    leased.iter().for_each(|own| self.back_to_queue(self.job(own.lease.job_id)));
+                    for own in self.own_leases() {
+                        let job = self.job(own.lease.job_id);
+                        // Its api cancels a job that lost its worker in the middle of an answer.
+                        self.jobs[job].given_out = false;
+                        self.back_to_queue(job);
+                    }
                 }
                 self.begin_spell();
                 self.tell(Event::Renewed);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use foreman_ollama::{FailureKind, Join, Route};
-use foreman_store::LeaseNo;
+use foreman_ollama::FailureKind;
+use foreman_store::{Completion, LeaseNo};
 
 use super::{Happening, InFlight, World};
 use crate::runner::attempt::{Attempt, Finished};
@@ -31,6 +31,7 @@ impl World {
             }
         };
         let job = self.job(attempt.lease.job_id);
+        assert!(!self.jobs[job].given_out, "a job runs again after its caller has got a part of its answer");
         let (abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
         let one = InFlight { job, key, abort, spell, load, has_begun: attempt.begun };
         let before = self.in_flight.insert(attempt.lease.no, one);
@@ -91,8 +92,11 @@ impl World {
     }
 
     pub(super) fn end(&mut self, no: LeaseNo, ending: Ending) {
-        self.in_flight.remove(&no).expect("an attempt ends once");
-        self.tell(Event::Ended(no, Finished { ending, ran: Some(Duration::from_millis(50)) }));
+        let one = self.in_flight.remove(&no).expect("an attempt ends once");
+        let job = &mut self.jobs[one.job];
+        job.given_out = job.plan.speaks && one.has_begun && one.load.is_none();
+        let (ran, given_out) = (Some(Duration::from_millis(50)), job.given_out);
+        self.tell(Event::Ended(no, Finished { ending, ran, given_out }));
     }
 
     /// Ends each attempt that the decider has stopped, or whose spell has ended.
@@ -112,8 +116,10 @@ pub(super) fn failed(kind: FailureKind, look: Look) -> Ending {
 }
 
 fn done() -> Ending {
-    let mut join = Join::new(Route::Chat, 1 << 10);
-    let line = br#"{"model":"m","message":{"role":"assistant","content":"x"},"done":true}"#;
-    join.push(line).unwrap();
-    Ending::Done(join.finish().unwrap())
+    Ending::Done(Completion {
+        completion: b"{}".to_vec(),
+        content_type: "application/json".to_owned(),
+        prompt_tokens: None,
+        completion_tokens: None,
+    })
 }

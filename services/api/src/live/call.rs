@@ -1,0 +1,289 @@
+//! One sync call from its acceptance to the end of its answer: it waits for an attempt, follows the attempt's answer, and falls
+//! back to Postgres where no worker can give it.
+//!
+//! Must never give out a byte of one attempt after bytes of another one.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use foreman_live::{End, Frame, Head};
+use foreman_runtime::background::one_line;
+use foreman_store::{ClientId, JobId};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Fuse};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Signs;
+use super::announcements::{Expected, Place};
+use super::following::Following;
+use super::hang_ups::Guard;
+use super::stored::Stored;
+use crate::app::Shared;
+use crate::watch::{Until, WaitPermit, Waited};
+
+/// The longest time for which a call waits. Its job has expired by then.
+const FOR_EVER: Duration = Duration::from_secs(90 * 24 * 3_600);
+
+/// When the connection to a worker breaks in the middle of an answer, it is tried again after these waits. Together they are
+/// shorter than any TTL: a worker that is gone must be noticed before its job may run elsewhere.
+const TRY_AGAIN: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(400)];
+
+/// A worker writes the outcome of a job right after it has given out the answer. If the outcome is not in Postgres after this
+/// time, the worker was perhaps lost between the two. This is shorter than the shortest TTL.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(1);
+
+/// What a call learns next.
+#[derive(Debug)]
+pub(crate) enum News {
+    Head(Head),
+    Piece(Bytes),
+    /// It is time to show the caller that the call is alive.
+    StillWaiting {
+        /// Whether an attempt runs now.
+        runs: bool,
+    },
+    /// Nothing comes after this.
+    End(End),
+}
+
+/// A call whose answer is still to come, or on its way.
+pub(crate) struct Call {
+    app: Shared,
+    client: ClientId,
+    expected: Expected,
+    guard: Option<Guard>,
+    permit: Arc<WaitPermit>,
+    /// Resolves when Postgres has news of the job: its end, or, once bytes were given out, that no worker holds it any more.
+    /// Also when this process stops.
+    news: Fuse<BoxFuture<'static, Waited>>,
+    source: Source,
+    /// The attempt whose bytes were given out, and how many.
+    given: Option<(Place, u64)>,
+    has_head: bool,
+    sign_at: Instant,
+    signs_every: Duration,
+}
+
+enum Source {
+    /// No attempt is followed.
+    Nothing,
+    Worker(Following, Place),
+    Postgres(Box<Stored>),
+}
+
+impl Call {
+    pub(crate) fn new(app: Shared, client: ClientId, guard: Guard, permit: WaitPermit, signs: Signs) -> Self {
+        let mut call = Self {
+            expected: app.attempts.expect(guard.job()),
+            client,
+            guard: Some(guard),
+            permit: Arc::new(permit),
+            news: pending().boxed().fuse(),
+            source: Source::Nothing,
+            given: None,
+            has_head: false,
+            sign_at: Instant::now() + signs.first_after,
+            signs_every: signs.every,
+            app,
+        };
+        call.listen_for(Until::End);
+        call
+    }
+
+    pub(crate) fn job(&self) -> JobId {
+        self.expected.job()
+    }
+
+    /// Postgres' time.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        self.app.store.clock().now()
+    }
+
+    /// Waits for the next news. A call that is dropped before its end cancels its job.
+    pub(crate) async fn next(&mut self) -> News {
+        loop {
+            if let Some(news) = self.step().await {
+                if let News::End(end) = &news {
+                    self.has_ended(end);
+                }
+                return news;
+            }
+        }
+    }
+
+    async fn step(&mut self) -> Option<News> {
+        let (signs, unanswered) = (!self.has_head, self.given.is_none());
+        match &mut self.source {
+            Source::Nothing => tokio::select! {
+                biased;
+                place = self.expected.next() => self.follow(place).await,
+                waited = &mut self.news => self.look_at_postgres(waited).await,
+                () = sleep_until(self.sign_at), if signs => Some(self.sign(false)),
+            },
+            Source::Worker(following, place) => tokio::select! {
+                biased;
+                frame = following.next() => match frame {
+                    Ok(frame) => {
+                        let place = place.clone();
+                        self.came(frame, &place)
+                    }
+                    Err(error) => {
+                        tracing::warn!(worker = %place.url, error = one_line(error), "the answer of a call broke off");
+                        self.broken_off().await
+                    }
+                },
+                // The worker that is followed was lost, and another one runs the job again.
+                place = self.expected.next(), if unanswered => self.follow(place).await,
+                waited = &mut self.news => self.look_at_postgres(waited).await,
+                () = sleep_until(self.sign_at), if signs => Some(self.sign(true)),
+            },
+            Source::Postgres(stored) => {
+                let given = self.given.as_ref().map_or(0, |(_, bytes)| *bytes);
+                match stored.next(given).await {
+                    Ok(frame) => self.came(frame, &Place { url: "".into(), attempt: 0 }),
+                    Err(error) => {
+                        tracing::warn!(error = one_line(error), "a stored answer could not be read");
+                        Some(News::End(lost()))
+                    }
+                }
+            }
+        }
+    }
+
+    fn came(&mut self, frame: Frame, place: &Place) -> Option<News> {
+        match frame {
+            // After a break the head comes again.
+            Frame::Head(_) if self.has_head => None,
+            Frame::Head(head) => {
+                self.has_head = true;
+                Some(News::Head(head))
+            }
+            Frame::Piece(bytes) => {
+                if self.given.is_none() {
+                    self.given = Some((place.clone(), 0));
+                    self.listen_for(Until::Unheld);
+                }
+                if let Some((_, given)) = &mut self.given {
+                    *given += bytes.len() as u64;
+                }
+                Some(News::Piece(bytes))
+            }
+            // Another attempt follows, or a janitor ends the job.
+            Frame::End(End::Again) if self.given.is_none() => {
+                (self.source, self.has_head) = (Source::Nothing, false);
+                None
+            }
+            Frame::End(End::Again) => Some(News::End(lost())),
+            Frame::End(end) => Some(News::End(end)),
+        }
+    }
+
+    fn listen_for(&mut self, until: Until) {
+        let (permit, client, job) = (Arc::clone(&self.permit), self.client, self.job());
+        let wait = async move { permit.wait(client, job, until, Instant::now() + FOR_EVER).await };
+        self.news = wait.boxed().fuse();
+    }
+
+    fn sign(&mut self, runs: bool) -> News {
+        self.sign_at = Instant::now() + self.signs_every;
+        News::StillWaiting { runs }
+    }
+
+    /// Begins to follow an attempt. If that fails, the call waits for the next attempt or for the end in Postgres.
+    async fn follow(&mut self, place: Place) -> Option<News> {
+        let opened = Following::open(&self.app.workers, &place.url, self.job(), place.attempt, 0).await;
+        match opened {
+            Ok(following) => self.source = Source::Worker(following, place),
+            Err(error) => {
+                tracing::warn!(worker = %place.url, error = one_line(error), "the answer of a call cannot be followed");
+            }
+        }
+        None
+    }
+
+    /// The connection to the worker has broken. Without a byte of the answer the call waits on. Otherwise it must go on with the
+    /// same attempt, or end.
+    async fn broken_off(&mut self) -> Option<News> {
+        self.source = Source::Nothing;
+        let Some((place, given)) = self.given.clone() else {
+            self.has_head = false;
+            return None;
+        };
+        for wait in TRY_AGAIN {
+            if let Ok(waited) = timeout(wait, &mut self.news).await {
+                return self.look_at_postgres(waited).await;
+            }
+            let attempt = place.attempt;
+            if let Ok(following) =
+                Following::open(&self.app.workers, &place.url, self.job(), attempt, given).await
+            {
+                self.source = Source::Worker(following, place);
+                return None;
+            }
+        }
+        Some(News::End(lost()))
+    }
+
+    /// Postgres has news of the job.
+    async fn look_at_postgres(&mut self, waited: Waited) -> Option<News> {
+        if waited != Waited::Reached {
+            // This process stops. The call goes on until its time is up, as long as its worker can give it the answer.
+            return None;
+        }
+        let is_followed = matches!(self.source, Source::Worker(..));
+        match Stored::of(&self.app.store, self.client, self.job()).await {
+            // The caller reads slowly: the worker has the rest of the answer.
+            Ok(Some(Ok(_))) if is_followed && self.given.is_some() => None,
+            Ok(Some(Ok(stored))) => {
+                self.source = Source::Postgres(Box::new(stored));
+                None
+            }
+            // The worker tells more about a failure than Postgres.
+            Ok(Some(Err(End::Failed { .. }))) if is_followed => None,
+            Ok(Some(Err(end))) => Some(News::End(end)),
+            // The job was taken from its worker, and would run again.
+            Ok(None) if self.given.is_some() => Some(News::End(lost())),
+            Ok(None) => {
+                self.listen_for(Until::End);
+                None
+            }
+            Err(error) => {
+                tracing::warn!(error = one_line(error), "the end of a call could not be read");
+                self.given.is_some().then(|| News::End(lost()))
+            }
+        }
+    }
+
+    /// The answer is complete, or will never be.
+    fn has_ended(&mut self, end: &End) {
+        let Some(guard) = self.guard.take() else { return };
+        match (&self.source, end) {
+            // Postgres has the outcome.
+            (Source::Postgres(_), _) => guard.done(),
+            (_, End::Done) => {
+                // The job runs again if its worker dies before it writes the outcome, and nobody would hear that answer.
+                let (permit, client, deadline) =
+                    (Arc::clone(&self.permit), self.client, Instant::now() + OUTCOME_WITHIN);
+                tokio::spawn(async move {
+                    match permit.wait(client, guard.job(), Until::End, deadline).await {
+                        Waited::Reached => guard.done(),
+                        Waited::TimedOut | Waited::Stopping => drop(guard),
+                    }
+                });
+            }
+            // A cancel changes nothing of a job that has ended.
+            _ => drop(guard),
+        }
+    }
+}
+
+fn lost() -> End {
+    End::Failed {
+        code: "worker_lost".to_owned(),
+        error: "the worker that ran the model was lost in the middle of its answer; ask again".to_owned(),
+        said: false,
+    }
+}

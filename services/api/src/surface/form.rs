@@ -1,0 +1,163 @@
+//! What Foreman itself says on the connection of a sync call, beside Ollama's answer: signs of life while the call waits, and
+//! an error where the head of the answer is gone already. Each surface has its own form.
+//!
+//! Every form was seen to be taken by the real clients of its surface. Must never write something that a client takes for a
+//! part of an answer.
+
+use axum::http::HeaderValue;
+use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use foreman_ollama::{Route, SyncBody, error_text};
+use foreman_store::JobId;
+use serde_json::{Value, json};
+
+use super::{Surface, error};
+use crate::refusal::Refusal;
+
+/// How one call is spoken to.
+#[derive(Debug, Clone)]
+pub(crate) struct Form {
+    route: Route,
+    /// Whether the caller wants a stream.
+    stream: bool,
+    /// As the caller wrote it.
+    model: String,
+}
+
+impl Form {
+    pub(crate) fn of(body: &SyncBody) -> Self {
+        Self { route: body.route, stream: body.stream, model: body.model.clone() }
+    }
+
+    pub(crate) fn streams(&self) -> bool {
+        self.stream
+    }
+
+    /// The content type of an answer that begins before Ollama's own head is known. It is what Ollama would say.
+    pub(crate) fn content_type(&self) -> &'static str {
+        match (self.stream, Surface::of(self.route.path())) {
+            (true, Surface::Ollama | Surface::Native) => "application/x-ndjson",
+            (true, _) => "text/event-stream",
+            (false, Surface::Ollama | Surface::Native) => "application/json; charset=utf-8",
+            (false, _) => "application/json",
+        }
+    }
+
+    /// Shows the caller that its call is alive.
+    pub(crate) fn sign(&self, job: JobId, runs: bool, now: DateTime<Utc>) -> Bytes {
+        if !self.stream {
+            // JSON may begin with white space.
+            return Bytes::from_static(b" ");
+        }
+        let created_at = now.to_rfc3339_opts(SecondsFormat::Nanos, true);
+        match self.route {
+            Route::Chat => line(&json!({
+                "model": self.model, "created_at": created_at,
+                "message": {"role": "assistant", "content": ""}, "done": false,
+            })),
+            Route::Generate => {
+                line(&json!({"model": self.model, "created_at": created_at, "response": "", "done": false}))
+            }
+            Route::ChatCompletions | Route::Completions => Bytes::from_static(b": waiting\n\n"),
+            Route::Responses => {
+                let (kind, status) = if runs {
+                    ("response.in_progress", "in_progress")
+                } else {
+                    ("response.queued", "queued")
+                };
+                event(
+                    kind,
+                    &json!({"type": kind, "sequence_number": 0, "response": self.response(job, status, now)}),
+                )
+            }
+            Route::Messages => event("ping", &json!({"type": "ping"})),
+        }
+    }
+
+    /// Ends a stream with an error. `None` for an answer that is not a stream: only a broken connection keeps its caller from
+    /// taking the error for an answer.
+    pub(crate) fn error(&self, refusal: &Refusal, job: JobId, now: DateTime<Utc>) -> Option<Bytes> {
+        if !self.stream {
+            return None;
+        }
+        let surface = Surface::of(self.route.path());
+        let (_, body) = error::write(surface, refusal, None);
+        Some(match self.route {
+            Route::Responses => {
+                // Codex knows the first event, and OpenAI's own clients the second one.
+                let error = json!({"code": "server_error", "message": refusal.sentence()});
+                let mut response = self.response(job, "failed", now);
+                response["error"] = error;
+                let failed = event(
+                    "response.failed",
+                    &json!({"type": "response.failed", "sequence_number": 0, "response": response}),
+                );
+                let mut said: Value = serde_json::from_slice(&body).unwrap_or_default();
+                said["type"] = "error".into();
+                said["sequence_number"] = 1.into();
+                said["message"] = refusal.sentence().into();
+                [failed, event("error", &said)].concat().into()
+            }
+            _ => self.wrap(&body),
+        })
+    }
+
+    /// Ends a stream with the body of an error that Ollama answered. `None` as for [`Self::error`].
+    pub(crate) fn ollamas_error(
+        &self,
+        body: &[u8],
+        status: Refusal,
+        job: JobId,
+        now: DateTime<Utc>,
+    ) -> Option<Bytes> {
+        match self.route {
+            Route::Responses => {
+                let text = error_text(body).unwrap_or_else(|| status.sentence().to_owned());
+                self.error(&status.with_sentence(text), job, now)
+            }
+            _ => self.stream.then(|| self.wrap(body)),
+        }
+    }
+
+    /// Puts the body of an error into a stream.
+    fn wrap(&self, body: &[u8]) -> Bytes {
+        let body = String::from_utf8_lossy(body.trim_ascii()).replace(['\n', '\r'], " ");
+        Bytes::from(match self.route {
+            Route::Chat | Route::Generate => format!("{body}\n"),
+            Route::ChatCompletions | Route::Completions | Route::Responses => format!("data: {body}\n\n"),
+            Route::Messages => format!("event: error\ndata: {body}\n\n"),
+        })
+    }
+
+    /// The object of `/v1/responses` with every field that its type requires.
+    fn response(&self, job: JobId, status: &str, now: DateTime<Utc>) -> Value {
+        json!({
+            "id": format!("resp_{job}"), "object": "response", "created_at": now.timestamp(), "status": status,
+            "background": false, "error": null, "incomplete_details": null, "instructions": null, "metadata": {},
+            "model": self.model, "output": [], "parallel_tool_calls": true, "temperature": null, "tool_choice": "auto",
+            "tools": [], "top_p": null,
+        })
+    }
+
+    /// The answer to an unload, as Ollama gives it.
+    pub(crate) fn unloaded(&self, now: DateTime<Utc>) -> (HeaderValue, Bytes) {
+        let created_at = now.to_rfc3339_opts(SecondsFormat::Nanos, true);
+        let mut answer = json!({"model": self.model, "created_at": created_at});
+        if self.route == Route::Chat {
+            answer["message"] = json!({"role": "assistant", "content": ""});
+        } else {
+            answer["response"] = "".into();
+        }
+        answer["done"] = true.into();
+        answer["done_reason"] = "unload".into();
+        (HeaderValue::from_static("application/json; charset=utf-8"), answer.to_string().into())
+    }
+}
+
+fn line(value: &Value) -> Bytes {
+    format!("{value}\n").into()
+}
+
+fn event(kind: &str, data: &Value) -> Bytes {
+    format!("event: {kind}\ndata: {data}\n\n").into()
+}

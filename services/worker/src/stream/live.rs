@@ -1,0 +1,324 @@
+//! The answers of the attempts that run here, as they come from Ollama. An attempt writes, and any number of readers follow,
+//! each at its own place.
+//!
+//! Must never make an attempt wait for a reader. Must never give out anything of an answer that may still be dropped for
+//! another attempt's answer: see [`LiveAnswer::give_out`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use foreman_live::{Announcement, End, Frame, FrameError, Frames, Head};
+use foreman_ollama::AnswerHead;
+use foreman_store::{ApiId, Exit, JobId};
+use moka::sync::Cache;
+use tokio::sync::{mpsc, watch};
+
+/// An answer that has ended is kept for readers that come late: a short answer is complete before its api has asked for it.
+/// Postgres has it after this time.
+const KEPT_FOR: Duration = Duration::from_secs(10);
+
+/// All ended answers together may hold this many bytes.
+const KEPT_BYTES: u64 = 64 << 20;
+
+/// Announcements that may wait for one api. An api that does not read them loses its connection, asks again, and then hears of
+/// every running attempt.
+const UNHEARD: usize = 1_024;
+
+/// A reader takes about this many bytes at a time.
+const SLICE: usize = 64 << 10;
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveAnswers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    running: Mutex<Running>,
+    ended: Cache<JobId, Arc<Answer>>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    answers: HashMap<JobId, Arc<Answer>>,
+    listeners: Vec<(ApiId, mpsc::Sender<Announcement>)>,
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+struct Answer {
+    attempt: i32,
+    /// The api whose caller waits for it.
+    api: Option<ApiId>,
+    state: Mutex<State>,
+    changes: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    head: Option<Head>,
+    pieces: Vec<Bytes>,
+    /// Whether readers may have what there is.
+    is_given_out: bool,
+    /// Whether the pieces contain an error of Ollama.
+    has_error: bool,
+    end: Option<End>,
+}
+
+/// The attempt's side of a live answer.
+#[derive(Debug)]
+pub(crate) struct LiveAnswer(Arc<Answer>);
+
+/// Follows an answer.
+pub(crate) struct Reader {
+    answer: Arc<Answer>,
+    changes: watch::Receiver<()>,
+    /// The next piece, and how many of its bytes the reader has already.
+    next: usize,
+    skip: usize,
+    has_head: bool,
+    is_over: bool,
+}
+
+impl Default for LiveAnswers {
+    fn default() -> Self {
+        let ended = Cache::builder()
+            .max_capacity(KEPT_BYTES)
+            .weigher(|_, answer: &Arc<Answer>| u32::try_from(answer.state().bytes()).unwrap_or(u32::MAX))
+            .time_to_live(KEPT_FOR)
+            .build();
+        Self(Arc::new(Inner { running: Mutex::default(), ended }))
+    }
+}
+
+impl LiveAnswers {
+    /// An attempt begins. If an api waits for its answer, the api hears of it.
+    pub(crate) fn begin(&self, job: JobId, attempt: i32, api: Option<ApiId>) -> LiveAnswer {
+        let (changes, _) = watch::channel(());
+        let answer = Arc::new(Answer { attempt, api, state: Mutex::default(), changes });
+        let mut running = self.running();
+        running.answers.insert(job, Arc::clone(&answer));
+        if let Some(api) = api {
+            running.listeners.retain(|(listener, sender)| {
+                *listener != api || sender.try_send(announcement(job, attempt)).is_ok()
+            });
+        }
+        LiveAnswer(answer)
+    }
+
+    /// The job leaves its lease in this way.
+    pub(crate) fn settled(&self, job: JobId, exit: &Exit) {
+        let failed = |reason: &foreman_store::Reason| {
+            (End::Failed { code: reason.code.clone(), error: reason.error.clone(), said: false }, true)
+        };
+        let (end, keep) = match exit {
+            Exit::Done(_) => (End::Done, true),
+            Exit::Failed(reason) => failed(reason),
+            Exit::Retry { .. } | Exit::HandBack { .. } => (End::Again, false),
+            Exit::Cancelled => (End::Cancelled, true),
+            Exit::Expired => (End::Expired, true),
+        };
+        self.end(job, end, keep);
+    }
+
+    /// The attempt is over, and nothing is to be recorded of it.
+    pub(crate) fn dropped(&self, job: JobId) {
+        self.end(job, End::Again, false);
+    }
+
+    fn end(&self, job: JobId, end: End, keep: bool) {
+        let Some(answer) = self.running().answers.remove(&job) else { return };
+        answer.end(end);
+        // Nobody waits for the answer of another job so impatiently.
+        if keep && answer.api.is_some() {
+            self.0.ended.insert(job, answer);
+        }
+    }
+
+    /// Follows the answer of this attempt, or of the attempt that runs now, from a byte on. Says which attempt it is. `None` if
+    /// there is no such attempt here.
+    pub(crate) fn follow(&self, job: JobId, attempt: Option<i32>, from: u64) -> Option<(i32, Reader)> {
+        let running = self.running().answers.get(&job).cloned();
+        let fits = |answer: &Arc<Answer>| attempt.is_none_or(|attempt| attempt == answer.attempt);
+        let answer = running.filter(fits).or_else(|| self.0.ended.get(&job).filter(fits))?;
+        Some((answer.attempt, Reader::new(answer, from)))
+    }
+
+    /// Announces the attempts of this api's calls: those that run now, and those that begin later.
+    pub(crate) fn listen(&self, api: ApiId) -> mpsc::Receiver<Announcement> {
+        let mut running = self.running();
+        let now: Vec<Announcement> = running
+            .answers
+            .iter()
+            .filter(|(_, answer)| answer.api == Some(api))
+            .map(|(job, answer)| announcement(*job, answer.attempt))
+            .collect();
+        let (sender, receiver) = mpsc::channel(UNHEARD + now.len());
+        for announcement in now {
+            // There is room for all of them.
+            _ = sender.try_send(announcement);
+        }
+        running.listeners.retain(|(_, sender)| !sender.is_closed());
+        if !running.is_closed {
+            running.listeners.push((api, sender));
+        }
+        receiver
+    }
+
+    /// No attempt will begin here any more. Ends all announcements, and every answer that has not ended.
+    pub(crate) fn close(&self) {
+        let mut running = self.running();
+        running.is_closed = true;
+        running.listeners.clear();
+        for (_, answer) in running.answers.drain() {
+            answer.end(End::Again);
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn announcement(job: JobId, attempt: i32) -> Announcement {
+    Announcement { job: job.to_string(), attempt }
+}
+
+impl LiveAnswer {
+    /// The first head counts.
+    pub(crate) fn head(&self, head: Option<&AnswerHead>) {
+        let mut state = self.0.state();
+        if let (None, Some(AnswerHead { status, content_type, content_length })) = (&state.head, head) {
+            let content_type = content_type.clone();
+            state.head = Some(Head { status: *status, content_type, content_length: *content_length });
+        }
+    }
+
+    pub(crate) fn push(&self, piece: Bytes) {
+        self.0.state().pieces.push(piece);
+        self.0.changes.send_replace(());
+    }
+
+    /// Ollama's own error is among the pieces.
+    pub(crate) fn has_error(&self) {
+        self.0.state().has_error = true;
+    }
+
+    /// Lets readers have what there is, and what comes. From now on no other attempt may answer a caller.
+    pub(crate) fn give_out(&self) {
+        self.0.state().is_given_out = true;
+    }
+
+    /// Whether a caller may have a part of this answer.
+    pub(crate) fn has_begun_for_a_caller(&self) -> bool {
+        self.0.api.is_some() && self.0.state().is_given_out
+    }
+
+    /// All bytes of the answer so far.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.0.state().pieces.concat()
+    }
+
+    /// Ends the answer for its readers while the attempt goes on, and frees its memory.
+    pub(crate) fn is_too_long(&self) {
+        let error =
+            "the answer has become too long to follow; it is in the job's artifact at the end".to_owned();
+        self.0.end(End::Failed { code: "too_long_to_follow".to_owned(), error, said: false });
+        self.0.state().pieces = Vec::new();
+    }
+}
+
+impl Answer {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, end: End) {
+        let mut state = self.state();
+        if state.end.is_none() {
+            let said = state.has_error;
+            state.end = Some(match end {
+                End::Failed { code, error, .. } => End::Failed { code, error, said },
+                end => end,
+            });
+            // What was held back is the caller's answer now, unless it is dropped.
+            let is_answer =
+                state.end == Some(End::Done) || (said && matches!(state.end, Some(End::Failed { .. })));
+            if is_answer {
+                state.is_given_out = true;
+            } else if !state.is_given_out {
+                state.pieces = Vec::new();
+            }
+        }
+        drop(state);
+        self.changes.send_replace(());
+    }
+}
+
+impl State {
+    fn bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.len() + size_of::<Bytes>()).sum()
+    }
+}
+
+impl Reader {
+    fn new(answer: Arc<Answer>, from: u64) -> Self {
+        let changes = answer.changes.subscribe();
+        // A reader that comes back has seen these bytes, so the pieces are there.
+        let skip = usize::try_from(from).unwrap_or(usize::MAX);
+        Self { answer, changes, next: 0, skip, has_head: false, is_over: false }
+    }
+
+    /// The next frames, or `None` after the end.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, FrameError>> {
+        if self.is_over {
+            return None;
+        }
+        loop {
+            // Mark the changes as seen before looking, so that none between the two is lost.
+            self.changes.borrow_and_update();
+            let mut frames = BytesMut::new();
+            if let Err(error) = self.take(&mut frames) {
+                self.is_over = true;
+                return Some(Err(error));
+            }
+            if !frames.is_empty() {
+                return Some(Ok(frames.freeze()));
+            }
+            // An error would mean that the answer is gone, and this reader holds it.
+            self.changes.changed().await.ok()?;
+        }
+    }
+
+    fn take(&mut self, out: &mut BytesMut) -> Result<(), FrameError> {
+        let answer = Arc::clone(&self.answer);
+        let state = answer.state();
+        let mut frames = Frames::default();
+        if state.is_given_out {
+            if let Some(head) = state.head.as_ref().filter(|_| !self.has_head) {
+                frames.write(&Frame::Head(head.clone()), out)?;
+                self.has_head = true;
+            }
+            while let Some(piece) = state.pieces.get(self.next).filter(|_| out.len() < SLICE) {
+                let skipped = self.skip.min(piece.len());
+                if skipped < piece.len() {
+                    frames.write(&Frame::Piece(piece.slice(skipped..)), out)?;
+                }
+                self.skip -= skipped;
+                self.next += 1;
+            }
+            if self.next < state.pieces.len() {
+                return Ok(());
+            }
+        }
+        if let Some(end) = &state.end {
+            frames.write(&Frame::End(end.clone()), out)?;
+            self.is_over = true;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! The stream address: HTTP for apis, and for nobody else. Its paths and frames are those of `foreman_live`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use foreman_live::{ANNOUNCEMENTS, ANSWERS, ATTEMPT_HEADER, Announcement, Bearer, HEARTBEAT};
+use foreman_runtime::http::Limits;
+use foreman_store::{ApiId, JobId};
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::live::LiveAnswers;
+
+/// An api has one connection for each call that it follows, and one for announcements.
+pub(crate) const LIMITS: Limits = Limits {
+    connections: 8_192,
+    head: Duration::from_secs(10),
+    idle: Duration::from_secs(90),
+    stalled: Duration::from_secs(60),
+};
+
+/// The routes of the stream address. Without a bearer everybody who reaches the address may ask, so it is on loopback then.
+pub(crate) fn routes(live: LiveAnswers, bearer: Option<Bearer>) -> Router {
+    Router::new()
+        .route(ANNOUNCEMENTS, get(announcements))
+        .route(&format!("{ANSWERS}/{{job}}"), get(answer))
+        .with_state(live)
+        .layer(from_fn_with_state(Arc::new(bearer), check))
+}
+
+async fn check(State(bearer): State<Arc<Option<Bearer>>>, request: Request, next: Next) -> Response {
+    let header =
+        request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    match &*bearer {
+        Some(bearer) if !bearer.is(header) => {
+            let error = "api and worker must have the same FOREMAN_SECRET_KEY";
+            (StatusCode::UNAUTHORIZED, error).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+#[derive(Deserialize)]
+struct Asker {
+    api: String,
+}
+
+async fn announcements(State(live): State<LiveAnswers>, Query(asker): Query<Asker>) -> Response {
+    let Ok(api) = asker.api.parse::<ApiId>() else { return StatusCode::BAD_REQUEST.into_response() };
+    let lines = stream::unfold(live.listen(api), |mut receiver| async {
+        let line = match timeout(HEARTBEAT, receiver.recv()).await {
+            Ok(announcement) => line(&announcement?),
+            Err(_elapsed) => Bytes::from_static(b"\n"),
+        };
+        Some((Ok::<_, Infallible>(line), receiver))
+    });
+    Body::from_stream(lines).into_response()
+}
+
+fn line(announcement: &Announcement) -> Bytes {
+    let mut line = serde_json::to_vec(announcement).expect("a text and a number always serialise");
+    line.push(b'\n');
+    line.into()
+}
+
+#[derive(Deserialize)]
+struct From {
+    attempt: Option<i32>,
+    #[serde(default)]
+    from: u64,
+}
+
+async fn answer(
+    State(live): State<LiveAnswers>,
+    Path(job): Path<String>,
+    Query(From { attempt, from }): Query<From>,
+) -> Response {
+    let Ok(job) = job.parse::<JobId>() else { return StatusCode::NOT_FOUND.into_response() };
+    let Some((attempt, reader)) = live.follow(job, attempt, from) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let frames = stream::unfold(reader, |mut reader| async { Some((reader.next().await?, reader)) });
+    ([(ATTEMPT_HEADER, attempt.to_string())], Body::from_stream(frames)).into_response()
+}
