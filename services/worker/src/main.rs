@@ -99,7 +99,8 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     });
     if let Some((listener, _)) = stream {
         let bearer = worker.config.secret_key.as_ref().map(|key| Bearer::of(key.bytes()));
-        let (routes, shutdown) = (stream::server::routes(live, bearer), process.shutdown.clone());
+        let (routes, shutdown) =
+            (stream::server::routes(live, ollama.clone(), bearer), process.shutdown.clone());
         process.shutdown.spawn_infallible("stream", async move {
             server::serve("stream", listener, routes, stream::server::LIMITS, &shutdown).await;
         });

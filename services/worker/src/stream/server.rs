@@ -13,12 +13,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use foreman_live::{ANNOUNCEMENTS, ANSWERS, ATTEMPT_HEADER, Announcement, Bearer, HEARTBEAT};
+use foreman_ollama::Client;
 use foreman_runtime::http::Limits;
 use foreman_store::{ApiId, JobId};
 use futures_util::stream;
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::direct;
 use super::live::LiveAnswers;
 
 /// An api has one connection for each call that it follows, and one for announcements.
@@ -30,11 +32,12 @@ pub(crate) const LIMITS: Limits = Limits {
 };
 
 /// The routes of the stream address. Without a bearer everybody who reaches the address may ask, so it is on loopback then.
-pub(crate) fn routes(live: LiveAnswers, bearer: Option<Bearer>) -> Router {
+pub(crate) fn routes(live: LiveAnswers, ollama: Client, bearer: Option<Bearer>) -> Router {
     Router::new()
         .route(ANNOUNCEMENTS, get(announcements))
         .route(&format!("{ANSWERS}/{{job}}"), get(answer))
         .with_state(live)
+        .merge(direct::routes(ollama))
         .layer(from_fn_with_state(Arc::new(bearer), check))
 }
 

@@ -1,4 +1,4 @@
-//! Tests what Ollama answers without a job, with workers that the test plays.
+//! Tests what Ollama answers without a job: with workers that the test plays, and with a real one.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use foreman_store::Seal;
 use foreman_tests::{Api, Db, eventually, http};
+use ollama_sim::{Config, Sim};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -279,4 +280,53 @@ async fn embeddings_go_to_hosts_in_turn_without_keep_alive_and_end_when_the_call
         status => Err(status),
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_passes_on_what_its_ollama_answers() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config::default().models(["tiny-a", "tiny-embed"])).await.unwrap();
+    let key = [("FOREMAN_SECRET_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")];
+    let _worker = foreman_tests::Worker::start(&db, &sim.url(), &key).await;
+    let api = Api::start(&db, &key).await;
+    let ask = async |url: &str, path: &str, body: Option<Value>| {
+        let url = format!("{url}{path}");
+        let request = match body {
+            Some(body) => http().post(url).body(body.to_string()),
+            None => http().get(url),
+        };
+        let answer = request.send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        let mut body: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        for measured in ["total_duration", "load_duration"] {
+            body.as_object_mut().and_then(|body| body.remove(measured));
+        }
+        (status, body)
+    };
+    eventually("the models of the host", async || {
+        let (status, listed) = ask(&api.url, "/api/tags", None).await;
+        if status == StatusCode::OK { Ok(()) } else { Err(listed) }
+    })
+    .await;
+    let embed = |model: &str| Some(json!({"model": model, "input": "the sky"}));
+    for (path, body) in [
+        ("/api/tags", None),
+        ("/api/version", None),
+        ("/v1/models", None),
+        ("/v1/models/tiny-a", None),
+        ("/v1/models/nope", None),
+        ("/api/show", Some(json!({"model": "tiny-a"}))),
+        ("/api/show", Some(json!({"model": "nope"}))),
+        ("/api/show", Some(json!({}))),
+        ("/api/embed", embed("tiny-embed")),
+        ("/api/embed", embed("nope")),
+        ("/api/embed", Some(json!({"model": "tiny-embed", "input": 5}))),
+        ("/api/embeddings", Some(json!({"model": "tiny-embed", "prompt": "the sky"}))),
+        ("/v1/embeddings", embed("tiny-embed")),
+        ("/v1/embeddings", embed("nope")),
+    ] {
+        let [ours, ollamas] =
+            [ask(&api.url, path, body.clone()).await, ask(&sim.url(), path, body.clone()).await];
+        assert_eq!(ours, ollamas, "{path} {body:?}");
+    }
 }
