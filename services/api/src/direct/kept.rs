@@ -15,12 +15,12 @@ use crate::workers::Workers;
 /// An answer is used again for this long. Clients ask for several listings within a second, and again after minutes.
 const FRESH_FOR: Duration = Duration::from_secs(1);
 
-/// A caller waits this long for hosts whose earlier answers are known. It leaves half of the 100 ms in which clients get their
-/// answer to everything else.
+/// A question may keep callers waiting for this long where an earlier answer is known. So one caller in ten seconds waits for a host
+/// that hangs, and half of the 100 ms in which clients get their answer are left for everything else.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// A caller waits this long if no host has ever answered.
-const PATIENCE_AT_FIRST: Duration = Duration::from_secs(2);
+/// A caller waits this long if no host has ever answered: until workers are looked for the next time, and one second more.
+const PATIENCE_AT_FIRST: Duration = Duration::from_secs(3);
 
 pub(super) struct Kept<T> {
     path: &'static str,
@@ -62,22 +62,35 @@ impl<T: Send + Sync + 'static> Kept<T> {
 
     /// The last answers of all hosts, by their ids. Asks those hosts whose answers are not fresh.
     pub(super) async fn latest(&self, workers: &Workers) -> BTreeMap<String, Arc<T>> {
-        let mut asked = Vec::new();
-        for (host, urls) in hosts::urls(workers) {
+        for mut host in self.ask_all(workers) {
+            let asked = host.borrow().asked.unwrap_or_else(Instant::now);
+            answered(&mut host, asked + PATIENCE).await;
+        }
+        let answers = self.last_answers();
+        if answers.is_empty() { self.first_answers(workers).await } else { answers }
+    }
+
+    /// The answers of the first hosts that this api learns of.
+    async fn first_answers(&self, workers: &Workers) -> BTreeMap<String, Arc<T>> {
+        let deadline = Instant::now() + PATIENCE_AT_FIRST;
+        // After the deadline there is nobody to ask.
+        _ = timeout_at(deadline, workers.addresses().wait_for(|known| !known.is_empty())).await;
+        for mut host in self.ask_all(workers) {
+            answered(&mut host, deadline).await;
+        }
+        self.last_answers()
+    }
+
+    /// Asks all hosts whose answers are not fresh. Returns every host.
+    fn ask_all(&self, workers: &Workers) -> Vec<watch::Receiver<Host<T>>> {
+        let ask_one = |(host, urls): (String, Vec<String>)| {
             let kept = self.host(&host);
             if kept.send_if_modified(Host::begin) {
                 tokio::spawn(ask(kept.clone(), workers.clone(), urls, self.path, self.read));
             }
-            asked.push(kept.subscribe());
-        }
-        let began = Instant::now();
-        wait(&mut asked, began + PATIENCE).await;
-        let answers = self.last_answers();
-        if !answers.is_empty() {
-            return answers;
-        }
-        wait(&mut asked, began + PATIENCE_AT_FIRST).await;
-        self.last_answers()
+            kept.subscribe()
+        };
+        hosts::urls(workers).into_iter().map(ask_one).collect()
     }
 
     fn host(&self, id: &str) -> watch::Sender<Host<T>> {
@@ -91,13 +104,9 @@ impl<T: Send + Sync + 'static> Kept<T> {
     }
 }
 
-/// Waits until no host is being asked, or until the deadline.
-async fn wait<T>(hosts: &mut [watch::Receiver<Host<T>>], deadline: Instant) {
-    for host in hosts {
-        if timeout_at(deadline, host.wait_for(|host| !host.is_being_asked)).await.is_err() {
-            return;
-        }
-    }
+/// Waits until the host is not being asked, or until the deadline.
+async fn answered<T>(host: &mut watch::Receiver<Host<T>>, deadline: Instant) {
+    _ = timeout_at(deadline, host.wait_for(|host| !host.is_being_asked)).await;
 }
 
 async fn ask<T>(
