@@ -32,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) access: Access,
     /// Further addresses, each with the client that its callers are.
     pub(crate) bound: Vec<(SocketAddr, Bound)>,
+    pub(crate) embeddings: Embeddings,
     /// Has no slash at its end.
     pub(crate) public_url: Option<String>,
     pub(crate) max_body: usize,
@@ -44,6 +45,15 @@ pub(crate) struct Config {
     pub(crate) secret_key: Option<SecretKey>,
     pub(crate) signs_of_streams: Signs,
     pub(crate) signs_of_others: Signs,
+}
+
+/// How embeddings come to a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Embeddings {
+    /// Straight to a host that has the model.
+    Direct,
+    /// Through the queue, as sync calls.
+    Queued,
 }
 
 /// How clients are told apart.
@@ -69,6 +79,10 @@ impl Config {
             ops_addr: env.read(&api::OPS_ADDR, form::socket_addr)?,
             access,
             bound,
+            embeddings: env.read(
+                &api::EMBED,
+                form::choice(&[("direct", Embeddings::Direct), ("queued", Embeddings::Queued)]),
+            )?,
             public_url,
             max_body: usize::try_from(env.read(&api::MAX_BODY, form::byte_size(1 << 10..=LARGEST_BODY))?)
                 .unwrap_or(usize::MAX),

@@ -18,18 +18,23 @@ use foreman_ollama::DirectRoute;
 use foreman_runtime::metrics::Metric;
 
 use crate::app::Shared;
+use crate::config::Embeddings;
 
 pub(crate) const METRICS: &[Metric] = &[embeddings::EMBEDDINGS];
 
-pub(crate) fn table() -> Router<Shared> {
-    Router::new()
+pub(crate) fn table(embeddings: Embeddings) -> Router<Shared> {
+    let table = Router::new()
         .route("/api/tags", get(listings::tags))
         .route("/api/ps", get(listings::ps))
         .route("/v1/models", get(listings::openai))
         .route("/api/version", get(listings::own_version))
         .route("/v1/models/{id}", get(models::openai))
-        .route(DirectRoute::Show.path(), post(models::show))
-        .route(DirectRoute::Embed.path(), post(embeddings::embed))
-        .route(DirectRoute::Embeddings.path(), post(embeddings::embeddings))
-        .route(DirectRoute::OpenAiEmbeddings.path(), post(embeddings::openai))
+        .route(DirectRoute::Show.path(), post(models::show));
+    match embeddings {
+        Embeddings::Queued => table,
+        Embeddings::Direct => table
+            .route(DirectRoute::Embed.path(), post(embeddings::embed))
+            .route(DirectRoute::Embeddings.path(), post(embeddings::embeddings))
+            .route(DirectRoute::OpenAiEmbeddings.path(), post(embeddings::openai)),
+    }
 }

@@ -89,9 +89,14 @@ impl Intake {
 
     /// The model of a sync call, or Ollama's own words for a model that cannot run it.
     pub(crate) async fn model(&self, body: &SyncBody) -> Result<KnownModel, Refusal> {
-        let found = self.app.inventory.find(body.load_key.model(), self.began).await;
+        let (inventory, name) = (&self.app.inventory, body.load_key.model());
+        let found = if body.route.embeds() {
+            inventory.find_any(name, self.began).await
+        } else {
+            inventory.find(name, self.began).await
+        };
         found.map_err(|refusal| match refusal.code() {
-            inventory::UNKNOWN => SyncBodyError::model_not_found(&body.model).into(),
+            inventory::UNKNOWN => SyncBodyError::model_not_found(body.route.kind(), &body.model).into(),
             inventory::ONLY_EMBEDS => SyncBodyError::only_embeds(body).into(),
             _ => refusal,
         })

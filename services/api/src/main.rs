@@ -186,7 +186,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         async move { app.inventory.run(&stop).await }
     });
     tracing::info!(address = %listener.local_addr()?, "serving");
-    let table = routes::table(app);
+    let table = routes::table(app, config.embeddings);
     let mut listeners = Vec::new();
     for (listener, bound) in bound {
         tracing::info!(address = %listener.local_addr()?, client = bound.client(), "serving a bound client");

@@ -8,6 +8,7 @@ use axum::middleware::from_fn;
 use axum::routing::MethodRouter;
 
 use crate::app::{App, Shared};
+use crate::config::Embeddings;
 use crate::describe::docs;
 use crate::direct;
 use crate::http::framing;
@@ -52,10 +53,10 @@ routes! {
     "/deliveries/{id}/redeliver" => post(deliveries::redeliver),
 }
 
-pub(crate) fn table(app: Arc<App>) -> Router {
+pub(crate) fn table(app: Arc<App>, embeddings: Embeddings) -> Router {
     routes()
-        .merge(surface::table())
-        .merge(direct::table())
+        .merge(surface::table(embeddings))
+        .merge(direct::table(embeddings))
         .fallback(async |uri: Uri| surface::no_such_route(&uri))
         .method_not_allowed_fallback(async |uri: Uri| surface::wrong_method(&uri))
         .layer(from_fn(framing::check))

@@ -17,6 +17,7 @@ use axum::routing::post;
 use foreman_ollama::Route;
 
 use crate::app::Shared;
+use crate::config::Embeddings;
 use crate::http::observe::REQUEST_ID;
 use crate::refusal::Refusal;
 
@@ -50,8 +51,10 @@ impl Surface {
 
 /// The routes of all surfaces but Foreman's own. They are not in Foreman's description: Ollama, OpenAI and Anthropic describe
 /// them, and their clients know them.
-pub(crate) fn table() -> Router<Shared> {
-    Route::ALL.into_iter().fold(refused::table(), |table, route| table.route(route.path(), post(sync::call)))
+pub(crate) fn table(embeddings: Embeddings) -> Router<Shared> {
+    let is_queued = |route: &Route| embeddings == Embeddings::Queued || !route.embeds();
+    let queued = Route::ALL.into_iter().filter(is_queued);
+    queued.fold(refused::table(), |table, route| table.route(route.path(), post(sync::call)))
 }
 
 /// A layer around everything that may refuse. It writes the refusal of a request in the form of the request's surface.

@@ -98,6 +98,7 @@ impl Client {
         match (members.get("error"), members.get("done")) {
             (Some(error), _) => Err(stream_failure(error.get())),
             (None, Some(done)) if done.get() == "true" => Ok(()),
+            (None, None) if route.embeds() && members.get("embeddings").is_some() => Ok(()),
             _ => Err(Failure::EndedEarly),
         }
     }

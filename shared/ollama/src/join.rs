@@ -98,6 +98,8 @@ impl Join {
                 push_text(&mut self.thinking, members.get("thinking"));
                 push_items(&mut self.tool_calls, members.get("tool_calls"));
             }
+            // Its answer is one object.
+            RunKind::Embed => {}
         }
         push_items(&mut self.logprobs, members.get("logprobs"));
         let done = members.get("done").is_some_and(|done| done.get() == "true");
@@ -155,6 +157,7 @@ impl Join {
                 answer.set("logprobs", logprobs.as_deref(), &METRICS);
                 Ok(answer.write())
             }
+            RunKind::Embed => Ok(Fields::of(last).write()),
             RunKind::Generate => {
                 let mut answer = Fields::of(last);
                 answer.set("logprobs", logprobs.as_deref(), &IMAGE);

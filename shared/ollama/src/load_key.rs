@@ -171,8 +171,10 @@ impl LoadKey {
         };
         let options = object::write(of(false));
         let mut members = vec![("model", model.as_str())];
-        if route.kind() == RunKind::Chat {
-            members.push(("messages", "[]"));
+        match route.kind() {
+            RunKind::Chat => members.push(("messages", "[]")),
+            RunKind::Embed => members.push(("input", "[]")),
+            RunKind::Generate => {}
         }
         if of(false).next().is_some() {
             members.push(("options", &options));

@@ -16,6 +16,10 @@ pub enum Route {
     Responses,
     /// Anthropic's `/v1/messages`.
     Messages,
+    Embed,
+    Embeddings,
+    /// OpenAI's `/v1/embeddings`.
+    OpenAiEmbeddings,
 }
 
 /// What a model is asked for. A model may support only one of them.
@@ -23,6 +27,7 @@ pub enum Route {
 pub enum RunKind {
     Chat,
     Generate,
+    Embed,
 }
 
 /// This path is not the route of any job.
@@ -31,13 +36,16 @@ pub enum RunKind {
 pub struct UnknownRoute(String);
 
 impl Route {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Chat,
         Self::Generate,
         Self::ChatCompletions,
         Self::Completions,
         Self::Responses,
         Self::Messages,
+        Self::Embed,
+        Self::Embeddings,
+        Self::OpenAiEmbeddings,
     ];
 
     pub const fn path(self) -> &'static str {
@@ -48,20 +56,29 @@ impl Route {
             Self::Completions => "/v1/completions",
             Self::Responses => "/v1/responses",
             Self::Messages => "/v1/messages",
+            Self::Embed => "/api/embed",
+            Self::Embeddings => "/api/embeddings",
+            Self::OpenAiEmbeddings => "/v1/embeddings",
         }
     }
 
-    /// Ollama itself turns every other route into one of these two.
+    /// Ollama itself turns every other route into one of these.
     pub const fn kind(self) -> RunKind {
         match self {
             Self::Chat | Self::ChatCompletions | Self::Responses | Self::Messages => RunKind::Chat,
             Self::Generate | Self::Completions => RunKind::Generate,
+            Self::Embed | Self::Embeddings | Self::OpenAiEmbeddings => RunKind::Embed,
         }
     }
 
     /// Whether the route is one of Ollama's own.
     pub const fn is_native(self) -> bool {
-        matches!(self, Self::Chat | Self::Generate)
+        matches!(self, Self::Chat | Self::Generate | Self::Embed | Self::Embeddings)
+    }
+
+    /// Whether the route embeds. Its answers are never streams.
+    pub const fn embeds(self) -> bool {
+        matches!(self.kind(), RunKind::Embed)
     }
 }
 
@@ -71,6 +88,7 @@ impl RunKind {
         match self {
             Self::Chat => Route::Chat,
             Self::Generate => Route::Generate,
+            Self::Embed => Route::Embed,
         }
     }
 }

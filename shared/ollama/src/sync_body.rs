@@ -56,8 +56,12 @@ impl SyncBodyError {
     }
 
     /// No host has the model.
-    pub fn model_not_found(model: &str) -> Self {
-        Self { status: 404, text: format!("model '{model}' not found") }
+    pub fn model_not_found(kind: RunKind, model: &str) -> Self {
+        let text = match kind {
+            RunKind::Embed => format!("model \"{model}\" not found, try pulling it first"),
+            RunKind::Chat | RunKind::Generate => format!("model '{model}' not found"),
+        };
+        Self { status: 404, text }
     }
 }
 
@@ -83,7 +87,7 @@ impl SyncBody {
         let load_key = LoadKey::with_options(name, &fields.options, fields.shift)
             .map_err(|error: LoadKeyError| SyncBodyError::bad(error.to_string()))?;
         let purpose = match (fields.is_empty, fields.unloads) {
-            (true, true) if route.is_native() => Purpose::Unload,
+            (true, true) if route.is_native() && !route.embeds() => Purpose::Unload,
             _ => Purpose::Run,
         };
         Ok(Self {
@@ -91,7 +95,7 @@ impl SyncBody {
             model: fields.model,
             load_key,
             payload,
-            stream: fields.stream.unwrap_or(route.is_native()),
+            stream: fields.stream.unwrap_or(route.is_native() && !route.embeds()),
             purpose,
         })
     }
@@ -100,7 +104,7 @@ impl SyncBody {
 /// The model's canonical name, or Ollama's refusal of a name that it does not accept.
 fn model_name(route: Route, model: &str) -> Result<ModelName, SyncBodyError> {
     ModelName::parse(model).map_err(|_| match (route.kind(), model) {
-        (RunKind::Generate, model) => SyncBodyError::model_not_found(model),
+        (kind @ (RunKind::Generate | RunKind::Embed), model) => SyncBodyError::model_not_found(kind, model),
         (RunKind::Chat, "") => SyncBodyError::bad("model is required"),
         (RunKind::Chat, _) => SyncBodyError::bad("invalid model name"),
     })
@@ -115,6 +119,9 @@ fn go_type(route: Route) -> (&'static str, &'static str) {
         Route::Completions => ("openai", "CompletionRequest"),
         Route::Responses => ("openai", "ResponsesRequest"),
         Route::Messages => ("anthropic", "MessagesRequest"),
+        Route::Embed => ("api", "EmbedRequest"),
+        Route::Embeddings => ("api", "EmbeddingRequest"),
+        Route::OpenAiEmbeddings => ("openai", "EmbedRequest"),
     }
 }
 
@@ -176,7 +183,7 @@ impl<'a> Fields<'a> {
                 },
                 go_json::string,
             );
-        } else if is("stream") {
+        } else if !self.route.embeds() && is("stream") {
             self.set(
                 "stream",
                 "bool",
@@ -186,7 +193,7 @@ impl<'a> Fields<'a> {
                 },
                 truth,
             );
-        } else if native && is("shift") {
+        } else if native && !self.route.embeds() && is("shift") {
             self.set("shift", "bool", value, |fields, shift| fields.shift = shift, truth);
         } else if native && is("options") {
             self.options(value);

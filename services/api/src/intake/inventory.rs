@@ -60,16 +60,20 @@ impl Inventory {
         }
     }
 
-    /// The model with this name, or a refusal if it is unknown or cannot run jobs. An unknown model is refused only after the
-    /// hosts were asked later than `since`.
+    /// The model with this name, or a refusal if it is unknown or can neither chat nor generate.
     pub(crate) async fn find(&self, name: &ModelName, since: Instant) -> Result<KnownModel, Refusal> {
+        runs_jobs(name, self.find_any(name, since).await?)
+    }
+
+    /// The model with this name, whatever it can. An unknown model is refused only after the hosts were asked later than `since`.
+    pub(crate) async fn find_any(&self, name: &ModelName, since: Instant) -> Result<KnownModel, Refusal> {
         if let Some(model) = self.known().models.get(name.as_str()) {
-            return runs_jobs(name, model);
+            return Ok(model.clone());
         }
         self.ask_hosts(since).await?;
         let known = self.known();
         match known.models.get(name.as_str()) {
-            Some(model) => runs_jobs(name, model),
+            Some(model) => Ok(model.clone()),
             None if known.is_published => Err(unknown(name)),
             None => Err(Refusal::unavailable(
                 "no_inventory",
@@ -123,9 +127,9 @@ impl Inventory {
     }
 }
 
-fn runs_jobs(name: &ModelName, model: &KnownModel) -> Result<KnownModel, Refusal> {
+fn runs_jobs(name: &ModelName, model: KnownModel) -> Result<KnownModel, Refusal> {
     if model.completes {
-        return Ok(model.clone());
+        return Ok(model);
     }
     let error = format!(
         "the model {name} only embeds; use it with /api/embed, or name one that can chat or generate"

@@ -59,6 +59,8 @@ impl Form {
                 line(&json!({"model": self.model, "created_at": created_at, "response": "", "done": false}))
             }
             Route::ChatCompletions | Route::Completions => Bytes::from_static(b": waiting\n\n"),
+            // Never a stream.
+            Route::Embed | Route::Embeddings | Route::OpenAiEmbeddings => Bytes::new(),
             Route::Responses => {
                 let (kind, status) = if runs {
                     ("response.in_progress", "in_progress")
@@ -123,8 +125,10 @@ impl Form {
     fn wrap(&self, body: &[u8]) -> Bytes {
         let body = String::from_utf8_lossy(body.trim_ascii()).replace(['\n', '\r'], " ");
         Bytes::from(match self.route {
-            Route::Chat | Route::Generate => format!("{body}\n"),
-            Route::ChatCompletions | Route::Completions | Route::Responses => format!("data: {body}\n\n"),
+            Route::Chat | Route::Generate | Route::Embed | Route::Embeddings => format!("{body}\n"),
+            Route::OpenAiEmbeddings | Route::ChatCompletions | Route::Completions | Route::Responses => {
+                format!("data: {body}\n\n")
+            }
             Route::Messages => format!("event: error\ndata: {body}\n\n"),
         })
     }

@@ -36,7 +36,7 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// How much of an error of Ollama is kept until its end. The worker reads no more of it either.
 const MAX_ERROR: usize = 64 << 10;
 
-/// Takes a sync call on any of the six routes.
+/// Takes a sync call on any of its routes.
 pub(crate) async fn call(
     caller: Caller,
     path: MatchedPath,

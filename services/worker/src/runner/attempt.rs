@@ -191,6 +191,10 @@ impl Attempt {
 
     /// A caller gets the answer as Ollama gave it. So does the job of a route whose answers we cannot join.
     fn keeping(&self) -> Keeping {
-        if self.api.is_some() || !self.route.is_native() { Keeping::AsItCame } else { Keeping::Joined }
+        if self.api.is_some() || !self.route.is_native() || self.route.embeds() {
+            Keeping::AsItCame
+        } else {
+            Keeping::Joined
+        }
     }
 }

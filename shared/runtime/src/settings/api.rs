@@ -34,6 +34,11 @@ pub const TRUSTED_PROXIES: Setting = Setting::optional(
     "none",
     "CIDRs of proxies whose X-Forwarded-For names the client, with FOREMAN_AUTH=off",
 );
+pub const EMBED: Setting = Setting::with_default(
+    "FOREMAN_EMBED",
+    "direct",
+    "direct: embeddings go straight to a host that has the model; queued: through the queue, for a GPU that holds one model",
+);
 pub const MAX_BODY: Setting = Setting::with_default("FOREMAN_MAX_BODY", "32MiB", "largest request body");
 pub const CLIENT_MAX_QUEUED: Setting = Setting::with_default(
     "FOREMAN_CLIENT_MAX_QUEUED",
@@ -75,6 +80,7 @@ pub const ALL: &[Setting] = &[
     AUTH_OFF_ANYWHERE,
     ORIGINS,
     TRUSTED_PROXIES,
+    EMBED,
     MAX_BODY,
     CLIENT_MAX_QUEUED,
     CLIENT_MAX_QUEUED_BYTES,

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use foreman_store::Seal;
 use foreman_tests::{Api, Db, eventually, http};
-use ollama_sim::{Config, Sim};
+use ollama_sim::{Config, Model, Sim};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -282,27 +282,36 @@ async fn embeddings_go_to_hosts_in_turn_without_keep_alive_and_end_when_the_call
     .await;
 }
 
+/// An Ollama with a model that chats and one that embeds.
+async fn an_ollama() -> Sim {
+    let mut config = Config::default().models(["tiny-a"]);
+    config.models.push(Model::parse("tiny-embed+embedding").unwrap());
+    Sim::start(config).await.unwrap()
+}
+
+/// The status and the body of an answer, without durations.
+async fn ask(url: &str, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+    let url = format!("{url}{path}");
+    let request = match body {
+        Some(body) => http().post(url).body(body.to_string()),
+        None => http().get(url),
+    };
+    let answer = request.send().await.unwrap();
+    let (status, text) = (answer.status(), answer.text().await.unwrap());
+    let mut body: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    for measured in ["total_duration", "load_duration"] {
+        body.as_object_mut().and_then(|body| body.remove(measured));
+    }
+    (status, body)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_passes_on_what_its_ollama_answers() {
     let db = Db::fresh().await;
-    let sim = Sim::start(Config::default().models(["tiny-a", "tiny-embed"])).await.unwrap();
+    let sim = an_ollama().await;
     let key = [("FOREMAN_SECRET_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")];
     let _worker = foreman_tests::Worker::start(&db, &sim.url(), &key).await;
     let api = Api::start(&db, &key).await;
-    let ask = async |url: &str, path: &str, body: Option<Value>| {
-        let url = format!("{url}{path}");
-        let request = match body {
-            Some(body) => http().post(url).body(body.to_string()),
-            None => http().get(url),
-        };
-        let answer = request.send().await.unwrap();
-        let (status, text) = (answer.status(), answer.text().await.unwrap());
-        let mut body: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        for measured in ["total_duration", "load_duration"] {
-            body.as_object_mut().and_then(|body| body.remove(measured));
-        }
-        (status, body)
-    };
     eventually("the models of the host", async || {
         let (status, listed) = ask(&api.url, "/api/tags", None).await;
         if status == StatusCode::OK { Ok(()) } else { Err(listed) }
@@ -329,4 +338,35 @@ async fn a_worker_passes_on_what_its_ollama_answers() {
             [ask(&api.url, path, body.clone()).await, ask(&sim.url(), path, body.clone()).await];
         assert_eq!(ours, ollamas, "{path} {body:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queued_embeddings_are_jobs_and_answer_as_ollama_does() {
+    let db = Db::fresh().await;
+    let sim = an_ollama().await;
+    let _worker = foreman_tests::Worker::start(&db, &sim.url(), &[]).await;
+    let api = Api::start(&db, &[("FOREMAN_EMBED", "queued")]).await;
+    let embed = |model: &str| json!({"model": model, "input": "the sky"});
+    let mut kept = embed("tiny-embed");
+    kept["keep_alive"] = (-1).into();
+    for (path, body) in [
+        ("/api/embed", embed("tiny-embed")),
+        ("/api/embed", kept),
+        ("/api/embed", embed("nope")),
+        ("/api/embed", json!({"model": "tiny-embed", "input": 5})),
+        ("/api/embeddings", json!({"model": "tiny-embed", "prompt": "the sky"})),
+        ("/v1/embeddings", embed("tiny-embed")),
+        ("/v1/embeddings", embed("nope")),
+    ] {
+        let ours = ask(&api.url, path, Some(body.clone())).await;
+        assert_eq!(ours, ask(&sim.url(), path, Some(body.clone())).await, "{path} {body}");
+    }
+    db.every_job_ends().await;
+    let done: Vec<String> = db
+        .values(
+            "SELECT j.path FROM job j JOIN job_done d ON d.job_id = j.id WHERE d.state = 'done' ORDER BY j.id",
+        )
+        .await;
+    assert_eq!(done, ["/api/embed", "/api/embed", "/api/embeddings", "/v1/embeddings"]);
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job WHERE body LIKE '%keep_alive%'").await, 0);
 }
