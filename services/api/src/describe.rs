@@ -9,7 +9,7 @@ use utoipa::openapi::{Content, OpenApi as Description, Ref, RefOr, Response, Sch
 use utoipa::{Modify, OpenApi};
 
 use crate::http::problem;
-use crate::routes::{artifacts, batch, deliveries, events, job, jobs, queue};
+use crate::routes::{artifacts, batch, deliveries, events, job, jobs, queue, stream};
 
 pub(crate) mod docs;
 mod page;
@@ -61,7 +61,7 @@ const EVERYWHERE: [(&str, &str); 4] = [
         (name = "about", description = "Routes without data, which need no key"),
     ),
     paths(
-        jobs::submit, jobs::list, batch::submit, job::show, job::cancel, job::retry, events::show, artifacts::show,
+        jobs::submit, jobs::list, batch::submit, job::show, job::cancel, job::retry, events::show, stream::follow, artifacts::show,
         deliveries::list, deliveries::redeliver, queue::show, docs::root, docs::openapi, docs::page,
     ),
     components(schemas(problem::Body)),

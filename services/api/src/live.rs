@@ -8,7 +8,7 @@ pub(crate) mod call;
 pub(crate) mod following;
 pub(crate) mod hang_ups;
 pub(crate) mod process;
-mod stored;
+pub(crate) mod stored;
 
 /// When a call shows signs of life.
 #[derive(Debug, Clone, Copy)]

@@ -24,6 +24,7 @@ pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod queue;
 mod show;
+pub(crate) mod stream;
 
 /// Makes the routes, and a list of them for the test that compares them with the description.
 macro_rules! routes {
@@ -47,6 +48,7 @@ routes! {
     "/jobs/{id}/cancel" => post(job::cancel),
     "/jobs/{id}/retry" => post(job::retry),
     "/jobs/{id}/events" => get(events::show),
+    "/jobs/{id}/stream" => get(stream::follow),
     "/jobs/{id}/artifacts/{name}" => get(artifacts::show),
     "/jobs/{id}/deliveries" => get(deliveries::list),
     "/queue" => get(queue::show),

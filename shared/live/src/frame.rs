@@ -53,6 +53,9 @@ pub enum End {
     Expired,
 }
 
+/// The code of the failure to follow an answer that has become too long. The job itself goes on.
+pub const TOO_LONG: &str = "too_long_to_follow";
+
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     #[error("a frame of an answer is too large or broken")]

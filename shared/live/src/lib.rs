@@ -9,4 +9,4 @@ mod frame;
 
 pub use announcement::{ANNOUNCEMENTS, ANSWERS, Announcement, DIRECT, HEARTBEAT, SILENCE};
 pub use bearer::Bearer;
-pub use frame::{ATTEMPT_HEADER, End, Frame, FrameError, Frames, Head};
+pub use frame::{ATTEMPT_HEADER, End, Frame, FrameError, Frames, Head, TOO_LONG};

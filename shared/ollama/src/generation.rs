@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use reqwest::{Request, Response, StatusCode, header};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use crate::classify::answer_failure;
 use crate::client::{Client, MAX_ERROR};
 use crate::failure::Failure;
+use crate::pieces::{Cutter, Pieces};
 use crate::route::Route;
 
 /// The head of an answer.
@@ -26,17 +27,6 @@ pub struct AnswerHead {
     pub content_type: Option<String>,
     /// Given if Ollama announced the size.
     pub content_length: Option<u64>,
-}
-
-/// In which pieces an answer comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pieces {
-    /// One JSON object per line.
-    Lines,
-    /// Server-sent events.
-    Events,
-    /// The whole answer at once.
-    Whole,
 }
 
 impl AnswerHead {
@@ -54,14 +44,8 @@ impl AnswerHead {
         self.status == StatusCode::OK
     }
 
-    /// Ollama announces a stream by its content type.
     pub fn pieces(&self) -> Pieces {
-        let essence = self.content_type.as_deref().unwrap_or_default().split(';').next().unwrap_or_default();
-        match essence.trim() {
-            "application/x-ndjson" => Pieces::Lines,
-            "text/event-stream" => Pieces::Events,
-            _ => Pieces::Whole,
-        }
+        Pieces::of(self.content_type.as_deref().unwrap_or_default())
     }
 }
 
@@ -171,10 +155,10 @@ impl Reader {
         let mut rest = Cutter::new(pieces);
         while let Some(more) = bytes.next().await {
             rest.push(&more.map_err(|error| self.client.lost(error))?);
-            while let Some(piece) = rest.next() {
+            while let Some(piece) = rest.next_piece() {
                 self.give(piece)?;
             }
-            if rest.len() > self.max_unread {
+            if rest.waiting() > self.max_unread {
                 return Err(Failure::TooLarge { limit: self.max_unread });
             }
         }
@@ -202,101 +186,4 @@ impl Reader {
 /// The memory that one stored piece needs. It has a fixed part, so that a flood of tiny pieces is bounded too.
 fn cost(piece: &Bytes) -> usize {
     piece.len() + size_of::<Arrival>()
-}
-
-/// Received bytes that are not cut into pieces yet.
-struct Cutter {
-    bytes: BytesMut,
-    /// What ends a piece. `None` if there is only one.
-    mark: Option<&'static [u8]>,
-    /// How many bytes are known to contain no mark, so that a long piece is searched only once.
-    searched: usize,
-}
-
-impl Cutter {
-    fn new(pieces: Pieces) -> Self {
-        let mark: Option<&[u8]> = match pieces {
-            Pieces::Lines => Some(b"\n"),
-            Pieces::Events => Some(b"\n\n"),
-            Pieces::Whole => None,
-        };
-        Self { bytes: BytesMut::new(), mark, searched: 0 }
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    fn next(&mut self) -> Option<Bytes> {
-        let mark = self.mark?;
-        let found = self.bytes[self.searched..].windows(mark.len()).position(|bytes| bytes == mark);
-        match found {
-            Some(offset) => {
-                let piece = self.bytes.split_to(self.searched + offset + mark.len());
-                self.searched = 0;
-                Some(piece.freeze())
-            }
-            None => {
-                // The last bytes may be the first ones of a mark.
-                self.searched = (self.bytes.len() + 1).saturating_sub(mark.len());
-                None
-            }
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// The bytes after the last mark.
-    fn end(self) -> Bytes {
-        self.bytes.freeze()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cut(pieces: Pieces, text: &[u8], size: usize) -> Vec<Bytes> {
-        let mut cutter = Cutter::new(pieces);
-        let mut out = Vec::new();
-        for part in text.chunks(size) {
-            cutter.push(part);
-            out.extend(std::iter::from_fn(|| cutter.next()));
-        }
-        out.push(cutter.end());
-        out
-    }
-
-    #[test]
-    fn pieces_come_out_whole_however_they_arrive() {
-        let lines = b"{\"a\":1}\r\n\n  {\"b\":\"\xc3\xa4\"}\nlast";
-        let events = b"event: a\ndata: 1\n\n\ndata: 2\n\n: x";
-        for size in 1..lines.len() {
-            let expected = [&b"{\"a\":1}\r\n"[..], b"\n", b"  {\"b\":\"\xc3\xa4\"}\n", b"last"];
-            assert_eq!(cut(Pieces::Lines, lines, size), expected, "in parts of {size}");
-            let expected = [&b"event: a\ndata: 1\n\n"[..], b"\ndata: 2\n\n", b": x"];
-            assert_eq!(cut(Pieces::Events, events, size), expected, "in parts of {size}");
-            assert_eq!(cut(Pieces::Whole, lines, size), [&lines[..]], "in parts of {size}");
-        }
-    }
-
-    #[test]
-    fn the_content_type_says_in_which_pieces_an_answer_comes() {
-        for (content_type, pieces) in [
-            (Some("application/x-ndjson"), Pieces::Lines),
-            (Some("text/event-stream"), Pieces::Events),
-            (Some("text/event-stream; charset=utf-8"), Pieces::Events),
-            (Some("application/json; charset=utf-8"), Pieces::Whole),
-            (None, Pieces::Whole),
-        ] {
-            let head = AnswerHead {
-                status: 200,
-                content_type: content_type.map(str::to_owned),
-                content_length: None,
-            };
-            assert_eq!(head.pieces(), pieces, "{content_type:?}");
-        }
-    }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::classify::{error_text, stream_failure};
 use crate::failure::Failure;
-use crate::generation::{AnswerHead, Pieces};
+use crate::generation::AnswerHead;
+use crate::pieces::Pieces;
 use crate::route::Route;
 
 /// What a piece means for the answer.

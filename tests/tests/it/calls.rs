@@ -8,6 +8,7 @@ use ollama_sim::{Config, Sim};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+mod following;
 mod waiting;
 
 /// An api and a worker before one Ollama.

@@ -15,6 +15,8 @@ pub(crate) struct Stored {
     store: Store,
     client: ClientId,
     job: JobId,
+    /// The attempt that brought the answer.
+    pub(crate) attempt: i32,
     size: u64,
     head: Option<Head>,
 }
@@ -35,7 +37,14 @@ impl Stored {
                 let size = head.size.unsigned_abs();
                 let head =
                     Head { status: 200, content_type: Some(head.content_type), content_length: Some(size) };
-                Some(Ok(Self { store: store.clone(), client, job, size, head: Some(head) }))
+                Some(Ok(Self {
+                    store: store.clone(),
+                    client,
+                    job,
+                    attempt: view.attempt,
+                    size,
+                    head: Some(head),
+                }))
             }
             JobState::Failed => Some(Err(End::Failed {
                 code: view.error_code.unwrap_or_default(),

@@ -63,7 +63,7 @@ pub(crate) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let mut response = if sse::is_wanted(&headers) {
-        follow(app, caller, id, sse::last_event_id(&headers)?).await?
+        follow(app, caller, id, last_seq(&headers)?).await?
     } else {
         let permit = app.reads.permit(caller.client).await?;
         let history = history(&app, caller, id, 0).await?;
@@ -72,6 +72,12 @@ pub(crate) async fn show(
     };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
+}
+
+/// The `seq` of the last event that the client has seen; 0 if it has seen none.
+fn last_seq(headers: &HeaderMap) -> Result<i32, Refusal> {
+    let Some(id) = sse::last_event_id(headers)? else { return Ok(0) };
+    id.parse().ok().filter(|seq| *seq >= 0).ok_or_else(sse::not_an_id)
 }
 
 async fn history(app: &App, caller: Caller, id: JobId, after: i32) -> Result<JobHistory, Refusal> {
@@ -197,6 +203,26 @@ impl Follower {
             }
             Waited::TimedOut if Instant::now() < self.until => News::Silence,
             Waited::TimedOut | Waited::Stopping => News::End,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_event_is_named_by_its_seq() {
+        let read = |id: &'static str| {
+            let headers = HeaderMap::from_iter([(
+                header::HeaderName::from_static("last-event-id"),
+                HeaderValue::from_static(id),
+            )]);
+            last_seq(&headers).ok()
+        };
+        assert_eq!((read(""), read("0"), read("7")), (Some(0), Some(0), Some(7)));
+        for id in ["x", "-1", "1.0", "99999999999", "01J_2"] {
+            assert_eq!(read(id), None, "{id}");
         }
     }
 }

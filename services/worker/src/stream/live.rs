@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use foreman_live::{Announcement, End, Frame, FrameError, Frames, Head};
+use foreman_live::{Announcement, End, Frame, FrameError, Frames, Head, TOO_LONG};
 use foreman_ollama::AnswerHead;
 use foreman_store::{ApiId, Exit, JobId};
 use moka::sync::Cache;
@@ -224,7 +224,7 @@ impl LiveAnswer {
     pub(crate) fn is_too_long(&self) {
         let error =
             "the answer has become too long to follow; it is in the job's artifact at the end".to_owned();
-        self.0.end(End::Failed { code: "too_long_to_follow".to_owned(), error, said: false });
+        self.0.end(End::Failed { code: TOO_LONG.to_owned(), error, said: false });
         self.0.state().pieces = Vec::new();
     }
 }
