@@ -7,7 +7,7 @@ use std::time::Duration;
 use foreman_live::Bearer;
 use foreman_runtime::background::jittered;
 use foreman_runtime::{background_error, stalls};
-use foreman_store::{Store, StreamAddress};
+use foreman_store::{Store, StreamAddress, wake::Topic};
 use reqwest::{Method, RequestBuilder, header};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -56,8 +56,10 @@ impl Workers {
         }
     }
 
-    /// Looks for workers again and again, until `stop`.
+    /// Looks for workers again and again, until `stop`. A worker that lists its models for the first time is looked for at
+    /// once: from then on it may have jobs.
     pub(crate) async fn run(&self, store: &Store, stop: &CancellationToken) {
+        let mut published = store.wakeups().subscribe(Topic::Published);
         loop {
             match stalls::round("workers", stalls::USUAL, store.stream_addresses()).await {
                 Ok(found) => {
@@ -69,8 +71,10 @@ impl Workers {
                 }
                 Err(error) => background_error!("workers", error, "the workers could not be read"),
             }
-            if stop.run_until_cancelled(sleep(jittered(LOOK_EVERY))).await.is_none() {
-                return;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = published.changed() => {}
+                () = sleep(jittered(LOOK_EVERY)) => {}
             }
         }
     }

@@ -20,7 +20,7 @@ use super::Signs;
 use super::announcements::{Expected, Place};
 use super::following::Following;
 use super::hang_ups::Guard;
-use super::stored::Stored;
+use super::stored::{self, Ended, Outcome, Stored};
 use crate::app::Shared;
 use crate::watch::{Until, WaitPermit, Waited};
 
@@ -210,8 +210,10 @@ impl Call {
         self.source = Source::Nothing;
         let Some((place, given)) = self.given.clone() else {
             self.has_head = false;
+            self.listen_for(Until::End);
             return None;
         };
+        self.listen_for(Until::Unheld);
         for wait in TRY_AGAIN {
             if let Ok(waited) = timeout(wait, &mut self.news).await {
                 return self.look_at_postgres(waited).await;
@@ -234,27 +236,55 @@ impl Call {
             return None;
         }
         let is_followed = matches!(self.source, Source::Worker(..));
-        match Stored::of(&self.app.store, self.client, self.job()).await {
-            // The caller reads slowly: the worker has the rest of the answer.
-            Ok(Some(Ok(_))) if is_followed && self.given.is_some() => None,
-            Ok(Some(Ok(stored))) => {
-                self.source = Source::Postgres(Box::new(stored));
-                None
-            }
-            // The worker tells more about a failure than Postgres.
-            Ok(Some(Err(End::Failed { .. }))) if is_followed => None,
-            Ok(Some(Err(end))) => Some(News::End(end)),
+        let Ended { attempt, outcome } = match stored::ended(&self.app.store, self.client, self.job()).await {
+            Ok(Some(ended)) => ended,
             // The job was taken from its worker, and would run again.
-            Ok(None) if self.given.is_some() => Some(News::End(lost())),
+            Ok(None) if self.given.is_some() => return Some(News::End(lost())),
             Ok(None) => {
                 self.listen_for(Until::End);
-                None
+                return None;
             }
             Err(error) => {
                 tracing::warn!(error = one_line(error), "the end of a call could not be read");
-                self.given.is_some().then(|| News::End(lost()))
+                let until = if self.given.is_some() { Until::Unheld } else { Until::End };
+                self.listen_for(until);
+                return None;
+            }
+        };
+        match outcome {
+            // The caller reads slowly: the worker has the rest of the answer.
+            Outcome::Answer(_) if is_followed && self.given.is_some() => None,
+            Outcome::Answer(stored) => {
+                self.source = Source::Postgres(stored);
+                None
+            }
+            // The worker tells more about a failure than Postgres: Ollama's own status and words.
+            Outcome::None(End::Failed { .. }) if is_followed => None,
+            Outcome::None(end @ End::Failed { .. }) => {
+                if self.find_kept_answer(attempt).await {
+                    return None;
+                }
+                Some(News::End(end))
+            }
+            Outcome::None(end) => Some(News::End(end)),
+        }
+    }
+
+    /// Looks for the worker that still keeps the answer of an attempt which this api has not heard of.
+    async fn find_kept_answer(&mut self, attempt: i32) -> bool {
+        if self.given.is_some() {
+            return false;
+        }
+        let addresses = self.app.workers.addresses().borrow().clone();
+        for address in addresses {
+            if let Ok(following) =
+                Following::open(&self.app.workers, &address.url, self.job(), attempt, 0).await
+            {
+                self.source = Source::Worker(following, Place { url: address.url.into(), attempt });
+                return true;
             }
         }
+        false
     }
 
     /// The answer is complete, or will never be.

@@ -21,42 +21,47 @@ pub(crate) struct Stored {
     head: Option<Head>,
 }
 
-impl Stored {
-    /// The end of a job. `None` if it has not ended.
-    pub(crate) async fn of(
-        store: &Store,
-        client: ClientId,
-        job: JobId,
-    ) -> Result<Option<Result<Self, End>>, StoreError> {
-        let scope = Scope::Client(client);
-        let Some(view) = store.job(scope, job, 0).await? else { return Ok(Some(Err(End::Cancelled))) };
-        Ok(match view.state {
-            JobState::Done => {
-                let head = store.artifact_head(scope, job, COMPLETION).await?;
-                let Some(head) = head else { return Ok(Some(Err(End::Cancelled))) };
-                let size = head.size.unsigned_abs();
-                let head =
-                    Head { status: 200, content_type: Some(head.content_type), content_length: Some(size) };
-                Some(Ok(Self {
-                    store: store.clone(),
-                    client,
-                    job,
-                    attempt: view.attempt,
-                    size,
-                    head: Some(head),
-                }))
-            }
-            JobState::Failed => Some(Err(End::Failed {
-                code: view.error_code.unwrap_or_default(),
-                error: view.error.unwrap_or_default(),
-                said: false,
-            })),
-            JobState::Cancelled => Some(Err(End::Cancelled)),
-            JobState::Expired => Some(Err(End::Expired)),
-            JobState::Queued | JobState::Loading | JobState::Working => None,
-        })
-    }
+/// A job that has ended.
+pub(crate) struct Ended {
+    /// Its last attempt.
+    pub(crate) attempt: i32,
+    pub(crate) outcome: Outcome,
+}
 
+pub(crate) enum Outcome {
+    Answer(Box<Stored>),
+    /// There is no answer.
+    None(End),
+}
+
+/// How a job has ended. `None` if it has not.
+pub(crate) async fn ended(store: &Store, client: ClientId, job: JobId) -> Result<Option<Ended>, StoreError> {
+    let scope = Scope::Client(client);
+    let gone = || Some(Ended { attempt: 0, outcome: Outcome::None(End::Cancelled) });
+    let Some(view) = store.job(scope, job, 0).await? else { return Ok(gone()) };
+    let attempt = view.attempt;
+    let outcome = match view.state {
+        JobState::Done => {
+            let Some(head) = store.artifact_head(scope, job, COMPLETION).await? else { return Ok(gone()) };
+            let size = head.size.unsigned_abs();
+            let head =
+                Head { status: 200, content_type: Some(head.content_type), content_length: Some(size) };
+            let store = store.clone();
+            Outcome::Answer(Box::new(Stored { store, client, job, attempt, size, head: Some(head) }))
+        }
+        JobState::Failed => Outcome::None(End::Failed {
+            code: view.error_code.unwrap_or_default(),
+            error: view.error.unwrap_or_default(),
+            said: false,
+        }),
+        JobState::Cancelled => Outcome::None(End::Cancelled),
+        JobState::Expired => Outcome::None(End::Expired),
+        JobState::Queued | JobState::Loading | JobState::Working => return Ok(None),
+    };
+    Ok(Some(Ended { attempt, outcome }))
+}
+
+impl Stored {
     /// The next frame after `given` bytes of the answer.
     pub(crate) async fn next(&mut self, given: u64) -> Result<Frame, StoreError> {
         if let Some(head) = self.head.take() {

@@ -27,7 +27,7 @@ use crate::http::outgoing::Outgoing;
 use crate::http::path::JobPath;
 use crate::http::sse;
 use crate::live::following::Following;
-use crate::live::stored::Stored;
+use crate::live::stored::{self, Outcome, Stored};
 use crate::refusal::Refusal;
 use crate::watch::{Until, WaitPermit, Waited};
 
@@ -223,10 +223,11 @@ impl Follower {
         let store = &self.app.store;
         let progress = store.progress(&[(self.owner, self.id)]).await.ok()?.pop()?;
         if progress.has_ended {
-            match Stored::of(store, self.owner, self.id).await.ok()? {
-                Some(Ok(stored)) => self.source = Source::Postgres(Box::new(stored), None),
-                Some(Err(end)) => self.ended(events, self.place.attempt, &end),
-                None => {}
+            if let Some(ended) = stored::ended(store, self.owner, self.id).await.ok()? {
+                match ended.outcome {
+                    Outcome::Answer(stored) => self.source = Source::Postgres(stored, None),
+                    Outcome::None(end) => self.ended(events, ended.attempt, &end),
+                }
             }
             return Some(true);
         }

@@ -178,6 +178,16 @@ async fn the_answers_are_as_described() {
         contract.ask(&api, get.clone(), &format!("/jobs/{id}/events"), of, headers, "").await;
     }
 
+    let of = "/jobs/{id}/stream";
+    for (id, headers) in [
+        (done.as_str(), &[][..]),
+        (none, &[]),
+        (&done, &[("last-event-id", "1:end")]),
+        (&done, &[("last-event-id", "x")]),
+    ] {
+        contract.ask(&api, get.clone(), &format!("/jobs/{id}/stream"), of, headers, "").await;
+    }
+
     let of = "/jobs/{id}/artifacts/{name}";
     let path = format!("/jobs/{done}/artifacts/completion");
     let tag = header(&super::get(&api, &path).await, "etag").to_owned();
@@ -301,6 +311,8 @@ impl Contract {
             "",
         )
         .await;
+        let path = format!("/jobs/{live}/stream");
+        self.ask(&full, get.clone(), &path, "/jobs/{id}/stream", &[auth], "").await;
         self.ask(&full, get, &format!("/jobs/{live}?wait=1"), "/jobs/{id}", &[auth], "").await;
         drop(held);
         run(db, live.parse().unwrap(), foreman_tests::success()).await;

@@ -109,8 +109,9 @@ async fn whoever_comes_back_gets_the_rest_of_a_call_at_any_api() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_attempt_begins_the_answer_anew() {
-    let house = House::start(&[], &[]).await;
-    house.sim.fault(Fault::new(Trouble::RunnerKilled, Moment::Tokens(2)).once());
+    // Ollama falls silent in the middle of the first attempt, for long enough to be followed.
+    let house = House::start(&[], &[("FOREMAN_IDLE_TIMEOUT", "2s")]).await;
+    house.sim.fault(Fault::new(Trouble::Hang, Moment::Tokens(2)).once());
     let job = house.api.submit(&chat("sim:echo one two three")).await;
     let events = follow(&house.api, &job, None, usize::MAX).await;
     let restart = events.iter().position(|event| event.name == "restart").unwrap();
