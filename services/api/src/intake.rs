@@ -3,6 +3,7 @@
 //! Every check comes before the offer. Must never refuse a job that may be in the queue already.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::access::auth::Caller;
 use crate::access::shares::Holding;
 use crate::app::{App, Shared};
 use crate::http::traceparent::traceparent;
-use crate::live::hang_ups::Accepting;
+use crate::live::hang_ups::{Accepting, Guard};
 use crate::refusal::Refusal;
 
 pub(crate) mod inventory;
@@ -37,6 +38,12 @@ pub(crate) const LARGE_PARSES: usize = 2;
 /// Batch lines queued at the submitter, over all batches: two flushes' worth. Enough to keep it busy, and a single job waits
 /// for at most two flushes.
 pub(crate) const BATCH_LINES: usize = 1_000;
+
+/// OpenAI's and Anthropic's libraries count in this header how often they have repeated a request by themselves.
+const RETRY_COUNT: &str = "x-stainless-retry-count";
+
+/// A repeat of a request comes within this time. The libraries wait for 8 s at most, or as `Retry-After` says.
+const REPEATS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A request that brings jobs. All of its jobs share these values.
 pub(crate) struct Intake {
@@ -100,6 +107,26 @@ impl Intake {
             inventory::ONLY_EMBEDS => SyncBodyError::only_embeds(body).into(),
             _ => refusal,
         })
+    }
+
+    /// The job of a call that its client's library has repeated by itself, if that job still waits or runs. It has another
+    /// caller now.
+    pub(crate) async fn repeated_call(&self, body: &SyncBody) -> Result<Option<Guard>, Refusal> {
+        let (app, client) = (&self.app, self.caller.client);
+        let count = self.headers.get(RETRY_COUNT).and_then(|count| count.to_str().ok()?.parse::<u32>().ok());
+        if count.is_none_or(|count| count == 0) {
+            return Ok(None);
+        }
+        let _permit = app.reads.permit(client).await?;
+        let job = app.store.repeat_of(client, body.route.path(), &body.payload, REPEATS_WITHIN).await?;
+        let Some(job) = job else { return Ok(None) };
+        let guard = Guard::new(app.hang_ups.clone(), client, job);
+        if app.store.adopt(job, app.api).await? {
+            return Ok(Some(guard));
+        }
+        // It has ended meanwhile.
+        guard.done();
+        Ok(None)
     }
 
     /// Takes in a sync call. Its caller waits for the answer.

@@ -56,7 +56,12 @@ const PROGRAM: Program = Program {
     version: env!("CARGO_PKG_VERSION"),
     settings: &[shared::PROCESS, shared::JOBS, settings::api::ALL],
     metrics: &[
-        &[intake::submit::SUBMITTED, http::observe::REQUESTS, http::observe::REQUEST_SECONDS],
+        &[
+            intake::submit::SUBMITTED,
+            http::observe::REQUESTS,
+            http::observe::REQUEST_SECONDS,
+            live::call::SYNC_WAITING,
+        ],
         access::shares::METRICS,
         direct::METRICS,
     ],

@@ -9,6 +9,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 mod following;
+mod repeats;
 mod waiting;
 
 /// An api and a worker before one Ollama.

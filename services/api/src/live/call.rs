@@ -11,9 +11,11 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use foreman_live::{End, Frame, Head};
 use foreman_runtime::background::one_line;
-use foreman_store::{ClientId, JobId};
+use foreman_runtime::metrics::Metric;
+use foreman_store::{ClientId, JobId, Scope, StoreError};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Fuse};
+use metrics::gauge;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Signs;
@@ -34,6 +36,11 @@ const TRY_AGAIN: [Duration; 3] = [Duration::ZERO, Duration::from_millis(100), Du
 /// A worker writes the outcome of a job right after it has given out the answer. If the outcome is not in Postgres after this
 /// time, the worker was perhaps lost between the two. This is shorter than the shortest TTL.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(1);
+
+pub(crate) const SYNC_WAITING: Metric = Metric::gauge(
+    "foreman_sync_waiting",
+    "Callers of the sync routes of this api that wait for the first byte of an answer.",
+);
 
 /// What a call learns next.
 #[derive(Debug)]
@@ -63,8 +70,26 @@ pub(crate) struct Call {
     /// The attempt whose bytes were given out, and how many.
     given: Option<(Place, u64)>,
     has_head: bool,
+    /// Until the answer begins.
+    waiting: Option<Waiting>,
     sign_at: Instant,
     signs_every: Duration,
+}
+
+/// Counts a call that waits for its answer.
+struct Waiting;
+
+impl Waiting {
+    fn begin() -> Self {
+        gauge!(SYNC_WAITING.name).increment(1);
+        Self
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        gauge!(SYNC_WAITING.name).decrement(1);
+    }
 }
 
 enum Source {
@@ -85,12 +110,22 @@ impl Call {
             source: Source::Nothing,
             given: None,
             has_head: false,
+            waiting: Some(Waiting::begin()),
             sign_at: Instant::now() + signs.first_after,
             signs_every: signs.every,
             app,
         };
         call.listen_for(Until::End);
         call
+    }
+
+    /// The job runs already, perhaps for another api, which alone hears of its attempt.
+    pub(crate) async fn catch_up(&mut self) -> Result<(), StoreError> {
+        let place = self.app.store.place_of(Scope::Client(self.client), self.job()).await?;
+        if let Some(foreman_store::Place { url: Some(url), attempt, .. }) = place {
+            self.follow(Place { url: url.into(), attempt }).await;
+        }
+        Ok(())
     }
 
     pub(crate) fn job(&self) -> JobId {
@@ -159,6 +194,7 @@ impl Call {
             Frame::Head(_) if self.has_head => None,
             Frame::Head(head) => {
                 self.has_head = true;
+                self.waiting = None;
                 Some(News::Head(head))
             }
             Frame::Piece(bytes) => {
@@ -293,8 +329,10 @@ impl Call {
         match (&self.source, end) {
             // Postgres has the outcome.
             (Source::Postgres(_), _) => guard.done(),
-            (_, End::Done) => {
-                // The job runs again if its worker dies before it writes the outcome, and nobody would hear that answer.
+            (_, End::Failed { code, .. }) if code == LOST => drop(guard),
+            _ => {
+                // The worker writes the outcome now. If it dies before that, the job runs again, and nobody would hear that
+                // answer.
                 let (permit, client, deadline) =
                     (Arc::clone(&self.permit), self.client, Instant::now() + OUTCOME_WITHIN);
                 tokio::spawn(async move {
@@ -304,15 +342,16 @@ impl Call {
                     }
                 });
             }
-            // A cancel changes nothing of a job that has ended.
-            _ => drop(guard),
         }
     }
 }
 
+/// The code of a call whose answer broke off.
+const LOST: &str = "worker_lost";
+
 fn lost() -> End {
     End::Failed {
-        code: "worker_lost".to_owned(),
+        code: LOST.to_owned(),
         error: "the worker that ran the model was lost in the middle of its answer; ask again".to_owned(),
         said: false,
     }

@@ -3,6 +3,8 @@
 //!
 //! Must never lose a job between the submitter's reply and the guard: see [`Accepting`].
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foreman_runtime::background::jittered;
@@ -22,24 +24,32 @@ const DELAY: Duration = Duration::from_millis(500);
 
 /// Takes the jobs whose caller has gone. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct HangUps(UnboundedSender<(ClientId, JobId)>);
+pub(crate) struct HangUps {
+    gone: UnboundedSender<(ClientId, JobId)>,
+    /// How many callers wait for a job. They are more than one where a client has repeated its call.
+    callers: Arc<Mutex<HashMap<JobId, usize>>>,
+}
 
 impl HangUps {
     pub(crate) fn new() -> (Self, UnboundedReceiver<(ClientId, JobId)>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
+        (Self { gone: sender, callers: Arc::default() }, receiver)
     }
 
     /// For the submitter, which may accept a job after its caller has gone.
     pub(crate) fn sender(&self) -> UnboundedSender<(ClientId, JobId)> {
-        self.0.clone()
+        self.gone.clone()
     }
 
     pub(crate) fn cancel(&self, client: ClientId, job: JobId) {
         // The task ends only after the last call.
-        if self.0.send((client, job)).is_err() {
+        if self.gone.send((client, job)).is_err() {
             tracing::error!(job.id = %job, "a caller has gone, and its job was not cancelled");
         }
+    }
+
+    fn callers(&self) -> MutexGuard<'_, HashMap<JobId, usize>> {
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cancels what comes until `last`, and then what is left. Each statement takes all that has gathered.
@@ -52,7 +62,12 @@ impl HangUps {
         loop {
             tokio::select! {
                 biased;
-                _ = gone.recv_many(&mut gathered, AT_ONCE) => {}
+                count = gone.recv_many(&mut gathered, AT_ONCE) => {
+                    // Without a sender nobody is left who could hang up.
+                    if count == 0 {
+                        return;
+                    }
+                }
                 () = last.cancelled() => return,
             }
             while let Err(error) = stalls::round("hang_ups", stalls::USUAL, store.cancel_all(&gathered)).await
@@ -70,7 +85,7 @@ impl HangUps {
     }
 }
 
-/// Stands for the caller of a sync call. Has the job cancelled when it is dropped.
+/// Stands for the caller of a sync call. Has the job cancelled when it is dropped, unless another caller waits for it.
 #[derive(Debug)]
 pub(crate) struct Guard {
     hang_ups: HangUps,
@@ -81,6 +96,7 @@ pub(crate) struct Guard {
 
 impl Guard {
     pub(crate) fn new(hang_ups: HangUps, client: ClientId, job: JobId) -> Self {
+        *hang_ups.callers().entry(job).or_default() += 1;
         Self { hang_ups, client, job, is_over: false }
     }
 
@@ -96,6 +112,14 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        let mut callers = self.hang_ups.callers();
+        let left = callers.get(&self.job).map_or(0, |count| count - 1);
+        if left > 0 {
+            callers.insert(self.job, left);
+            return;
+        }
+        callers.remove(&self.job);
+        drop(callers);
         if !self.is_over {
             self.hang_ups.cancel(self.client, self.job);
         }

@@ -66,11 +66,20 @@ pub(crate) async fn call(
     }
     // The permit comes first, so that nothing can refuse the call after its job is accepted.
     let permit = app.watch.permit(caller.client)?;
-    let guard = intake.take_in_call(body, model, held).await?.accepted().await?;
-    let job = guard.job();
-    observe::is_about(job);
     let signs = if form.streams() { app.signs_of_streams } else { app.signs_of_others };
-    let call = Call::new(app, caller.client, guard, permit, signs);
+    let call = match intake.repeated_call(&body).await? {
+        Some(guard) => {
+            let mut call = Call::new(app, caller.client, guard, permit, signs);
+            call.catch_up().await?;
+            call
+        }
+        None => {
+            let guard = intake.take_in_call(body, model, held).await?.accepted().await?;
+            Call::new(app, caller.client, guard, permit, signs)
+        }
+    };
+    let job = call.job();
+    observe::is_about(job);
     let mut response = answer(call, form).await;
     if let Ok(job) = HeaderValue::try_from(job.to_string()) {
         response.headers_mut().insert(FOREMAN_JOB, job);
