@@ -28,7 +28,6 @@ use anyhow::Context as _;
 use foreman_live::Bearer;
 use foreman_ollama::{Client, Failure};
 use foreman_runtime::background::keep_running;
-use foreman_runtime::http as server;
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ConnectOptions, Store};
@@ -99,11 +98,9 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     });
     if let Some((listener, _)) = stream {
         let bearer = worker.config.secret_key.as_ref().map(|key| Bearer::of(key.bytes()));
-        let (routes, shutdown) =
-            (stream::server::routes(live, ollama.clone(), bearer), process.shutdown.clone());
-        process.shutdown.spawn_infallible("stream", async move {
-            server::serve("stream", listener, routes, stream::server::LIMITS, &shutdown).await;
-        });
+        let hard = process.shutdown.hard().clone();
+        let streaming = stream::server::serve(listener, live, ollama.clone(), bearer, hard);
+        process.shutdown.spawn_infallible("stream", streaming);
     }
     spawn_roles(&worker, &ollama);
     Ok(())

@@ -63,7 +63,7 @@ pub(crate) struct Finished {
     pub ending: Ending,
     /// How long the job's own request took, if one was sent.
     pub ran: Option<Duration>,
-    /// Whether the caller of a sync call may have a part of the answer already.
+    /// Whether the caller of a sync call may have a part of the answer already. The floor says so.
     pub given_out: bool,
 }
 
@@ -84,12 +84,11 @@ pub(crate) async fn run(
             () = spell.ended() => Some(Abort::Fenced),
         }
     };
-    let finished = tokio::select! {
+    tokio::select! {
         biased;
         Some(abort) = stopped => Ending::Aborted(abort).into(),
         ended = attempt.work(body, load, context, &live) => ended,
-    };
-    Finished { given_out: live.has_begun_for_a_caller(), ..finished }
+    }
 }
 
 impl From<Ending> for Finished {

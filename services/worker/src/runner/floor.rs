@@ -136,7 +136,9 @@ impl Floor {
         if matches!(finished.ending, Ending::Stale) {
             self.worker.live.dropped(job);
         }
-        Some(Event::Ended(lease, finished))
+        // Even an attempt that panicked has given out what it gave out.
+        let given_out = self.worker.live.has_begun_for_a_caller(job);
+        Some(Event::Ended(lease, Finished { given_out, ..finished }))
     }
 
     fn carry_out(&mut self, action: Action) {

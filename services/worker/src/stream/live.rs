@@ -14,6 +14,7 @@ use foreman_ollama::AnswerHead;
 use foreman_store::{ApiId, Exit, JobId};
 use moka::sync::Cache;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// An answer that has ended is kept for readers that come late: a short answer is complete before its api has asked for it.
 /// Postgres has it after this time.
@@ -37,13 +38,14 @@ pub(crate) struct LiveAnswers(Arc<Inner>);
 struct Inner {
     running: Mutex<Running>,
     ended: Cache<JobId, Arc<Answer>>,
+    /// No attempt will begin here any more.
+    closed: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct Running {
     answers: HashMap<JobId, Arc<Answer>>,
     listeners: Vec<(ApiId, mpsc::Sender<Announcement>)>,
-    is_closed: bool,
 }
 
 #[derive(Debug)]
@@ -88,7 +90,7 @@ impl Default for LiveAnswers {
             .weigher(|_, answer: &Arc<Answer>| u32::try_from(answer.state().bytes()).unwrap_or(u32::MAX))
             .time_to_live(KEPT_FOR)
             .build();
-        Self(Arc::new(Inner { running: Mutex::default(), ended }))
+        Self(Arc::new(Inner { running: Mutex::default(), ended, closed: CancellationToken::new() }))
     }
 }
 
@@ -160,7 +162,7 @@ impl LiveAnswers {
             _ = sender.try_send(announcement);
         }
         running.listeners.retain(|(_, sender)| !sender.is_closed());
-        if !running.is_closed {
+        if !self.0.closed.is_cancelled() {
             running.listeners.push((api, sender));
         }
         receiver
@@ -169,11 +171,22 @@ impl LiveAnswers {
     /// No attempt will begin here any more. Ends all announcements, and every answer that has not ended.
     pub(crate) fn close(&self) {
         let mut running = self.running();
-        running.is_closed = true;
+        self.0.closed.cancel();
         running.listeners.clear();
         for (_, answer) in running.answers.drain() {
             answer.end(End::Again);
         }
+    }
+
+    /// Waits until [`close`](Self::close) was called.
+    pub(crate) async fn closed(&self) {
+        self.0.closed.cancelled().await;
+    }
+
+    /// Whether a caller may have a part of the answer of the attempt that runs.
+    pub(crate) fn has_begun_for_a_caller(&self, job: JobId) -> bool {
+        let of_a_caller = |answer: &Arc<Answer>| answer.api.is_some() && answer.state().is_given_out;
+        self.running().answers.get(&job).is_some_and(of_a_caller)
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
@@ -208,11 +221,6 @@ impl LiveAnswer {
     /// Lets readers have what there is, and what comes. From now on no other attempt may answer a caller.
     pub(crate) fn give_out(&self) {
         self.0.state().is_given_out = true;
-    }
-
-    /// Whether a caller may have a part of this answer.
-    pub(crate) fn has_begun_for_a_caller(&self) -> bool {
-        self.0.api.is_some() && self.0.state().is_given_out
     }
 
     /// All bytes of the answer so far.

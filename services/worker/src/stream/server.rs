@@ -1,6 +1,7 @@
 //! The stream address: HTTP for apis, and for nobody else. Its paths and frames are those of `foreman_live`.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,25 +15,58 @@ use axum::routing::get;
 use bytes::Bytes;
 use foreman_live::{ANNOUNCEMENTS, ANSWERS, ATTEMPT_HEADER, Announcement, Bearer, HEARTBEAT};
 use foreman_ollama::Client;
-use foreman_runtime::http::Limits;
+use foreman_runtime::Shutdown;
+use foreman_runtime::http::{self, Limits};
 use foreman_store::{ApiId, JobId};
 use futures_util::stream;
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::direct;
 use super::live::LiveAnswers;
 
 /// An api has one connection for each call that it follows, and one for announcements.
-pub(crate) const LIMITS: Limits = Limits {
+const LIMITS: Limits = Limits {
     connections: 8_192,
     head: Duration::from_secs(10),
     idle: Duration::from_secs(90),
     stalled: Duration::from_secs(60),
 };
 
+/// How long readers have for the ends of the last answers when the grace of the process is nearly over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Serves the stream address until no attempt is left. The soft token does not end it: until then callers read the answers of
+/// attempts that may finish, and apis hear of attempts that begin.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    live: LiveAnswers,
+    ollama: Client,
+    bearer: Option<Bearer>,
+    hard: CancellationToken,
+) {
+    // The server gets a stop of its own.
+    let shutdown = Shutdown::new();
+    let routes = routes(live.clone(), ollama, bearer);
+    let stops = async {
+        live.closed().await;
+        shutdown.stop();
+        hard.cancelled().await;
+        sleep(LAST_WORDS).await;
+        shutdown.hard().cancel();
+        // Now the server ends by itself.
+        pending::<()>().await;
+    };
+    tokio::select! {
+        () = http::serve("stream", listener, routes, LIMITS, &shutdown) => {}
+        () = stops => {}
+    }
+}
+
 /// The routes of the stream address. Without a bearer everybody who reaches the address may ask, so it is on loopback then.
-pub(crate) fn routes(live: LiveAnswers, ollama: Client, bearer: Option<Bearer>) -> Router {
+fn routes(live: LiveAnswers, ollama: Client, bearer: Option<Bearer>) -> Router {
     Router::new()
         .route(ANNOUNCEMENTS, get(announcements))
         .route(&format!("{ANSWERS}/{{job}}"), get(answer))

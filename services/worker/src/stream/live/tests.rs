@@ -79,7 +79,7 @@ async fn what_is_held_back_is_given_out_only_if_it_is_the_answer() {
         let (answers, job, live, mut readers) = begun(&[0]);
         live.head(Some(&STREAM));
         live.push(Bytes::from_static(b"body"));
-        assert!(!live.has_begun_for_a_caller());
+        assert!(!answers.has_begun_for_a_caller(job));
         answers.settled(job, &exit);
         assert_eq!(read(readers.remove(0)).await, (status, text.to_owned(), Some(end)), "{exit:?}");
     }
@@ -138,7 +138,7 @@ async fn an_answer_that_is_too_long_to_follow_ends_for_its_readers_alone() {
     live.is_too_long();
     let (_, _, end) = read(reader).await;
     assert!(matches!(end, Some(End::Failed { code, .. }) if code == "too_long_to_follow"));
-    assert!(!live.has_begun_for_a_caller(), "nobody waits for the answer of a job of /jobs");
+    assert!(!answers.has_begun_for_a_caller(job), "nobody waits for the answer of a job of /jobs");
     answers.settled(job, &done());
     assert!(answers.follow(job, None, 0).is_none());
 }
