@@ -23,6 +23,7 @@ mod standing_by;
 mod statements;
 mod stopping;
 mod surface;
+mod streams;
 mod structure;
 mod thin_line;
 mod upgrading;
