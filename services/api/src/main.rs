@@ -103,6 +103,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         live::process::register(&store, api).await.map_err(one_line)
     })
     .await;
+    live::call::none_waits_yet();
     let (hang_ups, gone) = HangUps::new();
     let (submitter, submissions) = Submitter::new();
     let stored = StoredBytes::new(store.clone(), config.max_daily_bytes);

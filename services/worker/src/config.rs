@@ -10,6 +10,7 @@ use foreman_runtime::config::{SecretKey, form};
 use foreman_runtime::settings::{shared, worker};
 use foreman_runtime::{ConfigError, Env};
 use foreman_webhook::{Allow, RetrySchedule, SigningSecret};
+use gethostname::gethostname;
 use tokio::net::TcpListener;
 
 use crate::membership::host_id::HostId;
@@ -155,23 +156,20 @@ impl Stream {
                 ),
             ));
         }
-        if addr.ip().is_unspecified() && advertise.is_none() {
-            return Err(ConfigError::refused(
-                &worker::STREAM_ADDR,
-                format!(
-                    "apis cannot call {addr}; set FOREMAN_WORKER_ADVERTISE to the URL at which they reach this worker"
-                ),
-            ));
-        }
         Ok(Self { addr, advertise })
     }
 
-    /// Listens, and says under which URL apis can call.
+    /// Listens, and says under which URL apis can call. "Every address of this machine" is one to listen on, not one to call:
+    /// apis then call the machine by its name, which for a container is the name that its network knows.
     pub(crate) fn listen(&self) -> anyhow::Result<(TcpListener, String)> {
         let listener = foreman_runtime::http::listen(self.addr, &worker::STREAM_ADDR)?;
+        let address = listener.local_addr()?;
         let url = match &self.advertise {
             Some(url) => url.clone(),
-            None => format!("http://{}", listener.local_addr()?),
+            None if address.ip().is_unspecified() => {
+                format!("http://{}:{}", gethostname().to_string_lossy(), address.port())
+            }
+            None => format!("http://{address}"),
         };
         Ok((listener, url))
     }
@@ -251,6 +249,9 @@ mod tests {
             ("FOREMAN_WORKER_ROLES", "run,walk"),
             ("FOREMAN_WORKER_ROLES", ","),
             ("FOREMAN_WORKER_SLOTS", "0"),
+            ("FOREMAN_WORKER_STREAM_ADDR", "0.0.0.0:9466"),
+            ("FOREMAN_WORKER_ADVERTISE", "worker-1:9466"),
+            ("FOREMAN_WORKER_ADVERTISE", "http://me:hush@x"),
             ("FOREMAN_LEASE_TTL", "1s"),
             ("FOREMAN_LOAD_SHARE", "100%"),
             ("FOREMAN_HOST_ID", "two words"),

@@ -26,6 +26,7 @@ const API: &[Metric] = &[
     ("foreman_jobs_submitted_total", "counter", &["model"]),
     ("foreman_http_requests_total", "counter", &["route", "status"]),
     ("foreman_http_request_seconds", "histogram", &["route"]),
+    ("foreman_sync_waiting", "gauge", &[]),
     ("foreman_share_used", "gauge", &["share"]),
     ("foreman_share_limit", "gauge", &["share"]),
     ("foreman_share_refusals_total", "counter", &["share", "short"]),

@@ -76,6 +76,11 @@ pub(crate) struct Call {
     signs_every: Duration,
 }
 
+/// Shows the count from the start, at 0.
+pub(crate) fn none_waits_yet() {
+    gauge!(SYNC_WAITING.name).set(0);
+}
+
 /// Counts a call that waits for its answer.
 struct Waiting;
 

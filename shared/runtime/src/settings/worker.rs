@@ -24,7 +24,7 @@ pub const STREAM_ADDR: Setting = Setting::with_default(
 );
 pub const ADVERTISE: Setting = Setting::optional(
     "FOREMAN_WORKER_ADVERTISE",
-    "http:// and FOREMAN_WORKER_STREAM_ADDR",
+    "FOREMAN_WORKER_STREAM_ADDR; for 0.0.0.0 the machine's name",
     "URL at which apis reach FOREMAN_WORKER_STREAM_ADDR",
 );
 pub const SLOTS: Setting = Setting::with_default(
