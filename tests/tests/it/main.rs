@@ -4,6 +4,7 @@
 mod api;
 mod calls;
 mod cli;
+mod clients;
 mod clock_steps;
 mod documents;
 mod handing_back;

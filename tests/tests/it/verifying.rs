@@ -1,11 +1,9 @@
 //! Webhooks verified by somebody else's code: Standard Webhooks' own library for Python, used as the README says.
 
-use std::env;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use foreman_tests::{Api, Db, Received, Receiver, Worker, eventually};
+use foreman_tests::{Api, Db, Received, Receiver, Worker, eventually, made};
 use ollama_sim::{Config, Sim};
 use serde_json::{Value, json};
 
@@ -50,7 +48,7 @@ fn python(secret: &str, webhooks: &[Received]) -> Output {
         "{}\nimport json, sys\nfor webhook in map(json.loads, sys.stdin):\n    receive(webhook['headers'], webhook['body'].encode())\n",
         lines.replace("whsec_…", secret)
     );
-    let mut python = Command::new(interpreter())
+    let mut python = Command::new(made("python/bin/python", "FOREMAN_TEST_PYTHON"))
         .args(["-c", &script])
         .env("PYTHONIOENCODING", "utf-8")
         .stdin(Stdio::piped())
@@ -71,15 +69,4 @@ fn python(secret: &str, webhooks: &[Received]) -> Output {
     }
     drop(stdin);
     python.wait_with_output().unwrap()
-}
-
-/// The Python that has the library, which `deploy/test` makes.
-fn interpreter() -> PathBuf {
-    let made = || {
-        // target/<profile>/deps/<test>
-        Some(env::current_exe().ok()?.ancestors().nth(3)?.join("python/bin/python"))
-    };
-    let python = env::var_os("FOREMAN_TEST_PYTHON").map(PathBuf::from).or_else(made).unwrap();
-    assert!(python.exists(), "{} is not there; run deploy/test once, which makes it", python.display());
-    python
 }
