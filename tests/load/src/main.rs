@@ -11,6 +11,7 @@ use foreman_tests::Cluster;
 
 mod accept;
 mod backend;
+mod calls;
 mod connection;
 mod cpu;
 mod deliver;
@@ -26,6 +27,7 @@ mod statements;
 mod workload;
 
 use accept::Accept;
+use calls::Calls;
 use deliver::Deliver;
 use measure::{Row, Sample, Scenario};
 use programs::Programs;
@@ -66,6 +68,8 @@ enum Name {
     Deliver,
     /// Single jobs on an idle system: how long each step takes, beside a direct request.
     Quiet,
+    /// Sync calls, beside the same calls straight at Ollama: the first token, the gaps, the last.
+    Calls,
     /// Single requests of one client, alone and then beside another client that takes everything it can get.
     Shares,
 }
@@ -83,7 +87,7 @@ async fn main() -> anyhow::Result<()> {
     let statements = if options.statements { Some(Statements::of(&cluster).await) } else { None };
     let scale = if options.quick { Scale::quick() } else { Scale::full() };
     let (mut rows, mut quiet) = (Vec::new(), String::new());
-    let mut shares = String::new();
+    let (mut calls, mut shares) = (String::new(), String::new());
     for name in Name::value_variants() {
         if !options.scenario.is_empty() && !options.scenario.contains(name) {
             continue;
@@ -97,6 +101,10 @@ async fn main() -> anyhow::Result<()> {
                 quiet = Quiet::start(&cluster, &scale)?.measure(contenders, repeats).await?;
                 continue;
             }
+            Name::Calls => {
+                calls = Calls::start(&cluster, &scale)?.measure(contenders, repeats).await?;
+                continue;
+            }
             Name::Shares => {
                 shares = Shares::new(&cluster, &scale).measure(contenders).await?;
                 continue;
@@ -108,6 +116,7 @@ async fn main() -> anyhow::Result<()> {
         say(&measure::table(&rows));
     }
     say(&quiet);
+    say(&calls);
     say(&shares);
     Ok(())
 }
@@ -120,6 +129,7 @@ struct Scale {
     /// How many jobs the greedy client has in its queue.
     queued: usize,
     shares_for: Duration,
+    calls_for: Duration,
     /// One duration per rate.
     quiet_for: [Duration; 3],
 }
@@ -133,6 +143,7 @@ impl Scale {
             deliveries: 20_000,
             queued: 500_000,
             shares_for: Duration::from_secs(20),
+            calls_for: Duration::from_secs(20),
             quiet_for,
         }
     }
@@ -145,6 +156,7 @@ impl Scale {
             deliveries: 2_000,
             queued: 5_000,
             shares_for: Duration::from_secs(3),
+            calls_for: Duration::from_secs(3),
             quiet_for,
         }
     }

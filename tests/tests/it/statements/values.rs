@@ -163,7 +163,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("request", Few, &["filled.job(150000), filled.id(2)"]),
     values("request_size", Few, &["filled.job(150000), filled.id(2)"]),
     values("rescue_leases", Pages(1_000.0, "all leases are looked at for such without a worker, and there are as many as slots"), &[
-        "filled.ids(900001, 2), 5, 'lost'"]),
+        "filled.ids(900001, 2), 5, 'lost', 1.0"]),
     values("revoke_client", Few, &["'client 3'"]),
     values("rights", DOCTOR, BARE),
     values("rotate_client", Few, &["filled.id(3), '\\xabababababababababababababababababababababababababababababababab', NULL, 24"]),

@@ -2,6 +2,8 @@
 //!
 //! Must never take a lease from a worker that has renewed its row since it was seen.
 
+use std::time::Duration;
+
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
@@ -20,13 +22,18 @@ pub struct Rescued {
     pub leases: usize,
 }
 
+/// How long a sync call waits after it has lost its worker in the middle of its run. Its api looks at its calls more than
+/// once in this time.
+const CALLS_WAIT: Duration = Duration::from_secs(1);
+
 impl Store {
     /// Requeues the leases of the `dead` workers, except those that have renewed since they were seen, and the leases
     /// that have no worker row. It is one transaction, which locks the rows of the dead workers first, so that none
     /// of them can claim meanwhile.
     ///
     /// A sync call that was `working` is requeued only while its api lives by its own row, and cancelled otherwise: its
-    /// caller may have got bytes, so it may run again only if an api is left that can cancel it. Postgres' clock decides
+    /// caller may have got bytes, so it may run again only if an api is left that can cancel it. It waits for
+    /// a moment first, so that its api sees it leave the worker and cancels it in time. Postgres' clock decides
     /// here whether the api lives. A clock that was set can at worst cancel a call that lost its worker.
     pub async fn rescue(&self, dead: &[Heartbeat<WorkerId>]) -> Result<Rescued, StoreError> {
         let (dead, seen) = dead_columns(dead);
@@ -53,7 +60,9 @@ impl Store {
                 RETURNING l.*, (l.phase <> 'held')::integer AS had_begun, clock_timestamp() AS at,
                           CASE l.phase WHEN 'held' THEN 'queued' ELSE l.phase END AS left_state
             ), fate AS (
-                SELECT gone.*, CASE WHEN cancel THEN 'cancelled'
+                SELECT gone.*, phase = 'working' AND EXISTS (
+                           SELECT FROM job j WHERE j.id = gone.job_id AND j.api_id IS NOT NULL) AS may_have_spoken,
+                       CASE WHEN cancel THEN 'cancelled'
                                     WHEN phase = 'working' AND EXISTS (
                                         SELECT FROM job j WHERE j.id = gone.job_id AND j.api_id IS NOT NULL
                                           AND NOT EXISTS (
@@ -68,7 +77,13 @@ impl Store {
                                        eligible_at, expires_at)
                 SELECT client_id, job_id, load_key, priority, attempt, failures, rescues + had_begun, seq + had_begun,
                        bytes, eligible_at, expires_at
-                FROM fate WHERE state = 'queued'
+                FROM fate WHERE state = 'queued' AND NOT may_have_spoken
+            ), delayed AS (
+                INSERT INTO job_scheduled (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                                           due_at, eligible_at, expires_at)
+                SELECT client_id, job_id, load_key, priority, attempt, failures, rescues + had_begun, seq + had_begun,
+                       bytes, at + make_interval(secs => $4), eligible_at, expires_at
+                FROM fate WHERE state = 'queued' AND may_have_spoken
             ), ended AS (
                 INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error,
                                       error_code, eligible_at, loading_at, working_at, completed_at)
@@ -87,6 +102,7 @@ impl Store {
             &dead,
             i32::from(MAX_RESCUES),
             format!("the job lost its worker {MAX_RESCUES} times while it ran; check what the job does to the machine with the GPU"),
+            CALLS_WAIT.as_secs_f64(),
         )
         .fetch_all(&mut conn)
         .await?;
