@@ -100,14 +100,15 @@ async fn run(script: &str, url: &str, key: &str, seconds: u32, calls: &[&str]) -
     document
 }
 
-/// Runs calls of all scripts at the same time.
+/// Runs calls of these scripts at the same time.
 async fn run_all(
+    scripts: &[&'static str],
     url: &str,
     key: &str,
     seconds: u32,
     calls: &[&str],
 ) -> Vec<(&'static str, Map<String, Value>)> {
-    join_all(SCRIPTS.iter().map(async |&script| (script, run(script, url, key, seconds, calls).await))).await
+    join_all(scripts.iter().map(async |&script| (script, run(script, url, key, seconds, calls).await))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,10 +140,10 @@ async fn a_client_sees_the_same_through_foreman_as_straight_at_ollama() {
 async fn a_key_opens_and_a_wrong_one_is_refused_in_the_words_of_the_client() {
     let house = House::start(&[("FOREMAN_AUTH", "required")]).await;
     let key = house.db.store.create_client(&Seal::new(&[7; 32]), "team", false).await.unwrap().key;
-    for (script, seen) in run_all(&house.api.url, &key, 30, &["chat", "chat_stream"]).await {
+    for (script, seen) in run_all(&SCRIPTS, &house.api.url, &key, 30, &["chat", "chat_stream"]).await {
         assert!(seen.values().all(|seen| seen.get("answer").is_some()), "{script}: {seen:?}");
     }
-    for (script, seen) in run_all(&house.api.url, "fk_wrong", 30, &["chat", "chat_stream"]).await {
+    for (script, seen) in run_all(&SCRIPTS, &house.api.url, "fk_wrong", 30, &["chat", "chat_stream"]).await {
         refused(script, &seen, 401, "AuthenticationError");
     }
 }
@@ -154,7 +155,7 @@ async fn a_full_queue_is_told_as_too_many_requests() {
     house.sim.until(|log| log.running() == 1).await;
     let _queued = house.occupy("x");
     house.until_jobs("queued", 1).await;
-    for (script, seen) in run_all(&house.api.url, "none", 30, &["chat", "chat_stream"]).await {
+    for (script, seen) in run_all(&SCRIPTS, &house.api.url, "none", 30, &["chat", "chat_stream"]).await {
         refused(script, &seen, 429, "RateLimitError");
     }
 }

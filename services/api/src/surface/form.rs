@@ -4,7 +4,7 @@
 //! Every form was seen to be taken by the real clients of its surface. Must never write something that a client takes for a
 //! part of an answer.
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use foreman_ollama::{Route, SyncBody, error_text};
@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 use super::{Surface, error};
 use crate::refusal::Refusal;
 
+/// OpenAI's own libraries send it.
+const OPENAIS_LIBRARY: &str = "x-stainless-lang";
+
 /// How one call is spoken to.
 #[derive(Debug, Clone)]
 pub(crate) struct Form {
@@ -22,11 +25,20 @@ pub(crate) struct Form {
     stream: bool,
     /// As the caller wrote it.
     model: String,
+    /// The helpers of OpenAI's libraries (`responses.stream`) take no event before `response.created`, and no event about a
+    /// response with another id. Such a caller is shown comments, which count as signs for its time-out. Others, such as Codex,
+    /// count only events.
+    takes_only_ollamas_events: bool,
 }
 
 impl Form {
-    pub(crate) fn of(body: &SyncBody) -> Self {
-        Self { route: body.route, stream: body.stream, model: body.model.clone() }
+    pub(crate) fn of(body: &SyncBody, headers: &HeaderMap) -> Self {
+        Self {
+            route: body.route,
+            stream: body.stream,
+            model: body.model.clone(),
+            takes_only_ollamas_events: headers.contains_key(OPENAIS_LIBRARY),
+        }
     }
 
     pub(crate) fn streams(&self) -> bool {
@@ -58,7 +70,8 @@ impl Form {
             Route::Generate => {
                 line(&json!({"model": self.model, "created_at": created_at, "response": "", "done": false}))
             }
-            Route::ChatCompletions | Route::Completions => Bytes::from_static(b": waiting\n\n"),
+            Route::ChatCompletions | Route::Completions => comment(),
+            Route::Responses if self.takes_only_ollamas_events => comment(),
             // Never a stream.
             Route::Embed | Route::Embeddings | Route::OpenAiEmbeddings => Bytes::new(),
             Route::Responses => {
@@ -86,7 +99,7 @@ impl Form {
         let (_, body) = error::write(surface, refusal, None);
         Some(match self.route {
             Route::Responses => {
-                // Codex knows the first event, and OpenAI's own clients the second one.
+                // OpenAI's libraries know the second event, and Codex the first one.
                 let error = json!({"code": "server_error", "message": refusal.sentence()});
                 let mut response = self.response(job, "failed", now);
                 response["error"] = error;
@@ -98,7 +111,8 @@ impl Form {
                 said["type"] = "error".into();
                 said["sequence_number"] = 1.into();
                 said["message"] = refusal.sentence().into();
-                [failed, event("error", &said)].concat().into()
+                let said = event("error", &said);
+                if self.takes_only_ollamas_events { said } else { [failed, said].concat().into() }
             }
             _ => self.wrap(&body),
         })
@@ -156,6 +170,10 @@ impl Form {
         answer["done_reason"] = "unload".into();
         (HeaderValue::from_static("application/json; charset=utf-8"), answer.to_string().into())
     }
+}
+
+fn comment() -> Bytes {
+    Bytes::from_static(b": waiting\n\n")
 }
 
 fn line(value: &Value) -> Bytes {

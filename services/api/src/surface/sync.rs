@@ -50,7 +50,7 @@ pub(crate) async fn call(
     let size = bytes.len();
     let read = move || SyncBody::read(route, &bytes);
     let body = app.parse_beside_others(size, read).await??;
-    let form = Form::of(&body);
+    let form = Form::of(&body, &headers);
     let async_wanted = prefer::responds_async(&headers);
     let intake = Intake::new(Shared::clone(&app), caller, headers);
     let model = intake.model(&body).await?;

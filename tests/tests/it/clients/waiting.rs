@@ -4,33 +4,38 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::{House, SCRIPTS, run_all};
+use super::{House, SCRIPTS, run, run_all};
 
 const SOON: [(&str, &str); 2] = [("FOREMAN_HEARTBEAT", "200ms"), ("FOREMAN_HEARTBEAT_UNSTREAMED", "200ms")];
 
 /// The time-out for a read, in seconds. The calls wait ten times as long.
 const TIMEOUT: u32 = 1;
 
-/// Makes these calls with each library while the only slot is occupied for 10 seconds, so that all of them wait.
-async fn after_a_wait(house: &House, calls: &[&str]) -> Vec<(&'static str, Map<String, Value>)> {
+/// Makes these calls with these libraries while the only slot is occupied for 10 seconds, so that all of them wait.
+async fn after_a_wait(
+    house: &House,
+    scripts: &[&'static str],
+    calls: &[&str],
+) -> Vec<(&'static str, Map<String, Value>)> {
     let until_all_wait = house.occupy("sim:fault=hang");
     house.sim.until(|log| log.running() == 1).await;
     let _ten_seconds = house.occupy("sim:tokens=1 sim:prompt-delay=10s");
     house.until_jobs("queued", 1).await;
     let calls = [&["--together"], calls].concat();
     let all_wait = async {
-        house.until_jobs("queued", 1 + SCRIPTS.len() * (calls.len() - 1)).await;
+        house.until_jobs("queued", 1 + scripts.len() * (calls.len() - 1)).await;
         drop(until_all_wait);
     };
-    tokio::join!(run_all(&house.api.url, "none", TIMEOUT, &calls), all_wait).0
+    tokio::join!(run_all(scripts, &house.api.url, "none", TIMEOUT, &calls), all_wait).0
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_waits_longer_than_its_time_out_and_gets_its_answer() {
     let house = House::start(&SOON).await;
     let calls = ["chat", "chat_stream"];
-    let direct: HashMap<_, _> = run_all(&house.sim.url(), "none", 30, &calls).await.into_iter().collect();
-    for (script, through) in after_a_wait(&house, &calls).await {
+    let direct: HashMap<_, _> =
+        run_all(&SCRIPTS, &house.sim.url(), "none", 30, &calls).await.into_iter().collect();
+    for (script, through) in after_a_wait(&house, &SCRIPTS, &calls).await {
         for call in calls {
             let (seen, direct) = (&through[call]["answer"], &direct[script][call]["answer"]);
             match (seen.as_array(), direct.as_array()) {
@@ -42,10 +47,28 @@ async fn a_client_waits_longer_than_its_time_out_and_gets_its_answer() {
     }
 }
 
+/// Both ways of OpenAI's libraries to stream a response. The helper is strict about the order of events and about ids.
+#[tokio::test(flavor = "multi_thread")]
+async fn openais_libraries_wait_for_a_response_in_each_of_their_ways() {
+    let house = House::start(&SOON).await;
+    let calls = ["responses", "responses_stream", "responses_helper", "broken_responses", "broken_helper"];
+    let scripts = ["with_openai.py", "with_openai.cjs"];
+    for (script, seen) in after_a_wait(&house, &scripts, &calls).await {
+        let direct = run(script, &house.sim.url(), "none", 30, &calls).await;
+        for (call, seen) in seen {
+            if call.starts_with("broken") {
+                assert_eq!(seen["error"]["class"], "APIError", "{script} {call}: {seen}");
+            } else {
+                assert_eq!(seen, direct[&call], "{script} {call}");
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_after_a_wait_is_an_error_for_every_client() {
     let house = House::start(&SOON).await;
-    for (script, seen) in after_a_wait(&house, &["broken", "broken_stream"]).await {
+    for (script, seen) in after_a_wait(&house, &SCRIPTS, &["broken", "broken_stream"]).await {
         for (call, seen) in seen {
             assert!(seen["error"]["class"].is_string(), "{script} {call}: {seen}");
         }
