@@ -55,7 +55,7 @@ impl Form {
         }
     }
 
-    /// Shows the caller that its call is alive.
+    /// A sign of life: shows the caller that its call is alive.
     pub(crate) fn sign(&self, job: JobId, runs: bool, now: DateTime<Utc>) -> Bytes {
         if !self.stream {
             // JSON may begin with white space.
