@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -18,24 +18,27 @@ use crate::refusal::Refusal;
 
 pub(super) async fn tags(caller: Caller, State(app): State<Shared>) -> Result<Response, Refusal> {
     let hosts = app.direct.tags.latest(&app.workers).await;
-    answer(&app, caller, &Models { models: merged(&hosts)? })
+    answer(&app, caller, json(&Models { models: merged(&hosts)? })).map(natively)
 }
 
 pub(super) async fn ps(caller: Caller, State(app): State<Shared>) -> Result<Response, Refusal> {
     let hosts = app.direct.ps.latest(&app.workers).await;
-    answer(&app, caller, &Models { models: merged(&hosts)? })
+    answer(&app, caller, json(&Models { models: merged(&hosts)? })).map(natively)
 }
 
 pub(super) async fn openai(caller: Caller, State(app): State<Shared>) -> Result<Response, Refusal> {
     let hosts = app.direct.openai_models.latest(&app.workers).await;
-    answer(&app, caller, &OpenAiModels { object: "list".to_owned(), data: merged(&hosts)? })
+    let mut listing = json(&OpenAiModels { object: "list".to_owned(), data: merged(&hosts)? });
+    // As Ollama ends it.
+    listing.push(b'\n');
+    answer(&app, caller, listing)
 }
 
 /// The version of an Ollama, not of Foreman: clients compare it. It needs no key, because some ask for it without theirs.
 pub(super) async fn own_version(State(app): State<Shared>) -> Result<Response, Refusal> {
     let hosts = app.direct.version.latest(&app.workers).await;
     let version = hosts.into_values().next().ok_or_else(none_has_answered)?;
-    Ok(outgoing::small_json(StatusCode::OK, version.to_vec()))
+    Ok(natively(outgoing::small_json(StatusCode::OK, version.to_vec())))
 }
 
 /// The entries of all hosts. Where several hosts have a name, the first host's entry stands for all.
@@ -48,9 +51,19 @@ fn merged(hosts: &BTreeMap<String, Arc<Entries>>) -> Result<Vec<&RawValue>, Refu
     Ok(entries.filter(|entry| seen.insert(entry.name())).map(|entry| &*entry.json).collect())
 }
 
-fn answer(app: &Shared, caller: Caller, listing: &impl Serialize) -> Result<Response, Refusal> {
-    let json = serde_json::to_vec(listing).expect("entries that were JSON always serialise");
-    outgoing::json(app, caller.client, StatusCode::OK, json)
+fn json(listing: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(listing).expect("entries that were JSON always serialise")
+}
+
+fn answer(app: &Shared, caller: Caller, listing: Vec<u8>) -> Result<Response, Refusal> {
+    outgoing::json(app, caller.client, StatusCode::OK, listing)
+}
+
+/// On its native routes Ollama names the charset.
+fn natively(mut response: Response) -> Response {
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 fn none_has_answered() -> Refusal {

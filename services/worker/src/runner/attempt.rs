@@ -182,6 +182,12 @@ impl Attempt {
         histogram!(JOB_LOAD.name, "model" => self.model_label.clone()).record(began.elapsed());
         let trouble = match outcome {
             Ok(Ok(())) => return Ok(()),
+            // A caller wants Ollama's refusal in Ollama's own words, and only the answer to its own request has them.
+            Ok(Err(LoadFailure::Ollama(failure)))
+                if self.api.is_some() && failure.kind() == FailureKind::Lasting =>
+            {
+                return Ok(());
+            }
             Err(_elapsed) => Trouble::no_token(context.limits.load_timeout),
             Ok(Err(failure)) => failure.into(),
         };
