@@ -185,10 +185,8 @@ impl Reader<'_> {
     }
 
     fn value(&mut self, depth: usize) -> Result<Json, String> {
-        if depth > MAX_DEPTH {
-            return Err("exceeded max depth".to_owned());
-        }
         match self.peek() {
+            Some(b'{' | b'[') if depth >= MAX_DEPTH => self.complain("exceeded max depth"),
             Some(b'{') => self.object(depth),
             Some(b'[') => self.array(depth),
             Some(b'"') => self.text().map(Json::String),

@@ -8,8 +8,14 @@ use ollama_sim::{Config, Sim};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
+mod callers;
 mod following;
+mod fuzz;
+mod hostile;
+mod kills;
+mod recorded;
 mod repeats;
+mod storms;
 mod waiting;
 
 /// An api and a worker before one Ollama.
@@ -52,7 +58,8 @@ struct Answered {
 
 async fn answered(answer: reqwest::Response) -> Answered {
     let status = answer.status().as_u16();
-    let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
+    let content_type = answer.headers().get("content-type").map(|value| value.to_str().unwrap().to_owned());
+    let content_type = content_type.unwrap_or_default();
     Answered { status, content_type, body: answer.text().await.unwrap() }
 }
 
