@@ -3,6 +3,7 @@
 //! Nothing here sends a request twice. The caller decides that, because the caller knows whether it is safe.
 
 mod batch;
+mod chat;
 mod deliveries;
 mod error;
 mod jobs;

@@ -7,6 +7,7 @@ mod client;
 mod doctor;
 mod healthcheck;
 
+mod chat;
 mod listen;
 mod ollama_models;
 mod submit;
@@ -49,6 +50,8 @@ enum Command {
     Demo(up::Args),
     /// Bring the database up to date; safe twice and from two places
     Migrate(migrate::Args),
+    /// Talk to a model through the queue
+    Chat(chat::Args),
     /// Submit a job, or a file of them
     Submit(submit::Args),
     /// Follow a job to its end, and print its answer
@@ -110,6 +113,7 @@ impl Command {
             Self::Up(args) => up::run(args, up::Kind::Real).await,
             Self::Demo(args) => up::run(args, up::Kind::Demo).await,
             Self::Migrate(args) => migrate::run(args).await,
+            Self::Chat(args) => chat::run(args).await,
             Self::Submit(args) => submit::run(args).await,
             Self::Watch(args) => watch::run(args).await,
             Self::Jobs(args) => jobs::run(args).await,

@@ -1,5 +1,6 @@
 //! The command line as its users have it: real processes, their exit codes, and what stands on which output.
 
+mod chat;
 mod clients;
 mod doctor;
 mod files;
