@@ -117,12 +117,18 @@ impl Reader<'_> {
         let byte = match self.peek() {
             None => return Err("unexpected EOF".to_owned()),
             Some(b'\'') => "\\'".to_owned(),
+            Some(b'\\') => "\\\\".to_owned(),
+            Some(0x07) => "\\a".to_owned(),
+            Some(0x08) => "\\b".to_owned(),
+            Some(0x0b) => "\\v".to_owned(),
+            Some(0x0c) => "\\f".to_owned(),
             Some(b'\n') => "\\n".to_owned(),
             Some(b'\r') => "\\r".to_owned(),
             Some(b'\t') => "\\t".to_owned(),
-            Some(b'\\') => "\\\\".to_owned(),
-            Some(byte @ (b' '..=b'~' | 0xa1..)) => char::from(byte).to_string(),
-            Some(byte) => format!("\\x{byte:02x}"),
+            Some(byte @ (0x00..=0x1f | 0x7f)) => format!("\\x{byte:02x}"),
+            // Go takes the byte for a character, and these are not printable.
+            Some(byte @ (0x80..=0xa0 | 0xad)) => format!("\\u{byte:04x}"),
+            Some(byte) => char::from(byte).to_string(),
         };
         Err(format!("invalid character '{byte}' {place}"))
     }
@@ -414,6 +420,9 @@ mod tests {
             ("{\"a\":1.}", "invalid character '}' after decimal point in numeric literal"),
             ("{\"a\":1e}", "invalid character '}' in exponent of numeric literal"),
             ("{\"a\":\"\n\"}", "invalid character '\\n' in string literal"),
+            ("{\"a\":\"\u{b}\"}", "invalid character '\\v' in string literal"),
+            ("\u{7f}", "invalid character '\\x7f' looking for beginning of value"),
+            ("\u{b0}", "invalid character 'Â' looking for beginning of value"),
             ("{\"a\":\"\\x\"}", "invalid character 'x' in string escape code"),
             ("{\"a\":\"\\u00zz\"}", "invalid character 'z' in \\u hexadecimal character escape"),
             ("\u{feff}{}", "invalid character 'ï' looking for beginning of value"),

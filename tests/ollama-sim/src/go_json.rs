@@ -174,14 +174,20 @@ impl Reader<'_> {
 
     /// Go's error text for the byte at the current position.
     fn complain<T>(&self, place: &str) -> Result<T, String> {
-        match self.peek() {
-            None => Err("unexpected EOF".to_owned()),
-            Some(b'\'') => Err(format!("invalid character '\\'' {place}")),
-            Some(byte @ b' '..=b'~') => Err(format!("invalid character '{}' {place}", char::from(byte))),
-            Some(byte @ 0xa1..) => Err(format!("invalid character '{}' {place}", char::from(byte))),
-            Some(b'\n') => Err(format!("invalid character '\\n' {place}")),
-            Some(byte) => Err(format!("invalid character '\\x{byte:02x}' {place}")),
-        }
+        let Some(byte) = self.peek() else { return Err("unexpected EOF".to_owned()) };
+        let quoted = match byte {
+            b'\'' => "\\'".to_owned(),
+            b'\\' => "\\\\".to_owned(),
+            7 => "\\a".to_owned(),
+            8 => "\\b".to_owned(),
+            11 => "\\v".to_owned(),
+            12 => "\\f".to_owned(),
+            b'\n' | b'\r' | b'\t' => char::from(byte).escape_default().to_string(),
+            ..32 | 127 => format!("\\x{byte:02x}"),
+            128..=160 | 173 => format!("\\u00{byte:02x}"),
+            _ => char::from(byte).to_string(),
+        };
+        Err(format!("invalid character '{quoted}' {place}"))
     }
 
     fn value(&mut self, depth: usize) -> Result<Json, String> {

@@ -38,7 +38,11 @@ fn what_go_refuses_is_refused_in_its_words() {
         ("\"\\x\"", "invalid character 'x' in string escape code"),
         ("-x", "invalid character 'x' in numeric literal"),
         ("'", "invalid character '\\'' looking for beginning of value"),
-        (&"[".repeat(100_000), "exceeded max depth"),
+        ("\u{7}", "invalid character '\\a' looking for beginning of value"),
+        ("{\u{b}", "invalid character '\\v' looking for beginning of object key string"),
+        ("\"\r", "invalid character '\\r' in string literal"),
+        ("\u{7f}", "invalid character '\\x7f' looking for beginning of value"),
+        (&"[".repeat(100_000), "invalid character '[' exceeded max depth"),
     ] {
         assert_eq!(decode(body.as_bytes()), Err(error.to_owned()), "{:.20}", body);
     }
