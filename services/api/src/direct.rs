@@ -32,9 +32,8 @@ pub(crate) fn table(embeddings: Embeddings) -> Router<Shared> {
         .route(DirectRoute::Show.path(), post(models::show));
     match embeddings {
         Embeddings::Queued => table,
-        Embeddings::Direct => table
-            .route(DirectRoute::Embed.path(), post(embeddings::embed))
-            .route(DirectRoute::Embeddings.path(), post(embeddings::embeddings))
-            .route(DirectRoute::OpenAiEmbeddings.path(), post(embeddings::openai)),
+        Embeddings::Direct => [DirectRoute::Embed, DirectRoute::Embeddings, DirectRoute::OpenAiEmbeddings]
+            .into_iter()
+            .fold(table, |table, route| table.route(route.path(), embeddings::on(route))),
     }
 }

@@ -119,14 +119,18 @@ impl Client {
     }
 
     pub(crate) fn post(&self, route: Route, body: Bytes) -> Request {
-        let mut request = self.request(Method::POST, route.path());
+        self.request_with(Method::POST, route.path(), body.into())
+    }
+
+    pub(crate) fn request_with(&self, method: Method, path: &str, body: reqwest::Body) -> Request {
+        let mut request = self.request(method, path);
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        *request.body_mut() = Some(body.into());
+        *request.body_mut() = Some(body);
         request
     }
 
-    fn request(&self, method: Method, path: &str) -> Request {
+    pub(crate) fn request(&self, method: Method, path: &str) -> Request {
         let mut request = Request::new(method, self.host.join(path));
         request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static("*/*"));
         request

@@ -3,12 +3,13 @@
 //!
 //! Must never change a byte of a body, except that `keep_alive` is taken out as in the body of a job.
 
-use reqwest::{Method, Request, Response, header};
+use reqwest::{Method, Response};
 
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::go_json::{self, GoMember, GoValue, folds_to};
-use crate::sync_body::may_be_duration;
+use crate::go_json::{self, GoMember, folds_to};
+use crate::request_body::{self, Kept, go_type, is_keep_alive};
+use crate::route::Route;
 
 /// A route of Ollama with a body that names a model, and whose requests do not become jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,21 +31,19 @@ impl DirectRoute {
     pub const ALL: [Self; 4] = [Self::Show, Self::Embed, Self::Embeddings, Self::OpenAiEmbeddings];
 
     pub const fn path(self) -> &'static str {
-        match self {
-            Self::Show => "/api/show",
-            Self::Embed => "/api/embed",
-            Self::Embeddings => "/api/embeddings",
-            Self::OpenAiEmbeddings => "/v1/embeddings",
+        match self.embedding() {
+            None => "/api/show",
+            Some(route) => route.path(),
         }
     }
 
-    /// The structure into which Ollama reads the body, as its error texts name it.
-    const fn go_type(self) -> &'static str {
+    /// The route as that of a job. `None` if it is never one.
+    const fn embedding(self) -> Option<Route> {
         match self {
-            Self::Show => "api.ShowRequest",
-            Self::Embed => "api.EmbedRequest",
-            Self::Embeddings => "api.EmbeddingRequest",
-            Self::OpenAiEmbeddings => "openai.EmbedRequest",
+            Self::Show => None,
+            Self::Embed => Some(Route::Embed),
+            Self::Embeddings => Some(Route::Embeddings),
+            Self::OpenAiEmbeddings => Some(Route::OpenAiEmbeddings),
         }
     }
 }
@@ -61,39 +60,27 @@ pub struct DirectBody {
 impl DirectBody {
     /// The error is Ollama's own text for such a body.
     pub fn read(route: DirectRoute, body: &[u8]) -> Result<Self, String> {
-        let (mut model, mut name, mut kept) = (String::new(), String::new(), Vec::with_capacity(body.len()));
+        let (mut model, mut name, mut kept) = (String::new(), String::new(), Kept::new(body));
         let take = |member: GoMember| {
-            let value = &body[member.value];
-            if folds_to(&member.key, "keep_alive") && may_be_duration(value) {
+            if is_keep_alive(&member, body) {
                 return;
             }
-            if !kept.is_empty() {
-                kept.push(b',');
-            }
-            kept.extend_from_slice(&body[member.place]);
+            kept.keep(&member);
             for (field, read) in [("model", &mut model), ("name", &mut name)] {
                 if folds_to(&member.key, field)
-                    && let Some(text) = go_json::string(value)
+                    && let Some(text) = go_json::string(&body[member.value.clone()])
                 {
                     *read = text;
                 }
             }
         };
-        match go_json::read(body, take)? {
-            GoValue::Object(place) => {
-                let payload = [&body[..=place.start], &kept[..], b"}"].concat();
-                // Only this route still knows the old name of the field.
-                let model = if model.is_empty() && route == DirectRoute::Show { name } else { model };
-                Ok(Self { model, payload })
-            }
-            GoValue::Missing if route == DirectRoute::OpenAiEmbeddings => Err("EOF".to_owned()),
-            GoValue::Missing => Err("missing request body".to_owned()),
-            // To Go, null is an object without members.
-            GoValue::Other("null") => Ok(Self { model, payload: b"null".to_vec() }),
-            GoValue::Other(kind) => {
-                Err(format!("json: cannot unmarshal {kind} into Go value of type {}", route.go_type()))
-            }
-        }
+        let is_native = route.embedding().is_none_or(Route::is_native);
+        let go_type = route.embedding().map_or(("api", "ShowRequest"), go_type);
+        let object = request_body::read(body, request_body::empty(is_native), go_type, take)?;
+        let payload = object.map_or_else(|| b"null".to_vec(), |place| kept.object(&place));
+        // Only this route still knows the old name of the field.
+        let model = if model.is_empty() && route == DirectRoute::Show { name } else { model };
+        Ok(Self { model, payload })
     }
 }
 
@@ -105,13 +92,10 @@ impl Client {
         path: &str,
         body: Option<reqwest::Body>,
     ) -> Result<Response, Failure> {
-        let mut request = Request::new(method, self.host().join(path));
-        request.headers_mut().insert(header::ACCEPT, header::HeaderValue::from_static("*/*"));
-        if let Some(body) = body {
-            let json = header::HeaderValue::from_static("application/json");
-            request.headers_mut().insert(header::CONTENT_TYPE, json);
-            *request.body_mut() = Some(body);
-        }
+        let request = match body {
+            Some(body) => self.request_with(method, path, body),
+            None => self.request(method, path),
+        };
         self.execute(request).await
     }
 }

@@ -19,6 +19,7 @@ mod model;
 mod object;
 mod pieces;
 mod relayed;
+mod request_body;
 mod route;
 mod sync_body;
 mod wire;

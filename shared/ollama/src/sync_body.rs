@@ -8,9 +8,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::go_json::{self, GoMember, GoValue, folds_to};
+use crate::go_json::{self, GoMember, folds_to};
 use crate::load_key::{LoadKey, LoadKeyError};
 use crate::model::ModelName;
+use crate::request_body::{self, Kept, go_type, is_keep_alive};
 use crate::route::{Route, RunKind};
 
 /// What a sync call asks for.
@@ -68,17 +69,11 @@ impl SyncBodyError {
 impl SyncBody {
     pub fn read(route: Route, body: &[u8]) -> Result<Self, SyncBodyError> {
         let mut fields = Fields::new(route, body);
-        let payload = match go_json::read(body, |member| fields.take(member)).map_err(SyncBodyError::bad)? {
-            GoValue::Object(place) => fields.payload(place),
-            GoValue::Missing if route.is_native() => return Err(SyncBodyError::bad("missing request body")),
-            GoValue::Missing => return Err(SyncBodyError::bad("EOF")),
-            // To Go, null is an object without members.
-            GoValue::Other("null") => "null".to_owned(),
-            GoValue::Other(kind) => {
-                let (package, name) = go_type(route);
-                let text = format!("json: cannot unmarshal {kind} into Go value of type {package}.{name}");
-                return Err(SyncBodyError::bad(text));
-            }
+        let empty = request_body::empty(route.is_native());
+        let object = request_body::read(body, empty, go_type(route), |member| fields.take(member));
+        let payload = match object.map_err(SyncBodyError::bad)? {
+            Some(place) => fields.payload(&place),
+            None => "null".to_owned(),
         };
         if let Some(wrong) = fields.wrong {
             return Err(SyncBodyError::bad(wrong));
@@ -110,27 +105,11 @@ fn model_name(route: Route, model: &str) -> Result<ModelName, SyncBodyError> {
     })
 }
 
-/// The structure into which Ollama reads the bodies of a route, as its error texts name it.
-fn go_type(route: Route) -> (&'static str, &'static str) {
-    match route {
-        Route::Chat => ("api", "ChatRequest"),
-        Route::Generate => ("api", "GenerateRequest"),
-        Route::ChatCompletions => ("openai", "ChatCompletionRequest"),
-        Route::Completions => ("openai", "CompletionRequest"),
-        Route::Responses => ("openai", "ResponsesRequest"),
-        Route::Messages => ("anthropic", "MessagesRequest"),
-        Route::Embed => ("api", "EmbedRequest"),
-        Route::Embeddings => ("api", "EmbeddingRequest"),
-        Route::OpenAiEmbeddings => ("openai", "EmbedRequest"),
-    }
-}
-
 /// The members of a body that Foreman reads.
 struct Fields<'a> {
     route: Route,
     body: &'a [u8],
-    /// The members that stay, with the commas between them.
-    kept: Vec<u8>,
+    kept: Kept<'a>,
     model: String,
     stream: Option<bool>,
     /// Raw values by name. Go reads a repeated object into the same map.
@@ -149,7 +128,7 @@ impl<'a> Fields<'a> {
         Self {
             route,
             body,
-            kept: Vec::with_capacity(body.len()),
+            kept: Kept::new(body),
             model: String::new(),
             stream: None,
             options: BTreeMap::new(),
@@ -161,17 +140,14 @@ impl<'a> Fields<'a> {
     }
 
     fn take(&mut self, member: GoMember) {
-        let value = &self.body[member.value];
+        let value = &self.body[member.value.clone()];
         let is = |field| folds_to(&member.key, field);
         let native = self.route.is_native();
-        if native && is("keep_alive") && may_be_duration(value) {
+        if native && is_keep_alive(&member, self.body) {
             self.unloads = is_zero(value);
             return;
         }
-        if !self.kept.is_empty() {
-            self.kept.push(b',');
-        }
-        self.kept.extend_from_slice(&self.body[member.place]);
+        self.kept.keep(&member);
         if is("model") {
             self.set(
                 "model",
@@ -244,11 +220,10 @@ impl<'a> Fields<'a> {
 
     /// The body that Ollama gets. Space after the object stays; other bytes there mean nothing to Ollama, and Postgres could
     /// perhaps not store them.
-    fn payload(&mut self, object: Range<usize>) -> String {
+    fn payload(&self, object: &Range<usize>) -> String {
         let after = &self.body[object.end..];
         let after = if after.iter().all(u8::is_ascii_whitespace) { after } else { b"" };
-        let parts = [&self.body[..=object.start], &self.kept[..], b"}", after];
-        go_json::utf8(&parts.concat())
+        go_json::utf8(&[&self.kept.object(object), after].concat())
     }
 }
 
@@ -263,15 +238,6 @@ fn truth(value: &[u8]) -> Option<bool> {
 /// Whether a valid array has no item. Its first bytes are enough.
 fn is_empty_array(value: &[u8]) -> bool {
     value.strip_prefix(b"[").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"]"))
-}
-
-/// Whether Ollama may take this value for a duration. One that it certainly refuses stays in the body, so that Ollama says why.
-pub(crate) fn may_be_duration(value: &[u8]) -> bool {
-    match go_json::kind(value) {
-        "number" | "null" => true,
-        "string" => go_json::string(value).is_some_and(|text| text.contains(|c: char| c.is_ascii_digit())),
-        _ => false,
-    }
 }
 
 /// Whether a duration is zero: a number, or numbers with units.

@@ -40,7 +40,7 @@ pub use fleet::stream::{Place, StreamAddress};
 pub use fleet::worker::{OwnLease, Renewal};
 pub use gauges::{DeliveryBacklog, ModelBacklog};
 pub use id::{ApiId, ClientId, DeliveryId, InvalidId, JobId, LaneId, LeaseNo, WorkerId};
-pub use job::artifact::{ArtifactHead, ArtifactView};
+pub use job::artifact::{ArtifactHead, ArtifactView, artifact_piece};
 pub use job::client_backlog::ClientBacklog;
 pub use job::history::{JobEvent, JobHistory};
 pub use job::lease::{Holder, Lease};

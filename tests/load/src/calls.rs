@@ -7,14 +7,14 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use foreman_tests::{Cluster, Db, within};
+use foreman_tests::{Cluster, Db};
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::sleep;
 
-use crate::measure::millis;
+use crate::measure::median_and_slow;
 use crate::programs::Programs;
-use crate::services::{Api, Worker};
+use crate::services::{Api, Worker, models_are_known};
 use crate::{Scale, backend, server, workload};
 
 /// Requests per second.
@@ -29,11 +29,6 @@ const SLOTS: usize = 64;
 
 /// Requests that are not measured. They load the model, make the connections and plan the statements.
 const WARM_UP: usize = 20;
-
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-
-/// Longer than any machine needs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Calls<'a> {
     cluster: &'a Cluster,
@@ -96,14 +91,9 @@ impl<'a> Calls<'a> {
     /// What callers heard of Ollama, and of Foreman before it.
     async fn turn(&self, programs: &Programs, rate: u32) -> anyhow::Result<(Vec<Heard>, Vec<Heard>)> {
         let db = Db::on(self.cluster).await;
-        let worker = Worker::start(programs, &db, &self.ollama, SLOTS, SECRET);
+        let worker = Worker::start(programs, &db, &self.ollama, SLOTS);
         let api = Api::start(programs, &db).await;
-        let published = "SELECT count(*) FROM host WHERE published_at IS NOT NULL";
-        within(PATIENCE, "a host that has published", async || match db.value::<i64>(published).await {
-            0 => Err("none has"),
-            _ => Ok(()),
-        })
-        .await;
+        models_are_known(&db).await;
         let client = reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?;
         let urls = [format!("{}/api/chat", self.ollama), format!("http://{}/api/chat", api.address)];
         for url in &urls {
@@ -150,12 +140,9 @@ fn columns(heard: &[Heard]) -> String {
     let firsts = heard.iter().map(|one| one.first).collect();
     let gaps = heard.iter().flat_map(|one| one.gaps.iter().copied()).collect();
     let totals = heard.iter().map(|one| one.total).collect();
-    for mut figures in [firsts, gaps, totals] {
-        let figures: &mut Vec<Duration> = &mut figures;
-        figures.sort_unstable();
-        let at = |quantile: f64| figures[((figures.len() - 1) as f64 * quantile).ceil() as usize];
+    for figures in [firsts, gaps, totals] {
         // Writing to a String cannot fail.
-        let _ = write!(columns, " {}, {} |", millis(at(0.5)), millis(at(0.99)));
+        let _ = write!(columns, " {} |", median_and_slow(figures));
     }
     columns
 }

@@ -16,7 +16,7 @@ use hyper::Response;
 use crate::backend::{Backend, Counter};
 use crate::measure::{Sample, Scenario};
 use crate::programs::Programs;
-use crate::services::Worker;
+use crate::services::{SECRET, Worker};
 use crate::{Scale, cpu, server, workload};
 
 const RECEIVERS: usize = 20;
@@ -30,8 +30,6 @@ const EVENTS: usize = 4;
 
 /// How many requests the baseline has under way.
 const CONCURRENCY: usize = 64;
-
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// How many jobs are claimed and settled together while the backlog is made.
 const BATCH: usize = 500;
@@ -140,7 +138,7 @@ impl Scenario for Deliver<'_> {
         self.make_backlog(&db).await?;
         self.come.reset();
         let before = cpu::of_postgres(&db).await;
-        let worker = Worker::start(programs, &db, &self.ollama.url, 1, SECRET);
+        let worker = Worker::start(programs, &db, &self.ollama.url, 1);
         within(PATIENCE, "the last webhook", async || {
             let come = self.come.count();
             if come < self.deliveries() { Err(format!("{come} have come")) } else { Ok(()) }

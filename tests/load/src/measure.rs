@@ -122,6 +122,13 @@ pub(crate) fn table(rows: &[Row]) -> String {
     table
 }
 
+/// Median and 99th percentile, as text.
+pub(crate) fn median_and_slow(mut figures: Vec<Duration>) -> String {
+    figures.sort_unstable();
+    let at = |quantile: f64| figures[((figures.len() - 1) as f64 * quantile).ceil() as usize];
+    format!("{}, {}", millis(at(0.5)), millis(at(0.99)))
+}
+
 pub(crate) fn millis(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1_000.0)
 }

@@ -16,9 +16,9 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::Response;
 use reqwest::StatusCode;
 
-use crate::measure::millis;
+use crate::measure::median_and_slow;
 use crate::programs::Programs;
-use crate::services::{Api, Worker, complaints};
+use crate::services::{Api, Worker, complaints, models_are_known};
 use crate::{Scale, backend, server, workload};
 
 /// Jobs per second.
@@ -36,8 +36,6 @@ const WARM_UP: usize = 20;
 
 /// queued, loading, working, done.
 const EVENTS: usize = 4;
-
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// Longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -159,14 +157,9 @@ impl<'a> Quiet<'a> {
         }
 
         let db = Db::on(self.cluster).await;
-        let worker = Worker::start(programs, &db, &self.ollama, SLOTS, SECRET);
+        let worker = Worker::start(programs, &db, &self.ollama, SLOTS);
         let api = Api::start(programs, &db).await;
-        let published = "SELECT count(*) FROM host WHERE published_at IS NOT NULL";
-        within(PATIENCE, "a host that has published", async || match db.value::<i64>(published).await {
-            0 => Err("none has"),
-            _ => Ok(()),
-        })
-        .await;
+        models_are_known(&db).await;
         let url = format!("http://{}/jobs", api.address);
         let submit = |job: usize| {
             let webhook = format!(r#""state_webhook_url":"{}/{job}","options""#, self.receiver);
@@ -238,13 +231,11 @@ impl<'a> Quiet<'a> {
 }
 
 impl Figures {
-    fn columns(mut self) -> String {
+    fn columns(self) -> String {
         let mut columns = format!("{} |", self.told.len());
-        for figures in [&mut self.direct, &mut self.accepted, &mut self.asked, &mut self.told] {
-            figures.sort_unstable();
-            let at = |quantile: f64| figures[((figures.len() - 1) as f64 * quantile).ceil() as usize];
+        for figures in [self.direct, self.accepted, self.asked, self.told] {
             // Writing to a String cannot fail.
-            let _ = write!(columns, " {}, {} |", millis(at(0.5)), millis(at(0.99)));
+            let _ = write!(columns, " {} |", median_and_slow(figures));
         }
         columns
     }

@@ -68,7 +68,7 @@ impl Scenario for Run<'_> {
         workload::accept(&db, self.jobs, |_, job| job).await;
         self.backend.jobs().reset();
         let before = cpu::of_postgres(&db).await;
-        let worker = Worker::start(programs, &db, &self.backend.url, SLOTS, "unused");
+        let worker = Worker::start(programs, &db, &self.backend.url, SLOTS);
         within(PATIENCE, "the last request", async || {
             let come = self.backend.jobs().count();
             if come < self.jobs { Err(format!("{come} have come")) } else { Ok(()) }

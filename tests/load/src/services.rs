@@ -5,6 +5,9 @@ use foreman_tests::{Db, Process, eventually, free_port, http};
 
 use crate::programs::Programs;
 
+/// Signs the webhooks.
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
 /// A `foreman-api` that is ready.
 pub(crate) struct Api {
     pub(crate) process: Process,
@@ -49,7 +52,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts a worker and returns at once, because the waiting work is the measure.
-    pub(crate) fn start(programs: &Programs, db: &Db, ollama: &str, slots: usize, secret: &str) -> Self {
+    pub(crate) fn start(programs: &Programs, db: &Db, ollama: &str, slots: usize) -> Self {
         let ops = loopback();
         let slots = slots.to_string();
         let settings = [
@@ -60,7 +63,7 @@ impl Worker {
             ("FOREMAN_WORKER_SLOTS", &slots),
             ("FOREMAN_LOG_FORMAT", "json"),
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
-            ("FOREMAN_WEBHOOK_SECRET", secret),
+            ("FOREMAN_WEBHOOK_SECRET", SECRET),
         ];
         Self { process: Process::start(&programs.path("foreman-worker"), &[], &settings) }
     }
@@ -69,6 +72,16 @@ impl Worker {
     pub(crate) fn has_no_complaints(&self) -> anyhow::Result<()> {
         complaints(&self.process)
     }
+}
+
+/// Returns when a worker has listed its models, so that jobs are accepted.
+pub(crate) async fn models_are_known(db: &Db) {
+    let published = "SELECT count(*) FROM host WHERE published_at IS NOT NULL";
+    eventually("a host that has published", async || match db.value::<i64>(published).await {
+        0 => Err("none has"),
+        _ => Ok(()),
+    })
+    .await;
 }
 
 /// A service that met errors gives no valid figure.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use foreman_tests::{Api, Db, Worker, eventually, http, within};
+use foreman_tests::{eventually, http, within};
 use futures_util::StreamExt as _;
-use ollama_sim::{Config, Sim};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+
+use crate::house::{House, call};
 
 mod callers;
 mod following;
@@ -17,36 +18,6 @@ mod recorded;
 mod repeats;
 mod storms;
 mod waiting;
-
-/// An api and a worker before one Ollama.
-struct House {
-    db: Db,
-    sim: Sim,
-    api: Api,
-    _worker: Worker,
-}
-
-impl House {
-    async fn start(api: &[(&str, &str)], worker: &[(&str, &str)]) -> Self {
-        Self::before(Config::default(), api, worker).await
-    }
-
-    async fn before(ollama: Config, api: &[(&str, &str)], worker: &[(&str, &str)]) -> Self {
-        let db = Db::fresh().await;
-        let sim = Sim::start(ollama).await.unwrap();
-        let ollama = sim.url();
-        let (api, worker) = tokio::join!(Api::start(&db, api), Worker::start(&db, &ollama, worker));
-        Self { db, sim, api, _worker: worker }
-    }
-
-    async fn call(&self, path: &str, body: &Value) -> reqwest::Response {
-        call(&self.api.url, path, body).await
-    }
-}
-
-async fn call(url: &str, path: &str, body: &Value) -> reqwest::Response {
-    http().post(format!("{url}{path}")).body(body.to_string()).send().await.unwrap()
-}
 
 /// What came of a call.
 #[derive(Debug, PartialEq, Eq)]

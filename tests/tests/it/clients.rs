@@ -7,11 +7,13 @@ use std::path::Path;
 use std::process::Stdio;
 
 use foreman_store::Seal;
-use foreman_tests::{Api, Db, Worker, eventually, http, made};
+use foreman_tests::{eventually, http, made};
 use futures_util::future::join_all;
-use ollama_sim::{Config, Model, Sim};
+use ollama_sim::{Config, Model};
 use serde_json::{Map, Value, json};
 use tokio::process::Command;
+
+use crate::house::House;
 
 mod waiting;
 
@@ -29,32 +31,21 @@ const SCRIPTS: [&str; 7] = [
 const HUNG_UP: &str = "SELECT count(*) FROM job j JOIN job_done d ON d.job_id = j.id
                        WHERE d.state = 'cancelled' AND j.body LIKE '%sim:fault=hang@2%'";
 
-/// An api and a worker before an Ollama that has every model that the scripts want.
-struct House {
-    db: Db,
-    sim: Sim,
-    api: Api,
-    _worker: Worker,
-}
-
 impl House {
-    async fn start(settings: &[(&str, &str)]) -> Self {
-        let db = Db::fresh().await;
+    /// Before an Ollama that has every model that the scripts want.
+    async fn for_scripts(settings: &[(&str, &str)]) -> Self {
         let models = ["scripted+tools+thinking+vision+scripted", "embedding+embedding"];
         let models = models.map(|model| Model::parse(model).unwrap()).to_vec();
-        let sim = Sim::start(Config { models, ..Config::default() }).await.unwrap();
-        let ollama = sim.url();
-        let (api, worker) = tokio::join!(Api::start(&db, settings), Worker::start(&db, &ollama, &[]));
-        Self { db, sim, api, _worker: worker }
+        Self::before(Config { models, ..Config::default() }, settings, &[]).await
     }
 
-    async fn jobs(&self, state: &str) -> usize {
+    async fn jobs_in(&self, state: &str) -> usize {
         let jobs = self.api.get(&format!("/jobs?limit=100&state={state}")).await;
         jobs["data"].as_array().unwrap().len()
     }
 
     async fn until_jobs(&self, state: &str, count: usize) {
-        eventually(&format!("{count} jobs that are {state}"), async || match self.jobs(state).await {
+        eventually(&format!("{count} jobs that are {state}"), async || match self.jobs_in(state).await {
             there if there == count => Ok(()),
             there => Err(format!("{there} are")),
         })
@@ -113,7 +104,7 @@ async fn run_all(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_sees_the_same_through_foreman_as_straight_at_ollama() {
-    let house = House::start(&[]).await;
+    let house = House::for_scripts(&[]).await;
     for (at, script) in SCRIPTS.into_iter().enumerate() {
         let direct = run(script, &house.sim.url(), "none", 30, &[]).await;
         let through = run(script, &house.api.url, "none", 30, &[]).await;
@@ -138,7 +129,7 @@ async fn a_client_sees_the_same_through_foreman_as_straight_at_ollama() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_opens_and_a_wrong_one_is_refused_in_the_words_of_the_client() {
-    let house = House::start(&[("FOREMAN_AUTH", "required")]).await;
+    let house = House::for_scripts(&[("FOREMAN_AUTH", "required")]).await;
     let key = house.db.store.create_client(&Seal::new(&[7; 32]), "team", false).await.unwrap().key;
     for (script, seen) in run_all(&SCRIPTS, &house.api.url, &key, 30, &["chat", "chat_stream"]).await {
         assert!(seen.values().all(|seen| seen.get("answer").is_some()), "{script}: {seen:?}");
@@ -150,7 +141,7 @@ async fn a_key_opens_and_a_wrong_one_is_refused_in_the_words_of_the_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_is_told_as_too_many_requests() {
-    let house = House::start(&[("FOREMAN_CLIENT_MAX_QUEUED", "1")]).await;
+    let house = House::for_scripts(&[("FOREMAN_CLIENT_MAX_QUEUED", "1")]).await;
     let _running = house.occupy("sim:fault=hang");
     house.sim.until(|log| log.running() == 1).await;
     let _queued = house.occupy("x");

@@ -8,6 +8,7 @@ mod clients;
 mod clock_steps;
 mod documents;
 mod handing_back;
+mod house;
 mod kills;
 mod lifecycle;
 mod metrics;

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::Response;
+use axum::routing::{MethodRouter, post};
 use foreman_ollama::{DirectBody, DirectRoute};
 use foreman_runtime::metrics::Metric;
 use futures_util::StreamExt as _;
@@ -30,28 +31,10 @@ pub(super) const EMBEDDINGS: Metric = Metric::labelled_counter(
 /// As long as a job may run by default (`FOREMAN_RUN_TIMEOUT`).
 const LONGEST: Duration = Duration::from_secs(3_600);
 
-pub(super) async fn embed(
-    caller: Caller,
-    State(app): State<Shared>,
-    body: Body,
-) -> Result<Response, Refusal> {
-    run(&app, caller, DirectRoute::Embed, body).await
-}
-
-pub(super) async fn embeddings(
-    caller: Caller,
-    State(app): State<Shared>,
-    body: Body,
-) -> Result<Response, Refusal> {
-    run(&app, caller, DirectRoute::Embeddings, body).await
-}
-
-pub(super) async fn openai(
-    caller: Caller,
-    State(app): State<Shared>,
-    body: Body,
-) -> Result<Response, Refusal> {
-    run(&app, caller, DirectRoute::OpenAiEmbeddings, body).await
+pub(super) fn on(route: DirectRoute) -> MethodRouter<Shared> {
+    post(move |caller: Caller, State(app): State<Shared>, body: Body| async move {
+        run(&app, caller, route, body).await
+    })
 }
 
 async fn run(app: &App, caller: Caller, route: DirectRoute, body: Body) -> Result<Response, Refusal> {

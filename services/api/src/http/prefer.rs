@@ -9,11 +9,9 @@ pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The wait that the client prefers, at most [`MAX_WAIT`]. `None` if it prefers no wait.
 pub(crate) fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
-    let lines = headers.get_all("prefer").iter().filter_map(|line| line.to_str().ok());
-    let mut preferences = lines.flat_map(|line| line.split(','));
     // If the preference is repeated, the first one counts.
-    let wait = preferences.find_map(|preference| {
-        let (name, value) = preference.split(';').next()?.split_once('=')?;
+    let wait = preferences(headers).find_map(|preference| {
+        let (name, value) = preference.split_once('=')?;
         name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').to_owned())
     })?;
     let seconds: u64 = wait.parse().ok()?;
@@ -22,11 +20,13 @@ pub(crate) fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
 
 /// Whether the client prefers a job instead of the answer.
 pub(crate) fn responds_async(headers: &HeaderMap) -> bool {
+    preferences(headers).any(|name| name.trim().eq_ignore_ascii_case("respond-async"))
+}
+
+/// All preferences, each without its parameters.
+fn preferences(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let lines = headers.get_all("prefer").iter().filter_map(|line| line.to_str().ok());
-    let mut preferences = lines.flat_map(|line| line.split(','));
-    preferences.any(|one| {
-        one.split(';').next().is_some_and(|name| name.trim().eq_ignore_ascii_case("respond-async"))
-    })
+    lines.flat_map(|line| line.split(',')).filter_map(|preference| preference.split(';').next())
 }
 
 #[cfg(test)]

@@ -1,7 +1,14 @@
 //! Server-sent events, as the HTML standard defines them: whether a client wants them, the last event that it has seen, and how
 //! an event is written.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
 use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream::Stream;
 
 use crate::refusal::Refusal;
 
@@ -12,6 +19,23 @@ pub(crate) const HEARTBEAT: &str = ":\n\n";
 
 /// Tells the client to come back one second after the end of a stream.
 pub(crate) const COME_BACK: &str = "retry: 1000\n\n";
+
+/// The time between two signs of life. Proxies cut connections that are silent for a minute, and some after half a minute.
+pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+
+/// The longest stream. A client that follows for longer comes back with `Last-Event-ID`, and its key is checked again.
+pub(crate) const LONGEST: Duration = Duration::from_secs(15 * 60);
+
+/// A stream of events.
+pub(crate) fn response(events: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, CONTENT_TYPE),
+        (header::CACHE_CONTROL, "no-store"),
+        // A proxy that buffers answers would delay the events.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, Body::from_stream(events)).into_response()
+}
 
 /// Whether a client wants a stream of events. It must name the type in `Accept`: `*/*` is not enough.
 pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Signs;
 use super::announcements::{Expected, Place};
-use super::following::Following;
+use super::following::{FollowError, Following};
 use super::hang_ups::Guard;
 use super::stored::{self, Ended, Outcome, Stored};
 use crate::app::Shared;
@@ -67,8 +67,8 @@ pub(crate) struct Call {
     /// Also when this process stops.
     news: Fuse<BoxFuture<'static, Waited>>,
     source: Source,
-    /// The attempt whose bytes were given out, and how many.
-    given: Option<(Place, u64)>,
+    /// How many bytes of the answer were given out. All of them are of one attempt.
+    given: u64,
     has_head: bool,
     /// Until the answer begins.
     waiting: Option<Waiting>,
@@ -113,14 +113,14 @@ impl Call {
             permit: Arc::new(permit),
             news: pending().boxed().fuse(),
             source: Source::Nothing,
-            given: None,
+            given: 0,
             has_head: false,
             waiting: Some(Waiting::begin()),
             sign_at: Instant::now() + signs.first_after,
             signs_every: signs.every,
             app,
         };
-        call.listen_for(Until::End);
+        call.listen();
         call
     }
 
@@ -155,7 +155,7 @@ impl Call {
     }
 
     async fn step(&mut self) -> Option<News> {
-        let (signs, unanswered) = (!self.has_head, self.given.is_none());
+        let (signs, unanswered) = (!self.has_head, self.given == 0);
         match &mut self.source {
             Source::Nothing => tokio::select! {
                 biased;
@@ -166,13 +166,11 @@ impl Call {
             Source::Worker(following, place) => tokio::select! {
                 biased;
                 frame = following.next() => match frame {
-                    Ok(frame) => {
-                        let place = place.clone();
-                        self.came(frame, &place)
-                    }
+                    Ok(frame) => self.came(frame),
                     Err(error) => {
                         tracing::warn!(worker = %place.url, error = one_line(error), "the answer of a call broke off");
-                        self.broken_off().await
+                        let place = place.clone();
+                        self.broken_off(place).await
                     }
                 },
                 // The worker that is followed was lost, and another one runs the job again.
@@ -180,20 +178,17 @@ impl Call {
                 waited = &mut self.news => self.look_at_postgres(waited).await,
                 () = sleep_until(self.sign_at), if signs => Some(self.sign(true)),
             },
-            Source::Postgres(stored) => {
-                let given = self.given.as_ref().map_or(0, |(_, bytes)| *bytes);
-                match stored.next(given).await {
-                    Ok(frame) => self.came(frame, &Place { url: "".into(), attempt: 0 }),
-                    Err(error) => {
-                        tracing::warn!(error = one_line(error), "a stored answer could not be read");
-                        Some(News::End(lost()))
-                    }
+            Source::Postgres(stored) => match stored.next(self.given).await {
+                Ok(frame) => self.came(frame),
+                Err(error) => {
+                    tracing::warn!(error = one_line(error), "a stored answer could not be read");
+                    Some(News::End(lost()))
                 }
-            }
+            },
         }
     }
 
-    fn came(&mut self, frame: Frame, place: &Place) -> Option<News> {
+    fn came(&mut self, frame: Frame) -> Option<News> {
         match frame {
             // After a break the head comes again.
             Frame::Head(_) if self.has_head => None,
@@ -203,17 +198,15 @@ impl Call {
                 Some(News::Head(head))
             }
             Frame::Piece(bytes) => {
-                if self.given.is_none() {
-                    self.given = Some((place.clone(), 0));
-                    self.listen_for(Until::Unheld);
-                }
-                if let Some((_, given)) = &mut self.given {
-                    *given += bytes.len() as u64;
+                let is_first = self.given == 0;
+                self.given += bytes.len() as u64;
+                if is_first {
+                    self.listen();
                 }
                 Some(News::Piece(bytes))
             }
             // Another attempt follows, or a janitor ends the job.
-            Frame::End(End::Again) if self.given.is_none() => {
+            Frame::End(End::Again) if self.given == 0 => {
                 (self.source, self.has_head) = (Source::Nothing, false);
                 None
             }
@@ -222,7 +215,9 @@ impl Call {
         }
     }
 
-    fn listen_for(&mut self, until: Until) {
+    /// Waits for news in Postgres: for the end of the job, or, once bytes were given out, for the job to leave its worker.
+    fn listen(&mut self) {
+        let until = if self.given == 0 { Until::End } else { Until::Unheld };
         let (permit, client, job) = (Arc::clone(&self.permit), self.client, self.job());
         let wait = async move { permit.wait(client, job, until, Instant::now() + FOR_EVER).await };
         self.news = wait.boxed().fuse();
@@ -235,8 +230,7 @@ impl Call {
 
     /// Begins to follow an attempt. If that fails, the call waits for the next attempt or for the end in Postgres.
     async fn follow(&mut self, place: Place) -> Option<News> {
-        let opened = Following::open(&self.app.workers, &place.url, self.job(), place.attempt, 0).await;
-        match opened {
+        match self.open(&place).await {
             Ok(following) => self.source = Source::Worker(following, place),
             Err(error) => {
                 tracing::warn!(worker = %place.url, error = one_line(error), "the answer of a call cannot be followed");
@@ -247,22 +241,18 @@ impl Call {
 
     /// The connection to the worker has broken. Without a byte of the answer the call waits on. Otherwise it must go on with the
     /// same attempt, or end.
-    async fn broken_off(&mut self) -> Option<News> {
+    async fn broken_off(&mut self, place: Place) -> Option<News> {
         self.source = Source::Nothing;
-        let Some((place, given)) = self.given.clone() else {
+        self.listen();
+        if self.given == 0 {
             self.has_head = false;
-            self.listen_for(Until::End);
             return None;
-        };
-        self.listen_for(Until::Unheld);
+        }
         for wait in TRY_AGAIN {
             if let Ok(waited) = timeout(wait, &mut self.news).await {
                 return self.look_at_postgres(waited).await;
             }
-            let attempt = place.attempt;
-            if let Ok(following) =
-                Following::open(&self.app.workers, &place.url, self.job(), attempt, given).await
-            {
+            if let Ok(following) = self.open(&place).await {
                 self.source = Source::Worker(following, place);
                 return None;
             }
@@ -280,21 +270,20 @@ impl Call {
         let Ended { attempt, outcome } = match stored::ended(&self.app.store, self.client, self.job()).await {
             Ok(Some(ended)) => ended,
             // The job was taken from its worker, and would run again.
-            Ok(None) if self.given.is_some() => return Some(News::End(lost())),
+            Ok(None) if self.given > 0 => return Some(News::End(lost())),
             Ok(None) => {
-                self.listen_for(Until::End);
+                self.listen();
                 return None;
             }
             Err(error) => {
                 tracing::warn!(error = one_line(error), "the end of a call could not be read");
-                let until = if self.given.is_some() { Until::Unheld } else { Until::End };
-                self.listen_for(until);
+                self.listen();
                 return None;
             }
         };
         match outcome {
             // The caller reads slowly: the worker has the rest of the answer.
-            Outcome::Answer(_) if is_followed && self.given.is_some() => None,
+            Outcome::Answer(_) if is_followed && self.given > 0 => None,
             Outcome::Answer(stored) => {
                 self.source = Source::Postgres(stored);
                 None
@@ -313,19 +302,23 @@ impl Call {
 
     /// Looks for the worker that still keeps the answer of an attempt which this api has not heard of.
     async fn find_kept_answer(&mut self, attempt: i32) -> bool {
-        if self.given.is_some() {
+        if self.given > 0 {
             return false;
         }
         let addresses = self.app.workers.addresses().borrow().clone();
         for address in addresses {
-            if let Ok(following) =
-                Following::open(&self.app.workers, &address.url, self.job(), attempt, 0).await
-            {
-                self.source = Source::Worker(following, Place { url: address.url.into(), attempt });
+            let place = Place { url: address.url.into(), attempt };
+            if let Ok(following) = self.open(&place).await {
+                self.source = Source::Worker(following, place);
                 return true;
             }
         }
         false
+    }
+
+    /// Opens the answer of an attempt after the bytes that were given out.
+    async fn open(&mut self, place: &Place) -> Result<Following, FollowError> {
+        Following::open(&self.app.workers, &place.url, self.job(), place.attempt, self.given).await
     }
 
     /// The answer is complete, or will never be.

@@ -1,13 +1,8 @@
 //! The answer of an ended job as Postgres has it, for a call that did not get it from a worker.
 
 use foreman_live::{End, Frame, Head};
-use foreman_store::{ClientId, JobId, JobState, Scope, Store, StoreError};
-
-/// The name of the artifact that is a job's answer.
-pub(crate) const COMPLETION: &str = "completion";
-
-/// A part of an answer that is read at once.
-const PART: u64 = 1 << 20;
+use foreman_store::{ClientId, JobId, JobState, Scope, Store, StoreError, artifact_piece};
+use foreman_webhook::event::COMPLETION;
 
 /// Reads a stored answer as frames. It is read from the beginning of the call's answer, so a call that has got some of it from
 /// a worker goes on where it was.
@@ -42,10 +37,10 @@ pub(crate) async fn ended(store: &Store, client: ClientId, job: JobId) -> Result
     let attempt = view.attempt;
     let outcome = match view.state {
         JobState::Done => {
-            let Some(head) = store.artifact_head(scope, job, COMPLETION).await? else { return Ok(gone()) };
-            let size = head.size.unsigned_abs();
-            let head =
-                Head { status: 200, content_type: Some(head.content_type), content_length: Some(size) };
+            let completion = view.artifacts.into_iter().find(|artifact| artifact.name == COMPLETION);
+            let Some(completion) = completion else { return Ok(gone()) };
+            let (size, content_type) = (completion.size.unsigned_abs(), Some(completion.content_type));
+            let head = Head { status: 200, content_type, content_length: Some(size) };
             let store = store.clone();
             Outcome::Answer(Box::new(Stored { store, client, job, attempt, size, head: Some(head) }))
         }
@@ -67,15 +62,12 @@ impl Stored {
         if let Some(head) = self.head.take() {
             return Ok(Frame::Head(head));
         }
-        let length = PART.min(self.size.saturating_sub(given));
+        let length = artifact_piece(self.size).min(self.size.saturating_sub(given));
         if length == 0 {
             return Ok(Frame::End(End::Done));
         }
-        // Postgres stores no artifact of 2 GiB.
-        let (from, length) =
-            (i32::try_from(given).unwrap_or(i32::MAX), i32::try_from(length).unwrap_or(i32::MAX));
-        let part =
-            self.store.artifact_part(Scope::Client(self.client), self.job, COMPLETION, from, length).await?;
+        let scope = Scope::Client(self.client);
+        let part = self.store.artifact_part(scope, self.job, COMPLETION, given, length).await?;
         Ok(match part {
             Some(part) if !part.is_empty() => Frame::Piece(part.into()),
             _ => Frame::End(End::Cancelled),

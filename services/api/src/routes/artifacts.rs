@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use foreman_store::JobId;
+use foreman_store::{JobId, artifact_piece};
 use futures_util::stream::{self, StreamExt};
 
 use crate::access::auth::Caller;
@@ -76,7 +76,7 @@ pub(crate) async fn show(
         Body::empty()
     } else {
         let reader =
-            Reader { app, caller, id, name, next: first, end: first + length, piece: piece_of(size) };
+            Reader { app, caller, id, name, next: first, end: first + length, piece: artifact_piece(size) };
         reader.body().await?
     };
     let mut response = Response::new(body);
@@ -105,14 +105,6 @@ struct Reader {
     next: u64,
     end: u64,
     piece: u64,
-}
-
-/// The size of the pieces in which an artifact of this size is read. For each piece, Postgres decompresses the value from its
-/// beginning, so a large artifact is read in few pieces.
-fn piece_of(size: u64) -> u64 {
-    const SMALLEST: u64 = 1 << 20;
-    const MOST_PIECES: u64 = 16;
-    size.div_ceil(MOST_PIECES).max(SMALLEST)
 }
 
 impl Reader {
@@ -145,10 +137,8 @@ impl Reader {
     /// Reads the next piece. Fails if the artifact is gone.
     async fn read(&mut self) -> Result<Vec<u8>, Refusal> {
         let wanted = self.piece.min(self.end - self.next);
-        // No value in Postgres is larger than an `i32` can count.
-        let [from, length] = [self.next, wanted].map(|bytes| i32::try_from(bytes).unwrap_or(i32::MAX));
-        let data =
-            self.app.store.artifact_part(self.caller.scope(), self.id, &self.name, from, length).await?;
+        let scope = self.caller.scope();
+        let data = self.app.store.artifact_part(scope, self.id, &self.name, self.next, wanted).await?;
         let data = data.filter(|data| data.len() as u64 == wanted).ok_or_else(Refusal::no_such_artifact)?;
         self.next += wanted;
         Ok(data)

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,18 +19,12 @@ use crate::app::{App, Shared};
 use crate::describe::schema;
 use crate::http::outgoing::{self, Outgoing};
 use crate::http::path::JobPath;
-use crate::http::sse;
+use crate::http::sse::{self, HEARTBEAT_EVERY, LONGEST};
 use crate::refusal::Refusal;
 use crate::watch::{Until, WaitPermit, Waited};
 
-/// The time between two signs of life. Proxies cut connections that are silent for a minute, and some after half a minute.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-
 /// The time between two attempts to send events when the client's share of memory has no room for them.
 const ROOM_POLL: Duration = Duration::from_secs(2);
-
-/// The longest stream. A client that follows a job for longer comes back with `Last-Event-ID`, and its key is checked again.
-const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// Shows a job's history, or follows it.
 ///
@@ -109,13 +102,7 @@ async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Res
     // Write the first events before the head is sent, so that a client without room for them gets a refusal, and no stream
     // without events.
     let begun = follower.write(sse::COME_BACK, &history)?;
-    let headers = [
-        (header::CONTENT_TYPE, sse::CONTENT_TYPE),
-        (header::CACHE_CONTROL, "no-store"),
-        // A proxy that buffers answers would delay the events.
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    Ok((StatusCode::OK, headers, Body::from_stream(follower.stream(begun))).into_response())
+    Ok(sse::response(follower.stream(begun)))
 }
 
 /// A client that follows a job. The next events are read only when the client has taken those before.
@@ -189,7 +176,7 @@ impl Follower {
     /// Waits for the next events and reads them. The wait begins with a look at the job, so no event is lost between the read
     /// before and this wait.
     async fn news(&self) -> News {
-        let deadline = self.until.min(Instant::now() + HEARTBEAT);
+        let deadline = self.until.min(Instant::now() + HEARTBEAT_EVERY);
         match self.wait_permit.wait(self.owner, self.id, Until::After(self.last), deadline).await {
             Waited::Reached => {
                 let Ok(_permit) = self.app.reads.permit_midway(self.caller.client).await else {

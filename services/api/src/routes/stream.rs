@@ -7,9 +7,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use foreman_live::{End, Frame};
@@ -25,17 +24,11 @@ use crate::access::auth::Caller;
 use crate::app::Shared;
 use crate::http::outgoing::Outgoing;
 use crate::http::path::JobPath;
-use crate::http::sse;
+use crate::http::sse::{self, HEARTBEAT_EVERY, LONGEST};
 use crate::live::following::Following;
 use crate::live::stored::{self, Outcome, Stored};
 use crate::refusal::Refusal;
 use crate::watch::{Until, WaitPermit, Waited};
-
-/// The time between two signs of life. Proxies cut connections that are silent for a minute, and some after half a minute.
-const HEARTBEAT: Duration = Duration::from_secs(15);
-
-/// The longest stream. A client that follows a job for longer comes back with `Last-Event-ID`, and its key is checked again.
-const LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// An attempt is in Postgres a moment before its worker can be asked for its answer.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -91,13 +84,7 @@ pub(crate) async fn follow(
         is_over: false,
         until,
     };
-    let headers = [
-        (header::CONTENT_TYPE, sse::CONTENT_TYPE),
-        (header::CACHE_CONTROL, "no-store"),
-        // A proxy that buffers answers would delay the events.
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ];
-    Ok((StatusCode::OK, headers, Body::from_stream(follower.stream())).into_response())
+    Ok(sse::response(follower.stream()))
 }
 
 /// Where a client is in the answer.
@@ -169,7 +156,7 @@ impl Follower {
                 }
                 Source::Worker(following, attempt) => {
                     let attempt = *attempt;
-                    match timeout(HEARTBEAT, following.next()).await {
+                    match timeout(HEARTBEAT_EVERY, following.next()).await {
                         Err(_elapsed) => events.extend_from_slice(sse::HEARTBEAT.as_bytes()),
                         Ok(Ok(Frame::Head(_))) => {}
                         Ok(Ok(Frame::Piece(piece))) => self.piece(&mut events, attempt, &piece),
@@ -232,7 +219,7 @@ impl Follower {
             return Some(true);
         }
         let place = store.place_of(Scope::Client(self.owner), self.id).await.ok()?;
-        let mut wait = HEARTBEAT;
+        let mut wait = HEARTBEAT_EVERY;
         if let Some(place) = place.filter(|place| place.attempt != self.unfollowable)
             && let Some(url) = place.url
         {

@@ -100,7 +100,7 @@ async fn answer(mut call: Call, form: Form) -> Response {
             let body = Answer { call, form, began: Began::WithSign(Some(sign)) };
             (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], body.into_body()).into_response()
         }
-        News::End(end) => refused(&end),
+        News::End(end) => never_to_repeat(refusal(&end).into_response()),
         // A head comes before every piece.
         News::Piece(_) => Refusal::internal().into_response(),
     }
@@ -108,7 +108,7 @@ async fn answer(mut call: Call, form: Form) -> Response {
 
 fn relay(head: &Head, body: Body) -> Response {
     let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.status_mut() = status_of(head);
     let headers = response.headers_mut();
     if let Some(Ok(value)) = head.content_type.as_deref().map(HeaderValue::try_from) {
         headers.insert(header::CONTENT_TYPE, value);
@@ -116,14 +116,14 @@ fn relay(head: &Head, body: Body) -> Response {
     if let Some(length) = head.content_length {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
-    if !response.status().is_success() {
-        response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-    }
-    response
+    if response.status().is_success() { response } else { never_to_repeat(response) }
 }
 
-fn refused(end: &End) -> Response {
-    let mut response = refusal(end).into_response();
+fn status_of(head: &Head) -> StatusCode {
+    StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY)
+}
+
+fn never_to_repeat(mut response: Response) -> Response {
     response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     response
 }
@@ -190,7 +190,7 @@ impl Answer {
         loop {
             match self.call.next().await {
                 News::Head(head) => {
-                    let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+                    let status = status_of(&head);
                     if !status.is_success() {
                         self.began = Began::Refused(status, BytesMut::new());
                     }

@@ -41,6 +41,14 @@ pub struct ArtifactHead {
     pub sha256: Vec<u8>,
 }
 
+/// The size of the pieces in which an artifact of this many bytes should be read. For each piece, Postgres decompresses the
+/// value from its beginning, so a large artifact is read in few pieces.
+pub fn artifact_piece(size: u64) -> u64 {
+    const SMALLEST: u64 = 1 << 20;
+    const MOST_PIECES: u64 = 16;
+    size.div_ceil(MOST_PIECES).max(SMALLEST)
+}
+
 impl Store {
     /// An artifact's type, size and digest, without reading its bytes.
     pub async fn artifact_head(
@@ -71,9 +79,11 @@ impl Store {
         scope: Scope,
         job: JobId,
         name: &str,
-        from: i32,
-        length: i32,
+        from: u64,
+        length: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
+        // No value in Postgres is larger than an `i32` can count.
+        let [from, length] = [from, length].map(|bytes| i32::try_from(bytes).unwrap_or(i32::MAX));
         let part = sqlx::query_scalar!(
             r#"-- artifact_part
             SELECT substring(a.data FROM $4::integer + 1 FOR $5::integer) AS "part!"

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// The routes whose callers get a stream.
-const STREAMED: [&str; 6] = [
+pub(super) const STREAMED: [&str; 6] = [
     "/api/chat",
     "/api/generate",
     "/v1/chat/completions",

@@ -13,19 +13,11 @@ use proptest::test_runner::{Config as Cases, RngAlgorithm, TestCaseError, TestEr
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
+use super::callers::STREAMED;
 use super::{Answered, House, answered, comparable};
 
 /// Cases of one run, the same in every run. `FOREMAN_FUZZ_CASES` asks for as many random ones instead.
 const CASES: u32 = 150;
-
-const ROUTES: [&str; 6] = [
-    "/api/chat",
-    "/api/generate",
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/messages",
-];
 
 /// A request as bytes.
 #[derive(Debug, Clone)]
@@ -35,7 +27,7 @@ struct Request {
 }
 
 fn request() -> impl Strategy<Value = Request> {
-    let path = prop::sample::select(&ROUTES[..]);
+    let path = prop::sample::select(&STREAMED[..]);
     path.prop_flat_map(|path| body(path).prop_map(move |body| Request { path, body }))
 }
 

@@ -3,24 +3,17 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
-use foreman_tests::{Api, Db, Worker, eventually};
-use ollama_sim::{Config, Kind, Sim};
+use foreman_tests::{Api, eventually};
+use ollama_sim::{Kind, Sim};
 use serde_json::Value;
 
 use super::program;
+use crate::house::House;
 
 fn chat(api: &Api, model: &str) -> Child {
     let mut command = Command::new(program());
     command.args(["chat", model, "--system", "be short"]).env("FOREMAN_URL", &api.url);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-async fn house() -> (Db, Sim, Api, Worker) {
-    let db = Db::fresh().await;
-    let sim = Sim::start(Config::default()).await.unwrap();
-    let ollama = sim.url();
-    let (api, worker) = tokio::join!(Api::start(&db, &[]), Worker::start(&db, &ollama, &[]));
-    (db, sim, api, worker)
 }
 
 /// The bodies of all chats that have reached the Ollama.
@@ -32,14 +25,14 @@ fn bodies(sim: &Sim) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_prompt_carries_what_was_said_before() {
-    let (_db, sim, api, _worker) = house().await;
-    let mut process = chat(&api, "tiny-a");
+    let House { sim, api, .. } = &House::start(&[], &[]).await;
+    let mut process = chat(api, "tiny-a");
     process.stdin.take().unwrap().write_all(b"sim:echo one\nsim:echo two\n/clear\nsim:echo three\n").unwrap();
     let output = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap()).await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let answers = String::from_utf8(output.stdout).unwrap();
     assert_eq!(answers.lines().count(), 3, "{answers}");
-    let asked = bodies(&sim);
+    let asked = bodies(sim);
     let said = |nth: usize| asked[nth]["messages"].as_array().unwrap().clone();
     assert_eq!([said(0).len(), said(1).len(), said(2).len()], [2, 4, 2]);
     assert_eq!(said(1)[2]["content"], answers.lines().next().unwrap());
@@ -48,8 +41,8 @@ async fn each_prompt_carries_what_was_said_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_cancels_the_answer_and_the_conversation_goes_on() {
-    let (_db, sim, api, _worker) = house().await;
-    let mut process = chat(&api, "tiny-a");
+    let House { sim, api, .. } = &House::start(&[], &[]).await;
+    let mut process = chat(api, "tiny-a");
     let mut prompts = process.stdin.take().unwrap();
     prompts.write_all(b"sim:fault=hang@1\n").unwrap();
     sim.until(|log| log.records.iter().any(|record| record.first_token.is_some())).await;
@@ -73,13 +66,13 @@ async fn ctrl_c_cancels_the_answer_and_the_conversation_goes_on() {
     assert!(line.await.unwrap().contains("hello"));
     drop(prompts);
     assert!(process.wait().unwrap().success(), "a cancelled answer is no failure");
-    assert_eq!(bodies(&sim).last().unwrap()["messages"].as_array().unwrap().len(), 2, "it is forgotten");
+    assert_eq!(bodies(sim).last().unwrap()["messages"].as_array().unwrap().len(), 2, "it is forgotten");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_one_sentence_and_the_exit_code() {
-    let (_db, _sim, api, _worker) = house().await;
-    let mut process = chat(&api, "nope");
+    let House { api, .. } = &House::start(&[], &[]).await;
+    let mut process = chat(api, "nope");
     process.stdin.take().unwrap().write_all(b"hello\n").unwrap();
     let output = tokio::task::spawn_blocking(move || process.wait_with_output().unwrap()).await.unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -31,7 +31,7 @@ async fn after_a_wait(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_waits_longer_than_its_time_out_and_gets_its_answer_or_an_error() {
-    let house = House::start(&SOON).await;
+    let house = House::for_scripts(&SOON).await;
     let (calls, fails) = (["chat", "chat_stream"], ["broken", "broken_stream"]);
     let direct: HashMap<_, _> =
         run_all(&SCRIPTS, &house.sim.url(), "none", 30, &calls).await.into_iter().collect();
@@ -54,7 +54,7 @@ async fn a_client_waits_longer_than_its_time_out_and_gets_its_answer_or_an_error
 /// Both ways of OpenAI's libraries to stream a response. The helper is strict about the order of events and about ids.
 #[tokio::test(flavor = "multi_thread")]
 async fn openais_libraries_wait_for_a_response_in_each_of_their_ways() {
-    let house = House::start(&SOON).await;
+    let house = House::for_scripts(&SOON).await;
     let calls = ["responses", "responses_stream", "responses_helper", "broken_responses", "broken_helper"];
     let scripts = ["with_openai.py", "with_openai.cjs"];
     for (script, seen) in after_a_wait(&house, &scripts, &calls).await {
