@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 /// An api that is silent for this long counts as dead. Its callers are gone then: their connections ended with it.
 const TTL: Duration = Duration::from_secs(10);
 
-/// Three renewals may fail before the row is too old.
-const RENEW_EVERY: Duration = Duration::from_millis(2_500);
+/// A call that has lost its worker runs again soon only if its api has renewed its row within the last second.
+const RENEW_EVERY: Duration = Duration::from_millis(500);
 
 /// Records the process before it takes its first call.
 pub(crate) async fn register(store: &Store, api: ApiId) -> Result<(), foreman_store::StoreError> {

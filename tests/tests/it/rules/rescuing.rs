@@ -125,3 +125,20 @@ async fn a_call_that_worked_runs_again_only_while_an_api_lives_that_can_cancel_i
     });
     assert_eq!(silent.await, ["ready", "ready", "cancelled", "cancelled"]);
 }
+
+#[tokio::test]
+async fn a_call_whose_api_may_have_died_too_waits_until_a_janitor_has_decided_that() {
+    const WAIT: &str = "SELECT extract(epoch FROM max(due_at) - now())::float8 FROM job_scheduled";
+    for (silent, waits_for) in [(0, 0.0..=1.0), (5, 13.0..=17.0)] {
+        let (db, api) = (Db::fresh().await, ApiId::generate());
+        db.accept_all(&[NewJob { api: Some(api), ..db.new_job() }]).await;
+        let holder = db.holder().await;
+        let claimed = db.claim(&holder, 1).await;
+        db.store.begin(&[(&claimed[0].lease, Phase::Working)]).await.unwrap();
+        db.store.renew_api(api, Duration::from_secs(20)).await.unwrap();
+        db.run(&format!("UPDATE api_process SET renewed_at = now() - interval '{silent} seconds'")).await;
+        db.rescue_from(&holder).await;
+        let wait: f64 = db.value(WAIT).await;
+        assert!(waits_for.contains(&wait), "{wait} s after a silence of {silent} s");
+    }
+}

@@ -23,7 +23,7 @@ pub struct Rescued {
 }
 
 /// How long a sync call waits after it has lost its worker in the middle of its run. Its api looks at its calls more than
-/// once in this time.
+/// once in this time, and renews its row.
 const CALLS_WAIT: Duration = Duration::from_secs(1);
 
 impl Store {
@@ -33,8 +33,9 @@ impl Store {
     ///
     /// A sync call that was `working` is requeued only while its api lives by its own row, and cancelled otherwise: its
     /// caller may have got bytes, so it may run again only if an api is left that can cancel it. It waits for
-    /// a moment first, so that its api sees it leave the worker and cancels it in time. Postgres' clock decides
-    /// here whether the api lives. A clock that was set can at worst cancel a call that lost its worker.
+    /// a moment first, so that its api sees it leave the worker and cancels it in time. If the api has not renewed in the
+    /// last moment, it may have died together with the worker: then the call waits until a janitor has decided that.
+    /// Postgres' clock decides here whether the api lives. A clock that was set can at worst cancel a call that lost its worker.
     pub async fn rescue(&self, dead: &[Heartbeat<WorkerId>]) -> Result<Rescued, StoreError> {
         let (dead, seen) = dead_columns(dead);
         let mut conn = self.open_transaction().await?;
@@ -82,7 +83,11 @@ impl Store {
                 INSERT INTO job_scheduled (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
                                            due_at, eligible_at, expires_at)
                 SELECT client_id, job_id, load_key, priority, attempt, failures, rescues + had_begun, seq + had_begun,
-                       bytes, at + make_interval(secs => $4), eligible_at, expires_at
+                       bytes, greatest(at + make_interval(secs => $4), (
+                           SELECT a.renewed_at + a.ttl + make_interval(secs => 2 * $4)
+                           FROM job j JOIN api_process a ON a.id = j.api_id
+                           WHERE j.id = fate.job_id AND a.renewed_at < at - make_interval(secs => $4))),
+                       eligible_at, expires_at
                 FROM fate WHERE state = 'queued' AND may_have_spoken
             ), ended AS (
                 INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error,
