@@ -1,7 +1,7 @@
 //! Lets requests wait for the next transition or the end of a job. One statement looks at the jobs of all waiting requests.
 //!
 //! A request enters its wait first, and then the watch looks at its job. So a change between the request's own query and its
-//! entry is not lost.
+//! entry is not lost. A look that began before the entry tells the request nothing: what it saw may be over.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,12 +42,16 @@ struct Inner {
 #[derive(Default)]
 struct Waiting {
     by_job: HashMap<JobId, Vec<Waiter>>,
+    /// How many looks have begun.
+    looks: u64,
 }
 
 struct Waiter {
     owner: ClientId,
     until: Until,
-    tell: oneshot::Sender<()>,
+    /// How many looks had begun when it entered. Only later ones count for it.
+    after_look: u64,
+    tell: oneshot::Sender<Waited>,
 }
 
 /// What a request waits for.
@@ -74,7 +78,9 @@ impl Until {
 /// How a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waited {
-    Reached,
+    Reached {
+        has_ended: bool,
+    },
     /// The deadline has passed.
     TimedOut,
     /// This process stops. The client can go on waiting at another api.
@@ -140,18 +146,14 @@ impl Watch {
 
     /// Looks once at all jobs that requests wait for, and tells the requests whose wait is over.
     async fn look(&self, store: &Store) -> Result<(), StoreError> {
-        let wanted: Vec<(ClientId, JobId)> = {
-            let mut waiting = self.waiting();
-            waiting.drop_closed();
-            waiting.by_job.iter().filter_map(|(job, waiters)| Some((waiters.first()?.owner, *job))).collect()
-        };
+        let (look, wanted) = self.waiting().begin_look();
         if wanted.is_empty() {
             return Ok(());
         }
         let progress = store.progress(&wanted).await?;
         let mut waiting = self.waiting();
         for seen in progress {
-            waiting.tell(seen);
+            waiting.tell(look, seen);
         }
         Ok(())
     }
@@ -170,11 +172,28 @@ impl Waiting {
         });
     }
 
-    fn tell(&mut self, seen: Progress) {
+    fn enter(&mut self, owner: ClientId, job: JobId, until: Until) -> oneshot::Receiver<Waited> {
+        let (tell, told) = oneshot::channel();
+        let waiter = Waiter { owner, until, after_look: self.looks, tell };
+        self.by_job.entry(job).or_default().push(waiter);
+        told
+    }
+
+    /// Returns the number of the look that begins, and the jobs to look at.
+    fn begin_look(&mut self) -> (u64, Vec<(ClientId, JobId)>) {
+        self.drop_closed();
+        self.looks += 1;
+        let wanted = self.by_job.iter().filter_map(|(job, waiters)| Some((waiters.first()?.owner, *job)));
+        (self.looks, wanted.collect())
+    }
+
+    /// Tells those waiters of what this look saw that it is what they wait for.
+    fn tell(&mut self, look: u64, seen: Progress) {
         let Some(waiters) = self.by_job.get_mut(&seen.job) else { return };
-        for waiter in waiters.extract_if(.., |waiter| waiter.until.is_reached(seen)) {
+        let counts = |waiter: &mut Waiter| waiter.after_look < look && waiter.until.is_reached(seen);
+        for waiter in waiters.extract_if(.., counts) {
             // The request may have ended meanwhile. Then nobody needs to be told.
-            let _ = waiter.tell.send(());
+            let _ = waiter.tell.send(Waited::Reached { has_ended: seen.has_ended });
         }
         if waiters.is_empty() {
             self.by_job.remove(&seen.job);
@@ -186,11 +205,10 @@ impl WaitPermit {
     /// Waits until the job has reached `until`, `deadline` has passed, or the process stops, and says which of them came
     /// first. The caller then reads the job itself.
     pub(crate) async fn wait(&self, owner: ClientId, job: JobId, until: Until, deadline: Instant) -> Waited {
-        let (tell, told) = oneshot::channel();
-        self.watch.waiting().by_job.entry(job).or_default().push(Waiter { owner, until, tell });
+        let told = self.watch.waiting().enter(owner, job, until);
         self.watch.0.entered.notify_one();
         tokio::select! {
-            told = timeout_at(deadline, told) => if told.is_ok() { Waited::Reached } else { Waited::TimedOut },
+            told = timeout_at(deadline, told) => told.map_or(Waited::TimedOut, |told| told.unwrap_or(Waited::Stopping)),
             () = self.watch.0.stop.cancelled() => Waited::Stopping,
         }
     }
@@ -228,14 +246,37 @@ mod tests {
         while watch.waiting().by_job.get(&job).map_or(0, Vec::len) < 2 {
             tokio::task::yield_now().await;
         }
-        watch.waiting().tell(Progress { job, seq: 2, is_held: true, has_ended: false });
+        let look = |seq, has_ended| {
+            let mut waiting = watch.waiting();
+            let (look, wanted) = waiting.begin_look();
+            assert_eq!(wanted, [(client, job)]);
+            waiting.tell(look, Progress { job, seq, is_held: true, has_ended });
+        };
+        look(2, false);
         assert_eq!(watch.waiting().by_job[&job].len(), 2, "nothing new");
-        watch.waiting().tell(Progress { job, seq: 3, is_held: true, has_ended: false });
-        assert_eq!(next.await.unwrap(), Waited::Reached);
-        watch.waiting().tell(Progress { job, seq: 4, is_held: true, has_ended: true });
-        assert_eq!(end.await.unwrap(), Waited::Reached);
+        look(3, false);
+        assert_eq!(next.await.unwrap(), Waited::Reached { has_ended: false });
+        look(4, true);
+        assert_eq!(end.await.unwrap(), Waited::Reached { has_ended: true });
         assert_eq!(watch.0.permits.available_permits(), MAX_WAITING);
         assert!(watch.waiting().by_job.is_empty());
+    }
+
+    /// A job is queued when a look begins, a worker claims it, and then a call begins to wait for the moment when no worker holds
+    /// it.
+    #[test]
+    fn a_look_that_began_before_a_wait_does_not_end_it() {
+        let (mut waiting, client, job) = (Waiting::default(), ClientId::generate(), JobId::generate());
+        let _other = waiting.enter(client, job, Until::End);
+        let queued = Progress { job, seq: 1, is_held: false, has_ended: false };
+        let (look, wanted) = waiting.begin_look();
+        assert_eq!(wanted, [(client, job)]);
+        let mut told = waiting.enter(client, job, Until::Unheld);
+        waiting.tell(look, queued);
+        assert!(told.try_recv().is_err(), "this look saw the job before it was held");
+        let (look, _) = waiting.begin_look();
+        waiting.tell(look, queued);
+        assert_eq!(told.try_recv(), Ok(Waited::Reached { has_ended: false }));
     }
 
     #[tokio::test]

@@ -262,7 +262,7 @@ impl Call {
 
     /// Postgres has news of the job.
     async fn look_at_postgres(&mut self, waited: Waited) -> Option<News> {
-        if waited != Waited::Reached {
+        if !matches!(waited, Waited::Reached { .. }) {
             // This process stops. The call goes on until its time is up, as long as its worker can give it the answer.
             return None;
         }
@@ -329,14 +329,16 @@ impl Call {
             (Source::Postgres(_), _) => guard.done(),
             (_, End::Failed { code, .. }) if code == LOST => drop(guard),
             _ => {
-                // The worker writes the outcome now. If it dies before that, the job runs again, and nobody would hear that
-                // answer.
+                // The worker writes the outcome now. If it dies before that, or has lost the job, the job runs again, and nobody
+                // would hear that answer.
                 let (permit, client, deadline) =
                     (Arc::clone(&self.permit), self.client, Instant::now() + OUTCOME_WITHIN);
                 tokio::spawn(async move {
-                    match permit.wait(client, guard.job(), Until::End, deadline).await {
-                        Waited::Reached => guard.done(),
-                        Waited::TimedOut | Waited::Stopping => drop(guard),
+                    match permit.wait(client, guard.job(), Until::Unheld, deadline).await {
+                        Waited::Reached { has_ended: true } => guard.done(),
+                        Waited::Reached { has_ended: false } | Waited::TimedOut | Waited::Stopping => {
+                            drop(guard)
+                        }
                     }
                 });
             }

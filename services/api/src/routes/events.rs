@@ -178,7 +178,7 @@ impl Follower {
     async fn news(&self) -> News {
         let deadline = self.until.min(Instant::now() + HEARTBEAT_EVERY);
         match self.wait_permit.wait(self.owner, self.id, Until::After(self.last), deadline).await {
-            Waited::Reached => {
+            Waited::Reached { .. } => {
                 let Ok(_permit) = self.app.reads.permit_midway(self.caller.client).await else {
                     return News::End;
                 };

@@ -234,7 +234,7 @@ impl Follower {
         }
         let deadline = self.until.min(Instant::now() + wait);
         match self.wait_permit.wait(self.owner, self.id, Until::After(progress.seq), deadline).await {
-            Waited::Reached => Some(true),
+            Waited::Reached { .. } => Some(true),
             Waited::TimedOut => Some(wait == ASK_AGAIN),
             Waited::Stopping => None,
         }
