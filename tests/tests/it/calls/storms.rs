@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use foreman_tests::{http, within};
 use futures_util::StreamExt as _;
 use ollama_sim::{Config, Kind};
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use super::callers::{callers, count};
 use super::{House, call};
+use crate::metrics::exposition::Exposition;
 
 const TYPED: usize = 200;
 
@@ -33,6 +35,22 @@ async fn occupied(house: &House) -> Response {
     let mut call = house.call("/api/generate", &completion("sim:tokens=2 sim:fault=hang@1")).await;
     call.chunk().await.unwrap().unwrap();
     call
+}
+
+/// Returns when no more connections than these are open, and every job of the callers that are gone is in Postgres. Submits one
+/// more job to know that.
+async fn all_others_are_gone(house: &House, connected: u32) {
+    // The api takes connections in their order, so it has taken those of the callers before this one.
+    house.api.get("/jobs").await;
+    within(Duration::from_secs(20), "the end of every other connection", async || {
+        let scraped = Exposition::scrape(&house.api.ops_url).await;
+        let open = scraped.sum("foreman_connections", &[("listener", "http")]);
+        if open == Some(f64::from(connected)) { Ok(()) } else { Err(format!("{open:?}")) }
+    })
+    .await;
+    // Jobs are written in their order too.
+    let in_an_hour = Utc::now() + TimeDelta::hours(1);
+    house.api.submit(&json!({"model": "tiny-a", "prompt": "the last", "run_at": in_an_hour})).await;
 }
 
 async fn all_are_cancelled(house: &House, jobs: usize) {
@@ -63,10 +81,12 @@ async fn calls_that_are_given_up_while_the_slot_is_taken_never_reach_ollama() {
         });
     }
     assert!(typed.join_all().await.into_iter().all(|given_up| given_up));
-    all_are_cancelled(&house, 1).await;
+    all_others_are_gone(&house, 1).await;
+    all_are_cancelled(&house, 2).await;
     assert_eq!(runs(&house), 1, "only the first call");
     drop(first);
-    all_are_cancelled(&house, 0).await;
+    all_are_cancelled(&house, 1).await;
+    assert_eq!(runs(&house), 1, "still only the first call");
     house.sim.until(|log| log.in_flight() == 0).await;
     house.db.every_job_has_one_room().await;
 }
