@@ -6,6 +6,7 @@ pub(crate) mod auth;
 pub(crate) mod bound;
 pub(crate) mod each_client;
 mod key;
+pub(crate) mod examples;
 pub(crate) mod limits;
 pub(crate) mod reads;
 pub(crate) mod redeliveries;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use foreman_store::{ApiId, Store};
+use foreman_store::{ApiId, Seal, Store};
 use foreman_webhook::SubmissionCheck;
 use tokio::sync::Semaphore;
 
 use crate::access::auth::Auth;
+use crate::access::examples::Examples;
 use crate::access::limits::QueueLimits;
 use crate::access::reads::Reads;
 use crate::access::redeliveries::Redeliveries;
@@ -52,6 +53,9 @@ pub(crate) struct App {
     pub(crate) events: Shares,
     pub(crate) reads: Reads,
     pub(crate) redeliveries: Redeliveries,
+    pub(crate) examples: Examples,
+    /// Seals the secrets of endpoints. `None` without `FOREMAN_SECRET_KEY`.
+    pub(crate) seal: Option<Seal>,
     pub(crate) max_body: usize,
     pub(crate) job_ttl: TimeDelta,
     /// An artifact of up to this many bytes stands in the answer itself.

@@ -9,7 +9,9 @@ use utoipa::openapi::{Content, OpenApi as Description, Ref, RefOr, Response, Sch
 use utoipa::{Modify, OpenApi};
 
 use crate::http::problem;
-use crate::routes::{artifacts, batch, deliveries, events, job, jobs, queue, stream};
+use crate::routes::{
+    artifacts, batch, deliveries, events, job, jobs, queue, stream, webhook_actions, webhooks,
+};
 
 pub(crate) mod docs;
 mod page;
@@ -30,11 +32,15 @@ fn ways_to_send_a_key() -> [(&'static str, SecurityScheme); 3] {
 const ANYTHING: &str = "*/*";
 
 /// The fields that an answer may leave out, by type. All other fields are always there.
-const OPTIONAL: [(&str, &[&str]); 3] =
-    [("Job", &["result"]), ("BatchLine", &["job_id", "error"]), ("Artifact", &["data", "url"])];
+const OPTIONAL: [(&str, &[&str]); 4] = [
+    ("Job", &["result"]),
+    ("BatchLine", &["job_id", "error"]),
+    ("Artifact", &["data", "url"]),
+    ("Endpoint", &["secret", "health"]),
+];
 
 /// Types that only requests have.
-const INCOMING: &[&str] = &["NewJob"];
+const INCOMING: &[&str] = &["NewJob", "EndpointFields", "Rotation", "Example", "Recovery"];
 
 /// The problems of every route that needs a key.
 const EVERYWHERE: [(&str, &str); 4] = [
@@ -57,12 +63,14 @@ const EVERYWHERE: [(&str, &str); 4] = [
     ),
     tags(
         (name = "jobs", description = "Submitting jobs and following them"),
-        (name = "webhooks", description = "Webhooks that were sent to receivers"),
+        (name = "webhooks", description = "Webhooks that were sent to receivers, and endpoints that receive them for all jobs"),
         (name = "about", description = "Routes without data, which need no key"),
     ),
     paths(
         jobs::submit, jobs::list, batch::submit, job::show, job::cancel, job::retry, events::show, stream::follow, artifacts::show,
-        deliveries::list, deliveries::redeliver, queue::show, docs::root, docs::openapi, docs::page,
+        deliveries::list, deliveries::redeliver, webhooks::list, webhooks::create, webhooks::show, webhooks::change,
+        webhooks::delete, webhook_actions::rotate, webhook_actions::test, webhook_actions::recover,
+        webhook_actions::deliveries, queue::show, docs::root, docs::openapi, docs::page,
     ),
     components(schemas(problem::Body)),
     modifiers(&Common),
@@ -92,7 +100,12 @@ impl Modify for Common {
             require_all(name, schema);
         }
         for (path, item) in &mut api.paths.paths {
-            let operations = [("get", &mut item.get), ("post", &mut item.post)];
+            let operations = [
+                ("get", &mut item.get),
+                ("post", &mut item.post),
+                ("patch", &mut item.patch),
+                ("delete", &mut item.delete),
+            ];
             for (method, operation) in operations {
                 let Some(operation) = operation else { continue };
                 operation.operation_id = Some(operation_id(method, path));

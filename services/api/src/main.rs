@@ -7,6 +7,7 @@ mod app;
 mod config;
 mod describe;
 mod direct;
+mod endpoints;
 mod http;
 mod intake;
 mod live;
@@ -28,13 +29,14 @@ use foreman_runtime::config::SecretKey;
 use foreman_runtime::http::{self as server, Server};
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
-use foreman_store::{ApiId, ConnectOptions, Store};
+use foreman_store::{ApiId, ConnectOptions, Seal, Store};
 use foreman_webhook::{Guard, SubmissionCheck};
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use access::auth::Auth;
+use access::examples::Examples;
 use access::limits::{QueueLimits, StoredBytes};
 use access::reads::Reads;
 use access::redeliveries::Redeliveries;
@@ -130,6 +132,8 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         events: Shares::new(http::outgoing::EVENTS, Bounds::quarters(http::outgoing::STREAM_BYTES)),
         reads: Reads::new(database.pool as usize),
         redeliveries: Redeliveries::new(),
+        examples: Examples::new(),
+        seal: config.secret_key.as_ref().map(SecretKey::bytes).map(Seal::new),
         max_body: config.max_body,
         job_ttl: config.job_ttl,
         inline_limit: config.inline_limit,

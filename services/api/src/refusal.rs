@@ -72,6 +72,11 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "no_such_delivery", sentence)
     }
 
+    pub(crate) fn no_such_endpoint() -> Self {
+        let sentence = "there is no such endpoint; list yours with GET /webhooks";
+        Self::new(StatusCode::NOT_FOUND, "no_such_endpoint", sentence)
+    }
+
     pub(crate) fn database_away() -> Self {
         Self::unavailable("database_away", "the database does not answer; try again in a moment")
     }

@@ -25,6 +25,8 @@ pub(crate) mod jobs;
 pub(crate) mod queue;
 mod show;
 pub(crate) mod stream;
+pub(crate) mod webhook_actions;
+pub(crate) mod webhooks;
 
 /// Makes the routes, and a list of them for the test that compares them with the description.
 macro_rules! routes {
@@ -53,6 +55,12 @@ routes! {
     "/jobs/{id}/deliveries" => get(deliveries::list),
     "/queue" => get(queue::show),
     "/deliveries/{id}/redeliver" => post(deliveries::redeliver),
+    "/webhooks" => get(webhooks::list).post(webhooks::create),
+    "/webhooks/{id}" => get(webhooks::show).patch(webhooks::change).delete(webhooks::delete),
+    "/webhooks/{id}/rotate" => post(webhook_actions::rotate),
+    "/webhooks/{id}/test" => post(webhook_actions::test),
+    "/webhooks/{id}/recover" => post(webhook_actions::recover),
+    "/webhooks/{id}/deliveries" => get(webhook_actions::deliveries),
 }
 
 pub(crate) fn table(app: Arc<App>, embeddings: Embeddings) -> Router {

@@ -1,6 +1,7 @@
 //! The forms in which Foreman speaks. Each path belongs to one surface: to Foreman's own routes, or to those that clients of
 //! Ollama, of OpenAI and of Anthropic call. A refusal takes the form of the surface of its path, whoever made the refusal.
 
+mod endpoints;
 mod error;
 mod form;
 mod refused;
@@ -54,7 +55,9 @@ impl Surface {
 pub(crate) fn table(embeddings: Embeddings) -> Router<Shared> {
     let is_queued = |route: &Route| embeddings == Embeddings::Queued || !route.embeds();
     let queued = Route::ALL.into_iter().filter(is_queued);
-    queued.fold(refused::table(), |table, route| table.route(route.path(), post(sync::call)))
+    queued.fold(refused::table().merge(endpoints::table()), |table, route| {
+        table.route(route.path(), post(sync::call))
+    })
 }
 
 /// A layer around everything that may refuse. It writes the refusal of a request in the form of the request's surface.

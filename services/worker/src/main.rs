@@ -40,6 +40,7 @@ use last_rounds::LastRounds;
 use membership::liveness::Liveness;
 use membership::peers::Peers;
 use stream::live::LiveAnswers;
+use webhooks::dispatcher::example::Examples;
 use worker::Worker;
 
 const PROGRAM: Program = Program {
@@ -99,7 +100,9 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     if let Some((listener, _)) = stream {
         let bearer = worker.config.secret_key.as_ref().map(|key| Bearer::of(key.bytes()));
         let hard = process.shutdown.hard().clone();
-        let streaming = stream::server::serve(listener, live, ollama.clone(), bearer, hard);
+        let sends = worker.config.roles.contains(&Role::Dispatch);
+        let examples = sends.then(|| Examples::new(&worker)).transpose()?;
+        let streaming = stream::server::serve(listener, live, ollama.clone(), examples, bearer, hard);
         process.shutdown.spawn_infallible("stream", streaming);
     }
     spawn_roles(&worker, &ollama);

@@ -101,6 +101,10 @@ ulid_id!(
     /// One webhook on its way to one receiver.
     DeliveryId
 );
+ulid_id!(
+    /// A registered endpoint: a receiver of all jobs of its client.
+    EndpointId
+);
 
 impl ClientId {
     /// The id of a client, derived from its name.
@@ -109,8 +113,8 @@ impl ClientId {
     }
 }
 
-/// One receiver: a client together with an origin. The id is derived from the two, so no look-up is needed to find
-/// it.
+/// The deliveries to one receiver. For the URLs that jobs name, that is a client together with an origin, and the id is
+/// derived from the two, so no look-up is needed to find it. For a registered endpoint it is the endpoint's id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct LaneId(pub(crate) Uuid);
@@ -124,6 +128,12 @@ impl LaneId {
     /// The 128 bits in the form of Postgres.
     pub fn uuid(self) -> Uuid {
         self.0
+    }
+}
+
+impl From<EndpointId> for LaneId {
+    fn from(endpoint: EndpointId) -> Self {
+        Self(endpoint.0)
     }
 }
 

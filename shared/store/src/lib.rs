@@ -39,7 +39,7 @@ pub use fleet::inventory::{Inventory, KnownModel};
 pub use fleet::stream::{Place, StreamAddress};
 pub use fleet::worker::{OwnLease, Renewal};
 pub use gauges::{DeliveryBacklog, ModelBacklog};
-pub use id::{ApiId, ClientId, DeliveryId, InvalidId, JobId, LaneId, LeaseNo, WorkerId};
+pub use id::{ApiId, ClientId, DeliveryId, EndpointId, InvalidId, JobId, LaneId, LeaseNo, WorkerId};
 pub use job::artifact::{ArtifactHead, ArtifactView, artifact_piece};
 pub use job::client_backlog::ClientBacklog;
 pub use job::history::{JobEvent, JobHistory};
@@ -64,11 +64,18 @@ pub use job::transition::{
 pub use job::view::{JobFilter, JobPage, JobView};
 pub use upkeep::Swept;
 pub use webhook::claim::{ClaimedDeliveries, Delivery, DeliveryClaim, DeliveryTerms, EndedUnsent, LaneOffer};
+pub use webhook::endpoint::{
+    EndpointHeaders, EndpointSettings, EndpointView, EndpointWithSecret, MAX_ENDPOINTS,
+    deliveries::{COUNTED_PENDING, EndpointDelivery, EndpointDeliveryFilter, EndpointHealth},
+    recover::Recovered,
+};
 pub use webhook::lane::{KnownLane, LaneHead, LaneHealth, Lanes};
 pub use webhook::receiver::{JobReceiver, Receiver, SecretOwner};
 pub use webhook::relay::{EndedJobs, Relayed};
 pub use webhook::relay_bound::RelayBound;
 pub use webhook::settle::{DeliveryOutcome, DeliveryReport, ReportSettled};
+pub use webhook::signing_secrets::Signing;
 pub use webhook::view::{
     AttemptView, DELIVERIES_PER_EVENT_AND_MINUTE, DeliveryPage, DeliveryState, DeliveryView, Redelivery,
+    UnknownDeliveryState,
 };

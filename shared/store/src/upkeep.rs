@@ -50,20 +50,20 @@ impl Store {
             ), gone AS (
                 DELETE FROM webhook_delivery d USING old o WHERE d.id = o.id RETURNING d.*
             ), known AS MATERIALIZED (
-                SELECT gone.*, receiver.url, e.state
+                SELECT gone.*, receiver.url, receiver.endpoint_id, e.state
                 FROM gone
                 CROSS JOIN LATERAL (SELECT * FROM job WHERE id = gone.job_id LIMIT 1) AS j
-                JOIN "# + RECEIVERS + r#" ON receiver.lane_id = gone.lane_id
+                CROSS JOIN "# + RECEIVER OF "gone.lane_id" + r#"
                 CROSS JOIN LATERAL (
                     SELECT state FROM job_event WHERE job_id = gone.job_id AND seq = gone.seq LIMIT 1
                 ) AS e
             ), logged AS (
-                INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome,
+                INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, endpoint_id, url, state, at, outcome,
                                              error_code)
-                SELECT job_id, id, attempts, seq, lane_id, url, state, claimed_at, 'retry', 'dispatcher_lost'
+                SELECT job_id, id, attempts, seq, lane_id, endpoint_id, url, state, claimed_at, 'retry', 'dispatcher_lost'
                 FROM known WHERE claim_no IS NOT NULL
                 UNION ALL
-                SELECT job_id, id, attempts + 1, seq, lane_id, url, state, now(), 'failed', 'too_old' FROM known
+                SELECT job_id, id, attempts + 1, seq, lane_id, endpoint_id, url, state, now(), 'failed', 'too_old' FROM known
             )
             SELECT job_id AS "job: JobId", seq, ulid_time(id) + interval '6 days' AS "over_at!" FROM gone"#,
             limit,

@@ -2,7 +2,8 @@
 //! reads them.
 
 pub(crate) mod receiver;
-mod signing_secrets;
+pub(crate) mod endpoint;
+pub(crate) mod signing_secrets;
 
 pub(crate) mod relay;
 pub(crate) mod relay_bound;

@@ -139,3 +139,29 @@ pub(crate) struct Artifact {
     #[schema(required = false)]
     url: String,
 }
+
+/// The fields of an endpoint that a request gives. On a change, `null` clears a field and a missing field stays.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its shape is used")]
+pub(crate) struct EndpointFields {
+    /// Where the webhooks go: http or https, at most 2,048 bytes. A new endpoint needs one.
+    #[schema(required = false, max_length = 2048)]
+    url: Option<String>,
+    #[schema(required = false, max_length = 200)]
+    description: Option<String>,
+    /// The states to send; all states if this is missing.
+    #[schema(required = false, min_items = 1)]
+    events: Option<Vec<State>>,
+    /// The models whose jobs are told of; all models if this is missing.
+    #[schema(required = false, min_items = 1, max_items = 100)]
+    models: Option<Vec<String>>,
+    /// Headers to send along: at most 20, and 8 KiB in all. A change replaces all of them. Values are never shown again.
+    #[schema(required = false, value_type = Option<Object>)]
+    headers: Option<Value>,
+    /// Webhooks per second, whatever the number of workers; no limit if this is missing.
+    #[schema(required = false, minimum = 1, maximum = 1000)]
+    rate_limit: Option<i32>,
+    /// A disabled endpoint gathers its webhooks, for six days at most, and gets them once it is enabled.
+    #[schema(required = false)]
+    disabled: Option<bool>,
+}

@@ -2,7 +2,7 @@
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
-use foreman_store::{DeliveryId, JobId};
+use foreman_store::{DeliveryId, EndpointId, JobId};
 
 use crate::http::observe;
 use crate::refusal::Refusal;
@@ -12,6 +12,9 @@ pub(crate) struct JobPath(pub(crate) JobId);
 
 /// The `{id}` of a delivery's route.
 pub(crate) struct DeliveryPath(pub(crate) DeliveryId);
+
+/// The `{id}` of an endpoint's route.
+pub(crate) struct EndpointPath(pub(crate) EndpointId);
 
 /// The `{name}` of an artifact's route.
 pub(crate) struct NamePath(pub(crate) String);
@@ -33,6 +36,15 @@ impl<S: Send + Sync> FromRequestParts<S> for DeliveryPath {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
         Ok(Self(id.ok_or_else(Refusal::no_such_delivery)?))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for EndpointPath {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
+        Ok(Self(id.ok_or_else(Refusal::no_such_endpoint)?))
     }
 }
 

@@ -106,6 +106,12 @@ pub(crate) struct Page<T> {
     last_id: Option<String>,
 }
 
+impl<T> Page<T> {
+    pub(super) fn new(data: Vec<T>, has_more: bool, last_id: Option<String>) -> Self {
+        Self { data, has_more, last_id }
+    }
+}
+
 /// A webhook on its way to one receiver, or arrived there.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Delivery<'a> {

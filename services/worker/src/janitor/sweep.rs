@@ -118,7 +118,9 @@ impl Rounds for Lanes {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
-        Ok(after_batch(self.0.store.prune_lanes(BATCH.into()).await?))
+        let lanes = self.0.store.prune_lanes(BATCH.into()).await?;
+        let endpoints = self.0.store.prune_endpoints(BATCH.into()).await?;
+        Ok(after_batch(lanes.max(endpoints)))
     }
 }
 

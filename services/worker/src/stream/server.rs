@@ -11,13 +11,13 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
-use foreman_live::{ANNOUNCEMENTS, ANSWERS, ATTEMPT_HEADER, Announcement, Bearer, HEARTBEAT};
+use foreman_live::{ANNOUNCEMENTS, ANSWERS, ATTEMPT_HEADER, Announcement, Bearer, ENDPOINTS, HEARTBEAT};
 use foreman_ollama::Client;
-use foreman_runtime::Shutdown;
 use foreman_runtime::http::{self, Limits};
-use foreman_store::{ApiId, JobId};
+use foreman_runtime::{Shutdown, background_error};
+use foreman_store::{ApiId, EndpointId, JobId, JobState};
 use futures_util::stream;
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::direct;
 use super::live::LiveAnswers;
+use crate::webhooks::dispatcher::example::{Examples, Unsent};
 
 /// An api has one connection for each call that it follows, and one for announcements.
 const LIMITS: Limits = Limits {
@@ -44,12 +45,13 @@ pub(crate) async fn serve(
     listener: TcpListener,
     live: LiveAnswers,
     ollama: Client,
+    examples: Option<Arc<Examples>>,
     bearer: Option<Bearer>,
     hard: CancellationToken,
 ) {
     // The server gets a stop of its own.
     let shutdown = Shutdown::new();
-    let routes = routes(live.clone(), ollama, bearer);
+    let routes = routes(live.clone(), ollama, examples, bearer);
     let stops = async {
         live.closed().await;
         shutdown.stop();
@@ -66,12 +68,21 @@ pub(crate) async fn serve(
 }
 
 /// The routes of the stream address. Without a bearer everybody who reaches the address may ask, so it is on loopback then.
-fn routes(live: LiveAnswers, ollama: Client, bearer: Option<Bearer>) -> Router {
+fn routes(
+    live: LiveAnswers,
+    ollama: Client,
+    examples: Option<Arc<Examples>>,
+    bearer: Option<Bearer>,
+) -> Router {
+    let examples = examples.map_or_else(Router::new, |examples| {
+        Router::new().route(&format!("{ENDPOINTS}/{{id}}/example"), post(example)).with_state(examples)
+    });
     Router::new()
         .route(ANNOUNCEMENTS, get(announcements))
         .route(&format!("{ANSWERS}/{{job}}"), get(answer))
         .with_state(live)
         .merge(direct::routes(ollama))
+        .merge(examples)
         .layer(from_fn_with_state(Arc::new(bearer), check))
 }
 
@@ -128,4 +139,29 @@ async fn answer(
     };
     let frames = stream::unfold(reader, |mut reader| async { Some((reader.next().await?, reader)) });
     ([(ATTEMPT_HEADER, attempt.to_string())], Body::from_stream(frames)).into_response()
+}
+
+#[derive(Deserialize)]
+struct Of {
+    state: String,
+}
+
+async fn example(
+    State(examples): State<Arc<Examples>>,
+    Path(endpoint): Path<String>,
+    Query(Of { state }): Query<Of>,
+) -> Response {
+    let (Ok(endpoint), Ok(state)) = (endpoint.parse::<EndpointId>(), state.parse::<JobState>()) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    match examples.send(endpoint, state).await {
+        Ok(sent) => serde_json::to_vec(&sent).expect("texts and numbers always serialise").into_response(),
+        Err(unsent) => {
+            let text = unsent.to_string();
+            if let Unsent::Store(error) = unsent {
+                background_error!("examples", error);
+            }
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
 }

@@ -22,6 +22,8 @@ mod sender;
 
 mod settler;
 
+pub(crate) mod example;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -129,8 +131,8 @@ impl Dispatcher {
         let began = Instant::now();
         let lanes = self.store.look_at_lanes(&self.memory.known(began)).await?;
         self.memory.learn(&lanes, began, Instant::now());
-        let (due, later): (Vec<LaneHead>, Vec<LaneHead>) =
-            lanes.heads.into_iter().partition(|head| head.first_at <= lanes.now);
+        let open = lanes.heads.into_iter().filter(|head| !head.is_disabled);
+        let (due, later): (Vec<LaneHead>, Vec<LaneHead>) = open.partition(|head| head.first_at <= lanes.now);
         let next = later.iter().map(|head| head.due_in(lanes.now)).min();
         let next_look = next.map_or(Round::Idle, |wait| Round::Until((Instant::now() + wait).into()));
         Ok((due, next_look))

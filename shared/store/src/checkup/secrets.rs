@@ -51,7 +51,8 @@ impl Store {
         let count = sqlx::query_scalar!(
             r#"-- receivers_without_secret
             SELECT count(*) AS "count!" FROM webhook_lane l
-            WHERE NOT EXISTS (SELECT FROM client c WHERE c.id = l.client_id AND c.secret IS NOT NULL)"#
+            WHERE NOT EXISTS (SELECT FROM client c WHERE c.id = l.client_id AND c.secret IS NOT NULL)
+              AND NOT EXISTS (SELECT FROM webhook_endpoint w WHERE w.id = l.id)"#
         )
         .fetch_one(self.once())
         .await?;

@@ -61,6 +61,7 @@ impl Store {
                   AND c.created_at < now() - interval '1 day'
                   AND NOT EXISTS (SELECT FROM job j WHERE j.client_id = c.id)
                   AND NOT EXISTS (SELECT FROM webhook_lane l WHERE l.client_id = c.id)
+                  AND NOT EXISTS (SELECT FROM webhook_endpoint w WHERE w.client_id = c.id)
                   AND NOT EXISTS (SELECT FROM idempotency_key k WHERE k.client_id = c.id)
                 LIMIT $1 FOR UPDATE SKIP LOCKED
             )

@@ -9,7 +9,7 @@ use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::id::{DeliveryId, JobId, LaneId};
+use crate::id::{DeliveryId, EndpointId, JobId, LaneId};
 use crate::job::artifact::ArtifactView;
 use crate::job::history::JobEvent;
 use crate::job::state::JobState;
@@ -90,7 +90,7 @@ impl Delivery {
 pub struct EndedUnsent {
     pub job: JobId,
     pub seq: i32,
-    /// `dispatcher_lost` or `gone`.
+    /// `dispatcher_lost`, `gone` or `endpoint_deleted`.
     pub code: &'static str,
 }
 
@@ -109,7 +109,7 @@ impl Store {
     /// An event waits for the earlier events of its job to the same receiver. A redelivery does not wait, and nothing
     /// waits for it. A claim whose end has passed is taken over: its attempt is logged as `dispatcher_lost` and stays
     /// counted, and if it was the last attempt, the delivery fails here. After a 410 the later events of the job end here
-    /// unsent.
+    /// unsent, and so do those for an endpoint that was deleted. Nothing is claimed for a disabled endpoint.
     ///
     /// Heavy deliveries are taken from the lanes in turn: the first of each lane, then the second of each, and so on,
     /// while those before bring fewer than `heavy_bytes` in all.
@@ -129,8 +129,11 @@ impl Store {
             r#"-- claim_deliveries
             WITH picked AS MATERIALIZED (
                 SELECT d.*, offer.turn, offer.heavy_bytes
-                FROM unnest($1::uuid[], $2::timestamptz[], $3::integer[], $7::bigint[])
-                    WITH ORDINALITY AS offer (lane_id, since, at_most, heavy_bytes, turn)
+                FROM (SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::integer[], $7::bigint[])
+                          WITH ORDINALITY AS t (lane_id, since, at_most, heavy_bytes, turn)
+                      WHERE NOT EXISTS (SELECT FROM webhook_endpoint w
+                                        WHERE w.id = t.lane_id AND w.disabled_at IS NOT NULL AND w.deleted_at IS NULL)
+                     ) AS offer
                 CROSS JOIN LATERAL (
                     SELECT q.id, q.lane_id, q.job_id, q.seq, q.terminal, q.redelivery, q.attempts, q.claim_no,
                            q.claimed_at, q.created_at, q.next_attempt_at
@@ -145,7 +148,7 @@ impl Store {
                     ORDER BY q.next_attempt_at LIMIT offer.at_most FOR UPDATE SKIP LOCKED
                 ) AS d
             ), judged AS MATERIALIZED (
-                SELECT p.*, receiver.url, receiver.signed_by, j.model, j.metadata, j.traceparent,
+                SELECT p.*, receiver.url, receiver.signed_by, receiver.endpoint_id, j.model, j.metadata, j.traceparent,
                        e.attempt, e.state, e.previous_state, e.error, e.at, made.bytes,
                        CASE WHEN made.bytes > $9 THEN made.bytes ELSE 0 END AS heavy,
                        CASE WHEN p.claim_no IS NOT NULL AND p.attempts >= CASE WHEN p.terminal THEN $5::smallint ELSE $6 END
@@ -155,10 +158,11 @@ impl Store {
                                 WHERE a.job_id = p.job_id AND a.outcome = 'failed' AND a.error_code = 'gone'
                                   AND (a.lane_id = p.lane_id) IS TRUE)
                             THEN 'gone'
+                            WHEN receiver.deleted THEN 'endpoint_deleted'
                        END AS ends_as
                 FROM picked p
                 CROSS JOIN LATERAL (SELECT * FROM job WHERE id = p.job_id LIMIT 1) AS j
-                JOIN "# + RECEIVERS + r#" ON receiver.lane_id = p.lane_id
+                CROSS JOIN "# + RECEIVER OF "p.lane_id" + r#"
                 CROSS JOIN LATERAL (
                     SELECT attempt, state, previous_state, error, at FROM job_event
                     WHERE job_id = p.job_id AND seq = p.seq LIMIT 1
@@ -176,14 +180,14 @@ impl Store {
             ), fitting AS MATERIALIZED (
                 SELECT * FROM of_all WHERE heavy = 0 OR before_in_all < $8::bigint
             ), logged AS (
-                INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome,
+                INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, endpoint_id, url, state, at, outcome,
                                              error_code)
-                SELECT job_id, id, attempts, seq, lane_id, url, state, claimed_at,
+                SELECT job_id, id, attempts, seq, lane_id, endpoint_id, url, state, claimed_at,
                        CASE ends_as WHEN 'dispatcher_lost' THEN 'failed' ELSE 'retry' END, 'dispatcher_lost'
                 FROM fitting WHERE claim_no IS NOT NULL
                 UNION ALL
-                SELECT job_id, id, attempts + 1, seq, lane_id, url, state, now(), 'failed', ends_as
-                FROM fitting WHERE ends_as = 'gone'
+                SELECT job_id, id, attempts + 1, seq, lane_id, endpoint_id, url, state, now(), 'failed', ends_as
+                FROM fitting WHERE ends_as IN ('gone', 'endpoint_deleted')
             ), ended AS (
                 DELETE FROM webhook_delivery d USING fitting p WHERE d.id = p.id AND p.ends_as IS NOT NULL
             ), claimed AS (
@@ -197,7 +201,7 @@ impl Store {
                    lane_id AS "lane!: LaneId", terminal AS "terminal!", redelivery AS "redelivery!",
                    extract(epoch FROM now() - created_at)::float8 AS "age!",
                    extract(epoch FROM now() - at)::float8 AS "event_age!",
-                   url AS "url!", signed_by AS "signed_by!: SecretOwner", traceparent, job_id AS "job!: JobId",
+                   url AS "url!", signed_by AS "signed_by!: SecretOwner", endpoint_id AS "endpoint: EndpointId", traceparent, job_id AS "job!: JobId",
                    model AS "model!", metadata, seq AS "seq!", attempt AS "attempt!", state AS "state!: JobState",
                    previous_state AS "previous_state!", error, at AS "at!", bytes AS "bytes!"
             FROM (SELECT * FROM claimed
@@ -222,7 +226,12 @@ impl Store {
             match (row.no, row.number) {
                 (Some(no), Some(attempt)) => claimed.to_send.push(Delivery {
                     claim: DeliveryClaim { id: row.id, no },
-                    receiver: Receiver { lane: row.lane, url: row.url, signed_by: row.signed_by },
+                    receiver: Receiver {
+                        lane: row.lane,
+                        url: row.url,
+                        signed_by: row.signed_by,
+                        endpoint: row.endpoint,
+                    },
                     traceparent: row.traceparent,
                     attempt,
                     terminal: row.terminal,
@@ -246,7 +255,11 @@ impl Store {
                 _ => claimed.ended.push(EndedUnsent {
                     job: row.job,
                     seq: row.seq,
-                    code: if row.ends_as.as_deref() == Some("gone") { "gone" } else { "dispatcher_lost" },
+                    code: match row.ends_as.as_deref() {
+                        Some("gone") => "gone",
+                        Some("endpoint_deleted") => "endpoint_deleted",
+                        _ => "dispatcher_lost",
+                    },
                 }),
             }
         }

@@ -25,6 +25,8 @@ pub struct LaneHead {
     /// `scheme://host[:port]`.
     pub origin: Option<String>,
     pub health: LaneHealth,
+    /// It belongs to a disabled endpoint, so nothing is claimed there for now.
+    pub is_disabled: bool,
     pub first_at: DateTime<Utc>,
 }
 
@@ -122,7 +124,10 @@ impl Store {
                 ) AS d
             )
             SELECT now() AS "now!", head.lane_id AS "lane?: LaneId", head.next_attempt_at AS "first_at?",
-                   l.client_id AS "client?: ClientId", l.origin AS "origin?", l.healthy AS "healthy?"
+                   l.client_id AS "client?: ClientId", l.origin AS "origin?", l.healthy AS "healthy?",
+                   EXISTS (SELECT FROM webhook_endpoint w
+                           WHERE w.id = head.lane_id AND w.disabled_at IS NOT NULL AND w.deleted_at IS NULL)
+                   AS "is_disabled!"
             FROM (VALUES (1)) AS once
             LEFT JOIN head ON true
             LEFT JOIN LATERAL (
@@ -142,6 +147,7 @@ impl Store {
                 client: row.client,
                 origin: row.origin,
                 health: LaneHealth::from_column(row.healthy),
+                is_disabled: row.is_disabled,
                 first_at: row.first_at?,
             })
         });

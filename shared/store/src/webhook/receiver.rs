@@ -1,10 +1,10 @@
-//! Who receives the webhooks of a job. This file alone says where receivers come from: today each job may name one URL.
-//! Every statement that needs the receivers of a job takes them from [`query_with_receivers`], so that a further kind of
-//! receiver is one more `SELECT` there.
+//! Who receives the webhooks of a job: the URL that the job names, and the registered endpoints of its client. This file alone
+//! says where receivers come from. Every statement that needs the receivers of a job takes them from
+//! [`query_with_receivers`], so that a further kind of receiver is one more `SELECT` there.
 
 use uuid::Uuid;
 
-use crate::id::{ClientId, LaneId};
+use crate::id::{ClientId, EndpointId, LaneId};
 use crate::job::state::JobState;
 
 /// The receiver that a job names itself.
@@ -23,9 +23,12 @@ pub struct Receiver {
     pub lane: LaneId,
     pub url: String,
     pub signed_by: SecretOwner,
+    /// `None` for a URL that the job names.
+    pub endpoint: Option<EndpointId>,
 }
 
-/// Whose secrets sign the webhooks to a receiver. For a URL that a job names these are the secrets of its client.
+/// Whose secrets sign the webhooks to a receiver. A registered endpoint has its own. For a URL that a job names these are the
+/// secrets of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct SecretOwner(pub(crate) Uuid);
@@ -36,18 +39,38 @@ pub struct SecretOwner(pub(crate) Uuid);
 /// `receiver` for each receiver:
 ///
 /// - `lane_id`, `origin`: the lane
-/// - `url`, `signed_by`: what a claimed delivery needs, see [`Receiver`]
-/// - `events`: the states to tell of, NULL for all of them
+/// - `url`, `signed_by`, `endpoint_id`: what a claimed delivery needs, see [`Receiver`]
+/// - `events`, `models`: the states and the models to tell of, NULL for all of them
+/// - `deleted`: whether nothing may be sent there any more
 ///
-/// A statement that begins with a delivery joins by `receiver.lane_id`. So it never sends to one receiver what was made
-/// for another, and leaves alone what was made for a kind of receiver that only a later version knows.
+/// A statement that begins with a delivery says `RECEIVER OF` and the lane instead. It gets the one receiver of that lane, by
+/// the endpoint's key. So it never sends to one receiver what was made for another, and leaves alone what was made for a
+/// kind of receiver that only a later version knows.
 macro_rules! query_with_receivers {
     ($before:literal + RECEIVERS + $after:literal $($arguments:tt)*) => {
         sqlx::query!(
             $before + "LATERAL (
                 SELECT j.webhook_lane AS lane_id, j.webhook_origin AS origin, j.webhook_url AS url,
-                       j.client_id AS signed_by, j.webhook_events AS events
+                       j.client_id AS signed_by, NULL::uuid AS endpoint_id, j.webhook_events AS events,
+                       NULL::text[] AS models, false AS deleted
                 WHERE j.webhook_lane IS NOT NULL
+                UNION ALL
+                SELECT w.id, w.origin, w.url, w.id, w.id, w.events, w.models, w.deleted_at IS NOT NULL
+                FROM webhook_endpoint w WHERE w.client_id = j.client_id
+            ) AS receiver" + $after
+            $($arguments)*
+        )
+    };
+    ($before:literal + RECEIVER OF $lane:literal + $after:literal $($arguments:tt)*) => {
+        sqlx::query!(
+            $before + "LATERAL (
+                SELECT j.webhook_lane AS lane_id, j.webhook_origin AS origin, j.webhook_url AS url,
+                       j.client_id AS signed_by, NULL::uuid AS endpoint_id, j.webhook_events AS events,
+                       NULL::text[] AS models, false AS deleted
+                WHERE j.webhook_lane = " + $lane + "
+                UNION ALL
+                SELECT w.id, w.origin, w.url, w.id, w.id, w.events, w.models, w.deleted_at IS NOT NULL
+                FROM webhook_endpoint w WHERE w.id = " + $lane + " AND (w.client_id = j.client_id) IS TRUE
             ) AS receiver" + $after
             $($arguments)*
         )
@@ -77,6 +100,12 @@ impl JobReceiver {
     pub(crate) fn event_names(&self) -> Option<String> {
         let events = self.events.as_ref()?;
         Some(events.iter().map(|state| state.as_str()).collect::<Vec<_>>().join(","))
+    }
+}
+
+impl From<EndpointId> for SecretOwner {
+    fn from(endpoint: EndpointId) -> Self {
+        Self(endpoint.uuid())
     }
 }
 

@@ -73,7 +73,9 @@ impl Store {
             ), wanted AS MATERIALIZED (
                 SELECT j.id, j.job_id, j.seq, j.terminal, j.client_id, receiver.lane_id, receiver.origin
                 FROM known j JOIN "# + RECEIVERS + r#"
-                  ON receiver.events IS NULL OR j.state = ANY(receiver.events)
+                  ON NOT receiver.deleted
+                 AND (receiver.events IS NULL OR j.state = ANY(receiver.events))
+                 AND (receiver.models IS NULL OR lower(j.model_label) = ANY(receiver.models))
             ), lanes AS (
                 INSERT INTO webhook_lane (id, client_id, origin)
                 SELECT DISTINCT lane_id, client_id, origin FROM wanted ORDER BY lane_id

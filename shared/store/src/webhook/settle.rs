@@ -9,7 +9,7 @@ use crate::db::conn::Conn;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::id::{DeliveryId, JobId, LaneId};
+use crate::id::{DeliveryId, EndpointId, JobId, LaneId};
 use crate::job::state::JobState;
 use crate::webhook::claim::DeliveryClaim;
 use crate::webhook::lane::LaneHealth;
@@ -34,7 +34,8 @@ pub struct DeliveryReport {
     pub outcome: DeliveryOutcome,
 }
 
-/// What follows from an attempt.
+/// What follows from an attempt. A registered endpoint that answered `gone` is disabled with the report, and gathers its
+/// webhooks from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryOutcome {
     Delivered,
@@ -174,6 +175,8 @@ async fn write_reports(
     let waits: Vec<_> = reports.iter().map(wait).collect();
     let urls: Vec<_> = reports.iter().map(|report| report.receiver.url.as_str()).collect();
     let states: Vec<_> = reports.iter().map(|report| report.event.as_str()).collect();
+    let endpoints: Vec<_> =
+        reports.iter().map(|report| report.receiver.endpoint.map(EndpointId::uuid)).collect();
     let lanes: Vec<_> = health.keys().map(|lane| lane.uuid()).collect();
     let healthy: Vec<_> = health.values().map(|health| health.column()).collect();
     // In `followers`: when an event must wait for a retry, postpone the job's later events with it, and bring them forward
@@ -183,16 +186,17 @@ async fn write_reports(
         r#"-- settle_deliveries
         WITH input AS (
             SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::smallint[], $5::text[], $6::integer[],
-                                 $7::bytea[], $8::float8[], $9::float8[], $10::text[], $11::text[])
-            AS t (id, claim_no, outcome, status, error_code, latency_ms, response, started_ago, wait, url, state)
+                                 $7::bytea[], $8::float8[], $9::float8[], $10::text[], $11::text[], $14::uuid[])
+            AS t (id, claim_no, outcome, status, error_code, latency_ms, response, started_ago, wait, url, state,
+                  endpoint_id)
         ), held AS MATERIALIZED (
             SELECT i.*, d.job_id, d.lane_id, d.seq, d.attempts, d.redelivery
             FROM input i JOIN webhook_delivery d ON d.id = i.id AND d.claim_no = i.claim_no
             ORDER BY d.id FOR UPDATE OF d
         ), logged AS (
-            INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome, status,
-                                         error_code, latency_ms, response)
-            SELECT job_id, id, attempts, seq, lane_id, url, state, now() - make_interval(secs => started_ago), outcome,
+            INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, endpoint_id, url, state, at, outcome,
+                                         status, error_code, latency_ms, response)
+            SELECT job_id, id, attempts, seq, lane_id, endpoint_id, url, state, now() - make_interval(secs => started_ago), outcome,
                    status, error_code, latency_ms, response
             FROM held WHERE outcome <> 'release'
         ), ended AS (
@@ -223,6 +227,9 @@ async fn write_reports(
                   WHERE l.healthy IS DISTINCT FROM t.healthy OR l.last_used_at < now() - interval '1 hour'
                   FOR NO KEY UPDATE OF l SKIP LOCKED) AS changed
             WHERE l.id = changed.id
+        ), refused_for_ever AS (
+            UPDATE webhook_endpoint w SET disabled_at = now(), disabled_because = 'gone', updated_at = now()
+            FROM held h WHERE w.id = h.endpoint_id AND h.error_code = 'gone' AND w.disabled_at IS NULL
         )
         SELECT id AS "id!: DeliveryId" FROM held"#,
         &ids,                           // $1 id
@@ -238,6 +245,7 @@ async fn write_reports(
         &states as &[&str],             // $11 state
         &lanes,                         // $12 lane_id
         &healthy as &[Option<bool>],    // $13 healthy
+        &endpoints as &[Option<uuid::Uuid>], // $14 endpoint_id
     )
     .fetch_all(conn)
     .await?;

@@ -1,5 +1,7 @@
 //! The deliveries of a job as its owner sees them, and sending one of them again.
 
+use std::str::FromStr;
+
 use chrono::{DateTime, Utc};
 
 use crate::client::scope::Scope;
@@ -48,6 +50,22 @@ impl DeliveryState {
             Self::Delivered => "delivered",
             Self::Failed => "failed",
         }
+    }
+}
+
+/// No state of a delivery has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a delivery is pending, delivered or failed")]
+pub struct UnknownDeliveryState;
+
+impl FromStr for DeliveryState {
+    type Err = UnknownDeliveryState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownDeliveryState> {
+        [Self::Pending, Self::Delivered, Self::Failed]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or(UnknownDeliveryState)
     }
 }
 
@@ -108,7 +126,7 @@ impl Store {
                    a.latency_ms, a.response
             FROM job j
             LEFT JOIN page d ON true
-            LEFT JOIN "# + RECEIVERS + r#" ON receiver.lane_id = d.lane_id
+            LEFT JOIN "# + RECEIVER OF "d.lane_id" + r#" ON true
             LEFT JOIN LATERAL (
                 SELECT * FROM webhook_attempt WHERE job_id = $1 AND delivery_id = d.id OFFSET 0
             ) AS a ON true
@@ -214,9 +232,7 @@ impl Store {
                 SELECT a.job_id, a.seq, a.lane_id, a.state, j.client_id, receiver.origin
                 FROM webhook_attempt a
                 CROSS JOIN LATERAL (SELECT * FROM job WHERE id = a.job_id LIMIT 1) AS j
-                LEFT JOIN "#
-                + RECEIVERS
-                + r#" ON receiver.lane_id = a.lane_id
+                LEFT JOIN "# + RECEIVER OF "a.lane_id" + r#" ON true
                 WHERE a.delivery_id = $1 AND a.outcome <> 'retry' AND ($2::uuid IS NULL OR j.client_id = $2)
             ), lane AS (
                 INSERT INTO webhook_lane (id, client_id, origin)

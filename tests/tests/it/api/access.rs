@@ -1,6 +1,6 @@
 //! Tests which client may see which jobs: with keys, with addresses, and from foreign pages.
 
-use foreman_store::{AddressClient, JobRequest, Seal, SecretOwner};
+use foreman_store::{AddressClient, JobRequest, Seal, SecretOwner, Signing};
 use foreman_tests::{Api, Db, eventually, http};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -152,7 +152,8 @@ async fn secrets_are_stored_sealed_and_both_sign_during_a_rotation() {
     let new = db.store.rotate_client(&seal(), "team").await.unwrap();
     let owner = SecretOwner::from(old.client);
     let secrets = db.store.signing_secrets(Some(&seal()), &[owner]).await.unwrap();
-    assert_eq!(secrets[&owner], Ok(vec![new.secret.clone(), old.secret.clone()]));
+    let both = vec![new.secret.clone(), old.secret.clone()];
+    assert_eq!(secrets[&owner], Ok(Signing { secrets: both, headers: Vec::new() }));
     let stored: String =
         db.value("SELECT encode(secret, 'escape') || encode(key_digest, 'escape') FROM client").await;
     assert!(!stored.contains("whsec_") && !stored.contains(&new.key));

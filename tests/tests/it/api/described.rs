@@ -101,6 +101,59 @@ impl Contract {
     }
 }
 
+impl Contract {
+    /// Asks the routes of endpoints for all that they answer.
+    async fn endpoints(&mut self, api: &Api) {
+        let (get, post, patch, delete) = (Method::GET, Method::POST, Method::PATCH, Method::DELETE);
+        let (all, one, none) = ("/webhooks", "/webhooks/{id}", "/webhooks/01ARZ3NDEKTSV4RRFFQ69G5FAV");
+        let good = r#"{"url":"http://127.0.0.1:9/","events":["done"],"models":["a"],"headers":{"x-a":"b"}}"#;
+        let made = read(ask(api, post.clone(), all).body(good).send().await.unwrap()).await;
+        let path = format!("/webhooks/{}", made["endpoint_id"].as_str().unwrap());
+        let (refused, large) = (r#"{"url":"http://10.0.0.1/"}"#, " ".repeat(2 << 20));
+        for body in [good, "{}", refused, &large] {
+            self.ask(api, post.clone(), all, all, &[], body).await;
+        }
+        for body in [r#"{"disabled":true}"#, "7", refused, &large] {
+            self.ask(api, patch.clone(), &path, one, &[], body).await;
+        }
+        self.ask(api, get.clone(), all, all, &[], "").await;
+        self.ask(api, get.clone(), "/webhooks?limit=x", all, &[], "").await;
+        self.ask(api, get.clone(), &path, one, &[], "").await;
+        let of = "/webhooks/{id}/rotate";
+        for body in ["", "7"] {
+            self.ask(api, post.clone(), &format!("{path}/rotate"), of, &[], body).await;
+        }
+        let of = "/webhooks/{id}/recover";
+        for body in [r#"{"since":"2026-01-01T00:00:00Z"}"#, "{}"] {
+            self.ask(api, post.clone(), &format!("{path}/recover"), of, &[], body).await;
+        }
+        let of = "/webhooks/{id}/deliveries";
+        for query in ["", "?status=sent"] {
+            self.ask(api, get.clone(), &format!("{path}/deliveries{query}"), of, &[], "").await;
+        }
+        let of = "/webhooks/{id}/test";
+        self.ask(api, post.clone(), &format!("{path}/test"), of, &[], "7").await;
+        while ask(api, post.clone(), &format!("{path}/test")).send().await.unwrap().status() != 429 {}
+        self.ask(api, post.clone(), &format!("{path}/test"), of, &[], "").await;
+        for (method, action) in [
+            (&get, ""),
+            (&patch, ""),
+            (&delete, ""),
+            (&post, "/rotate"),
+            (&post, "/test"),
+            (&get, "/deliveries"),
+        ] {
+            let (path, of) = (format!("{none}{action}"), format!("{one}{action}"));
+            self.ask(api, method.clone(), &path, &of, &[], "{}").await;
+        }
+        let since = r#"{"since":"2026-01-01T00:00:00Z"}"#;
+        self.ask(api, post.clone(), &format!("{none}/recover"), "/webhooks/{id}/recover", &[], since).await;
+        self.ask(api, delete, &path, one, &[], "").await;
+        while ask(api, post.clone(), all).body(good).send().await.unwrap().status() != 409 {}
+        self.ask(api, post, all, all, &[], good).await;
+    }
+}
+
 /// A job with a long history: it failed once, then succeeded, and its receiver takes no webhook.
 async fn seasoned(db: &Db, api: &Api) -> String {
     let job = submit(api, r#"{"model":"tiny-a","prompt":"x","metadata":{"a":[1]},"priority":-1,"max_attempts":3,"state_webhook_url":"http://127.0.0.1:9/","webhook_events":["done"]}"#).await;
@@ -120,7 +173,9 @@ async fn seasoned(db: &Db, api: &Api) -> String {
 
 #[tokio::test]
 async fn the_answers_are_as_described() {
-    let (db, api) = start(&[]).await;
+    // 32 bytes in base64.
+    let key = ("FOREMAN_SECRET_KEY", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
+    let (db, api) = start(&[key, ("FOREMAN_MAX_BODY", "1MiB")]).await;
     let mut contract = Contract::of(&api).await;
     let (get, post) = (Method::GET, Method::POST);
     let (done, live) = (seasoned(&db, &api).await, submit(&api, JOB).await.to_string());
@@ -217,6 +272,8 @@ async fn the_answers_are_as_described() {
     while ask(&api, post.clone(), &again).send().await.unwrap().status() != 429 {}
     contract.ask(&api, post.clone(), &again, of, &[], "").await;
 
+    contract.endpoints(&api).await;
+
     contract.ask(&api, get.clone(), "/queue", "/queue", &[], "").await;
     for action in ["retry", "cancel"] {
         let of = &format!("/jobs/{{id}}/{action}");
@@ -232,6 +289,14 @@ async fn the_answers_are_as_described() {
         ("/jobs/{id}/artifacts/{name}", "get", "429"),
         ("/jobs/{id}/cancel", "post", "429"),
         ("/jobs/{id}/deliveries", "get", "429"),
+        ("/webhooks", "get", "429"),
+        ("/webhooks", "post", "429"),
+        ("/webhooks/{id}", "get", "429"),
+        ("/webhooks/{id}", "patch", "429"),
+        ("/webhooks/{id}/deliveries", "get", "429"),
+        ("/webhooks/{id}/recover", "post", "429"),
+        // This one needs a worker.
+        ("/webhooks/{id}/test", "post", "200"),
     ];
     let unseen: Vec<(&str, &str, &str)> = contract
         .operations()

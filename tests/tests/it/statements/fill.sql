@@ -68,8 +68,14 @@ SELECT filled.delivery(n), filled.id(CASE WHEN n <= 51000 THEN n % 100 + 2 ELSE 
 FROM generate_series(50001, 100000) AS n;
 UPDATE webhook_delivery SET attempts = 1, claim_no = 1, claimed_at = now(), claimed_until = now() + interval '1 minute'
 WHERE id BETWEEN filled.delivery(50001) AND filled.delivery(50010);
-INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, url, state, at, outcome, error_code)
-SELECT filled.job(n), filled.delivery(n), 1, 1, filled.id(1), 'http://127.0.0.1:9/', 'queued', now(),
+-- Client 2 has a hundred endpoints, the others a few. One is deleted.
+INSERT INTO webhook_endpoint (id, client_id, description, url, origin, secret, secret_hint, deleted_at)
+SELECT filled.id(500000 + n), filled.id(CASE WHEN n <= 3 THEN 1 WHEN n <= 103 THEN 2 ELSE n - 101 END), '', 'http://127.0.0.1:9/',
+       'http://127.0.0.1:9', '\x00', '', CASE WHEN n = 104 THEN now() - interval '2 days' END
+FROM generate_series(1, 3000) AS n;
+INSERT INTO webhook_attempt (job_id, delivery_id, attempt, seq, lane_id, endpoint_id, url, state, at, outcome, error_code)
+SELECT filled.job(n), filled.delivery(n), 1, 1, filled.id(1), CASE WHEN n % 2 = 0 THEN filled.id(500001) END,
+       'http://127.0.0.1:9/', 'queued', now(),
        CASE WHEN n <= 100000 THEN 'retry' ELSE 'delivered' END, CASE WHEN n <= 100000 THEN 'refused' END
 FROM generate_series(51001, 150000) AS n;
 

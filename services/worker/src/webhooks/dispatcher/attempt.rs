@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use foreman_runtime::background_error;
 use foreman_store::{
-    Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, Store, StoreError,
+    Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, EndpointId, Store,
+    StoreError,
 };
 use foreman_webhook::schedule::{self, Jitter};
 use foreman_webhook::{DeliveryDecision, Failure, Guard, Reaction, RetrySchedule, sign};
@@ -110,12 +111,14 @@ impl Context {
                 // The body contains them now.
                 delivery.event.artifacts = Vec::new();
                 let message = sign::message_id(&delivery.job.to_string(), delivery.event.seq.into());
+                let signing = &address.signing;
                 let signature =
-                    sign::headers(&address.secrets, &message, self.clock.now().timestamp(), &body);
-                if address.secrets.is_empty() {
+                    sign::headers(&signing.secrets, &message, self.clock.now().timestamp(), &body);
+                if signing.secrets.is_empty() {
                     counter!(UNSIGNED.name).increment(1);
                 }
-                self.sender.send(url, headers(signature, delivery.traceparent.as_deref()), body).await
+                let headers = headers(&signing.headers, signature, delivery.traceparent.as_deref());
+                self.sender.send(url, headers, body).await
             }
             None => Received::none(Failure::InvalidUrl),
         };
@@ -128,7 +131,7 @@ impl Context {
         };
         let decision = self.schedule.decide(attempt, &received.reaction, Jitter::random());
         let lag = (!delivery.redelivery).then_some(delivery.event_age + since_claim);
-        let outcome = outcome(decision, &received.reaction);
+        let outcome = outcome(decision, &received.reaction, delivery.receiver.endpoint);
         let report = DeliveryReport {
             started,
             ended,
@@ -195,13 +198,17 @@ fn report(delivery: Delivery, at: Instant, outcome: DeliveryOutcome) -> Delivery
     }
 }
 
-fn outcome(decision: DeliveryDecision, reaction: &Reaction) -> DeliveryOutcome {
+fn outcome(decision: DeliveryDecision, reaction: &Reaction, endpoint: Option<EndpointId>) -> DeliveryOutcome {
     // Only a delivered webhook has no code, and that one is not retried.
     let code = reaction.error_code().unwrap_or_default();
     match decision {
         DeliveryDecision::Delivered => DeliveryOutcome::Delivered,
         DeliveryDecision::RetryIn(wait) => DeliveryOutcome::Retry { wait, code },
         DeliveryDecision::Failed { code } => DeliveryOutcome::Failed { code },
+        // The report disables the endpoint. Once somebody enables it again, it gets this webhook too.
+        DeliveryDecision::EndReceiver if endpoint.is_some() => {
+            DeliveryOutcome::Retry { wait: Duration::ZERO, code }
+        }
         // The next claim finds this failure in the log, and ends the job's later events to this receiver.
         DeliveryDecision::EndReceiver => DeliveryOutcome::Failed { code },
     }

@@ -123,6 +123,7 @@ mod tests {
             client: Some(client),
             origin: Some(origin.to_owned()),
             health,
+            is_disabled: false,
             first_at: DateTime::UNIX_EPOCH,
         }
     }

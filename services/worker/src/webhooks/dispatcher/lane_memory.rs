@@ -82,6 +82,7 @@ mod tests {
             client: None,
             origin: None,
             health: LaneHealth::NeverTried,
+            is_disabled: false,
             first_at: *first_at,
         };
         Lanes { now, heads: heads.iter().map(head).collect() }

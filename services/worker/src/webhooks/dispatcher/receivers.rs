@@ -1,4 +1,4 @@
-//! Where claimed deliveries go: to which URL, signed with which secrets, or why not yet. Every attempt gets its receiver
+//! Where claimed deliveries go: to which URL, signed with which secrets, with which headers, or why not yet. Every attempt gets its receiver
 //! from here, whatever kind of receiver that is. A webhook is never sent unsigned where its receiver has a secret: it waits
 //! while that secret cannot be read.
 
@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foreman_runtime::background_error;
-use foreman_store::{Delivery, Receiver, Seal, SecretOwner, Store, StoreError, UnsealError};
+use foreman_store::{Receiver, Seal, SecretOwner, Signing as Stored, Store, StoreError, UnsealError};
 use foreman_webhook::secret::SecretError;
 use foreman_webhook::{ReceiverUrl, SigningSecret};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// How long secrets that were read are used. A rotated secret signs this much later.
 const USED_FOR: Duration = Duration::from_secs(2);
@@ -25,8 +26,16 @@ const UNREAD_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Address {
     /// `None` if what is stored is no URL: the attempt fails.
     pub(super) url: Option<ReceiverUrl>,
+    pub(super) signing: Arc<Signing>,
+}
+
+/// What the webhooks to a receiver are sent with.
+#[derive(Debug)]
+pub(super) struct Signing {
     /// The newest first; none if neither the receiver nor this installation has one.
-    pub(super) secrets: Arc<[SigningSecret]>,
+    pub(super) secrets: Vec<SigningSecret>,
+    /// The client's own. Their values may be secrets.
+    pub(super) headers: HeaderMap,
 }
 
 /// The delivery must not be sent yet. Look again after this wait.
@@ -39,12 +48,12 @@ pub(super) struct Withheld {
 #[derive(Debug, thiserror::Error)]
 enum Unreadable {
     #[error(
-        "a client's signing secret cannot be unsealed; give the worker the FOREMAN_SECRET_KEY it was made with, \
+        "a signing secret cannot be unsealed; give the worker the FOREMAN_SECRET_KEY it was made with, \
          its webhooks wait for that"
     )]
     Sealed(#[source] UnsealError),
     #[error(
-        "a client's signing secret is stored in no form that signs; rotate it with `foreman client rotate`"
+        "a signing secret is stored in no form that signs; rotate it with `foreman client rotate` or `foreman webhook rotate`"
     )]
     Malformed(#[source] SecretError),
 }
@@ -53,32 +62,31 @@ enum Unreadable {
 pub(super) struct Receivers {
     seal: Option<Seal>,
     /// For owners without a secret of their own.
-    installation: Arc<[SigningSecret]>,
+    installation: Option<SigningSecret>,
     known: HashMap<SecretOwner, Known>,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// `None` if they are unreadable.
-    secrets: Option<Arc<[SigningSecret]>>,
+    /// `None` if it is unreadable.
+    signing: Option<Arc<Signing>>,
     until: Instant,
 }
 
 impl Receivers {
     pub(super) fn new(seal: Option<Seal>, installation: Option<SigningSecret>) -> Self {
-        Self { seal, installation: installation.into_iter().collect(), known: HashMap::new() }
+        Self { seal, installation, known: HashMap::new() }
     }
 
-    /// Reads what is needed for these deliveries and was not read just now, in one statement.
+    /// Reads what is needed for these owners and was not read just now, in one statement.
     pub(super) async fn read(
         &mut self,
         task: &'static str,
         store: &Store,
-        deliveries: &[Delivery],
+        owners: impl Iterator<Item = SecretOwner>,
     ) -> Result<(), StoreError> {
         let now = Instant::now();
         self.known.retain(|_, known| known.until > now);
-        let owners = deliveries.iter().map(|delivery| delivery.receiver.signed_by);
         let mut unknown: Vec<SecretOwner> = owners.filter(|owner| !self.known.contains_key(owner)).collect();
         unknown.sort_unstable();
         unknown.dedup();
@@ -88,15 +96,15 @@ impl Receivers {
         let mut stored = store.signing_secrets(self.seal.as_ref(), &unknown).await?;
         let mut unreadable = None;
         for owner in unknown {
-            let secrets = match parse(stored.remove(&owner).unwrap_or_else(|| Ok(Vec::new()))) {
-                Ok(none) if none.is_empty() => Some(Arc::clone(&self.installation)),
-                Ok(own) => Some(own),
+            let stored = stored.remove(&owner).unwrap_or_else(|| Ok(Stored::default()));
+            let signing = match self.parse(stored) {
+                Ok(signing) => Some(Arc::new(signing)),
                 Err(why) => {
                     unreadable = Some(why);
                     None
                 }
             };
-            self.known.insert(owner, Known { secrets, until: now + USED_FOR });
+            self.known.insert(owner, Known { signing, until: now + USED_FOR });
         }
         // The cause is the same for most of them, so one stands for all.
         if let Some(why) = unreadable {
@@ -108,13 +116,22 @@ impl Receivers {
     /// Where to send what this receiver gets, after [`read`](Self::read).
     pub(super) fn address(&self, receiver: &Receiver) -> Result<Address, Withheld> {
         let known = self.known.get(&receiver.signed_by).ok_or(Withheld { wait: UNREAD_FOR })?;
-        let secrets = known.secrets.clone().ok_or(Withheld { wait: UNREADABLE_FOR })?;
-        Ok(Address { url: ReceiverUrl::parse(&receiver.url).ok(), secrets })
+        let signing = known.signing.clone().ok_or(Withheld { wait: UNREADABLE_FOR })?;
+        Ok(Address { url: ReceiverUrl::parse(&receiver.url).ok(), signing })
     }
-}
 
-fn parse(stored: Result<Vec<String>, UnsealError>) -> Result<Arc<[SigningSecret]>, Unreadable> {
-    let texts = stored.map_err(Unreadable::Sealed)?;
-    let parsed: Result<_, _> = texts.iter().map(|text| SigningSecret::parse(text)).collect();
-    parsed.map_err(Unreadable::Malformed)
+    fn parse(&self, stored: Result<Stored, UnsealError>) -> Result<Signing, Unreadable> {
+        let stored = stored.map_err(Unreadable::Sealed)?;
+        let secrets: Result<Vec<_>, _> =
+            stored.secrets.iter().map(|text| SigningSecret::parse(text)).collect();
+        let mut secrets = secrets.map_err(Unreadable::Malformed)?;
+        if secrets.is_empty() {
+            secrets.extend(self.installation.clone());
+        }
+        // The api has checked them before it stored them.
+        let headers = stored.headers.iter().filter_map(|(name, value)| {
+            Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?))
+        });
+        Ok(Signing { secrets, headers: headers.collect() })
+    }
 }

@@ -102,14 +102,18 @@ impl Received {
     }
 }
 
-/// The signature's headers, and the submitter's `traceparent` if it fits into a header.
-pub(super) fn headers(signature: Vec<(&'static str, String)>, traceparent: Option<&str>) -> HeaderMap {
+/// The client's own headers, those of the signature, and the submitter's `traceparent` if it fits into a header.
+pub(super) fn headers(
+    own: &HeaderMap,
+    signature: Vec<(&'static str, String)>,
+    traceparent: Option<&str>,
+) -> HeaderMap {
+    let mut headers = own.clone();
     let traceparent = traceparent.map(|trace| ("traceparent", trace.to_owned()));
-    signature
-        .into_iter()
-        .chain(traceparent)
-        .filter_map(|(name, value)| {
-            Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
-        })
-        .collect()
+    for (name, value) in signature.into_iter().chain(traceparent) {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
 }

@@ -58,7 +58,10 @@ impl Starter {
         claimed: Instant,
         choice: &Choice,
     ) -> Result<(), StoreError> {
-        let mut failed = self.receivers.read(TASK, &self.store, &deliveries).await.err();
+        let mut failed = {
+            let owners = deliveries.iter().map(|delivery| delivery.receiver.signed_by);
+            self.receivers.read(TASK, &self.store, owners).await.err()
+        };
         let is_read_here = |one: &Delivery| one.event.state == JobState::Done && !one.is_heavy();
         let (mut light, others): (Vec<Delivery>, Vec<Delivery>) =
             deliveries.into_iter().partition(is_read_here);

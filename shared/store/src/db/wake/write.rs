@@ -38,6 +38,8 @@ pub(crate) enum Write {
     Reported,
     /// Somebody asked for a webhook to be sent now.
     Redelivered,
+    /// An endpoint was enabled, deleted, or has another URL or limit, so its webhooks may be sent.
+    EndpointChanged,
     /// A host has no holder any more.
     HostFreed,
     /// A host published its models, or its Ollama does not answer.
@@ -59,7 +61,11 @@ impl Write {
             Self::CancelAsked => &[Cancel],
             Self::Promoted => &[Ready],
             Self::Rescued => &[Ready, Outbox, Job, Host],
-            Self::Relayed | Self::GivenUpUnsent | Self::Reported | Self::Redelivered => &[Delivery],
+            Self::Relayed
+            | Self::GivenUpUnsent
+            | Self::Reported
+            | Self::Redelivered
+            | Self::EndpointChanged => &[Delivery],
             Self::HostFreed => &[Host],
             Self::Published => &[Published],
         }
@@ -77,10 +83,11 @@ impl Write {
             Self::CancelAsked => &["cancel_leased"],
             Self::Promoted => &["promote_jobs"],
             Self::Rescued => &["rescue_leases", "bury_workers"],
-            Self::Relayed => &["relay_outbox"],
+            Self::Relayed => &["relay_outbox", "recover_deliveries"],
             Self::GivenUpUnsent => &["claim_deliveries", "end_old_deliveries"],
             Self::Reported => &["settle_deliveries"],
             Self::Redelivered => &["bring_forward", "deliver_again"],
+            Self::EndpointChanged => &["change_endpoint", "delete_endpoint"],
             Self::HostFreed => &["release_host", "deregister_worker"],
             Self::Published => &["publish_models", "note_unreachable"],
         }
@@ -103,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Write; 17] = [
+    const ALL: [Write; 18] = [
         Write::Accepted,
         Write::AcceptedForLater,
         Write::Begun,
@@ -119,27 +126,37 @@ mod tests {
         Write::GivenUpUnsent,
         Write::Reported,
         Write::Redelivered,
+        Write::EndpointChanged,
         Write::HostFreed,
         Write::Published,
     ];
 
     /// Tables whose rows are work for somebody, or decide who may do work.
-    const WAITED_FOR: [&str; 9] = [
+    const WAITED_FOR: [&str; 10] = [
         "job_ready",
         "job_scheduled",
         "job_lease",
         "job_done",
         "outbox",
         "webhook_delivery",
+        "webhook_endpoint",
         "host",
         "host_model",
         "worker",
     ];
 
     /// Statements that write to these tables and need wake nobody: they only record that a worker or sender is there
-    /// or goes on.
-    const FREE_NOBODY: [&str; 5] =
-        ["register_worker", "renew_worker", "introduce_host", "take_host", "extend_claim"];
+    /// or goes on, or concern an endpoint for which nothing waits or which may be sent to before and after.
+    const FREE_NOBODY: [&str; 8] = [
+        "register_worker",
+        "renew_worker",
+        "introduce_host",
+        "take_host",
+        "extend_claim",
+        "create_endpoint",
+        "rotate_endpoint",
+        "prune_endpoints",
+    ];
 
     /// The names of all statements that write to one of these tables, read from the output of `shared/store/prepare`.
     fn writing(tables: &[&str]) -> BTreeSet<String> {

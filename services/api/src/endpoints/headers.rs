@@ -1,0 +1,103 @@
+//! Parses the headers that a client wants on the webhooks to its endpoint.
+
+use axum::http::{HeaderName, HeaderValue};
+use foreman_store::EndpointHeaders;
+use serde_json::Value;
+
+use crate::refusal::Refusal;
+
+const MAX_HEADERS: usize = 20;
+
+/// Of all names and values together, in bytes.
+const MAX_SIZE: usize = 8 << 10;
+
+/// What the sender writes itself, what frames a message, and what belongs to one connection (RFC 9110, 7.6.1).
+const RESERVED: [&str; 14] = [
+    "host",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "proxy-connection",
+    "traceparent",
+    "tracestate",
+];
+const RESERVED_PREFIXES: [&str; 2] = ["webhook-", "x-foreman-"];
+
+/// `null` and `{}` mean none.
+pub(super) fn parse(value: &Value) -> Result<EndpointHeaders, Refusal> {
+    let Value::Object(object) = value else {
+        return if value.is_null() {
+            Ok(Vec::new())
+        } else {
+            Err(refused("`headers` must be an object of names and values, both strings".to_owned()))
+        };
+    };
+    let mut headers = EndpointHeaders::with_capacity(object.len());
+    for (name, value) in object {
+        let parsed = HeaderName::try_from(name.as_str());
+        let parsed = parsed.map_err(|_| refused(format!("{name:?} is no name of a header; mend it")))?;
+        let name = parsed.as_str().to_owned();
+        if RESERVED.contains(&name.as_str())
+            || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        {
+            return Err(refused(format!("the header `{name}` belongs to the sender; choose another")));
+        }
+        let value = value.as_str().filter(|value| HeaderValue::from_str(value).is_ok()).ok_or_else(|| {
+            refused(format!("the value of the header `{name}` must be a string of printable ASCII"))
+        })?;
+        if headers.iter().any(|(other, _)| *other == name) {
+            return Err(refused(format!("the header `{name}` is there twice; send it once")));
+        }
+        headers.push((name, value.to_owned()));
+    }
+    let size: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if headers.len() > MAX_HEADERS || size > MAX_SIZE {
+        let error =
+            format!("`headers` may have {MAX_HEADERS} headers and {MAX_SIZE} bytes in all; send less");
+        return Err(refused(error));
+    }
+    Ok(headers)
+}
+
+fn refused(error: String) -> Refusal {
+    Refusal::bad_request("invalid_headers", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn headers_of_the_sender_and_nonsense_are_refused() {
+        let long = "x".repeat(MAX_SIZE);
+        for bad in [
+            json!([]),
+            json!({"Host": "x"}),
+            json!({"Webhook-Id": "x"}),
+            json!({"x-foreman-signature": "x"}),
+            json!({"content-length": "1"}),
+            json!({"a b": "x"}),
+            json!({"": "x"}),
+            json!({"a": 7}),
+            json!({"a": "x\r\nhost: y"}),
+            json!({"A": "x", "a": "y"}),
+            json!({"a": long}),
+        ] {
+            assert_eq!(parse(&bad).map_err(|refusal| refusal.code()), Err("invalid_headers"), "{bad}");
+        }
+        let good = json!({"Authorization": "Bearer x", "X-Team": "gpu"});
+        let parsed = parse(&good).unwrap();
+        let parsed: Vec<_> = parsed.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(parsed, [("authorization", "Bearer x"), ("x-team", "gpu")]);
+        assert_eq!(parse(&json!({})).unwrap(), []);
+    }
+}

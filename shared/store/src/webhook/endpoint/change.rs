@@ -1,0 +1,128 @@
+//! Changing and deleting an endpoint.
+
+use crate::client::scope::Scope;
+use crate::client::seal::Seal;
+use crate::db::connect::Store;
+use crate::db::error::StoreError;
+use crate::db::wake::Write;
+use crate::id::EndpointId;
+use crate::webhook::endpoint::secret::sealed_headers;
+use crate::webhook::endpoint::{EndpointHeaders, EndpointSettings, EndpointView, states};
+
+impl Store {
+    /// Lets `change` change the settings of an endpoint, and stores the result. `change` is called once, with the endpoint
+    /// locked. If it fails, nothing is changed. With `headers` these take the place of the old ones. `None` without such an
+    /// endpoint.
+    ///
+    /// A receiver with another URL, and one that is enabled again, counts as never tried.
+    pub async fn change_endpoint<E: From<StoreError>>(
+        &self,
+        seal: &Seal,
+        scope: Scope,
+        id: EndpointId,
+        headers: Option<&EndpointHeaders>,
+        change: impl FnOnce(&mut EndpointSettings) -> Result<(), E>,
+    ) -> Result<Option<EndpointView>, E> {
+        let mut conn = self.open_transaction().await?;
+        let found = sqlx::query!(
+            "-- lock_endpoint
+            SELECT url, origin, description, events, models, rate_limit, disabled_at IS NOT NULL AS \"is_disabled!\"
+            FROM webhook_endpoint
+            WHERE id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR client_id = $2) FOR UPDATE",
+            id.uuid(),
+            scope.client(),
+        )
+        .fetch_optional(&mut conn)
+        .await
+        .map_err(StoreError::from)?;
+        let Some(row) = found else { return Ok(None) };
+        let before = EndpointSettings {
+            url: row.url,
+            origin: row.origin,
+            description: row.description,
+            events: row.events.map(states),
+            models: row.models,
+            rate_limit: row.rate_limit,
+            is_disabled: row.is_disabled,
+        };
+        let mut after = before.clone();
+        change(&mut after)?;
+        let (names, sealed) = headers.map(|headers| sealed_headers(seal, id, headers)).unzip();
+        let is_another = before.url != after.url || (before.is_disabled && !after.is_disabled);
+        sqlx::query!(
+            r#"-- change_endpoint
+            WITH changed AS (
+                UPDATE webhook_endpoint
+                SET url = $2, origin = $3, description = $4, events = $5, models = $6, rate_limit = $7,
+                    disabled_at = CASE WHEN $8 THEN coalesce(disabled_at, now()) END,
+                    disabled_because = CASE WHEN $8 THEN coalesce(disabled_because, 'asked') END,
+                    header_names = CASE WHEN $9 THEN $10 ELSE header_names END,
+                    headers = CASE WHEN $9 THEN $11 ELSE headers END,
+                    updated_at = now()
+                WHERE id = $1
+            )
+            UPDATE webhook_lane SET origin = $3, healthy = NULL WHERE id = $1 AND $12"#,
+            id.uuid(),                                    // $1 id
+            after.url,                                    // $2 url
+            after.origin,                                 // $3 origin
+            after.description,                            // $4 description
+            after.event_names() as Option<Vec<String>>,   // $5 events
+            after.models.as_deref() as Option<&[String]>, // $6 models
+            after.rate_limit,                             // $7 rate_limit
+            after.is_disabled,                            // $8 whether it is disabled
+            headers.is_some(),                            // $9 whether the headers change
+            names.as_deref().unwrap_or_default(),         // $10 header_names
+            sealed.flatten(),                             // $11 headers
+            is_another,                                   // $12 whether it counts as never tried
+        )
+        .execute(&mut conn)
+        .await
+        .map_err(StoreError::from)?;
+        conn.done().await.map_err(StoreError::from)?;
+        self.tell([Write::EndpointChanged]);
+        Ok(self.endpoint(scope, id).await?)
+    }
+
+    /// Deletes an endpoint. Its deliveries that wait end as `endpoint_deleted` by and by. Returns whether there was one.
+    pub async fn delete_endpoint(&self, scope: Scope, id: EndpointId) -> Result<bool, StoreError> {
+        let deleted = sqlx::query!(
+            r#"-- delete_endpoint
+            WITH gone AS (
+                UPDATE webhook_endpoint SET deleted_at = now(), updated_at = now()
+                WHERE id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR client_id = $2)
+                RETURNING id
+            ), lane AS (
+                UPDATE webhook_lane l SET healthy = NULL FROM gone WHERE l.id = gone.id
+            )
+            SELECT id FROM gone"#,
+            id.uuid(),
+            scope.client(),
+        )
+        .fetch_optional(self.once())
+        .await?;
+        if deleted.is_some() {
+            self.tell([Write::EndpointChanged]);
+        }
+        Ok(deleted.is_some())
+    }
+
+    /// Forgets deleted endpoints of which no delivery is left, at most `limit`. Returns how many.
+    ///
+    /// The relay might have read an endpoint just before it was deleted, so one stays for a day.
+    pub async fn prune_endpoints(&self, limit: i64) -> Result<u64, StoreError> {
+        let pruned = sqlx::query!(
+            r#"-- prune_endpoints
+            WITH over AS MATERIALIZED (
+                SELECT w.id FROM webhook_endpoint w
+                WHERE w.deleted_at < now() - interval '1 day'
+                  AND NOT EXISTS (SELECT FROM webhook_delivery d WHERE d.lane_id = w.id)
+                LIMIT $1 FOR UPDATE SKIP LOCKED
+            )
+            DELETE FROM webhook_endpoint w USING over WHERE w.id = over.id"#,
+            limit,
+        )
+        .execute(self.once())
+        .await?;
+        Ok(pruned.rows_affected())
+    }
+}

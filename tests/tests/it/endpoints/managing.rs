@@ -1,0 +1,246 @@
+//! Making, changing and deleting endpoints, and what they are sent.
+
+use foreman_store::Seal;
+use foreman_tests::{Received, Receiver, ReceiverAnswer, eventually, http};
+use foreman_webhook::{SigningSecret, sign};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{House, KEY, QUICK, job, path_of};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_told_to_its_own_url_and_to_every_endpoint_that_wants_it() {
+    let house = House::start().await;
+    let all = house.endpoint("/all", json!({"headers": {"Authorization": "Bearer mine"}})).await;
+    house.endpoint("/ends", json!({"events": ["done", "failed"]})).await;
+    house.endpoint("/other", json!({"models": ["TINY-B"]})).await;
+    house.endpoint("/this", json!({"models": ["tiny-a", "tiny-b:latest"], "events": ["queued"]})).await;
+    let own = json!({"model": "tiny-a", "state_webhook_url": house.receiver.url("/own")});
+    house.run(own).await;
+    house.until_all_is_sent().await;
+    let states = ["queued", "loading", "working", "done"];
+    assert_eq!(house.states_at("/own"), states);
+    assert_eq!(house.states_at("/all"), states);
+    assert_eq!(house.states_at("/ends"), ["done"]);
+    assert_eq!(house.states_at("/this"), ["queued"]);
+    assert_eq!(house.states_at("/other"), [""; 0]);
+
+    let secret = SigningSecret::parse(all["secret"].as_str().unwrap()).unwrap();
+    for request in house.receiver.received().iter().filter(|request| request.path == "/all") {
+        let timestamp: i64 = request.header("webhook-timestamp").parse().unwrap();
+        let expected = sign::headers(
+            std::slice::from_ref(&secret),
+            request.header("webhook-id"),
+            timestamp,
+            &request.body,
+        );
+        for (name, value) in expected {
+            assert_eq!(request.header(name), value, "{name}");
+        }
+        assert_eq!(request.header("authorization"), "Bearer mine");
+    }
+    // Those of one millisecond come in any order.
+    let page = house.api.get(&format!("{}/deliveries?limit=3", path_of(&all))).await;
+    let after = page["last_id"].as_str().unwrap();
+    let rest = house.api.get(&format!("{}/deliveries?status=delivered&after={after}", path_of(&all))).await;
+    assert_eq!((&page["has_more"], &rest["has_more"]), (&json!(true), &json!(false)));
+    let listed = [&page, &rest].map(|page| page["data"].as_array().unwrap().clone()).concat();
+    let mut types: Vec<&str> = listed.iter().map(|delivery| delivery["type"].as_str().unwrap()).collect();
+    types.sort_unstable();
+    assert_eq!(types, ["job.done", "job.loading", "job.queued", "job.working"]);
+    assert!(listed.iter().all(|delivery| delivery["state"] == "delivered" && delivery["status"] == 200));
+    let none = house.api.get(&format!("{}/deliveries?since=2100-01-01T00:00:00Z", path_of(&all))).await;
+    assert_eq!(none["data"], json!([]));
+    let shown = house.api.get(&path_of(&all)).await;
+    assert_eq!(shown["health"], json!({"state": "proven", "pending": 0, "oldest_due_at": null}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_made_shown_changed_and_deleted() {
+    let house = House::start().await;
+    let fields = json!({"description": "mine", "events": ["done"], "models": ["tiny-a"], "rate_limit": 5,
+                        "headers": {"x-token": "hush"}});
+    let made = house.endpoint("/in", fields).await;
+    let secret = made["secret"].as_str().unwrap();
+    assert!(secret.starts_with("whsec_") && secret.ends_with(made["secret_hint"].as_str().unwrap()));
+    let shown = house.api.get(&path_of(&made)).await;
+    for (name, value) in made.as_object().unwrap().iter().filter(|(name, _)| *name != "secret") {
+        assert_eq!(shown[name], *value, "{name}");
+    }
+    assert_eq!(shown.get("secret"), None);
+    assert_eq!(shown["header_names"], json!(["x-token"]));
+    assert_eq!(shown["models"], json!(["tiny-a:latest"]));
+
+    let cleared =
+        json!({"description": null, "events": null, "models": null, "rate_limit": null, "headers": null});
+    let changed = house.change(&made, cleared).await;
+    let of = |name: &str| changed[name].clone();
+    assert_eq!((of("description"), of("events"), of("models")), (json!(""), Value::Null, Value::Null));
+    assert_eq!(
+        (of("rate_limit"), of("header_names"), of("url")),
+        (Value::Null, json!([]), made["url"].clone())
+    );
+
+    let (status, refused) =
+        house.call(Method::PATCH, &path_of(&made), json!({"url": "http://10.0.0.1/"})).await;
+    assert_eq!((status.as_u16(), &refused["code"]), (422, &json!("webhook_address_refused")));
+    let second = house.endpoint("/second", json!({})).await;
+    let list = house.api.get("/webhooks?limit=1").await;
+    assert_eq!((&list["data"][0]["endpoint_id"], &list["has_more"]), (&second["endpoint_id"], &json!(true)));
+    let (status, _) = house.call(Method::DELETE, &path_of(&made), Value::Null).await;
+    assert_eq!(status, 204);
+    for (method, action) in [
+        (Method::GET, ""),
+        (Method::PATCH, ""),
+        (Method::DELETE, ""),
+        (Method::POST, "/rotate"),
+        (Method::POST, "/test"),
+    ] {
+        let (status, gone) = house.call(method, &format!("{}{action}", path_of(&made)), json!({})).await;
+        assert_eq!((status.as_u16(), &gone["code"]), (404, &json!("no_such_endpoint")), "{action}");
+    }
+    assert_eq!(house.api.get("/webhooks").await["data"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_of_another_client_do_not_exist() {
+    let house = House::with(Receiver::start().await, &[KEY, ("FOREMAN_AUTH", "required")]).await;
+    let seal = Seal::new(&[1; 32]);
+    let (one, other) = (
+        house.db.store.create_client(&seal, "one", false).await.unwrap(),
+        house.db.store.create_client(&seal, "other", false).await.unwrap(),
+    );
+    let call = async |key: &str, method: Method, path: &str, body: Value| {
+        let request = http().request(method, format!("{}{path}", house.api.url)).bearer_auth(key);
+        let answer = request.body(body.to_string()).send().await.unwrap();
+        (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap_or(Value::Null))
+    };
+    let fields = json!({"url": house.receiver.url("/in")});
+    let (status, made): (_, Value) = call(&one.key, Method::POST, "/webhooks", fields).await;
+    assert_eq!(status, 201);
+    let path = path_of(&made);
+    for (method, action) in [
+        (Method::GET, ""),
+        (Method::PATCH, ""),
+        (Method::DELETE, ""),
+        (Method::POST, "/rotate"),
+        (Method::POST, "/test"),
+        (Method::POST, "/recover"),
+        (Method::GET, "/deliveries"),
+    ] {
+        let body = json!({"since": "2026-01-01T00:00:00Z"});
+        let body = if method == Method::PATCH { json!({}) } else { body };
+        let (status, gone) = call(&other.key, method, &format!("{path}{action}"), body).await;
+        assert_eq!((status, &gone["code"]), (404, &json!("no_such_endpoint")), "{action}");
+    }
+    let (_, list) = call(&other.key, Method::GET, "/webhooks", Value::Null).await;
+    assert_eq!(list["data"], json!([]));
+    // A job of the other client is not told here.
+    let job = json!({"model": "tiny-a", "prompt": "sim:tokens=1"});
+    let (status, _) = call(&other.key, Method::POST, "/jobs?", job.clone()).await;
+    assert_eq!(status, 202);
+    let (status, _) = call(&one.key, Method::POST, "/jobs", job).await;
+    assert_eq!(status, 202);
+    house.db.every_job_ends().await;
+    house.until_all_is_sent().await;
+    assert_eq!(house.states_at("/in"), ["queued", "loading", "working", "done"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_has_a_hundred_endpoints_at_most_however_many_requests_come_at_once() {
+    let house = House::start().await;
+    let made = (0..110).map(|number| {
+        let fields = json!({"url": house.receiver.url(&format!("/{number}"))});
+        house.call(Method::POST, "/webhooks", fields)
+    });
+    let statuses: Vec<u16> =
+        futures_util::future::join_all(made).await.iter().map(|(status, _)| status.as_u16()).collect();
+    let count = |wanted| statuses.iter().filter(|status| **status == wanted).count();
+    assert_eq!((count(201), count(409)), (100, 10), "{statuses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_secret_is_stored_readably_and_without_a_key_no_endpoint_is_made() {
+    let house = House::with(Receiver::start().await, &[]).await;
+    let (status, refused) =
+        house.call(Method::POST, "/webhooks", json!({"url": house.receiver.url("/")})).await;
+    assert_eq!((status.as_u16(), &refused["code"]), (503, &json!("no_secret_key")));
+
+    let house = House::start().await;
+    let made = house.endpoint("/in", json!({"headers": {"x-token": "hush-hush"}})).await;
+    house.post(&made, "rotate", Value::Null).await;
+    let row: String = house.db.value("SELECT row_to_json(w)::text FROM webhook_endpoint w").await;
+    let bytes: Vec<u8> =
+        house.db.value("SELECT secret || previous_secret || headers FROM webhook_endpoint").await;
+    assert!(!row.contains("hush-hush") && !row.contains("whsec_"), "{row}");
+    let readable = String::from_utf8_lossy(&bytes);
+    assert!(!readable.contains("hush-hush") && !readable.contains("whsec_"), "{readable}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_example_is_signed_and_sent_and_its_answer_told() {
+    let answers = |request: &Received, _| match request.path.as_str() {
+        "/teapot" => ReceiverAnswer::Status(418),
+        "/reset" => ReceiverAnswer::Reset,
+        _ => ReceiverAnswer::Status(204),
+    };
+    let house = House::with(Receiver::answering(answers).await, &[KEY, QUICK]).await;
+    let good = house.endpoint("/good", json!({"headers": {"x-token": "mine"}})).await;
+    let (status, sent) = house.post(&good, "test", json!({"event": "failed"})).await;
+    assert_eq!(status, 200, "{sent}");
+    assert_eq!(
+        (&sent["delivered"], &sent["status"], &sent["error_code"]),
+        (&json!(true), &json!(204), &Value::Null)
+    );
+    let request = &house.receiver.received()[0];
+    assert_eq!((request.json()["type"].as_str(), request.header("x-token")), (Some("job.failed"), "mine"));
+    assert_eq!(request.json()["metadata"], json!({"example": true}));
+    let secret = SigningSecret::parse(good["secret"].as_str().unwrap()).unwrap();
+    let timestamp = request.header("webhook-timestamp").parse().unwrap();
+    let expected = sign::headers(&[secret], request.header("webhook-id"), timestamp, &request.body);
+    assert!(expected.iter().all(|(name, value)| request.header(name) == value));
+    for (path, status) in [("/teapot", json!(418)), ("/reset", Value::Null)] {
+        let endpoint = house.endpoint(path, json!({})).await;
+        let (_, sent) = house.post(&endpoint, "test", Value::Null).await;
+        assert_eq!((&sent["delivered"], &sent["status"]), (&json!(false), &status), "{sent}");
+        assert!(sent["error_code"].is_string(), "{sent}");
+    }
+    let (status, refused) = house.post(&good, "test", json!({"event": "finished"})).await;
+    assert_eq!((status.as_u16(), &refused["code"]), (400, &json!("invalid_event")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn during_a_rotation_webhooks_have_the_signatures_of_both_secrets() {
+    let house = House::start().await;
+    let made = house.endpoint("/in", json!({"events": ["queued"]})).await;
+    house.run(job()).await;
+    let before = house.until_received(1).await.pop().unwrap();
+    assert_eq!(before.header("webhook-signature"), signature(&before, &made["secret"]));
+    let (status, rotated) = house.post(&made, "rotate", Value::Null).await;
+    assert_eq!(status, 200);
+    assert!(rotated["previous_secret_until"].is_string());
+    // The worker uses a secret that it has read for a moment longer, and the old secret is good meanwhile.
+    eventually("a webhook with both signatures", async || {
+        let sent = house.receiver.count();
+        house.run(job()).await;
+        let last = house.until_received(sent + 1).await.pop().unwrap();
+        let (new, old) = (signature(&last, &rotated["secret"]), signature(&last, &made["secret"]));
+        let all = last.header("webhook-signature");
+        if all == format!("{new} {old}") { Ok(()) } else { Err(all.to_owned()) }
+    })
+    .await;
+    let (_, again) = house.post(&made, "rotate", json!({"overlap_seconds": 0})).await;
+    assert_eq!(again["previous_secret_until"], Value::Null);
+    for overlap in [json!(-1), json!(604_801), json!("1d"), json!(1.5)] {
+        let (status, refused) = house.post(&made, "rotate", json!({"overlap_seconds": overlap})).await;
+        assert_eq!((status.as_u16(), &refused["code"]), (400, &json!("invalid_overlap")), "{overlap}");
+    }
+}
+
+/// The signature of this webhook with this secret.
+fn signature(request: &Received, secret: &Value) -> String {
+    let secret = SigningSecret::parse(secret.as_str().unwrap()).unwrap();
+    let timestamp = request.header("webhook-timestamp").parse().unwrap();
+    let headers = sign::headers(&[secret], request.header("webhook-id"), timestamp, &request.body);
+    headers.into_iter().find(|(name, _)| *name == "webhook-signature").unwrap().1
+}
