@@ -5,6 +5,7 @@
 mod batch;
 mod chat;
 mod deliveries;
+mod endpoints;
 mod error;
 mod jobs;
 mod page;
@@ -21,6 +22,7 @@ use url::{Host, Url};
 
 pub(crate) use batch::LineReply;
 pub(crate) use deliveries::Delivery;
+pub(crate) use endpoints::{Endpoint, ExampleAnswer};
 pub(crate) use error::ApiError;
 pub(crate) use jobs::{Artifact, Event, Filter, Job};
 

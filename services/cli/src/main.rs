@@ -16,6 +16,7 @@ mod watch;
 mod deliveries;
 mod each;
 mod jobs;
+mod webhook;
 
 mod completions;
 
@@ -68,6 +69,9 @@ enum Command {
     Retry(each::Args),
     /// Receive webhooks, check their signatures, and show them
     Listen(listen::Args),
+    /// Receivers of all jobs: endpoints with secrets of their own
+    #[command(subcommand, after_help = webhook::help())]
+    Webhook(webhook::Command),
     /// Who may submit: keys and webhook secrets
     #[command(subcommand, after_help = client::help())]
     Client(client::Command),
@@ -121,6 +125,7 @@ impl Command {
             Self::Cancel(args) => each::cancel(args).await,
             Self::Retry(args) => each::retry(args).await,
             Self::Listen(args) => listen::run(args).await,
+            Self::Webhook(command) => webhook::run(command).await,
             Self::Client(command) => client::run(command).await,
             Self::Doctor(args) => doctor::run(args).await,
             Self::Healthcheck(args) => healthcheck::run(args).await,

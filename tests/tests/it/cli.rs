@@ -10,6 +10,7 @@ mod lists;
 mod terminals;
 mod troubles;
 mod up;
+mod webhook;
 
 use std::env;
 use std::path::PathBuf;

@@ -1,0 +1,232 @@
+//! `foreman webhook`: the registered endpoints of a client. A secret is shown once, when it is made.
+
+mod show;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use foreman_runtime::{Env, settings::cli};
+use foreman_store::EndpointId;
+use serde_json::{Map, Value, json};
+
+use crate::api::Api;
+use crate::exit;
+use crate::help;
+use crate::terminal::{print, say};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Register an endpoint for all jobs of this client, and show its secret, once
+    #[command(after_help = "\
+Examples:
+  foreman webhook create https://example.org/hook
+  foreman webhook create https://example.org/hook --event done --event failed --model llama3.2 --header 'X-Team: gpu'")]
+    Create {
+        #[arg(value_name = "URL")]
+        url: String,
+        #[command(flatten)]
+        fields: Fields,
+        /// Print the endpoint as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show every endpoint, newest first
+    #[command(after_help = "Example: foreman webhook list")]
+    List {
+        /// Print one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show an endpoint, how it answers, and what waits for it
+    #[command(after_help = "Example: foreman webhook show 01JD8Z6Q2M5V0R3N7K4T9W1XYA")]
+    Show {
+        #[arg(value_name = "ID", value_parser = endpoint_id)]
+        id: String,
+        /// Print the endpoint as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change an endpoint; what is not named stays
+    #[command(after_help = "\
+Examples:
+  foreman webhook update 01JD8Z6Q2M5V0R3N7K4T9W1XYA --url https://example.org/new
+  foreman webhook update 01JD8Z6Q2M5V0R3N7K4T9W1XYA --disable")]
+    Update {
+        #[arg(value_name = "ID", value_parser = endpoint_id)]
+        id: String,
+        /// Where its webhooks go from now on
+        #[arg(long)]
+        url: Option<String>,
+        #[command(flatten)]
+        fields: Fields,
+        /// Gather its webhooks until it is enabled
+        #[arg(long, conflicts_with = "enable")]
+        disable: bool,
+        /// Send what was gathered, and go on
+        #[arg(long)]
+        enable: bool,
+        /// Print the endpoint as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete an endpoint; what waits for it ends as endpoint_deleted
+    #[command(after_help = "Example: foreman webhook delete 01JD8Z6Q2M5V0R3N7K4T9W1XYA")]
+    Delete {
+        #[arg(value_name = "ID", value_parser = endpoint_id)]
+        id: String,
+    },
+    /// Give an endpoint a new secret; the old one signs too for a while
+    #[command(after_help = "Example: foreman webhook rotate 01JD8Z6Q2M5V0R3N7K4T9W1XYA --overlap 1h")]
+    Rotate {
+        #[arg(value_name = "ID", value_parser = endpoint_id)]
+        id: String,
+        /// How long both secrets sign, at most 7d
+        #[arg(long, default_value = "24h", value_parser = duration)]
+        overlap: Duration,
+        /// Print the endpoint as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send a signed example, and show what the endpoint answers
+    #[command(after_help = "Example: foreman webhook test 01JD8Z6Q2M5V0R3N7K4T9W1XYA --event failed")]
+    Test {
+        #[arg(value_name = "ID", value_parser = endpoint_id)]
+        id: String,
+        /// The state that the example tells of
+        #[arg(long, default_value = "done")]
+        event: String,
+        /// Print what came of it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send an endpoint what failed or was missed since a moment
+    #[command(after_help = "\
+Examples:
+  foreman webhook recover 01JD8Z6Q2M5V0R3N7K4T9W1XYA --since 2h
+  foreman webhook recover 01JD8Z6Q2M5V0R3N7K4T9W1XYA --since 2026-11-22T08:00:00Z")]
+    Recover {
+        #[arg(value_name = "ID", value_parser = endpoint_id)]
+        id: String,
+        /// A time as in RFC 3339, or how long ago, such as 90m, 2h or 3d
+        #[arg(long, value_parser = moment)]
+        since: DateTime<Utc>,
+    },
+}
+
+/// What an endpoint may have beside its URL.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Fields {
+    /// Up to 200 characters for people
+    #[arg(long)]
+    description: Option<String>,
+    /// A state to tell of, such as done; all states if none is named
+    #[arg(long = "event", value_name = "STATE")]
+    events: Vec<String>,
+    /// A model whose jobs to tell of; all models if none is named
+    #[arg(long = "model", value_name = "MODEL")]
+    models: Vec<String>,
+    /// A header to send along; its value is never shown again
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// Webhooks per second
+    #[arg(long, value_name = "NUMBER")]
+    rate_limit: Option<u32>,
+}
+
+pub(crate) fn help() -> String {
+    help::after(
+        "Example: foreman webhook create https://example.org/hook --event done",
+        &[cli::URL, cli::API_KEY],
+    )
+}
+
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let api = Api::from_env(&Env::from_process())?;
+    match command {
+        Command::Create { url, fields, json } => {
+            let mut fields = fields.into_json();
+            fields.insert("url".to_owned(), url.into());
+            let made = api.create_endpoint(&fields.into()).await?;
+            show::endpoint(&made, json)?;
+        }
+        Command::List { json } => show::list(&api, json).await?,
+        Command::Show { id, json } => show::endpoint(&api.endpoint(&id).await?, json)?,
+        Command::Update { id, url, fields, disable, enable, json } => {
+            let mut fields = fields.into_json();
+            fields.extend(url.map(|url| ("url".to_owned(), url.into())));
+            if disable || enable {
+                fields.insert("disabled".to_owned(), disable.into());
+            }
+            show::endpoint(&api.change_endpoint(&id, &fields.into()).await?, json)?;
+        }
+        Command::Delete { id } => {
+            api.delete_endpoint(&id).await?;
+            say(format_args!("{id} is gone."));
+        }
+        Command::Rotate { id, overlap, json } => {
+            let fields = json!({ "overlap_seconds": overlap.as_secs() });
+            show::endpoint(&api.rotate_endpoint(&id, &fields).await?, json)?;
+        }
+        Command::Test { id, event, json } => {
+            let sent = api.send_example(&id, &json!({ "event": event })).await?;
+            show::example(&sent, json)?;
+            if !sent.value.delivered {
+                say("The endpoint did not take the example.");
+                return Ok(exit::FAILED.into());
+            }
+        }
+        Command::Recover { id, since } => {
+            let since = since.to_rfc3339_opts(SecondsFormat::Millis, true);
+            let recovered = api.recover_endpoint(&id, &json!({ "since": since })).await?.value.recovered;
+            print(recovered)?;
+            say("So many webhooks are on their way because of this.");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Fields {
+    /// The fields that were named.
+    fn into_json(self) -> Map<String, Value> {
+        let mut fields = Map::new();
+        let mut add = |name: &str, value: Option<Value>| {
+            fields.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        add("description", self.description.map(Value::from));
+        add("events", (!self.events.is_empty()).then(|| self.events.into()));
+        add("models", (!self.models.is_empty()).then(|| self.models.into()));
+        let headers: Map<String, Value> =
+            self.headers.into_iter().map(|(name, value)| (name, value.into())).collect();
+        add("headers", (!headers.is_empty()).then(|| headers.into()));
+        add("rate_limit", self.rate_limit.map(Value::from));
+        fields
+    }
+}
+
+/// Parses an id among the arguments, so that no other text becomes part of a path.
+fn endpoint_id(text: &str) -> Result<String, String> {
+    match text.parse::<EndpointId>() {
+        Ok(id) => Ok(id.to_string()),
+        Err(error) => Err(format!("{error}, as `foreman webhook list` prints it")),
+    }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected a name and a value, such as 'X-Team: gpu'")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("expected a duration such as 24h ({error})"))
+}
+
+fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(moment) = DateTime::parse_from_rfc3339(text) {
+        return Ok(moment.to_utc());
+    }
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
+    let moment = ago.and_then(|ago| Utc::now().checked_sub_signed(ago));
+    moment
+        .ok_or_else(|| "expected a time such as 2026-11-22T08:00:00Z, or how long ago, such as 2h".to_owned())
+}
