@@ -14,6 +14,7 @@ mod following;
 mod fuzz;
 mod hostile;
 mod kills;
+mod leaving;
 mod recorded;
 mod repeats;
 mod storms;

@@ -112,10 +112,9 @@ impl Coming<'_> {
                 // A head comes before every piece.
                 (None, None) => return Err(Failure::EndedEarly.into()),
             };
-            let relay = relayed.push(&piece);
-            live.push(piece);
-            match relay {
+            match relayed.push(&piece) {
                 Ok(relay) => {
+                    live.push(piece);
                     if is_stream {
                         live.give_out();
                     }
@@ -125,7 +124,7 @@ impl Coming<'_> {
                     };
                 }
                 Err(failure) => {
-                    live.has_error();
+                    live.push_error(piece);
                     return Err(failure.into());
                 }
             }
@@ -145,8 +144,7 @@ impl Coming<'_> {
         let live = self.asking.live;
         if let Some(body) = self.generation.error_body() {
             live.head(self.generation.head());
-            live.push(Bytes::clone(body));
-            live.has_error();
+            live.push_error(Bytes::clone(body));
         }
     }
 

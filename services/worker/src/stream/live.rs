@@ -2,19 +2,24 @@
 //! each at its own place.
 //!
 //! Must never make an attempt wait for a reader. Must never give out anything of an answer that may still be dropped for
-//! another attempt's answer: see [`LiveAnswer::give_out`].
+//! another attempt's answer: see [`LiveAnswer::give_out`]. Must never give out an error of Ollama before the fate of its job is
+//! decided: see [`LiveAnswer::push_error`].
+
+mod reader;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use foreman_live::{Announcement, End, Frame, FrameError, Frames, Head, TOO_LONG};
+use bytes::Bytes;
+use foreman_live::{Announcement, End, Head, TOO_LONG};
 use foreman_ollama::AnswerHead;
 use foreman_store::{ApiId, Exit, JobId};
 use moka::sync::Cache;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+pub(crate) use reader::Reader;
 
 /// An answer that has ended is kept for readers that come late: a short answer is complete before its api has asked for it.
 /// Postgres has it after this time.
@@ -26,9 +31,6 @@ const KEPT_BYTES: u64 = 64 << 20;
 /// Announcements that may wait for one api. An api that does not read them loses its connection, asks again, and then hears of
 /// every running attempt.
 const UNHEARD: usize = 1_024;
-
-/// A reader takes about this many bytes at a time.
-const SLICE: usize = 64 << 10;
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -63,7 +65,7 @@ struct State {
     pieces: Vec<Bytes>,
     /// Whether readers may have what there is.
     is_given_out: bool,
-    /// Whether the pieces contain an error of Ollama.
+    /// Whether the last piece is an error of Ollama.
     has_error: bool,
     end: Option<End>,
 }
@@ -71,17 +73,6 @@ struct State {
 /// The attempt's side of a live answer.
 #[derive(Debug)]
 pub(crate) struct LiveAnswer(Arc<Answer>);
-
-/// Follows an answer.
-pub(crate) struct Reader {
-    answer: Arc<Answer>,
-    changes: watch::Receiver<()>,
-    /// The next piece, and how many of its bytes the reader has already.
-    next: usize,
-    skip: usize,
-    has_head: bool,
-    is_over: bool,
-}
 
 impl Default for LiveAnswers {
     fn default() -> Self {
@@ -213,9 +204,12 @@ impl LiveAnswer {
         self.0.changes.send_replace(());
     }
 
-    /// Ollama's own error is among the pieces.
-    pub(crate) fn has_error(&self) {
-        self.0.state().has_error = true;
+    /// Adds the piece with Ollama's own error, which is the last one. Readers get it together with the end of the answer: a
+    /// caller that leaves at the error would otherwise have a job cancelled that has failed.
+    pub(crate) fn push_error(&self, piece: Bytes) {
+        let mut state = self.0.state();
+        state.pieces.push(piece);
+        state.has_error = true;
     }
 
     /// Lets readers have what there is, and what comes. From now on no other attempt may answer a caller.
@@ -265,66 +259,14 @@ impl Answer {
 }
 
 impl State {
+    /// How many pieces readers may have.
+    fn ready(&self) -> usize {
+        let held_back = usize::from(self.has_error && self.end.is_none());
+        if self.is_given_out { self.pieces.len().saturating_sub(held_back) } else { 0 }
+    }
+
     fn bytes(&self) -> usize {
         self.pieces.iter().map(|piece| piece.len() + size_of::<Bytes>()).sum()
-    }
-}
-
-impl Reader {
-    fn new(answer: Arc<Answer>, from: u64) -> Self {
-        let changes = answer.changes.subscribe();
-        // A reader that comes back has seen these bytes, so the pieces are there.
-        let skip = usize::try_from(from).unwrap_or(usize::MAX);
-        Self { answer, changes, next: 0, skip, has_head: false, is_over: false }
-    }
-
-    /// The next frames, or `None` after the end.
-    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, FrameError>> {
-        if self.is_over {
-            return None;
-        }
-        loop {
-            // Mark the changes as seen before looking, so that none between the two is lost.
-            self.changes.borrow_and_update();
-            let mut frames = BytesMut::new();
-            if let Err(error) = self.take(&mut frames) {
-                self.is_over = true;
-                return Some(Err(error));
-            }
-            if !frames.is_empty() {
-                return Some(Ok(frames.freeze()));
-            }
-            // An error would mean that the answer is gone, and this reader holds it.
-            self.changes.changed().await.ok()?;
-        }
-    }
-
-    fn take(&mut self, out: &mut BytesMut) -> Result<(), FrameError> {
-        let answer = Arc::clone(&self.answer);
-        let state = answer.state();
-        let mut frames = Frames::default();
-        if state.is_given_out {
-            if let Some(head) = state.head.as_ref().filter(|_| !self.has_head) {
-                frames.write(&Frame::Head(head.clone()), out)?;
-                self.has_head = true;
-            }
-            while let Some(piece) = state.pieces.get(self.next).filter(|_| out.len() < SLICE) {
-                let skipped = self.skip.min(piece.len());
-                if skipped < piece.len() {
-                    frames.write(&Frame::Piece(piece.slice(skipped..)), out)?;
-                }
-                self.skip -= skipped;
-                self.next += 1;
-            }
-            if self.next < state.pieces.len() {
-                return Ok(());
-            }
-        }
-        if let Some(end) = &state.end {
-            frames.write(&Frame::End(end.clone()), out)?;
-            self.is_over = true;
-        }
-        Ok(())
     }
 }
 

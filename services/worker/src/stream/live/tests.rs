@@ -1,4 +1,7 @@
+use bytes::BytesMut;
+use foreman_live::{Frame, Frames};
 use foreman_store::{Completion, Reason};
+use futures_util::FutureExt as _;
 use tokio_util::codec::Decoder as _;
 
 use super::*;
@@ -93,11 +96,29 @@ async fn ollamas_own_error_is_the_answer_of_a_job_that_failed() {
     ] {
         let (answers, job, live, mut readers) = begun(&[0]);
         live.head(Some(&AnswerHead { status: 404, ..STREAM }));
-        live.push(Bytes::from_static(b"error"));
-        live.has_error();
+        live.push_error(Bytes::from_static(b"error"));
         answers.settled(job, &exit);
         assert_eq!(read(readers.remove(0)).await, (status, text.to_owned(), Some(end)));
     }
+}
+
+#[tokio::test]
+async fn an_error_in_a_stream_comes_together_with_the_end() {
+    let (answers, job, live, mut readers) = begun(&[0]);
+    let mut reader = readers.remove(0);
+    live.head(Some(&STREAM));
+    live.push(Bytes::from_static(b"word"));
+    live.give_out();
+    let mut bytes = BytesMut::from(&reader.next().await.unwrap().unwrap()[..]);
+    live.push_error(Bytes::from_static(b"error"));
+    assert!(reader.next().now_or_never().is_none(), "its job may still be cancelled");
+    answers.settled(job, &Exit::Failed(reason()));
+    bytes.extend_from_slice(&reader.next().await.unwrap().unwrap());
+    assert!(reader.next().await.is_none(), "the end came with the error");
+    let mut frames = Frames::default();
+    let frames: Vec<Frame> = std::iter::from_fn(|| frames.decode(&mut bytes).unwrap()).skip(1).collect();
+    let piece = |text: &'static str| Frame::Piece(Bytes::from_static(text.as_bytes()));
+    assert_eq!(frames, [piece("word"), piece("error"), Frame::End(failed(true))]);
 }
 
 #[tokio::test]
