@@ -8,7 +8,7 @@ use reqwest::{Method, Response};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::go_json::{self, GoMember, folds_to};
-use crate::request_body::{self, Kept, go_type, is_keep_alive};
+use crate::request_body::{self, Kept, go_type, is_keep_alive, is_without_content, is_zero};
 use crate::route::Route;
 
 /// A route of Ollama with a body that names a model, and whose requests do not become jobs.
@@ -38,7 +38,7 @@ impl DirectRoute {
     }
 
     /// The route as that of a job. `None` if it is never one.
-    const fn embedding(self) -> Option<Route> {
+    pub const fn embedding(self) -> Option<Route> {
         match self {
             Self::Show => None,
             Self::Embed => Some(Route::Embed),
@@ -55,17 +55,27 @@ pub struct DirectBody {
     pub model: String,
     /// What Ollama gets.
     pub payload: Vec<u8>,
+    /// Whether the request brings nothing to embed, so that it only loads or unloads the model.
+    pub is_empty: bool,
+    /// Whether `keep_alive` is zero.
+    pub unloads: bool,
 }
 
 impl DirectBody {
     /// The error is Ollama's own text for such a body.
     pub fn read(route: DirectRoute, body: &[u8]) -> Result<Self, String> {
         let (mut model, mut name, mut kept) = (String::new(), String::new(), Kept::new(body));
+        // The other routes refuse a request without content before they load anything.
+        let (mut is_empty, mut unloads) = (route.embedding().is_some_and(Route::is_native), false);
         let take = |member: GoMember| {
             if is_keep_alive(&member, body) {
+                unloads = is_zero(&body[member.value]);
                 return;
             }
             kept.keep(&member);
+            if let Some(route) = route.embedding() {
+                is_empty = is_without_content(route, &member, body).unwrap_or(is_empty);
+            }
             for (field, read) in [("model", &mut model), ("name", &mut name)] {
                 if folds_to(&member.key, field)
                     && let Some(text) = go_json::string(&body[member.value.clone()])
@@ -80,7 +90,7 @@ impl DirectBody {
         let payload = object.map_or_else(|| b"null".to_vec(), |place| kept.object(&place));
         // Only this route still knows the old name of the field.
         let model = if model.is_empty() && route == DirectRoute::Show { name } else { model };
-        Ok(Self { model, payload })
+        Ok(Self { model, payload, is_empty, unloads })
     }
 }
 
@@ -130,6 +140,23 @@ mod tests {
         assert_eq!(model(DirectRoute::Embed, r#"{"name":"a"}"#), "");
         assert_eq!(model(DirectRoute::Embed, r#"{"model":5}"#), "");
         assert_eq!(model(DirectRoute::Embed, "null"), "");
+    }
+
+    #[test]
+    fn an_unload_brings_nothing_to_embed_and_a_keep_alive_of_zero() {
+        for (route, body, expected) in [
+            (DirectRoute::Embed, r#"{"model":"m","input":[ ],"keep_alive":0}"#, (true, true)),
+            (DirectRoute::Embed, r#"{"model":"m","keep_alive":"0s"}"#, (true, true)),
+            (DirectRoute::Embed, r#"{"model":"m","input":"","keep_alive":"5m"}"#, (true, false)),
+            (DirectRoute::Embed, r#"{"model":"m","input":[],"INPUT":"x","keep_alive":0}"#, (false, true)),
+            (DirectRoute::Embed, r#"{"model":"m","input":5}"#, (false, false)),
+            (DirectRoute::Embeddings, r#"{"model":"m","prompt":"","keep_alive":0}"#, (true, true)),
+            (DirectRoute::Embeddings, r#"{"model":"m","prompt":"x","input":[]}"#, (false, false)),
+            (DirectRoute::OpenAiEmbeddings, r#"{"model":"m","input":[]}"#, (false, false)),
+        ] {
+            let read = DirectBody::read(route, body.as_bytes()).unwrap();
+            assert_eq!((read.is_empty, read.unloads), expected, "{body}");
+        }
     }
 
     #[test]

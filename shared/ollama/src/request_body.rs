@@ -82,3 +82,30 @@ fn may_be_duration(value: &[u8]) -> bool {
         _ => false,
     }
 }
+
+/// Whether this member leaves the request without content, so that the request only loads or unloads its model. `None` if the
+/// member says nothing about that.
+pub(crate) fn is_without_content(route: Route, member: &GoMember, body: &[u8]) -> Option<bool> {
+    let value = &body[member.value.clone()];
+    let is = |field| folds_to(&member.key, field);
+    match route {
+        Route::Chat if is("messages") => Some(value == b"null" || is_empty_array(value)),
+        // For Go, null leaves a string as it was.
+        Route::Generate | Route::Embeddings if is("prompt") && value != b"null" => Some(value == b"\"\""),
+        Route::Embed if is("input") => Some(value == b"null" || value == b"\"\"" || is_empty_array(value)),
+        _ => None,
+    }
+}
+
+/// Whether a valid array has no item. Its first bytes are enough.
+fn is_empty_array(value: &[u8]) -> bool {
+    value.strip_prefix(b"[").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"]"))
+}
+
+/// Whether the duration of a `keep_alive` is zero: a number, or numbers with units.
+pub(crate) fn is_zero(value: &[u8]) -> bool {
+    let text = go_json::string(value).unwrap_or_else(|| go_json::utf8(value));
+    let number = text.split(['e', 'E']).next().unwrap_or_default();
+    let digits = |c: &char| c.is_ascii_digit();
+    number.chars().any(|c| digits(&c)) && number.chars().filter(digits).all(|c| c == '0')
+}

@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::go_json::{self, GoMember, folds_to};
 use crate::load_key::{LoadKey, LoadKeyError};
 use crate::model::ModelName;
-use crate::request_body::{self, Kept, go_type, is_keep_alive};
+use crate::request_body::{self, Kept, go_type, is_keep_alive, is_without_content, is_zero};
 use crate::route::{Route, RunKind};
 
 /// What a sync call asks for.
@@ -82,7 +82,7 @@ impl SyncBody {
         let load_key = LoadKey::with_options(name, &fields.options, fields.shift)
             .map_err(|error: LoadKeyError| SyncBodyError::bad(error.to_string()))?;
         let purpose = match (fields.is_empty, fields.unloads) {
-            (true, true) if route.is_native() && !route.embeds() => Purpose::Unload,
+            (true, true) if route.is_native() => Purpose::Unload,
             _ => Purpose::Run,
         };
         Ok(Self {
@@ -115,7 +115,7 @@ struct Fields<'a> {
     /// Raw values by name. Go reads a repeated object into the same map.
     options: BTreeMap<String, &'a [u8]>,
     shift: Option<bool>,
-    /// A request without messages or prompt only loads or unloads.
+    /// A request without messages, prompt or input only loads or unloads.
     is_empty: bool,
     /// Whether the last `keep_alive` is zero.
     unloads: bool,
@@ -148,6 +148,7 @@ impl<'a> Fields<'a> {
             return;
         }
         self.kept.keep(&member);
+        self.is_empty = is_without_content(self.route, &member, self.body).unwrap_or(self.is_empty);
         if is("model") {
             self.set(
                 "model",
@@ -173,10 +174,6 @@ impl<'a> Fields<'a> {
             self.set("shift", "bool", value, |fields, shift| fields.shift = shift, truth);
         } else if native && is("options") {
             self.options(value);
-        } else if self.route == Route::Chat && is("messages") {
-            self.is_empty = value == b"null" || is_empty_array(value);
-        } else if self.route == Route::Generate && is("prompt") && value != b"null" {
-            self.is_empty = value == b"\"\"";
         }
     }
 
@@ -233,19 +230,6 @@ fn truth(value: &[u8]) -> Option<bool> {
         b"false" => Some(false),
         _ => None,
     }
-}
-
-/// Whether a valid array has no item. Its first bytes are enough.
-fn is_empty_array(value: &[u8]) -> bool {
-    value.strip_prefix(b"[").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"]"))
-}
-
-/// Whether a duration is zero: a number, or numbers with units.
-fn is_zero(value: &[u8]) -> bool {
-    let text = go_json::string(value).unwrap_or_else(|| go_json::utf8(value));
-    let number = text.split(['e', 'E']).next().unwrap_or_default();
-    let digits = |c: &char| c.is_ascii_digit();
-    number.chars().any(|c| digits(&c)) && number.chars().filter(digits).all(|c| c == '0')
 }
 
 #[cfg(test)]

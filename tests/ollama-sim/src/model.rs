@@ -97,6 +97,11 @@ impl Model {
         self
     }
 
+    /// The abilities that `/api/show` tells, by which Ollama decides. `/api/tags` was seen to list others.
+    fn shown_capabilities(&self) -> Vec<String> {
+        if self.embeds_only { vec!["embedding".to_owned()] } else { self.capabilities.clone() }
+    }
+
     pub(crate) fn can(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|known| known == capability)
     }
@@ -234,7 +239,7 @@ pub(crate) fn show(model: &Model) -> String {
         string(&model.template),
         details(model, &blob, "unknown", false),
         tensors.join(","),
-        strings(&model.capabilities),
+        strings(&model.shown_capabilities()),
         model.modified_at,
     )
 }

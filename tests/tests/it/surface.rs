@@ -2,4 +2,6 @@
 
 mod bound;
 mod direct;
+mod passed_on;
+mod played;
 mod refusals;

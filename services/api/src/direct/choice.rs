@@ -10,6 +10,9 @@ pub(super) struct Choice {
     pub(super) hosts: Vec<Vec<String>>,
     /// The model's name as Ollama shows it. `None` if no host has it.
     pub(super) label: Option<String>,
+    /// Whether each of the hosts lists what the model can do, and none lists that it embeds. An Ollama that lists nothing embeds
+    /// with every model.
+    pub(super) may_not_embed: bool,
 }
 
 /// The hosts that have a model. If none has it, these are all hosts: the Ollama of any host then says so in its own words.
@@ -25,5 +28,10 @@ pub(super) async fn hosts_for(app: &App, model: &str) -> Choice {
     if label.is_some() {
         hosts.retain(|host, _| entry(host).is_some());
     }
-    Choice { hosts: hosts.into_values().collect(), label }
+    let listed_without = |host: &String| {
+        let capabilities = entry(host).and_then(|entry| entry.capabilities.as_ref());
+        capabilities.is_some_and(|all| all.iter().all(|one| one != "embedding"))
+    };
+    let may_not_embed = label.is_some() && hosts.keys().all(listed_without);
+    Choice { hosts: hosts.into_values().collect(), label, may_not_embed }
 }

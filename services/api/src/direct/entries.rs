@@ -10,6 +10,8 @@ pub(super) type Entries = Vec<Entry>;
 
 pub(super) struct Entry {
     name: String,
+    /// What the model can do. An Ollama before v0.32 lists that of no model.
+    pub(super) capabilities: Option<Vec<String>>,
     pub(super) json: Box<RawValue>,
 }
 
@@ -51,6 +53,8 @@ where
 struct Named {
     #[serde(alias = "id")]
     name: String,
+    #[serde(default)]
+    capabilities: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -73,8 +77,8 @@ pub(super) fn version(answer: &Bytes) -> Option<Bytes> {
 
 fn entries(listed: Vec<Box<RawValue>>) -> Option<Entries> {
     let entry = |json: Box<RawValue>| {
-        let Named { name } = serde_json::from_str(json.get()).ok()?;
-        Some(Entry { name, json })
+        let Named { name, capabilities } = serde_json::from_str(json.get()).ok()?;
+        Some(Entry { name, capabilities, json })
     };
     listed.into_iter().map(entry).collect()
 }

@@ -7,7 +7,7 @@
 use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use foreman_ollama::{Route, SyncBody, error_text};
+use foreman_ollama::{Route, SyncBody, error_text, no_embeddings};
 use foreman_store::JobId;
 use serde_json::{Value, json};
 
@@ -159,6 +159,10 @@ impl Form {
 
     /// The answer to an unload, as Ollama gives it.
     pub(crate) fn unloaded(&self, now: DateTime<Utc>) -> (HeaderValue, Bytes) {
+        let json = HeaderValue::from_static("application/json; charset=utf-8");
+        if self.route.embeds() {
+            return (json, no_embeddings(self.route, &self.model).into());
+        }
         let created_at = now.to_rfc3339_opts(SecondsFormat::Nanos, true);
         let mut answer = json!({"model": self.model, "created_at": created_at});
         if self.route == Route::Chat {
@@ -168,7 +172,7 @@ impl Form {
         }
         answer["done"] = true.into();
         answer["done_reason"] = "unload".into();
-        (HeaderValue::from_static("application/json; charset=utf-8"), answer.to_string().into())
+        (json, answer.to_string().into())
     }
 }
 

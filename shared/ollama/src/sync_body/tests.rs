@@ -96,6 +96,10 @@ fn an_unload_is_a_request_without_content_whose_keep_alive_is_zero() {
         (Route::Generate, r#"{"model":"a","prompt":"x","keep_alive":0}"#, false),
         (Route::Generate, r#"{"model":"a","prompt":"x","prompt":null,"keep_alive":0}"#, false),
         (Route::Completions, r#"{"model":"a","prompt":"","keep_alive":0}"#, false),
+        (Route::Embed, r#"{"model":"a","input":[],"keep_alive":0}"#, true),
+        (Route::Embed, r#"{"model":"a","input":["x"],"keep_alive":0}"#, false),
+        (Route::Embeddings, r#"{"model":"a","prompt":"","keep_alive":"0m"}"#, true),
+        (Route::OpenAiEmbeddings, r#"{"model":"a","input":[],"keep_alive":0}"#, false),
     ] {
         let purpose = read(route, body).purpose;
         assert_eq!(purpose == Purpose::Unload, unloads, "{body}");

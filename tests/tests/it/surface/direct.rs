@@ -1,100 +1,11 @@
-//! Tests what Ollama answers without a job: with workers that the test plays, and with a real one.
+//! Tests what Ollama answers without a job, with workers that the test plays.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{Method, StatusCode, header};
 use foreman_store::Seal;
 use foreman_tests::{Api, Db, eventually, http};
-use ollama_sim::{Config, Model, Sim};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::time::timeout;
 
-/// A worker and its Ollama, as an api sees them.
-#[derive(Clone)]
-struct Worker(Arc<Inner>);
-
-struct Inner {
-    address: SocketAddr,
-    answers: BTreeMap<&'static str, Value>,
-    seen: Mutex<Vec<(String, HeaderMap, Bytes)>>,
-    /// While it is true, requests hang.
-    hangs: watch::Sender<bool>,
-    /// Requests that are being answered.
-    under_way: watch::Sender<usize>,
-}
-
-impl Worker {
-    /// Starts a worker of this host that answers so, and makes it known.
-    async fn start(db: &Db, host: &str, answers: &[(&'static str, Value)]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let worker = Self(Arc::new(Inner {
-            address: listener.local_addr().unwrap(),
-            answers: answers.iter().cloned().collect(),
-            seen: Mutex::default(),
-            hangs: watch::Sender::new(false),
-            under_way: watch::Sender::new(0),
-        }));
-        let router = Router::new().fallback(answer).with_state(worker.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        db.run(&format!(
-            "INSERT INTO worker (id, host_id, roles, ttl, stream_url)
-             VALUES (gen_random_uuid(), '{host}', '{{run}}', interval '20 s', 'http://{}')",
-            worker.0.address
-        ))
-        .await;
-        worker
-    }
-
-    fn hang(&self, hangs: bool) {
-        self.0.hangs.send_replace(hangs);
-    }
-
-    /// The requests for a path, each with its headers and its body.
-    fn seen(&self, path: &str) -> Vec<(HeaderMap, Value)> {
-        let seen = self.0.seen.lock().unwrap();
-        let of_path = seen.iter().filter(|(at, ..)| at == path);
-        of_path
-            .map(|(_, headers, body)| (headers.clone(), serde_json::from_slice(body).unwrap_or_default()))
-            .collect()
-    }
-
-    async fn under_way(&self, count: usize) {
-        let mut under_way = self.0.under_way.subscribe();
-        timeout(Duration::from_secs(30), under_way.wait_for(|now| *now == count)).await.unwrap().unwrap();
-    }
-}
-
-struct UnderWay(Worker);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.0.under_way.send_modify(|count| *count -= 1);
-    }
-}
-
-async fn answer(State(worker): State<Worker>, request: Request) -> Response {
-    let (head, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-    let path = head.uri.path().strip_prefix("/ollama").unwrap().to_owned();
-    worker.0.under_way.send_modify(|count| *count += 1);
-    let _under_way = UnderWay(worker.clone());
-    worker.0.seen.lock().unwrap().push((path.clone(), head.headers, body));
-    worker.0.hangs.subscribe().wait_for(|hangs| !hangs).await.unwrap();
-    match worker.0.answers.get(&*path) {
-        Some(answer) => answer.to_string().into_response(),
-        None => (StatusCode::NOT_FOUND, json!({"error": format!("not found at {path}")}).to_string())
-            .into_response(),
-    }
-}
+use super::played::Worker;
 
 fn models(names: &[&str]) -> Value {
     let entry =
@@ -282,91 +193,39 @@ async fn embeddings_go_to_hosts_in_turn_without_keep_alive_and_end_when_the_call
     .await;
 }
 
-/// An Ollama with a model that chats and one that embeds.
-async fn an_ollama() -> Sim {
-    let mut config = Config::default().models(["tiny-a"]);
-    config.models.push(Model::parse("tiny-embed+embedding").unwrap());
-    Sim::start(config).await.unwrap()
-}
-
-/// The status and the body of an answer, without durations.
-async fn ask(url: &str, path: &str, body: Option<Value>) -> (StatusCode, Value) {
-    let url = format!("{url}{path}");
-    let request = match body {
-        Some(body) => http().post(url).body(body.to_string()),
-        None => http().get(url),
+#[tokio::test]
+async fn a_model_that_may_embed_is_asked_and_one_that_cannot_is_not() {
+    let db = Db::fresh().await;
+    let listing = |abilities: Value| {
+        let entry = |name: &str| json!({"name": name, "model": name, "capabilities": abilities});
+        json!({"models": [entry("m:latest")]})
     };
-    let answer = request.send().await.unwrap();
-    let (status, text) = (answer.status(), answer.text().await.unwrap());
-    let mut body: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    for measured in ["total_duration", "load_duration"] {
-        body.as_object_mut().and_then(|body| body.remove(measured));
-    }
-    (status, body)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_passes_on_what_its_ollama_answers() {
-    let db = Db::fresh().await;
-    let sim = an_ollama().await;
-    let key = [("FOREMAN_SECRET_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")];
-    let _worker = foreman_tests::Worker::start(&db, &sim.url(), &key).await;
-    let api = Api::start(&db, &key).await;
-    eventually("the models of the host", async || {
-        let (status, listed) = ask(&api.url, "/api/tags", None).await;
-        if status == StatusCode::OK { Ok(()) } else { Err(listed) }
-    })
-    .await;
-    let embed = |model: &str| Some(json!({"model": model, "input": "the sky"}));
-    for (path, body) in [
-        ("/api/tags", None),
-        ("/api/version", None),
-        ("/v1/models", None),
-        ("/v1/models/tiny-a", None),
-        ("/v1/models/nope", None),
-        ("/api/show", Some(json!({"model": "tiny-a"}))),
-        ("/api/show", Some(json!({"model": "nope"}))),
-        ("/api/show", Some(json!({}))),
-        ("/api/embed", embed("tiny-embed")),
-        ("/api/embed", embed("nope")),
-        ("/api/embed", Some(json!({"model": "tiny-embed", "input": 5}))),
-        ("/api/embeddings", Some(json!({"model": "tiny-embed", "prompt": "the sky"}))),
-        ("/v1/embeddings", embed("tiny-embed")),
-        ("/v1/embeddings", embed("nope")),
+    let show = |abilities: Value, info: Value| json!({"capabilities": abilities, "model_info": info});
+    let (chat, embed) = (json!(["completion"]), json!(["embedding"]));
+    let shown = |shown: Value| vec![("/api/show", shown)];
+    for (listed, shown, is_asked) in [
+        (&embed, vec![], true),
+        // An Ollama that lists no abilities embeds with every model.
+        (&Value::Null, shown(show(chat.clone(), json!({}))), true),
+        // What a host lists was seen to be wrong.
+        (&chat, shown(show(embed.clone(), json!({}))), true),
+        (&chat, shown(show(chat.clone(), json!({"llama.pooling_type": 1}))), true),
+        // Nothing is known.
+        (&chat, vec![], true),
+        (&chat, shown(json!({"license": "x"})), true),
+        (&chat, shown(show(chat.clone(), json!({"llama.block_count": 1}))), false),
+        (&chat, shown(show(chat.clone(), Value::Null)), false),
     ] {
-        let [ours, ollamas] =
-            [ask(&api.url, path, body.clone()).await, ask(&sim.url(), path, body.clone()).await];
-        assert_eq!(ours, ollamas, "{path} {body:?}");
+        db.run("DELETE FROM worker").await;
+        let told = format!("{listed} {shown:?}");
+        let answers =
+            [("/api/tags", listing(listed.clone())), ("/api/embed", json!({"embeddings": [[0.5]]}))];
+        let worker = Worker::start(&db, "host-a", &[&answers[..], &shown].concat()).await;
+        let api = Api::start(&db, &[]).await;
+        lists(&api, &["m:latest"]).await;
+        let answer = post(&api, "/api/embed", json!({"model": "m", "input": "sky"})).await;
+        let status = if is_asked { StatusCode::OK } else { StatusCode::NOT_IMPLEMENTED };
+        assert_eq!(answer.status(), status, "{told}");
+        assert_eq!(worker.seen("/api/embed").len(), usize::from(is_asked), "{told}");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn queued_embeddings_are_jobs_and_answer_as_ollama_does() {
-    let db = Db::fresh().await;
-    let sim = an_ollama().await;
-    let _worker = foreman_tests::Worker::start(&db, &sim.url(), &[]).await;
-    let api = Api::start(&db, &[("FOREMAN_EMBED", "queued")]).await;
-    let embed = |model: &str| json!({"model": model, "input": "the sky"});
-    let mut kept = embed("tiny-embed");
-    kept["keep_alive"] = (-1).into();
-    for (path, body) in [
-        ("/api/embed", embed("tiny-embed")),
-        ("/api/embed", kept),
-        ("/api/embed", embed("nope")),
-        ("/api/embed", json!({"model": "tiny-embed", "input": 5})),
-        ("/api/embeddings", json!({"model": "tiny-embed", "prompt": "the sky"})),
-        ("/v1/embeddings", embed("tiny-embed")),
-        ("/v1/embeddings", embed("nope")),
-    ] {
-        let ours = ask(&api.url, path, Some(body.clone())).await;
-        assert_eq!(ours, ask(&sim.url(), path, Some(body.clone())).await, "{path} {body}");
-    }
-    db.every_job_ends().await;
-    let done: Vec<String> = db
-        .values(
-            "SELECT j.path FROM job j JOIN job_done d ON d.job_id = j.id WHERE d.state = 'done' ORDER BY j.id",
-        )
-        .await;
-    assert_eq!(done, ["/api/embed", "/api/embed", "/api/embeddings", "/v1/embeddings"]);
-    assert_eq!(db.value::<i64>("SELECT count(*) FROM job WHERE body LIKE '%keep_alive%'").await, 0);
 }
