@@ -23,6 +23,10 @@ const OUTBOX_OLDEST: Metric = Metric::gauge(
 const DUE: Metric = Metric::gauge("foreman_deliveries_due", "Webhooks that could be sent now.");
 const OLDEST_DUE: Metric =
     Metric::gauge("foreman_delivery_oldest_due_seconds", "How long the oldest due webhook has been due.");
+const LANES_OPEN: Metric = Metric::gauge(
+    "foreman_lanes_open",
+    "Receivers that failed ten times in a row, so that one webhook at a time tries them out.",
+);
 const DAYS_AHEAD: Metric =
     Metric::gauge("foreman_partition_days_ahead", "Days after today that have their partitions.");
 const OLDEST_TRANSACTION: Metric = Metric::gauge(
@@ -31,7 +35,7 @@ const OLDEST_TRANSACTION: Metric = Metric::gauge(
 );
 
 pub(crate) const METRICS: &[Metric] =
-    &[JOBS_QUEUED, OLDEST_QUEUED, OUTBOX_OLDEST, DUE, OLDEST_DUE, DAYS_AHEAD, OLDEST_TRANSACTION];
+    &[JOBS_QUEUED, OLDEST_QUEUED, OUTBOX_OLDEST, DUE, OLDEST_DUE, LANES_OPEN, DAYS_AHEAD, OLDEST_TRANSACTION];
 
 /// Prometheus usually asks every 15 s or less often.
 const EVERY: Duration = Duration::from_secs(10);
@@ -89,6 +93,7 @@ async fn read(worker: &Worker) -> Result<Snapshot, StoreError> {
     let deliveries = store.delivery_backlog().await?;
     gauges.set(&DUE, &[], deliveries.due as f64);
     gauges.set(&OLDEST_DUE, &[], deliveries.oldest_due.as_secs_f64());
+    gauges.set(&LANES_OPEN, &[], deliveries.lanes_open as f64);
     gauges.set(&OUTBOX_OLDEST, &[], store.outbox_oldest().await?.as_secs_f64());
     gauges.set(&DAYS_AHEAD, &[], store.partition_days_ahead().await? as f64);
     gauges.set(&OLDEST_TRANSACTION, &[], store.oldest_transaction().await?.as_secs_f64());

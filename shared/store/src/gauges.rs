@@ -9,6 +9,7 @@ use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::fleet::heartbeat::{Heartbeat, dead_columns};
 use crate::id::WorkerId;
+use crate::webhook::lane::OPENS_AT;
 
 /// The waiting jobs of one model.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +27,8 @@ pub struct DeliveryBacklog {
     /// Deliveries that wait for a sender or for an earlier event of their job.
     pub due: i64,
     pub oldest_due: Duration,
+    /// Lanes that failed so often that only one delivery at a time tries them out.
+    pub lanes_open: i64,
 }
 
 impl Store {
@@ -85,17 +88,23 @@ impl Store {
         Ok(rows.into_iter().map(|row| backlog((row.model, row.queued, row.oldest))).collect())
     }
 
-    /// Deliveries that could be sent now.
+    /// Deliveries that could be sent now: due, and neither of a lane that is held back nor of a disabled endpoint.
     pub async fn delivery_backlog(&self) -> Result<DeliveryBacklog, StoreError> {
         let row = sqlx::query!(
             r#"-- delivery_backlog
             SELECT count(*) AS "due!",
-                   coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0)::float8 AS "oldest!"
-            FROM webhook_delivery WHERE next_attempt_at <= now() AND (claim_no IS NULL OR claimed_until <= now())"#
+                   coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0)::float8 AS "oldest!",
+                   (SELECT count(*) FROM webhook_lane WHERE failures >= $1) AS "lanes_open!"
+            FROM webhook_delivery d
+            WHERE next_attempt_at <= now() AND (claim_no IS NULL OR claimed_until <= now())
+              AND NOT EXISTS (SELECT FROM webhook_lane l WHERE l.id = d.lane_id AND l.not_before > now())
+              AND NOT EXISTS (SELECT FROM webhook_endpoint w
+                              WHERE w.id = d.lane_id AND w.disabled_at IS NOT NULL AND w.deleted_at IS NULL)"#,
+            OPENS_AT,
         )
         .fetch_one(self.once())
         .await?;
-        Ok(DeliveryBacklog { due: row.due, oldest_due: seconds(row.oldest) })
+        Ok(DeliveryBacklog { due: row.due, oldest_due: seconds(row.oldest), lanes_open: row.lanes_open })
     }
 
     /// How long the oldest event has waited for the relay; zero if no event waits.

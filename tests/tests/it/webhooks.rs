@@ -3,6 +3,7 @@
 
 mod bodies;
 mod claiming;
+mod gates;
 mod heavy;
 mod keeping_house;
 mod lanes;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use chrono::DateTime;
 use foreman_store::{
-    ClaimedDeliveries, Delivery, DeliveryOutcome, DeliveryReport, DeliveryTerms, JobId, JobRequest,
+    ClaimedDeliveries, Delivery, DeliveryOutcome, DeliveryReport, DeliveryTerms, JobId, JobRequest, LaneNews,
     LaneOffer, NewJob, Relayed, ReportSettled, Store,
 };
 use foreman_tests::{Db, Process, Worker, eventually, free_port, success};
@@ -101,6 +102,14 @@ fn report(delivery: Delivery, outcome: DeliveryOutcome) -> DeliveryReport {
         status: (outcome == DeliveryOutcome::Delivered).then_some(200),
         response: None,
         outcome,
+        news: match outcome {
+            DeliveryOutcome::Delivered => LaneNews::Succeeded,
+            DeliveryOutcome::Retry { code, .. } | DeliveryOutcome::Failed { code } => {
+                LaneNews::Failed { code, hold: None }
+            }
+            DeliveryOutcome::Release { .. } => LaneNews::Unknown,
+        },
+        is_probe: delivery.is_probe,
     }
 }
 

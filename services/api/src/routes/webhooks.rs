@@ -57,14 +57,20 @@ pub(crate) struct Endpoint<'a> {
     /// How the endpoint answers. Lists and answers to changes leave this out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
-    health: Option<Health>,
+    health: Option<Health<'a>>,
 }
 
 /// How an endpoint answers, and what waits for it.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct Health {
-    /// `never_tried`, `proven` (it answers) or `failing`.
+pub(crate) struct Health<'a> {
+    /// `never_tried`, `proven` (it takes webhooks), `failing` (the last three attempts failed), or `open`: it failed ten times in
+    /// a row, so one webhook at a time tries it out, and no failure counts.
     state: &'static str,
+    /// Until then nothing is sent there, because it asked for that or because it is open.
+    #[schema(format = DateTime)]
+    held_until: Option<String>,
+    /// Why its last attempt failed.
+    last_error: Option<&'a str>,
     /// Webhooks that have not ended, counted up to 1,000.
     #[schema(minimum = 0, maximum = 1000)]
     pending: i64,
@@ -152,8 +158,8 @@ pub(crate) async fn show(
 ) -> Result<Response, Refusal> {
     let _permit = app.reads.permit(caller.client).await?;
     let found = app.store.endpoint(caller.scope(), id).await?.ok_or_else(Refusal::no_such_endpoint)?;
-    let health = health(&app.store.endpoint_health(id).await?);
-    let json = show::json(&Endpoint { health: Some(health), ..endpoint(&found) });
+    let measured = app.store.endpoint_health(id).await?;
+    let json = show::json(&Endpoint { health: Some(health(&measured)), ..endpoint(&found) });
     Ok(outgoing::small_json(StatusCode::OK, json))
 }
 
@@ -236,13 +242,16 @@ impl<'a> Endpoint<'a> {
     }
 }
 
-fn health(health: &EndpointHealth) -> Health {
+fn health(health: &EndpointHealth) -> Health<'_> {
     Health {
         state: match health.lane {
+            _ if health.is_open => "open",
             LaneHealth::NeverTried => "never_tried",
             LaneHealth::Proven => "proven",
             LaneHealth::Failing => "failing",
         },
+        held_until: health.held_until.map(rfc3339),
+        last_error: health.last_error.as_deref(),
         pending: health.pending.min(COUNTED_PENDING),
         oldest_due_at: health.oldest_due_at.map(rfc3339),
     }

@@ -38,6 +38,8 @@ pub(crate) struct Endpoint {
 #[derive(Deserialize)]
 pub(crate) struct Health {
     pub(crate) state: String,
+    pub(crate) held_until: Option<DateTime<Utc>>,
+    pub(crate) last_error: Option<String>,
     pub(crate) pending: u64,
     pub(crate) oldest_due_at: Option<DateTime<Utc>>,
 }

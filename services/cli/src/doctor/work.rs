@@ -115,7 +115,7 @@ pub(super) fn outbox(oldest: Duration, fleet: &Fleet) -> Finding {
 }
 
 /// Webhooks that could be sent and are not.
-pub(super) fn deliveries(DeliveryBacklog { due, oldest_due }: DeliveryBacklog, fleet: &Fleet) -> Finding {
+pub(super) fn deliveries(DeliveryBacklog { due, oldest_due, .. }: DeliveryBacklog, fleet: &Fleet) -> Finding {
     if oldest_due < OVERDUE {
         return Finding::ok(format!("No webhook is overdue; {} could be sent now.", count(due, "webhook")));
     }

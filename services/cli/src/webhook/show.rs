@@ -29,7 +29,10 @@ pub(super) fn endpoint(reply: &Reply<Endpoint>, json: bool) -> anyhow::Result<()
         lines.push(("disabled", why.to_owned()));
     }
     if let Some(health) = &endpoint.health {
-        lines.push(("health", health.state.replace('_', " ")));
+        let error = health.last_error.as_ref().map(|code| format!(", last {}", code.replace('_', " ")));
+        let held = health.held_until.map(|at| format!(", tried again {}", from_now(at, now)));
+        let state = health.state.replace('_', " ");
+        lines.push(("health", [Some(state), error, held].into_iter().flatten().collect()));
         let due = health.oldest_due_at.map(|at| format!(", the oldest due {}", from_now(at, now)));
         lines.push(("waiting", format!("{}{}", health.pending, due.unwrap_or_default())));
     }

@@ -50,7 +50,7 @@ const TASK: &str = "dispatch";
 
 pub(crate) const DELIVERIES: Metric = Metric::labelled_counter(
     "foreman_deliveries_total",
-    "Attempts to deliver a webhook, by what became of the delivery: delivered, retry or failed; and why.",
+    "Attempts to deliver a webhook, by what became of the delivery: delivered, retry, failed or probed; and why.",
 );
 const CLAIMED: Metric =
     Metric::counter("foreman_deliveries_claimed_total", "Webhooks claimed for an attempt.");
@@ -132,7 +132,8 @@ impl Dispatcher {
         let lanes = self.store.look_at_lanes(&self.memory.known(began)).await?;
         self.memory.learn(&lanes, began, Instant::now());
         let open = lanes.heads.into_iter().filter(|head| !head.is_disabled);
-        let (due, later): (Vec<LaneHead>, Vec<LaneHead>) = open.partition(|head| head.first_at <= lanes.now);
+        let (due, later): (Vec<LaneHead>, Vec<LaneHead>) =
+            open.partition(|head| head.due_in(lanes.now).is_zero());
         let next = later.iter().map(|head| head.due_in(lanes.now)).min();
         let next_look = next.map_or(Round::Idle, |wait| Round::Until((Instant::now() + wait).into()));
         Ok((due, next_look))

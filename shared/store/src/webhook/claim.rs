@@ -13,6 +13,7 @@ use crate::id::{DeliveryId, EndpointId, JobId, LaneId};
 use crate::job::artifact::ArtifactView;
 use crate::job::history::JobEvent;
 use crate::job::state::JobState;
+use crate::webhook::lane::OPENS_AT;
 use crate::webhook::receiver::{Receiver, SecretOwner, query_with_receivers};
 
 /// A delivery with more bytes of artifacts than this is heavy: its artifacts are read by themselves, and its bytes are
@@ -76,6 +77,10 @@ pub struct Delivery {
     pub event: JobEvent,
     /// The bytes of the artifacts that are sent inside the webhook.
     pub artifact_bytes: u64,
+    /// Whether it tries out a lane that is held back. Until its report is written, it is the only one there.
+    pub is_probe: bool,
+    /// Whether its lane is open. Then a failure of this attempt is not counted against the delivery.
+    pub lane_is_open: bool,
 }
 
 impl Delivery {
@@ -111,6 +116,9 @@ impl Store {
     /// counted, and if it was the last attempt, the delivery fails here. After a 410 the later events of the job end here
     /// unsent, and so do those for an endpoint that was deleted. Nothing is claimed for a disabled endpoint.
     ///
+    /// A lane that is held back gives one delivery from its `not_before` on, whatever was offered, and an endpoint with a rate
+    /// limit as many as have slots. Their rows are locked meanwhile, so this holds for all dispatchers together.
+    ///
     /// Heavy deliveries are taken from the lanes in turn: the first of each lane, then the second of each, and so on,
     /// while those before bring fewer than `heavy_bytes` in all.
     pub async fn claim_deliveries(
@@ -127,13 +135,43 @@ impl Store {
         // Otherwise a plan made while the tables were small might use an index on the lane, and read all rows of a lane.
         let rows = query_with_receivers!(
             r#"-- claim_deliveries
-            WITH picked AS MATERIALIZED (
-                SELECT d.*, offer.turn, offer.heavy_bytes
-                FROM (SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::integer[], $7::bigint[])
-                          WITH ORDINALITY AS t (lane_id, since, at_most, heavy_bytes, turn)
-                      WHERE NOT EXISTS (SELECT FROM webhook_endpoint w
-                                        WHERE w.id = t.lane_id AND w.disabled_at IS NOT NULL AND w.deleted_at IS NULL)
-                     ) AS offer
+            WITH lane AS MATERIALIZED (
+                SELECT t.*, l.id IS NOT NULL AS is_gated
+                FROM unnest($1::uuid[], $2::timestamptz[], $3::integer[], $7::bigint[])
+                    WITH ORDINALITY AS t (lane_id, since, at_most, heavy_bytes, turn)
+                LEFT JOIN LATERAL (SELECT * FROM webhook_endpoint WHERE id = t.lane_id LIMIT 1) AS w ON true
+                LEFT JOIN LATERAL (
+                    SELECT id FROM webhook_lane l
+                    WHERE l.id = t.lane_id AND (l.not_before IS NOT NULL OR w.rate_limit IS NOT NULL) LIMIT 1
+                ) AS l ON true
+                WHERE w.disabled_at IS NULL OR w.deleted_at IS NOT NULL
+            ), gate AS MATERIALIZED (
+                SELECT l.id, l.failures >= $11 AS is_open, l.not_before, limited.spacing,
+                       greatest(l.next_slot_at, now() - limited.spacing * limited.burst) AS paid_until
+                FROM lane
+                JOIN webhook_lane l ON l.id = lane.lane_id
+                LEFT JOIN LATERAL (
+                    SELECT slots.spacing, slots.burst
+                    FROM webhook_endpoint w, LATERAL rate_slots(w.rate_limit) AS slots
+                    WHERE w.id = lane.lane_id AND w.deleted_at IS NULL AND w.rate_limit IS NOT NULL
+                ) AS limited ON true
+                WHERE lane.is_gated
+                FOR NO KEY UPDATE OF l SKIP LOCKED
+            ), offer AS MATERIALIZED (
+                SELECT lane.lane_id, lane.since, lane.heavy_bytes, lane.turn, coalesce(gate.is_open, false) AS is_open,
+                       gate.not_before IS NOT NULL AS is_probe,
+                       CASE WHEN NOT lane.is_gated THEN lane.at_most
+                            WHEN gate.not_before > now() THEN 0
+                            ELSE least(CASE WHEN gate.not_before IS NULL THEN lane.at_most ELSE 1 END,
+                                       CASE WHEN gate.spacing IS NULL THEN lane.at_most
+                                            ELSE greatest(floor(extract(epoch FROM now() - gate.paid_until)
+                                                                / extract(epoch FROM gate.spacing)), 0)::integer END)
+                       END AS at_most
+                FROM lane LEFT JOIN gate ON gate.id = lane.lane_id
+                WHERE gate.id IS NOT NULL OR NOT lane.is_gated
+            ), picked AS MATERIALIZED (
+                SELECT d.*, offer.turn, offer.heavy_bytes, offer.is_open, offer.is_probe
+                FROM offer
                 CROSS JOIN LATERAL (
                     SELECT q.id, q.lane_id, q.job_id, q.seq, q.terminal, q.redelivery, q.attempts, q.claim_no,
                            q.claimed_at, q.created_at, q.next_attempt_at
@@ -196,6 +234,13 @@ impl Store {
                     claimed_until = now() + make_interval(secs => $4)
                 FROM fitting p WHERE d.id = p.id AND p.ends_as IS NULL
                 RETURNING p.*, d.claim_no AS no, d.attempts AS number
+            ), passed AS (
+                UPDATE webhook_lane l
+                SET not_before = CASE WHEN gate.not_before IS NOT NULL THEN now() + make_interval(secs => $4) END,
+                    next_slot_at = gate.paid_until + gate.spacing * taken.deliveries
+                FROM gate JOIN (SELECT lane_id, count(*) AS deliveries FROM claimed GROUP BY lane_id) AS taken
+                  ON taken.lane_id = gate.id
+                WHERE l.id = gate.id
             )
             SELECT id AS "id!: DeliveryId", no, number, claim_no IS NOT NULL AS "lost!", ends_as,
                    lane_id AS "lane!: LaneId", terminal AS "terminal!", redelivery AS "redelivery!",
@@ -203,7 +248,8 @@ impl Store {
                    extract(epoch FROM now() - at)::float8 AS "event_age!",
                    url AS "url!", signed_by AS "signed_by!: SecretOwner", endpoint_id AS "endpoint: EndpointId", traceparent, job_id AS "job!: JobId",
                    model AS "model!", metadata, seq AS "seq!", attempt AS "attempt!", state AS "state!: JobState",
-                   previous_state AS "previous_state!", error, at AS "at!", bytes AS "bytes!"
+                   previous_state AS "previous_state!", error, at AS "at!", bytes AS "bytes!", is_open AS "is_open!",
+                   is_probe AS "is_probe!"
             FROM (SELECT * FROM claimed
                   UNION ALL
                   SELECT fitting.*, NULL, NULL FROM fitting WHERE ends_as IS NOT NULL) AS t"#,
@@ -217,6 +263,7 @@ impl Store {
             heavy_bytes,                 // $8 heavy bytes in all
             LIGHT,                       // $9 bytes of a light one
             terms.inline_limit,          // $10 inline_limit
+            OPENS_AT,                    // $11 failures of an open lane
         )
         .fetch_all(self.once())
         .await?;
@@ -242,6 +289,8 @@ impl Store {
                     model: row.model,
                     metadata: row.metadata,
                     artifact_bytes: row.bytes.unsigned_abs(),
+                    is_probe: row.is_probe,
+                    lane_is_open: row.is_open,
                     event: JobEvent {
                         seq: row.seq,
                         attempt: row.attempt,

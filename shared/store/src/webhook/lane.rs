@@ -28,34 +28,31 @@ pub struct LaneHead {
     /// It belongs to a disabled endpoint, so nothing is claimed there for now.
     pub is_disabled: bool,
     pub first_at: DateTime<Utc>,
+    /// Until then the lane is held back.
+    pub opens_at: Option<DateTime<Utc>>,
 }
+
+/// This many failures in a row open a lane: only one delivery at a time tries it out, and no failure is counted.
+pub(crate) const OPENS_AT: i32 = 10;
 
 /// What is known of how a receiver answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneHealth {
-    /// No attempt has ended yet, or the lane's row was pruned since.
+    /// No attempt has succeeded yet and hardly any failed, or the lane's row was pruned since.
     NeverTried,
-    /// The last attempt succeeded.
+    /// It takes webhooks. Some may fail among many.
     Proven,
-    /// The last attempt failed.
+    /// The last three attempts failed.
     Failing,
 }
 
 impl LaneHealth {
-    /// From `webhook_lane.healthy`, which is NULL before the first attempt has ended.
+    /// From `webhook_lane.healthy`, which is NULL until the lane is proven or failing.
     pub(crate) fn from_column(healthy: Option<bool>) -> Self {
         match healthy {
             None => Self::NeverTried,
             Some(true) => Self::Proven,
             Some(false) => Self::Failing,
-        }
-    }
-
-    pub(crate) fn column(self) -> Option<bool> {
-        match self {
-            Self::NeverTried => None,
-            Self::Proven => Some(true),
-            Self::Failing => Some(false),
         }
     }
 }
@@ -71,7 +68,8 @@ pub struct Lanes {
 impl LaneHead {
     /// How long until it may be claimed; zero if it is due.
     pub fn due_in(&self, now: DateTime<Utc>) -> Duration {
-        (self.first_at - now).to_std().unwrap_or_default()
+        let claimable_at = self.opens_at.map_or(self.first_at, |opens_at| opens_at.max(self.first_at));
+        (claimable_at - now).to_std().unwrap_or_default()
     }
 }
 
@@ -125,14 +123,19 @@ impl Store {
             )
             SELECT now() AS "now!", head.lane_id AS "lane?: LaneId", head.next_attempt_at AS "first_at?",
                    l.client_id AS "client?: ClientId", l.origin AS "origin?", l.healthy AS "healthy?",
-                   EXISTS (SELECT FROM webhook_endpoint w
-                           WHERE w.id = head.lane_id AND w.disabled_at IS NOT NULL AND w.deleted_at IS NULL)
-                   AS "is_disabled!"
+                   w.disabled_at IS NOT NULL AS "is_disabled!",
+                   greatest(l.not_before, l.next_slot_at + slots.spacing) AS "opens_at?"
             FROM (VALUES (1)) AS once
             LEFT JOIN head ON true
             LEFT JOIN LATERAL (
-                SELECT client_id, origin, healthy FROM webhook_lane WHERE id = head.lane_id LIMIT 1
-            ) AS l ON true"#,
+                SELECT client_id, origin, healthy, not_before, next_slot_at FROM webhook_lane
+                WHERE id = head.lane_id LIMIT 1
+            ) AS l ON true
+            LEFT JOIN LATERAL (
+                SELECT disabled_at, rate_limit FROM webhook_endpoint
+                WHERE id = head.lane_id AND deleted_at IS NULL LIMIT 1
+            ) AS w ON true
+            LEFT JOIN LATERAL rate_slots(w.rate_limit) AS slots ON true"#,
             &lanes,
             &since,
         )
@@ -149,6 +152,7 @@ impl Store {
                 health: LaneHealth::from_column(row.healthy),
                 is_disabled: row.is_disabled,
                 first_at: row.first_at?,
+                opens_at: row.opens_at,
             })
         });
         Ok(Lanes { now, heads: heads.collect() })

@@ -1,7 +1,7 @@
 //! Writes the reports of attempts to deliver, in batches. A report is written only under the number of its claim.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     time::{Duration, Instant},
 };
 
@@ -12,7 +12,7 @@ use crate::db::wake::Write;
 use crate::id::{DeliveryId, EndpointId, JobId, LaneId};
 use crate::job::state::JobState;
 use crate::webhook::claim::DeliveryClaim;
-use crate::webhook::lane::LaneHealth;
+use crate::webhook::lane::OPENS_AT;
 use crate::webhook::receiver::Receiver;
 
 /// One attempt that is over.
@@ -32,6 +32,23 @@ pub struct DeliveryReport {
     /// The first bytes of the answer.
     pub response: Option<Vec<u8>>,
     pub outcome: DeliveryOutcome,
+    /// What it says of the receiver.
+    pub news: LaneNews,
+    /// Whether the attempt tried out a lane that was held back.
+    pub is_probe: bool,
+}
+
+/// What an attempt says of its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneNews {
+    /// Nothing was sent.
+    Unknown,
+    Succeeded,
+    Failed {
+        code: &'static str,
+        /// How long nothing may be sent there, because the receiver says so.
+        hold: Option<Duration>,
+    },
 }
 
 /// What follows from an attempt. A registered endpoint that answered `gone` is disabled with the report, and gathers its
@@ -47,7 +64,8 @@ pub enum DeliveryOutcome {
     Failed {
         code: &'static str,
     },
-    /// It was not sent, for a reason of ours. The attempt is neither counted nor logged. Try again after the wait.
+    /// It was not sent, for a reason of ours, or it tried out an open lane in vain. The attempt is neither counted nor logged.
+    /// Try again after the wait.
     Release {
         wait: Duration,
     },
@@ -77,15 +95,6 @@ impl DeliveryOutcome {
         match self {
             Self::Retry { code, .. } | Self::Failed { code } => Some(code),
             Self::Delivered | Self::Release { .. } => None,
-        }
-    }
-
-    /// What this says of the lane. A webhook that was not sent says nothing.
-    fn lane_health(&self) -> Option<LaneHealth> {
-        match self {
-            Self::Delivered => Some(LaneHealth::Proven),
-            Self::Retry { .. } | Self::Failed { .. } => Some(LaneHealth::Failing),
-            Self::Release { .. } => None,
         }
     }
 
@@ -159,11 +168,7 @@ async fn write_reports(
     // bound would find it.
     let wait =
         |report: &DeliveryReport| Some((report.outcome.wait()?.as_secs_f64() - ago(report.ended)).max(0.0));
-    // The last report about a lane in this batch decides.
-    let health: HashMap<LaneId, LaneHealth> = reports
-        .iter()
-        .filter_map(|report| Some((report.receiver.lane, report.outcome.lane_health()?)))
-        .collect();
+    let lanes = of_lanes(reports);
     let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
     let numbers: Vec<_> = reports.iter().map(|report| report.claim.no).collect();
     let outcomes: Vec<_> = reports.iter().map(|report| report.outcome.outcome()).collect();
@@ -177,11 +182,17 @@ async fn write_reports(
     let states: Vec<_> = reports.iter().map(|report| report.event.as_str()).collect();
     let endpoints: Vec<_> =
         reports.iter().map(|report| report.receiver.endpoint.map(EndpointId::uuid)).collect();
-    let lanes: Vec<_> = health.keys().map(|lane| lane.uuid()).collect();
-    let healthy: Vec<_> = health.values().map(|health| health.column()).collect();
+    let lane_ids: Vec<_> = lanes.iter().map(|lane| lane.id.uuid()).collect();
+    let succeeded: Vec<_> = lanes.iter().map(|lane| lane.succeeded).collect();
+    let failures: Vec<_> = lanes.iter().map(|lane| lane.failures).collect();
+    let holds: Vec<_> = lanes.iter().map(|lane| lane.hold.map(|hold| hold.as_secs_f64())).collect();
+    let errors: Vec<_> = lanes.iter().map(|lane| lane.last_error).collect();
+    let probed: Vec<_> = lanes.iter().map(|lane| lane.probed).collect();
     // In `followers`: when an event must wait for a retry, postpone the job's later events with it, and bring them forward
     // when it has ended. This is for speed only: the claim checks the order itself.
-    // In `health`: skip a lane that another settler writes at this moment. Health is advice only, and not worth a wait.
+    // In `changed`: lock the lanes in the order of their ids, so that two settlers cannot wait for each other. A lane that
+    // goes on as before is left alone. In `news`: only probes make a lane worse than just open, so that many attempts that
+    // were under way together do not make it wait for longer. Only a probe ends the time in which a lane is held back.
     let rows = sqlx::query_scalar!(
         r#"-- settle_deliveries
         WITH input AS (
@@ -220,13 +231,32 @@ async fn write_reports(
               AND f.claim_no IS NULL AND NOT f.redelivery
               AND CASE WHEN l.waits THEN f.next_attempt_at < l.until
                        ELSE f.next_attempt_at > l.until AND f.attempts = 0 END
-        ), health AS (
-            UPDATE webhook_lane l SET healthy = changed.healthy, last_used_at = now()
-            FROM (SELECT l.id, t.healthy
-                  FROM unnest($12::uuid[], $13::boolean[]) AS t (id, healthy) JOIN webhook_lane l ON l.id = t.id
-                  WHERE l.healthy IS DISTINCT FROM t.healthy OR l.last_used_at < now() - interval '1 hour'
-                  FOR NO KEY UPDATE OF l SKIP LOCKED) AS changed
-            WHERE l.id = changed.id
+        ), changed AS MATERIALIZED (
+            SELECT l.id, l.not_before, l.healthy, n.succeeded, n.hold, n.last_error, n.probed, n.failures > 0 AS failed,
+                   CASE WHEN n.succeeded THEN n.failures
+                        WHEN n.probed THEN l.failures + n.failures
+                        ELSE least(l.failures + n.failures, greatest(l.failures, $19)) END AS failures
+            FROM unnest($12::uuid[], $13::boolean[], $15::integer[], $16::float8[], $17::text[], $18::boolean[])
+                AS n (id, succeeded, failures, hold, last_error, probed)
+            JOIN webhook_lane l ON l.id = n.id
+            WHERE n.failures > 0 OR l.failures > 0 OR l.not_before IS NOT NULL OR l.healthy IS DISTINCT FROM true
+               OR l.last_used_at < now() - interval '1 hour'
+            ORDER BY l.id FOR NO KEY UPDATE OF l
+        ), lanes AS (
+            UPDATE webhook_lane l
+            SET failures = c.failures, last_used_at = now(), last_error = coalesce(c.last_error, l.last_error),
+                healthy = CASE WHEN c.failures >= 3 THEN false WHEN c.succeeded THEN true ELSE l.healthy END,
+                not_before = CASE
+                    WHEN c.failed AND (c.hold IS NOT NULL OR c.failures >= $19)
+                        THEN greatest(CASE WHEN c.probed THEN NULL ELSE l.not_before END,
+                                      now() + make_interval(secs => c.hold),
+                                      CASE WHEN c.failures >= $19
+                                           THEN now() + least(interval '5 seconds' * 2 ^ least(c.failures - $19, 10),
+                                                              interval '5 minutes') END)
+                    WHEN c.probed AND (c.failed OR c.succeeded) THEN NULL
+                    WHEN c.probed THEN now()
+                    ELSE l.not_before END
+            FROM changed c WHERE l.id = c.id
         ), refused_for_ever AS (
             UPDATE webhook_endpoint w SET disabled_at = now(), disabled_because = 'gone', updated_at = now()
             FROM held h WHERE w.id = h.endpoint_id AND h.error_code = 'gone' AND w.disabled_at IS NULL
@@ -243,19 +273,61 @@ async fn write_reports(
         &waits as &[Option<f64>],       // $9 wait
         &urls as &[&str],               // $10 url
         &states as &[&str],             // $11 state
-        &lanes,                         // $12 lane_id
-        &healthy as &[Option<bool>],    // $13 healthy
+        &lane_ids,                      // $12 lane_id
+        &succeeded,                     // $13 succeeded
         &endpoints as &[Option<uuid::Uuid>], // $14 endpoint_id
+        &failures,                      // $15 failures in a row
+        &holds as &[Option<f64>],       // $16 seconds to hold it back
+        &errors as &[Option<&str>],     // $17 last_error
+        &probed,                        // $18 probed
+        OPENS_AT,                       // $19 failures of an open lane
     )
     .fetch_all(conn)
     .await?;
     Ok(rows.into_iter().collect())
 }
 
+/// What the reports of one batch say of a lane.
+struct OfLane {
+    id: LaneId,
+    succeeded: bool,
+    /// Failures since the last success.
+    failures: i32,
+    hold: Option<Duration>,
+    last_error: Option<&'static str>,
+    probed: bool,
+}
+
+fn of_lanes(reports: &[DeliveryReport]) -> Vec<OfLane> {
+    let mut lanes: BTreeMap<LaneId, OfLane> = BTreeMap::new();
+    for report in reports {
+        let id = report.receiver.lane;
+        if report.news == LaneNews::Unknown && !report.is_probe {
+            continue;
+        }
+        let nothing =
+            OfLane { id, succeeded: false, failures: 0, hold: None, last_error: None, probed: false };
+        let lane = lanes.entry(id).or_insert(nothing);
+        lane.probed |= report.is_probe;
+        match report.news {
+            LaneNews::Unknown => {}
+            LaneNews::Succeeded => (lane.succeeded, lane.failures) = (true, 0),
+            LaneNews::Failed { code, hold } => {
+                lane.failures += 1;
+                lane.hold = lane.hold.max(hold);
+                lane.last_error = Some(code);
+            }
+        }
+    }
+    lanes.into_values().collect()
+}
+
 /// Whether a webhook may be sent because of this report, at once or after its wait.
 fn frees_another(report: &DeliveryReport) -> bool {
     match report.outcome {
-        DeliveryOutcome::Delivered | DeliveryOutcome::Failed { .. } => !report.event.is_terminal(),
+        DeliveryOutcome::Delivered | DeliveryOutcome::Failed { .. } => {
+            report.is_probe || !report.event.is_terminal()
+        }
         DeliveryOutcome::Retry { .. } | DeliveryOutcome::Release { .. } => true,
     }
 }

@@ -52,7 +52,12 @@ async fn a_job_is_told_to_its_own_url_and_to_every_endpoint_that_wants_it() {
     let none = house.api.get(&format!("{}/deliveries?since=2100-01-01T00:00:00Z", path_of(&all))).await;
     assert_eq!(none["data"], json!([]));
     let shown = house.api.get(&path_of(&all)).await;
-    assert_eq!(shown["health"], json!({"state": "proven", "pending": 0, "oldest_due_at": null}));
+    assert_eq!(
+        shown["health"],
+        json!({
+            "state": "proven", "held_until": null, "last_error": null, "pending": 0, "oldest_due_at": null
+        })
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,7 +66,7 @@ pub(crate) const VALUES: &[Values] = &[
         "array_fill(filled.id(1), '{100}'), filled.jobs(79951, 100)"]),
     values("cancelled_leases", Few, &["filled.id(3)"]),
     values("change_endpoint", Few, &["filled.id(500001), 'u', 'o', '', '{done}', '{a}', 5, false, true, '{x}', '\\x00', true"]),
-    values("claim_deliveries", BATCH, &["filled.ids(1, 11), array_fill('-infinity'::timestamptz, '{11}'), array_fill(10, '{11}'), 25, 10::smallint, 4::smallint, array_fill(1000000::bigint, '{11}'), 1000000, 16384, 262144"]),
+    values("claim_deliveries", BATCH, &["filled.ids(1, 11), array_fill('-infinity'::timestamptz, '{11}'), array_fill(10, '{11}'), 25, 10::smallint, 4::smallint, array_fill(1000000::bigint, '{11}'), 1000000, 16384, 262144, 10"]),
     values("claim_jobs", BATCH, &[
         "filled.id(1), 'host 1', 1, array[filled.id(2), filled.id(1)], '{0,0}', array[filled.job(0), filled.job(0)], '{64,64}', 'tiny-a', 64, 'held', 1000000",
         "filled.id(1), 'host 1', 1, array[filled.id(1)], '{0}', array[filled.job(0)], '{64}', 'tiny-b', 64, 'working', 1000000"]),
@@ -81,7 +81,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("delete_endpoint", Few, &["filled.id(500001), filled.id(1)"]),
     values("deliver_again", Few, &["filled.delivery(120000), filled.id(1), 10"]),
     values("deliveries", Few, &["filled.job(120000), filled.id(1), filled.id(0), 51"]),
-    values("delivery_backlog", WholeRooms("one worker counts, and rests in proportion"), BARE),
+    values("delivery_backlog", WholeRooms("one worker counts, and rests in proportion"), &["10"]),
     values("deregister_api", Few, &["filled.id(3)"]),
     values("deregister_worker", Few, &["filled.id(3)"]),
     values("drop_leases_without_request", Few, &["filled.id(3)"]),
@@ -89,7 +89,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("expire_jobs", Few, &["100, '-infinity'", "100, now() - interval '2 seconds'"]),
     values("endpoint_deliveries", WholeRooms("what waits for the endpoint is sorted; a client reads one page at a time, and rests"), &[
         "filled.id(500001), 'delivered', NULL, filled.id(900001), 51", "filled.id(1), 'pending', now() - interval '1 hour', filled.id(900001), 51"]),
-    values("endpoint_health", Few, &["filled.id(1), 1000"]),
+    values("endpoint_health", Few, &["filled.id(1), 1000, 10"]),
     values("endpoint_receiver", Few, &["filled.id(500001)"]),
     values("exports_gauges", Few, &["filled.ids(1, 2), array[now(), now()]"]),
     values("extend_claim", Few, &["filled.delivery(60000), 1, 25"]),
@@ -184,7 +184,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("server", DOCTOR, BARE),
     values("settle_deliveries", BATCH, &["filled.deliveries(50001, 10), array_fill(1::bigint, '{10}'), array_fill('delivered'::text, '{5}') || array_fill('retry'::text, '{5}'), array_fill(500::smallint, '{10}'), \
         array_fill(NULL::text, '{5}') || array_fill('http_5xx'::text, '{5}'), array_fill(1, '{10}'), array_fill(NULL::bytea, '{10}'), array_fill(1::float8, '{10}'), array_fill(60::float8, '{10}'), \
-        array_fill('http://127.0.0.1:9/'::text, '{10}'), array_fill('queued'::text, '{10}'), filled.ids(2, 10), array_fill(false, '{10}'), array_fill(NULL::uuid, '{5}') || array_fill(filled.id(500001), '{5}')"]),
+        array_fill('http://127.0.0.1:9/'::text, '{10}'), array_fill('queued'::text, '{10}'), filled.ids(2, 10), array_fill(false, '{10}'), array_fill(NULL::uuid, '{5}') || array_fill(filled.id(500001), '{5}'), \
+        array_fill(1, '{10}'), array_fill(1::float8, '{10}'), array_fill('http_5xx'::text, '{10}'), array_fill(true, '{10}'), 10"]),
     values("settled_already", BATCH, &["filled.jobs(150000, 100), ARRAY[150000,150001]::bigint[] || array_fill(1::bigint, '{98}')"]),
     values("sign_in", Few, &["decode(lpad('3', 64, '0'), 'hex')"]),
     values("sign_in_as", Few, &["'client 1'"]),

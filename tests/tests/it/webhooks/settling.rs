@@ -114,12 +114,18 @@ async fn what_was_not_sent_for_a_reason_of_ours_is_not_counted() {
 }
 
 #[tokio::test]
-async fn a_lane_remembers_how_its_last_attempt_went() {
+async fn a_lane_fails_after_three_failures_in_a_row_and_is_proven_by_one_success() {
     let db = Db::fresh().await;
     done_jobs_to(&db, URL, 1).await;
     relay(&db.store).await;
-    for (outcome, health) in [(RETRY, LaneHealth::Failing), (DeliveryOutcome::Delivered, LaneHealth::Proven)]
-    {
+    for (outcome, health) in [
+        (RETRY, LaneHealth::NeverTried),
+        (RETRY, LaneHealth::NeverTried),
+        (RETRY, LaneHealth::Failing),
+        (DeliveryOutcome::Delivered, LaneHealth::Proven),
+        (RETRY, LaneHealth::Proven),
+        (DeliveryOutcome::Delivered, LaneHealth::Proven),
+    ] {
         db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
         let delivery = claim_one(&db.store).await;
         settle(&db.store, delivery, outcome).await;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use foreman_runtime::background_error;
 use foreman_store::{
-    Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, EndpointId, Store,
-    StoreError,
+    Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, EndpointId, LaneNews,
+    Store, StoreError,
 };
 use foreman_webhook::schedule::{self, Jitter};
 use foreman_webhook::{DeliveryDecision, Failure, Guard, Reaction, RetrySchedule, sign};
@@ -31,6 +31,12 @@ const BEGIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often the claim of a heavy webhook is extended while it waits for its bytes.
 const EXTEND_EVERY: Duration = Duration::from_millis(2_500);
+
+/// An attempt to try out an open lane has failed. The lane says when the next one is made.
+const PROBED: DeliveryOutcome = DeliveryOutcome::Release { wait: Duration::ZERO };
+
+/// How long a receiver is left alone that answers 429 or 503 and does not say for how long.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// How long a webhook waits whose artifacts Postgres cannot give out.
 const UNREADABLE_FOR: Duration = Duration::from_secs(30);
@@ -131,8 +137,14 @@ impl Context {
         };
         let decision = self.schedule.decide(attempt, &received.reaction, Jitter::random());
         let lag = (!delivery.redelivery).then_some(delivery.event_age + since_claim);
-        let outcome = outcome(decision, &received.reaction, delivery.receiver.endpoint);
+        let outcome = match decision {
+            // Its receiver fails whatever it is sent, so that is no failure of this webhook.
+            DeliveryDecision::RetryIn(_) if delivery.lane_is_open => PROBED,
+            DeliveryDecision::Failed { code } if delivery.lane_is_open && code != schedule::TOO_OLD => PROBED,
+            decision => outcome(decision, &received.reaction, delivery.receiver.endpoint),
+        };
         let report = DeliveryReport {
+            news: news(&received.reaction),
             started,
             ended,
             status: received.reaction.status(),
@@ -195,7 +207,16 @@ fn report(delivery: Delivery, at: Instant, outcome: DeliveryOutcome) -> Delivery
         status: None,
         response: None,
         outcome,
+        news: LaneNews::Unknown,
+        is_probe: delivery.is_probe,
     }
+}
+
+/// What a reaction says of the receiver.
+fn news(reaction: &Reaction) -> LaneNews {
+    let Some(code) = reaction.error_code() else { return LaneNews::Succeeded };
+    let asks_for_time = matches!(reaction.status(), Some(429 | 503));
+    LaneNews::Failed { code, hold: asks_for_time.then(|| reaction.retry_after().unwrap_or(HOLD)) }
 }
 
 fn outcome(decision: DeliveryDecision, reaction: &Reaction, endpoint: Option<EndpointId>) -> DeliveryOutcome {

@@ -124,6 +124,7 @@ mod tests {
             origin: Some(origin.to_owned()),
             health,
             is_disabled: false,
+            opens_at: None,
             first_at: DateTime::UNIX_EPOCH,
         }
     }

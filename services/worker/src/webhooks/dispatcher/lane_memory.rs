@@ -83,6 +83,7 @@ mod tests {
             origin: None,
             health: LaneHealth::NeverTried,
             is_disabled: false,
+            opens_at: None,
             first_at: *first_at,
         };
         Lanes { now, heads: heads.iter().map(head).collect() }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background_error;
-use foreman_store::{DeliveryOutcome, DeliveryReport, ReportSettled, Store, StoreError};
+use foreman_store::{DeliveryOutcome, DeliveryReport, LaneNews, ReportSettled, Store, StoreError};
 use metrics::{counter, histogram};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -118,7 +118,10 @@ fn record(report: &DeliveryReport, lag: Option<Duration>, settled: ReportSettled
         DeliveryOutcome::Delivered => ("delivered", "2xx"),
         DeliveryOutcome::Retry { code, .. } => ("retry", code),
         DeliveryOutcome::Failed { code } => ("failed", code),
-        DeliveryOutcome::Release { .. } => return,
+        DeliveryOutcome::Release { .. } => match report.news {
+            LaneNews::Failed { code, .. } => ("probed", code),
+            LaneNews::Unknown | LaneNews::Succeeded => return,
+        },
     };
     counter!(DELIVERIES.name, "outcome" => outcome, "code" => code).increment(1);
     let took = report.ended.saturating_duration_since(report.started);

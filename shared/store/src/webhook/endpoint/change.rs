@@ -61,7 +61,9 @@ impl Store {
                     updated_at = now()
                 WHERE id = $1
             )
-            UPDATE webhook_lane SET origin = $3, healthy = NULL WHERE id = $1 AND $12"#,
+            UPDATE webhook_lane
+            SET origin = $3, healthy = NULL, failures = 0, not_before = NULL, next_slot_at = NULL, last_error = NULL
+            WHERE id = $1 AND $12"#,
             id.uuid(),                                    // $1 id
             after.url,                                    // $2 url
             after.origin,                                 // $3 origin
@@ -92,7 +94,7 @@ impl Store {
                 WHERE id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR client_id = $2)
                 RETURNING id
             ), lane AS (
-                UPDATE webhook_lane l SET healthy = NULL FROM gone WHERE l.id = gone.id
+                UPDATE webhook_lane l SET not_before = NULL FROM gone WHERE l.id = gone.id
             )
             SELECT id FROM gone"#,
             id.uuid(),

@@ -6,7 +6,7 @@ use crate::client::scope::Scope;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{DeliveryId, EndpointId, JobId};
-use crate::webhook::lane::LaneHealth;
+use crate::webhook::lane::{LaneHealth, OPENS_AT};
 use crate::webhook::view::DeliveryState;
 
 /// Deliveries that wait are counted up to here.
@@ -16,6 +16,12 @@ pub const COUNTED_PENDING: i64 = 1_000;
 #[derive(Debug)]
 pub struct EndpointHealth {
     pub lane: LaneHealth,
+    /// It failed so often that only one webhook at a time tries it out.
+    pub is_open: bool,
+    /// Until then nothing is sent there.
+    pub held_until: Option<DateTime<Utc>>,
+    /// The code of its last failure, if it failed since it last succeeded.
+    pub last_error: Option<String>,
     /// Deliveries that have not ended, up to [`COUNTED_PENDING`].
     pub pending: i64,
     /// Since when the oldest of them is due.
@@ -52,18 +58,25 @@ impl Store {
     pub async fn endpoint_health(&self, id: EndpointId) -> Result<EndpointHealth, StoreError> {
         let row = sqlx::query!(
             r#"-- endpoint_health
-            SELECT (SELECT healthy FROM webhook_lane WHERE id = $1) AS healthy,
+            SELECT l.healthy AS "healthy?", l.failures >= $3 AS is_open, l.last_error AS "last_error?",
+                   CASE WHEN l.not_before > now() THEN l.not_before END AS held_until,
                    (SELECT count(*) FROM (SELECT FROM webhook_delivery WHERE lane_id = $1 LIMIT $2) AS waiting)
                    AS "pending!",
                    (SELECT next_attempt_at FROM webhook_delivery WHERE lane_id = $1 AND next_attempt_at <= now()
-                    ORDER BY next_attempt_at LIMIT 1) AS oldest_due_at"#,
+                    ORDER BY next_attempt_at LIMIT 1) AS oldest_due_at
+            FROM (VALUES (1)) AS once
+            LEFT JOIN (SELECT * FROM webhook_lane WHERE id = $1) AS l ON true"#,
             id.uuid(),
             COUNTED_PENDING,
+            OPENS_AT,
         )
         .fetch_one(self.once())
         .await?;
         Ok(EndpointHealth {
             lane: LaneHealth::from_column(row.healthy),
+            is_open: row.is_open == Some(true),
+            held_until: row.held_until,
+            last_error: row.last_error.filter(|_| row.healthy != Some(true) || row.held_until.is_some()),
             pending: row.pending,
             oldest_due_at: row.oldest_due_at,
         })

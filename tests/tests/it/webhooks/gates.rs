@@ -1,0 +1,210 @@
+//! Lanes that are held back: open after ten failures, throttled by their receivers, limited by their endpoints. What waits there
+//! loses nothing, and one delivery at a time tries them out, however many dispatchers there are.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use foreman_store::{ClientId, Delivery, EndpointSettings, LaneNews, Seal, Store};
+use foreman_tests::{Db, Receiver, ReceiverAnswer, eventually};
+
+use super::{DeliveryOutcome, RETRY, URL, claim, dispatcher, done_jobs_to, relay, report};
+
+const PROBED: DeliveryOutcome = DeliveryOutcome::Release { wait: Duration::ZERO };
+
+/// Writes what became of attempts, with what it says of the receiver.
+async fn settle_all(store: &Store, deliveries: Vec<Delivery>, outcome: DeliveryOutcome, news: LaneNews) {
+    let reports: Vec<_> = deliveries
+        .into_iter()
+        .map(|delivery| foreman_store::DeliveryReport { news, ..report(delivery, outcome) })
+        .collect();
+    store.settle_deliveries(&reports).await.unwrap();
+}
+
+const FAILED: LaneNews = LaneNews::Failed { code: "http_5xx", hold: None };
+
+async fn lane(db: &Db) -> (i32, Option<f64>) {
+    let sql = "SELECT failures FROM webhook_lane";
+    let wait = "SELECT extract(epoch FROM not_before - now())::float8 FROM webhook_lane";
+    (db.value(sql).await, db.value(wait).await)
+}
+
+async fn hold_ends(db: &Db) {
+    db.run("UPDATE webhook_lane SET not_before = now() - interval '1 second' WHERE not_before IS NOT NULL")
+        .await;
+}
+
+/// Opens the lane of `URL`, to which this many jobs have webhooks.
+async fn opened(jobs: usize) -> Db {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, jobs).await;
+    relay(&db.store).await;
+    let mut first = claim(&db.store).await.to_send;
+    assert_eq!(first.len(), jobs, "the first webhook of each job");
+    let rest = first.split_off(10);
+    settle_all(&db.store, first, RETRY, FAILED).await;
+    settle_all(&db.store, rest, DeliveryOutcome::Release { wait: Duration::ZERO }, LaneNews::Unknown).await;
+    db
+}
+
+#[tokio::test]
+async fn ten_failures_in_a_row_open_a_lane_and_one_probe_at_a_time_tries_it_out() {
+    let db = opened(15).await;
+    let (failures, wait) = lane(&db).await;
+    assert_eq!(failures, 10);
+    assert!((4.0..=5.0).contains(&wait.unwrap()), "{wait:?}");
+    assert_eq!(claim(&db.store).await.to_send.len(), 0, "held back");
+    let other = db.another_store();
+    for (round, least) in [9.0, 19.0, 39.0].into_iter().enumerate() {
+        hold_ends(&db).await;
+        let (one, another) = tokio::join!(claim(&db.store), claim(&other));
+        let probe = one.to_send.into_iter().chain(another.to_send).collect::<Vec<_>>();
+        assert_eq!(probe.len(), 1, "of two dispatchers one probes");
+        assert!(probe[0].is_probe && probe[0].lane_is_open);
+        assert_eq!(claim(&db.store).await.to_send.len(), 0, "nothing beside the probe");
+        settle_all(&db.store, probe, PROBED, FAILED).await;
+        let (failures, wait) = lane(&db).await;
+        assert_eq!(failures, 11 + i32::try_from(round).unwrap());
+        assert!((least..=2.0 * least).contains(&wait.unwrap()), "{wait:?}");
+    }
+    // Ten attempts failed before it opened, and no probe is counted.
+    assert_eq!(db.value::<i64>("SELECT sum(attempts) FROM webhook_delivery").await, 10);
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM webhook_attempt").await, 10);
+
+    hold_ends(&db).await;
+    let probe = claim(&db.store).await.to_send;
+    settle_all(&db.store, probe, DeliveryOutcome::Delivered, LaneNews::Succeeded).await;
+    assert_eq!(lane(&db).await, (0, None));
+    let flowing = claim(&db.store).await.to_send;
+    assert!(flowing.len() >= 4, "the others go on: {}", flowing.len());
+    assert!(flowing.iter().all(|delivery| !delivery.is_probe && !delivery.lane_is_open));
+}
+
+#[tokio::test]
+async fn a_success_among_failures_closes_nothing_down_and_late_failures_do_not_lengthen_the_wait() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 30).await;
+    relay(&db.store).await;
+    let mut under_way = claim(&db.store).await.to_send;
+    for _ in 0..2 {
+        let failing = under_way.split_off(under_way.len() - 9);
+        settle_all(&db.store, failing, RETRY, FAILED).await;
+        let good = under_way.split_off(under_way.len() - 1);
+        settle_all(&db.store, good, DeliveryOutcome::Delivered, LaneNews::Succeeded).await;
+    }
+    assert_eq!(lane(&db).await, (0, None));
+    settle_all(&db.store, under_way, RETRY, FAILED).await;
+    let (failures, wait) = lane(&db).await;
+    assert_eq!(failures, 10);
+    assert!(wait.unwrap() <= 5.0, "{wait:?}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_asks_for_time_gets_it_for_all_of_its_webhooks() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 5).await;
+    relay(&db.store).await;
+    let mut under_way = claim(&db.store).await.to_send;
+    let refused = vec![under_way.pop().unwrap()];
+    let hold = LaneNews::Failed { code: "rate_limited", hold: Some(Duration::from_secs(3_600)) };
+    settle_all(&db.store, refused, RETRY, hold).await;
+    // One that was under way already succeeds. That does not end the hold.
+    let late = vec![under_way.pop().unwrap()];
+    settle_all(&db.store, late, DeliveryOutcome::Delivered, LaneNews::Succeeded).await;
+    let given_back = DeliveryOutcome::Release { wait: Duration::ZERO };
+    settle_all(&db.store, under_way, given_back, LaneNews::Unknown).await;
+    let (_, wait) = lane(&db).await;
+    assert!(wait.unwrap() > 3_500.0, "{wait:?}");
+    assert_eq!(claim(&db.store).await.to_send.len(), 0);
+    let head = db.store.look_at_lanes(&[]).await.unwrap();
+    assert!(head.heads[0].due_in(head.now) > Duration::from_secs(3_500), "the dispatcher sleeps until then");
+    hold_ends(&db).await;
+    let probe = claim(&db.store).await.to_send;
+    assert_eq!(probe.len(), 1);
+    assert!(probe[0].is_probe && !probe[0].lane_is_open, "its failure would count");
+    settle_all(&db.store, probe, DeliveryOutcome::Delivered, LaneNews::Succeeded).await;
+    assert!(claim(&db.store).await.to_send.len() > 1);
+}
+
+#[tokio::test]
+async fn a_probe_whose_dispatcher_died_is_followed_by_another_after_its_claim() {
+    let db = opened(12).await;
+    hold_ends(&db).await;
+    assert_eq!(claim(&db.store).await.to_send.len(), 1);
+    let (_, wait) = lane(&db).await;
+    assert!(wait.unwrap() > 20.0, "as long as the claim holds: {wait:?}");
+    hold_ends(&db).await;
+    assert_eq!(claim(&db.store).await.to_send.len(), 1);
+}
+
+#[tokio::test]
+async fn a_rate_limit_holds_over_several_dispatchers() {
+    const RATE: usize = 20;
+    let db = Db::fresh().await;
+    let client: ClientId = db.request().client;
+    let settings = EndpointSettings {
+        url: URL.to_owned(),
+        origin: "http://127.0.0.1:9".to_owned(),
+        description: String::new(),
+        events: None,
+        models: None,
+        rate_limit: Some(i32::try_from(RATE).unwrap()),
+        is_disabled: false,
+    };
+    db.store.create_endpoint(&Seal::new(&[1; 32]), client, &settings, &Vec::new()).await.unwrap().unwrap();
+    db.accept(100).await;
+    relay(&db.store).await;
+    let dispatchers = [db.store.clone(), db.another_store(), db.another_store()];
+    eventually("sixty claimed webhooks", async || {
+        let [one, two, three] = &dispatchers;
+        tokio::join!(claim(one), claim(two), claim(three));
+        let claimed: i64 = db.value("SELECT count(*) FROM webhook_delivery WHERE claim_no IS NOT NULL").await;
+        if claimed >= 60 { Ok(()) } else { Err(claimed) }
+    })
+    .await;
+    let mut claimed: Vec<DateTime<Utc>> =
+        db.values("SELECT claimed_at FROM webhook_delivery WHERE claim_no IS NOT NULL").await;
+    claimed.sort_unstable();
+    for window in claimed.windows(RATE + 1) {
+        let took = window[RATE] - window[0];
+        assert!(took >= TimeDelta::seconds(1), "{} webhooks within {took}", RATE + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_always_fails_or_asks_for_an_hour_is_asked_a_few_times_for_a_hundred_jobs() {
+    for (answer, least) in
+        [(ReceiverAnswer::Status(500), 10), (ReceiverAnswer::With(429, "retry-after", "3600".to_owned()), 1)]
+    {
+        let db = Db::fresh().await;
+        let receiver = Receiver::answering(move |_, _| answer.clone()).await;
+        done_jobs_to(&db, &receiver.url("/"), 100).await;
+        let _dispatchers = (dispatcher(&db, &[]).await, dispatcher(&db, &[]).await);
+        eventually("a lane that is held back", async || {
+            let held = "SELECT count(*) FROM webhook_lane WHERE not_before > now()
+                        AND NOT EXISTS (SELECT FROM webhook_delivery WHERE claim_no IS NOT NULL)";
+            let held: i64 = db.value(held).await;
+            if held == 1 && receiver.count() >= least { Ok(()) } else { Err(receiver.count()) }
+        })
+        .await;
+        // Those that were under way when it was held back, and none after them.
+        let most = 10 + 2 * 8;
+        assert!(receiver.count() <= most, "{} requests", receiver.count());
+        assert_eq!(db.value::<i64>("SELECT count(*) FROM webhook_delivery").await, 400, "all wait");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_comes_back_gets_everything_in_order_without_a_poll() {
+    let db = Db::fresh().await;
+    let receiver =
+        Receiver::answering(|_, before| ReceiverAnswer::Status(if before < 10 { 500 } else { 200 })).await;
+    done_jobs_to(&db, &receiver.url("/"), 20).await;
+    let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "10ms,10ms,10ms")]).await;
+    eventually("the end of all webhooks", async || {
+        let left: i64 = db.value("SELECT count(*) FROM webhook_delivery").await;
+        if left == 0 { Ok(()) } else { Err(left) }
+    })
+    .await;
+    let delivered = "SELECT count(*) FROM webhook_attempt WHERE outcome = 'delivered'";
+    assert_eq!(db.value::<i64>(delivered).await, 80, "nothing is dropped");
+}
