@@ -9,7 +9,7 @@ use foreman_runtime::config::{SecretKey, form};
 use foreman_runtime::settings::{api, shared};
 use foreman_runtime::{ConfigError, Env};
 use foreman_store::ClientBacklog;
-use foreman_webhook::{Allow, SigningSecret};
+use foreman_webhook::{Allow, Nameservers, Policy, SigningSecret};
 use ipnet::IpNet;
 
 use crate::access::bound::Bound;
@@ -41,7 +41,8 @@ pub(crate) struct Config {
     pub(crate) max_streams: usize,
     pub(crate) job_ttl: TimeDelta,
     pub(crate) inline_limit: u64,
-    pub(crate) webhook_allow: Allow,
+    /// Which receivers may be called.
+    pub(crate) receivers: Policy,
     pub(crate) secret_key: Option<SecretKey>,
     pub(crate) signs_of_streams: Signs,
     pub(crate) signs_of_others: Signs,
@@ -94,7 +95,11 @@ impl Config {
             max_streams: env.read(&api::CLIENT_MAX_STREAMS, form::integer(1..=100_000))?,
             job_ttl: TimeDelta::from_std(shared::job_ttl(env)?).unwrap_or(TimeDelta::MAX),
             inline_limit: shared::artifact_inline_limit(env)?,
-            webhook_allow: env.read_optional(&shared::WEBHOOK_ALLOW, Allow::parse)?.unwrap_or_default(),
+            receivers: Policy {
+                allow: env.read_optional(&shared::WEBHOOK_ALLOW, Allow::parse)?.unwrap_or_default(),
+                require_https: env.read(&shared::WEBHOOK_REQUIRE_HTTPS, form::yes_no)?,
+                nameservers: env.read_optional(&shared::WEBHOOK_NAMESERVERS, Nameservers::parse)?,
+            },
             secret_key: shared::secret_key(env)?,
             signs_of_streams: Signs { first_after: every, every },
             signs_of_others: Signs { first_after: first_of_others, every },

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use foreman_store::{EndpointId, EndpointView, EndpointWithSecret, MAX_ENDPOINTS, Scope, Seal};
-use foreman_webhook::guard::SUBMISSION_BUDGET;
+use foreman_webhook::guard::{Asker, SUBMISSION_BUDGET};
 use tokio::time::Instant;
 
 use crate::access::auth::Caller;
@@ -38,7 +38,7 @@ pub(crate) async fn create(
     mut fields: Fields,
 ) -> Result<EndpointWithSecret, Refusal> {
     let seal = seal(app)?;
-    check_url(app, &fields).await?;
+    check_url(app, Asker::of(caller.client), &fields).await?;
     let headers = fields.headers.take().unwrap_or_default();
     let settings = fields.settings()?;
     let made = app.store.create_endpoint(seal, caller.client, &settings, &headers).await?;
@@ -57,7 +57,7 @@ pub(crate) async fn change(
     mut fields: Fields,
 ) -> Result<EndpointView, Refusal> {
     let seal = seal(app)?;
-    check_url(app, &fields).await?;
+    check_url(app, Asker::of(id), &fields).await?;
     let headers = fields.headers.take();
     let apply = |settings: &mut _| {
         fields.apply(settings);
@@ -97,8 +97,8 @@ pub(crate) async fn recover(
     }
 }
 
-async fn check_url(app: &App, fields: &Fields) -> Result<(), Refusal> {
+async fn check_url(app: &App, asker: Asker, fields: &Fields) -> Result<(), Refusal> {
     let Some(url) = &fields.url else { return Ok(()) };
-    let checked = app.receivers.check(url, Instant::now() + SUBMISSION_BUDGET).await;
+    let checked = app.receivers.check(asker, url, Instant::now() + SUBMISSION_BUDGET).await;
     checked.map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))
 }

@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use foreman_ollama::{JobBody, SyncBody, SyncBodyError};
 use foreman_store::{Acceptance, IdempotencyKey, JobId, JobReceiver, JobRequest, KnownModel};
-use foreman_webhook::guard::SUBMISSION_BUDGET;
+use foreman_webhook::guard::{Asker, SUBMISSION_BUDGET};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -202,7 +202,8 @@ impl Intake {
         let job = ParsedJob::of(body, app.store.clock().now(), app.job_ttl)?;
         if let Some(receiver) = &job.receiver {
             // All receivers of one request share one budget for looking up their names.
-            let checked = app.receivers.check(&receiver.url, self.began + SUBMISSION_BUDGET).await;
+            let deadline = self.began + SUBMISSION_BUDGET;
+            let checked = app.receivers.check(Asker::of(caller.client), &receiver.url, deadline).await;
             checked.map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))?;
         }
         let model = app.inventory.find(job.body.load_key.model(), self.began).await?;

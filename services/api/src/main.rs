@@ -124,7 +124,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         signs_of_others: config.signs_of_others,
         queue: QueueReader::new(store.clone()),
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
-        receivers: SubmissionCheck::new(Guard::new(config.webhook_allow)),
+        receivers: SubmissionCheck::new(Guard::new(config.receivers)),
         incoming: Shares::new(http::body::INCOMING, http::body::bounds(config.max_body)),
         large_parses: Semaphore::new(intake::LARGE_PARSES),
         batch_lines: Arc::new(Semaphore::new(intake::BATCH_LINES)),

@@ -9,7 +9,7 @@ use foreman_ollama::OllamaHost;
 use foreman_runtime::config::{SecretKey, form};
 use foreman_runtime::settings::{shared, worker};
 use foreman_runtime::{ConfigError, Env};
-use foreman_webhook::{Allow, RetrySchedule, SigningSecret};
+use foreman_webhook::{Allow, Nameservers, Policy, RetrySchedule, SigningSecret};
 use gethostname::gethostname;
 use tokio::net::TcpListener;
 
@@ -107,7 +107,8 @@ pub(crate) struct Turns {
 pub(crate) struct Webhooks {
     pub schedule: RetrySchedule,
     pub timeout: Duration,
-    pub allow: Allow,
+    /// Which receivers may be called.
+    pub policy: Policy,
     /// Signs the webhooks of clients that have no secret of their own.
     pub secret: Option<SigningSecret>,
     /// Artifacts up to this many bytes are sent inside the webhook.
@@ -208,7 +209,11 @@ impl Webhooks {
         Ok(Self {
             schedule: env.read(&worker::WEBHOOK_RETRY_SCHEDULE, RetrySchedule::parse)?,
             timeout: env.read(&worker::WEBHOOK_TIMEOUT, form::duration(SECOND..=HOUR))?,
-            allow: env.read_optional(&shared::WEBHOOK_ALLOW, Allow::parse)?.unwrap_or_default(),
+            policy: Policy {
+                allow: env.read_optional(&shared::WEBHOOK_ALLOW, Allow::parse)?.unwrap_or_default(),
+                require_https: env.read(&shared::WEBHOOK_REQUIRE_HTTPS, form::yes_no)?,
+                nameservers: env.read_optional(&shared::WEBHOOK_NAMESERVERS, Nameservers::parse)?,
+            },
             secret: env.read_optional(&shared::WEBHOOK_SECRET, SigningSecret::parse)?,
             inline_limit: shared::artifact_inline_limit(env)?,
             public_url: env.read_optional(&shared::PUBLIC_URL, form::text)?,
@@ -253,6 +258,8 @@ mod tests {
             ("FOREMAN_WORKER_ADVERTISE", "worker-1:9466"),
             ("FOREMAN_WORKER_ADVERTISE", "http://me:hush@x"),
             ("FOREMAN_LEASE_TTL", "1s"),
+            ("FOREMAN_WEBHOOK_REQUIRE_HTTPS", "true"),
+            ("FOREMAN_WEBHOOK_NAMESERVERS", "dns.example"),
             ("FOREMAN_LOAD_SHARE", "100%"),
             ("FOREMAN_HOST_ID", "two words"),
             ("OLLAMA_HOST", "ftp://x"),

@@ -9,11 +9,16 @@ use std::net::IpAddr;
 
 mod allow;
 mod dial;
+mod names;
+mod nameservers;
 mod ranges;
 mod submission;
+mod system;
 
 pub use allow::{Allow, AllowError};
-pub use dial::{Guard, GuardError};
+pub use dial::{Guard, GuardError, Policy};
+pub use names::{Asker, LookupError};
+pub use nameservers::{Nameservers, NameserversError};
 pub use ranges::{Kind, classify};
 pub use submission::{SUBMISSION_BUDGET, SubmissionCheck};
 

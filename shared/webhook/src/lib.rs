@@ -13,7 +13,7 @@ pub mod sign;
 pub mod timestamp;
 
 pub use event::{Artifact, ArtifactContent, Event};
-pub use guard::{Allow, Guard, GuardError, SubmissionCheck};
+pub use guard::{Allow, Guard, GuardError, Nameservers, Policy, SubmissionCheck};
 pub use reaction::{Failure, Reaction};
 pub use receiver_url::{ReceiverUrl, UrlError};
 pub use schedule::{Attempt, DeliveryDecision, RetrySchedule};

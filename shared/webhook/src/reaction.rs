@@ -7,6 +7,7 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use crate::guard::GuardError;
+use crate::receiver_url::UrlError;
 
 /// The longest `Retry-After` that counts. Otherwise a receiver could postpone its events past the end of their deliveries.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -26,7 +27,9 @@ pub enum Failure {
     /// The name does not resolve, or not in time.
     Dns,
     /// No address of the receiver may be called.
-    BlockedAddress,
+    AddressRefused,
+    /// The URL is not https, and the operator requires that.
+    HttpsRequired,
     /// Nothing listens there.
     Refused,
     /// No route, host or network down.
@@ -83,12 +86,12 @@ impl Reaction {
             Self::NotAnswered(failure) => Some(failure.code()),
             Self::Answered { status, .. } => match status {
                 200..=299 => None,
-                300..=399 => Some("redirect"),
+                300..=399 => Some("status_3xx"),
                 410 => Some("gone"),
-                429 => Some("rate_limited"),
-                503 => Some("unavailable"),
-                400..=499 => Some("http_4xx"),
-                500..=599 => Some("http_5xx"),
+                429 => Some("status_429"),
+                503 => Some("status_503"),
+                400..=499 => Some("status_4xx"),
+                500..=599 => Some("status_5xx"),
                 _ => Some("invalid_answer"),
             },
         }
@@ -98,15 +101,25 @@ impl Reaction {
 impl Failure {
     pub fn code(self) -> &'static str {
         match self {
-            Self::Dns => "dns",
-            Self::BlockedAddress => "blocked_address",
-            Self::Refused => "refused",
+            Self::Dns => "dns_error",
+            Self::AddressRefused => "address_refused",
+            Self::HttpsRequired => "https_required",
+            Self::Refused => "connection_refused",
             Self::Unreachable => "unreachable",
-            Self::Tls => "tls",
+            Self::Tls => "tls_error",
             Self::Timeout => "timeout",
-            Self::Connection => "connection",
+            Self::Connection => "connection_lost",
             Self::InvalidAnswer => "invalid_answer",
             Self::InvalidUrl => "invalid_url",
+        }
+    }
+
+    /// Why a URL may not be called any more that was good when it came.
+    pub fn of_url(error: &UrlError) -> Self {
+        match error {
+            UrlError::NotHttps => Self::HttpsRequired,
+            UrlError::Refused(_) => Self::AddressRefused,
+            _ => Self::InvalidUrl,
         }
     }
 
@@ -164,6 +177,7 @@ fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::LookupError;
 
     fn now() -> SystemTime {
         httpdate::parse_http_date("Sun, 22 Nov 2026 10:00:00 GMT").unwrap()
@@ -213,15 +227,15 @@ mod tests {
             (200, None),
             (204, None),
             (299, None),
-            (301, Some("redirect")),
-            (304, Some("redirect")),
-            (400, Some("http_4xx")),
-            (404, Some("http_4xx")),
+            (301, Some("status_3xx")),
+            (304, Some("status_3xx")),
+            (400, Some("status_4xx")),
+            (404, Some("status_4xx")),
             (410, Some("gone")),
-            (429, Some("rate_limited")),
-            (500, Some("http_5xx")),
-            (503, Some("unavailable")),
-            (599, Some("http_5xx")),
+            (429, Some("status_429")),
+            (500, Some("status_5xx")),
+            (503, Some("status_503")),
+            (599, Some("status_5xx")),
             (600, Some("invalid_answer")),
             (999, Some("invalid_answer")),
             (101, Some("invalid_answer")),
@@ -242,7 +256,10 @@ mod tests {
         let refused = Client(io::Error::from(io::ErrorKind::ConnectionRefused));
         assert_eq!(Failure::from_causes(&refused), Some(Failure::Refused));
 
-        let wrapped = Client(io::Error::other(io::Error::other(GuardError::NoAddress { host: "h".into() })));
+        let wrapped = Client(io::Error::other(io::Error::other(GuardError::Lookup {
+            host: "h".into(),
+            source: LookupError::NotFound,
+        })));
         assert_eq!(Failure::from_causes(&wrapped), Some(Failure::Dns));
 
         assert_eq!(Failure::from_causes(&Client(io::Error::other("bad certificate"))), None);

@@ -36,6 +36,10 @@ pub enum UrlError {
     InvalidHost,
     #[error("the port of the webhook URL must be between 1 and 65535")]
     InvalidPort,
+    #[error(
+        "webhooks go to https only here; use an https:// URL, or ask the operator about FOREMAN_WEBHOOK_REQUIRE_HTTPS"
+    )]
+    NotHttps,
     #[error(transparent)]
     Refused(#[from] Refused),
 }
@@ -49,6 +53,7 @@ impl UrlError {
                 "webhook_url_invalid"
             }
             Self::UserInfo => "webhook_url_user_info",
+            Self::NotHttps => "webhook_url_not_https",
             Self::Refused(_) => "webhook_address_refused",
         }
     }
@@ -101,9 +106,6 @@ impl ReceiverUrl {
     }
 
     /// Refuses an address in the URL, in any spelling, and `localhost`, unless the operator allows them.
-    ///
-    /// The sender must call this before every connection too: an HTTP client does not ask its resolver if the host is an
-    /// address.
     pub fn check_literal(&self, allow: &Allow) -> Result<(), Refused> {
         match self.target() {
             Target::Address(address) => allow.check(address),
@@ -119,6 +121,10 @@ impl ReceiverUrl {
             Some(Host::Domain(name)) => Target::Name(name),
             None => unreachable!("parse refuses a URL without a host"),
         }
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.0.scheme() == "https"
     }
 
     pub fn port(&self) -> u16 {

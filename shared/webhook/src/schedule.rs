@@ -161,7 +161,7 @@ mod tests {
         }
         for number in [10, 11, u32::MAX] {
             let decision = schedule.decide(attempt(number), &FAILED, Jitter::NONE);
-            assert_eq!(decision, DeliveryDecision::Failed { code: "refused" });
+            assert_eq!(decision, DeliveryDecision::Failed { code: "connection_refused" });
         }
         assert_eq!(schedule.max_attempts(true), 10);
     }
@@ -176,7 +176,7 @@ mod tests {
         );
         assert_eq!(
             schedule.decide(attempt(4), &FAILED, Jitter::NONE),
-            DeliveryDecision::Failed { code: "refused" }
+            DeliveryDecision::Failed { code: "connection_refused" }
         );
         assert_eq!(schedule.max_attempts(false), 4);
         assert_eq!(RetrySchedule::parse("2s").unwrap().max_attempts(false), 2);
@@ -207,7 +207,7 @@ mod tests {
         // `Retry-After` lengthens waits, but adds no attempt.
         assert_eq!(
             schedule.decide(attempt(3), &answered(503, Some("300")), Jitter::NONE),
-            DeliveryDecision::Failed { code: "unavailable" }
+            DeliveryDecision::Failed { code: "status_503" }
         );
     }
 
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_redirect_and_a_refused_address_are_retried_like_any_failure() {
         let schedule = schedule("60s");
-        for reaction in [answered(302, None), Reaction::NotAnswered(Failure::BlockedAddress)] {
+        for reaction in [answered(302, None), Reaction::NotAnswered(Failure::AddressRefused)] {
             assert_eq!(
                 schedule.decide(attempt(1), &reaction, Jitter::NONE),
                 DeliveryDecision::RetryIn(Duration::from_secs(60))

@@ -183,7 +183,7 @@ async fn every_metric_has_its_type_and_its_labels_and_counts_what_happened() {
     assert!(of_worker.sum("foreman_model_switches_total", &[]) >= Some(2.0));
     let deliveries =
         |outcome, code| of_worker.sum("foreman_deliveries_total", &[("outcome", outcome), ("code", code)]);
-    assert_eq!(deliveries("retry", "unavailable"), Some(1.0));
+    assert_eq!(deliveries("retry", "status_503"), Some(1.0));
     assert_eq!(of_worker.sum("foreman_deliveries_claimed_total", &[]), Some(5.0));
     assert_eq!(of_worker.sum("foreman_deliveries_unsigned_total", &[]), Some(5.0));
     assert_eq!(of_worker.count("foreman_delivery_attempt_seconds", &[]), Some(5.0));

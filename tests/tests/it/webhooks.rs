@@ -7,6 +7,7 @@ mod gates;
 mod heavy;
 mod keeping_house;
 mod lanes;
+mod names;
 mod plans;
 mod receivers;
 mod relaying;
@@ -38,7 +39,7 @@ const TERMS: DeliveryTerms = DeliveryTerms {
 const HEAVY: i64 = 16 << 20;
 
 pub(crate) const RETRY: DeliveryOutcome =
-    DeliveryOutcome::Retry { wait: Duration::from_secs(60), code: "http_5xx" };
+    DeliveryOutcome::Retry { wait: Duration::from_secs(60), code: "status_5xx" };
 
 /// A job whose receiver is at `url`.
 fn job_to(db: &Db, url: &str) -> NewJob {

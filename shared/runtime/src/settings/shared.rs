@@ -56,6 +56,16 @@ pub const WEBHOOK_ALLOW: Setting = Setting::optional(
     "none",
     "receivers allowed beside public addresses: loopback, private, CIDRs; metadata addresses never",
 );
+pub const WEBHOOK_REQUIRE_HTTPS: Setting = Setting::with_default(
+    "FOREMAN_WEBHOOK_REQUIRE_HTTPS",
+    "no",
+    "yes to send webhooks to https:// URLs only",
+);
+pub const WEBHOOK_NAMESERVERS: Setting = Setting::optional(
+    "FOREMAN_WEBHOOK_NAMESERVERS",
+    "those of /etc/resolv.conf",
+    "nameservers for the names of receivers, such as 9.9.9.9,10.0.0.2:5353; /etc/hosts comes first",
+);
 
 /// The worker reads it too, because it writes the URLs of artifacts into webhooks.
 pub const PUBLIC_URL: Setting = Setting::optional(
@@ -69,7 +79,15 @@ pub const PROCESS: &[Setting] =
     &[DATABASE_URL, DATABASE_DIRECT_URL, DB_POOL, PGBOUNCER, LOG, LOG_FORMAT, SECRET_KEY, SHUTDOWN_GRACE];
 
 /// The settings that api and worker read beside [`PROCESS`].
-pub const JOBS: &[Setting] = &[JOB_TTL, ARTIFACT_INLINE_LIMIT, PUBLIC_URL, WEBHOOK_SECRET, WEBHOOK_ALLOW];
+pub const JOBS: &[Setting] = &[
+    JOB_TTL,
+    ARTIFACT_INLINE_LIMIT,
+    PUBLIC_URL,
+    WEBHOOK_SECRET,
+    WEBHOOK_ALLOW,
+    WEBHOOK_REQUIRE_HTTPS,
+    WEBHOOK_NAMESERVERS,
+];
 
 /// How to reach Postgres.
 #[derive(Clone)]

@@ -132,6 +132,7 @@ mod tests {
             "2002:a9fe:a9fe::1",
             "2001:0:4136:e378:8000:63bf:5601:5601",
             "64:ff9b:1::a9fe:a9fe",
+            "2606:4700::5efe:169.254.169.254",
             "64:ff9b:1:a9fe:a9:fe00::",
         ] {
             assert!(!allows(everything, address), "{address}");

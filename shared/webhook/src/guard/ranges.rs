@@ -16,7 +16,7 @@ pub enum Kind {
     Shared,
     /// A service at this address gives the credentials of the machine to every program on it.
     Metadata,
-    /// An IPv6 address that contains an IPv4 address: mapped, compatible, NAT64, 6to4, Teredo.
+    /// An IPv6 address that contains an IPv4 address: mapped, compatible, NAT64, 6to4, Teredo, ISATAP.
     Translated,
     Multicast,
     Reserved,
@@ -73,6 +73,8 @@ pub(super) fn embedded_ipv4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     } else if within(address, TEREDO) {
         // RFC 4380, 4: the client's address is stored with every bit inverted.
         Some(Ipv4Addr::from_bits(!at(12).to_bits()))
+    } else if is_isatap(address) {
+        Some(at(12))
     } else {
         // In a local NAT64 prefix (RFC 8215), only its operator knows which bits are the IPv4 address.
         None
@@ -84,8 +86,17 @@ fn classify_v4(address: Ipv4Addr) -> Option<Kind> {
 }
 
 fn classify_v6(address: Ipv6Addr) -> Option<Kind> {
+    if is_isatap(address) {
+        return Some(Kind::Translated);
+    }
     let listed = V6.iter().find(|(network, _)| within(address, *network)).map(|(_, kind)| *kind);
     listed.or_else(|| (!within(address, GLOBAL_UNICAST)).then_some(Kind::Reserved))
+}
+
+/// RFC 5214, 6.1: under any prefix, the last 64 bits say that the last 32 are an IPv4 address.
+fn is_isatap(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    segments[4] & !0x0200 == 0 && segments[5] == 0x5efe
 }
 
 fn same_prefix_v4(address: Ipv4Addr, network: Ipv4Addr, bits: u32) -> bool {

@@ -139,6 +139,15 @@ async fn a_body_over_the_limit_is_refused_whether_its_length_is_announced_or_not
 }
 
 #[tokio::test]
+async fn where_https_is_required_other_receivers_are_refused_with_the_mend() {
+    let (_db, api) = start(&[("FOREMAN_WEBHOOK_REQUIRE_HTTPS", "yes")]).await;
+    let job = |url: &str| with(&format!(r#""state_webhook_url":"{url}""#));
+    let refused = post(&api, "/jobs", job("http://8.8.8.8/")).await;
+    assert_eq!(problem(refused, 422, "http").await, "webhook_url_not_https");
+    assert_eq!(post(&api, "/jobs", job("https://8.8.8.8/")).await.status(), 202);
+}
+
+#[tokio::test]
 async fn receivers_that_may_not_be_called_are_refused_in_all_their_forms() {
     let (_db, api) = start(&[("FOREMAN_WEBHOOK_ALLOW", "")]).await;
     for (url, code) in [

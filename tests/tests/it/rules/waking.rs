@@ -212,7 +212,7 @@ async fn each_step_of_a_webhook_wakes_the_dispatcher_and_the_last_one_nobody() {
         (RETRY, true),
         (DeliveryOutcome::Release { wait: Duration::ZERO }, true),
         (DeliveryOutcome::Delivered, true),
-        (DeliveryOutcome::Failed { code: "http_4xx" }, true),
+        (DeliveryOutcome::Failed { code: "status_4xx" }, true),
         (DeliveryOutcome::Delivered, true),
         (DeliveryOutcome::Delivered, false),
     ] {

@@ -198,7 +198,7 @@ async fn dispatchers_beside_each_other_keep_the_order_of_every_job() {
                         settle(
                             &store,
                             delivery,
-                            DeliveryOutcome::Retry { wait: Duration::ZERO, code: "http_5xx" },
+                            DeliveryOutcome::Retry { wait: Duration::ZERO, code: "status_5xx" },
                         )
                         .await;
                     }

@@ -20,7 +20,7 @@ async fn settle_all(store: &Store, deliveries: Vec<Delivery>, outcome: DeliveryO
     store.settle_deliveries(&reports).await.unwrap();
 }
 
-const FAILED: LaneNews = LaneNews::Failed { code: "http_5xx", hold: None };
+const FAILED: LaneNews = LaneNews::Failed { code: "status_5xx", hold: None };
 
 async fn lane(db: &Db) -> (i32, Option<f64>) {
     let sql = "SELECT failures FROM webhook_lane";
@@ -105,7 +105,7 @@ async fn a_receiver_that_asks_for_time_gets_it_for_all_of_its_webhooks() {
     relay(&db.store).await;
     let mut under_way = claim(&db.store).await.to_send;
     let refused = vec![under_way.pop().unwrap()];
-    let hold = LaneNews::Failed { code: "rate_limited", hold: Some(Duration::from_secs(3_600)) };
+    let hold = LaneNews::Failed { code: "status_429", hold: Some(Duration::from_secs(3_600)) };
     settle_all(&db.store, refused, RETRY, hold).await;
     // One that was under way already succeeds. That does not end the hold.
     let late = vec![under_way.pop().unwrap()];

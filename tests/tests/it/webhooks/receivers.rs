@@ -66,11 +66,11 @@ async fn each_way_to_fail_has_its_code() {
     let tls = plain.url("/").replace("http://", "https://");
     let receivers = [
         (hanging.url("/"), "timeout"),
-        (Rude::HangsUp.start().await.0, "connection"),
+        (Rude::HangsUp.start().await.0, "connection_lost"),
         (Rude::Babbles.start().await.0, "invalid_answer"),
-        (refused, "refused"),
-        (tls, "tls"),
-        ("http://nowhere.invalid/".to_owned(), "dns"),
+        (refused, "connection_refused"),
+        (tls, "tls_error"),
+        ("http://nowhere.invalid/".to_owned(), "dns_error"),
     ];
     let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_TIMEOUT", "2s")]).await;
     for (url, code) in receivers {
@@ -95,7 +95,7 @@ async fn a_redirect_is_a_failure_and_never_followed() {
     let receiver = Receiver::answering(move |_, _| ReceiverAnswer::Redirect(location.clone())).await;
     db.accept_all(&[job_to(&db, &receiver.url("/"))]).await;
     let _dispatcher = dispatcher(&db, &[]).await;
-    assert_eq!(logged(&db, 1).await, ["1 1 retry redirect"]);
+    assert_eq!(logged(&db, 1).await, ["1 1 retry status_3xx"]);
     assert_eq!((receiver.count(), elsewhere.count()), (1, 0));
 }
 
@@ -154,8 +154,32 @@ async fn what_may_not_be_called_is_refused_at_the_dial() {
     // Even who allows everything never opens the addresses that hand out credentials.
     db.accept_all(&[job_to(&db, "http://169.254.169.254/latest")]).await;
     let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_ALLOW", "169.254.0.0/16")]).await;
-    assert_eq!(logged(&db, hosts.len() + 1).await, vec!["1 1 retry blocked_address"; hosts.len() + 1]);
+    assert_eq!(logged(&db, hosts.len() + 1).await, vec!["1 1 retry address_refused"; hosts.len() + 1]);
     assert_eq!(receiver.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_https_is_required_nothing_is_sent_in_clear() {
+    let (db, receiver) = (Db::fresh().await, Receiver::start().await);
+    db.accept_all(&[job_to(&db, &receiver.url("/"))]).await;
+    let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_REQUIRE_HTTPS", "yes")]).await;
+    assert_eq!(logged(&db, 1).await, ["1 1 retry https_required"]);
+    assert_eq!(receiver.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_that_the_environment_names_are_not_used() {
+    let (db, receiver, proxy) = (Db::fresh().await, Receiver::start().await, Receiver::start().await);
+    let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    let url = proxy.url("");
+    let proxies: Vec<(&str, &str)> = names.iter().map(|name| (*name, url.as_str())).collect();
+    let secure = receiver.url("/").replace("http://", "https://");
+    db.accept_all(&[job_to(&db, &receiver.url("/")), job_to(&db, &secure)]).await;
+    let _dispatcher = dispatcher(&db, &proxies).await;
+    let mut log = logged(&db, 2).await;
+    log.sort();
+    assert_eq!(log, ["1 1 delivered", "1 1 retry tls_error"]);
+    assert_eq!((receiver.count(), proxy.count()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

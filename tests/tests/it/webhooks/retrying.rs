@@ -22,8 +22,8 @@ async fn a_receiver_that_fails_gets_its_retries_and_the_order_holds() {
     let expected: Vec<String> = (1..=4)
         .flat_map(|seq| {
             [
-                format!("{seq} 1 retry http_5xx"),
-                format!("{seq} 2 retry http_5xx"),
+                format!("{seq} 1 retry status_5xx"),
+                format!("{seq} 2 retry status_5xx"),
                 format!("{seq} 3 delivered"),
             ]
         })
@@ -48,7 +48,7 @@ async fn the_attempts_come_at_their_times_though_the_sender_is_killed_between_th
         dispatcher.process.kill().await;
         dispatcher.process.start_again();
     }
-    assert_eq!(logged(&db, 4).await.last().unwrap(), "1 4 failed http_5xx");
+    assert_eq!(logged(&db, 4).await.last().unwrap(), "1 4 failed status_5xx");
     // By the times in the database. Later than the jitter's tenth only by what it takes to start a process.
     let pauses: Vec<f64> = db.values(PAUSES).await;
     for (pause, wait) in pauses.iter().zip([2.0, 4.0, 8.0]) {

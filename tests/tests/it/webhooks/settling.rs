@@ -54,7 +54,7 @@ async fn a_report_whose_commit_was_lost_is_recognised_and_not_repeated() {
     let db = Db::fresh().await;
     done_jobs_to(&db, URL, 3).await;
     relay(&db.store).await;
-    let verdicts = [DeliveryOutcome::Delivered, RETRY, DeliveryOutcome::Failed { code: "http_4xx" }];
+    let verdicts = [DeliveryOutcome::Delivered, RETRY, DeliveryOutcome::Failed { code: "status_4xx" }];
     let reports: Vec<DeliveryReport> = claim(&db.store)
         .await
         .to_send
@@ -157,7 +157,7 @@ async fn a_delivery_older_than_six_days_ends_with_a_last_row_that_says_so() {
     made(MAX_DELIVERY_AGE + minute, "seq < 3").await;
     let (ended, _) = db.store.end_old_deliveries(DateTime::UNIX_EPOCH, 100).await.unwrap();
     assert_eq!(ended.len(), 2);
-    assert_eq!(log(&db).await, ["1 1 retry http_5xx", "1 2 failed too_old", "2 1 failed too_old"]);
+    assert_eq!(log(&db).await, ["1 1 retry status_5xx", "1 2 failed too_old", "2 1 failed too_old"]);
     db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
     assert_eq!(claim_one(&db.store).await.event.seq, 3);
 }

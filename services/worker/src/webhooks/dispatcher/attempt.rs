@@ -10,6 +10,7 @@ use foreman_store::{
     Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, EndpointId, LaneNews,
     Store, StoreError,
 };
+use foreman_webhook::guard::Asker;
 use foreman_webhook::schedule::{self, Jitter};
 use foreman_webhook::{DeliveryDecision, Failure, Guard, Reaction, RetrySchedule, sign};
 use metrics::counter;
@@ -78,7 +79,7 @@ impl Context {
         };
         Ok(Self {
             terms,
-            sender: Sender::new(Guard::new(settings.allow.clone()), destinations, settings.timeout)?,
+            sender: Sender::new(Guard::new(settings.policy.clone()), destinations, settings.timeout)?,
             schedule,
             clock: worker.store.clock().clone(),
             public_url: settings.public_url.clone(),
@@ -124,7 +125,7 @@ impl Context {
                     counter!(UNSIGNED.name).increment(1);
                 }
                 let headers = headers(&signing.headers, signature, delivery.traceparent.as_deref());
-                self.sender.send(url, headers, body).await
+                self.sender.send(Asker::of(delivery.receiver.signed_by), url, headers, body).await
             }
             None => Received::none(Failure::InvalidUrl),
         };

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use foreman_live::ExampleSent;
 use foreman_store::{Clock, EndpointId, JobId, JobState, Seal, SecretOwner, Store, StoreError};
+use foreman_webhook::guard::Asker;
 use foreman_webhook::{Event, Failure, Guard, sign};
 use tokio::sync::{Mutex, Semaphore};
 
@@ -54,7 +55,7 @@ impl Examples {
             store: worker.store.clone(),
             clock: worker.store.clock().clone(),
             sender: Sender::new(
-                Guard::new(settings.allow.clone()),
+                Guard::new(settings.policy.clone()),
                 Destinations::default(),
                 settings.timeout,
             )?,
@@ -91,7 +92,10 @@ impl Examples {
         let signature = sign::headers(&signing.secrets, &message, now.timestamp(), &body);
         let began = Instant::now();
         let received = match &address.url {
-            Some(url) => self.sender.send(url, headers(&signing.headers, signature, None), body).await,
+            Some(url) => {
+                let headers = headers(&signing.headers, signature, None);
+                self.sender.send(Asker::of(receiver.signed_by), url, headers, body).await
+            }
             None => Received::none(Failure::InvalidUrl),
         };
         Ok(ExampleSent {

@@ -4,14 +4,15 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use foreman_webhook::{Failure, Guard, Reaction, ReceiverUrl, guard::classify};
+use foreman_webhook::guard::{Asker, classify};
+use foreman_webhook::{Failure, Guard, Reaction, ReceiverUrl};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Method, Request, Response, redirect::Policy};
 use tokio::time::{Instant, timeout_at};
 
 use super::destination::Destinations;
 use super::failure;
-use super::resolver::GuardedResolver;
+use super::resolver::{GuardedResolver, on_behalf_of};
 
 /// Bytes of the answer's body that are kept for people to look at.
 const KEPT: usize = 1_024;
@@ -58,18 +59,24 @@ impl Sender {
         Ok(Self { client, guard, timeout })
     }
 
-    pub(super) async fn send(&self, url: &ReceiverUrl, headers: HeaderMap, body: Bytes) -> Received {
+    pub(super) async fn send(
+        &self,
+        asker: Asker,
+        url: &ReceiverUrl,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Received {
         let deadline = Instant::now() + self.timeout;
         // The HTTP client asks the resolver only about names. An address in the URL is checked here.
-        if url.check_literal(self.guard.allow()).is_err() {
-            return Received::none(Failure::BlockedAddress);
+        if let Err(refused) = self.guard.check(url) {
+            return Received::none(Failure::of_url(&refused));
         }
         let mut request = Request::new(Method::POST, url.as_url().clone());
         *request.headers_mut() = headers;
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(body.into());
-        match timeout_at(deadline, self.client.execute(request)).await {
+        match timeout_at(deadline, on_behalf_of(asker, self.client.execute(request))).await {
             Ok(Ok(response)) => Received::read(response, deadline.min(Instant::now() + READ_FOR)).await,
             Ok(Err(error)) => Received::none(failure::of(&error)),
             Err(_elapsed) => Received::none(Failure::Timeout),
