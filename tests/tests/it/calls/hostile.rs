@@ -58,7 +58,7 @@ fn messages(model: &str) -> Value {
 async fn a_body_names_one_model_for_the_queue_and_for_ollama() {
     let house = House::start(&[], &[]).await;
     let rest = r#""max_tokens":9,"stream":false,"messages":[{"role":"user","content":"x"}]"#;
-    let far = "x".repeat(24 << 20);
+    let far = "x".repeat(31 << 20);
     for path in ROUTES {
         let bodies = [
             format!(r#"{{"model":"tiny-b","MODEL":"tiny-a",{rest}}}"#),

@@ -91,21 +91,41 @@ async fn calls_that_are_given_up_while_the_slot_is_taken_never_reach_ollama() {
     house.db.every_job_has_one_room().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn calls_that_are_given_up_one_after_the_other_run_one_at_a_time() {
-    let house = House::start(&[("FOREMAN_CLIENT_MAX_STREAMS", "1000")], &[]).await;
-    for letter in 0..TYPED / 4 {
-        let body = completion(&format!("letter {letter} sim:tokens=1000 sim:token-delay=100ms"));
+/// Types letter by letter: each call is given up before the next one is made.
+async fn type_on(house: &House, orders: &str) {
+    for letter in 0..TYPED {
+        let body = completion(&format!("letter {letter} {orders}"));
         let call = async {
             let mut pieces = house.call("/api/generate", &body).await.bytes_stream();
             while pieces.next().await.is_some() {}
         };
         assert!(timeout(PATIENCE, call).await.is_err());
     }
-    all_are_cancelled(&house, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_given_up_one_after_the_other_run_one_at_a_time() {
+    let house = House::start(&[("FOREMAN_CLIENT_MAX_STREAMS", "1000")], &[]).await;
+    type_on(&house, "sim:tokens=1000 sim:token-delay=100ms").await;
+    all_others_are_gone(&house, 0).await;
+    all_are_cancelled(&house, 1).await;
     house.sim.until(|log| log.in_flight() == 0).await;
     let log = house.sim.log();
     assert_eq!((log.max_running, log.completed), (1, 0));
+    house.db.every_job_has_one_room().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_given_up_one_after_the_other_never_reach_a_taken_slot() {
+    let house = House::start(&[("FOREMAN_CLIENT_MAX_STREAMS", "1000")], &[]).await;
+    let first = occupied(&house).await;
+    type_on(&house, "").await;
+    all_others_are_gone(&house, 1).await;
+    all_are_cancelled(&house, 2).await;
+    drop(first);
+    all_are_cancelled(&house, 1).await;
+    house.sim.until(|log| log.in_flight() == 0).await;
+    assert_eq!(runs(&house), 1, "only the first call");
     house.db.every_job_has_one_room().await;
 }
 
