@@ -15,6 +15,7 @@ mod fuzz;
 mod hostile;
 mod kills;
 mod leaving;
+mod programs;
 mod recorded;
 mod repeats;
 mod storms;
