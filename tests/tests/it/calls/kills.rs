@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::callers::{Became, Over, callers, count, none_ran_again};
+use super::{call, requests};
 
 /// Streams that are open at the same time.
 const CALLS: usize = 200;
@@ -93,6 +94,33 @@ async fn a_worker_that_is_killed_costs_only_the_answers_that_had_begun() {
     let (answers, errors, broken) = count(&calls);
     assert_eq!(broken, 0, "{calls:?}");
     assert!(errors <= 4, "more errors than slots: {answers} answers, {calls:?}");
+}
+
+/// A janitor removes the row of a dead worker when its TTL is over. So whoever is told while the row is there is told within the
+/// TTL, however slow the machine is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_callers_of_a_killed_worker_are_told_within_its_ttl() {
+    let mut place = Place::on(Db::fresh().await, "20s").await;
+    let mut answers = Vec::new();
+    for (path, mut body) in requests(true).into_iter().take(4) {
+        let words = "sim:fault=hang@1";
+        if body["messages"].is_null() {
+            body["prompt"] = words.into();
+        } else {
+            body["messages"][0]["content"] = words.into();
+        }
+        let mut answer = call(&place.apis[answers.len() % 2].url, path, &body).await;
+        answer.chunk().await.unwrap().unwrap();
+        answers.push(answer);
+    }
+    let holder: String = place.db.value("SELECT holder::text FROM host").await;
+    place.worker.process.kill().await;
+    for answer in answers {
+        let rest = answer.text().await.unwrap();
+        assert!(rest.contains("the worker that ran the model was lost"), "{rest}");
+    }
+    let is_there = format!("SELECT EXISTS (SELECT FROM worker WHERE id = '{holder}')");
+    assert!(place.db.value::<bool>(&is_there).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
