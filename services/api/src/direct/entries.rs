@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use foreman_ollama::ModelName;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// A listing of one host.
@@ -54,7 +55,7 @@ struct Named {
     #[serde(alias = "id")]
     name: String,
     #[serde(default)]
-    capabilities: Option<Vec<String>>,
+    capabilities: Value,
 }
 
 #[derive(Deserialize)]
@@ -78,6 +79,8 @@ pub(super) fn version(answer: &Bytes) -> Option<Bytes> {
 fn entries(listed: Vec<Box<RawValue>>) -> Option<Entries> {
     let entry = |json: Box<RawValue>| {
         let Named { name, capabilities } = serde_json::from_str(json.get()).ok()?;
+        // A form that nobody knows must not cost the listing.
+        let capabilities = serde_json::from_value(capabilities).unwrap_or_default();
         Some(Entry { name, capabilities, json })
     };
     listed.into_iter().map(entry).collect()
@@ -95,6 +98,8 @@ mod tests {
                 models(&answer).is_none() && openai_models(&answer).is_none() && version(&answer).is_none()
             );
         }
+        let odd = Bytes::from_static(br#"{"models":[{"name":"x","capabilities":5}]}"#);
+        assert!(models(&odd).is_some_and(|entries| entries[0].capabilities.is_none()));
         let empty = Bytes::from_static(br#"{"object":"list","data":null}"#);
         assert!(openai_models(&empty).is_some_and(|entries| entries.is_empty()));
     }
