@@ -130,9 +130,9 @@ async fn receivers_that_hang_do_not_stop_the_others() {
 
     let to_hanging = hanging.iter().map(|receiver| (0..40).map(|_| job_to(&db, &receiver.url("/"))));
     db.accept_all(&to_hanging.flatten().collect::<Vec<NewJob>>()).await;
-    eventually("a pool with all the hanging it takes", async || {
+    eventually("one attempt at each that hangs", async || {
         let stuck: i64 = db.value("SELECT count(*) FROM webhook_delivery WHERE claim_no IS NOT NULL").await;
-        if stuck == 64 { Ok(()) } else { Err(stuck) }
+        if stuck == 20 { Ok(()) } else { Err(stuck) }
     })
     .await;
     let to_healthy: Vec<NewJob> = (0..200).map(|_| job_to(&db, &healthy.url("/"))).collect();
@@ -140,7 +140,7 @@ async fn receivers_that_hang_do_not_stop_the_others() {
     logged(&db, 201).await;
     assert_eq!(healthy.count(), 201);
     let stuck: i64 = db.value("SELECT count(*) FROM webhook_delivery WHERE claim_no IS NOT NULL").await;
-    assert_eq!(stuck, 64);
+    assert_eq!(stuck, 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]

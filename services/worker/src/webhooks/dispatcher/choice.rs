@@ -146,7 +146,7 @@ mod tests {
             due("https://b.example", LaneHealth::NeverTried),
             due("https://c.example", LaneHealth::Failing),
         ];
-        assert_eq!(Rig::new().offered(&due), [32, 4, 4]);
+        assert_eq!(Rig::new().offered(&due), [32, 1, 1]);
     }
 
     #[test]
@@ -174,19 +174,19 @@ mod tests {
     fn a_lane_whose_row_was_pruned_is_offered_what_a_new_one_is() {
         let pruned =
             LaneHead { client: None, origin: None, ..due("https://a.example", LaneHealth::NeverTried) };
-        assert_eq!(Rig::new().offered(&[pruned]), [4]);
+        assert_eq!(Rig::new().offered(&[pruned]), [1]);
     }
 
     #[test]
     fn with_more_lanes_than_seats_the_first_ones_from_a_moving_start_get_one_each() {
         let rig = Rig::new();
-        let due: [LaneHead; 300] = several(LaneHealth::Proven);
-        let choice = rig.choose_from(&due, 200);
-        assert_eq!((choice.offers.len(), choice.lanes.len()), (256, 300));
+        let due: [LaneHead; 2_100] = several(LaneHealth::Proven);
+        let choice = rig.choose_from(&due, 2_000);
+        assert_eq!((choice.offers.len(), choice.lanes.len()), (2_048, 2_100));
         assert!(choice.offers.iter().all(|offer| offer.at_most == 1));
         let is_offered = |index: usize| choice.offers.iter().any(|offer| offer.lane == due[index].lane);
-        assert!(is_offered(200) && is_offered(299) && is_offered(0) && is_offered(155));
-        assert!(!is_offered(156) && !is_offered(199));
+        assert!(is_offered(2_000) && is_offered(2_099) && is_offered(0) && is_offered(1_947));
+        assert!(!is_offered(1_948) && !is_offered(1_999));
     }
 
     #[test]

@@ -2,14 +2,19 @@
 //! them gets a bounded part, so that a receiver that hangs, a client that sends much and a receiver that many clients name
 //! cannot stop the others.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use foreman_store::{ClientId, LaneHealth, LaneId};
 use tokio::sync::Notify;
 
 use super::destination::Destination;
+
+/// A proven lane that uses something and has given nothing back for this long counts as unproven until it does: it may have
+/// begun to hang, and would hold all that it may have until its attempts time out.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// What a delivery is counted under.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +33,7 @@ pub(super) struct Limits {
     /// By all lanes together that are not proven. However many of them hang, the rest goes on.
     pub(super) unproven: u64,
     pub(super) per_lane: u64,
+    /// Also for a proven lane while it is silent.
     pub(super) per_unproven_lane: u64,
     /// Per client, however many receivers it names.
     pub(super) per_client: u64,
@@ -47,7 +53,11 @@ enum Counted {
 
 /// What each of these uses. An entry at zero goes, so that the map is no larger than what is in use.
 #[derive(Debug, Clone, Default)]
-struct Tally(HashMap<Counted, u64>);
+struct Tally {
+    used: HashMap<Counted, u64>,
+    /// When each lane that uses something last began to do so or gave something back.
+    moved: HashMap<LaneId, Instant>,
+}
 
 /// Shared by those who take parts of it and those who give them back.
 #[derive(Debug, Clone)]
@@ -77,9 +87,9 @@ impl Limits {
     };
 
     /// The limits that hold for a lane.
-    fn of(&self, lane: &CountedLane) -> impl Iterator<Item = (Counted, u64)> {
+    fn of(&self, lane: &CountedLane, is_silent: bool) -> impl Iterator<Item = (Counted, u64)> {
         let is_proven = lane.health == LaneHealth::Proven;
-        let per_lane = if is_proven { self.per_lane } else { self.per_unproven_lane };
+        let per_lane = if is_proven && !is_silent { self.per_lane } else { self.per_unproven_lane };
         let destination = lane.destination.clone().map(Counted::Destination);
         [(Counted::All, self.all), (Counted::Lane(lane.lane), per_lane)]
             .into_iter()
@@ -91,30 +101,37 @@ impl Limits {
 
 impl Tally {
     /// How much more the lane may have.
-    fn room(&self, limits: &Limits, lane: &CountedLane) -> u64 {
-        let rooms = limits.of(lane).map(|(counted, limit)| limit.saturating_sub(self.used(&counted)));
-        rooms.min().unwrap_or_default()
+    fn room(&self, limits: &Limits, lane: &CountedLane, now: Instant) -> u64 {
+        let is_silent = self.moved.get(&lane.lane).is_some_and(|moved| now > *moved + SILENT);
+        let limits = limits.of(lane, is_silent);
+        limits.map(|(counted, limit)| limit.saturating_sub(self.used(&counted))).min().unwrap_or_default()
     }
 
-    fn add(&mut self, limits: &Limits, lane: &CountedLane, amount: u64) {
-        for (counted, _) in limits.of(lane) {
-            *self.0.entry(counted).or_default() += amount;
+    fn add(&mut self, limits: &Limits, lane: &CountedLane, amount: u64, now: Instant) {
+        for (counted, _) in limits.of(lane, false) {
+            *self.used.entry(counted).or_default() += amount;
         }
+        self.moved.entry(lane.lane).or_insert(now);
     }
 
-    fn subtract(&mut self, limits: &Limits, lane: &CountedLane, amount: u64) {
-        for (counted, _) in limits.of(lane) {
-            if let Entry::Occupied(mut used) = self.0.entry(counted) {
+    fn subtract(&mut self, limits: &Limits, lane: &CountedLane, amount: u64, now: Instant) {
+        for (counted, _) in limits.of(lane, false) {
+            if let Entry::Occupied(mut used) = self.used.entry(counted) {
                 *used.get_mut() -= amount;
                 if *used.get() == 0 {
                     used.remove();
                 }
             }
         }
+        if self.used(&Counted::Lane(lane.lane)) == 0 {
+            self.moved.remove(&lane.lane);
+        } else {
+            self.moved.insert(lane.lane, now);
+        }
     }
 
     fn used(&self, counted: &Counted) -> u64 {
-        self.0.get(counted).copied().unwrap_or_default()
+        self.used.get(counted).copied().unwrap_or_default()
     }
 }
 
@@ -130,23 +147,27 @@ impl Pool {
 
     /// How much more this lane may use.
     pub(super) fn room_at(&self, lane: &CountedLane) -> u64 {
-        self.tally().room(&self.limits, lane)
+        self.tally().room(&self.limits, lane, Instant::now())
     }
 
-    /// How much each of these lanes may use now. They get one each in turn, from `first` on, until there is no room left
-    /// for any of them.
+    /// How much each of these lanes may use now. The clients get one each in turn, and each client gives it to its lanes in
+    /// turn, from the lane at `first` on; those that fail come last. This goes on until there is no room for any of them.
     pub(super) fn offer(&self, lanes: &[CountedLane], first: usize) -> Vec<u64> {
+        let now = Instant::now();
         let mut trial = self.tally().clone();
         let mut offered = vec![0; lanes.len()];
-        let mut hungry: Vec<usize> = (first..lanes.len()).chain(0..first.min(lanes.len())).collect();
+        let mut hungry = by_client(lanes, first);
         while !hungry.is_empty() {
-            hungry.retain(|&index| {
-                let has_room = trial.room(&self.limits, &lanes[index]) > 0;
-                if has_room {
-                    trial.add(&self.limits, &lanes[index], 1);
-                    offered[index] += 1;
+            hungry.retain_mut(|line| {
+                while let Some(index) = line.pop_front() {
+                    if trial.room(&self.limits, &lanes[index], now) > 0 {
+                        trial.add(&self.limits, &lanes[index], 1, now);
+                        offered[index] += 1;
+                        line.push_back(index);
+                        return true;
+                    }
                 }
-                has_room
+                false
             });
         }
         offered
@@ -154,7 +175,7 @@ impl Pool {
 
     /// Takes a part, also where it is larger than the room left.
     pub(super) fn take(&self, lane: CountedLane, amount: u64) -> Part {
-        self.tally().add(&self.limits, &lane, amount);
+        self.tally().add(&self.limits, &lane, amount, Instant::now());
         Part { pool: self.clone(), lane, amount }
     }
 
@@ -163,9 +184,28 @@ impl Pool {
     }
 }
 
+/// The lanes of each client, as indices, from the one at `first` on. A lane whose row is gone has a line of its own.
+fn by_client(lanes: &[CountedLane], first: usize) -> Vec<VecDeque<usize>> {
+    let first = first.min(lanes.len());
+    let mut lines: Vec<VecDeque<usize>> = Vec::new();
+    let mut line_of: HashMap<ClientId, usize> = HashMap::new();
+    let is_failing = |index: &usize| lanes[*index].health == LaneHealth::Failing;
+    let (failing, others): (Vec<usize>, Vec<usize>) =
+        (first..lanes.len()).chain(0..first).partition(is_failing);
+    for index in others.into_iter().chain(failing) {
+        let new = lines.len();
+        let line = lanes[index].client.map_or(new, |client| *line_of.entry(client).or_insert(new));
+        if line == new {
+            lines.push(VecDeque::new());
+        }
+        lines[line].push_back(index);
+    }
+    lines
+}
+
 impl Drop for Part {
     fn drop(&mut self) {
-        self.pool.tally().subtract(&self.pool.limits, &self.lane, self.amount);
+        self.pool.tally().subtract(&self.pool.limits, &self.lane, self.amount, Instant::now());
         self.pool.freed.notify_one();
     }
 }
@@ -173,6 +213,30 @@ impl Drop for Part {
 #[cfg(test)]
 impl Pool {
     pub(super) fn is_unused(&self) -> bool {
-        self.tally().0.is_empty()
+        {
+            let tally = self.tally();
+            tally.used.is_empty() && tally.moved.is_empty()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proven_lane_that_falls_silent_gets_no_more_until_it_answers() {
+        let limits = Limits { per_lane: 32, per_unproven_lane: 1, ..Limits::NONE };
+        let (client, now) = (ClientId::generate(), Instant::now());
+        let id = LaneId::derive(client, "https://a.example");
+        let lane =
+            CountedLane { lane: id, client: Some(client), destination: None, health: LaneHealth::Proven };
+        let mut tally = Tally::default();
+        tally.add(&limits, &lane, 3, now);
+        assert_eq!(tally.room(&limits, &lane, now + SILENT), 29);
+        let later = now + SILENT + Duration::from_millis(1);
+        assert_eq!(tally.room(&limits, &lane, later), 0);
+        tally.subtract(&limits, &lane, 1, later);
+        assert_eq!(tally.room(&limits, &lane, later), 30);
     }
 }

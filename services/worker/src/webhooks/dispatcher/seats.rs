@@ -6,18 +6,19 @@ use tokio::sync::Notify;
 
 use super::pool::{Limits, Pool};
 
-/// All seats.
-const SEATS: u64 = 256;
+/// All seats. An attempt that waits costs a socket and its body, up to some ten KiB: so this is bounded by memory (some ten MiB)
+/// and by the files that a process may open.
+const SEATS: u64 = 2_048;
 
 const LIMITS: Limits = Limits {
     all: SEATS,
-    unproven: SEATS / 4,
+    unproven: SEATS / 4 * 3,
     // A receiver that answers in 10 ms gets 3,200 webhooks a second with it.
     per_lane: 32,
-    // Many receivers must hang before a new one waits for its first webhook.
-    per_unproven_lane: 4,
+    // So that a client has room for a thousand receivers that hang. One success gives a new receiver all of the above.
+    per_unproven_lane: 1,
     per_client: SEATS / 2,
-    per_destination: SEATS / 4,
+    per_destination: 64,
 };
 
 pub(super) fn seats(freed: Arc<Notify>) -> Pool {
@@ -65,12 +66,13 @@ mod tests {
     }
 
     #[test]
-    fn lanes_that_are_new_or_failing_share_a_quarter_however_many_they_are() {
+    fn lanes_that_are_new_or_failing_leave_a_quarter_however_many_they_are() {
         let pool = new();
-        let unproven = [lanes(0..50, LaneHealth::Failing), lanes(50..100, LaneHealth::NeverTried)].concat();
+        let unproven =
+            [lanes(0..1_000, LaneHealth::Failing), lanes(1_000..2_000, LaneHealth::NeverTried)].concat();
         let hanging = take_all(&pool, &unproven);
         assert_eq!(hanging.len() as u64, LIMITS.unproven);
-        let going_on = take_all(&pool, &lanes(100..200, LaneHealth::Proven));
+        let going_on = take_all(&pool, &lanes(2_000..2_100, LaneHealth::Proven));
         assert_eq!(going_on.len() as u64, SEATS - LIMITS.unproven);
         assert_eq!(pool.room(), 0);
     }
@@ -84,17 +86,43 @@ mod tests {
             ten.iter().map(|lane| CountedLane { destination: destination.clone(), ..lane.clone() }).collect();
         assert_eq!(pool.offer(&same_address, 0).iter().sum::<u64>(), LIMITS.per_destination);
         let client = Some(ClientId::generate());
+        let many = lanes(0..100, LaneHealth::Proven);
         let same_client: Vec<CountedLane> =
-            ten.iter().map(|lane| CountedLane { client, ..lane.clone() }).collect();
+            many.iter().map(|lane| CountedLane { client, ..lane.clone() }).collect();
         assert_eq!(pool.offer(&same_client, 0).iter().sum::<u64>(), LIMITS.per_client);
     }
 
     #[test]
+    fn a_new_receiver_of_a_client_with_five_hundred_that_hang_gets_a_seat() {
+        let pool = new();
+        let client = Some(ClientId::generate());
+        let of_client = |lanes: Vec<CountedLane>| -> Vec<CountedLane> {
+            lanes.into_iter().map(|lane| CountedLane { client, ..lane }).collect()
+        };
+        let _hanging = take_all(&pool, &of_client(lanes(0..500, LaneHealth::Failing)));
+        let _new = take_all(&pool, &of_client(lanes(500..1_000, LaneHealth::NeverTried)));
+        let proven = of_client(lanes(1_000..1_001, LaneHealth::Proven));
+        assert_eq!(pool.offer(&proven, 0), [LIMITS.per_client - 1_000]);
+    }
+
+    #[test]
+    fn clients_are_served_in_turn_and_what_fails_comes_last() {
+        let pool = Pool::new(Limits { all: 4, ..Limits::NONE }, Arc::default());
+        let client = Some(ClientId::generate());
+        let crowd = lanes(0..9, LaneHealth::Failing).into_iter();
+        let mut due: Vec<CountedLane> = crowd.map(|lane| CountedLane { client, ..lane }).collect();
+        due.extend(lanes(9..10, LaneHealth::NeverTried));
+        assert_eq!((pool.offer(&due, 0)[9], pool.offer(&due, 5)[9]), (2, 2), "half for each client");
+        due[4].health = LaneHealth::Proven;
+        assert_eq!(pool.offer(&due, 0)[4], 1, "before those that fail");
+    }
+
+    #[test]
     fn seats_are_shared_evenly_and_the_odd_ones_go_round() {
-        let offered = new().offer(&lanes(0..100, LaneHealth::Proven), 90);
+        let offered = new().offer(&lanes(0..900, LaneHealth::Proven), 890);
         assert_eq!(offered.iter().sum::<u64>(), SEATS);
         assert!(offered.iter().all(|&offered| offered == 2 || offered == 3), "{offered:?}");
-        assert_eq!((offered[90], offered[99], offered[0], offered[89]), (3, 3, 3, 2));
+        assert_eq!((offered[890], offered[899], offered[0], offered[889]), (3, 3, 3, 2));
     }
 
     #[test]
