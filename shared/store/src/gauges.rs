@@ -98,8 +98,7 @@ impl Store {
             FROM webhook_delivery d
             WHERE next_attempt_at <= now() AND (claim_no IS NULL OR claimed_until <= now())
               AND NOT EXISTS (SELECT FROM webhook_lane l WHERE l.id = d.lane_id AND l.not_before > now())
-              AND NOT EXISTS (SELECT FROM webhook_endpoint w
-                              WHERE w.id = d.lane_id AND w.disabled_at IS NOT NULL AND w.deleted_at IS NULL)"#,
+              AND NOT EXISTS (SELECT FROM webhook_endpoint w WHERE w.id = d.lane_id AND w.disabled_at IS NOT NULL)"#,
             OPENS_AT,
         )
         .fetch_one(self.once())

@@ -70,10 +70,11 @@ pub use webhook::endpoint::{
     recover::Recovered,
 };
 pub use webhook::lane::{KnownLane, LaneHead, LaneHealth, Lanes};
+pub use webhook::lane_news::LaneNews;
 pub use webhook::receiver::{JobReceiver, Receiver, SecretOwner};
 pub use webhook::relay::{EndedJobs, Relayed};
 pub use webhook::relay_bound::RelayBound;
-pub use webhook::settle::{DeliveryOutcome, DeliveryReport, LaneNews, ReportSettled};
+pub use webhook::settle::{DeliveryOutcome, DeliveryReport, ReportSettled};
 pub use webhook::signing_secrets::Signing;
 pub use webhook::view::{
     AttemptView, DELIVERIES_PER_EVENT_AND_MINUTE, DeliveryPage, DeliveryState, DeliveryView, Redelivery,

@@ -8,6 +8,8 @@ pub(crate) mod signing_secrets;
 pub(crate) mod relay;
 pub(crate) mod relay_bound;
 pub(crate) mod lane;
+pub(crate) mod lane_news;
 pub(crate) mod claim;
+mod inside;
 pub(crate) mod settle;
 pub(crate) mod view;

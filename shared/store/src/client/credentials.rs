@@ -200,14 +200,13 @@ impl Store {
 impl Credentials {
     fn make(client: ClientId, name: &str) -> Self {
         let key = URL_SAFE_NO_PAD.encode(rand::random::<[u8; KEY_BYTES]>());
-        let secret = STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>());
-        Self {
-            client,
-            name: name.to_owned(),
-            key: format!("{KEY_PREFIX}{key}"),
-            secret: format!("{SECRET_PREFIX}{secret}"),
-        }
+        Self { client, name: name.to_owned(), key: format!("{KEY_PREFIX}{key}"), secret: new_secret() }
     }
+}
+
+/// A new secret, `whsec_…`.
+pub(crate) fn new_secret() -> String {
+    format!("{SECRET_PREFIX}{}", STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()))
 }
 
 #[cfg(test)]

@@ -10,14 +10,17 @@ pub(crate) mod secret;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
+use sqlx::{Executor, Postgres};
 
+use crate::client::credentials::new_secret;
 use crate::client::scope::Scope;
 use crate::client::seal::Seal;
+use crate::db::conn::Conn;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ClientId, EndpointId};
-use crate::job::state::JobState;
-use crate::webhook::endpoint::secret::{hint, new_secret, sealed_headers};
+use crate::job::state::{JobState, states};
+use crate::webhook::endpoint::secret::{hint, sealed_headers};
 use crate::webhook::receiver::{Receiver, SecretOwner};
 
 /// How many endpoints a client may have. The relay looks at all of them for each event.
@@ -127,7 +130,7 @@ impl Store {
 
     /// One endpoint, unless it is deleted.
     pub async fn endpoint(&self, scope: Scope, id: EndpointId) -> Result<Option<EndpointView>, StoreError> {
-        Ok(self.find_endpoints(scope, Some(id), EndpointId::MAX, 1).await?.pop())
+        Ok(find_endpoints(self.once(), scope, Some(id), EndpointId::MAX, 1).await?.pop())
     }
 
     /// At most `limit` endpoints made before `before`, newest first.
@@ -137,61 +140,7 @@ impl Store {
         before: Option<EndpointId>,
         limit: usize,
     ) -> Result<Vec<EndpointView>, StoreError> {
-        self.find_endpoints(scope, None, before.unwrap_or(EndpointId::MAX), limit).await
-    }
-
-    async fn find_endpoints(
-        &self,
-        scope: Scope,
-        id: Option<EndpointId>,
-        before: EndpointId,
-        limit: usize,
-    ) -> Result<Vec<EndpointView>, StoreError> {
-        let rows = sqlx::query!(
-            r#"-- find_endpoints
-            WITH found AS MATERIALIZED (
-                (SELECT id FROM webhook_endpoint
-                 WHERE id = $2 AND deleted_at IS NULL AND ($1::uuid IS NULL OR (client_id = $1) IS TRUE))
-                UNION ALL
-                (SELECT id FROM webhook_endpoint
-                 WHERE $2::uuid IS NULL AND client_id BETWEEN $1 AND $1 AND id < $3 AND deleted_at IS NULL
-                 ORDER BY client_id DESC, id DESC LIMIT $4)
-                UNION ALL
-                (SELECT id FROM webhook_endpoint
-                 WHERE $2 IS NULL AND $1 IS NULL AND id < $3 AND deleted_at IS NULL ORDER BY id DESC LIMIT $4)
-            )
-            SELECT w.id AS "id: EndpointId", url, origin, description, events, models, header_names, rate_limit,
-                   secret_hint, CASE WHEN previous_until > now() THEN previous_until END AS previous_until,
-                   disabled_at, disabled_because, created_at, updated_at
-            FROM found CROSS JOIN LATERAL (SELECT * FROM webhook_endpoint WHERE id = found.id LIMIT 1) AS w
-            ORDER BY w.id DESC"#,
-            scope.client(),
-            id.map(EndpointId::uuid),
-            before.uuid(),
-            i64::try_from(limit).unwrap_or(i64::MAX),
-        )
-        .fetch_all(self.once())
-        .await?;
-        let view = rows.into_iter().map(|row| EndpointView {
-            id: row.id,
-            settings: EndpointSettings {
-                url: row.url,
-                origin: row.origin,
-                description: row.description,
-                events: row.events.map(states),
-                models: row.models,
-                rate_limit: row.rate_limit,
-                is_disabled: row.disabled_at.is_some(),
-            },
-            header_names: row.header_names,
-            secret_hint: row.secret_hint,
-            previous_until: row.previous_until,
-            disabled_at: row.disabled_at,
-            disabled_because: row.disabled_because,
-            created_at: row.created_at,
-            updated_at: row.updated_at,
-        });
-        Ok(view.collect())
+        find_endpoints(self.once(), scope, None, before.unwrap_or(EndpointId::MAX), limit).await
     }
 
     /// Where an endpoint's webhooks go, and whose secrets sign them.
@@ -212,14 +161,82 @@ impl Store {
     }
 }
 
+/// On whichever connection, so that a change can read the endpoint that it has locked.
+pub(crate) async fn find_endpoints<'c>(
+    executor: impl Executor<'c, Database = Postgres>,
+    scope: Scope,
+    id: Option<EndpointId>,
+    before: EndpointId,
+    limit: usize,
+) -> Result<Vec<EndpointView>, StoreError> {
+    let rows = sqlx::query!(
+        r#"-- find_endpoints
+        WITH found AS MATERIALIZED (
+            (SELECT id FROM webhook_endpoint
+             WHERE id = $2 AND deleted_at IS NULL AND ($1::uuid IS NULL OR (client_id = $1) IS TRUE))
+            UNION ALL
+            (SELECT id FROM webhook_endpoint
+             WHERE $2::uuid IS NULL AND client_id BETWEEN $1 AND $1 AND id < $3 AND deleted_at IS NULL
+             ORDER BY client_id DESC, id DESC LIMIT $4)
+            UNION ALL
+            (SELECT id FROM webhook_endpoint
+             WHERE $2 IS NULL AND $1 IS NULL AND id < $3 AND deleted_at IS NULL ORDER BY id DESC LIMIT $4)
+        )
+        SELECT w.id AS "id: EndpointId", url, origin, description, events, models, header_names, rate_limit,
+               secret_hint, CASE WHEN previous_until > now() THEN previous_until END AS previous_until,
+               disabled_at, disabled_because, created_at, updated_at
+        FROM found CROSS JOIN LATERAL (SELECT * FROM webhook_endpoint WHERE id = found.id LIMIT 1) AS w
+        ORDER BY w.id DESC"#,
+        scope.client(),
+        id.map(EndpointId::uuid),
+        before.uuid(),
+        i64::try_from(limit).unwrap_or(i64::MAX),
+    )
+    .fetch_all(executor)
+    .await?;
+    let view = rows.into_iter().map(|row| EndpointView {
+        id: row.id,
+        settings: EndpointSettings {
+            url: row.url,
+            origin: row.origin,
+            description: row.description,
+            events: row.events.as_deref().map(states),
+            models: row.models,
+            rate_limit: row.rate_limit,
+            is_disabled: row.disabled_at.is_some(),
+        },
+        header_names: row.header_names,
+        secret_hint: row.secret_hint,
+        previous_until: row.previous_until,
+        disabled_at: row.disabled_at,
+        disabled_because: row.disabled_because,
+        created_at: row.created_at,
+        updated_at: row.updated_at,
+    });
+    Ok(view.collect())
+}
+
+/// Locks an endpoint until the transaction ends, and returns whose it is. `None` without such an endpoint.
+pub(crate) async fn lock_endpoint(
+    conn: &mut Conn,
+    scope: Scope,
+    id: EndpointId,
+) -> Result<Option<ClientId>, StoreError> {
+    let client = sqlx::query_scalar!(
+        r#"-- lock_endpoint
+        SELECT client_id AS "client: ClientId" FROM webhook_endpoint
+        WHERE id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR client_id = $2) FOR NO KEY UPDATE"#,
+        id.uuid(),
+        scope.client(),
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(client)
+}
+
 impl EndpointSettings {
     pub(crate) fn event_names(&self) -> Option<Vec<String>> {
         let events = self.events.as_ref()?;
         Some(events.iter().map(|state| state.as_str().to_owned()).collect())
     }
-}
-
-/// We wrote these names ourselves. No event of this version has a state that it does not know.
-pub(crate) fn states(names: Vec<String>) -> Vec<JobState> {
-    names.iter().filter_map(|name| name.parse().ok()).collect()
 }

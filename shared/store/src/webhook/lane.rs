@@ -132,8 +132,7 @@ impl Store {
                 WHERE id = head.lane_id LIMIT 1
             ) AS l ON true
             LEFT JOIN LATERAL (
-                SELECT disabled_at, rate_limit FROM webhook_endpoint
-                WHERE id = head.lane_id AND deleted_at IS NULL LIMIT 1
+                SELECT disabled_at, rate_limit FROM webhook_endpoint WHERE id = head.lane_id LIMIT 1
             ) AS w ON true
             LEFT JOIN LATERAL rate_slots(w.rate_limit) AS slots ON true"#,
             &lanes,

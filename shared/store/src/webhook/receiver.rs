@@ -5,7 +5,7 @@
 use uuid::Uuid;
 
 use crate::id::{ClientId, EndpointId, LaneId};
-use crate::job::state::JobState;
+use crate::job::state::{JobState, states};
 
 /// The receiver that a job names itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,29 +48,27 @@ pub struct SecretOwner(pub(crate) Uuid);
 /// kind of receiver that only a later version knows.
 macro_rules! query_with_receivers {
     ($before:literal + RECEIVERS + $after:literal $($arguments:tt)*) => {
-        sqlx::query!(
-            $before + "LATERAL (
-                SELECT j.webhook_lane AS lane_id, j.webhook_origin AS origin, j.webhook_url AS url,
-                       j.client_id AS signed_by, NULL::uuid AS endpoint_id, j.webhook_events AS events,
-                       NULL::text[] AS models, false AS deleted
-                WHERE j.webhook_lane IS NOT NULL
-                UNION ALL
-                SELECT w.id, w.origin, w.url, w.id, w.id, w.events, w.models, w.deleted_at IS NOT NULL
-                FROM webhook_endpoint w WHERE w.client_id = j.client_id
-            ) AS receiver" + $after
-            $($arguments)*
+        query_with_receivers!(
+            @where ["j.webhook_lane IS NOT NULL"] ["w.client_id = j.client_id"]
+            $before, $after $($arguments)*
         )
     };
     ($before:literal + RECEIVER OF $lane:literal + $after:literal $($arguments:tt)*) => {
+        query_with_receivers!(
+            @where ["j.webhook_lane = " + $lane] ["(w.client_id = j.client_id) IS TRUE AND w.id = " + $lane]
+            $before, $after $($arguments)*
+        )
+    };
+    (@where [$($of_job:tt)*] [$($of_client:tt)*] $before:literal, $after:literal $($arguments:tt)*) => {
         sqlx::query!(
             $before + "LATERAL (
                 SELECT j.webhook_lane AS lane_id, j.webhook_origin AS origin, j.webhook_url AS url,
                        j.client_id AS signed_by, NULL::uuid AS endpoint_id, j.webhook_events AS events,
                        NULL::text[] AS models, false AS deleted
-                WHERE j.webhook_lane = " + $lane + "
+                WHERE " + $($of_job)* + "
                 UNION ALL
                 SELECT w.id, w.origin, w.url, w.id, w.id, w.events, w.models, w.deleted_at IS NOT NULL
-                FROM webhook_endpoint w WHERE w.id = " + $lane + " AND (w.client_id = j.client_id) IS TRUE
+                FROM webhook_endpoint w WHERE " + $($of_client)* + "
             ) AS receiver" + $after
             $($arguments)*
         )
@@ -86,9 +84,7 @@ impl JobReceiver {
         events: Option<Vec<String>>,
     ) -> Option<Self> {
         let (url, origin) = url.zip(origin)?;
-        // We wrote these names ourselves. No event of this version has a state that it does not know.
-        let known = |events: Vec<String>| events.iter().filter_map(|event| event.parse().ok()).collect();
-        Some(Self { url, origin, events: events.map(known) })
+        Some(Self { url, origin, events: events.as_deref().map(states) })
     }
 
     /// The lane of this receiver where the job is this client's.

@@ -1,18 +1,16 @@
 //! Writes the reports of attempts to deliver, in batches. A report is written only under the number of its claim.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crate::db::conn::Conn;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::id::{DeliveryId, EndpointId, JobId, LaneId};
+use crate::id::{DeliveryId, EndpointId, JobId};
 use crate::job::state::JobState;
 use crate::webhook::claim::DeliveryClaim;
 use crate::webhook::lane::OPENS_AT;
+use crate::webhook::lane_news::{LaneNews, of_lanes};
 use crate::webhook::receiver::Receiver;
 
 /// One attempt that is over.
@@ -36,19 +34,6 @@ pub struct DeliveryReport {
     pub news: LaneNews,
     /// Whether the attempt tried out a lane that was held back.
     pub is_probe: bool,
-}
-
-/// What an attempt says of its receiver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LaneNews {
-    /// Nothing was sent.
-    Unknown,
-    Succeeded,
-    Failed {
-        code: &'static str,
-        /// How long nothing may be sent there, because the receiver says so.
-        hold: Option<Duration>,
-    },
 }
 
 /// What follows from an attempt. A registered endpoint that answered `gone` is disabled with the report, and gathers its
@@ -168,7 +153,7 @@ async fn write_reports(
     // bound would find it.
     let wait =
         |report: &DeliveryReport| Some((report.outcome.wait()?.as_secs_f64() - ago(report.ended)).max(0.0));
-    let lanes = of_lanes(reports);
+    let lanes = of_lanes(reports.iter().map(|report| (report.receiver.lane, report.news, report.is_probe)));
     let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
     let numbers: Vec<_> = reports.iter().map(|report| report.claim.no).collect();
     let outcomes: Vec<_> = reports.iter().map(|report| report.outcome.outcome()).collect();
@@ -260,6 +245,7 @@ async fn write_reports(
         ), refused_for_ever AS (
             UPDATE webhook_endpoint w SET disabled_at = now(), disabled_because = 'gone', updated_at = now()
             FROM held h WHERE w.id = h.endpoint_id AND h.error_code = 'gone' AND w.disabled_at IS NULL
+              AND w.deleted_at IS NULL
         )
         SELECT id AS "id!: DeliveryId" FROM held"#,
         &ids,                           // $1 id
@@ -285,41 +271,6 @@ async fn write_reports(
     .fetch_all(conn)
     .await?;
     Ok(rows.into_iter().collect())
-}
-
-/// What the reports of one batch say of a lane.
-struct OfLane {
-    id: LaneId,
-    succeeded: bool,
-    /// Failures since the last success.
-    failures: i32,
-    hold: Option<Duration>,
-    last_error: Option<&'static str>,
-    probed: bool,
-}
-
-fn of_lanes(reports: &[DeliveryReport]) -> Vec<OfLane> {
-    let mut lanes: BTreeMap<LaneId, OfLane> = BTreeMap::new();
-    for report in reports {
-        let id = report.receiver.lane;
-        if report.news == LaneNews::Unknown && !report.is_probe {
-            continue;
-        }
-        let nothing =
-            OfLane { id, succeeded: false, failures: 0, hold: None, last_error: None, probed: false };
-        let lane = lanes.entry(id).or_insert(nothing);
-        lane.probed |= report.is_probe;
-        match report.news {
-            LaneNews::Unknown => {}
-            LaneNews::Succeeded => (lane.succeeded, lane.failures) = (true, 0),
-            LaneNews::Failed { code, hold } => {
-                lane.failures += 1;
-                lane.hold = lane.hold.max(hold);
-                lane.last_error = Some(code);
-            }
-        }
-    }
-    lanes.into_values().collect()
 }
 
 /// Whether a webhook may be sent because of this report, at once or after its wait.

@@ -128,7 +128,6 @@ pub(crate) const VALUES: &[Values] = &[
         '{1,0,1,0}', '{e,e,e,NULL}', '{c,c,c,NULL}', '{NULL,NULL,NULL,NULL}', '{NULL,NULL,NULL,NULL}', '{1,1,1,1}', '{1,1,1,1}', '{NULL,NULL,NULL,NULL}'"]),
     values("lock_dead_workers", Few, &["filled.ids(1, 2), array[now(), now()]"]),
     values("lock_endpoint", Few, &["filled.id(500001), filled.id(1)"]),
-    values("lock_endpoint_to_recover", Few, &["filled.id(500001), filled.id(1)"]),
     values("lock_endpoints_of_client", Few, &["filled.id(1)"]),
     values("look_at_lanes", Pages(1_500.0, "100 lanes have something, each is looked up twice"), &[
         "'{}', '{}'",

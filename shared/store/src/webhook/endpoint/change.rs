@@ -7,7 +7,9 @@ use crate::db::error::StoreError;
 use crate::db::wake::Write;
 use crate::id::EndpointId;
 use crate::webhook::endpoint::secret::sealed_headers;
-use crate::webhook::endpoint::{EndpointHeaders, EndpointSettings, EndpointView, states};
+use crate::webhook::endpoint::{
+    EndpointHeaders, EndpointSettings, EndpointView, find_endpoints, lock_endpoint,
+};
 
 impl Store {
     /// Lets `change` change the settings of an endpoint, and stores the result. `change` is called once, with the endpoint
@@ -24,27 +26,13 @@ impl Store {
         change: impl FnOnce(&mut EndpointSettings) -> Result<(), E>,
     ) -> Result<Option<EndpointView>, E> {
         let mut conn = self.open_transaction().await?;
-        let found = sqlx::query!(
-            "-- lock_endpoint
-            SELECT url, origin, description, events, models, rate_limit, disabled_at IS NOT NULL AS \"is_disabled!\"
-            FROM webhook_endpoint
-            WHERE id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR client_id = $2) FOR UPDATE",
-            id.uuid(),
-            scope.client(),
-        )
-        .fetch_optional(&mut conn)
-        .await
-        .map_err(StoreError::from)?;
-        let Some(row) = found else { return Ok(None) };
-        let before = EndpointSettings {
-            url: row.url,
-            origin: row.origin,
-            description: row.description,
-            events: row.events.map(states),
-            models: row.models,
-            rate_limit: row.rate_limit,
-            is_disabled: row.is_disabled,
+        if lock_endpoint(&mut conn, scope, id).await?.is_none() {
+            return Ok(None);
+        }
+        let Some(found) = find_endpoints(&mut conn, scope, Some(id), EndpointId::MAX, 1).await?.pop() else {
+            return Ok(None);
         };
+        let before = found.settings;
         let mut after = before.clone();
         change(&mut after)?;
         let (names, sealed) = headers.map(|headers| sealed_headers(seal, id, headers)).unzip();
@@ -85,12 +73,14 @@ impl Store {
         Ok(self.endpoint(scope, id).await?)
     }
 
-    /// Deletes an endpoint. Its deliveries that wait end as `endpoint_deleted` by and by. Returns whether there was one.
+    /// Deletes an endpoint. Returns whether there was one. Its deliveries that wait end as `endpoint_deleted` by and by, and
+    /// nothing holds that up: neither that it was disabled, nor a limit, nor how it answered.
     pub async fn delete_endpoint(&self, scope: Scope, id: EndpointId) -> Result<bool, StoreError> {
         let deleted = sqlx::query!(
             r#"-- delete_endpoint
             WITH gone AS (
-                UPDATE webhook_endpoint SET deleted_at = now(), updated_at = now()
+                UPDATE webhook_endpoint
+                SET deleted_at = now(), updated_at = now(), disabled_at = NULL, disabled_because = NULL, rate_limit = NULL
                 WHERE id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR client_id = $2)
                 RETURNING id
             ), lane AS (

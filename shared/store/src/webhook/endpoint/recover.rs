@@ -7,6 +7,7 @@ use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
 use crate::id::{EndpointId, JobId};
+use crate::webhook::endpoint::lock_endpoint;
 use crate::webhook::receiver::query_with_receivers;
 
 /// What a part of a recovery did.
@@ -34,16 +35,7 @@ impl Store {
     ) -> Result<Option<Recovered>, StoreError> {
         let mut conn = self.open_transaction().await?;
         // Two recoveries at once would each make the same webhooks. The second statement sees what the first one wrote.
-        let client = sqlx::query_scalar!(
-            "-- lock_endpoint_to_recover
-            SELECT client_id FROM webhook_endpoint
-            WHERE id = $1 AND deleted_at IS NULL AND ($2::uuid IS NULL OR client_id = $2) FOR NO KEY UPDATE",
-            id.uuid(),
-            scope.client(),
-        )
-        .fetch_optional(&mut conn)
-        .await?;
-        let Some(client) = client else { return Ok(None) };
+        let Some(client) = lock_endpoint(&mut conn, scope, id).await? else { return Ok(None) };
         // Jobs have their ids from the moment of their acceptance, and wait for at most 30 days and 30 more.
         let row = query_with_receivers!(
             r#"-- recover_deliveries
@@ -80,7 +72,7 @@ impl Store {
             SELECT (SELECT count(*) FROM made) AS "deliveries!",
                    CASE WHEN (SELECT count(*) FROM jobs) >= $5 THEN (SELECT id FROM jobs ORDER BY id DESC LIMIT 1) END
                    AS "next: JobId""#,
-            client,                                     // $1 client_id
+            client.uuid(),                              // $1 client_id
             id.uuid(),                                  // $2 lane_id
             since,                                      // $3 since
             after.map_or(uuid::Uuid::nil(), JobId::uuid), // $4 after

@@ -1,18 +1,14 @@
-//! The secrets of endpoints: made, sealed, rotated.
+//! The secrets of endpoints, and their headers, which may be secrets too: rotated and sealed.
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use std::time::Duration;
 
+use crate::client::credentials::new_secret;
 use crate::client::scope::Scope;
 use crate::client::seal::Seal;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::EndpointId;
 use crate::webhook::endpoint::{EndpointHeaders, EndpointWithSecret};
-
-/// The form of Standard Webhooks, whose libraries make secrets of 24 bytes.
-const SECRET_PREFIX: &str = "whsec_";
-const SECRET_BYTES: usize = 24;
 
 /// How many characters of a secret are shown, so that people can tell which one they have.
 const HINT_CHARS: usize = 4;
@@ -49,10 +45,6 @@ impl Store {
         let endpoint = self.endpoint(scope, id).await?;
         Ok(endpoint.map(|endpoint| EndpointWithSecret { endpoint, secret }))
     }
-}
-
-pub(crate) fn new_secret() -> String {
-    format!("{SECRET_PREFIX}{}", STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()))
 }
 
 pub(crate) fn hint(secret: &str) -> String {

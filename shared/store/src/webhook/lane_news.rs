@@ -1,0 +1,54 @@
+//! What attempts say of their receivers, added up for each lane of a batch. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::id::LaneId;
+
+/// What an attempt says of its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneNews {
+    /// Nothing was sent.
+    Unknown,
+    Succeeded,
+    Failed {
+        code: &'static str,
+        /// How long nothing may be sent there, because the receiver says so.
+        hold: Option<Duration>,
+    },
+}
+
+/// What the reports of one batch say of a lane.
+pub(crate) struct OfLane {
+    pub(crate) id: LaneId,
+    pub(crate) succeeded: bool,
+    /// Failures since the last success.
+    pub(crate) failures: i32,
+    pub(crate) hold: Option<Duration>,
+    pub(crate) last_error: Option<&'static str>,
+    pub(crate) probed: bool,
+}
+
+/// Adds up the news of attempts in the order in which they ended, each with whether it was a probe.
+pub(crate) fn of_lanes(attempts: impl IntoIterator<Item = (LaneId, LaneNews, bool)>) -> Vec<OfLane> {
+    let mut lanes: BTreeMap<LaneId, OfLane> = BTreeMap::new();
+    for (id, news, is_probe) in attempts {
+        if news == LaneNews::Unknown && !is_probe {
+            continue;
+        }
+        let nothing =
+            OfLane { id, succeeded: false, failures: 0, hold: None, last_error: None, probed: false };
+        let lane = lanes.entry(id).or_insert(nothing);
+        lane.probed |= is_probe;
+        match news {
+            LaneNews::Unknown => {}
+            LaneNews::Succeeded => (lane.succeeded, lane.failures) = (true, 0),
+            LaneNews::Failed { code, hold } => {
+                lane.failures += 1;
+                lane.hold = lane.hold.max(hold);
+                lane.last_error = Some(code);
+            }
+        }
+    }
+    lanes.into_values().collect()
+}
