@@ -201,7 +201,8 @@ async fn a_receiver_that_comes_back_gets_everything_in_order_without_a_poll() {
     done_jobs_to(&db, &receiver.url("/"), 20).await;
     let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "10ms,10ms,10ms")]).await;
     eventually("the end of all webhooks", async || {
-        let left: i64 = db.value("SELECT count(*) FROM webhook_delivery").await;
+        let left = "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM webhook_delivery)";
+        let left: i64 = db.value(left).await;
         if left == 0 { Ok(()) } else { Err(left) }
     })
     .await;
