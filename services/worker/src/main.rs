@@ -41,6 +41,7 @@ use membership::liveness::Liveness;
 use membership::peers::Peers;
 use stream::live::LiveAnswers;
 use webhooks::dispatcher::example::Examples;
+use webhooks::dispatcher::sender::Sender;
 use worker::Worker;
 
 const PROGRAM: Program = Program {
@@ -97,20 +98,24 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         let store = worker.store.clone();
         async move { keep_running("wakeups", || store.wakeups().run(&store)).await }
     });
+    let sends = worker.config.roles.contains(&Role::Dispatch);
+    let sender =
+        sends.then(|| Sender::new(&worker.config.webhooks, worker.store.clock().clone())).transpose()?;
     if let Some((listener, _)) = stream {
         let bearer = worker.config.secret_key.as_ref().map(|key| Bearer::of(key.bytes()));
         let hard = process.shutdown.hard().clone();
-        let sends = worker.config.roles.contains(&Role::Dispatch);
-        let examples = sends.then(|| Examples::new(&worker)).transpose()?;
+        let examples = sender.clone().map(|sender| Examples::new(&worker, sender));
         let streaming = stream::server::serve(listener, live, ollama.clone(), examples, bearer, hard);
         process.shutdown.spawn_infallible("stream", streaming);
     }
-    spawn_roles(&worker, &ollama);
+    spawn_roles(&worker, &ollama, sender);
     Ok(())
 }
 
 /// Starts the roles of this worker, and keeps the worker registered until all of them have ended.
-fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
+///
+/// `sender` is there for the role dispatch.
+fn spawn_roles(worker: &Arc<Worker>, ollama: &Client, mut sender: Option<Sender>) {
     let shutdown = &worker.shutdown;
     let roles = TaskTracker::new();
     // The order is that of the work: the relay moves the last events of the runner, and the dispatcher sends the last
@@ -137,7 +142,9 @@ fn spawn_roles(worker: &Arc<Worker>, ollama: &Client) {
             }
             Role::Dispatch => {
                 let last = LastRounds::new(shutdown, before.clone());
-                shutdown.spawn(name, roles.track_future(webhooks::dispatcher::run(its, last)));
+                let sender =
+                    sender.take().expect("a worker with this role has a sender, and has the role once");
+                shutdown.spawn(name, roles.track_future(webhooks::dispatcher::run(its, sender, last)));
             }
             Role::Janitor => shutdown.spawn(name, roles.track_future(janitor::run(its))),
         }

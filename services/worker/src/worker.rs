@@ -2,7 +2,7 @@
 
 use foreman_runtime::Shutdown;
 use foreman_runtime::metrics::Metrics;
-use foreman_store::Store;
+use foreman_store::{Seal, Store};
 
 use crate::config::Config;
 use crate::large_reads::LargeReads;
@@ -25,4 +25,11 @@ pub(crate) struct Worker {
     pub peers: Peers,
     pub shutdown: Shutdown,
     pub metrics: Metrics,
+}
+
+impl Worker {
+    /// Unseals the secrets of clients and endpoints. `None` without `FOREMAN_SECRET_KEY`.
+    pub(crate) fn seal(&self) -> Option<Seal> {
+        self.config.secret_key.as_ref().map(|key| Seal::new(key.bytes()))
+    }
 }

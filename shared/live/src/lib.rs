@@ -1,5 +1,6 @@
 //! What an api asks of a worker: the answers of jobs that run, whose callers wait at the api, and examples for registered
-//! endpoints. Here are the paths, the frames, and the bearer by which the two know each other. Both sides use these types, so they cannot disagree.
+//! endpoints. Here are the paths, the frames, and the bearer by which the two know each other. Both sides use these types, so
+//! they cannot disagree.
 //!
 //! Pure. Must never open a connection, and never know what a job is for.
 

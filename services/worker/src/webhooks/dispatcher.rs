@@ -18,7 +18,7 @@ mod start;
 
 mod failure;
 mod resolver;
-mod sender;
+pub(crate) mod sender;
 
 mod settler;
 
@@ -44,6 +44,7 @@ use heavy::Heavy;
 use lane_memory::LaneMemory;
 use pool::Pool;
 use seats::seats;
+use sender::Sender;
 use start::Starter;
 
 const TASK: &str = "dispatch";
@@ -80,10 +81,10 @@ const REPORTS: usize = 1_024;
 
 /// Sends until the process stops and the webhooks of the jobs that ran here are sent. Attempts that are still under way go
 /// on in tasks of their own, which the process waits for.
-pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result<()> {
+pub(crate) async fn run(worker: Arc<Worker>, sender: Sender, last: LastRounds) -> anyhow::Result<()> {
     let last = Arc::new(last);
     let (over, reports) = mpsc::channel(REPORTS);
-    let dispatcher = Dispatcher::new(Arc::clone(&worker), over, Arc::clone(&last))?;
+    let dispatcher = Dispatcher::new(Arc::clone(&worker), sender, over, Arc::clone(&last));
     worker.shutdown.spawn("settle-deliveries", settler::run(Arc::clone(&worker), reports));
     tokio::select! {
         () = background::repeat(dispatcher, last.stop(), POLL) => Ok(()),
@@ -110,19 +111,20 @@ struct Dispatcher {
 impl Dispatcher {
     fn new(
         worker: Arc<Worker>,
+        sender: Sender,
         over: mpsc::Sender<Attempted>,
         last: Arc<LastRounds>,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let store = worker.store.on_own_connection();
-        let destinations = Destinations::default();
-        let context = Arc::new(Context::new(&worker, destinations.clone())?);
+        let destinations = sender.destinations();
+        let context = Arc::new(Context::new(&worker, sender));
         let news = store.wakeups().subscribe(Topic::Delivery);
         let freed = Arc::<Notify>::default();
         let (seats, heavy) = (seats(Arc::clone(&freed)), Heavy::new(Arc::clone(&freed)));
         let terms = context.terms;
         let starter = Starter::new(worker, store.clone(), context, seats.clone(), heavy.clone(), over);
         let memory = LaneMemory::new();
-        Ok(Self { store, news, freed, last, memory, destinations, seats, heavy, terms, starter })
+        Self { store, news, freed, last, memory, destinations, seats, heavy, terms, starter }
     }
 
     /// Looks which lanes have something due. Returns them, and when the next look is due: as soon as one of the other

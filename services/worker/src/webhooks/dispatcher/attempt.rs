@@ -7,20 +7,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use foreman_runtime::background_error;
 use foreman_store::{
-    Clock, Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, EndpointId, LaneNews,
-    Store, StoreError,
+    Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, EndpointId, LaneNews, Store,
+    StoreError,
 };
-use foreman_webhook::guard::Asker;
 use foreman_webhook::schedule::{self, Jitter};
-use foreman_webhook::{DeliveryDecision, Failure, Guard, Reaction, RetrySchedule, sign};
-use metrics::counter;
+use foreman_webhook::{DeliveryDecision, Reaction, RetrySchedule};
 use tokio::time::sleep;
 
-use super::destination::Destinations;
 use super::heavy::Weight;
 use super::receivers::Address;
-use super::sender::{Received, Sender, headers};
-use super::{UNSIGNED, render};
+use super::render;
+use super::sender::{Sender, Webhook};
 use crate::large_reads::LargeReads;
 use crate::worker::Worker;
 
@@ -49,7 +46,6 @@ pub(super) struct Context {
     pub(super) terms: DeliveryTerms,
     sender: Sender,
     schedule: RetrySchedule,
-    clock: Clock,
     /// Bytes.
     public_url: Option<String>,
     /// Reads the artifacts of heavy webhooks.
@@ -67,7 +63,7 @@ pub(super) struct Attempted {
 }
 
 impl Context {
-    pub(super) fn new(worker: &Worker, destinations: Destinations) -> reqwest::Result<Self> {
+    pub(super) fn new(worker: &Worker, sender: Sender) -> Self {
         let settings = &worker.config.webhooks;
         let schedule = settings.schedule.clone();
         let at_most = |terminal| i16::try_from(schedule.max_attempts(terminal)).unwrap_or(i16::MAX);
@@ -77,15 +73,14 @@ impl Context {
             max_attempts: at_most(false),
             inline_limit: i64::try_from(settings.inline_limit).unwrap_or(i64::MAX),
         };
-        Ok(Self {
+        Self {
             terms,
-            sender: Sender::new(Guard::new(settings.policy.clone()), destinations, settings.timeout)?,
+            sender,
             schedule,
-            clock: worker.store.clock().clone(),
             public_url: settings.public_url.clone(),
             large_reads: worker.large_reads.clone(),
             store: worker.store.clone(),
-        })
+        }
     }
 
     /// Makes the attempt. `claimed` is a moment before the claim. A delivery with a weight has no artifacts yet: they are
@@ -112,23 +107,16 @@ impl Context {
         if started - confirmed > BEGIN_WITHIN {
             return release(delivery, started, Duration::ZERO);
         }
-        let received = match &address.url {
-            Some(url) => {
-                let body = Bytes::from(render::body(&delivery, self.public_url.as_deref()));
-                // The body contains them now.
-                delivery.event.artifacts = Vec::new();
-                let message = sign::message_id(&delivery.job.to_string(), delivery.event.seq.into());
-                let signing = &address.signing;
-                let signature =
-                    sign::headers(&signing.secrets, &message, self.clock.now().timestamp(), &body);
-                if signing.secrets.is_empty() {
-                    counter!(UNSIGNED.name).increment(1);
-                }
-                let headers = headers(&signing.headers, signature, delivery.traceparent.as_deref());
-                self.sender.send(Asker::of(delivery.receiver.signed_by), url, headers, body).await
-            }
-            None => Received::none(Failure::InvalidUrl),
+        let body = Bytes::from(render::body(&delivery, self.public_url.as_deref()));
+        // The body contains them now.
+        delivery.event.artifacts = Vec::new();
+        let webhook = Webhook {
+            job_id: &delivery.job.to_string(),
+            seq: delivery.event.seq,
+            body,
+            traceparent: delivery.traceparent.as_deref(),
         };
+        let received = self.sender.send(&address, webhook).await;
         let ended = Instant::now();
         let since_claim = ended - claimed;
         let attempt = schedule::Attempt {

@@ -6,14 +6,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use foreman_live::ExampleSent;
-use foreman_store::{Clock, EndpointId, JobId, JobState, Seal, SecretOwner, Store, StoreError};
-use foreman_webhook::guard::Asker;
-use foreman_webhook::{Event, Failure, Guard, sign};
+use foreman_store::{EndpointId, JobId, JobState, SecretOwner, Store, StoreError};
+use foreman_webhook::Event;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::destination::Destinations;
 use super::receivers::{Receivers, Withheld};
-use super::sender::{Received, Sender, headers};
+use super::sender::{Sender, Webhook};
 use crate::worker::Worker;
 
 const TASK: &str = "examples";
@@ -23,12 +21,12 @@ const AT_ONCE: usize = 32;
 
 /// A model that an example names, and what else tells it from a webhook about a job.
 const MODEL: &str = "example";
+const SEQ: i32 = 1;
 const METADATA: &str = r#"{"example":true}"#;
 
 #[derive(Debug)]
 pub(crate) struct Examples {
     store: Store,
-    clock: Clock,
     sender: Sender,
     receivers: Mutex<Receivers>,
     under_way: Semaphore,
@@ -48,20 +46,13 @@ pub(crate) enum Unsent {
 }
 
 impl Examples {
-    pub(crate) fn new(worker: &Worker) -> reqwest::Result<Arc<Self>> {
-        let settings = &worker.config.webhooks;
-        let seal = worker.config.secret_key.as_ref().map(|key| Seal::new(key.bytes()));
-        Ok(Arc::new(Self {
+    pub(crate) fn new(worker: &Worker, sender: Sender) -> Arc<Self> {
+        Arc::new(Self {
             store: worker.store.clone(),
-            clock: worker.store.clock().clone(),
-            sender: Sender::new(
-                Guard::new(settings.policy.clone()),
-                Destinations::default(),
-                settings.timeout,
-            )?,
-            receivers: Mutex::new(Receivers::new(seal, None)),
+            sender,
+            receivers: Mutex::new(Receivers::new(worker.seal(), None)),
             under_way: Semaphore::new(AT_ONCE),
-        }))
+        })
     }
 
     /// Sends an example of a job's event, and waits for the receiver's answer.
@@ -73,13 +64,13 @@ impl Examples {
             receivers.read(TASK, &self.store, [SecretOwner::from(endpoint)].into_iter()).await?;
             receivers.address(&receiver).map_err(|Withheld { .. }| Unsent::Withheld)?
         };
-        let (job_id, now) = (JobId::generate().to_string(), self.clock.now());
+        let job_id = JobId::generate().to_string();
         let event = Event {
             job_id: &job_id,
-            seq: 1,
+            seq: SEQ.into(),
             state: state.as_str(),
             previous_state: None,
-            timestamp: now,
+            timestamp: self.store.clock().now(),
             model: MODEL,
             attempt: 0,
             artifacts: &[],
@@ -87,17 +78,9 @@ impl Examples {
             metadata: Some(METADATA),
         };
         let body = Bytes::from(event.to_json());
-        let signing = &address.signing;
-        let message = sign::message_id(&job_id, 1);
-        let signature = sign::headers(&signing.secrets, &message, now.timestamp(), &body);
         let began = Instant::now();
-        let received = match &address.url {
-            Some(url) => {
-                let headers = headers(&signing.headers, signature, None);
-                self.sender.send(Asker::of(receiver.signed_by), url, headers, body).await
-            }
-            None => Received::none(Failure::InvalidUrl),
-        };
+        let webhook = Webhook { job_id: &job_id, seq: SEQ, body, traceparent: None };
+        let received = self.sender.send(&address, webhook).await;
         Ok(ExampleSent {
             status: received.reaction.status(),
             error_code: received.reaction.error_code().map(str::to_owned),

@@ -87,9 +87,9 @@ impl Limits {
     };
 
     /// The limits that hold for a lane.
-    fn of(&self, lane: &CountedLane, is_silent: bool) -> impl Iterator<Item = (Counted, u64)> {
+    fn of(&self, lane: &CountedLane) -> impl Iterator<Item = (Counted, u64)> {
         let is_proven = lane.health == LaneHealth::Proven;
-        let per_lane = if is_proven && !is_silent { self.per_lane } else { self.per_unproven_lane };
+        let per_lane = if is_proven { self.per_lane } else { self.per_unproven_lane };
         let destination = lane.destination.clone().map(Counted::Destination);
         [(Counted::All, self.all), (Counted::Lane(lane.lane), per_lane)]
             .into_iter()
@@ -102,20 +102,22 @@ impl Limits {
 impl Tally {
     /// How much more the lane may have.
     fn room(&self, limits: &Limits, lane: &CountedLane, now: Instant) -> u64 {
+        let left = |(counted, limit): (Counted, u64)| limit.saturating_sub(self.used(&counted));
+        let room = limits.of(lane).map(left).min().unwrap_or_default();
         let is_silent = self.moved.get(&lane.lane).is_some_and(|moved| now > *moved + SILENT);
-        let limits = limits.of(lane, is_silent);
-        limits.map(|(counted, limit)| limit.saturating_sub(self.used(&counted))).min().unwrap_or_default()
+        let most = if is_silent { limits.per_unproven_lane } else { u64::MAX };
+        room.min(left((Counted::Lane(lane.lane), most)))
     }
 
     fn add(&mut self, limits: &Limits, lane: &CountedLane, amount: u64, now: Instant) {
-        for (counted, _) in limits.of(lane, false) {
+        for (counted, _) in limits.of(lane) {
             *self.used.entry(counted).or_default() += amount;
         }
         self.moved.entry(lane.lane).or_insert(now);
     }
 
     fn subtract(&mut self, limits: &Limits, lane: &CountedLane, amount: u64, now: Instant) {
-        for (counted, _) in limits.of(lane, false) {
+        for (counted, _) in limits.of(lane) {
             if let Entry::Occupied(mut used) = self.used.entry(counted) {
                 *used.get_mut() -= amount;
                 if *used.get() == 0 {
@@ -213,10 +215,8 @@ impl Drop for Part {
 #[cfg(test)]
 impl Pool {
     pub(super) fn is_unused(&self) -> bool {
-        {
-            let tally = self.tally();
-            tally.used.is_empty() && tally.moved.is_empty()
-        }
+        let tally = self.tally();
+        tally.used.is_empty() && tally.moved.is_empty()
     }
 }
 

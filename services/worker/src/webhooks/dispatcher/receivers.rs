@@ -1,6 +1,6 @@
-//! Where claimed deliveries go: to which URL, signed with which secrets, with which headers, or why not yet. Every attempt gets its receiver
-//! from here, whatever kind of receiver that is. A webhook is never sent unsigned where its receiver has a secret: it waits
-//! while that secret cannot be read.
+//! Where claimed deliveries go: to which URL, signed with which secrets, with which headers, or why not yet. Every attempt gets
+//! its receiver from here, whatever kind of receiver that is. A webhook is never sent unsigned where its receiver has a secret:
+//! it waits while that secret cannot be read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use foreman_runtime::background_error;
 use foreman_store::{Receiver, Seal, SecretOwner, Signing as Stored, Store, StoreError, UnsealError};
+use foreman_webhook::guard::Asker;
 use foreman_webhook::secret::SecretError;
 use foreman_webhook::{ReceiverUrl, SigningSecret};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -27,6 +28,8 @@ pub(super) struct Address {
     /// `None` if what is stored is no URL: the attempt fails.
     pub(super) url: Option<ReceiverUrl>,
     pub(super) signing: Arc<Signing>,
+    /// On whose behalf names are looked up.
+    pub(super) asker: Asker,
 }
 
 /// What the webhooks to a receiver are sent with.
@@ -117,7 +120,8 @@ impl Receivers {
     pub(super) fn address(&self, receiver: &Receiver) -> Result<Address, Withheld> {
         let known = self.known.get(&receiver.signed_by).ok_or(Withheld { wait: UNREAD_FOR })?;
         let signing = known.signing.clone().ok_or(Withheld { wait: UNREADABLE_FOR })?;
-        Ok(Address { url: ReceiverUrl::parse(&receiver.url).ok(), signing })
+        let asker = Asker::of(receiver.signed_by);
+        Ok(Address { url: ReceiverUrl::parse(&receiver.url).ok(), signing, asker })
     }
 
     fn parse(&self, stored: Result<Stored, UnsealError>) -> Result<Signing, Unreadable> {

@@ -4,15 +4,19 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use foreman_webhook::guard::{Asker, classify};
-use foreman_webhook::{Failure, Guard, Reaction, ReceiverUrl};
+use foreman_store::Clock;
+use foreman_webhook::guard::classify;
+use foreman_webhook::{Failure, Guard, Reaction, sign};
+use metrics::counter;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
 use reqwest::{Client, Method, Request, Response, redirect::Policy};
 use tokio::time::{Instant, timeout_at};
 
 use super::destination::Destinations;
-use super::failure;
+use super::receivers::Address;
 use super::resolver::{GuardedResolver, on_behalf_of};
+use super::{UNSIGNED, failure};
+use crate::config::Webhooks;
 
 /// Bytes of the answer's body that are kept for people to look at.
 const KEPT: usize = 1_024;
@@ -28,11 +32,24 @@ const KEEP_IDLE: Duration = Duration::from_secs(30);
 
 const AGENT: &str = concat!("foreman/", env!("CARGO_PKG_VERSION"), " (webhooks)");
 
+/// Signs webhooks and sends them. Cheap to clone: all clones share their connections, and what they know of names.
 #[derive(Debug, Clone)]
-pub(super) struct Sender {
+pub(crate) struct Sender {
     client: Client,
     guard: Guard,
+    destinations: Destinations,
     timeout: Duration,
+    clock: Clock,
+}
+
+/// What one request brings to its receiver.
+#[derive(Debug)]
+pub(super) struct Webhook<'a> {
+    pub(super) job_id: &'a str,
+    pub(super) seq: i32,
+    pub(super) body: Bytes,
+    /// The submitter's.
+    pub(super) traceparent: Option<&'a str>,
 }
 
 /// What came back for a request.
@@ -45,8 +62,9 @@ pub(super) struct Received {
 }
 
 impl Sender {
-    /// `timeout` is for dial, request and status together.
-    pub(super) fn new(guard: Guard, destinations: Destinations, timeout: Duration) -> reqwest::Result<Self> {
+    /// The process must have installed a TLS provider before.
+    pub(crate) fn new(settings: &Webhooks, clock: Clock) -> reqwest::Result<Self> {
+        let (guard, destinations) = (Guard::new(settings.policy.clone()), Destinations::default());
         let client = Client::builder()
             .http1_only()
             .redirect(Policy::none())
@@ -54,29 +72,37 @@ impl Sender {
             .no_proxy()
             .tcp_nodelay(true)
             .pool_idle_timeout(KEEP_IDLE)
-            .dns_resolver(GuardedResolver::new(guard.clone(), destinations))
+            .dns_resolver(GuardedResolver::new(guard.clone(), destinations.clone()))
             .build()?;
-        Ok(Self { client, guard, timeout })
+        Ok(Self { client, guard, destinations, timeout: settings.timeout, clock })
     }
 
-    pub(super) async fn send(
-        &self,
-        asker: Asker,
-        url: &ReceiverUrl,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Received {
+    /// Where the names led to that were dialled.
+    pub(super) fn destinations(&self) -> Destinations {
+        self.destinations.clone()
+    }
+
+    /// Signs a webhook with the present time, and sends it.
+    pub(super) async fn send(&self, address: &Address, webhook: Webhook<'_>) -> Received {
+        let Some(url) = &address.url else { return Received::none(Failure::InvalidUrl) };
+        let Webhook { job_id, seq, body, traceparent } = webhook;
+        let signing = &address.signing;
+        if signing.secrets.is_empty() {
+            counter!(UNSIGNED.name).increment(1);
+        }
+        let message = sign::message_id(job_id, seq.into());
+        let signature = sign::headers(&signing.secrets, &message, self.clock.now().timestamp(), &body);
         let deadline = Instant::now() + self.timeout;
         // The HTTP client asks the resolver only about names. An address in the URL is checked here.
         if let Err(refused) = self.guard.check(url) {
             return Received::none(Failure::of_url(&refused));
         }
         let mut request = Request::new(Method::POST, url.as_url().clone());
-        *request.headers_mut() = headers;
+        *request.headers_mut() = headers(&signing.headers, signature, traceparent);
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(body.into());
-        match timeout_at(deadline, on_behalf_of(asker, self.client.execute(request))).await {
+        match timeout_at(deadline, on_behalf_of(address.asker, self.client.execute(request))).await {
             Ok(Ok(response)) => Received::read(response, deadline.min(Instant::now() + READ_FOR)).await,
             Ok(Err(error)) => Received::none(failure::of(&error)),
             Err(_elapsed) => Received::none(Failure::Timeout),
@@ -85,7 +111,7 @@ impl Sender {
 }
 
 impl Received {
-    pub(super) fn none(failure: Failure) -> Self {
+    fn none(failure: Failure) -> Self {
         Self { reaction: Reaction::NotAnswered(failure), response: None }
     }
 
@@ -110,11 +136,7 @@ impl Received {
 }
 
 /// The client's own headers, those of the signature, and the submitter's `traceparent` if it fits into a header.
-pub(super) fn headers(
-    own: &HeaderMap,
-    signature: Vec<(&'static str, String)>,
-    traceparent: Option<&str>,
-) -> HeaderMap {
+fn headers(own: &HeaderMap, signature: Vec<(&'static str, String)>, traceparent: Option<&str>) -> HeaderMap {
     let mut headers = own.clone();
     let traceparent = traceparent.map(|trace| ("traceparent", trace.to_owned()));
     for (name, value) in signature.into_iter().chain(traceparent) {

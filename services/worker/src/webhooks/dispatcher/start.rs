@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foreman_store::{Delivery, JobState, Seal, Store, StoreError};
+use foreman_store::{Delivery, JobState, Store, StoreError};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
@@ -43,8 +43,7 @@ impl Starter {
         heavy: Heavy,
         over: mpsc::Sender<Attempted>,
     ) -> Self {
-        let seal = worker.config.secret_key.as_ref().map(|key| Seal::new(key.bytes()));
-        let receivers = Receivers::new(seal, worker.config.webhooks.secret.clone());
+        let receivers = Receivers::new(worker.seal(), worker.config.webhooks.secret.clone());
         Self { worker, store, context, receivers, seats, heavy, over }
     }
 
