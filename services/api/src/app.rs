@@ -8,10 +8,9 @@ use foreman_webhook::SubmissionCheck;
 use tokio::sync::Semaphore;
 
 use crate::access::auth::Auth;
-use crate::access::examples::Examples;
 use crate::access::limits::QueueLimits;
 use crate::access::reads::Reads;
-use crate::access::redeliveries::Redeliveries;
+use crate::access::sends::Sends;
 use crate::access::shares::Shares;
 use crate::direct::known::Direct;
 use crate::intake::inventory::Inventory;
@@ -52,8 +51,8 @@ pub(crate) struct App {
     /// The same for event streams. It is apart, so that slow readers of answers do not keep event streams out.
     pub(crate) events: Shares,
     pub(crate) reads: Reads,
-    pub(crate) redeliveries: Redeliveries,
-    pub(crate) examples: Examples,
+    pub(crate) redeliveries: Sends,
+    pub(crate) examples: Sends,
     /// Seals the secrets of endpoints. `None` without `FOREMAN_SECRET_KEY`.
     pub(crate) seal: Option<Seal>,
     pub(crate) max_body: usize,

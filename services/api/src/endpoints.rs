@@ -99,6 +99,5 @@ pub(crate) async fn recover(
 
 async fn check_url(app: &App, asker: Asker, fields: &Fields) -> Result<(), Refusal> {
     let Some(url) = &fields.url else { return Ok(()) };
-    let checked = app.receivers.check(asker, url, Instant::now() + SUBMISSION_BUDGET).await;
-    checked.map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))
+    Ok(app.receivers.check(asker, url, Instant::now() + SUBMISSION_BUDGET).await?)
 }

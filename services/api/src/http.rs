@@ -12,3 +12,4 @@ pub(crate) mod query;
 pub(crate) mod range;
 pub(crate) mod sse;
 pub(crate) mod traceparent;
+pub(crate) mod values;

@@ -203,8 +203,7 @@ impl Intake {
         if let Some(receiver) = &job.receiver {
             // All receivers of one request share one budget for looking up their names.
             let deadline = self.began + SUBMISSION_BUDGET;
-            let checked = app.receivers.check(Asker::of(caller.client), &receiver.url, deadline).await;
-            checked.map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))?;
+            app.receivers.check(Asker::of(caller.client), &receiver.url, deadline).await?;
         }
         let model = app.inventory.find(job.body.load_key.model(), self.began).await?;
         let request = JobRequest {

@@ -36,10 +36,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use access::auth::Auth;
-use access::examples::Examples;
 use access::limits::{QueueLimits, StoredBytes};
 use access::reads::Reads;
-use access::redeliveries::Redeliveries;
+use access::sends::Sends;
 use access::shares::{Bounds, Shares};
 use app::App;
 use config::Config;
@@ -131,8 +130,8 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         outgoing: Shares::new(http::outgoing::OUTGOING, Bounds::quarters(http::outgoing::ANSWER_BYTES)),
         events: Shares::new(http::outgoing::EVENTS, Bounds::quarters(http::outgoing::STREAM_BYTES)),
         reads: Reads::new(database.pool as usize),
-        redeliveries: Redeliveries::new(),
-        examples: Examples::new(),
+        redeliveries: Sends::redeliveries(),
+        examples: Sends::examples(),
         seal: config.secret_key.as_ref().map(SecretKey::bytes).map(Seal::new),
         max_body: config.max_body,
         job_ttl: config.job_ttl,

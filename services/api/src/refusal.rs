@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use foreman_ollama::SyncBodyError;
 use foreman_runtime::background::one_line;
 use foreman_store::StoreError;
+use foreman_webhook::UrlError;
 
 /// RFC 9110 wants every 401 to name a scheme in which clients send their keys.
 const SCHEME: HeaderValue = HeaderValue::from_static("Bearer");
@@ -136,6 +137,13 @@ impl From<SyncBodyError> for Refusal {
     fn from(error: SyncBodyError) -> Self {
         let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
         Self::new(status, "refused_as_ollama", error.text)
+    }
+}
+
+/// A receiver that may not be called.
+impl From<UrlError> for Refusal {
+    fn from(error: UrlError) -> Self {
+        Self::unprocessable(error.code(), error.to_string())
     }
 }
 

@@ -6,6 +6,7 @@ use foreman_webhook::ReceiverUrl;
 use serde_json::{Map, Value};
 
 use super::headers;
+use crate::http::values;
 use crate::refusal::Refusal;
 
 const MAX_DESCRIPTION: usize = 200;
@@ -88,6 +89,11 @@ impl Fields {
     }
 }
 
+/// The body of a request that needs none. If there is one, it must be a JSON object.
+pub(crate) fn optional_object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    if body.is_empty() { Ok(Map::new()) } else { object(body) }
+}
+
 /// The body of a request, which must be a JSON object.
 pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     match serde_json::from_slice(body) {
@@ -100,7 +106,7 @@ pub(crate) fn url(value: &Value) -> Result<ReceiverUrl, Refusal> {
     let text = value.as_str().ok_or_else(|| {
         Refusal::bad_request("invalid_url", "`url` must be a string; it can be changed but not cleared")
     })?;
-    ReceiverUrl::parse(text).map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))
+    Ok(ReceiverUrl::parse(text)?)
 }
 
 /// `null` clears it.
@@ -126,24 +132,16 @@ fn or_null<T>(value: &Value, parse: impl FnOnce(&Value) -> Result<T, Refusal>) -
 }
 
 fn events(value: &Value) -> Result<Vec<JobState>, Refusal> {
-    states(value, |name| name).ok_or_else(|| {
-        let names: Vec<_> = JobState::ALL.iter().map(|state| state.as_str()).collect();
-        let error =
-            format!("`events` must be an array of some of {}, or null for all of them", names.join(", "));
+    texts(value).and_then(values::states).ok_or_else(|| {
+        let names = values::state_names();
+        let error = format!("`events` must be an array of some of {names}, or null for all of them");
         Refusal::bad_request("invalid_events", error)
     })
 }
 
-/// The states that an array names, each once. `bare` takes from a name what stands before the state.
-pub(crate) fn states(value: &Value, bare: impl Fn(&str) -> &str) -> Option<Vec<JobState>> {
-    let mut states = Vec::new();
-    for name in value.as_array()? {
-        let state = bare(name.as_str()?).parse().ok()?;
-        if !states.contains(&state) {
-            states.push(state);
-        }
-    }
-    (!states.is_empty()).then_some(states)
+/// The entries of an array of strings.
+pub(crate) fn texts(value: &Value) -> Option<Vec<&str>> {
+    value.as_array()?.iter().map(Value::as_str).collect()
 }
 
 fn models(value: &Value) -> Result<Vec<String>, Refusal> {

@@ -55,8 +55,20 @@ impl Parameters {
 
     /// The parameter `limit`: how many entries the client wants on the page.
     pub(crate) fn page_size(&self) -> Result<usize, Refusal> {
-        let expected = format_args!("a whole number from 1 to {LARGEST_PAGE}");
-        let limit = self.read_if("limit", expected, |limit| (1..=LARGEST_PAGE).contains(limit))?;
-        Ok(limit.unwrap_or(DEFAULT_PAGE))
+        self.page_size_within(DEFAULT_PAGE, LARGEST_PAGE)
     }
+
+    /// The same for a list whose clients know other limits.
+    pub(crate) fn page_size_within(&self, default: usize, largest: usize) -> Result<usize, Refusal> {
+        let expected = format_args!("a whole number from 1 to {largest}");
+        let limit = self.read_if("limit", expected, |limit| (1..=largest).contains(limit))?;
+        Ok(limit.unwrap_or(default))
+    }
+}
+
+/// Takes off what was read beyond a page, to know whether there is more. Returns that.
+pub(crate) fn cut_to_page<T>(found: &mut Vec<T>, limit: usize) -> bool {
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+    has_more
 }

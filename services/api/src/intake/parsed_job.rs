@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use crate::http::values;
 use crate::refusal::Refusal;
 
 const MAX_PRIORITY: i16 = 100;
@@ -138,31 +139,15 @@ fn receiver(url: Option<&RawValue>, events: Option<&RawValue>) -> Result<Option<
     };
     let url: String = read(url)
         .ok_or_else(|| Refusal::bad_request("invalid_webhook_url", "`state_webhook_url` must be a string"))?;
-    let url =
-        ReceiverUrl::parse(&url).map_err(|error| Refusal::unprocessable(error.code(), error.to_string()))?;
-    Ok(Some(ParsedReceiver { url, events }))
+    Ok(Some(ParsedReceiver { url: ReceiverUrl::parse(&url)?, events }))
 }
 
 fn webhook_events(raw: &RawValue) -> Result<Vec<JobState>, Refusal> {
     let names: Vec<String> = read(raw).unwrap_or_default();
-    let states: Result<Vec<JobState>, _> = names.iter().map(|name| name.parse()).collect();
-    match states {
-        Ok(mut states) if !states.is_empty() => {
-            let mut seen = Vec::with_capacity(states.len());
-            states.retain(|state| {
-                !seen.contains(state) && {
-                    seen.push(*state);
-                    true
-                }
-            });
-            Ok(states)
-        }
-        _ => {
-            let names: Vec<_> = JobState::ALL.iter().map(|state| state.as_str()).collect();
-            let error = format!("`webhook_events` must be an array of some of {}", names.join(", "));
-            Err(Refusal::bad_request("invalid_webhook_events", error))
-        }
-    }
+    values::states(names.iter().map(String::as_str)).ok_or_else(|| {
+        let error = format!("`webhook_events` must be an array of some of {}", values::state_names());
+        Refusal::bad_request("invalid_webhook_events", error)
+    })
 }
 
 fn times(
@@ -190,15 +175,10 @@ fn times(
     Ok(Times { run_at, expires_at })
 }
 
-/// Reads a time in RFC 3339, with any offset. A number is refused, because it could be seconds or milliseconds.
 fn moment(field: &str, raw: &RawValue) -> Result<DateTime<Utc>, Refusal> {
     let text: Option<String> = read(raw);
-    let moment = text.and_then(|text| DateTime::parse_from_rfc3339(&text).ok());
-    moment.map(|moment| moment.to_utc()).ok_or_else(|| {
-        let error = format!("`{field}` must be a time as in RFC 3339, such as \"2027-01-31T08:00:00Z\"");
-        let code = if field == "run_at" { "invalid_run_at" } else { "invalid_expires_at" };
-        Refusal::bad_request(code, error)
-    })
+    let code = if field == "run_at" { "invalid_run_at" } else { "invalid_expires_at" };
+    values::moment(field, code, text.as_deref())
 }
 
 fn read<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {

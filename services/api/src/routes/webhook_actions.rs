@@ -6,11 +6,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
 use foreman_store::{EndpointDelivery, EndpointDeliveryFilter, JobState};
 use foreman_webhook::rfc3339;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{show, webhooks};
@@ -19,8 +18,8 @@ use crate::app::Shared;
 use crate::describe::schema;
 use crate::endpoints::{self, MAX_OVERLAP, OVERLAP, example, fields};
 use crate::http::path::EndpointPath;
-use crate::http::query::Parameters;
-use crate::http::{body, outgoing};
+use crate::http::query::{Parameters, cut_to_page};
+use crate::http::{body, outgoing, values};
 use crate::refusal::Refusal;
 
 /// How to rotate a secret. The body may be missing.
@@ -109,8 +108,8 @@ pub(crate) async fn rotate(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let overlap = match given(&read.bytes, "overlap_seconds")? {
-        None => OVERLAP,
+    let overlap = match fields::optional_object(&read.bytes)?.get("overlap_seconds") {
+        None | Some(Value::Null) => OVERLAP,
         Some(seconds) => {
             let overlap = seconds.as_u64().map(Duration::from_secs).filter(|overlap| *overlap <= MAX_OVERLAP);
             overlap.ok_or_else(|| {
@@ -148,11 +147,11 @@ pub(crate) async fn test(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let state = match given(&read.bytes, "event")? {
-        None => JobState::Done,
+    let state = match fields::optional_object(&read.bytes)?.get("event") {
+        None | Some(Value::Null) => JobState::Done,
         Some(name) => name.as_str().and_then(|name| name.parse().ok()).ok_or_else(|| {
-            let names: Vec<_> = JobState::ALL.iter().map(|state| state.as_str()).collect();
-            Refusal::bad_request("invalid_event", format!("`event` must be one of {}", names.join(", ")))
+            let error = format!("`event` must be one of {}", values::state_names());
+            Refusal::bad_request("invalid_event", error)
         })?,
     };
     let sent = example::send(&app, &caller, id, state).await?;
@@ -188,11 +187,8 @@ pub(crate) async fn recover(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let since = given(&read.bytes, "since")?;
-    let since = since.as_ref().and_then(Value::as_str).and_then(moment).ok_or_else(|| {
-        let error = "`since` must be a time as in RFC 3339, such as \"2027-01-31T08:00:00Z\"";
-        Refusal::bad_request("invalid_since", error)
-    })?;
+    let given = fields::optional_object(&read.bytes)?;
+    let since = values::moment("since", "invalid_since", given.get("since").and_then(Value::as_str))?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let recovered = endpoints::recover(&app, caller.scope(), id, since).await?;
     Ok(outgoing::small_json(StatusCode::OK, show::json(&json!({ "recovered": recovered }))))
@@ -233,8 +229,7 @@ pub(crate) async fn deliveries(
     let _permit = app.reads.page_permit(caller.client).await?;
     let found = app.store.endpoint_deliveries(caller.scope(), id, &filter, limit + 1).await?;
     let mut found = found.ok_or_else(Refusal::no_such_endpoint)?;
-    let has_more = found.len() > limit;
-    found.truncate(limit);
+    let has_more = cut_to_page(&mut found, limit);
     let last_id = found.last().map(|last| last.id.to_string());
     let page = show::Page::new(found.iter().map(delivery).collect(), has_more, last_id);
     outgoing::json(&app, caller.client, StatusCode::OK, show::json(&page))
@@ -253,14 +248,4 @@ fn delivery(view: &EndpointDelivery) -> DeliveryToEndpoint<'_> {
         status: view.status,
         error_code: view.error_code.as_deref(),
     }
-}
-
-/// A field of a small body. The body may be missing.
-fn given(body: &[u8], name: &str) -> Result<Option<Value>, Refusal> {
-    let mut object = if body.is_empty() { Map::new() } else { fields::object(body)? };
-    Ok(object.remove(name).filter(|value| !value.is_null()))
-}
-
-fn moment(text: &str) -> Option<DateTime<Utc>> {
-    DateTime::parse_from_rfc3339(text).ok().map(|moment| moment.to_utc())
 }

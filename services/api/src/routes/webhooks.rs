@@ -16,7 +16,7 @@ use crate::describe::schema;
 use crate::endpoints;
 use crate::endpoints::fields::Fields;
 use crate::http::path::EndpointPath;
-use crate::http::query::Parameters;
+use crate::http::query::{Parameters, cut_to_page};
 use crate::http::{body, outgoing};
 use crate::refusal::Refusal;
 
@@ -131,8 +131,7 @@ pub(crate) async fn list(
     let limit = parameters.page_size()?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let mut found = app.store.endpoints(caller.scope(), after, limit + 1).await?;
-    let has_more = found.len() > limit;
-    found.truncate(limit);
+    let has_more = cut_to_page(&mut found, limit);
     let last_id = found.last().map(|last| last.id.to_string());
     let page = show::Page::new(found.iter().map(endpoint).collect(), has_more, last_id);
     outgoing::json(&app, caller.client, StatusCode::OK, show::json(&page))

@@ -16,8 +16,8 @@ use crate::app::Shared;
 use crate::endpoints::fields::{self, Fields};
 use crate::endpoints::{self, OVERLAP, example};
 use crate::http::path::EndpointPath;
-use crate::http::query::Parameters;
-use crate::http::{body, outgoing};
+use crate::http::query::{Parameters, cut_to_page};
+use crate::http::{body, outgoing, values};
 use crate::refusal::Refusal;
 
 const DEFAULT_PAGE: usize = 20;
@@ -78,13 +78,10 @@ async fn list(
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
     let after = parameters.read("after", "the id of the last endpoint of the page before")?;
-    let expected = format!("a whole number from 1 to {LARGEST_PAGE}");
-    let limit = parameters.read_if("limit", expected, |limit| (1..=LARGEST_PAGE).contains(limit))?;
-    let limit = limit.unwrap_or(DEFAULT_PAGE);
+    let limit = parameters.page_size_within(DEFAULT_PAGE, LARGEST_PAGE)?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let mut found = app.store.endpoints(caller.scope(), after, limit + 1).await?;
-    let has_more = found.len() > limit;
-    found.truncate(limit);
+    let has_more = cut_to_page(&mut found, limit);
     let id = |view: Option<&EndpointView>| view.map(|view| view.id.to_string());
     let (first_id, last_id) = (id(found.first()), id(found.last()));
     let data = found.iter().map(endpoint).collect();
@@ -132,7 +129,7 @@ async fn rotate_secret(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let keep = match given(&read.bytes)?.get("keep_old_secret_active_for_24_hours") {
+    let keep = match fields::optional_object(&read.bytes)?.get("keep_old_secret_active_for_24_hours") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(keep)) => *keep,
         Some(_) => {
@@ -153,7 +150,7 @@ async fn test(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let given = given(&read.bytes)?;
+    let given = fields::optional_object(&read.bytes)?;
     let event = given.get("event_type").and_then(Value::as_str).unwrap_or_default();
     let state = event.strip_prefix(PREFIX).and_then(|state| state.parse().ok()).ok_or_else(event_refused)?;
     let sent = example::send(&app, &caller, id, state).await?;
@@ -180,7 +177,8 @@ async fn event_types(_: Caller) -> Response {
 fn parse(given: &Map<String, Value>) -> Result<Fields, Refusal> {
     let some = |name| given.get(name).filter(|value| !value.is_null());
     let events = some("event_types").map(|types| {
-        fields::states(types, |name| name.strip_prefix(PREFIX).unwrap_or("")).ok_or_else(event_refused)
+        let names = fields::texts(types).into_iter().flatten();
+        values::states(names.map(|name| name.strip_prefix(PREFIX).unwrap_or(""))).ok_or_else(event_refused)
     });
     Ok(Fields {
         url: some("url").map(fields::url).transpose()?,
@@ -189,11 +187,6 @@ fn parse(given: &Map<String, Value>) -> Result<Fields, Refusal> {
         events: events.transpose()?.map(|events| (events.len() < JobState::ALL.len()).then_some(events)),
         ..Fields::default()
     })
-}
-
-/// The body may be missing.
-fn given(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
-    if body.is_empty() { Ok(Map::new()) } else { fields::object(body) }
 }
 
 fn event_refused() -> Refusal {
