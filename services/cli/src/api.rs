@@ -10,10 +10,12 @@ mod error;
 mod jobs;
 mod page;
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 use foreman_runtime::{Env, settings::cli};
-use foreman_store::JobId;
+use foreman_store::{EndpointId, InvalidId, JobId};
 use reqwest::header::{self, HeaderValue};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use serde::Deserialize;
@@ -152,16 +154,26 @@ impl Api {
         if error.is_connect() { ApiError::Away { base, reason } } else { ApiError::Lost { base, reason } }
     }
 
-    pub(crate) fn strange(&self, reason: &dyn std::fmt::Display) -> ApiError {
+    pub(crate) fn strange(&self, reason: &dyn Display) -> ApiError {
         ApiError::Strange { base: self.base.clone(), reason: reason.to_string() }
     }
 }
 
-/// Parses an id among the arguments, so that no other text becomes part of a path.
+/// Parses a job's id among the arguments.
 pub(crate) fn job_id(text: &str) -> Result<String, String> {
-    match text.parse::<JobId>() {
+    id::<JobId>(text, "foreman submit")
+}
+
+/// Parses an endpoint's id among the arguments.
+pub(crate) fn endpoint_id(text: &str) -> Result<String, String> {
+    id::<EndpointId>(text, "foreman webhook list")
+}
+
+/// The canonical text of an id that some command prints. No other text becomes part of a path.
+fn id<I: FromStr<Err = InvalidId> + Display>(text: &str, printed_by: &str) -> Result<String, String> {
+    match text.parse::<I>() {
         Ok(id) => Ok(id.to_string()),
-        Err(error) => Err(format!("{error}, as `foreman submit` prints it")),
+        Err(error) => Err(format!("{error}, as `{printed_by}` prints it")),
     }
 }
 

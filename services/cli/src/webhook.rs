@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use foreman_runtime::{Env, settings::cli};
-use foreman_store::EndpointId;
 use serde_json::{Map, Value, json};
 
-use crate::api::Api;
+use crate::api::{Api, endpoint_id};
 use crate::exit;
 use crate::help;
 use crate::terminal::{print, say};
@@ -201,14 +200,6 @@ impl Fields {
         add("headers", (!headers.is_empty()).then(|| headers.into()));
         add("rate_limit", self.rate_limit.map(Value::from));
         fields
-    }
-}
-
-/// Parses an id among the arguments, so that no other text becomes part of a path.
-fn endpoint_id(text: &str) -> Result<String, String> {
-    match text.parse::<EndpointId>() {
-        Ok(id) => Ok(id.to_string()),
-        Err(error) => Err(format!("{error}, as `foreman webhook list` prints it")),
     }
 }
 

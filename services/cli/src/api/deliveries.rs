@@ -1,11 +1,10 @@
 //! The webhooks of a job, and what became of each.
 
 use chrono::{DateTime, Utc};
-use reqwest::Method;
 use serde::Deserialize;
 
 use super::page::{LARGEST_PAGE, Page};
-use super::{ANSWER_WITHIN, Api, ApiError};
+use super::{Api, ApiError};
 
 /// One webhook to one receiver.
 #[derive(Deserialize)]
@@ -29,10 +28,6 @@ pub(crate) struct Attempt {
 impl Api {
     /// A page of them in the order of the job's events.
     pub(crate) async fn deliveries(&self, job: &str, after: Option<&str>) -> Result<Page, ApiError> {
-        let limit = LARGEST_PAGE.to_string();
-        let query = [("limit", Some(limit.as_str())), ("after", after)];
-        let query = query.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        let request = self.request(Method::GET, &format!("jobs/{job}/deliveries")).timeout(ANSWER_WITHIN);
-        Ok(self.send_query(request, query).await?.value)
+        self.page(&format!("jobs/{job}/deliveries"), LARGEST_PAGE, &[], after).await
     }
 }

@@ -83,11 +83,7 @@ impl Api {
 
     /// A page of them, newest first.
     pub(crate) async fn endpoints(&self, after: Option<&str>) -> Result<Page, ApiError> {
-        let limit = LARGEST_PAGE.to_string();
-        let query = [("limit", Some(limit.as_str())), ("after", after)];
-        let query = query.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        let request = self.request(Method::GET, "webhooks").timeout(ANSWER_WITHIN);
-        Ok(self.send_query(request, query).await?.value)
+        self.page("webhooks", LARGEST_PAGE, &[], after).await
     }
 
     pub(crate) async fn rotate_endpoint(

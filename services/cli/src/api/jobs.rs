@@ -8,7 +8,7 @@ use reqwest::{Method, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::page::{LARGEST_PAGE, Page};
+use super::page::Page;
 use super::{ANSWER_WITHIN, Api, ApiError, Reply};
 
 /// How long one request waits for a job; the api allows 60.
@@ -100,16 +100,8 @@ impl Api {
         limit: usize,
         after: Option<&str>,
     ) -> Result<Page, ApiError> {
-        let limit = limit.min(LARGEST_PAGE).to_string();
-        let query = [
-            ("limit", Some(limit.as_str())),
-            ("state", filter.state.as_deref()),
-            ("model", filter.model.as_deref()),
-            ("after", after),
-        ];
-        let query = query.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        let request = self.request(Method::GET, "jobs").timeout(ANSWER_WITHIN);
-        Ok(self.send_query(request, query).await?.value)
+        let filters = [("state", filter.state.as_deref()), ("model", filter.model.as_deref())];
+        self.page("jobs", limit, &filters, after).await
     }
 
     /// The job as it stands then: one that a worker holds is cancelled a moment later.
