@@ -17,7 +17,7 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, future, stream};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use tokio::{net::TcpListener, task::JoinHandle, time};
 
 /// One request, as it arrived.
@@ -40,6 +40,13 @@ impl Received {
 
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a webhook is JSON")
+    }
+
+    /// The headers and the body as texts, for a script that verifies them.
+    pub fn as_texts(&self) -> Value {
+        let headers = self.headers.keys().map(|name| (name.to_string(), self.header(name.as_str()).into()));
+        let headers: Map<String, Value> = headers.collect();
+        json!({"headers": headers, "body": std::str::from_utf8(&self.body).expect("a webhook is text")})
     }
 }
 

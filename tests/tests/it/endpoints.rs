@@ -5,8 +5,9 @@ mod managing;
 mod openai;
 mod recovering;
 
-use foreman_tests::{Api, Db, Received, Receiver, Worker, eventually, http};
-use ollama_sim::{Config, Sim};
+use std::ops::Deref;
+
+use foreman_tests::{Received, Receiver, eventually, http};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -20,11 +21,16 @@ const QUICK: (&str, &str) = ("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "10ms,10ms,10ms,1
 
 /// An Ollama, a worker, an api and a receiver.
 struct House {
-    db: Db,
-    api: Api,
+    house: crate::house::House,
     receiver: Receiver,
-    _sim: Sim,
-    _worker: Worker,
+}
+
+impl Deref for House {
+    type Target = crate::house::House;
+
+    fn deref(&self) -> &Self::Target {
+        &self.house
+    }
 }
 
 impl House {
@@ -33,14 +39,11 @@ impl House {
     }
 
     async fn with(receiver: Receiver, settings: &[(&str, &str)]) -> Self {
-        let (db, sim) = (Db::fresh().await, Sim::start(Config::default()).await.unwrap());
-        let ollama = sim.url();
-        let (api, worker) = tokio::join!(Api::start(&db, settings), Worker::start(&db, &ollama, settings));
-        Self { db, api, receiver, _sim: sim, _worker: worker }
+        Self { house: crate::house::House::start(settings, settings).await, receiver }
     }
 
-    /// Calls a route. `null` stands for no body, and for an answer without one.
-    async fn call(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+    /// Asks a route. `null` stands for no body, and for an answer without one.
+    async fn ask(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
         let request = http().request(method, format!("{}{path}", self.api.url));
         let request = if body.is_null() { request } else { request.body(body.to_string()) };
         let answer = request.send().await.unwrap();
@@ -52,19 +55,19 @@ impl House {
     /// Makes an endpoint at this path of the receiver, with these fields beside the URL.
     async fn endpoint(&self, path: &str, mut fields: Value) -> Value {
         fields["url"] = self.receiver.url(path).into();
-        let (status, made) = self.call(Method::POST, "/webhooks", fields).await;
+        let (status, made) = self.ask(Method::POST, "/webhooks", fields).await;
         assert_eq!(status, 201, "{made}");
         made
     }
 
     async fn change(&self, endpoint: &Value, fields: Value) -> Value {
-        let (status, changed) = self.call(Method::PATCH, &path_of(endpoint), fields).await;
+        let (status, changed) = self.ask(Method::PATCH, &path_of(endpoint), fields).await;
         assert_eq!(status, 200, "{changed}");
         changed
     }
 
     async fn post(&self, endpoint: &Value, action: &str, body: Value) -> (StatusCode, Value) {
-        self.call(Method::POST, &format!("{}/{action}", path_of(endpoint)), body).await
+        self.ask(Method::POST, &format!("{}/{action}", path_of(endpoint)), body).await
     }
 
     /// Runs a job to its end, and returns its id.

@@ -5,7 +5,6 @@ use std::process::{Command, Output, Stdio};
 
 use foreman_tests::{Api, Db, Received, Receiver, Worker, eventually, made};
 use ollama_sim::{Config, Sim};
-use serde_json::{Value, json};
 
 use crate::chat_with_webhook;
 
@@ -58,14 +57,8 @@ fn python(secret: &str, webhooks: &[Received]) -> Output {
         .unwrap();
     let mut stdin = python.stdin.take().unwrap();
     for webhook in webhooks {
-        let headers: serde_json::Map<String, Value> = webhook
-            .headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap())))
-            .collect();
-        let body = std::str::from_utf8(&webhook.body).unwrap();
         // An error means that it has given up on an earlier one.
-        let _given_up = writeln!(stdin, "{}", json!({"headers": headers, "body": body}));
+        let _given_up = writeln!(stdin, "{}", webhook.as_texts());
     }
     drop(stdin);
     python.wait_with_output().unwrap()

@@ -66,7 +66,7 @@ async fn what_waits_for_a_deleted_endpoint_ends_as_endpoint_deleted() {
         if health["pending"] == 4 { Ok(()) } else { Err(health) }
     })
     .await;
-    house.call(Method::DELETE, &path_of(&endpoint), Value::Null).await;
+    house.ask(Method::DELETE, &path_of(&endpoint), Value::Null).await;
     house.until_all_is_sent().await;
     assert_eq!(house.receiver.count(), 0);
     let deliveries = house.api.get(&format!("/jobs/{id}/deliveries")).await;

@@ -87,12 +87,12 @@ async fn an_endpoint_is_made_shown_changed_and_deleted() {
     );
 
     let (status, refused) =
-        house.call(Method::PATCH, &path_of(&made), json!({"url": "http://10.0.0.1/"})).await;
+        house.ask(Method::PATCH, &path_of(&made), json!({"url": "http://10.0.0.1/"})).await;
     assert_eq!((status.as_u16(), &refused["code"]), (422, &json!("webhook_address_refused")));
     let second = house.endpoint("/second", json!({})).await;
     let list = house.api.get("/webhooks?limit=1").await;
     assert_eq!((&list["data"][0]["endpoint_id"], &list["has_more"]), (&second["endpoint_id"], &json!(true)));
-    let (status, _) = house.call(Method::DELETE, &path_of(&made), Value::Null).await;
+    let (status, _) = house.ask(Method::DELETE, &path_of(&made), Value::Null).await;
     assert_eq!(status, 204);
     for (method, action) in [
         (Method::GET, ""),
@@ -101,7 +101,7 @@ async fn an_endpoint_is_made_shown_changed_and_deleted() {
         (Method::POST, "/rotate"),
         (Method::POST, "/test"),
     ] {
-        let (status, gone) = house.call(method, &format!("{}{action}", path_of(&made)), json!({})).await;
+        let (status, gone) = house.ask(method, &format!("{}{action}", path_of(&made)), json!({})).await;
         assert_eq!((status.as_u16(), &gone["code"]), (404, &json!("no_such_endpoint")), "{action}");
     }
     assert_eq!(house.api.get("/webhooks").await["data"].as_array().unwrap().len(), 1);
@@ -156,7 +156,7 @@ async fn a_client_has_a_hundred_endpoints_at_most_however_many_requests_come_at_
     let house = House::start().await;
     let made = (0..110).map(|number| {
         let fields = json!({"url": house.receiver.url(&format!("/{number}"))});
-        house.call(Method::POST, "/webhooks", fields)
+        house.ask(Method::POST, "/webhooks", fields)
     });
     let statuses: Vec<u16> =
         futures_util::future::join_all(made).await.iter().map(|(status, _)| status.as_u16()).collect();
@@ -168,7 +168,7 @@ async fn a_client_has_a_hundred_endpoints_at_most_however_many_requests_come_at_
 async fn nothing_secret_is_stored_readably_and_without_a_key_no_endpoint_is_made() {
     let house = House::with(Receiver::start().await, &[]).await;
     let (status, refused) =
-        house.call(Method::POST, "/webhooks", json!({"url": house.receiver.url("/")})).await;
+        house.ask(Method::POST, "/webhooks", json!({"url": house.receiver.url("/")})).await;
     assert_eq!((status.as_u16(), &refused["code"]), (503, &json!("no_secret_key")));
 
     let house = House::start().await;
