@@ -90,6 +90,11 @@ async fn a_silent_line_is_noticed_though_nobody_has_anything_to_say() {
     let carrier = carry(&wakeups, store.clone());
     ready.changed().await;
     listens(&db).await;
+    // Both connections must be there: one that is still being made would fail in another way.
+    let mut listener = PgListener::connect(db.url()).await.unwrap();
+    listener.listen("foreman").await.unwrap();
+    wakeups.tell(Topic::Job);
+    listener.recv().await.unwrap();
     line.fall_silent();
     assert!(carrier.await.unwrap().outcome_is_unknown(), "nothing is heard on its connections");
     carry(&wakeups, store);
