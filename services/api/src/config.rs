@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::Uri;
 use chrono::TimeDelta;
-use foreman_runtime::config::{SecretKey, form};
+use foreman_runtime::config::{SecretKeys, form};
 use foreman_runtime::settings::{api, shared};
 use foreman_runtime::{ConfigError, Env};
 use foreman_store::ClientBacklog;
@@ -43,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) inline_limit: u64,
     /// Which receivers may be called.
     pub(crate) receivers: Policy,
-    pub(crate) secret_key: Option<SecretKey>,
+    pub(crate) secret_keys: Option<SecretKeys>,
     pub(crate) signs_of_streams: Signs,
     pub(crate) signs_of_others: Signs,
 }
@@ -100,7 +100,7 @@ impl Config {
                 require_https: env.read(&shared::WEBHOOK_REQUIRE_HTTPS, form::yes_no)?,
                 nameservers: env.read_optional(&shared::WEBHOOK_NAMESERVERS, Nameservers::parse)?,
             },
-            secret_key: shared::secret_key(env)?,
+            secret_keys: shared::secret_keys(env)?,
             signs_of_streams: Signs { first_after: every, every },
             signs_of_others: Signs { first_after: first_of_others, every },
         };

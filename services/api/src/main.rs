@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Extension;
+use foreman_live::Bearer;
 use foreman_runtime::background::{keep_running, one_line};
-use foreman_runtime::config::SecretKey;
 use foreman_runtime::http::{self as server, Server};
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
@@ -108,6 +108,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let (hang_ups, gone) = HangUps::new();
     let (submitter, submissions) = Submitter::new();
     let stored = StoredBytes::new(store.clone(), config.max_daily_bytes);
+    let keys = config.secret_keys.as_ref();
     let app = Arc::new(App {
         // On a connection of its own, so that no sign-in waits behind other clients' reads.
         auth: Auth::new(config.access, store.on_own_connection()),
@@ -115,7 +116,9 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         limits: QueueLimits::new(store.clone(), config.max_queued, stored.clone()),
         submitter,
         api,
-        workers: Workers::new(config.secret_key.as_ref().map(SecretKey::bytes))?,
+        workers: Workers::new(
+            keys.map(|keys| Bearer::of(keys.current.bytes()).and_previous(keys.previous_bytes())),
+        )?,
         direct: Direct::new(),
         attempts: Attempts::default(),
         hang_ups,
@@ -132,7 +135,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         reads: Reads::new(database.pool as usize),
         redeliveries: Sends::redeliveries(),
         examples: Sends::examples(),
-        seal: config.secret_key.as_ref().map(SecretKey::bytes).map(Seal::new),
+        seal: keys.map(|keys| Seal::new(keys.current.bytes()).and_previous(keys.previous_bytes())),
         max_body: config.max_body,
         job_ttl: config.job_ttl,
         inline_limit: config.inline_limit,

@@ -29,7 +29,7 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// The process must have installed a TLS provider before.
-    pub(crate) fn new(secret_key: Option<&[u8; 32]>) -> reqwest::Result<Self> {
+    pub(crate) fn new(bearer: Option<Bearer>) -> reqwest::Result<Self> {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -39,7 +39,7 @@ impl Workers {
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)
             .build()?;
-        Ok(Self { http, bearer: secret_key.map(Bearer::of), addresses: watch::Sender::default() })
+        Ok(Self { http, bearer, addresses: watch::Sender::default() })
     }
 
     /// The addresses of all workers that have a row, dead ones included.

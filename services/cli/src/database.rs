@@ -1,7 +1,9 @@
 //! The database of the commands that need no api: the one that `DATABASE_URL` names, or that of `foreman up`.
 
+use std::path::Path;
+
 use anyhow::Context as _;
-use foreman_runtime::config::SecretKey;
+use foreman_runtime::config::SecretKeys;
 use foreman_runtime::settings::shared::{self, Database};
 use foreman_runtime::{ConfigError, Env};
 use foreman_store::{ConnectOptions, Seal, Store};
@@ -18,17 +20,14 @@ pub(crate) fn open(env: &Env) -> anyhow::Result<Store> {
 /// The store, and the key that seals secrets in it. Where DATABASE_URL is not set and `foreman up` runs on this machine,
 /// these are its own, so that its user has nothing to look up.
 pub(crate) fn open_with_key(env: &Env) -> anyhow::Result<(Store, Option<Seal>)> {
-    let mut key = shared::secret_key(env)?;
     if !is_set(&shared::DATABASE_URL)
         && let Some(home) = home::running(env)?
     {
-        if key.is_none() {
-            key = Some(home::secrets_of(&home).read_key()?);
-        }
+        let keys = keys_of_up(env, &home)?;
         let url = postgres::url(&home::postgres_of(&home));
-        return Ok((connect(&url, None, 2, false)?, key.as_ref().map(seal)));
+        return Ok((connect(&url, None, 2, false)?, Some(seal(&keys))));
     }
-    Ok((open(env)?, key.as_ref().map(seal)))
+    Ok((open(env)?, shared::secret_keys(env)?.as_ref().map(seal)))
 }
 
 /// For commands that store a secret.
@@ -42,8 +41,19 @@ pub(crate) fn needs_key(seal: Option<Seal>) -> Result<Seal, ConfigError> {
     })
 }
 
-fn seal(key: &SecretKey) -> Seal {
-    Seal::new(key.bytes())
+/// The keys of the `foreman up` with this home: its own, if the environment names none.
+pub(crate) fn keys_of_up(env: &Env, home: &Path) -> anyhow::Result<SecretKeys> {
+    if is_set(&shared::SECRET_KEY)
+        && let Some(keys) = shared::secret_keys(env)?
+    {
+        return Ok(keys);
+    }
+    let previous = shared::previous_secret_key(env)?;
+    Ok(SecretKeys { current: home::secrets_of(home).read_key()?, previous })
+}
+
+pub(crate) fn seal(keys: &SecretKeys) -> Seal {
+    Seal::new(keys.current.bytes()).and_previous(keys.previous_bytes())
 }
 
 fn connect(url: &str, direct: Option<&str>, pool: u32, pgbouncer: bool) -> anyhow::Result<Store> {

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use foreman_runtime::Env;
-use foreman_runtime::config::{SecretKey, form};
+use foreman_runtime::config::{SecretKeys, form};
 use foreman_runtime::settings::{api as api_settings, cli, shared, worker};
 use foreman_store::SchemaState;
 use foreman_webhook::SigningSecret;
@@ -79,6 +79,7 @@ const OF_TABLES: &[&str] = &[
     "deliveries",
     "connections",
     "secrets",
+    "sealing",
     "signing",
 ];
 
@@ -97,6 +98,7 @@ Reads the settings of the api and the worker, so run it as they are run. Where D
             shared::DATABASE_DIRECT_URL,
             shared::PGBOUNCER,
             shared::SECRET_KEY,
+            shared::PREVIOUS_SECRET_KEY,
             shared::WEBHOOK_SECRET,
             api_settings::AUTH,
             worker::OLLAMA_HOST,
@@ -144,7 +146,7 @@ async fn examine_installation(
     if let Some(home) = site.home() {
         report.look("disk", disk::look(home)).await?;
     }
-    let (found, key) = secrets::key(site);
+    let (found, keys) = secrets::key(site);
     report.found("secret_key", found)?;
     let (found, webhook) = secrets::webhook(site, args.show_secrets);
     report.found("webhook_secret", found)?;
@@ -152,14 +154,14 @@ async fn examine_installation(
         report.left_out(&[OF_POSTGRES, OF_TABLES].concat(), "the database cannot be reached")?;
         return Ok(None);
     };
-    let fleet = examine_database(&database, &postgres, &Secrets { key, webhook }, args, report).await?;
+    let fleet = examine_database(&database, &postgres, &Secrets { keys, webhook }, args, report).await?;
     postgres.store.close().await;
     Ok(fleet)
 }
 
 /// The secrets of the environment, to compare with those that the database holds.
 struct Secrets {
-    key: Option<SecretKey>,
+    keys: Option<SecretKeys>,
     webhook: Option<SigningSecret>,
 }
 
@@ -229,7 +231,8 @@ async fn examine_database(
         // Behind a pooler, its pools bound the connections, not Postgres.
         report.found("connections", server::connections(server, database.pool, fleet.alive().count()))?;
     }
-    report.look("secrets", secrets::clients(store, secrets.key.as_ref())).await?;
+    report.look("secrets", secrets::clients(store, secrets.keys.as_ref())).await?;
+    report.look("sealing", secrets::sealing(store, secrets.keys.as_ref())).await?;
     report.look("signing", secrets::unsigned(store, secrets.webhook.as_ref())).await?;
     Ok(fleet)
 }

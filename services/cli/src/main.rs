@@ -6,6 +6,7 @@ mod up;
 mod client;
 mod doctor;
 mod healthcheck;
+mod secrets;
 
 mod chat;
 mod listen;
@@ -75,6 +76,9 @@ enum Command {
     /// Who may submit: keys and webhook secrets
     #[command(subcommand, after_help = client::help())]
     Client(client::Command),
+    /// The encryption of stored secrets
+    #[command(subcommand, after_help = secrets::help())]
+    Secrets(secrets::Command),
     /// Look the installation over: what is wrong, and how to mend it
     Doctor(doctor::Args),
     #[command(hide = true)]
@@ -127,6 +131,7 @@ impl Command {
             Self::Listen(args) => listen::run(args).await,
             Self::Webhook(command) => webhook::run(command).await,
             Self::Client(command) => client::run(command).await,
+            Self::Secrets(command) => secrets::run(command).await,
             Self::Doctor(args) => doctor::run(args).await,
             Self::Healthcheck(args) => healthcheck::run(args).await,
             Self::Completions(args) => completions::run(args),

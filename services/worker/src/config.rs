@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use foreman_ollama::OllamaHost;
-use foreman_runtime::config::{SecretKey, form};
+use foreman_runtime::config::{SecretKeys, form};
 use foreman_runtime::settings::{shared, worker};
 use foreman_runtime::{ConfigError, Env};
 use foreman_webhook::{Allow, Nameservers, Policy, RetrySchedule, SigningSecret};
@@ -52,7 +52,7 @@ pub(crate) struct Config {
     pub database: shared::Database,
     pub ops_addr: SocketAddr,
     pub stream: Stream,
-    pub secret_key: Option<SecretKey>,
+    pub secret_keys: Option<SecretKeys>,
     pub roles: BTreeSet<Role>,
     pub host: Host,
     /// Other workers take this one for dead after this time without a renewal.
@@ -120,12 +120,12 @@ impl Config {
     pub(crate) fn read(env: &Env) -> Result<Self, ConfigError> {
         let ollama: OllamaHost = env.read(&worker::OLLAMA_HOST, OllamaHost::parse)?;
         let id = env.read_optional(&worker::HOST_ID, HostId::parse)?;
-        let secret_key = shared::secret_key(env)?;
+        let secret_keys = shared::secret_keys(env)?;
         Ok(Self {
             database: shared::Database::read(env)?,
             ops_addr: env.read(&worker::OPS_ADDR, form::socket_addr)?,
-            stream: Stream::read(env, secret_key.is_some())?,
-            secret_key,
+            stream: Stream::read(env, secret_keys.is_some())?,
+            secret_keys,
             roles: env.read(&worker::ROLES, form::list(form::choice(&Role::WORDS)))?.into_iter().collect(),
             host: Host {
                 id: id.unwrap_or_else(|| HostId::of(&ollama)),

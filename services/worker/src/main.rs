@@ -102,7 +102,11 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     let sender =
         sends.then(|| Sender::new(&worker.config.webhooks, worker.store.clock().clone())).transpose()?;
     if let Some((listener, _)) = stream {
-        let bearer = worker.config.secret_key.as_ref().map(|key| Bearer::of(key.bytes()));
+        let bearer = worker
+            .config
+            .secret_keys
+            .as_ref()
+            .map(|keys| Bearer::of(keys.current.bytes()).and_previous(keys.previous_bytes()));
         let hard = process.shutdown.hard().clone();
         let examples = sender.clone().map(|sender| Examples::new(&worker, sender));
         let streaming = stream::server::serve(listener, live, ollama.clone(), examples, bearer, hard);

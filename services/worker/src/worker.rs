@@ -30,6 +30,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Unseals the secrets of clients and endpoints. `None` without `FOREMAN_SECRET_KEY`.
     pub(crate) fn seal(&self) -> Option<Seal> {
-        self.config.secret_key.as_ref().map(|key| Seal::new(key.bytes()))
+        let keys = self.config.secret_keys.as_ref()?;
+        Some(Seal::new(keys.current.bytes()).and_previous(keys.previous_bytes()))
     }
 }

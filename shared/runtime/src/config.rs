@@ -10,7 +10,7 @@ mod unknown;
 
 pub use env::Env;
 pub use error::ConfigError;
-pub use form::SecretKey;
+pub use form::{SecretKey, SecretKeys};
 pub use setting::{Fallback, Setting};
 
 #[cfg(test)]

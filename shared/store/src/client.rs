@@ -2,6 +2,7 @@
 
 pub(crate) mod credentials;
 pub(crate) mod sign_in;
+pub(crate) mod reseal;
 pub(crate) mod seal;
 pub(crate) mod address;
 pub(crate) mod scope;

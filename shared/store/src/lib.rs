@@ -22,6 +22,7 @@ pub use checkup::{
 };
 pub use client::address::AddressClient;
 pub use client::credentials::{Client, ClientError, Credentials};
+pub use client::reseal::{Resealed, SealedPlace};
 pub use client::scope::Scope;
 pub use client::seal::{Seal, UnsealError};
 pub use client::sign_in::{KeyDigest, SignedIn};

@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
-use foreman_runtime::config::{SecretKey, form};
+use foreman_runtime::config::{SecretKeys, form};
 use foreman_runtime::settings::{api, cli, shared, worker};
 use foreman_runtime::{ConfigError, Env};
 use foreman_webhook::SigningSecret;
 
 use super::finding::Finding;
+use crate::database::keys_of_up;
 use crate::up::environment::is_set;
 use crate::up::{addresses, home, postgres};
 
@@ -97,10 +98,10 @@ impl Installation {
         Ok(Database { url: read.url, direct_url, pool: read.pool, pgbouncer: read.pgbouncer })
     }
 
-    pub(super) fn secret_key(&self) -> anyhow::Result<Option<SecretKey>> {
-        match (shared::secret_key(&self.env)?, &self.origin) {
-            (None, Origin::Up(home)) => Ok(Some(home::secrets_of(home).read_key()?)),
-            (set, _) => Ok(set),
+    pub(super) fn secret_keys(&self) -> anyhow::Result<Option<SecretKeys>> {
+        match &self.origin {
+            Origin::Up(home) => Ok(Some(keys_of_up(&self.env, home)?)),
+            _ => Ok(shared::secret_keys(&self.env)?),
         }
     }
 

@@ -4,13 +4,14 @@
 
 use std::collections::BTreeSet;
 
-use foreman_runtime::config::SecretKey;
-use foreman_store::{ClientSecret, Seal, SealedSecret, Store, StoreError, UnsealError};
+use foreman_runtime::config::SecretKeys;
+use foreman_store::{ClientSecret, SealedSecret, Store, StoreError, UnsealError};
 use foreman_webhook::SigningSecret;
 use foreman_webhook::secret::PREFIX;
 
 use super::finding::{Finding, plural};
 use super::installation::Installation;
+use crate::database::seal;
 
 /// Standard Webhooks asks for as much.
 const LEAST_SECRET_BYTES: usize = 24;
@@ -18,13 +19,13 @@ const LEAST_SECRET_BYTES: usize = 24;
 const NEW_KEY: &str = "head -c 32 /dev/urandom | base64";
 
 /// The key that the environment has, without the database.
-pub(super) fn key(site: &Installation) -> (Finding, Option<SecretKey>) {
-    match (site.secret_key(), site.is_open()) {
+pub(super) fn key(site: &Installation) -> (Finding, Option<SecretKeys>) {
+    match (site.secret_keys(), site.is_open()) {
         (Err(error), _) => (Finding::trouble(format!("{error:#}."), NEW_KEY), None),
         (_, Err(error)) => (Finding::trouble(format!("{error}."), "write it as required or off"), None),
-        (Ok(Some(key)), _) => {
-            let id = Seal::new(key.bytes()).key_id();
-            (Finding::ok(format!("FOREMAN_SECRET_KEY is set; its id is {id}.")), Some(key))
+        (Ok(Some(keys)), _) => {
+            let id = seal(&keys).key_id();
+            (Finding::ok(format!("FOREMAN_SECRET_KEY is set; its id is {id}.")), Some(keys))
         }
         (Ok(None), Ok(is_open)) => {
             let mend = format!(
@@ -47,8 +48,8 @@ pub(super) fn key(site: &Installation) -> (Finding, Option<SecretKey>) {
 }
 
 /// Whether the key opens the clients' secrets.
-pub(super) async fn clients(store: &Store, key: Option<&SecretKey>) -> Result<Vec<Finding>, StoreError> {
-    let seal = key.map(|key| Seal::new(key.bytes()));
+pub(super) async fn clients(store: &Store, keys: Option<&SecretKeys>) -> Result<Vec<Finding>, StoreError> {
+    let seal = keys.map(seal);
     let clients = store.client_secrets(seal.as_ref()).await?;
     let mut found = Vec::new();
     for failure in [UnsealError::NoKey, UnsealError::OtherKey, UnsealError::Damaged] {
@@ -101,6 +102,30 @@ pub(super) async fn clients(store: &Store, key: Option<&SecretKey>) -> Result<Ve
         });
     }
     Ok(found)
+}
+
+/// Whether a key of before is still needed.
+pub(super) async fn sealing(store: &Store, keys: Option<&SecretKeys>) -> Result<Finding, StoreError> {
+    let Some(keys) = keys else { return Ok(Finding::ok("No key seals secrets.")) };
+    let current = seal(keys).key_id();
+    let sealed = store.sealed_by().await?;
+    let others: Vec<_> = sealed.iter().filter(|(id, _)| id.as_ref() != Some(&current)).collect();
+    let count = others.iter().map(|(_, count)| **count).sum::<usize>();
+    if count > 0 {
+        let ids: Vec<&str> = others.iter().map(|(id, _)| id.as_deref().unwrap_or("unknown")).collect();
+        let values = plural(count, "stored secret is", "stored secrets are");
+        let told =
+            format!("{values} sealed with another key than FOREMAN_SECRET_KEY (id {}).", ids.join(" and "));
+        let mend = "foreman secrets rotate  (with that key as FOREMAN_PREVIOUS_SECRET_KEY)";
+        return Ok(Finding::note(told, mend));
+    }
+    Ok(match keys.previous {
+        Some(_) => Finding::note(
+            "FOREMAN_PREVIOUS_SECRET_KEY is set, and no stored secret needs it any more.",
+            "unset it for every api and worker",
+        ),
+        None => Finding::ok("FOREMAN_SECRET_KEY has sealed every stored secret."),
+    })
 }
 
 /// The secret that signs for clients without one of their own, and its form.

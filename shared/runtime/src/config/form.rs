@@ -129,6 +129,19 @@ impl SecretKey {
     }
 }
 
+/// The key of an installation and, while it is being replaced, the one before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretKeys {
+    pub current: SecretKey,
+    pub previous: Option<SecretKey>,
+}
+
+impl SecretKeys {
+    pub fn previous_bytes(&self) -> Option<&[u8; 32]> {
+        self.previous.as_ref().map(SecretKey::bytes)
+    }
+}
+
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretKey(hidden)")

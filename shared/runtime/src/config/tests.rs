@@ -209,6 +209,6 @@ fn the_shared_readers_accept_their_own_defaults() {
     assert!(!format!("{database:?}").contains("postgres://"));
     assert_eq!(settings::shared::job_ttl(&env).unwrap(), Duration::from_secs(7 * 86_400));
     assert_eq!(settings::shared::artifact_inline_limit(&env).unwrap(), 256 << 10);
-    assert_eq!(settings::shared::secret_key(&env).unwrap(), None);
+    assert_eq!(settings::shared::secret_keys(&env).unwrap(), None);
     assert_eq!(settings::shared::shutdown_grace(&env).unwrap(), Duration::from_secs(25));
 }

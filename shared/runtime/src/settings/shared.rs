@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::{ConfigError, Env, SecretKey, Setting, form};
+use crate::config::{ConfigError, Env, SecretKey, SecretKeys, Setting, form};
 
 pub const DATABASE_URL: Setting =
     Setting::required("DATABASE_URL", "Postgres, as postgres://user:password@host:5432/database").secret();
@@ -31,6 +31,12 @@ pub const SECRET_KEY: Setting = Setting::optional(
     "FOREMAN_SECRET_KEY",
     "none: no secret can be stored, internal calls on loopback only",
     "base64 of 32 bytes that encrypts stored secrets and authenticates api and worker to each other",
+)
+.secret();
+pub const PREVIOUS_SECRET_KEY: Setting = Setting::optional(
+    "FOREMAN_PREVIOUS_SECRET_KEY",
+    "none",
+    "the FOREMAN_SECRET_KEY of before, good beside the new one until `foreman secrets rotate` has run",
 )
 .secret();
 pub const SHUTDOWN_GRACE: Setting = Setting::with_default(
@@ -75,8 +81,17 @@ pub const PUBLIC_URL: Setting = Setting::optional(
 );
 
 /// The settings that every process of Foreman reads.
-pub const PROCESS: &[Setting] =
-    &[DATABASE_URL, DATABASE_DIRECT_URL, DB_POOL, PGBOUNCER, LOG, LOG_FORMAT, SECRET_KEY, SHUTDOWN_GRACE];
+pub const PROCESS: &[Setting] = &[
+    DATABASE_URL,
+    DATABASE_DIRECT_URL,
+    DB_POOL,
+    PGBOUNCER,
+    LOG,
+    LOG_FORMAT,
+    SECRET_KEY,
+    PREVIOUS_SECRET_KEY,
+    SHUTDOWN_GRACE,
+];
 
 /// The settings that api and worker read beside [`PROCESS`].
 pub const JOBS: &[Setting] = &[
@@ -123,8 +138,21 @@ impl fmt::Debug for Database {
     }
 }
 
-pub fn secret_key(env: &Env) -> Result<Option<SecretKey>, ConfigError> {
-    env.read_optional(&SECRET_KEY, SecretKey::parse)
+pub fn secret_keys(env: &Env) -> Result<Option<SecretKeys>, ConfigError> {
+    let current = env.read_optional(&SECRET_KEY, SecretKey::parse)?;
+    let previous = previous_secret_key(env)?;
+    match current {
+        Some(current) => Ok(Some(SecretKeys { current, previous })),
+        None if previous.is_some() => Err(ConfigError::refused(
+            &PREVIOUS_SECRET_KEY,
+            "it is set, but FOREMAN_SECRET_KEY is not; set that to the new key",
+        )),
+        None => Ok(None),
+    }
+}
+
+pub fn previous_secret_key(env: &Env) -> Result<Option<SecretKey>, ConfigError> {
+    env.read_optional(&PREVIOUS_SECRET_KEY, SecretKey::parse)
 }
 
 pub fn job_ttl(env: &Env) -> Result<Duration, ConfigError> {

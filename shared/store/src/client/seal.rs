@@ -21,11 +21,18 @@ const KEY_ID_BYTES: usize = 4;
 const NONCE_BYTES: usize = 12;
 const HEADER_BYTES: usize = 1 + KEY_ID_BYTES + NONCE_BYTES;
 
-/// Seals and unseals secrets with a key derived from `FOREMAN_SECRET_KEY`.
+/// Seals secrets with a key derived from `FOREMAN_SECRET_KEY`. Unseals with that one, and with the one of before while
+/// `FOREMAN_SECRET_KEY` is being replaced.
 #[derive(Clone)]
 pub struct Seal {
+    current: SealKey,
+    previous: Option<SealKey>,
+}
+
+#[derive(Clone)]
+struct SealKey {
     cipher: Aes256Gcm,
-    key_id: [u8; KEY_ID_BYTES],
+    id: [u8; KEY_ID_BYTES],
 }
 
 /// Why a sealed secret cannot be read.
@@ -36,7 +43,7 @@ pub enum UnsealError {
     )]
     NoKey,
     #[error(
-        "a secret was sealed with another FOREMAN_SECRET_KEY; restore that key, or rotate the client to make a new secret"
+        "a secret was sealed with another FOREMAN_SECRET_KEY; set FOREMAN_PREVIOUS_SECRET_KEY to that key, or rotate the client to make a new secret"
     )]
     OtherKey,
     #[error("a sealed secret is damaged or belongs to another row; rotate the client to make a new one")]
@@ -44,18 +51,19 @@ pub enum UnsealError {
 }
 
 impl Seal {
-    /// Derives the cipher's key, because api and worker also use the same 32 bytes to authenticate to each other.
     pub fn new(secret_key: &[u8; 32]) -> Self {
-        let key_id = derive(secret_key, b"foreman key id");
-        Self {
-            cipher: Aes256Gcm::new(&derive(secret_key, b"foreman seal").into()),
-            key_id: std::array::from_fn(|index| key_id[index]),
-        }
+        Self { current: SealKey::of(secret_key), previous: None }
     }
 
-    /// Identifies this key among others, and reveals nothing about it.
+    /// Also opens what the key of before has sealed.
+    #[must_use]
+    pub fn and_previous(self, secret_key: Option<&[u8; 32]>) -> Self {
+        Self { previous: secret_key.map(SealKey::of), ..self }
+    }
+
+    /// Identifies the current key among others, and reveals nothing about it.
     pub fn key_id(&self) -> String {
-        hex::encode(self.key_id)
+        hex::encode(self.current.id)
     }
 
     /// The id of the key that sealed these bytes, if they have our form.
@@ -69,10 +77,10 @@ impl Seal {
         let nonce: [u8; NONCE_BYTES] = rand::random();
         let mut sealed = Vec::with_capacity(HEADER_BYTES + secret.len() + 16);
         sealed.push(FORM);
-        sealed.extend(self.key_id);
+        sealed.extend(self.current.id);
         sealed.extend(nonce);
         let payload = Payload { msg: secret.as_bytes(), aad: owner.as_bytes() };
-        let text = self.cipher.encrypt(&Nonce::from(nonce), payload);
+        let text = self.current.cipher.encrypt(&Nonce::from(nonce), payload);
         sealed.extend(text.expect("only a message of 64 GiB is too long for AES-GCM"));
         sealed
     }
@@ -85,12 +93,11 @@ impl Seal {
         if form != [FORM] {
             return Err(UnsealError::Damaged);
         }
-        if key_id != self.key_id {
-            return Err(UnsealError::OtherKey);
-        }
+        let key = [Some(&self.current), self.previous.as_ref()].into_iter().flatten();
+        let key = key.into_iter().find(|key| key.id == key_id).ok_or(UnsealError::OtherKey)?;
         let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| UnsealError::Damaged)?;
         let payload = Payload { msg: text, aad: owner.as_bytes() };
-        let secret = self.cipher.decrypt(&Nonce::from(nonce), payload).map_err(|_| UnsealError::Damaged)?;
+        let secret = key.cipher.decrypt(&Nonce::from(nonce), payload).map_err(|_| UnsealError::Damaged)?;
         String::from_utf8(secret).map_err(|_| UnsealError::Damaged)
     }
 }
@@ -98,6 +105,17 @@ impl Seal {
 impl fmt::Debug for Seal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Seal({})", self.key_id())
+    }
+}
+
+impl SealKey {
+    /// Derives the cipher's key, because api and worker also use the same 32 bytes to authenticate to each other.
+    fn of(secret_key: &[u8; 32]) -> Self {
+        let id = derive(secret_key, b"foreman key id");
+        Self {
+            cipher: Aes256Gcm::new(&derive(secret_key, b"foreman seal").into()),
+            id: std::array::from_fn(|index| id[index]),
+        }
     }
 }
 
@@ -138,6 +156,17 @@ mod tests {
         for length in [0, 1, HEADER_BYTES, sealed.len() - 1] {
             assert_eq!(seal(1).unseal(owner, &sealed[..length]), Err(UnsealError::Damaged), "{length} bytes");
         }
+    }
+
+    #[test]
+    fn while_the_key_is_replaced_both_open_and_the_new_one_seals() {
+        let owner = Uuid::from_u128(1);
+        let both = seal(2).and_previous(Some(&[1; 32]));
+        assert_eq!(both.unseal(owner, &seal(1).seal(owner, SECRET)).as_deref(), Ok(SECRET));
+        let sealed = both.seal(owner, SECRET);
+        assert_eq!(seal(2).unseal(owner, &sealed).as_deref(), Ok(SECRET));
+        assert_eq!(seal(1).unseal(owner, &sealed), Err(UnsealError::OtherKey));
+        assert_eq!(both.unseal(owner, &seal(3).seal(owner, SECRET)), Err(UnsealError::OtherKey));
     }
 
     #[test]

@@ -180,6 +180,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("rights", DOCTOR, BARE),
     values("rotate_endpoint", Few, &["filled.id(500001), filled.id(1), '\\x00', 86400, 'abcd'"]),
     values("rotate_client", Few, &["filled.id(3), '\\xabababababababababababababababababababababababababababababababab', NULL, 24"]),
+    values("sealed_values", DOCTOR, BARE),
     values("server", DOCTOR, BARE),
     values("settle_deliveries", BATCH, &["filled.deliveries(50001, 10), array_fill(1::bigint, '{10}'), array_fill('delivered'::text, '{5}') || array_fill('retry'::text, '{5}'), array_fill(500::smallint, '{10}'), \
         array_fill(NULL::text, '{5}') || array_fill('status_5xx'::text, '{5}'), array_fill(1, '{10}'), array_fill(NULL::bytea, '{10}'), array_fill(1::float8, '{10}'), array_fill(60::float8, '{10}'), \
@@ -196,4 +197,5 @@ pub(crate) const VALUES: &[Values] = &[
     values("tell_stored_bytes", Few, &["filled.id(1), current_date, filled.ids(1, 2), '{1,2}'"]),
     values("today", Few, BARE),
     values("workers", DOCTOR, BARE),
+    values("write_resealed", Few, &["'client.secret', filled.ids(2, 10), array_fill('\\x01'::bytea, '{10}'), array_fill('\\x02'::bytea, '{10}')"]),
 ];

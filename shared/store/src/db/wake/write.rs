@@ -146,8 +146,8 @@ mod tests {
     ];
 
     /// Statements that write to these tables and need wake nobody: they only record that a worker or sender is there
-    /// or goes on, or concern an endpoint for which nothing waits or which may be sent to before and after.
-    const FREE_NOBODY: [&str; 8] = [
+    /// or goes on, concern an endpoint for which nothing waits or which may be sent to before and after, or encrypt a secret anew.
+    const FREE_NOBODY: [&str; 9] = [
         "register_worker",
         "renew_worker",
         "introduce_host",
@@ -156,6 +156,7 @@ mod tests {
         "create_endpoint",
         "rotate_endpoint",
         "prune_endpoints",
+        "write_resealed",
     ];
 
     /// The names of all statements that write to one of these tables, read from the output of `shared/store/prepare`.
