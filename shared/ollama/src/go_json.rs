@@ -47,6 +47,19 @@ pub(crate) fn read(body: &[u8], mut each: impl FnMut(GoMember)) -> Result<GoValu
     Ok(GoValue::Object(start..end))
 }
 
+/// Reads the members of an object in one pass, and returns where the object lies. `None` if the body is no object, or is not
+/// valid: `each` may have got some members then.
+pub(crate) fn members(body: &[u8], mut each: impl FnMut(GoMember)) -> Option<Range<usize>> {
+    let mut reader = Reader { body, at: 0 };
+    reader.space();
+    let start = reader.at;
+    if reader.peek() != Some(b'{') {
+        return None;
+    }
+    reader.members(&mut each).ok()?;
+    Some(start..reader.at)
+}
+
 /// Go's name for the kind of a valid value, in its error texts.
 pub(crate) fn kind(value: &[u8]) -> &'static str {
     match value.first() {
@@ -63,6 +76,18 @@ pub(crate) fn kind(value: &[u8]) -> &'static str {
 pub(crate) fn string(value: &[u8]) -> Option<String> {
     let mut reader = Reader { body: value, at: 0 };
     (reader.peek() == Some(b'"')).then(|| reader.text().ok()).flatten()
+}
+
+/// A number as Ollama turns it into a whole number: it drops the fraction. `None` for any other value.
+pub(crate) fn integer(value: &str) -> Option<i64> {
+    if let Ok(number) = value.parse() {
+        return Some(number);
+    }
+    // Exact in binary. Go does not define the conversion of larger numbers, so no value could be compared.
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    let number = serde_json::from_str::<f64>(value).ok()?.trunc();
+    #[expect(clippy::cast_possible_truncation, reason = "checked against the limits just before")]
+    (-LIMIT..LIMIT).contains(&number).then_some(number as i64)
 }
 
 /// Whether Go accepts `key` for the lower-case ASCII name `field`.
@@ -220,12 +245,17 @@ impl Reader<'_> {
             let end = self.at;
             self.space();
             let key = string(&self.body[key..]).unwrap_or_default();
+            let last = match self.peek() {
+                Some(b',') => false,
+                Some(b'}') => true,
+                _ => return self.complain("after object key:value pair"),
+            };
             each(GoMember { key, value: value..end, place: place..self.at });
             self.at += 1;
-            match self.body[self.at - 1] {
-                b',' => place = self.at,
-                _ => return Ok(()),
+            if last {
+                return Ok(());
             }
+            place = self.at;
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod classify;
 mod client;
+mod context;
 mod direct;
 mod embedding;
 mod failure;
@@ -27,6 +28,7 @@ mod wire;
 
 pub use classify::{RETRY_TEXTS, RetryText, answer_failure, error_text, stream_failure};
 pub use client::{Client, ClientError};
+pub use context::{Context, write_context};
 pub use direct::{DirectBody, DirectRoute, LISTINGS, OPENAI_MODELS};
 pub use embedding::{cannot_embed, no_embeddings};
 pub use failure::{Failure, FailureKind};

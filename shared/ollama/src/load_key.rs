@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
+use crate::context::{Context, NUM_CTX};
+use crate::go_json;
 use crate::model::{ModelName, ModelNameError};
 use crate::object::{self, Members};
 use crate::route::{Route, RunKind};
 
 /// The options that make Ollama reload a model when they change, with the types that Ollama expects.
 const RELOAD_OPTIONS: [(&str, Kind); 7] = [
-    ("num_ctx", Kind::Integer),
+    (NUM_CTX, Kind::Integer),
     ("num_batch", Kind::Integer),
     ("num_gpu", Kind::Integer),
     ("main_gpu", Kind::Integer),
@@ -27,6 +29,9 @@ const RELOAD_OPTIONS: [(&str, Kind); 7] = [
 /// The only top-level key that does the same.
 const SHIFT: &str = "shift";
 
+/// The value of `num_ctx` in the text of a key that says [`Context::Any`]. No request can have this value.
+const ANY: &str = "any";
+
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Integer,
@@ -36,7 +41,8 @@ enum Kind {
 /// A model, together with the options that make Ollama reload it. Jobs with equal keys can run without a reload
 /// between them.
 ///
-/// Its text is the canonical name, followed by each given option, sorted: `llama3.2:latest num_ctx=8192 shift=false`.
+/// Its text is the canonical name, followed by each given option, sorted: `llama3.2:latest num_ctx=8192 shift=false`. It says
+/// `num_ctx=any` for a request that names no context but could carry one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LoadKey {
     model: ModelName,
@@ -48,6 +54,8 @@ pub struct LoadKey {
 enum Setting {
     Integer(i64),
     Boolean(bool),
+    /// Only of `num_ctx`: any that is long enough for a request that names none.
+    Any,
 }
 
 /// Why there is no load key.
@@ -147,7 +155,28 @@ impl LoadKey {
         &self.text
     }
 
-    /// A body that loads exactly this key and generates nothing.
+    /// What the key says of the context.
+    pub fn context(&self) -> Context {
+        match self.settings.get(NUM_CTX) {
+            Some(Setting::Integer(length)) => Context::Length(*length),
+            Some(Setting::Any) => Context::Any,
+            // `num_ctx` is never a truth value.
+            Some(Setting::Boolean(_)) | None => Context::Automatic,
+        }
+    }
+
+    /// The same key with another context.
+    pub fn with_context(&self, context: Context) -> Self {
+        let mut settings = self.settings.clone();
+        match context {
+            Context::Automatic => settings.remove(NUM_CTX),
+            Context::Any => settings.insert(NUM_CTX, Setting::Any),
+            Context::Length(length) => settings.insert(NUM_CTX, Setting::Integer(length)),
+        };
+        Self::new(self.model.clone(), settings)
+    }
+
+    /// A body that loads exactly this key and generates nothing. It names a context only if the key has a length.
     pub fn preload_body(&self, route: Route) -> String {
         self.empty_request(route, &format!("\"{}s\"", Self::KEEP_ALIVE.as_secs()))
     }
@@ -161,8 +190,8 @@ impl LoadKey {
     /// routes.
     fn empty_request(&self, route: Route, keep_alive: &str) -> String {
         let model = format!("\"{}\"", self.model);
-        let values: Vec<_> =
-            self.settings.iter().map(|(name, setting)| (*name, setting.to_string())).collect();
+        let named = self.settings.iter().filter(|(_, setting)| **setting != Setting::Any);
+        let values: Vec<_> = named.map(|(name, setting)| (*name, setting.to_string())).collect();
         let of = |top_level: bool| {
             values
                 .iter()
@@ -188,22 +217,10 @@ impl LoadKey {
 impl Setting {
     fn read(name: &'static str, kind: Kind, raw: &str) -> Result<Self, LoadKeyError> {
         match kind {
-            Kind::Integer => integer(raw).map(Self::Integer).ok_or(LoadKeyError::NotAnInteger(name)),
+            Kind::Integer => go_json::integer(raw).map(Self::Integer).ok_or(LoadKeyError::NotAnInteger(name)),
             Kind::Boolean => raw.parse().map(Self::Boolean).map_err(|_| LoadKeyError::NotABoolean(name)),
         }
     }
-}
-
-/// A JSON number as Ollama turns it into an integer: it drops the fraction.
-fn integer(raw: &str) -> Option<i64> {
-    if let Ok(number) = raw.parse() {
-        return Some(number);
-    }
-    // Exact in binary. Go does not define the conversion of larger numbers, so no value could be compared.
-    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
-    let number = serde_json::from_str::<f64>(raw).ok()?.trunc();
-    #[expect(clippy::cast_possible_truncation, reason = "checked against the limits just before")]
-    (-LIMIT..LIMIT).contains(&number).then_some(number as i64)
 }
 
 impl fmt::Display for Setting {
@@ -211,6 +228,7 @@ impl fmt::Display for Setting {
         match self {
             Self::Integer(number) => number.fmt(f),
             Self::Boolean(truth) => truth.fmt(f),
+            Self::Any => f.write_str(ANY),
         }
     }
 }
@@ -236,7 +254,11 @@ impl FromStr for LoadKey {
                 .chain([(SHIFT, Kind::Boolean)])
                 .find(|(known, _)| *known == name)
                 .ok_or_else(unknown)?;
-            settings.insert(name, Setting::read(name, kind, value)?);
+            let setting = match (name, value) {
+                (NUM_CTX, ANY) => Setting::Any,
+                _ => Setting::read(name, kind, value)?,
+            };
+            settings.insert(name, setting);
         }
         Ok(Self::new(model, settings))
     }

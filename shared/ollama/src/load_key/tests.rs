@@ -51,9 +51,15 @@ fn a_key_stays_small_whatever_is_sent() {
         assert_eq!(key("a", options, shift), Err(error), "{options} {shift}");
     }
     assert_eq!(key("a b", "", ""), Err(LoadKeyError::Model(ModelNameError::Character)));
-    for text in
-        ["a:latest ", "a:latest x=1", "a:latest num_ctx", "a:latest num_ctx=x", "", "a:latest  shift=true"]
-    {
+    for text in [
+        "a:latest ",
+        "a:latest x=1",
+        "a:latest num_ctx",
+        "a:latest num_ctx=x",
+        "",
+        "a:latest  shift=true",
+        "a:latest num_gpu=any",
+    ] {
         assert!(text.parse::<LoadKey>().is_err(), "{text:?}");
     }
 }
@@ -91,4 +97,30 @@ fn preloads_carry_the_key_and_nothing_else() {
     );
     let bare = LoadKey::of_model(ModelName::parse("a").unwrap());
     assert_eq!(bare.preload_body(Route::Generate), r#"{"model":"a:latest","keep_alive":"1800s"}"#);
+}
+
+#[test]
+fn a_key_with_another_context_keeps_everything_else() {
+    let text = |context| {
+        let key: LoadKey = "a:latest num_batch=5 num_ctx=6 shift=false".parse().unwrap();
+        let other = key.with_context(context);
+        assert_eq!(other.context(), context);
+        assert_eq!(other.as_str().parse::<LoadKey>().unwrap(), other);
+        assert_eq!(other.with_context(Context::Length(6)), key);
+        other.as_str().to_owned()
+    };
+    assert_eq!(text(Context::Automatic), "a:latest num_batch=5 shift=false");
+    assert_eq!(text(Context::Any), "a:latest num_batch=5 num_ctx=any shift=false");
+    assert_eq!(text(Context::Length(-1)), "a:latest num_batch=5 num_ctx=-1 shift=false");
+}
+
+#[test]
+fn a_preload_for_any_context_names_none() {
+    let any: LoadKey = "a:latest num_ctx=any".parse().unwrap();
+    let automatic = any.with_context(Context::Automatic);
+    assert_ne!(any, automatic);
+    for route in [Route::Chat, Route::Generate, Route::Embed] {
+        assert_eq!(any.preload_body(route), automatic.preload_body(route));
+        assert_eq!(any.unload_body(route), automatic.unload_body(route));
+    }
 }
