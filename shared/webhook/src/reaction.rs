@@ -65,6 +65,12 @@ impl Reaction {
         matches!(self, Self::Answered { status: 410, .. })
     }
 
+    /// Whether the receiver itself said no to this request, and did not ask for time. A handler that fails on a webhook that
+    /// it does not expect usually answers 500. Most other 5xx come from something in front of a receiver that is down.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.status(), Some(300..=501)) && !matches!(self.status(), Some(408 | 425 | 429))
+    }
+
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Answered { status, .. } => Some(*status),
@@ -245,6 +251,17 @@ mod tests {
             assert_eq!(reaction.is_delivered(), code.is_none(), "{status}");
             assert_eq!(reaction.is_gone(), status == 410, "{status}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_an_answer_of_the_receiver_itself_that_asks_for_no_time() {
+        for status in [301, 400, 401, 404, 422, 500, 501] {
+            assert!(Reaction::answered(status, None, now()).is_refusal(), "{status}");
+        }
+        for status in [200, 408, 425, 429, 502, 503, 504, 522, 600] {
+            assert!(!Reaction::answered(status, None, now()).is_refusal(), "{status}");
+        }
+        assert!(!Reaction::NotAnswered(Failure::Timeout).is_refusal());
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub struct Attempt {
     pub terminal: bool,
     /// The time since the delivery was made, at the end of this attempt.
     pub delivery_age: Duration,
+    /// Whether it tried out a receiver that had failed many times in a row.
+    pub lane_is_open: bool,
 }
 
 /// What becomes of a delivery after an attempt.
@@ -52,6 +54,8 @@ pub enum DeliveryDecision {
     Delivered,
     /// Try again this long after the end of the attempt.
     RetryIn(Duration),
+    /// It tried out an open lane in vain. The attempt is not counted, and the lane says when the next one is made.
+    Uncounted,
     /// The delivery has ended. The code is that of the last attempt, or `too_old`.
     Failed {
         code: &'static str,
@@ -110,6 +114,15 @@ impl RetrySchedule {
         if reaction.is_gone() {
             return DeliveryDecision::EndReceiver;
         }
+        if attempt.lane_is_open {
+            return if attempt.delivery_age > MAX_DELIVERY_AGE {
+                DeliveryDecision::Failed { code: TOO_OLD }
+            } else if self.is_late_refusal(attempt, reaction) {
+                DeliveryDecision::Failed { code }
+            } else {
+                DeliveryDecision::Uncounted
+            };
+        }
         let index = attempt.number.saturating_sub(1) as usize;
         let Some(wait) = self.waits_for(attempt.terminal).get(index) else {
             return DeliveryDecision::Failed { code };
@@ -119,6 +132,15 @@ impl RetrySchedule {
             return DeliveryDecision::Failed { code: TOO_OLD };
         }
         DeliveryDecision::RetryIn(wait)
+    }
+
+    /// Whether the receiver refuses an event before the job's last one, after the time of the event's whole schedule. The
+    /// receiver may refuse only such events. So a late refusal says nothing of how the receiver takes others: the lane neither
+    /// opens by it nor waits longer. In an open lane, where failures are not counted, the event ends with it. Otherwise it
+    /// would hold back the job's last event for as long as the lane is open.
+    pub fn is_late_refusal(&self, attempt: Attempt, reaction: &Reaction) -> bool {
+        let scheduled: Duration = self.waits_for(attempt.terminal).iter().sum();
+        !attempt.terminal && attempt.delivery_age > scheduled && reaction.is_refusal()
     }
 
     fn waits_for(&self, terminal: bool) -> &[Duration] {
@@ -142,7 +164,7 @@ mod tests {
     }
 
     fn attempt(number: u32) -> Attempt {
-        Attempt { number, terminal: true, delivery_age: Duration::ZERO }
+        Attempt { number, terminal: true, delivery_age: Duration::ZERO, lane_is_open: false }
     }
 
     fn answered(status: u16, retry_after: Option<&str>) -> Reaction {
@@ -250,6 +272,27 @@ mod tests {
             let decision = schedule.decide(aged(age), &FAILED, Jitter::NONE);
             assert_eq!(decision, DeliveryDecision::Failed { code: "too_old" });
         }
+    }
+
+    #[test]
+    fn an_open_lane_counts_nothing_and_ends_only_old_events_before_the_last_that_are_refused() {
+        let schedule = schedule(DEFAULT);
+        let in_time = Duration::from_secs(5 + 300 + 1_800);
+        let late = in_time + Duration::from_secs(1);
+        let decide = |terminal, delivery_age, reaction| {
+            let attempt = Attempt { terminal, delivery_age, lane_is_open: true, ..attempt(4) };
+            schedule.decide(attempt, &reaction, Jitter::NONE)
+        };
+        let refused = answered(400, None);
+        assert_eq!(decide(false, late, refused), DeliveryDecision::Failed { code: "status_4xx" });
+        assert_eq!(decide(false, in_time, refused), DeliveryDecision::Uncounted);
+        assert_eq!(decide(true, late, refused), DeliveryDecision::Uncounted);
+        assert_eq!(decide(false, late, FAILED), DeliveryDecision::Uncounted);
+        assert_eq!(decide(false, late, answered(503, None)), DeliveryDecision::Uncounted);
+        assert_eq!(decide(false, late, answered(410, None)), DeliveryDecision::EndReceiver);
+        assert_eq!(decide(false, late, answered(200, None)), DeliveryDecision::Delivered);
+        let ancient = MAX_DELIVERY_AGE + Duration::from_secs(1);
+        assert_eq!(decide(true, ancient, FAILED), DeliveryDecision::Failed { code: TOO_OLD });
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::id::LaneId;
 /// What an attempt says of its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneNews {
-    /// Nothing was sent.
+    /// Nothing was sent, or the answer says nothing of how the receiver takes other webhooks.
     Unknown,
     Succeeded,
     Failed {

@@ -1,6 +1,8 @@
 //! Lanes that are held back: open after ten failures, throttled by their receivers, limited by their endpoints. What waits there
 //! loses nothing, and one delivery at a time tries them out, however many dispatchers there are.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -208,4 +210,84 @@ async fn a_receiver_that_comes_back_gets_everything_in_order_without_a_poll() {
     .await;
     let delivered = "SELECT count(*) FROM webhook_attempt WHERE outcome = 'delivered'";
     assert_eq!(db.value::<i64>(delivered).await, 80, "nothing is dropped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receivers_that_refuse_all_but_last_events_get_these_soon() {
+    const JOBS: usize = 30;
+    let db = Db::fresh().await;
+    let only_last = |refusal: u16| {
+        Receiver::answering(move |webhook, _| {
+            ReceiverAnswer::Status(if webhook.json()["state"] == "done" { 200 } else { refusal })
+        })
+    };
+    let receivers = [only_last(400).await, only_last(500).await];
+    for receiver in &receivers {
+        done_jobs_to(&db, &receiver.url("/"), JOBS).await;
+    }
+    let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "1s,1s,1s")]).await;
+    eventually("two open lanes", async || {
+        match db.value::<i64>("SELECT count(*) FROM webhook_lane WHERE failures >= 10").await {
+            2 => Ok(()),
+            open => Err(open),
+        }
+    })
+    .await;
+    eventually("the end of all webhooks", async || {
+        match db.value::<i64>("SELECT count(*) FROM webhook_delivery").await {
+            0 => Ok(()),
+            left => Err(left),
+        }
+    })
+    .await;
+    let count = async |which: &str| {
+        db.value::<i64>(&format!("SELECT count(*) FROM webhook_attempt WHERE {which}")).await
+    };
+    let jobs = i64::try_from(2 * JOBS).unwrap();
+    assert_eq!(count("outcome = 'delivered' AND state = 'done'").await, jobs);
+    assert_eq!(count("outcome = 'failed' AND error_code IN ('status_4xx', 'status_5xx')").await, 3 * jobs);
+    assert_eq!(count("attempt > 4").await, 0);
+}
+
+/// Down for much longer than the schedule of the events before the last. 502 is what a proxy answers for a receiver that is
+/// away, 500 what a receiver answers that fails at everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_down_for_long_loses_no_last_event() {
+    for down in [502, 500] {
+        let db = Db::fresh().await;
+        let is_up = Arc::new(AtomicBool::new(false));
+        let up = Arc::clone(&is_up);
+        let receiver = Receiver::answering(move |_, _| {
+            ReceiverAnswer::Status(if up.load(Ordering::Relaxed) { 200 } else { down })
+        });
+        let receiver = receiver.await;
+        done_jobs_to(&db, &receiver.url("/"), 12).await;
+        let _dispatcher = dispatcher(&db, &[("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "100ms,1s,1s")]).await;
+        // The wait before each probe would be twice as long as the one before.
+        eventually(
+            "an open lane and three probes in vain, of a last event where one comes so far",
+            async || {
+                hold_ends(&db).await;
+                let failures: i32 = db.value("SELECT coalesce(max(failures), 0) FROM webhook_lane").await;
+                let last = receiver.received().iter().any(|webhook| webhook.json()["state"] == "done");
+                if failures >= 13 && (last || down == 502) { Ok(()) } else { Err(failures) }
+            },
+        )
+        .await;
+        is_up.store(true, Ordering::Relaxed);
+        eventually("the end of all webhooks", async || {
+            hold_ends(&db).await;
+            match db.value::<i64>("SELECT count(*) FROM webhook_delivery").await {
+                0 => Ok(()),
+                left => Err(left),
+            }
+        })
+        .await;
+        let delivered = "SELECT count(*) FROM webhook_attempt WHERE outcome = 'delivered'";
+        let done = format!("{delivered} AND state = 'done'");
+        assert_eq!(db.value::<i64>(&done).await, 12, "after answers {down}");
+        if down == 502 {
+            assert_eq!(db.value::<i64>(delivered).await, 48, "nothing is dropped");
+        }
+    }
 }

@@ -30,9 +30,6 @@ const BEGIN_WITHIN: Duration = Duration::from_secs(5);
 /// How often the claim of a heavy webhook is extended while it waits for its bytes.
 const EXTEND_EVERY: Duration = Duration::from_millis(2_500);
 
-/// An attempt to try out an open lane has failed. The lane says when the next one is made.
-const PROBED: DeliveryOutcome = DeliveryOutcome::Release { wait: Duration::ZERO };
-
 /// How long a receiver is left alone that answers 429 or 503 and does not say for how long.
 const HOLD: Duration = Duration::from_secs(1);
 
@@ -123,17 +120,14 @@ impl Context {
             number: delivery.attempt.unsigned_abs().into(),
             terminal: delivery.terminal,
             delivery_age: delivery.age + since_claim,
+            lane_is_open: delivery.lane_is_open,
         };
         let decision = self.schedule.decide(attempt, &received.reaction, Jitter::random());
         let lag = (!delivery.redelivery).then_some(delivery.event_age + since_claim);
-        let outcome = match decision {
-            // Its receiver fails whatever it is sent, so that is no failure of this webhook.
-            DeliveryDecision::RetryIn(_) if delivery.lane_is_open => PROBED,
-            DeliveryDecision::Failed { code } if delivery.lane_is_open && code != schedule::TOO_OLD => PROBED,
-            decision => outcome(decision, &received.reaction, delivery.receiver.endpoint),
-        };
+        let outcome = outcome(decision, &received.reaction, delivery.receiver.endpoint);
+        let is_late_refusal = self.schedule.is_late_refusal(attempt, &received.reaction);
         let report = DeliveryReport {
-            news: news(&received.reaction),
+            news: if is_late_refusal { LaneNews::Unknown } else { news(&received.reaction) },
             started,
             ended,
             status: received.reaction.status(),
@@ -214,6 +208,7 @@ fn outcome(decision: DeliveryDecision, reaction: &Reaction, endpoint: Option<End
     match decision {
         DeliveryDecision::Delivered => DeliveryOutcome::Delivered,
         DeliveryDecision::RetryIn(wait) => DeliveryOutcome::Retry { wait, code },
+        DeliveryDecision::Uncounted => DeliveryOutcome::Release { wait: Duration::ZERO },
         DeliveryDecision::Failed { code } => DeliveryOutcome::Failed { code },
         // The report disables the endpoint. Once somebody enables it again, it gets this webhook too.
         DeliveryDecision::EndReceiver if endpoint.is_some() => {
