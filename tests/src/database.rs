@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
     Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Heartbeat, Holder, HostOffer, JobId,
-    JobRequest, Lease, NewJob, Offer, Phase, Reason, Rescued, Store, WorkerId, ulid_floor,
+    JobRequest, Lease, NewJob, Offer, Phase, Reason, Rescued, Store, UserName, WorkerId, ulid_floor,
 };
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres,
@@ -223,6 +223,7 @@ impl Db {
     pub fn request(&self) -> JobRequest {
         JobRequest {
             client: self.client,
+            user: UserName::default(),
             model: LOAD_KEY.to_owned(),
             model_label: LOAD_KEY.to_owned(),
             load_key: LOAD_KEY.to_owned(),
@@ -295,10 +296,18 @@ impl Db {
             .await;
     }
 
-    /// An offer to take this many of [`Db::client`]'s jobs of priority 0, starting at the first.
+    /// An offer to take this many of [`Db::client`]'s plain jobs, starting at the first.
     pub fn offer(&self, at_most: i32) -> Offer {
         let lower_bound = ulid_floor(DateTime::UNIX_EPOCH);
-        Offer { client: self.client, priority: 0, lower_bound, at_most }
+        Offer {
+            load_key: LOAD_KEY.into(),
+            client: self.client,
+            user: UserName::default(),
+            priority: 0,
+            sync: false,
+            lower_bound,
+            at_most,
+        }
     }
 
     /// Renews this worker's row.
@@ -307,10 +316,11 @@ impl Db {
         self.run(&format!("UPDATE worker SET renewed_at = now() WHERE id = '{worker}'")).await;
     }
 
-    /// Claims up to `limit` of [`Db::client`]'s plain jobs.
+    /// Claims up to `limit` of [`Db::client`]'s plain jobs, and then of its sync calls.
     pub async fn claim(&self, holder: &Holder, limit: usize) -> Vec<Claimed> {
         let offer = self.offer(i32::try_from(limit).expect("a claim is small"));
-        self.store.claim(holder, LOAD_KEY, &[offer], limit).await.expect("a claim gets an answer")
+        let calls = Offer { sync: true, ..offer.clone() };
+        self.store.claim(holder, &[offer, calls], limit).await.expect("a claim gets an answer")
     }
 
     /// Claims one plain job and begins it.

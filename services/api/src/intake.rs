@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use foreman_ollama::{JobBody, SyncBody, SyncBodyError};
-use foreman_store::{Acceptance, IdempotencyKey, JobId, JobReceiver, JobRequest, KnownModel};
+use foreman_store::{Acceptance, IdempotencyKey, JobId, JobReceiver, JobRequest, KnownModel, UserName};
 use foreman_webhook::guard::{Asker, SUBMISSION_BUDGET};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -118,7 +118,8 @@ impl Intake {
             return Ok(None);
         }
         let _permit = app.reads.permit(client).await?;
-        let job = app.store.repeat_of(client, body.route.path(), &body.payload, REPEATS_WITHIN).await?;
+        let path = body.route.path();
+        let job = app.store.repeat_of(client, &UserName::default(), path, &body.payload, REPEATS_WITHIN).await?;
         let Some(job) = job else { return Ok(None) };
         let guard = Guard::new(app.hang_ups.clone(), client, job);
         if app.store.adopt(job, app.api).await? {
@@ -162,6 +163,7 @@ impl Intake {
     fn sync_request(&self, body: SyncBody, model: KnownModel) -> JobRequest {
         JobRequest {
             client: self.caller.client,
+            user: UserName::default(),
             model: body.model,
             model_label: model.label,
             load_key: body.load_key.as_str().to_owned(),
@@ -208,6 +210,7 @@ impl Intake {
         let model = app.inventory.find(job.body.load_key.model(), self.began).await?;
         let request = JobRequest {
             client: caller.client,
+            user: UserName::default(),
             model: job.body.model,
             model_label: model.label,
             load_key: job.body.load_key.as_str().to_owned(),

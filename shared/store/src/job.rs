@@ -1,5 +1,6 @@
 //! Jobs: how one is offered, every way it moves ([`transition`]), and what people and services read of it.
 
+pub(crate) mod user_name;
 pub(crate) mod new_job;
 pub(crate) mod state;
 pub(crate) mod lease;

@@ -62,6 +62,7 @@ pub use job::transition::{
     rescue::{MAX_RESCUES, Rescued},
     settle::{Completion, Exit, Settled},
 };
+pub use job::user_name::{InvalidUserName, UserName};
 pub use job::view::{JobFilter, JobPage, JobView};
 pub use upkeep::Swept;
 pub use webhook::claim::{ClaimedDeliveries, Delivery, DeliveryClaim, DeliveryTerms, EndedUnsent, LaneOffer};

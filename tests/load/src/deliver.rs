@@ -80,8 +80,9 @@ impl<'a> Deliver<'a> {
         let holder = db.holder().await;
         loop {
             let each = i32::try_from(BATCH / CLIENTS)?;
-            let offers = clients.map(|client| Offer { client, ..db.offer(each) });
-            let claimed = db.store.claim(&holder, workload::MODEL, &offers, BATCH).await?;
+            let offers =
+                clients.map(|client| Offer { load_key: workload::MODEL.into(), client, ..db.offer(each) });
+            let claimed = db.store.claim(&holder, &offers, BATCH).await?;
             if claimed.is_empty() {
                 break;
             }

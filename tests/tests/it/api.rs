@@ -105,8 +105,9 @@ async fn claim(db: &Db, holder: &Holder, job: JobId) -> Lease {
 }
 
 async fn claim_with_priority(db: &Db, holder: &Holder, job: JobId, priority: i16) -> Lease {
-    let offer = Offer { client: owner(db, job).await, priority, lower_bound: job, at_most: 1 };
-    let mut claimed = db.store.claim(holder, "tiny-a:latest", &[offer], 1).await.unwrap();
+    let load_key = "tiny-a:latest".into();
+    let offer = Offer { load_key, client: owner(db, job).await, priority, lower_bound: job, ..db.offer(1) };
+    let mut claimed = db.store.claim(holder, &[offer], 1).await.unwrap();
     let lease = claimed.pop().unwrap().lease;
     assert_eq!(lease.job_id, job);
     lease

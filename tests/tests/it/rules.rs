@@ -15,4 +15,5 @@ mod rooms;
 mod schema;
 mod silence;
 mod time;
+mod users;
 mod waking;

@@ -16,11 +16,11 @@ pub(super) async fn ask(store: Store, question: Question) -> Reply {
 async fn answer(store: &Store, question: Question) -> Result<Reply, StoreError> {
     Ok(match question {
         Question::Jobs { holder, spell, order } => {
-            let (key, offers, limit) = (order.key.as_str(), &order.offers, order.limit);
+            let (offers, limit) = (&order.offers, order.limit);
             let jobs: Vec<Claimed> = if order.begins {
-                store.claim_and_begin(&holder, key, offers, limit).await?
+                store.claim_and_begin(&holder, offers, limit).await?
             } else {
-                store.claim(&holder, key, offers, limit).await?
+                store.claim(&holder, offers, limit).await?
             };
             Reply::Claimed { order, spell, jobs }
         }

@@ -71,9 +71,9 @@ pub(crate) async fn run(
 }
 
 fn read(group: ReadyGroup, unreadable: &mut BTreeSet<String>) -> Option<(Key, Group)> {
-    let ReadyGroup { load_key, client, priority, lowest } = group;
+    let ReadyGroup { load_key, client, user, priority, sync, lowest } = group;
     match load_key.parse::<LoadKey>() {
-        Ok(key) => Some((Arc::new(key), Group { client, priority, lowest })),
+        Ok(key) => Some((Arc::new(key), Group { client, user, priority, sync, lowest })),
         Err(error) => {
             if unreadable.insert(load_key) {
                 background_error!("scan", error, "jobs wait for a newer worker");

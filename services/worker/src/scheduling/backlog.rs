@@ -6,20 +6,32 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use chrono::TimeDelta;
-use foreman_store::{ClientId, JobId, Offer};
+use foreman_store::{ClientId, JobId, Offer, UserName};
 
 /// A job's id is made up to this long before its commit. So no lower bound may be newer than this, or a claim would
 /// skip a job that commits late.
 pub(crate) const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
 
-/// The ready jobs of one load key that have the same client and the same priority.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The ready jobs of one load key that have the same client, user and priority: the sync calls, or the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Group {
     pub client: ClientId,
+    pub user: UserName,
     pub priority: i16,
+    pub sync: bool,
     /// The lowest id that a ready job of this group may have. A scan with the memory (`group_memory.rs`) may miss a
     /// lower one: that job waits for the next look at everything.
     pub lowest: JobId,
+}
+
+impl Group {
+    fn name(&self) -> GroupName {
+        name(self.client, &self.user, self.priority, self.sync)
+    }
+}
+
+pub(crate) fn name(client: ClientId, user: &UserName, priority: i16, sync: bool) -> GroupName {
+    (client, Reverse(priority), Reverse(sync), user.clone())
 }
 
 #[derive(Debug)]
@@ -32,8 +44,12 @@ pub(crate) struct Backlog<K> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ScanNo(u64);
 
-/// The lowest id of each group. In the order of clients, with the highest priority of each client first.
-type Groups = BTreeMap<(ClientId, Reverse<i16>), JobId>;
+/// The lowest id of each group. In the order of clients, with the highest priority of each client first, and its sync calls
+/// before its other jobs.
+type Groups = BTreeMap<GroupName, JobId>;
+
+/// Client, priority, whether the jobs are sync calls, and user.
+pub(crate) type GroupName = (ClientId, Reverse<i16>, Reverse<bool>, UserName);
 
 impl<K> Default for Backlog<K> {
     fn default() -> Self {
@@ -48,7 +64,7 @@ impl<K: Ord + Clone> Backlog<K> {
         self.keys.clear();
         for (key, group) in groups {
             let groups = self.keys.entry(key).or_default();
-            groups.insert((group.client, Reverse(group.priority)), group.lowest);
+            groups.insert(group.name(), group.lowest);
         }
     }
 
@@ -64,7 +80,7 @@ impl<K: Ord + Clone> Backlog<K> {
     /// The clients that have ready jobs of this key, each once.
     pub(crate) fn clients(&self, key: &K) -> Vec<ClientId> {
         let groups = self.keys.get(key).into_iter().flatten();
-        let mut clients: Vec<ClientId> = groups.map(|((client, _), _)| *client).collect();
+        let mut clients: Vec<ClientId> = groups.map(|((client, ..), _)| *client).collect();
         clients.dedup();
         clients
     }
@@ -76,7 +92,14 @@ impl<K: Ord + Clone> Backlog<K> {
     /// The groups of this key, client by client, with the highest priority of each client first.
     pub(crate) fn groups(&self, key: &K) -> Vec<Group> {
         let groups = self.keys.get(key).into_iter().flatten();
-        groups.map(|(&(client, Reverse(priority)), &lowest)| Group { client, priority, lowest }).collect()
+        let group = |((client, priority, sync, user), lowest): (&GroupName, &JobId)| Group {
+            client: *client,
+            user: user.clone(),
+            priority: priority.0,
+            sync: sync.0,
+            lowest: *lowest,
+        };
+        groups.map(group).collect()
     }
 
     /// Learns what a claim of at most `limit` jobs brought. Lower bounds rise, and a group that gave fewer jobs than
@@ -87,7 +110,7 @@ impl<K: Ord + Clone> Backlog<K> {
         key: &K,
         offers: &[Offer],
         limit: usize,
-        brought: &[(ClientId, i16, JobId)],
+        brought: &[(GroupName, JobId)],
         offered: ScanNo,
     ) {
         if offered != self.last_scan {
@@ -95,15 +118,15 @@ impl<K: Ord + Clone> Backlog<K> {
         }
         let Some(groups) = self.keys.get_mut(key) else { return };
         let of = |offer: &Offer| {
-            let (client, priority) = (offer.client, offer.priority);
-            brought.iter().filter(move |job| (job.0, job.1) == (client, priority)).map(|job| job.2)
+            let group = name(offer.client, &offer.user, offer.priority, offer.sync);
+            brought.iter().filter(move |job| job.0 == group).map(|job| job.1)
         };
         // A full claim stopped at its limit, partway through the offers. It proves nothing about the last offer that
         // brought a job, or about the offers after that one.
         let full = brought.len() >= limit;
         let last = offers.iter().rposition(|offer| of(offer).next().is_some());
         for (nth, offer) in offers.iter().enumerate() {
-            let group = (offer.client, Reverse(offer.priority));
+            let group = name(offer.client, &offer.user, offer.priority, offer.sync);
             let exhausted = of(offer).count() < usize::try_from(offer.at_most).unwrap_or(0)
                 && (!full || last.is_some_and(|last| nth < last));
             if exhausted {
@@ -133,11 +156,20 @@ mod tests {
     }
 
     fn offer(group: Group, at_most: i32) -> Offer {
-        Offer { client: group.client, priority: group.priority, lower_bound: group.lowest, at_most }
+        Offer {
+            load_key: "a".into(),
+            client: group.client,
+            user: group.user,
+            priority: group.priority,
+            sync: group.sync,
+            lower_bound: group.lowest,
+            at_most,
+        }
     }
 
     fn group(number: u128, priority: i16, lowest: i64) -> Group {
-        Group { client: client(number), priority, lowest: id(lowest) }
+        let user = UserName::default();
+        Group { client: client(number), user, priority, sync: false, lowest: id(lowest) }
     }
 
     #[test]
@@ -162,27 +194,27 @@ mod tests {
     fn a_claim_that_was_served_in_full_raises_the_bound() {
         let mut backlog = Backlog::default();
         let group = group(1, 0, 10);
-        backlog.scanned([('a', group)]);
+        backlog.scanned([('a', group.clone())]);
         backlog.claimed(
             &'a',
-            &[offer(group, 2)],
+            &[offer(group.clone(), 2)],
             2,
-            &[(group.client, 0, id(10)), (group.client, 0, id(15))],
+            &[(group.name(), id(10)), (group.name(), id(15))],
             backlog.last_scan(),
         );
-        assert_eq!(backlog.groups(&'a'), [Group { lowest: id(15), ..group }]);
+        assert_eq!(backlog.groups(&'a'), [Group { lowest: id(15), ..group.clone() }]);
     }
 
     #[test]
     fn a_group_that_gave_less_than_it_was_asked_for_is_done_with() {
         let mut backlog = Backlog::default();
         let (one, two) = (group(1, 0, 10), group(2, 0, 20));
-        backlog.scanned([('a', one), ('a', two)]);
+        backlog.scanned([('a', one.clone()), ('a', two.clone())]);
         backlog.claimed(
             &'a',
-            &[offer(one, 4), offer(two, 4)],
+            &[offer(one.clone(), 4), offer(two.clone(), 4)],
             8,
-            &[(two.client, 0, id(20))],
+            &[(two.name(), id(20))],
             backlog.last_scan(),
         );
         assert!(!backlog.has(&'a') && backlog.keys().next().is_none());
@@ -192,15 +224,9 @@ mod tests {
     fn a_full_claim_says_nothing_of_the_offers_it_did_not_reach() {
         let mut backlog = Backlog::default();
         let (one, two, three) = (group(1, 0, 10), group(2, 0, 20), group(3, 0, 30));
-        backlog.scanned([('a', one), ('a', two), ('a', three)]);
-        let offers = [offer(one, 2), offer(two, 2), offer(three, 2)];
-        backlog.claimed(
-            &'a',
-            &offers,
-            2,
-            &[(one.client, 0, id(10)), (two.client, 0, id(20))],
-            backlog.last_scan(),
-        );
+        backlog.scanned([('a', one.clone()), ('a', two.clone()), ('a', three.clone())]);
+        let offers = [offer(one.clone(), 2), offer(two.clone(), 2), offer(three.clone(), 2)];
+        backlog.claimed(&'a', &offers, 2, &[(one.name(), id(10)), (two.name(), id(20))], backlog.last_scan());
         assert_eq!(backlog.groups(&'a'), [two, three], "one had a single job; two may have more");
     }
 
@@ -208,11 +234,11 @@ mod tests {
     fn a_job_that_a_scan_found_while_a_claim_was_under_way_is_not_forgotten() {
         let mut backlog = Backlog::default();
         let group = group(1, 0, 10);
-        backlog.scanned([('a', group)]);
+        backlog.scanned([('a', group.clone())]);
         let offered = backlog.last_scan();
-        let newer = Group { lowest: id(12), ..group };
-        backlog.scanned([('a', newer)]);
-        backlog.claimed(&'a', &[offer(group, 4)], 4, &[(group.client, 0, id(10))], offered);
+        let newer = Group { lowest: id(12), ..group.clone() };
+        backlog.scanned([('a', newer.clone())]);
+        backlog.claimed(&'a', &[offer(group.clone(), 4)], 4, &[(group.name(), id(10))], offered);
         assert_eq!(backlog.groups(&'a'), [newer]);
     }
 }

@@ -6,13 +6,14 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_store::{ClientId, JobId, Offer};
 
 use super::backlog::Group;
 
-/// Among one client's jobs the highest priority goes first. Every tenth time the oldest job goes first, so that no
+/// Among one client's jobs the highest priority goes first, and a sync call before another job of the same priority. Every tenth time the oldest job goes first, so that no
 /// priority starves.
 const OLDEST_EVERY: u64 = 10;
 
@@ -48,11 +49,12 @@ impl Served {
 }
 
 impl ClientOrder {
-    /// Makes the offers for a claim of at most `limit` jobs from these groups of one key. The claim takes jobs in the
+    /// Makes the offers for a claim of at most `limit` jobs from these groups of one load key. The claim takes jobs in the
     /// order of the offers. If the claim is for the turn of the client `first`, that client's offers come first. No
     /// lower bound may lie above `lowest_uncommitted`, the lowest id that a job not yet committed may have.
     pub(crate) fn offers(
         &mut self,
+        load_key: &str,
         groups: &[Group],
         first: Option<ClientId>,
         limit: usize,
@@ -71,9 +73,10 @@ impl ClientOrder {
             if self.served_of(*client).times % OLDEST_EVERY == OLDEST_EVERY - 1 {
                 groups.sort_by_key(|group| group.lowest);
             } else {
-                groups.sort_by_key(|group| Reverse(group.priority));
+                groups.sort_by_key(|group| (Reverse(group.priority), Reverse(group.sync), group.lowest));
             }
         }
+        let load_key: Arc<str> = load_key.into();
         let share = limit.div_ceil(clients.len().max(1));
         // First each client's first choice, for its share of the claim. Then all other groups, to fill the rest of
         // the claim.
@@ -83,8 +86,11 @@ impl ClientOrder {
             .chain(rest)
             .take(MAX_OFFERS.max(limit))
             .map(|(group, at_most)| Offer {
+                load_key: Arc::clone(&load_key),
                 client: group.client,
+                user: group.user.clone(),
                 priority: group.priority,
+                sync: group.sync,
                 lower_bound: group.lowest.min(lowest_uncommitted),
                 at_most: i32::try_from(at_most).unwrap_or(i32::MAX),
             })
@@ -124,7 +130,7 @@ impl ClientOrder {
 
 #[cfg(test)]
 mod tests {
-    use foreman_store::ulid_floor;
+    use foreman_store::{UserName, ulid_floor};
     use proptest::prelude::*;
 
     use super::*;
@@ -134,12 +140,13 @@ mod tests {
     }
 
     fn group(client: u128, priority: i16, lowest: i64) -> Group {
-        Group { client: ClientId::from_ulid(client.into()), priority, lowest: id(lowest) }
+        let (client, user) = (ClientId::from_ulid(client.into()), UserName::default());
+        Group { client, user, priority, sync: false, lowest: id(lowest) }
     }
 
     /// Client, priority and `at_most` of each offer.
     fn offers(order: &mut ClientOrder, groups: &[Group], limit: usize) -> Vec<(ClientId, i16, i32)> {
-        let offers = order.offers(groups, None, limit, id(1_000));
+        let offers = order.offers("a", groups, None, limit, id(1_000));
         offers.into_iter().map(|offer| (offer.client, offer.priority, offer.at_most)).collect()
     }
 
@@ -163,8 +170,8 @@ mod tests {
         let (mut order, groups) = (ClientOrder::default(), [group(1, 0, 1), group(2, 0, 2)]);
         let two = groups[1].client;
         order.served(two);
-        assert_eq!(order.offers(&groups, Some(two), 1, id(9))[0].client, two);
-        assert_ne!(order.offers(&groups, None, 1, id(9))[0].client, two);
+        assert_eq!(order.offers("a", &groups, Some(two), 1, id(9))[0].client, two);
+        assert_ne!(order.offers("a", &groups, None, 1, id(9))[0].client, two);
     }
 
     #[test]
@@ -193,7 +200,7 @@ mod tests {
     #[test]
     fn bounds_stay_below_what_may_still_commit() {
         let bounds: Vec<JobId> = ClientOrder::default()
-            .offers(&[group(1, 0, 5), group(2, 0, 50)], None, 2, id(20))
+            .offers("a", &[group(1, 0, 5), group(2, 0, 50)], None, 2, id(20))
             .into_iter()
             .map(|offer| offer.lower_bound)
             .collect();

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use foreman_store::{ClientId, JobId, ReadyGroup};
+use foreman_store::{ClientId, JobId, ReadyGroup, UserName};
 
 use crate::look_at_all::LookAtAll;
 
@@ -30,12 +30,14 @@ const MAX_GROUPS: usize = 2_000;
 
 #[derive(Debug)]
 pub(crate) struct GroupMemory {
-    /// By load key, client and priority.
-    groups: BTreeMap<(String, ClientId, i16), Remembered>,
+    groups: BTreeMap<GroupName, Remembered>,
     look_at_all: LookAtAll,
     /// How long the last look at everything took.
     last_took: Duration,
 }
+
+/// Load key, client, user, priority, and whether the jobs are sync calls.
+type GroupName = (String, ClientId, UserName, i16, bool);
 
 #[derive(Debug)]
 struct Remembered {
@@ -56,10 +58,12 @@ impl GroupMemory {
 
     /// The groups to look at. `None` if it is time to look at everything.
     pub(crate) fn known(&self, now: Instant) -> Option<Vec<ReadyGroup>> {
-        let known = |(group, remembered): (&(String, ClientId, i16), &Remembered)| ReadyGroup {
+        let known = |(group, remembered): (&GroupName, &Remembered)| ReadyGroup {
             load_key: group.0.clone(),
             client: group.1,
-            priority: group.2,
+            user: group.2.clone(),
+            priority: group.3,
+            sync: group.4,
             lowest: remembered.lowest,
         };
         (!self.look_at_all.is_due(now)).then(|| self.groups.iter().map(known).collect())
@@ -85,9 +89,9 @@ impl GroupMemory {
         for remembered in self.groups.values_mut() {
             remembered.lowest = lowest_uncommitted;
         }
-        for ReadyGroup { load_key, client, priority, lowest } in found {
+        for ReadyGroup { load_key, client, user, priority, sync, lowest } in found {
             let remembered = Remembered { lowest: lowest_uncommitted.min(*lowest), last_seen: ended };
-            self.groups.insert((load_key.clone(), *client, *priority), remembered);
+            self.groups.insert((load_key.clone(), *client, user.clone(), *priority, *sync), remembered);
         }
         let forget_after = if self.groups.len() > MAX_GROUPS { Duration::ZERO } else { FORGET_AFTER };
         self.groups.retain(|_, remembered| ended <= remembered.last_seen + forget_after);
@@ -117,7 +121,14 @@ mod tests {
     /// All groups have the same client.
     fn group(load_key: &str, lowest: i64) -> ReadyGroup {
         static CLIENT: LazyLock<ClientId> = LazyLock::new(ClientId::generate);
-        ReadyGroup { load_key: load_key.to_owned(), client: *CLIENT, priority: 0, lowest: id(lowest) }
+        ReadyGroup {
+            load_key: load_key.to_owned(),
+            client: *CLIENT,
+            user: UserName::default(),
+            priority: 0,
+            sync: false,
+            lowest: id(lowest),
+        }
     }
 
     fn id(number: i64) -> JobId {

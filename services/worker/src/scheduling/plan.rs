@@ -8,7 +8,7 @@ use foreman_ollama::ModelName;
 use foreman_store::{Claimed, ClientId, JobId, Offer};
 use tokio::time::Instant;
 
-use super::backlog::{Backlog, Group, ScanNo};
+use super::backlog::{self, Backlog, Group, ScanNo};
 use super::client_order::ClientOrder;
 use super::estimates::Estimates;
 use super::key::{Key, RunsOn};
@@ -168,14 +168,14 @@ impl Plan {
     ) -> Option<Order> {
         let Wish { key, runs_on, first, limit, begins } = self.wish(next, capacity, needs_no_load)?;
         let groups = self.backlog.groups(&key);
-        let offers = self.client_order.offers(&groups, first, limit, lowest_uncommitted);
+        let offers = self.client_order.offers(key.as_str(), &groups, first, limit, lowest_uncommitted);
         Some(Order { key, runs_on, offers, limit, begins, scan: self.backlog.last_scan() })
     }
 
     /// Learns which jobs the claim of an order brought.
     pub(crate) fn claimed(&mut self, order: &Order, claimed: &[Claimed], now: Instant) {
-        let brought: Vec<_> =
-            claimed.iter().map(|job| (job.client, job.priority, job.lease.job_id)).collect();
+        let group = |job: &Claimed| backlog::name(job.client, &job.user, job.priority, job.sync);
+        let brought: Vec<_> = claimed.iter().map(|job| (group(job), job.lease.job_id)).collect();
         self.backlog.claimed(&order.key, &order.offers, order.limit, &brought, order.scan);
         self.waiting = None;
         if order.runs_on == RunsOn::Gpu

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::id::{ApiId, ClientId, JobId};
+use crate::job::user_name::UserName;
 use crate::webhook::receiver::JobReceiver;
 
 /// The client's `Idempotency-Key`, with the digest of the body it came with.
@@ -20,6 +21,8 @@ pub(crate) const IDEMPOTENCY_HOURS: i32 = 24;
 #[derive(Debug, Clone)]
 pub struct JobRequest {
     pub client: ClientId,
+    /// For whom the client asks.
+    pub user: UserName,
     /// The model as the client wrote it.
     pub model: String,
     /// The model as `/api/tags` names it.
@@ -43,7 +46,7 @@ pub struct NewJob {
     /// From [`Clock::next_job_id`](crate::Clock::next_job_id).
     pub id: JobId,
     pub request: JobRequest,
-    /// The api process whose caller waits for the answer. `None` for a job that nobody waits for.
+    /// The api process whose caller waits for the answer: the job is a sync call. `None` for a job that nobody waits for.
     pub api: Option<ApiId>,
     pub run_at: Option<DateTime<Utc>>,
     pub expires_at: DateTime<Utc>,

@@ -5,13 +5,17 @@
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ClientId, JobId};
+use crate::job::user_name::UserName;
 
-/// The ready jobs of one client with one load key and one priority.
+/// The ready jobs of one client and user with one load key and one priority: its sync calls, or its other jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadyGroup {
     pub load_key: String,
     pub client: ClientId,
+    pub user: UserName,
     pub priority: i16,
+    /// Whether these are sync calls, whose callers wait.
+    pub sync: bool,
     /// The oldest job that was seen in the group.
     pub lowest: JobId,
 }
@@ -20,37 +24,34 @@ impl Store {
     /// All groups, each with its oldest job. The statement steps from group to group over the index of the claim, so
     /// its cost is the number of groups, not of jobs. It skips expired jobs, which the janitor ends.
     pub async fn ready_groups(&self) -> Result<Vec<ReadyGroup>, StoreError> {
-        // Each step looks for the next priority of the client, the next client of the load key and the next load key,
-        // and takes the nearest of the three. The priority stands in descending order in the index, so no single
-        // comparison can say "after this".
+        // Each step looks for the next priority or kind of the user, and for the next user, client or load key, and takes
+        // the nearer of the two. Priority and `sync` stand in descending order in the index, so no single comparison can
+        // say "after this".
         let groups = sqlx::query_as!(
             ReadyGroup,
             r#"-- ready_groups
             WITH RECURSIVE ready_group AS (
-                (SELECT load_key, client_id, priority, job_id FROM job_ready
+                (SELECT load_key, client_id, user_name, priority, sync, job_id FROM job_ready
                  WHERE expires_at > clock_timestamp()
-                 ORDER BY load_key, client_id, priority DESC, job_id LIMIT 1)
+                 ORDER BY load_key, client_id, user_name, priority DESC, sync DESC, job_id LIMIT 1)
                 UNION ALL
-                SELECT next.load_key, next.client_id, next.priority, next.job_id
+                SELECT next.load_key, next.client_id, next.user_name, next.priority, next.sync, next.job_id
                 FROM ready_group g CROSS JOIN LATERAL (
-                    (SELECT 1 AS nearness, r.load_key, r.client_id, r.priority, r.job_id FROM job_ready r
-                     WHERE r.load_key = g.load_key AND r.client_id = g.client_id AND r.priority < g.priority
-                       AND r.expires_at > clock_timestamp()
-                     ORDER BY r.load_key, r.client_id, r.priority DESC, r.job_id LIMIT 1)
+                    (SELECT 1 AS nearness, r.load_key, r.client_id, r.user_name, r.priority, r.sync, r.job_id
+                     FROM job_ready r
+                     WHERE r.load_key = g.load_key AND r.client_id = g.client_id AND r.user_name = g.user_name
+                       AND (r.priority, r.sync) < (g.priority, g.sync) AND r.expires_at > clock_timestamp()
+                     ORDER BY r.load_key, r.client_id, r.user_name, r.priority DESC, r.sync DESC, r.job_id LIMIT 1)
                     UNION ALL
-                    (SELECT 2, r.load_key, r.client_id, r.priority, r.job_id FROM job_ready r
-                     WHERE r.load_key = g.load_key AND r.client_id > g.client_id
+                    (SELECT 2, r.load_key, r.client_id, r.user_name, r.priority, r.sync, r.job_id FROM job_ready r
+                     WHERE (r.load_key, r.client_id, r.user_name) > (g.load_key, g.client_id, g.user_name)
                        AND r.expires_at > clock_timestamp()
-                     ORDER BY r.load_key, r.client_id, r.priority DESC, r.job_id LIMIT 1)
-                    UNION ALL
-                    (SELECT 3, r.load_key, r.client_id, r.priority, r.job_id FROM job_ready r
-                     WHERE r.load_key > g.load_key AND r.expires_at > clock_timestamp()
-                     ORDER BY r.load_key, r.client_id, r.priority DESC, r.job_id LIMIT 1)
+                     ORDER BY r.load_key, r.client_id, r.user_name, r.priority DESC, r.sync DESC, r.job_id LIMIT 1)
                     ORDER BY nearness LIMIT 1
                 ) AS next
             )
-            SELECT load_key AS "load_key!", client_id AS "client!: ClientId", priority AS "priority!",
-                   job_id AS "lowest!: JobId"
+            SELECT load_key AS "load_key!", client_id AS "client!: ClientId", user_name AS "user!: UserName",
+                   priority AS "priority!", sync AS "sync!", job_id AS "lowest!: JobId"
             FROM ready_group"#,
         )
         .fetch_all(self.once())
@@ -63,25 +64,31 @@ impl Store {
     pub async fn ready_groups_at(&self, known: &[ReadyGroup]) -> Result<Vec<ReadyGroup>, StoreError> {
         let load_keys: Vec<_> = known.iter().map(|group| group.load_key.as_str()).collect();
         let clients: Vec<_> = known.iter().map(|group| group.client.uuid()).collect();
+        let users: Vec<_> = known.iter().map(|group| group.user.as_str()).collect();
         let priorities: Vec<_> = known.iter().map(|group| group.priority).collect();
+        let syncs: Vec<_> = known.iter().map(|group| group.sync).collect();
         let bounds: Vec<_> = known.iter().map(|group| group.lowest.uuid()).collect();
         let groups = sqlx::query_as!(
             ReadyGroup,
             r#"-- ready_groups_at
-            SELECT known.load_key AS "load_key!", known.client_id AS "client!: ClientId", known.priority AS "priority!",
+            SELECT known.load_key AS "load_key!", known.client_id AS "client!: ClientId",
+                   known.user_name AS "user!: UserName", known.priority AS "priority!", known.sync AS "sync!",
                    ready.job_id AS "lowest!: JobId"
-            FROM unnest($1::text[], $2::uuid[], $3::smallint[], $4::uuid[])
-                AS known (load_key, client_id, priority, lower_bound)
+            FROM unnest($1::text[], $2::uuid[], $3::text[], $4::smallint[], $5::boolean[], $6::uuid[])
+                AS known (load_key, client_id, user_name, priority, sync, lower_bound)
             CROSS JOIN LATERAL (
                 SELECT job_id FROM job_ready r
-                WHERE r.load_key = known.load_key AND r.client_id = known.client_id AND r.priority = known.priority
+                WHERE r.load_key = known.load_key AND r.client_id = known.client_id AND r.user_name = known.user_name
+                  AND r.priority = known.priority AND r.sync = known.sync
                   AND r.job_id >= known.lower_bound AND r.expires_at > clock_timestamp()
                 ORDER BY r.job_id LIMIT 1
             ) AS ready"#,
             &load_keys as &[&str], // $1 load_key
             &clients,              // $2 client_id
-            &priorities,           // $3 priority
-            &bounds,               // $4 lower_bound
+            &users as &[&str],     // $3 user_name
+            &priorities,           // $4 priority
+            &syncs,                // $5 sync
+            &bounds,               // $6 lower_bound
         )
         .fetch_all(self.once())
         .await?;

@@ -7,17 +7,19 @@ use std::time::Duration;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ApiId, ClientId, JobId};
+use crate::job::user_name::UserName;
 
 /// How many of a client's newest jobs are looked at. A client that submits more than these in the time of a repeat is
 /// better served by a second job than by a long look.
 const REPEAT_SCAN: i64 = 10_000;
 
 impl Store {
-    /// The newest unfinished sync call of this client with exactly this path and body, if it was accepted `within` this
+    /// The newest unfinished sync call of this client and user with exactly this path and body, if it was accepted `within` this
     /// time. Looks at all jobs that the client submitted in that time, so ask only where a repeat is likely.
     pub async fn repeat_of(
         &self,
         client: ClientId,
+        user: &UserName,
         path: &str,
         body: &str,
         within: Duration,
@@ -29,7 +31,7 @@ impl Store {
             FROM (SELECT * FROM job
                   WHERE client_id BETWEEN $1 AND $1 AND id >= ulid_floor(now() - make_interval(secs => $4))
                   ORDER BY client_id, id DESC LIMIT $5) AS j
-            WHERE j.api_id IS NOT NULL AND j.path = $2 AND j.body = $3
+            WHERE j.api_id IS NOT NULL AND j.path = $2 AND j.body = $3 AND j.user_name = $6
               AND NOT EXISTS (SELECT FROM job_done d WHERE d.job_id = j.id)
               AND NOT EXISTS (SELECT FROM job_lease l WHERE l.job_id = j.id AND l.cancel)
             ORDER BY j.id DESC LIMIT 1"#,
@@ -38,6 +40,7 @@ impl Store {
             body,
             within.as_secs_f64(),
             REPEAT_SCAN,
+            user.as_str(),
         )
         .fetch_optional(self.once_for(body.len() as u64))
         .await?;

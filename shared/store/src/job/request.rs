@@ -6,6 +6,7 @@ use crate::db::error::StoreError;
 use crate::id::{ClientId, JobId};
 use crate::job::new_job::{IdempotencyKey, JobRequest};
 use crate::job::transition::accept::Acceptance;
+use crate::job::user_name::UserName;
 use crate::webhook::receiver::JobReceiver;
 
 /// What is known of a stored request before its body is read.
@@ -41,7 +42,8 @@ impl Store {
         let row = sqlx::query!(
             r#"-- request
             SELECT j.client_id AS "client: ClientId", j.model, j.model_label, j.load_key, j.path, j.body, j.priority,
-                   j.max_attempts, j.metadata, j.webhook_url, j.webhook_origin, j.webhook_events
+                   j.max_attempts, j.metadata, j.webhook_url, j.webhook_origin, j.webhook_events,
+                   j.user_name AS "user: UserName"
             FROM job j WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2)"#,
             job.uuid(),
             scope.client(),
@@ -50,6 +52,7 @@ impl Store {
         .await?;
         Ok(row.map(|row| JobRequest {
             client: row.client,
+            user: row.user,
             model: row.model,
             model_label: row.model_label,
             load_key: row.load_key,

@@ -11,12 +11,14 @@ use crate::db::error::StoreError;
 use crate::id::{ClientId, JobId};
 use crate::job::artifact::ArtifactView;
 use crate::job::state::JobState;
+use crate::job::user_name::UserName;
 
 /// A job, with everything that its owner may see.
 #[derive(Debug, Clone)]
 pub struct JobView {
     pub id: JobId,
     pub client: ClientId,
+    pub user: UserName,
     /// As the client wrote it.
     pub model: String,
     pub state: JobState,
@@ -174,7 +176,8 @@ impl Store {
         let mut conn = self.open_for(u64::try_from(inline_limit).unwrap_or(0)).await?;
         let rows = sqlx::query!(
             r#"-- job_views
-            SELECT j.id AS "id!: JobId", j.client_id AS "client!: ClientId", j.model AS "model!",
+            SELECT j.id AS "id!: JobId", j.client_id AS "client!: ClientId", j.user_name AS "user!: UserName",
+                   j.model AS "model!",
                    room.state AS "state!: JobState", room.seq AS "seq!", room.attempt AS "attempt!",
                    room.failures AS "failures!", room.rescues AS "rescues!",
                    room.cancel_requested AS "cancel_requested!", j.priority AS "priority!", j.max_attempts, j.metadata,
@@ -234,6 +237,7 @@ impl Store {
                 None => jobs.push(JobView {
                     id: row.id,
                     client: row.client,
+                    user: row.user,
                     model: row.model,
                     state: row.state,
                     seq: row.seq,

@@ -1,5 +1,7 @@
 //! Calls that wait longer than their caller would bear: signs of life, and errors after one.
 
+use foreman_tests::eventually;
+use ollama_sim::{Kind, Outcome};
 use serde_json::{Value, json};
 
 use super::{House, answered, call, comparable, requests};
@@ -79,4 +81,34 @@ async fn a_failure_after_a_sign_of_life_is_never_an_answer() {
             house.sim.reset();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_goes_before_jobs_of_the_same_priority_that_nobody_waits_for() {
+    let house = House::start(&SOON, &[]).await;
+    let mut occupied = house.call("/api/chat", &chat("sim:fault=hang")).await;
+    let _begun = occupied.chunk().await.unwrap();
+    for _ in 0..3 {
+        house.api.submit(&crate::chat("a job")).await;
+    }
+    let call = chat("a call");
+    let (answer, ()) = tokio::join!(house.call("/api/chat", &call), async {
+        eventually("the call in the queue", async || {
+            let calls: i64 = house.db.value("SELECT count(*) FROM job_ready WHERE sync").await;
+            if calls == 1 { Ok(()) } else { Err(calls) }
+        })
+        .await;
+        drop(occupied);
+    });
+    assert_eq!(answered(answer).await.status, 200);
+    house.sim.until(|log| log.completed == 4).await;
+    let order: Vec<bool> = house
+        .sim
+        .log()
+        .records
+        .iter()
+        .filter(|record| record.outcome == Some(Outcome::Done) && record.kind == Kind::Run)
+        .map(|record| String::from_utf8_lossy(&record.body).contains("a call"))
+        .collect();
+    assert_eq!(order, [true, false, false, false]);
 }

@@ -3,8 +3,11 @@
 use std::{collections::HashSet, sync::Arc};
 
 use chrono::TimeDelta;
-use foreman_store::{Begin, ClientId, Exit, Holder, JobId, JobRequest, NewJob, Offer, Phase, WorkerId};
-use foreman_tests::{Db, LOAD_KEY, reason, success};
+use foreman_store::{
+    ApiId, Begin, Claimed, ClientId, Exit, Holder, JobId, JobRequest, NewJob, Offer, Phase, UserName,
+    WorkerId,
+};
+use foreman_tests::{Db, reason, success};
 
 #[tokio::test]
 async fn offers_are_served_in_their_order_and_the_oldest_first_within_each() {
@@ -15,10 +18,7 @@ async fn offers_are_served_in_their_order_and_the_oldest_first_within_each() {
     let id: Vec<JobId> = db.accept_all(&jobs).await;
     let holder = db.holder().await;
     let offer = |client, priority, at_most| Offer { client, priority, at_most, ..db.offer(0) };
-    let claim = async |offers: &[Offer], limit| -> Vec<JobId> {
-        let claimed = db.store.claim(&holder, LOAD_KEY, offers, limit).await.unwrap();
-        claimed.into_iter().map(|claimed| claimed.lease.job_id).collect()
-    };
+    let claim = async |offers: &[Offer], limit| ids(&db.store.claim(&holder, offers, limit).await.unwrap());
     assert_eq!(
         claim(&[offer(other, 0, 1), offer(one, 7, 5), offer(one, 0, 1)], 9).await,
         [id[1], id[2], id[0]]
@@ -32,12 +32,56 @@ async fn offers_are_served_in_their_order_and_the_oldest_first_within_each() {
     db.every_job_has_one_room().await;
 }
 
+fn ids(claimed: &[Claimed]) -> Vec<JobId> {
+    claimed.iter().map(|claimed| claimed.lease.job_id).collect()
+}
+
+#[tokio::test]
+async fn one_claim_takes_jobs_of_several_load_keys_and_users_in_the_order_of_its_offers() {
+    let db = Db::fresh().await;
+    let user = |name: &str| name.parse::<UserName>().unwrap();
+    let job = |load_key: &str, name| {
+        db.job(JobRequest { load_key: load_key.to_owned(), user: user(name), ..db.request() })
+    };
+    let call = NewJob { api: Some(ApiId::generate()), ..job("a", "ada") };
+    let jobs =
+        [job("a", "ada"), job("a", "bob"), job("a num_ctx=8192", "ada"), job("b", ""), job("a", "ada"), call];
+    let id: Vec<JobId> = db.accept_all(&jobs).await;
+    let offer = |load_key: &str, name, sync, at_most| Offer {
+        load_key: load_key.into(),
+        user: user(name),
+        sync,
+        at_most,
+        ..db.offer(0)
+    };
+    let offers = [
+        offer("b", "", false, 9),
+        offer("a", "ada", true, 9),
+        offer("a num_ctx=8192", "ada", false, 9),
+        offer("a", "ada", false, 1),
+        offer("a", "bob", false, 9),
+        offer("b", "bob", false, 9),
+    ];
+    let holder = db.holder().await;
+    let claimed = db.store.claim(&holder, &offers, 4).await.unwrap();
+    assert_eq!(ids(&claimed), [id[3], id[5], id[2], id[0]]);
+    let said = claimed.iter().map(|job| (job.load_key.as_str(), job.user.as_str(), job.sync));
+    let said: Vec<_> = said.collect();
+    assert_eq!(
+        said,
+        [("b", "", false), ("a", "ada", true), ("a num_ctx=8192", "ada", false), ("a", "ada", false)]
+    );
+    let claimed = db.store.claim_and_begin(&holder, &offers, 4).await.unwrap();
+    assert_eq!(ids(&claimed), [id[4], id[1]]);
+    db.every_job_has_one_room().await;
+}
+
 #[tokio::test]
 async fn a_job_that_its_claim_begins_has_passed_every_state() {
     let db = Db::fresh().await;
     db.accept(3).await;
     let holder = db.holder().await;
-    let claimed = db.store.claim_and_begin(&holder, LOAD_KEY, &[db.offer(9)], 9).await.unwrap();
+    let claimed = db.store.claim_and_begin(&holder, &[db.offer(9)], 9).await.unwrap();
     let [done, back, cancelled] = claimed.try_into().unwrap();
     for job in [&done, &back, &cancelled] {
         assert_eq!(db.history(job.lease.job_id).await, ["queued", "loading", "working"]);
@@ -66,7 +110,7 @@ async fn a_job_with_a_large_body_is_held_until_that_is_read_by_itself() {
     let (large, small) = (sized((64 << 10) + 1), sized(64 << 10));
     db.accept_all(&[large.clone(), small.clone()]).await;
     let holder = db.holder().await;
-    let claimed = db.store.claim_and_begin(&holder, LOAD_KEY, &[db.offer(9)], 2).await.unwrap();
+    let claimed = db.store.claim_and_begin(&holder, &[db.offer(9)], 2).await.unwrap();
     let [held, begun] = claimed.try_into().unwrap();
     assert_eq!((begun.begun, begun.body), (true, Some(small.request.body)));
     assert_eq!((held.begun, held.body, held.bytes), (false, None, (64 << 10) + 1));
@@ -85,7 +129,7 @@ async fn a_claim_of_many_jobs_brings_no_more_bytes_than_one_of_few() {
     let jobs = [(); 3].map(|()| NewJob { id: db.store.clock().next_job_id(), ..job.clone() });
     db.accept_all(&jobs).await;
     for (limit, comes_along) in [(256, true), (257, false)] {
-        let claimed = db.store.claim(&holder, LOAD_KEY, &[db.offer(1)], limit).await.unwrap();
+        let claimed = db.store.claim(&holder, &[db.offer(1)], limit).await.unwrap();
         assert_eq!(claimed[0].body.is_some(), comes_along, "{limit} at once");
     }
 }
@@ -114,41 +158,44 @@ async fn a_bare_bound_skips_what_commits_late_until_it_is_lowered() {
     db.accept_all(std::slice::from_ref(&late)).await;
 
     let bounded = Offer { lower_bound: early.id, ..db.offer(9) };
-    assert!(db.store.claim(&holder, LOAD_KEY, &[bounded], 9).await.unwrap().is_empty());
+    assert!(db.store.claim(&holder, &[bounded], 9).await.unwrap().is_empty());
     // The rescan of the holder finds the job again.
     let groups = db.store.ready_groups().await.unwrap();
     assert_eq!((groups.len(), groups[0].lowest), (1, late.id));
     let rescanned = Offer { lower_bound: groups[0].lowest, ..db.offer(9) };
-    assert_eq!(db.store.claim(&holder, LOAD_KEY, &[rescanned], 9).await.unwrap().len(), 1);
+    assert_eq!(db.store.claim(&holder, &[rescanned], 9).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
 async fn every_place_with_work_is_found() {
     let db = Db::fresh().await;
-    let clients = [ClientId::generate(), ClientId::generate(), ClientId::generate()];
+    let (clients, api) = ([(); 3].map(|()| ClientId::generate()), ApiId::generate());
     let mut jobs = Vec::new();
     for load_key in ["a", "B", "a num_ctx=1", "c"] {
         for client in clients {
-            for priority in [-100, 0, 0, 5, 100] {
-                jobs.push(db.job(JobRequest {
-                    load_key: load_key.to_owned(),
-                    client,
-                    priority,
-                    ..db.request()
-                }));
+            for (priority, user) in [(-100, ""), (0, ""), (0, ""), (5, ""), (100, ""), (0, "ada"), (9, "bob")]
+            {
+                let (load_key, user) = (load_key.to_owned(), user.parse().unwrap());
+                let job = db.job(JobRequest { load_key, client, user, priority, ..db.request() });
+                let call = NewJob { id: db.store.clock().next_job_id(), api: Some(api), ..job.clone() };
+                if priority >= 5 {
+                    jobs.push(call);
+                }
+                jobs.push(job);
             }
         }
     }
     db.accept_all(&jobs).await;
     let mut groups = db.store.ready_groups().await.unwrap();
-    assert_eq!(groups.len(), 4 * 3 * 4);
+    assert_eq!(groups.len(), 4 * 3 * 9);
     assert_eq!(db.store.ready_groups_at(&groups).await.unwrap(), groups);
     groups[0].lowest = db.new_job().id;
     assert_eq!(db.store.ready_groups_at(&groups).await.unwrap(), groups[1..], "nothing is as young there");
     for group in db.store.ready_groups().await.unwrap() {
         let here = |job: &&NewJob| {
-            let job = &job.request;
-            (&job.load_key, job.client, job.priority) == (&group.load_key, group.client, group.priority)
+            let request = &job.request;
+            (&request.load_key, request.client, &request.user) == (&group.load_key, group.client, &group.user)
+                && (request.priority, job.api.is_some()) == (group.priority, group.sync)
         };
         assert_eq!(jobs.iter().find(here).unwrap().id, group.lowest, "the oldest there");
     }
@@ -221,12 +268,14 @@ async fn a_claim_brings_all_that_is_needed_to_run_the_job() {
         path: "/api/generate".to_owned(),
         model_label: "Tiny-A:latest".to_owned(),
         max_attempts: Some(7),
+        user: "ada".parse().unwrap(),
         ..db.request()
     };
     let traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
-    let job = NewJob { traceparent, ..db.job(request) };
+    let job = NewJob { traceparent, api: Some(ApiId::generate()), ..db.job(request) };
     db.accept_all(std::slice::from_ref(&job)).await;
-    let claimed = db.claim(&db.holder().await, 1).await.pop().unwrap();
+    let offer = Offer { user: job.request.user.clone(), sync: true, ..db.offer(1) };
+    let claimed = db.store.claim(&db.holder().await, &[offer], 1).await.unwrap().pop().unwrap();
     assert_eq!(
         (claimed.lease.job_id, claimed.client, claimed.attempt, claimed.failures, claimed.max_attempts),
         (job.id, job.request.client, 1, 0, Some(7))
@@ -234,5 +283,6 @@ async fn a_claim_brings_all_that_is_needed_to_run_the_job() {
     let JobRequest { path, model_label, body, load_key, .. } = job.request;
     assert_eq!((claimed.path, claimed.model_label, claimed.body), (path, model_label, Some(body)));
     assert_eq!((claimed.load_key, claimed.traceparent), (load_key, job.traceparent));
+    assert_eq!((claimed.user.as_str(), claimed.sync, claimed.api), ("ada", true, job.api));
     assert!(claimed.eligible_at > chrono::Utc::now() - TimeDelta::minutes(1));
 }

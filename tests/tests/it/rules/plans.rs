@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{Exit, Holder, JobId, JobRequest, NewJob, Offer, Phase, Store, Swept};
-use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
+use foreman_tests::{Db, eventually, reason, success};
 use sqlx::{Postgres, Transaction};
 
 /// The tables that may be large, their partitions included.
@@ -30,9 +30,10 @@ async fn work(db: &Db, store: &Store, holder: &Holder) {
         (0..8).map(|_| db.job(JobRequest { load_key: "mine".to_owned(), ..db.request() })).collect();
     store.accept(&jobs).await.unwrap();
     store.cancel(db.client, jobs[0].id).await.unwrap();
-    let mut claimed = store.claim(holder, "mine", &[db.offer(5)], 5).await.unwrap();
+    let mine = || Offer { load_key: "mine".into(), ..db.offer(5) };
+    let mut claimed = store.claim(holder, &[mine()], 5).await.unwrap();
     assert_eq!(claimed.len(), 5);
-    let begun = store.claim_and_begin(holder, "mine", &[db.offer(5)], 5).await.unwrap();
+    let begun = store.claim_and_begin(holder, &[mine()], 5).await.unwrap();
     assert_eq!(begun.len(), 2);
     store.cancel(db.client, jobs[1].id).await.unwrap();
     let beginnings: Vec<_> = claimed.iter().skip(1).map(|claimed| (&claimed.lease, Phase::Working)).collect();
@@ -103,7 +104,7 @@ async fn a_lower_bound_steps_over_the_dead_that_an_old_snapshot_keeps() {
     let before: i64 = db.value(CLAIM_ENTRIES).await;
     let store = db.another_store();
     let bounded = Offer { lower_bound: fresh[0], ..db.offer(1) };
-    assert_eq!(store.claim(&holder, LOAD_KEY, &[bounded], 1).await.unwrap().len(), 1);
+    assert_eq!(store.claim(&holder, &[bounded], 1).await.unwrap().len(), 1);
     settle_statistics(&db, &store, 0).await;
     let read = db.value::<i64>(CLAIM_ENTRIES).await - before;
     assert!(read < 50, "{read} entries were read for one job");
@@ -112,7 +113,7 @@ async fn a_lower_bound_steps_over_the_dead_that_an_old_snapshot_keeps() {
 
 /// How many entries of the claim's index were read so far.
 const CLAIM_ENTRIES: &str =
-    "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'job_ready_claim'";
+    "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'job_ready_group'";
 
 /// 5,000 jobs that were ready and are claimed now.
 async fn jobs_that_are_gone(db: &Db, holder: &Holder) {

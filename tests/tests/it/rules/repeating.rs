@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_store::{ApiId, ClientId, JobId, JobRequest, NewJob};
+use foreman_store::{ApiId, ClientId, JobId, JobRequest, NewJob, UserName};
 use foreman_tests::{Db, success};
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -13,7 +13,7 @@ async fn call(db: &Db, body: &str) -> JobId {
 }
 
 async fn repeat_of(db: &Db, body: &str) -> Option<JobId> {
-    db.store.repeat_of(db.client, "/api/chat", body, WITHIN).await.unwrap()
+    db.store.repeat_of(db.client, &UserName::default(), "/api/chat", body, WITHIN).await.unwrap()
 }
 
 #[tokio::test]
@@ -26,10 +26,13 @@ async fn a_repeat_finds_the_newest_call_with_the_same_bytes_and_no_other_job() {
     let newest = call(&db, "{}").await;
     call(&db, "{ }").await;
     assert_eq!(repeat_of(&db, "{}").await, Some(newest));
-    let asked = async |client, path, within| db.store.repeat_of(client, path, "{}", within).await.unwrap();
-    assert_eq!(asked(ClientId::generate(), "/api/chat", WITHIN).await, None);
-    assert_eq!(asked(db.client, "/api/generate", WITHIN).await, None);
-    assert_eq!(asked(db.client, "/api/chat", Duration::ZERO).await, None, "that is too long ago");
+    let asked = async |client, user: &str, path, within| {
+        db.store.repeat_of(client, &user.parse().unwrap(), path, "{}", within).await.unwrap()
+    };
+    assert_eq!(asked(ClientId::generate(), "", "/api/chat", WITHIN).await, None);
+    assert_eq!(asked(db.client, "ada", "/api/chat", WITHIN).await, None, "another user of the same client");
+    assert_eq!(asked(db.client, "", "/api/generate", WITHIN).await, None);
+    assert_eq!(asked(db.client, "", "/api/chat", Duration::ZERO).await, None, "that is too long ago");
 }
 
 #[tokio::test]

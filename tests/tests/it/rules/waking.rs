@@ -155,7 +155,7 @@ async fn each_move_of_a_job_wakes_whoever_goes_on_with_it() {
     assert_eq!(ear.told(), [Ready, Scheduled, Outbox], "accepted, and the answer was lost");
 
     let offers = [db.offer(1)];
-    store.claim_and_begin(&holder, LOAD_KEY, &offers, 1).await.unwrap();
+    store.claim_and_begin(&holder, &offers, 1).await.unwrap();
     assert_eq!(ear.told(), [Outbox, Job], "claimed and begun");
     let mut leases: Vec<Lease> = db.claim(&holder, 6).await.into_iter().map(|job| job.lease).collect();
     assert_eq!(ear.told(), [], "what is only held is nobody's news");

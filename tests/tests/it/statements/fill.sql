@@ -31,8 +31,8 @@ SELECT filled.job(n), filled.client_of(n), 'tiny-a', 'tiny-a', 'tiny-a', '/api/c
 FROM generate_series(1, 200000) AS n;
 
 -- Five have expired.
-INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, seq, bytes, eligible_at, expires_at)
-SELECT filled.client_of(n), filled.job(n), 'tiny-' || chr((97 + n % 2)::integer), 0, n % 2, 1, 2, now(),
+INSERT INTO job_ready (client_id, job_id, load_key, user_name, priority, attempt, seq, bytes, eligible_at, expires_at)
+SELECT filled.client_of(n), filled.job(n), 'tiny-' || chr((97 + n % 2)::integer), 'user ' || n % 3, 0, n % 2, 1, 2, now(),
        now() + CASE WHEN n <= 5 THEN interval '-1 second' ELSE interval '7 days' END
 FROM generate_series(1, 80000) AS n;
 -- Five are due.

@@ -49,7 +49,7 @@ pub(crate) const VALUES: &[Values] = &[
         "filled.jobs(300001, 2), filled.ids(1, 2), '{tiny-a,tiny-a}', '{tiny-a,tiny-a}', '{tiny-a,tiny-a}', '{/api/chat,/api/chat}', \
          '{a,b}', '{0,0}', '{3,3}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', \
          array[NULL, now() + interval '1 hour'], array[now() + interval '1 day', now() + interval '1 day'], '{NULL,NULL}', '{NULL,NULL}', '{key 40001,new}', \
-         array['\\x00'::bytea, '\\x00'], 24, 1, now() + interval '1 hour', array[NULL, filled.id(1)]"]),
+         array['\\x00'::bytea, '\\x00'], 24, 1, now() + interval '1 hour', array[NULL, filled.id(1)], array['','user 1']"]),
     values("adopt", Few, &["filled.job(40000), filled.id(2)", "filled.job(100100), filled.id(2)"]),
     values("api_heartbeats", Few, BARE),
     values("accepted", Few, &["filled.jobs(150000, 50)"]),
@@ -68,8 +68,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("change_endpoint", Few, &["filled.id(500001), 'u', 'o', '', '{done}', '{a}', 5, false, true, '{x}', '\\x00', true"]),
     values("claim_deliveries", BATCH, &["filled.ids(1, 11), array_fill('-infinity'::timestamptz, '{11}'), array_fill(10, '{11}'), 25, 10::smallint, 4::smallint, array_fill(1000000::bigint, '{11}'), 1000000, 16384, 262144, 10"]),
     values("claim_jobs", BATCH, &[
-        "filled.id(1), 'host 1', 1, array[filled.id(2), filled.id(1)], '{0,0}', array[filled.job(0), filled.job(0)], '{64,64}', 'tiny-a', 64, 'held', 1000000",
-        "filled.id(1), 'host 1', 1, array[filled.id(1)], '{0}', array[filled.job(0)], '{64}', 'tiny-b', 64, 'working', 1000000"]),
+        "filled.id(1), 'host 1', 1, '{tiny-a,tiny-b}', array[filled.id(2), filled.id(1)], array['','user 1'], '{0,0}', '{f,f}', array[filled.job(0), filled.job(0)], '{64,64}', 64, 'held', 1000000",
+        "filled.id(1), 'host 1', 1, '{tiny-a}', array[filled.id(1)], array['user 0'], '{0}', '{f}', array[filled.job(0)], '{64}', 64, 'working', 1000000"]),
     values("client_named", Few, &["'client 3'"]),
     values("client_secrets", DOCTOR, BARE),
     values("clients", WholeRooms("`foreman client list` shows every client"), BARE),
@@ -161,8 +161,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("client_backlog", Pages(2_000.0, "a client's waiting jobs are counted up to a limit"), &["filled.id(2), 1000", "filled.id(1), 1000"]),
     values("ready_groups", Few, BARE),
     values("ready_groups_at", Few, &[
-        "'{tiny-a,tiny-b,gone}', filled.ids(1, 3), '{0,0,0}', array_fill('00000000-0000-0000-0000-000000000000'::uuid, '{3}')",
-        "array_fill('tiny-a'::text, '{50}'), array_fill(filled.id(1), '{50}'), array_fill(0::smallint, '{50}'), filled.jobs(79951, 50)"]),
+        "'{tiny-a,tiny-b,gone}', filled.ids(1, 3), array['user 2','',''], '{0,0,0}', '{f,t,f}', array_fill('00000000-0000-0000-0000-000000000000'::uuid, '{3}')",
+        "array_fill('tiny-a'::text, '{50}'), array_fill(filled.id(1), '{50}'), array_fill('user 1'::text, '{50}'), array_fill(0::smallint, '{50}'), array_fill(false, '{50}'), filled.jobs(79951, 50)"]),
     values("receivers_without_secret", DOCTOR, BARE),
     values("recover_deliveries", Pages(14_000.0, "500 jobs, each with its events, deliveries and attempts"), &["filled.id(1), filled.id(500001), now() - interval '1 hour', filled.job(150000), 500"]),
     values("register_worker", Few, &["filled.id(900001), 'host 3', '{run}', 20, NULL", "filled.id(3), 'host 3', '{run}', 20, 'http://127.0.0.1:1'"]),
@@ -170,7 +170,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("release_host", Few, &["'host 3', filled.id(3), 3"]),
     values("renew_api", Few, &["filled.id(900001), 20", "filled.id(3), 20"]),
     values("renew_worker", Few, &["filled.id(3), 'host 3', 3"]),
-    values("repeat_of", Few, &["filled.id(2), '/api/chat', '{}', 86400, 10000"]),
+    values("repeat_of", Few, &["filled.id(2), '/api/chat', '{}', 86400, 10000, ''"]),
     values("reported_already", BATCH, &["filled.jobs(120000, 100), filled.deliveries(120000, 100), array_fill(1::smallint, '{100}')"]),
     values("request", Few, &["filled.job(150000), filled.id(2)"]),
     values("request_size", Few, &["filled.job(150000), filled.id(2)"]),

@@ -12,6 +12,7 @@ pub(super) fn submission(bytes: usize) -> (Submission, impl Fn() -> u64) {
     let client = ClientId::generate();
     let request = JobRequest {
         client,
+        user: foreman_store::UserName::default(),
         model: "a".to_owned(),
         model_label: "a:latest".to_owned(),
         load_key: "a".to_owned(),

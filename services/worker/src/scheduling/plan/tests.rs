@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use foreman_store::ulid_floor;
+use foreman_store::{UserName, ulid_floor};
 
 use super::*;
 
@@ -24,7 +24,12 @@ fn lowest() -> JobId {
 
 /// Client 1 has ready jobs of each of these keys.
 fn ready(keys: &[&str]) -> Vec<(Key, Group)> {
-    keys.iter().map(|text| (key(text), Group { client: client(1), priority: 0, lowest: lowest() })).collect()
+    keys.iter().map(|text| (key(text), group(1))).collect()
+}
+
+fn group(number: u128) -> Group {
+    let user = UserName::default();
+    Group { client: client(number), user, priority: 0, sync: false, lowest: lowest() }
 }
 
 fn client(number: u128) -> ClientId {
@@ -146,8 +151,7 @@ fn a_key_that_has_only_held_jobs_left_keeps_its_turn_but_is_not_ordered() {
 #[test]
 fn a_switch_offers_the_jobs_of_its_own_client_first() {
     let mut plan = plan(&[ONE]);
-    let group = |number| (key(ONE), Group { client: client(number), priority: 0, lowest: lowest() });
-    plan.scanned(vec![group(1), group(2)]);
+    plan.scanned([1, 2].map(|number| (key(ONE), group(number))).to_vec());
     for number in [1, 2] {
         let switch = Next::Switch { client: client(number), key: key(ONE) };
         let order = order(&mut plan, switch, TWO_FREE_SLOTS).unwrap();

@@ -188,10 +188,10 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
             SELECT t.* FROM arrived CROSS JOIN unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
                                  $8::smallint[], $9::smallint[], $10::text[], $11::text[], $12::uuid[], $13::text[],
                                  $14::text[], $15::timestamptz[], $16::timestamptz[], $17::uuid[], $18::text[],
-                                 $19::text[], $20::bytea[], $24::uuid[])
+                                 $19::text[], $20::bytea[], $24::uuid[], $25::text[])
             AS t (job_id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
                   webhook_url, webhook_lane, webhook_origin, webhook_events, run_at, expires_at, retry_of, traceparent,
-                  key, body_digest, api_id)
+                  key, body_digest, api_id, user_name)
             WHERE arrived.in_time
         ), keyed AS (
             INSERT INTO idempotency_key AS k (client_id, key, job_id, body_digest, expires_at)
@@ -206,18 +206,21 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
         ), requests AS (
             INSERT INTO job (id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
                              webhook_url, webhook_lane, webhook_origin, webhook_events, run_at, expires_at, retry_of,
-                             traceparent, api_id)
+                             traceparent, api_id, user_name)
             SELECT job_id, client_id, model, model_label, load_key, path, body, priority, max_attempts, metadata,
                    webhook_url, webhook_lane, webhook_origin, string_to_array(webhook_events, ','), run_at, expires_at,
-                   retry_of, traceparent, api_id
+                   retry_of, traceparent, api_id, user_name
             FROM won
         ), ready AS (
-            INSERT INTO job_ready (client_id, job_id, load_key, priority, seq, bytes, eligible_at, expires_at)
-            SELECT client_id, job_id, load_key, priority, 1, octet_length(body), now(), expires_at
+            INSERT INTO job_ready (client_id, job_id, load_key, user_name, priority, sync, seq, bytes, eligible_at, expires_at)
+            SELECT client_id, job_id, load_key, user_name, priority, api_id IS NOT NULL, 1, octet_length(body), now(),
+                   expires_at
             FROM won WHERE run_at IS NULL OR run_at <= now()
         ), scheduled AS (
-            INSERT INTO job_scheduled (client_id, job_id, load_key, priority, seq, bytes, due_at, eligible_at, expires_at)
-            SELECT client_id, job_id, load_key, priority, 1, octet_length(body), run_at, run_at, expires_at
+            INSERT INTO job_scheduled (client_id, job_id, load_key, user_name, priority, sync, seq, bytes, due_at, eligible_at,
+                                       expires_at)
+            SELECT client_id, job_id, load_key, user_name, priority, api_id IS NOT NULL, 1, octet_length(body), run_at,
+                   run_at, expires_at
             FROM won WHERE run_at > now()
         ), noted AS (
             INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
@@ -249,6 +252,7 @@ async fn insert_jobs(conn: &mut Conn, jobs: &[&NewJob], flush: &Flush) -> Result
         flush.lock,                                // $22 lock of the flush
         flush.until,                               // $23 latest arrival
         &apis as &[Option<uuid::Uuid>],            // $24 api_id
+        &texts(|job| job.request.user.as_str()) as &[&str], // $25 user_name
     )
     .fetch_all(conn)
     .await?;

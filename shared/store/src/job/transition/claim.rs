@@ -3,6 +3,8 @@
 //!
 //! Must never hand a job to a worker that has lost its host.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
 use crate::db::connect::Store;
@@ -11,6 +13,7 @@ use crate::db::wake::Write;
 use crate::id::{ApiId, ClientId, JobId, LeaseNo};
 use crate::job::lease::{Holder, Lease};
 use crate::job::state::Phase;
+use crate::job::user_name::UserName;
 
 /// A claim brings the body of a job along if it has at most this many bytes, as most bodies have. Larger bodies are
 /// read separately ([`Store::job_body`]), so that no claim takes long on a slow line.
@@ -18,11 +21,15 @@ const BODY_WITH_CLAIM: usize = 64 << 10;
 /// The same limit for all bodies of one claim together.
 const BODIES_WITH_CLAIM: usize = 2 << 20;
 
-/// How many jobs a claim may take from one client at one priority. The claim serves its offers in the given order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How many jobs a claim may take from one [`ReadyGroup`](crate::ReadyGroup). The claim serves its offers in the given
+/// order.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
+    pub load_key: Arc<str>,
     pub client: ClientId,
+    pub user: UserName,
     pub priority: i16,
+    pub sync: bool,
     /// No claimable job of this group has a smaller id. The claim starts here to skip the index entries of jobs long
     /// gone.
     pub lower_bound: JobId,
@@ -34,6 +41,9 @@ pub struct Offer {
 pub struct Claimed {
     pub lease: Lease,
     pub client: ClientId,
+    pub user: UserName,
+    /// Whether it is a sync call, by its row in the queue.
+    pub sync: bool,
     /// The api process whose caller waits for the answer.
     pub api: Option<ApiId>,
     pub attempt: i32,
@@ -55,19 +65,17 @@ pub struct Claimed {
 }
 
 impl Store {
-    /// Takes ready jobs of one load key: the offers in their order, within each offer the oldest jobs first, at most
-    /// `limit` jobs.
+    /// Takes ready jobs: the offers in their order, within each offer the oldest jobs first, at most `limit` jobs.
     ///
     /// The same statement proves that the worker lives and holds the host. So an empty answer may also mean that it
     /// does not.
     pub async fn claim(
         &self,
         holder: &Holder,
-        load_key: &str,
         offers: &[Offer],
         limit: usize,
     ) -> Result<Vec<Claimed>, StoreError> {
-        self.take(holder, load_key, offers, limit, Phase::Held).await
+        self.take(holder, offers, limit, Phase::Held).await
     }
 
     /// Like [`claim`](Self::claim), for jobs that are sent as soon as the answer arrives: they are `working` at once,
@@ -76,22 +84,23 @@ impl Store {
     pub async fn claim_and_begin(
         &self,
         holder: &Holder,
-        load_key: &str,
         offers: &[Offer],
         limit: usize,
     ) -> Result<Vec<Claimed>, StoreError> {
-        self.take(holder, load_key, offers, limit, Phase::Working).await
+        self.take(holder, offers, limit, Phase::Working).await
     }
 
     async fn take(
         &self,
         holder: &Holder,
-        load_key: &str,
         offers: &[Offer],
         limit: usize,
         phase: Phase,
     ) -> Result<Vec<Claimed>, StoreError> {
+        let load_keys: Vec<&str> = offers.iter().map(|offer| &*offer.load_key).collect();
         let clients: Vec<_> = offers.iter().map(|offer| offer.client.uuid()).collect();
+        let users: Vec<_> = offers.iter().map(|offer| offer.user.as_str()).collect();
+        let syncs: Vec<_> = offers.iter().map(|offer| offer.sync).collect();
         let priorities: Vec<_> = offers.iter().map(|offer| offer.priority).collect();
         let bounds: Vec<_> = offers.iter().map(|offer| offer.lower_bound.uuid()).collect();
         let quotas: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
@@ -107,28 +116,30 @@ impl Store {
             ), picked AS MATERIALIZED (
                 SELECT r.client_id, r.job_id, offer.turn
                 FROM holder
-                CROSS JOIN unnest($4::uuid[], $5::smallint[], $6::uuid[], $7::integer[])
-                    WITH ORDINALITY AS offer (client_id, priority, lower_bound, at_most, turn)
+                CROSS JOIN unnest($4::text[], $5::uuid[], $6::text[], $7::smallint[], $8::boolean[], $9::uuid[], $10::integer[])
+                    WITH ORDINALITY AS offer (load_key, client_id, user_name, priority, sync, lower_bound, at_most, turn)
                 CROSS JOIN LATERAL (
                     SELECT q.client_id, q.job_id FROM job_ready q
-                    WHERE q.load_key = $8 AND q.client_id = offer.client_id AND q.priority = offer.priority
-                      AND q.job_id >= offer.lower_bound AND q.expires_at > clock_timestamp()
+                    WHERE q.load_key = offer.load_key AND q.client_id = offer.client_id AND q.user_name = offer.user_name
+                      AND q.priority = offer.priority AND q.sync = offer.sync AND q.job_id >= offer.lower_bound
+                      AND q.expires_at > clock_timestamp()
                     ORDER BY q.job_id LIMIT offer.at_most FOR UPDATE SKIP LOCKED
                 ) AS r
-                ORDER BY offer.turn, r.job_id LIMIT $9
+                ORDER BY offer.turn, r.job_id LIMIT $11
             ), taken AS (
                 DELETE FROM job_ready r USING picked p
                 WHERE r.client_id = p.client_id AND r.job_id = p.job_id
                 RETURNING r.*, p.turn
             ), leased AS (
                 -- Lease numbers follow the order of the offers, and the answer is sorted by them.
-                INSERT INTO job_lease (job_id, client_id, lease_no, worker_id, phase, load_key, priority, attempt,
-                                       failures, rescues, seq, bytes, eligible_at, expires_at, loading_at, working_at)
-                SELECT job_id, client_id, nextval('lease_no'), $1, phase, load_key, priority, attempt + 1, failures,
-                       rescues, seq + CASE phase WHEN 'working' THEN 2 ELSE 0 END, bytes, eligible_at, expires_at,
+                INSERT INTO job_lease (job_id, client_id, lease_no, worker_id, phase, load_key, user_name, priority, sync,
+                                       attempt, failures, rescues, seq, bytes, eligible_at, expires_at, loading_at,
+                                       working_at)
+                SELECT job_id, client_id, nextval('lease_no'), $1, phase, load_key, user_name, priority, sync,
+                       attempt + 1, failures, rescues, seq + CASE phase WHEN 'working' THEN 2 ELSE 0 END, bytes, eligible_at, expires_at,
                        CASE phase WHEN 'working' THEN clock_timestamp() END,
                        CASE phase WHEN 'working' THEN clock_timestamp() END
-                FROM (SELECT *, CASE WHEN bytes <= $11 THEN $10 ELSE 'held' END AS phase
+                FROM (SELECT *, CASE WHEN bytes <= $13 THEN $12 ELSE 'held' END AS phase
                       FROM taken ORDER BY turn, job_id) AS t
                 RETURNING *
             ), noted AS (
@@ -139,8 +150,8 @@ impl Store {
                 ORDER BY 1, 2
             )
             SELECT l.job_id AS "job_id: JobId", l.lease_no AS "lease_no: LeaseNo", l.attempt, l.failures,
-                   l.client_id AS "client_id: ClientId", l.priority, l.eligible_at, l.phase = 'working' AS "begun!",
-                   l.bytes, CASE WHEN l.bytes <= $11 THEN j.body END AS body,
+                   l.client_id AS "client_id: ClientId", l.user_name AS "user: UserName", l.priority, l.sync, l.eligible_at, l.phase = 'working' AS "begun!",
+                   l.bytes, CASE WHEN l.bytes <= $13 THEN j.body END AS body,
                    j.load_key, j.model_label, j.path, j.max_attempts, j.traceparent,
                    j.api_id AS "api: ApiId"
             FROM leased l JOIN job j ON j.id = l.job_id
@@ -148,14 +159,16 @@ impl Store {
             holder.worker.uuid(),                            // $1 worker
             holder.host,                                     // $2 host
             holder.fence,                                    // $3 fence
-            &clients,                                        // $4 client_id
-            &priorities,                                     // $5 priority
-            &bounds,                                         // $6 lower_bound
-            &quotas,                                         // $7 at_most
-            load_key,                                        // $8 load_key
-            i64::try_from(limit).unwrap_or(i64::MAX),        // $9 limit
-            phase.as_str(),                                  // $10 phase
-            i32::try_from(body_at_most).unwrap_or(i32::MAX), // $11 body_at_most
+            &load_keys as &[&str],                           // $4 load_key
+            &clients,                                        // $5 client_id
+            &users as &[&str],                               // $6 user_name
+            &priorities,                                     // $7 priority
+            &syncs,                                          // $8 sync
+            &bounds,                                         // $9 lower_bound
+            &quotas,                                         // $10 at_most
+            i64::try_from(limit).unwrap_or(i64::MAX),        // $11 limit
+            phase.as_str(),                                  // $12 phase
+            i32::try_from(body_at_most).unwrap_or(i32::MAX), // $13 body_at_most
         )
         .fetch_all(self.once())
         .await?;
@@ -167,6 +180,8 @@ impl Store {
             .map(|row| Claimed {
                 lease: Lease { job_id: row.job_id, no: row.lease_no },
                 client: row.client_id,
+                user: row.user,
+                sync: row.sync,
                 api: row.api,
                 attempt: row.attempt,
                 failures: row.failures,

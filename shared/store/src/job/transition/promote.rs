@@ -35,9 +35,9 @@ impl Store {
                 DELETE FROM job_scheduled s USING due WHERE s.client_id = due.client_id AND s.job_id = due.job_id
                 RETURNING s.*
             ), moved AS (
-                INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                INSERT INTO job_ready (client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq, bytes,
                                        eligible_at, expires_at)
-                SELECT client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes, eligible_at,
+                SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq, bytes, eligible_at,
                        expires_at
                 FROM gone
             )

@@ -74,15 +74,15 @@ impl Store {
                                     ELSE 'queued' END AS state
                 FROM gone
             ), requeued AS (
-                INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                INSERT INTO job_ready (client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq, bytes,
                                        eligible_at, expires_at)
-                SELECT client_id, job_id, load_key, priority, attempt, failures, rescues + had_begun, seq + had_begun,
+                SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues + had_begun, seq + had_begun,
                        bytes, eligible_at, expires_at
                 FROM fate WHERE state = 'queued' AND NOT may_have_spoken
             ), delayed AS (
-                INSERT INTO job_scheduled (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+                INSERT INTO job_scheduled (client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq, bytes,
                                            due_at, eligible_at, expires_at)
-                SELECT client_id, job_id, load_key, priority, attempt, failures, rescues + had_begun, seq + had_begun,
+                SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues + had_begun, seq + had_begun,
                        bytes, greatest(at + make_interval(secs => $4), (
                            SELECT a.renewed_at + a.ttl + make_interval(secs => 2 * $4)
                            FROM job j JOIN api_process a ON a.id = j.api_id

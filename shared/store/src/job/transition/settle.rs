@@ -176,7 +176,7 @@ async fn leave_leases(
             RETURNING l.*, k.wanted, k.wait, k.counts, k.error, k.error_code, k.data, k.sha256, k.prompt_tokens,
                       k.completion_tokens, k.content_type
         ), fate AS MATERIALIZED (
-            SELECT g.job_id, g.client_id, g.lease_no, g.load_key, g.priority, g.attempt, g.rescues, g.seq, g.bytes,
+            SELECT g.job_id, g.client_id, g.lease_no, g.load_key, g.user_name, g.priority, g.sync, g.attempt, g.rescues, g.seq, g.bytes,
                    g.eligible_at, g.expires_at, g.loading_at, g.working_at, clock_timestamp() AS at,
                    CASE WHEN g.wanted = 'done' THEN 'done' WHEN g.cancel THEN 'cancelled' ELSE g.wanted END AS state,
                    CASE g.phase WHEN 'held' THEN 'queued' ELSE g.phase END AS left_state,
@@ -198,15 +198,15 @@ async fn leave_leases(
             SELECT job_id, 'completion', attempt, content_type, octet_length(data), sha256, data
             FROM fate WHERE state = 'done'
         ), waiting AS (
-            INSERT INTO job_scheduled (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+            INSERT INTO job_scheduled (client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq, bytes,
                                        due_at, eligible_at, expires_at)
-            SELECT client_id, job_id, load_key, priority, attempt, failures, rescues, seq + noted, bytes,
+            SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq + noted, bytes,
                    at + make_interval(secs => wait), eligible_at, expires_at
             FROM fate WHERE state = 'queued' AND wait IS NOT NULL
         ), requeued AS (
-            INSERT INTO job_ready (client_id, job_id, load_key, priority, attempt, failures, rescues, seq, bytes,
+            INSERT INTO job_ready (client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq, bytes,
                                    eligible_at, expires_at)
-            SELECT client_id, job_id, load_key, priority, attempt, failures, rescues, seq + noted, bytes, eligible_at,
+            SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq + noted, bytes, eligible_at,
                    expires_at
             FROM fate WHERE state = 'queued' AND wait IS NULL
         ), noted AS (

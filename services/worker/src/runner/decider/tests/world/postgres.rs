@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::Route;
-use foreman_store::{Claimed, Exit, JobId, Lease, LeaseNo, OwnLease, Phase};
+use foreman_store::{Claimed, Exit, JobId, Lease, LeaseNo, OwnLease, Phase, UserName};
 
 use super::{Happening, Room, World};
 use crate::runner::decider::claims::{Question, Reply};
@@ -65,6 +65,8 @@ impl World {
                     claimed.push(Claimed {
                         lease: Lease { job_id: job.id, no },
                         client,
+                        user: UserName::default(),
+                        sync: false,
                         api: None,
                         attempt: 1,
                         failures: job.failures.into(),
@@ -152,7 +154,8 @@ impl World {
             *lowest = job.id.min(*lowest);
         }
         let groups = groups.into_iter().map(|((key, client), lowest)| {
-            (Key::clone(&self.keys[key]), Group { client: self.clients[client], priority: 0, lowest })
+            let (client, user) = (self.clients[client], UserName::default());
+            (Key::clone(&self.keys[key]), Group { client, user, priority: 0, sync: false, lowest })
         });
         let groups = groups.collect();
         // A claim under way may take jobs that this scan has seen.
