@@ -12,4 +12,5 @@ pub(crate) mod query;
 pub(crate) mod range;
 pub(crate) mod sse;
 pub(crate) mod traceparent;
+pub(crate) mod user;
 pub(crate) mod values;

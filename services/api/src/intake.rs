@@ -17,6 +17,7 @@ use crate::access::auth::Caller;
 use crate::access::shares::Holding;
 use crate::app::{App, Shared};
 use crate::http::traceparent::traceparent;
+use crate::http::user::user;
 use crate::live::hang_ups::{Accepting, Guard};
 use crate::refusal::Refusal;
 
@@ -50,6 +51,8 @@ pub(crate) struct Intake {
     app: Shared,
     caller: Caller,
     headers: HeaderMap,
+    /// For whom the caller asks.
+    user: UserName,
     began: Instant,
 }
 
@@ -72,8 +75,9 @@ impl TakenIn {
 }
 
 impl Intake {
-    pub(crate) fn new(app: Shared, caller: Caller, headers: HeaderMap) -> Self {
-        Self { app, caller, headers, began: Instant::now() }
+    pub(crate) fn new(app: Shared, caller: Caller, headers: HeaderMap) -> Result<Self, Refusal> {
+        let user = user(&headers)?;
+        Ok(Self { app, caller, headers, user, began: Instant::now() })
     }
 
     /// Takes in one job. `held` is the memory that the job holds until it is written.
@@ -119,7 +123,7 @@ impl Intake {
         }
         let _permit = app.reads.permit(client).await?;
         let path = body.route.path();
-        let job = app.store.repeat_of(client, &UserName::default(), path, &body.payload, REPEATS_WITHIN).await?;
+        let job = app.store.repeat_of(client, &self.user, path, &body.payload, REPEATS_WITHIN).await?;
         let Some(job) = job else { return Ok(None) };
         let guard = Guard::new(app.hang_ups.clone(), client, job);
         if app.store.adopt(job, app.api).await? {
@@ -163,7 +167,7 @@ impl Intake {
     fn sync_request(&self, body: SyncBody, model: KnownModel) -> JobRequest {
         JobRequest {
             client: self.caller.client,
-            user: UserName::default(),
+            user: self.user.clone(),
             model: body.model,
             model_label: model.label,
             load_key: body.load_key.as_str().to_owned(),
@@ -210,7 +214,7 @@ impl Intake {
         let model = app.inventory.find(job.body.load_key.model(), self.began).await?;
         let request = JobRequest {
             client: caller.client,
-            user: UserName::default(),
+            user: self.user.clone(),
             model: job.body.model,
             model_label: model.label,
             load_key: job.body.load_key.as_str().to_owned(),

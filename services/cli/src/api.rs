@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use foreman_runtime::{Env, settings::cli};
 use foreman_store::{EndpointId, InvalidId, JobId};
-use reqwest::header::{self, HeaderValue};
+use reqwest::header::{self, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -34,11 +34,16 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// How long to wait where a reply says "later" and has no `Retry-After`.
 const LATER: Duration = Duration::from_secs(1);
 
+/// Names the user for whom a client asks.
+const USER: HeaderName = HeaderName::from_static("x-foreman-user");
+
 pub(crate) struct Api {
     http: reqwest::Client,
     /// Ends in a slash.
     base: Url,
     authorization: Option<HeaderValue>,
+    /// For which of the client's users the requests are.
+    user: Option<HeaderValue>,
 }
 
 /// A reply, and its JSON as it came, for users who asked for that.
@@ -64,17 +69,25 @@ impl Api {
             // A proxy for the world outside cannot lead back to this machine.
             http = http.no_proxy();
         }
-        Ok(Self { http: http.build()?, base, authorization })
+        Ok(Self { http: http.build()?, base, authorization, user: None })
+    }
+
+    /// The same for one of the client's users.
+    pub(crate) fn for_user(self, user: Option<HeaderValue>) -> Self {
+        Self { user, ..self }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         // Joining a relative path to a base that ends in a slash cannot fail.
         let url = self.base.join(path).unwrap_or_else(|_| self.base.clone());
-        let request = self.http.request(method, url);
-        match &self.authorization {
-            Some(authorization) => request.header(header::AUTHORIZATION, authorization.clone()),
-            None => request,
+        let mut request = self.http.request(method, url);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization.clone());
         }
+        if let Some(user) = &self.user {
+            request = request.header(USER, user.clone());
+        }
+        request
     }
 
     fn build(&self, request: RequestBuilder) -> Result<reqwest::Request, ApiError> {

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use foreman_runtime::{Env, settings::cli};
+use reqwest::header::HeaderValue;
 use serde_json::value::RawValue;
 
 use crate::api::Api;
@@ -61,6 +62,9 @@ pub(crate) struct Args {
     /// -100 to 100 among the jobs of this client, higher goes first; with --file, for lines that name none
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i64>,
+    /// Which of your users the jobs are for
+    #[arg(long, value_name = "NAME", value_parser = header)]
+    user: Option<HeaderValue>,
     /// A JSON object that comes back with every webhook; with --file, for lines that have none
     #[arg(long, value_name = "JSON", value_parser = json)]
     metadata: Option<Json>,
@@ -86,9 +90,13 @@ fn json(text: &str) -> Result<Json, String> {
     serde_json::from_str::<Box<RawValue>>(text).map(Json::from).map_err(|error| format!("no JSON: {error}"))
 }
 
+fn header(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_bytes(text.as_bytes()).map_err(|_| "a name has no control characters".to_owned())
+}
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let env = Env::from_process();
-    let api = Api::from_env(&env)?;
+    let api = Api::from_env(&env)?.for_user(args.user.clone());
     match &args.file {
         Some(file) => file::run(&api, file, &args).await,
         None => one::run(&env, &api, args).await,

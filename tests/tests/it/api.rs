@@ -17,6 +17,7 @@ mod queue;
 mod reading;
 mod sharing;
 mod submitting;
+mod users;
 
 use foreman_store::{ClientId, Exit, Holder, JobId, Lease, Offer, Phase};
 use foreman_tests::{Api, Db, http};

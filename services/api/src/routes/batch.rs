@@ -59,13 +59,14 @@ pub(crate) struct BatchLine<'a> {
     post,
     path = "/jobs/batch",
     tag = "jobs",
+    params(("X-Foreman-User" = Option<String>, Header, description = "The user of all lines, as in `POST /jobs`.")),
     request_body(
         description = "One job per line (NDJSON; blank lines are skipped), or one JSON array of jobs.",
         content((schema::NewJob = "application/x-ndjson"), (Vec<schema::NewJob> = "application/json")),
     ),
     responses(
         (status = 200, description = "One line for each job, in order.", body = BatchLine, content_type = "application/x-ndjson"),
-        (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `trailing_data`, `invalid_idempotency_key`"),
+        (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `trailing_data`, `invalid_idempotency_key`, `invalid_user`"),
         (status = 408, description = "`body_too_slow`"),
         (status = 413, description = "`too_many_jobs`, `body_too_large`"),
         (status = 429, description = "`too_much_under_way`"),
@@ -87,13 +88,14 @@ pub(crate) async fn submit(
     held.grow(bytes.len())?;
     let lines = app.parse_beside_others(bytes.len(), || lines::split(&bytes)).await??;
     drop(bytes);
+    let intake = Intake::new(app, caller, headers)?;
     let expected = lines.len();
     let (results, written) = mpsc::unbounded_channel();
     let taking_in = async move {
         let hung_up = results.clone();
         tokio::select! {
             () = hung_up.closed() => {}
-            () = take_in_all(Intake::new(app, caller, headers), lines, Arc::new(held), &results) => {}
+            () = take_in_all(intake, lines, Arc::new(held), &results) => {}
         }
     };
     tokio::spawn(taking_in.in_current_span());

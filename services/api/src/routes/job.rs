@@ -136,7 +136,8 @@ pub(crate) async fn cancel(
     tag = "jobs",
     params(("id" = String, Path, description = "The job's ULID.")),
     responses(
-        (status = 202, description = "The new job, with `retry_of`.", body = schema::JobRef, headers(("Location" = String, description = "The new job's URL."))),
+        (status = 202, description = "The new job, with `retry_of`, for the same user.", body = schema::JobRef, headers(("Location" = String, description = "The new job's URL."))),
+        (status = 400, description = "`invalid_user`"),
         (status = 404, description = "`no_such_job`"),
         (status = 409, description = "`job_is_live`"),
         (status = 429, description = "`queue_full`, `too_much_under_way`, `too_many_reads`"),
@@ -163,7 +164,7 @@ pub(crate) async fn retry(
     let request =
         app.store.request(caller.scope(), id, size.bytes).await?.ok_or_else(Refusal::no_such_job)?;
     drop(permit);
-    let taken = Intake::new(Shared::clone(&app), caller, headers).take_in_again(id, request, held).await?;
+    let taken = Intake::new(Shared::clone(&app), caller, headers)?.take_in_again(id, request, held).await?;
     let (Accepted::New(id) | Accepted::Replayed(id)) = taken.accepted().await?;
     Ok(queued(&app, id))
 }

@@ -37,6 +37,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
     tag = "jobs",
     params(
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, description = "For 24 hours, the same key with the same bytes gives the same job."),
+        ("X-Foreman-User" = Option<String>, Header, description = "For which of its users the client asks, in at most 128 bytes. `X-OpenWebUI-User-Id` counts where this is missing."),
         ("Prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 60, for the job's end.", example = "wait=30"),
         ("traceparent" = Option<String>, Header, description = "W3C Trace Context; passed on to webhooks."),
     ),
@@ -46,7 +47,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
             headers(("Preference-Applied" = String, description = "The wait."), ("Idempotency-Replayed" = String, description = "`true` for a job that was there before."))),
         (status = 202, description = "The job is in the queue, for good.", body = schema::JobRef,
             headers(("Location" = String, description = "The job's URL."), ("Idempotency-Replayed" = String, description = "`true` for a job that was there before."))),
-        (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `not_an_object`, `trailing_data`, `too_deep`, `too_many_keys`, `repeated_key`, `key_in_other_case`, `model_missing`, `invalid_model`, `model_only_embeds`, `nothing_to_run`, `two_things_to_run`, `invalid_messages`, `invalid_prompt`, `invalid_stream`, `invalid_options`, `invalid_priority`, `invalid_max_attempts`, `invalid_metadata`, `invalid_run_at`, `invalid_expires_at`, `invalid_webhook_url`, `invalid_webhook_events`, `webhook_url_missing`, `invalid_idempotency_key`, `not_storable`"),
+        (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `not_an_object`, `trailing_data`, `too_deep`, `too_many_keys`, `repeated_key`, `key_in_other_case`, `model_missing`, `invalid_model`, `model_only_embeds`, `nothing_to_run`, `two_things_to_run`, `invalid_messages`, `invalid_prompt`, `invalid_stream`, `invalid_options`, `invalid_priority`, `invalid_max_attempts`, `invalid_metadata`, `invalid_run_at`, `invalid_expires_at`, `invalid_webhook_url`, `invalid_webhook_events`, `webhook_url_missing`, `invalid_idempotency_key`, `invalid_user`, `not_storable`"),
         (status = 404, description = "`unknown_model`"),
         (status = 408, description = "`body_too_slow`"),
         (status = 413, description = "`body_too_large`"),
@@ -65,7 +66,7 @@ pub(crate) async fn submit(
     // Waiting is only a preference: without a permit to wait, the job is accepted without a wait. The permit is taken first, so
     // that nothing can refuse the request after the job is accepted.
     let wait = preferred_wait(&headers).and_then(|wait| Some((wait, app.watch.permit(caller.client).ok()?)));
-    let accepted = Intake::new(Shared::clone(&app), caller, headers)
+    let accepted = Intake::new(Shared::clone(&app), caller, headers)?
         .take_in(bytes, Arc::new(held))
         .await?
         .accepted()

@@ -24,6 +24,8 @@ pub(crate) struct Job<'a> {
     state: &'static str,
     /// The model as the job names it.
     model: &'a str,
+    /// For whom the client submitted it; `null` where it did not say.
+    user: Option<&'a str>,
     #[schema(format = DateTime)]
     created_at: String,
     /// When the last attempt began.
@@ -204,6 +206,7 @@ fn show<'a>(app: &App, job: &'a JobView) -> Job<'a> {
         job_id: job.id,
         state: job.state.as_str(),
         model: &job.model,
+        user: job.user.named(),
         created_at: rfc3339(job.created_at),
         started_at: job.loading_at.map(rfc3339),
         completed_at: job.completed_at.map(rfc3339),

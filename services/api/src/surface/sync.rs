@@ -52,7 +52,7 @@ pub(crate) async fn call(
     let body = app.parse_beside_others(size, read).await??;
     let form = Form::of(&body, &headers);
     let async_wanted = prefer::responds_async(&headers);
-    let intake = Intake::new(Shared::clone(&app), caller, headers);
+    let intake = Intake::new(Shared::clone(&app), caller, headers)?;
     let model = intake.model(&body).await?;
     if body.purpose == Purpose::Unload {
         // The scheduler knows best when a model has to go.

@@ -275,6 +275,9 @@ async fn the_answers_are_as_described() {
     contract.endpoints(&api).await;
 
     contract.ask(&api, get.clone(), "/queue", "/queue", &[], "").await;
+    let nobody = &[("x-foreman-user", "x".repeat(129))].map(|(name, value)| (name, &*value.leak()));
+    let of = "/jobs/{id}/retry";
+    contract.ask(&api, post.clone(), &format!("/jobs/{done}/retry"), of, nobody, "").await;
     for action in ["retry", "cancel"] {
         let of = &format!("/jobs/{{id}}/{action}");
         for id in [&done, &live, none] {

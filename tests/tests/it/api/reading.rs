@@ -74,6 +74,7 @@ async fn a_job_always_has_all_its_fields() {
             "state_webhook_url",
             "timing",
             "usage",
+            "user",
             "webhook_events",
         ]
     );
