@@ -1,6 +1,8 @@
 //! What the documents tell people to type, typed: every block of commands marked `run` is run as it stands, against real
 //! processes on a simulated Ollama. Only addresses are exchanged for free ones, and the models' delays for none.
 
+mod receivers;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -30,7 +30,6 @@ mod streams;
 mod structure;
 mod thin_line;
 mod upgrading;
-mod verifying;
 mod webhooks;
 
 use serde_json::{Value, json};
