@@ -71,7 +71,7 @@ pub use webhook::endpoint::{
     deliveries::{COUNTED_PENDING, EndpointDelivery, EndpointDeliveryFilter, EndpointHealth},
     recover::Recovered,
 };
-pub use webhook::lane::{KnownLane, LaneHead, LaneHealth, Lanes};
+pub use webhook::lane::{KnownLane, LaneHead, LaneHealth, LaneSearch, Lanes};
 pub use webhook::lane_news::LaneNews;
 pub use webhook::receiver::{JobReceiver, Receiver, SecretOwner};
 pub use webhook::relay::{EndedJobs, Relayed};

@@ -1,9 +1,10 @@
-//! CPU time of other processes, from `/proc`. It tells what a unit costs, even if the machine is busy with other
+//! CPU time and memory of other processes, from `/proc`. CPU time tells what a unit costs, even if the machine is busy with other
 //! work.
 
 use std::fs;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use foreman_tests::{Db, Pid};
 
 /// The unit of times in `/proc`, whatever tick the kernel uses (proc(5); `sysconf(_SC_CLK_TCK)` on every Linux).
@@ -21,6 +22,14 @@ struct Stat {
 /// The CPU time of a process since its start.
 pub(crate) fn of(process: Pid) -> Duration {
     Stat::read(process.as_raw()).expect("the process runs").own
+}
+
+/// The most memory that a process has used so far, in bytes.
+pub(crate) fn memory_of(process: Pid) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("it has no memory")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kilobytes << 10)
 }
 
 /// The CPU time of Postgres since its start: of the postmaster and of all its children, including ended ones.

@@ -11,10 +11,12 @@ use foreman_tests::Cluster;
 
 mod accept;
 mod backend;
+mod bad_receivers;
 mod calls;
 mod connection;
 mod cpu;
 mod deliver;
+mod isolation;
 mod measure;
 mod pgbench;
 mod programs;
@@ -29,6 +31,7 @@ mod workload;
 use accept::Accept;
 use calls::Calls;
 use deliver::Deliver;
+use isolation::Isolation;
 use measure::{Row, Sample, Scenario};
 use programs::Programs;
 use quiet::Quiet;
@@ -72,6 +75,8 @@ enum Name {
     Calls,
     /// Single requests of one client, alone and then beside another client that takes everything it can get.
     Shares,
+    /// Webhooks to healthy receivers, alone and then beside receivers that hang or drip.
+    Isolation,
 }
 
 #[tokio::main]
@@ -87,7 +92,7 @@ async fn main() -> anyhow::Result<()> {
     let statements = if options.statements { Some(Statements::of(&cluster).await) } else { None };
     let scale = if options.quick { Scale::quick() } else { Scale::full() };
     let (mut rows, mut quiet) = (Vec::new(), String::new());
-    let (mut calls, mut shares) = (String::new(), String::new());
+    let (mut calls, mut shares, mut isolation) = (String::new(), String::new(), String::new());
     for name in Name::value_variants() {
         if !options.scenario.is_empty() && !options.scenario.contains(name) {
             continue;
@@ -109,6 +114,10 @@ async fn main() -> anyhow::Result<()> {
                 shares = Shares::new(&cluster, &scale).measure(contenders).await?;
                 continue;
             }
+            Name::Isolation => {
+                isolation = Isolation::start(&cluster, &scale)?.measure(contenders, repeats).await?;
+                continue;
+            }
         };
         rows.extend(result?);
     }
@@ -118,6 +127,7 @@ async fn main() -> anyhow::Result<()> {
     say(&quiet);
     say(&calls);
     say(&shares);
+    say(&isolation);
     Ok(())
 }
 
@@ -130,6 +140,9 @@ struct Scale {
     queued: usize,
     shares_for: Duration,
     calls_for: Duration,
+    isolation_for: Duration,
+    /// How many bad receivers one client names.
+    crowd: usize,
     /// One duration per rate.
     quiet_for: [Duration; 3],
 }
@@ -144,6 +157,8 @@ impl Scale {
             queued: 500_000,
             shares_for: Duration::from_secs(20),
             calls_for: Duration::from_secs(20),
+            isolation_for: Duration::from_secs(20),
+            crowd: 5_000,
             quiet_for,
         }
     }
@@ -157,6 +172,8 @@ impl Scale {
             queued: 5_000,
             shares_for: Duration::from_secs(3),
             calls_for: Duration::from_secs(3),
+            isolation_for: Duration::from_secs(5),
+            crowd: 500,
             quiet_for,
         }
     }

@@ -68,6 +68,20 @@ impl Worker {
         Self { process: Process::start(&programs.path("foreman-worker"), &[], &settings) }
     }
 
+    /// Starts a worker that runs no jobs.
+    pub(crate) fn dispatcher(programs: &Programs, db: &Db) -> Self {
+        let ops = loopback();
+        let settings = [
+            ("DATABASE_URL", db.url()),
+            ("FOREMAN_WORKER_ROLES", "relay,dispatch,janitor"),
+            ("FOREMAN_WORKER_OPS_ADDR", &ops),
+            ("FOREMAN_LOG_FORMAT", "json"),
+            ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
+            ("FOREMAN_WEBHOOK_SECRET", SECRET),
+        ];
+        Self { process: Process::start(&programs.path("foreman-worker"), &[], &settings) }
+    }
+
     /// Whether the worker logged no warning and no error.
     pub(crate) fn has_no_complaints(&self) -> anyhow::Result<()> {
         complaints(&self.process)

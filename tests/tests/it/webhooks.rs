@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use chrono::DateTime;
 use foreman_store::{
     ClaimedDeliveries, Delivery, DeliveryOutcome, DeliveryReport, DeliveryTerms, JobId, JobRequest, LaneNews,
-    LaneOffer, NewJob, Relayed, ReportSettled, Store,
+    LaneOffer, LaneSearch, Lanes, NewJob, Relayed, ReportSettled, Store,
 };
 use foreman_tests::{Db, Process, Worker, eventually, free_port, success};
 use foreman_webhook::ReceiverUrl;
@@ -65,9 +65,14 @@ pub(crate) async fn relay(store: &Store) {
     while !matches!(store.relay(1_000).await.unwrap(), Relayed::Moved { events: 0, .. }) {}
 }
 
+/// Looks at all lanes.
+pub(crate) async fn look(store: &Store) -> Lanes {
+    store.look_at_lanes(&LaneSearch::everywhere(Vec::new())).await.unwrap()
+}
+
 /// Claims everything that may be claimed now, of every lane.
 pub(crate) async fn claim(store: &Store) -> ClaimedDeliveries {
-    let lanes = store.look_at_lanes(&[]).await.unwrap();
+    let lanes = look(store).await;
     let offers: Vec<LaneOffer> = lanes
         .heads
         .iter()

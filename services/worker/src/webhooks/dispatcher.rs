@@ -7,6 +7,7 @@ mod lane_memory;
 
 mod choice;
 mod destination;
+mod freed;
 mod heavy;
 mod pool;
 mod seats;
@@ -32,7 +33,7 @@ use foreman_runtime::metrics::Metric;
 use foreman_store::wake::{Topic, Wakeup};
 use foreman_store::{ClaimedDeliveries, DeliveryTerms, LaneHead, Store, StoreError};
 use metrics::counter;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::last_rounds::LastRounds;
@@ -40,6 +41,7 @@ use crate::worker::Worker;
 use attempt::{Attempted, Context};
 use choice::Choice;
 use destination::Destinations;
+use freed::Freed;
 use heavy::Heavy;
 use lane_memory::LaneMemory;
 use pool::Pool;
@@ -98,7 +100,7 @@ struct Dispatcher {
     /// A delivery may have become due, or will be due earlier than those that we know.
     news: Wakeup,
     /// A seat, or bytes of a heavy webhook, were given back.
-    freed: Arc<Notify>,
+    freed: Arc<Freed>,
     last: Arc<LastRounds>,
     memory: LaneMemory,
     destinations: Destinations,
@@ -119,7 +121,7 @@ impl Dispatcher {
         let destinations = sender.destinations();
         let context = Arc::new(Context::new(&worker, sender));
         let news = store.wakeups().subscribe(Topic::Delivery);
-        let freed = Arc::<Notify>::default();
+        let freed = Arc::<Freed>::default();
         let (seats, heavy) = (seats(Arc::clone(&freed)), Heavy::new(Arc::clone(&freed)));
         let terms = context.terms;
         let starter = Starter::new(worker, store.clone(), context, seats.clone(), heavy.clone(), over);
@@ -127,18 +129,18 @@ impl Dispatcher {
         Self { store, news, freed, last, memory, destinations, seats, heavy, terms, starter }
     }
 
-    /// Looks which lanes have something due. Returns them, and when the next look is due: as soon as one of the other
-    /// lanes has something.
+    /// Looks which lanes have something due. Returns them, and when the next look is due.
     async fn look(&mut self) -> Result<(Vec<LaneHead>, Round), StoreError> {
         let began = Instant::now();
-        let lanes = self.store.look_at_lanes(&self.memory.known(began)).await?;
-        self.memory.learn(&lanes, began, Instant::now());
-        let open = lanes.heads.into_iter().filter(|head| !head.is_disabled);
-        let (due, later): (Vec<LaneHead>, Vec<LaneHead>) =
-            open.partition(|head| head.due_in(lanes.now).is_zero());
-        let next = later.iter().map(|head| head.due_in(lanes.now)).min();
-        let next_look = next.map_or(Round::Idle, |wait| Round::Until((Instant::now() + wait).into()));
-        Ok((due, next_look))
+        let freed = self.freed.take();
+        let search = self.memory.search(began, self.store.clock().now(), &self.seats, &freed);
+        let lanes = self.store.look_at_lanes(&search).await?;
+        let ended = Instant::now();
+        self.memory.learn(&search, &lanes, began, ended);
+        let next_look = self.memory.next_look(ended, lanes.now);
+        let is_due = |head: &LaneHead| !head.is_disabled && head.due_in(lanes.now).is_zero();
+        let due = lanes.heads.into_iter().filter(is_due).collect();
+        Ok((due, next_look.map_or(Round::Idle, |moment| Round::Until(moment.into()))))
     }
 
     fn choose(&self, due: &[LaneHead]) -> Choice {
@@ -159,7 +161,7 @@ impl Rounds for Dispatcher {
         }
         let is_last = self.last.have_begun();
         let (due, next_look) = self.look().await?;
-        if is_last && due.is_empty() {
+        if is_last && !self.memory.has_due(self.store.clock().now()) {
             // A later event of a job that is being sent now is due already. So what is being sent now is the last.
             self.last.end();
         }
@@ -183,7 +185,7 @@ impl Rounds for Dispatcher {
     async fn woken(&mut self) {
         tokio::select! {
             () = self.news.changed() => {}
-            () = self.freed.notified() => {}
+            () = self.freed.changed() => {}
             () = self.last.begin() => {}
         }
     }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use ulid::Ulid;
+use uuid::Uuid;
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::id::{ClientId, LaneId};
+use crate::id::{ClientId, DeliveryId, LaneId};
 
 /// A lane that was seen before. As far as the caller knows, none of its deliveries is due before `since`. Index entries
 /// before that belong to deliveries long gone, which Postgres keeps while somebody holds an old snapshot (a backup, say).
@@ -14,6 +16,34 @@ use crate::id::{ClientId, LaneId};
 pub struct KnownLane {
     pub lane: LaneId,
     pub since: DateTime<Utc>,
+}
+
+/// What a look visits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneSearch {
+    pub known: Vec<KnownLane>,
+    /// Also the lanes of deliveries with this id or a later one.
+    pub made_since: DeliveryId,
+    /// Also the lanes between these two, whoever knows of them.
+    pub after: LaneId,
+    pub before: LaneId,
+}
+
+impl LaneSearch {
+    /// No lane has one of these ids.
+    pub const ENDS: (LaneId, LaneId) = (LaneId(Uuid::nil()), LaneId(Uuid::max()));
+
+    /// Only these lanes.
+    pub fn of(known: Vec<KnownLane>) -> Self {
+        let (_, last) = Self::ENDS;
+        Self { known, made_since: DeliveryId::MAX, after: last, before: last }
+    }
+
+    /// These lanes, and all others.
+    pub fn everywhere(known: Vec<KnownLane>) -> Self {
+        let (after, before) = Self::ENDS;
+        Self { after, before, ..Self::of(known) }
+    }
 }
 
 /// A lane with the first delivery that nobody holds, due or not.
@@ -38,7 +68,7 @@ pub(crate) const OPENS_AT: i32 = 10;
 /// What is known of how a receiver answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LaneHealth {
-    /// No attempt has succeeded yet and hardly any failed, or the lane's row was pruned since.
+    /// No attempt has succeeded yet and hardly any failed, or its answers have no end, or the lane's row was pruned since.
     NeverTried,
     /// It takes webhooks. Some may fail among many.
     Proven,
@@ -63,68 +93,95 @@ pub struct Lanes {
     /// Postgres' time at the look.
     pub now: DateTime<Utc>,
     pub heads: Vec<LaneHead>,
+    /// Where the next look goes on to search for new deliveries.
+    pub made_since: DeliveryId,
+    /// There may be more unknown lanes in the part that was searched.
+    pub is_cut: bool,
 }
 
 impl LaneHead {
     /// How long until it may be claimed; zero if it is due.
     pub fn due_in(&self, now: DateTime<Utc>) -> Duration {
-        let claimable_at = self.opens_at.map_or(self.first_at, |opens_at| opens_at.max(self.first_at));
-        (claimable_at - now).to_std().unwrap_or_default()
+        (self.claimable_at() - now).to_std().unwrap_or_default()
+    }
+
+    /// When it may be claimed, unless its endpoint is disabled.
+    pub fn claimable_at(&self) -> DateTime<Utc> {
+        self.opens_at.map_or(self.first_at, |opens_at| opens_at.max(self.first_at))
     }
 }
 
+/// A look reads at most this many new deliveries: as many as a turn of the relay makes for one receiver of each event.
+const NEW_AT_MOST: i64 = 1_000;
+
+/// A look finds at most this many unknown lanes between two known ones.
+const FOUND_AT_MOST: i32 = 256;
+
+/// Transactions take less time than this. So a delivery that was made this long ago is visible, or was undone.
+const LONGEST_TURN: TimeDelta = TimeDelta::seconds(2);
+
 impl Store {
-    /// The first delivery that nobody holds, of every lane that has one. This costs one or two descents of an index per
-    /// lane, however many deliveries there are.
+    /// The first delivery that nobody holds, of each lane in the search that has one. This costs a descent of an index per
+    /// lane, one per new delivery, and one more per known lane in the part that is searched for unknown ones.
     ///
-    /// In a known lane the look skips the dead entries. The other lanes are found in the gaps between the known ones, by
-    /// their first entry, live or dead. So every lane is found, whichever are known.
-    pub async fn look_at_lanes(&self, known: &[KnownLane]) -> Result<Lanes, StoreError> {
-        let lanes: Vec<_> = known.iter().map(|known| known.lane.uuid()).collect();
-        let since: Vec<_> = known.iter().map(|known| known.since).collect();
+    /// In a known lane the look skips the dead entries. Unknown lanes are found in the gaps between the known ones, by their
+    /// first entry, live or dead. So every lane of the part is found, whichever are known. Of a lane that is in the search
+    /// only because of a new delivery, the look sees the new deliveries alone.
+    pub async fn look_at_lanes(&self, search: &LaneSearch) -> Result<Lanes, StoreError> {
+        let lanes: Vec<_> = search.known.iter().map(|known| known.lane.uuid()).collect();
+        let since: Vec<_> = search.known.iter().map(|known| known.since).collect();
         let mut conn = self.open().await?;
         let asked = SystemTime::now();
         let rows = sqlx::query!(
             r#"-- look_at_lanes
             WITH RECURSIVE known AS MATERIALIZED (
-                SELECT lane_id, since, lead(lane_id) OVER (ORDER BY lane_id) AS next
-                FROM unnest($1::uuid[], $2::timestamptz[]) AS t (lane_id, since)
+                SELECT lane_id, since FROM unnest($1::uuid[], $2::timestamptz[]) AS t (lane_id, since)
+            ), made AS MATERIALIZED (
+                SELECT id, lane_id, next_attempt_at, claim_no FROM webhook_delivery
+                WHERE id >= $3 ORDER BY id LIMIT $4
             ), gap AS (
-                SELECT lane_id AS low, coalesce(next, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS high FROM known
-                UNION ALL
-                SELECT '00000000-0000-0000-0000-000000000000',
-                       coalesce((SELECT lane_id FROM known ORDER BY lane_id LIMIT 1),
-                                'ffffffff-ffff-ffff-ffff-ffffffffffff')
+                SELECT lane_id AS low, lead(lane_id, 1, $6::uuid) OVER (ORDER BY lane_id) AS high
+                FROM (SELECT $5::uuid AS lane_id
+                      UNION ALL
+                      SELECT lane_id FROM known WHERE lane_id > $5 AND lane_id < $6) AS ends
             ), unknown AS (
-                SELECT d.lane_id, d.next_attempt_at, gap.high
+                SELECT d.lane_id, d.next_attempt_at, gap.high, 1 AS nth
                 FROM gap CROSS JOIN LATERAL (
                     SELECT lane_id, next_attempt_at FROM webhook_delivery
                     WHERE lane_id > gap.low AND lane_id < gap.high AND (claim_no IS NULL OR claimed_until <= now())
                     ORDER BY lane_id, next_attempt_at LIMIT 1
                 ) AS d
                 UNION ALL
-                SELECT d.lane_id, d.next_attempt_at, unknown.high
+                SELECT d.lane_id, d.next_attempt_at, unknown.high, unknown.nth + 1
                 FROM unknown CROSS JOIN LATERAL (
                     SELECT lane_id, next_attempt_at FROM webhook_delivery
                     WHERE lane_id > unknown.lane_id AND lane_id < unknown.high
                       AND (claim_no IS NULL OR claimed_until <= now())
                     ORDER BY lane_id, next_attempt_at LIMIT 1
                 ) AS d
+                WHERE unknown.nth < $7
             ), head AS (
-                SELECT lane_id, next_attempt_at FROM unknown
-                UNION ALL
-                SELECT known.lane_id, d.next_attempt_at
-                FROM known CROSS JOIN LATERAL (
-                    SELECT next_attempt_at FROM webhook_delivery
-                    WHERE lane_id = known.lane_id AND next_attempt_at >= known.since
-                      AND (claim_no IS NULL OR claimed_until <= now())
-                    ORDER BY next_attempt_at LIMIT 1
-                ) AS d
+                SELECT lane_id, min(next_attempt_at) AS next_attempt_at
+                FROM (SELECT lane_id, next_attempt_at FROM unknown
+                      UNION ALL
+                      SELECT lane_id, next_attempt_at FROM made WHERE claim_no IS NULL
+                      UNION ALL
+                      SELECT known.lane_id, d.next_attempt_at
+                      FROM known CROSS JOIN LATERAL (
+                          SELECT next_attempt_at FROM webhook_delivery
+                          WHERE lane_id = known.lane_id AND next_attempt_at >= known.since
+                            AND (claim_no IS NULL OR claimed_until <= now())
+                          ORDER BY next_attempt_at LIMIT 1
+                      ) AS d) AS seen
+                GROUP BY lane_id
             )
             SELECT now() AS "now!", head.lane_id AS "lane?: LaneId", head.next_attempt_at AS "first_at?",
                    l.client_id AS "client?: ClientId", l.origin AS "origin?", l.healthy AS "healthy?",
                    w.disabled_at IS NOT NULL AS "is_disabled!",
-                   greatest(l.not_before, l.next_slot_at + slots.spacing) AS "opens_at?"
+                   greatest(l.not_before, l.next_slot_at + slots.spacing) AS "opens_at?",
+                   (SELECT id FROM made ORDER BY id DESC LIMIT 1) AS "newest?: DeliveryId",
+                   (SELECT count(*) FROM made) >= $4 AS "has_more_new!",
+                   EXISTS (SELECT FROM unknown WHERE nth >= $7) AS "is_cut!"
             FROM (VALUES (1)) AS once
             LEFT JOIN head ON true
             LEFT JOIN LATERAL (
@@ -137,12 +194,21 @@ impl Store {
             LEFT JOIN LATERAL rate_slots(w.rate_limit) AS slots ON true"#,
             &lanes,
             &since,
+            search.made_since.uuid(),
+            NEW_AT_MOST,
+            search.after.uuid(),
+            search.before.uuid(),
+            FOUND_AT_MOST,
         )
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
-        let now = rows.first().map_or_else(|| self.clock().now(), |row| row.now);
+        let first = rows.first();
+        let now = first.map_or_else(|| self.clock().now(), |row| row.now);
         self.clock().learn(asked, now);
+        let newest = first.and_then(|row| row.newest);
+        let made_since = next_made_since(newest, first.is_some_and(|row| row.has_more_new), now);
+        let is_cut = first.is_some_and(|row| row.is_cut);
         let heads = rows.into_iter().filter_map(|row| {
             Some(LaneHead {
                 lane: row.lane?,
@@ -154,6 +220,19 @@ impl Store {
                 opens_at: row.opens_at,
             })
         });
-        Ok(Lanes { now, heads: heads.collect() })
+        Ok(Lanes { now, heads: heads.collect(), made_since, is_cut })
     }
+}
+
+/// Where a look goes on after one that saw `newest` as the last new delivery.
+///
+/// One relay works at a time, and stamps its deliveries with the time at which its turn begins. So what becomes visible after
+/// a look is not older than what that look saw, to the millisecond. A step of Postgres' clock breaks this for as long as
+/// the step is; whoever makes a delivery beside the relay breaks it too. Then the lane is found by a search of all lanes.
+fn next_made_since(newest: Option<DeliveryId>, has_more: bool, now: DateTime<Utc>) -> DeliveryId {
+    let lowest_of = |ms: u64| DeliveryId::from_ulid(Ulid::from_parts(ms, 0));
+    let at = |moment: DateTime<Utc>| lowest_of(moment.timestamp_millis().try_into().unwrap_or_default());
+    let next = newest
+        .map_or(lowest_of(0), |newest| if has_more { newest } else { lowest_of(newest.timestamp_ms()) });
+    next.clamp(at(now - LONGEST_TURN), at(now + LONGEST_TURN))
 }

@@ -11,6 +11,9 @@ pub enum LaneNews {
     /// Nothing was sent, or the answer says nothing of how the receiver takes other webhooks.
     Unknown,
     Succeeded,
+    /// It took the webhook, but its answer went on for so long that it was cut off. That does not prove the lane: answers
+    /// that never end would hold as many seats as a proven lane has.
+    SucceededWithoutEnd,
     Failed {
         code: &'static str,
         /// How long nothing may be sent there, because the receiver says so.
@@ -22,6 +25,8 @@ pub enum LaneNews {
 pub(crate) struct OfLane {
     pub(crate) id: LaneId,
     pub(crate) succeeded: bool,
+    /// The last success does not prove the lane.
+    pub(crate) unproven: bool,
     /// Failures since the last success.
     pub(crate) failures: i32,
     pub(crate) hold: Option<Duration>,
@@ -36,13 +41,22 @@ pub(crate) fn of_lanes(attempts: impl IntoIterator<Item = (LaneId, LaneNews, boo
         if news == LaneNews::Unknown && !is_probe {
             continue;
         }
-        let nothing =
-            OfLane { id, succeeded: false, failures: 0, hold: None, last_error: None, probed: false };
-        let lane = lanes.entry(id).or_insert(nothing);
+        let lane = lanes.entry(id).or_insert(OfLane {
+            id,
+            succeeded: false,
+            unproven: false,
+            failures: 0,
+            hold: None,
+            last_error: None,
+            probed: false,
+        });
         lane.probed |= is_probe;
         match news {
             LaneNews::Unknown => {}
-            LaneNews::Succeeded => (lane.succeeded, lane.failures) = (true, 0),
+            LaneNews::Succeeded | LaneNews::SucceededWithoutEnd => {
+                (lane.succeeded, lane.failures) = (true, 0);
+                lane.unproven = news == LaneNews::SucceededWithoutEnd;
+            }
             LaneNews::Failed { code, hold } => {
                 lane.failures += 1;
                 lane.hold = lane.hold.max(hold);

@@ -169,6 +169,7 @@ async fn write_reports(
         reports.iter().map(|report| report.receiver.endpoint.map(EndpointId::uuid)).collect();
     let lane_ids: Vec<_> = lanes.iter().map(|lane| lane.id.uuid()).collect();
     let succeeded: Vec<_> = lanes.iter().map(|lane| lane.succeeded).collect();
+    let unproven: Vec<_> = lanes.iter().map(|lane| lane.unproven).collect();
     let failures: Vec<_> = lanes.iter().map(|lane| lane.failures).collect();
     let holds: Vec<_> = lanes.iter().map(|lane| lane.hold.map(|hold| hold.as_secs_f64())).collect();
     let errors: Vec<_> = lanes.iter().map(|lane| lane.last_error).collect();
@@ -217,20 +218,23 @@ async fn write_reports(
               AND CASE WHEN l.waits THEN f.next_attempt_at < l.until
                        ELSE f.next_attempt_at > l.until AND f.attempts = 0 END
         ), changed AS MATERIALIZED (
-            SELECT l.id, l.not_before, l.healthy, n.succeeded, n.hold, n.last_error, n.probed, n.failures > 0 AS failed,
+            SELECT l.id, l.not_before, l.healthy, n.succeeded, n.hold, n.last_error, n.probed, n.failures > 0 AS failed, n.unproven,
                    CASE WHEN n.succeeded THEN n.failures
                         WHEN n.probed THEN l.failures + n.failures
                         ELSE least(l.failures + n.failures, greatest(l.failures, $19)) END AS failures
-            FROM unnest($12::uuid[], $13::boolean[], $15::integer[], $16::float8[], $17::text[], $18::boolean[])
-                AS n (id, succeeded, failures, hold, last_error, probed)
+            FROM unnest($12::uuid[], $13::boolean[], $15::integer[], $16::float8[], $17::text[], $18::boolean[],
+                        $20::boolean[])
+                AS n (id, succeeded, failures, hold, last_error, probed, unproven)
             JOIN webhook_lane l ON l.id = n.id
-            WHERE n.failures > 0 OR l.failures > 0 OR l.not_before IS NOT NULL OR l.healthy IS DISTINCT FROM true
+            WHERE n.failures > 0 OR n.unproven OR l.failures > 0 OR l.not_before IS NOT NULL OR l.healthy IS DISTINCT FROM true
                OR l.last_used_at < now() - interval '1 hour'
             ORDER BY l.id FOR NO KEY UPDATE OF l
         ), lanes AS (
             UPDATE webhook_lane l
             SET failures = c.failures, last_used_at = now(), last_error = coalesce(c.last_error, l.last_error),
-                healthy = CASE WHEN c.failures >= 3 THEN false WHEN c.succeeded THEN true ELSE l.healthy END,
+                healthy = CASE WHEN c.failures >= 3 THEN false
+                               WHEN c.succeeded THEN CASE WHEN NOT c.unproven THEN true END
+                               ELSE l.healthy END,
                 not_before = CASE
                     WHEN c.failed AND (c.hold IS NOT NULL OR c.failures >= $19)
                         THEN greatest(CASE WHEN c.probed THEN NULL ELSE l.not_before END,
@@ -267,6 +271,7 @@ async fn write_reports(
         &errors as &[Option<&str>],     // $17 last_error
         &probed,                        // $18 probed
         OPENS_AT,                       // $19 failures of an open lane
+        &unproven,                      // $20 the last success does not prove the lane
     )
     .fetch_all(conn)
     .await?;

@@ -130,8 +130,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("lock_endpoint", Few, &["filled.id(500001), filled.id(1)"]),
     values("lock_endpoints_of_client", Few, &["filled.id(1)"]),
     values("look_at_lanes", Pages(1_500.0, "100 lanes have something, each is looked up twice"), &[
-        "'{}', '{}'",
-        "filled.ids(2, 100), array_fill(now() - interval '1 hour', '{100}')"]),
+        "'{}', '{}', ulid_floor(now()), 1000, '00000000-0000-0000-0000-000000000000', filled.id(9), 256",
+        "filled.ids(2, 100), array_fill(now() - interval '1 hour', '{100}'), ulid_floor(now()), 1000, filled.id(1), filled.id(9), 256"]),
     values("misplaced_jobs", WholeRooms("the proof of the first rule, for the suite and `foreman doctor`"), &["10"]),
     values("missing_models", Few, BARE),
     values("missing_rights", DOCTOR, BARE),
@@ -185,7 +185,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("settle_deliveries", BATCH, &["filled.deliveries(50001, 10), array_fill(1::bigint, '{10}'), array_fill('delivered'::text, '{5}') || array_fill('retry'::text, '{5}'), array_fill(500::smallint, '{10}'), \
         array_fill(NULL::text, '{5}') || array_fill('status_5xx'::text, '{5}'), array_fill(1, '{10}'), array_fill(NULL::bytea, '{10}'), array_fill(1::float8, '{10}'), array_fill(60::float8, '{10}'), \
         array_fill('http://127.0.0.1:9/'::text, '{10}'), array_fill('queued'::text, '{10}'), filled.ids(2, 10), array_fill(false, '{10}'), array_fill(NULL::uuid, '{5}') || array_fill(filled.id(500001), '{5}'), \
-        array_fill(1, '{10}'), array_fill(1::float8, '{10}'), array_fill('status_5xx'::text, '{10}'), array_fill(true, '{10}'), 10"]),
+        array_fill(1, '{10}'), array_fill(1::float8, '{10}'), array_fill('status_5xx'::text, '{10}'), array_fill(true, '{10}'), 10, array_fill(false, '{10}')"]),
     values("settled_already", BATCH, &["filled.jobs(150000, 100), ARRAY[150000,150001]::bigint[] || array_fill(1::bigint, '{98}')"]),
     values("sign_in", Few, &["decode(lpad('3', 64, '0'), 'hex')"]),
     values("sign_in_as", Few, &["'client 1'"]),

@@ -7,7 +7,7 @@ use foreman_store::{
 };
 use foreman_tests::{Db, eventually};
 
-use super::{RETRY, URL, claim, claim_one, done_jobs_to, job_to, log, relay, settle};
+use super::{RETRY, URL, claim, claim_one, done_jobs_to, job_to, log, look, relay, settle};
 
 /// Ends the claims that are held, as time would.
 const LAPSE: &str = "UPDATE webhook_delivery SET claimed_until = now() WHERE claim_no IS NOT NULL";
@@ -250,7 +250,7 @@ async fn a_delivery_is_claimed_though_its_lane_was_pruned() {
     db.accept_all(&[job_to(&db, URL)]).await;
     relay(&db.store).await;
     db.run("DELETE FROM webhook_lane").await;
-    let heads = db.store.look_at_lanes(&[]).await.unwrap().heads;
+    let heads = look(&db.store).await.heads;
     assert_eq!((heads.len(), heads[0].health, heads[0].client), (1, LaneHealth::NeverTried, None));
     let delivery = claim_one(&db.store).await;
     let id: DeliveryId = delivery.claim.id;

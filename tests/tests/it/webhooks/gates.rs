@@ -9,7 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{ClientId, Delivery, EndpointSettings, LaneNews, Seal, Store};
 use foreman_tests::{Db, Receiver, ReceiverAnswer, eventually};
 
-use super::{DeliveryOutcome, RETRY, URL, claim, dispatcher, done_jobs_to, relay, report};
+use super::{DeliveryOutcome, RETRY, URL, claim, dispatcher, done_jobs_to, look, relay, report};
 
 const PROBED: DeliveryOutcome = DeliveryOutcome::Release { wait: Duration::ZERO };
 
@@ -117,7 +117,7 @@ async fn a_receiver_that_asks_for_time_gets_it_for_all_of_its_webhooks() {
     let (_, wait) = lane(&db).await;
     assert!(wait.unwrap() > 3_500.0, "{wait:?}");
     assert_eq!(claim(&db.store).await.to_send.len(), 0);
-    let head = db.store.look_at_lanes(&[]).await.unwrap();
+    let head = look(&db.store).await;
     assert!(head.heads[0].due_in(head.now) > Duration::from_secs(3_500), "the dispatcher sleeps until then");
     hold_ends(&db).await;
     let probe = claim(&db.store).await.to_send;

@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 use foreman_store::{Completion, DeliveryOutcome, Exit, JobState, LaneOffer, ReportSettled};
 use foreman_tests::{Db, Receiver, ReceiverAnswer, Worker, within};
 
-use super::{TERMS, claim, claim_one, dispatcher, job_to, relay, report, settle};
+use super::{TERMS, claim, claim_one, dispatcher, job_to, look, relay, report, settle};
 
 /// Jobs whose `done` alone is told to this receiver, with results of about so many bytes.
 async fn done_with_results(db: &Db, url: &str, count: usize, bytes: usize) {
@@ -30,7 +30,7 @@ async fn done_with_results(db: &Db, url: &str, count: usize, bytes: usize) {
 
 /// What a claim brings for these bounds: the bytes of each delivery, without what JSON adds.
 async fn claimed_sizes(db: &Db, heavy_of_lane: i64, heavy: i64) -> Vec<u64> {
-    let lanes = db.store.look_at_lanes(&[]).await.unwrap();
+    let lanes = look(&db.store).await;
     let since = chrono::DateTime::UNIX_EPOCH;
     let offers: Vec<LaneOffer> = lanes
         .heads

@@ -1,14 +1,21 @@
 //! Lanes with something to send are found past everything that is gone, and no memory hides one.
 
 use chrono::{DateTime, TimeDelta};
-use foreman_store::{ClientId, DeliveryOutcome, KnownLane, LaneId};
+use foreman_store::{ClientId, DeliveryOutcome, KnownLane, LaneId, LaneSearch};
 use foreman_tests::Db;
 
-use super::{URL, claim_one, done_jobs_to, job_to, relay, settle};
+use super::{URL, claim_one, done_jobs_to, job_to, look, relay, settle};
 
 async fn lanes(db: &Db, known: &[KnownLane]) -> Vec<LaneId> {
-    let mut lanes: Vec<LaneId> =
-        db.store.look_at_lanes(known).await.unwrap().heads.iter().map(|head| head.lane).collect();
+    let mut lanes: Vec<LaneId> = db
+        .store
+        .look_at_lanes(&LaneSearch::everywhere(known.to_vec()))
+        .await
+        .unwrap()
+        .heads
+        .iter()
+        .map(|head| head.lane)
+        .collect();
     lanes.sort_unstable();
     lanes
 }
@@ -31,11 +38,57 @@ async fn every_lane_is_found_whichever_are_known() {
 }
 
 #[tokio::test]
+async fn a_look_between_known_lanes_finds_some_unknown_ones_and_says_that_there_are_more() {
+    let db = Db::fresh().await;
+    let jobs: Vec<_> = (1..=300).map(|port| job_to(&db, &format!("http://127.0.0.1:{port}/"))).collect();
+    db.accept_all(&jobs).await;
+    relay(&db.store).await;
+    let found = look(&db.store).await;
+    assert!(found.is_cut && found.heads.len() < 300, "{}", found.heads.len());
+    let known: Vec<KnownLane> =
+        found.heads.iter().map(|head| KnownLane { lane: head.lane, since: DateTime::UNIX_EPOCH }).collect();
+    let rest = db.store.look_at_lanes(&LaneSearch::everywhere(known.clone())).await.unwrap();
+    assert_eq!((rest.heads.len(), rest.is_cut), (300, false));
+
+    let visits = db.store.look_at_lanes(&LaneSearch::of(known[..10].to_vec())).await.unwrap();
+    assert_eq!(visits.heads.len(), 10, "and a look that searches nothing visits only what it is told");
+}
+
+#[tokio::test]
+async fn a_look_learns_of_each_new_delivery_by_its_id() {
+    let db = Db::fresh().await;
+    db.accept_all(&[job_to(&db, URL)]).await;
+    relay(&db.store).await;
+    let mut search =
+        LaneSearch { made_since: look(&db.store).await.made_since, ..LaneSearch::of(Vec::new()) };
+    let mut seen = Vec::new();
+    for port in 1..=20 {
+        db.accept_all(&[job_to(&db, &format!("http://127.0.0.1:{port}/"))]).await;
+        relay(&db.store).await;
+        let new = db.store.look_at_lanes(&search).await.unwrap();
+        search.made_since = new.made_since;
+        seen.extend(new.heads.iter().map(|head| head.lane));
+    }
+    let all = lanes(&db, &[]).await;
+    assert!(
+        all.iter()
+            .all(|lane| *lane == LaneId::derive(db.client, "http://127.0.0.1:9") || seen.contains(lane))
+    );
+    assert!(db.store.look_at_lanes(&search).await.unwrap().heads.len() < 20, "what was seen is passed");
+    db.run("UPDATE webhook_delivery SET claim_no = 1, claimed_at = now(), claimed_until = now() + interval '1 hour'")
+        .await;
+    assert!(
+        db.store.look_at_lanes(&search).await.unwrap().heads.is_empty(),
+        "nor is what somebody sends now"
+    );
+}
+
+#[tokio::test]
 async fn a_known_lane_is_looked_at_from_where_it_still_lives() {
     let db = Db::fresh().await;
     db.accept_all(&[job_to(&db, URL)]).await;
     relay(&db.store).await;
-    let found = db.store.look_at_lanes(&[]).await.unwrap();
+    let found = look(&db.store).await;
     let head = &found.heads[0];
     assert!(head.first_at <= found.now);
     for (since, seen) in [(head.first_at, 1), (head.first_at + TimeDelta::microseconds(1), 0)] {

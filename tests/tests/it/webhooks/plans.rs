@@ -1,9 +1,9 @@
 //! The statements of relay and dispatcher read what they need and no more, whatever Postgres knew when it planned them.
 
-use foreman_store::{DeliveryOutcome, KnownLane, LaneOffer, Relayed, Store};
+use foreman_store::{DeliveryOutcome, KnownLane, LaneOffer, LaneSearch, Relayed, Store};
 use foreman_tests::{Db, eventually};
 
-use super::{HEAVY, RETRY, TERMS, URL, done_jobs_to, job_to, report};
+use super::{HEAVY, RETRY, TERMS, URL, done_jobs_to, job_to, look, report};
 
 /// Rows that were read by any way.
 const READ: &str = "SELECT (sum(seq_tup_read) + sum(idx_tup_fetch))::bigint FROM pg_stat_user_tables
@@ -14,10 +14,10 @@ async fn work(db: &Db, store: &Store) {
     done_jobs_to(db, "http://127.0.0.1:10/", 1).await;
     while !matches!(store.relay(100).await.unwrap(), Relayed::Moved { events: 0, .. }) {}
     for round in 0..6 {
-        let lanes = store.look_at_lanes(&[]).await.unwrap();
+        let lanes = look(store).await;
         let known: Vec<KnownLane> =
             lanes.heads.iter().map(|head| KnownLane { lane: head.lane, since: head.first_at }).collect();
-        let lanes = store.look_at_lanes(&known).await.unwrap();
+        let lanes = store.look_at_lanes(&LaneSearch::everywhere(known)).await.unwrap();
         let due = lanes.heads.iter().filter(|head| head.first_at <= lanes.now);
         let offers: Vec<LaneOffer> = due
             .map(|head| LaneOffer { lane: head.lane, since: head.first_at, at_most: 10, heavy_bytes: HEAVY })

@@ -113,6 +113,9 @@ async fn the_status_decides_whatever_comes_after_it_and_little_of_that_is_read()
     assert!(taken < 32 << 20, "{taken} bytes were taken of an answer without end");
     let kept: i64 = db.value("SELECT count(*) FROM webhook_attempt WHERE response IS NOT NULL").await;
     assert_eq!(kept, 0, "what a private receiver answers is not shown");
+    let proven: Vec<String> = db.values("SELECT origin FROM webhook_lane WHERE healthy").await;
+    assert_eq!(proven.len(), 1, "an answer that drips holds its seat for long, and so it gets one at a time");
+    assert!(flooding.starts_with(&proven[0]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

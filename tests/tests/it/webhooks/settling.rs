@@ -3,11 +3,15 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use foreman_store::{DeliveryOutcome, DeliveryReport, Exit, LaneHealth, Redelivery, ReportSettled, Scope};
+use foreman_store::{
+    DeliveryOutcome, DeliveryReport, Exit, LaneHealth, LaneNews, Redelivery, ReportSettled, Scope,
+};
 use foreman_tests::{Db, Receiver, reason, within};
 use foreman_webhook::schedule::MAX_DELIVERY_AGE;
 
-use super::{RETRY, URL, claim, claim_one, dispatcher, done_jobs_to, job_to, log, relay, report, settle};
+use super::{
+    RETRY, URL, claim, claim_one, dispatcher, done_jobs_to, job_to, log, look, relay, report, settle,
+};
 
 /// Seconds until each delivery may be claimed, by the order of events.
 const WAITS: &str =
@@ -129,8 +133,27 @@ async fn a_lane_fails_after_three_failures_in_a_row_and_is_proven_by_one_success
         db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
         let delivery = claim_one(&db.store).await;
         settle(&db.store, delivery, outcome).await;
-        assert_eq!(db.store.look_at_lanes(&[]).await.unwrap().heads[0].health, health);
+        assert_eq!(look(&db.store).await.heads[0].health, health);
     }
+}
+
+#[tokio::test]
+async fn a_success_whose_answer_has_no_end_is_one_and_proves_nothing() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 2).await;
+    relay(&db.store).await;
+    for (news, health) in [
+        (LaneNews::SucceededWithoutEnd, LaneHealth::NeverTried),
+        (LaneNews::Succeeded, LaneHealth::Proven),
+        (LaneNews::SucceededWithoutEnd, LaneHealth::NeverTried),
+    ] {
+        let delivery = claim(&db.store).await.to_send.remove(0);
+        let report = DeliveryReport { news, ..report(delivery, DeliveryOutcome::Delivered) };
+        assert_eq!(db.store.settle_deliveries(&[report]).await.unwrap(), [ReportSettled::Written]);
+        db.run("UPDATE webhook_delivery SET claim_no = NULL, claimed_at = NULL, claimed_until = NULL").await;
+        assert_eq!(look(&db.store).await.heads[0].health, health);
+    }
+    assert_eq!(log(&db).await.len(), 3);
 }
 
 #[tokio::test]

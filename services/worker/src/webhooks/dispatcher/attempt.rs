@@ -15,9 +15,10 @@ use foreman_webhook::{DeliveryDecision, Reaction, RetrySchedule};
 use tokio::time::sleep;
 
 use super::heavy::Weight;
+use super::pool::Part;
 use super::receivers::Address;
 use super::render;
-use super::sender::{Sender, Webhook};
+use super::sender::{Received, Sender, Webhook};
 use crate::large_reads::LargeReads;
 use crate::worker::Worker;
 
@@ -57,6 +58,16 @@ pub(super) struct Attempted {
     pub(super) report: DeliveryReport,
     /// From the transition to the end of the attempt; `None` for a webhook that a person asked for again.
     pub(super) lag: Option<Duration>,
+    /// The seat of an attempt that changes what may be sent to its lane. It is given back once the report is written: then
+    /// the dispatcher looks at the lane again.
+    pub(super) seat: Option<Part>,
+}
+
+impl Attempted {
+    /// Whether this changes when the next webhook of the lane may be sent.
+    pub(super) fn changes_its_lane(&self) -> bool {
+        self.report.is_probe || self.report.outcome != DeliveryOutcome::Delivered
+    }
 }
 
 impl Context {
@@ -127,14 +138,14 @@ impl Context {
         let outcome = outcome(decision, &received.reaction, delivery.receiver.endpoint);
         let is_late_refusal = self.schedule.is_late_refusal(attempt, &received.reaction);
         let report = DeliveryReport {
-            news: if is_late_refusal { LaneNews::Unknown } else { news(&received.reaction) },
+            news: if is_late_refusal { LaneNews::Unknown } else { news(&received) },
             started,
             ended,
             status: received.reaction.status(),
             response: received.response,
             ..report(delivery, started, outcome)
         };
-        Attempted { report, lag }
+        Attempted { report, lag, seat: None }
     }
 
     /// Reads the artifacts of a heavy webhook, and extends its claim meanwhile. Returns the last moment at which the claim
@@ -174,7 +185,7 @@ impl Context {
 
 /// Gives a claimed delivery back unsent and uncounted, for a reason of ours.
 pub(super) fn release(delivery: Delivery, claimed: Instant, wait: Duration) -> Attempted {
-    Attempted { report: report(delivery, claimed, DeliveryOutcome::Release { wait }), lag: None }
+    Attempted { report: report(delivery, claimed, DeliveryOutcome::Release { wait }), lag: None, seat: None }
 }
 
 fn report(delivery: Delivery, at: Instant, outcome: DeliveryOutcome) -> DeliveryReport {
@@ -195,9 +206,12 @@ fn report(delivery: Delivery, at: Instant, outcome: DeliveryOutcome) -> Delivery
     }
 }
 
-/// What a reaction says of the receiver.
-fn news(reaction: &Reaction) -> LaneNews {
-    let Some(code) = reaction.error_code() else { return LaneNews::Succeeded };
+/// What came back says this of the receiver.
+fn news(received: &Received) -> LaneNews {
+    let reaction = &received.reaction;
+    let Some(code) = reaction.error_code() else {
+        return if received.was_cut_off { LaneNews::SucceededWithoutEnd } else { LaneNews::Succeeded };
+    };
     let asks_for_time = matches!(reaction.status(), Some(429 | 503));
     LaneNews::Failed { code, hold: asks_for_time.then(|| reaction.retry_after().unwrap_or(HOLD)) }
 }

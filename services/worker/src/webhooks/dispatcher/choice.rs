@@ -64,11 +64,12 @@ impl Choice {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::sync::Arc;
     use std::time::Instant;
 
     use chrono::{DateTime, TimeDelta, Utc};
-    use foreman_store::{ClientId, LaneHealth, Lanes};
+    use foreman_store::{ClientId, DeliveryId, LaneHealth, LaneSearch, Lanes};
 
     use super::*;
     use crate::webhooks::dispatcher::heavy::Weight;
@@ -180,13 +181,13 @@ mod tests {
     #[test]
     fn with_more_lanes_than_seats_the_first_ones_from_a_moving_start_get_one_each() {
         let rig = Rig::new();
-        let due: [LaneHead; 2_100] = several(LaneHealth::Proven);
-        let choice = rig.choose_from(&due, 2_000);
-        assert_eq!((choice.offers.len(), choice.lanes.len()), (2_048, 2_100));
+        let due: [LaneHead; 4_200] = several(LaneHealth::Proven);
+        let choice = rig.choose_from(&due, 4_000);
+        assert_eq!((choice.offers.len(), choice.lanes.len()), (4_096, 4_200));
         assert!(choice.offers.iter().all(|offer| offer.at_most == 1));
         let is_offered = |index: usize| choice.offers.iter().any(|offer| offer.lane == due[index].lane);
-        assert!(is_offered(2_000) && is_offered(2_099) && is_offered(0) && is_offered(1_947));
-        assert!(!is_offered(1_948) && !is_offered(1_999));
+        assert!(is_offered(4_000) && is_offered(4_199) && is_offered(0) && is_offered(3_895));
+        assert!(!is_offered(3_896) && !is_offered(3_999));
     }
 
     #[test]
@@ -206,7 +207,10 @@ mod tests {
         let (now, postgres) = (Instant::now(), Utc::now());
         let first_at = postgres - TimeDelta::minutes(5);
         let heads = vec![LaneHead { first_at, ..known.clone() }];
-        rig.memory.learn(&Lanes { now: postgres, heads }, now, now);
+        let lanes = Lanes { now: postgres, heads, made_since: DeliveryId::MAX, is_cut: false };
+        rig.memory.learn(&LaneSearch::everywhere(Vec::new()), &lanes, now, now);
+        let search = rig.memory.search(now, postgres, &rig.seats, &HashSet::new());
+        rig.memory.learn(&search, &lanes, now, now);
         let offers = rig.choose(&[known, unknown]).offers;
         assert_eq!((offers[0].since, offers[1].since), (first_at, DateTime::UNIX_EPOCH));
     }

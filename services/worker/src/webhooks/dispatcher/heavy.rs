@@ -7,8 +7,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
-
+use super::freed::Freed;
 use super::pool::{CountedLane, Limits, Part, Pool};
 
 /// Bytes of artifacts in memory. While a body is made it takes up to four times as much: as read, once raw and once more as
@@ -41,7 +40,7 @@ pub(super) struct Weight {
 }
 
 impl Heavy {
-    pub(super) fn new(freed: Arc<Notify>) -> Self {
+    pub(super) fn new(freed: Arc<Freed>) -> Self {
         let unread = Limits { all: UNREAD, ..Limits::NONE };
         Self { in_memory: Pool::new(LIMITS, Arc::clone(&freed)), unread: Pool::new(unread, freed) }
     }
@@ -113,7 +112,8 @@ mod tests {
         const BYTES: u64 = 256 << 10;
         let (hanging, healthy) = (lane(LaneHealth::Failing), lane(LaneHealth::Proven));
         let unproven = fill(&heavy, &hanging, BYTES);
-        assert_eq!(unproven.len() as u64 * BYTES, LIMITS.unproven);
+        assert_eq!(unproven.len() as u64 * BYTES, LIMITS.unproven / 2);
+        let _more: Vec<_> = (0..8).map(|_| fill(&heavy, &lane(LaneHealth::Failing), BYTES)).collect();
         assert_eq!(heavy.room_at(&lane(LaneHealth::NeverTried)), 0, "nor is there room for another of them");
         let of_lane = fill(&heavy, &healthy, BYTES);
         assert_eq!(of_lane.len() as u64 * BYTES, LIMITS.per_lane);

@@ -1,65 +1,198 @@
-//! What this dispatcher remembers of the lanes, so that a look at them skips the index entries of deliveries long gone. Postgres
-//! keeps those entries while somebody holds an old snapshot (a backup, say), and every look would walk over all of them.
+//! What this dispatcher remembers of the lanes. With it a look costs as much as there is news, and not as much as there are
+//! lanes: a client may have thousands of them.
 //!
-//! This is for speed only. A delivery that a look misses because of it is found by the next look without it, soon after.
+//! A look visits the known lanes that have something due and room for it, and learns of new deliveries by their ids. What
+//! neither of the two tells is found by searching through all lanes, a part in each look. A visit also skips the index entries
+//! of deliveries long gone, which Postgres keeps while somebody holds an old snapshot (a backup, say).
+//!
+//! This is for speed only. What a look misses because of it is found by a later search, soon after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{KnownLane, LaneId, Lanes};
+use foreman_store::{ClientId, DeliveryId, KnownLane, LaneId, LaneSearch, Lanes};
 
+use super::pool::{CountedLane, Pool};
 use crate::look_at_all::LookAtAll;
 
 /// How far the memory stays behind the present. Whatever transaction made a delivery this long ago has committed.
 const BEHIND: TimeDelta = TimeDelta::seconds(2);
 
-/// Between two looks without the memory, unless they are slow.
+/// Between two searches without the memory, unless they are slow.
 const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 
 /// A lane without deliveries for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
+/// A search goes through this many known lanes per look. Each costs Postgres some 10 µs. With no more lanes than these, each
+/// look searches through all of them.
+const PART: usize = 128;
+
+/// Parts of a search take at most one part in this many of the time.
+const SHARE: u32 = 4;
+
+/// Between the end of a search and the begin of the next one.
+const SEARCH_AGAIN: Duration = Duration::from_millis(500);
+
+/// A look visits at most this many lanes of one client because something is due there, and leaves the others to the next
+/// look.
+const VISITS: usize = 128;
+
 #[derive(Debug)]
 pub(super) struct LaneMemory {
     lanes: BTreeMap<LaneId, Remembered>,
+    /// Deliveries with lower ids are no news.
+    made_since: DeliveryId,
+    /// The search that is under way.
+    search: Option<Search>,
+    /// When the next search begins, or the next part of this one.
+    next_part: Instant,
     look_at_all: LookAtAll,
+    /// The last look left out lanes that have something due, and room for it.
+    left_some_out: bool,
 }
 
 #[derive(Debug)]
 struct Remembered {
+    lane: CountedLane,
+    /// None of its deliveries is due before this.
     since: DateTime<Utc>,
+    /// When its first delivery may be claimed, as far as is known. What is due stays due until a visit finds nothing.
+    due_at: Option<DateTime<Utc>>,
     busy: Instant,
+}
+
+#[derive(Debug)]
+struct Search {
+    began: Instant,
+    /// The next part begins after this lane.
+    after: LaneId,
+    /// It visits lanes from their beginning, whatever is remembered.
+    looks_at_all: bool,
 }
 
 impl LaneMemory {
     pub(super) fn new() -> Self {
-        Self { lanes: BTreeMap::new(), look_at_all: LookAtAll::new(Instant::now(), LOOK_AT_ALL) }
-    }
-
-    /// The known lanes for a look at `now`.
-    pub(super) fn known(&self, now: Instant) -> Vec<KnownLane> {
-        let look_at_all = self.look_at_all.is_due(now);
-        let since = |remembered: &Remembered| {
-            if look_at_all { DateTime::UNIX_EPOCH } else { remembered.since }
-        };
-        self.lanes
-            .iter()
-            .map(|(lane, remembered)| KnownLane { lane: *lane, since: since(remembered) })
-            .collect()
-    }
-
-    /// Learns from a look that began at `began` and ended now.
-    pub(super) fn learn(&mut self, lanes: &Lanes, began: Instant, ended: Instant) {
-        self.look_at_all.looked(began, ended);
-        let behind = lanes.now - BEHIND;
-        self.lanes.retain(|_, remembered| {
-            remembered.since = behind;
-            ended < remembered.busy + FORGET_AFTER
-        });
-        for head in &lanes.heads {
-            self.lanes.insert(head.lane, Remembered { since: head.first_at.min(behind), busy: ended });
+        let now = Instant::now();
+        Self {
+            lanes: BTreeMap::new(),
+            made_since: DeliveryId::MAX,
+            search: None,
+            next_part: now,
+            look_at_all: LookAtAll::new(now, LOOK_AT_ALL),
+            left_some_out: false,
         }
+    }
+
+    /// What a look at `now` visits; `present` is Postgres' time.
+    pub(super) fn search(
+        &mut self,
+        now: Instant,
+        present: DateTime<Utc>,
+        seats: &Pool,
+        freed: &HashSet<LaneId>,
+    ) -> LaneSearch {
+        for lane in freed {
+            // It may have more, or its next attempt or its gate have got another time.
+            if let Some(remembered) = self.lanes.get_mut(lane) {
+                remembered.due_at = Some(DateTime::UNIX_EPOCH);
+            }
+        }
+        let (after, before) = self.next_part(now);
+        let looks_at_all = self.search.as_ref().is_some_and(|search| search.looks_at_all);
+        let mut known = Vec::new();
+        let mut visits: HashMap<Option<ClientId>, usize> = HashMap::new();
+        self.left_some_out = false;
+        // Chance decides whose turn it is: no lane always comes last and goes without.
+        let first = rand::random_range(0..self.lanes.len().max(1));
+        for (&id, remembered) in self.lanes.iter().cycle().skip(first).take(self.lanes.len()) {
+            let is_in_part = id > after && id < before;
+            if !is_in_part {
+                if !remembered.is_due(present) || !seats.has_room(&remembered.lane) {
+                    continue;
+                }
+                let visits = visits.entry(remembered.lane.client).or_default();
+                if *visits == VISITS {
+                    self.left_some_out = true;
+                    continue;
+                }
+                *visits += 1;
+            }
+            let since = if is_in_part && looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
+            known.push(KnownLane { lane: id, since });
+        }
+        LaneSearch { known, made_since: self.made_since, after, before }
+    }
+
+    /// The part of all lanes that a look at `now` searches through.
+    fn next_part(&mut self, now: Instant) -> (LaneId, LaneId) {
+        let (first, last) = LaneSearch::ENDS;
+        if now < self.next_part && self.lanes.len() > PART {
+            return (last, last);
+        }
+        let looks_at_all = self.look_at_all.is_due(now);
+        let search = self.search.get_or_insert(Search { began: now, after: first, looks_at_all });
+        let before = self.lanes.range((Excluded(search.after), Unbounded)).nth(PART);
+        (search.after, before.map_or(last, |(lane, _)| *lane))
+    }
+
+    /// Learns from this look, which began at `began` and ended now.
+    pub(super) fn learn(&mut self, look: &LaneSearch, lanes: &Lanes, began: Instant, ended: Instant) {
+        self.made_since = lanes.made_since;
+        let behind = lanes.now - BEHIND;
+        for known in &look.known {
+            if let Some(remembered) = self.lanes.get_mut(&known.lane) {
+                (remembered.since, remembered.due_at) = (behind, None);
+            }
+        }
+        for head in &lanes.heads {
+            let lane =
+                CountedLane { lane: head.lane, client: head.client, destination: None, health: head.health };
+            let new =
+                Remembered { lane: lane.clone(), since: DateTime::UNIX_EPOCH, due_at: None, busy: ended };
+            let remembered = self.lanes.entry(head.lane).or_insert(new);
+            let due_at = (!head.is_disabled).then(|| head.claimable_at());
+            remembered.due_at = remembered.due_at.into_iter().chain(due_at).min();
+            remembered.since = remembered.since.min(head.first_at);
+            (remembered.lane, remembered.busy) = (lane, ended);
+        }
+        self.lanes.retain(|_, remembered| ended < remembered.busy + FORGET_AFTER);
+        self.end_part(look, lanes, began, ended);
+    }
+
+    fn end_part(&mut self, look: &LaneSearch, lanes: &Lanes, began: Instant, ended: Instant) {
+        let (_, last) = LaneSearch::ENDS;
+        let Some(search) = self.search.as_mut().filter(|_| look.after < last) else { return };
+        self.next_part = ended + (ended - began) * (SHARE - 1);
+        // What was found is known now. So a part that was cut is searched again from there on.
+        if lanes.is_cut {
+            return;
+        }
+        if look.before < last {
+            let passed = self.lanes.range(..look.before).next_back();
+            search.after = passed.map_or(search.after, |(lane, _)| *lane);
+        } else {
+            self.look_at_all.looked(search.began, ended);
+            self.search = None;
+            self.next_part = self.next_part.max(ended + SEARCH_AGAIN);
+        }
+    }
+
+    /// When the next look is due, because something comes due by then or was left out by the last look.
+    pub(super) fn next_look(&self, now: Instant, present: DateTime<Utc>) -> Option<Instant> {
+        if self.left_some_out {
+            return Some(now);
+        }
+        let later = self.lanes.values().filter_map(|remembered| remembered.due_at).filter(|at| *at > present);
+        let later = later.min().map(|at| now + (at - present).to_std().unwrap_or_default());
+        later.into_iter().chain(self.search.as_ref().map(|_| self.next_part)).min()
+    }
+
+    /// Whether a lane has something due, with room for it or not.
+    pub(super) fn has_due(&self, present: DateTime<Utc>) -> bool {
+        self.lanes.values().any(|remembered| remembered.is_due(present))
     }
 
     /// The moment from which on to claim in a lane.
@@ -68,72 +201,11 @@ impl LaneMemory {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::LazyLock;
-
-    use foreman_store::{ClientId, LaneHead, LaneHealth};
-
-    use super::*;
-
-    fn look(now: DateTime<Utc>, heads: &[(LaneId, DateTime<Utc>)]) -> Lanes {
-        let head = |(lane, first_at): &(LaneId, DateTime<Utc>)| LaneHead {
-            lane: *lane,
-            client: None,
-            origin: None,
-            health: LaneHealth::NeverTried,
-            is_disabled: false,
-            opens_at: None,
-            first_at: *first_at,
-        };
-        Lanes { now, heads: heads.iter().map(head).collect() }
-    }
-
-    #[test]
-    fn the_memory_stays_behind_the_present_and_before_what_still_lives() {
-        let (busy, idle) = (lane("busy"), lane("idle"));
-        let (now, postgres) = (Instant::now(), Utc::now());
-        let mut memory = LaneMemory::new();
-        memory.learn(
-            &look(postgres, &[(busy, postgres - TimeDelta::minutes(5)), (idle, postgres)]),
-            now,
-            now,
-        );
-        assert_eq!(memory.since(busy), postgres - TimeDelta::minutes(5));
-        assert_eq!(memory.since(idle), postgres - BEHIND);
-
-        let later = postgres + TimeDelta::minutes(1);
-        memory.learn(&look(later, &[]), now, now);
-        assert_eq!(memory.since(busy), later - BEHIND);
-        assert_eq!(memory.since(lane("never seen")), DateTime::UNIX_EPOCH);
-    }
-
-    #[test]
-    fn now_and_then_everything_is_looked_at_and_more_seldom_where_that_is_slow() {
-        let busy = lane("busy");
-        let mut memory = LaneMemory::new();
-        let (began, postgres) = (Instant::now(), Utc::now());
-        let slow = began + Duration::from_secs(1);
-        memory.learn(&look(postgres, &[(busy, postgres)]), began, slow);
-        let since = |memory: &LaneMemory, at| memory.known(at)[0].since;
-        assert_eq!(since(&memory, slow), postgres - BEHIND);
-        assert_eq!(since(&memory, slow + Duration::from_secs(19)), postgres - BEHIND);
-        assert_eq!(since(&memory, slow + Duration::from_secs(20)), DateTime::UNIX_EPOCH);
-    }
-
-    #[test]
-    fn a_lane_without_deliveries_is_forgotten_in_time() {
-        let (now, postgres) = (Instant::now(), Utc::now());
-        let mut memory = LaneMemory::new();
-        memory.learn(&look(postgres, &[(lane("once"), postgres)]), now, now);
-        let later = now + FORGET_AFTER;
-        memory.learn(&look(postgres, &[]), later, later);
-        assert!(memory.known(later).is_empty());
-    }
-
-    /// Of one client throughout.
-    fn lane(name: &str) -> LaneId {
-        static CLIENT: LazyLock<ClientId> = LazyLock::new(ClientId::generate);
-        LaneId::derive(*CLIENT, name)
+impl Remembered {
+    fn is_due(&self, present: DateTime<Utc>) -> bool {
+        self.due_at.is_some_and(|due_at| due_at <= present)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use foreman_store::{ClientId, LaneHealth, LaneId};
-use tokio::sync::Notify;
-
 use super::destination::Destination;
+use super::freed::Freed;
+use foreman_store::{ClientId, LaneHealth, LaneId};
 
 /// A proven lane that uses something and has given nothing back for this long counts as unproven until it does: it may have
 /// begun to hang, and would hold all that it may have until its attempts time out.
@@ -30,7 +29,8 @@ pub(super) struct CountedLane {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) all: u64,
-    /// By all lanes together that are not proven. However many of them hang, the rest goes on.
+    /// By all lanes together that are not proven. However many of them hang, the rest goes on. Of this, a client may use as
+    /// much as it leaves free: so one more client always has some, and a client alone has half.
     pub(super) unproven: u64,
     pub(super) per_lane: u64,
     /// Also for a proven lane while it is silent.
@@ -46,6 +46,7 @@ pub(super) struct Limits {
 enum Counted {
     All,
     Unproven,
+    UnprovenOf(ClientId),
     Lane(LaneId),
     Client(ClientId),
     Destination(Destination),
@@ -64,8 +65,8 @@ struct Tally {
 pub(super) struct Pool {
     limits: Limits,
     used: Arc<Mutex<Tally>>,
-    /// Is notified when a part is given back.
-    freed: Arc<Notify>,
+    /// Is told when a part is given back.
+    freed: Arc<Freed>,
 }
 
 /// A part of a pool. It is given back on drop.
@@ -88,12 +89,14 @@ impl Limits {
 
     /// The limits that hold for a lane.
     fn of(&self, lane: &CountedLane) -> impl Iterator<Item = (Counted, u64)> {
-        let is_proven = lane.health == LaneHealth::Proven;
-        let per_lane = if is_proven { self.per_lane } else { self.per_unproven_lane };
+        let is_unproven = lane.health != LaneHealth::Proven;
+        let per_lane = if is_unproven { self.per_unproven_lane } else { self.per_lane };
         let destination = lane.destination.clone().map(Counted::Destination);
+        let unproven = [(Counted::Unproven, self.unproven)];
+        let unproven_of_client = lane.client.map(|client| (Counted::UnprovenOf(client), self.unproven));
         [(Counted::All, self.all), (Counted::Lane(lane.lane), per_lane)]
             .into_iter()
-            .chain((!is_proven).then_some((Counted::Unproven, self.unproven)))
+            .chain(unproven.into_iter().chain(unproven_of_client).filter(move |_| is_unproven))
             .chain(lane.client.map(|client| (Counted::Client(client), self.per_client)))
             .chain(destination.map(|destination| (destination, self.per_destination)))
     }
@@ -102,7 +105,13 @@ impl Limits {
 impl Tally {
     /// How much more the lane may have.
     fn room(&self, limits: &Limits, lane: &CountedLane, now: Instant) -> u64 {
-        let left = |(counted, limit): (Counted, u64)| limit.saturating_sub(self.used(&counted));
+        let left = |(counted, limit): (Counted, u64)| {
+            let used = self.used(&counted);
+            // What a client uses counts twice: it must leave as much free.
+            let used_by_all =
+                if let Counted::UnprovenOf(_) = counted { self.used(&Counted::Unproven) } else { 0 };
+            limit.saturating_sub(used + used_by_all)
+        };
         let room = limits.of(lane).map(left).min().unwrap_or_default();
         let is_silent = self.moved.get(&lane.lane).is_some_and(|moved| now > *moved + SILENT);
         let most = if is_silent { limits.per_unproven_lane } else { u64::MAX };
@@ -138,13 +147,18 @@ impl Tally {
 }
 
 impl Pool {
-    pub(super) fn new(limits: Limits, freed: Arc<Notify>) -> Self {
+    pub(super) fn new(limits: Limits, freed: Arc<Freed>) -> Self {
         Self { limits, used: Arc::default(), freed }
     }
 
     /// How much more may be used in all.
     pub(super) fn room(&self) -> u64 {
         self.limits.all.saturating_sub(self.tally().used(&Counted::All))
+    }
+
+    /// Whether this lane may use more.
+    pub(super) fn has_room(&self, lane: &CountedLane) -> bool {
+        self.room_at(lane) > 0
     }
 
     /// How much more this lane may use.
@@ -208,7 +222,7 @@ fn by_client(lanes: &[CountedLane], first: usize) -> Vec<VecDeque<usize>> {
 impl Drop for Part {
     fn drop(&mut self) {
         self.pool.tally().subtract(&self.pool.limits, &self.lane, self.amount, Instant::now());
-        self.pool.freed.notify_one();
+        self.pool.freed.tell(self.lane.lane);
     }
 }
 

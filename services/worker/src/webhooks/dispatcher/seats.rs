@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
-
+use super::freed::Freed;
 use super::pool::{Limits, Pool};
 
 /// All seats. An attempt that waits costs a socket and its body, up to some ten KiB: so this is bounded by memory (some ten MiB)
 /// and by the files that a process may open.
-const SEATS: u64 = 2_048;
+const SEATS: u64 = 4_096;
 
 const LIMITS: Limits = Limits {
     all: SEATS,
@@ -17,11 +16,11 @@ const LIMITS: Limits = Limits {
     per_lane: 32,
     // So that a client has room for a thousand receivers that hang. One success gives a new receiver all of the above.
     per_unproven_lane: 1,
-    per_client: SEATS / 2,
+    per_client: SEATS / 4,
     per_destination: 64,
 };
 
-pub(super) fn seats(freed: Arc<Notify>) -> Pool {
+pub(super) fn seats(freed: Arc<Freed>) -> Pool {
     Pool::new(LIMITS, freed)
 }
 
@@ -69,10 +68,10 @@ mod tests {
     fn lanes_that_are_new_or_failing_leave_a_quarter_however_many_they_are() {
         let pool = new();
         let unproven =
-            [lanes(0..1_000, LaneHealth::Failing), lanes(1_000..2_000, LaneHealth::NeverTried)].concat();
+            [lanes(0..2_000, LaneHealth::Failing), lanes(2_000..4_000, LaneHealth::NeverTried)].concat();
         let hanging = take_all(&pool, &unproven);
         assert_eq!(hanging.len() as u64, LIMITS.unproven);
-        let going_on = take_all(&pool, &lanes(2_000..2_100, LaneHealth::Proven));
+        let going_on = take_all(&pool, &lanes(4_000..4_100, LaneHealth::Proven));
         assert_eq!(going_on.len() as u64, SEATS - LIMITS.unproven);
         assert_eq!(pool.room(), 0);
     }
@@ -106,6 +105,20 @@ mod tests {
     }
 
     #[test]
+    fn however_many_clients_have_receivers_that_hang_one_more_client_has_room_for_its_own() {
+        let pool = new();
+        let mut hanging = Vec::new();
+        for clients in 1..=10 {
+            let client = Some(ClientId::generate());
+            let of_client = lanes(0..1_000, LaneHealth::NeverTried).into_iter();
+            let of_client: Vec<_> = of_client.map(|lane| CountedLane { client, ..lane }).collect();
+            let seats = take_all(&pool, &of_client);
+            assert!(seats.len() as u64 >= LIMITS.unproven >> (clients + 1), "{clients}: {}", seats.len());
+            hanging.push(seats);
+        }
+    }
+
+    #[test]
     fn clients_are_served_in_turn_and_what_fails_comes_last() {
         let pool = Pool::new(Limits { all: 4, ..Limits::NONE }, Arc::default());
         let client = Some(ClientId::generate());
@@ -119,10 +132,10 @@ mod tests {
 
     #[test]
     fn seats_are_shared_evenly_and_the_odd_ones_go_round() {
-        let offered = new().offer(&lanes(0..900, LaneHealth::Proven), 890);
+        let offered = new().offer(&lanes(0..1_800, LaneHealth::Proven), 1_790);
         assert_eq!(offered.iter().sum::<u64>(), SEATS);
         assert!(offered.iter().all(|&offered| offered == 2 || offered == 3), "{offered:?}");
-        assert_eq!((offered[890], offered[899], offered[0], offered[889]), (3, 3, 3, 2));
+        assert_eq!((offered[1_790], offered[1_799], offered[0], offered[1_789]), (3, 3, 3, 2));
     }
 
     #[test]

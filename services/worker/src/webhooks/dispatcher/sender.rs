@@ -59,6 +59,8 @@ pub(super) struct Received {
     /// The first bytes of the answer, only if the receiver has a public address: a client must not read what servers in a
     /// private network answer.
     pub(super) response: Option<Vec<u8>>,
+    /// The answer went on for longer than [`READ_FOR`].
+    pub(super) was_cut_off: bool,
 }
 
 impl Sender {
@@ -112,7 +114,7 @@ impl Sender {
 
 impl Received {
     fn none(failure: Failure) -> Self {
-        Self { reaction: Reaction::NotAnswered(failure), response: None }
+        Self { reaction: Reaction::NotAnswered(failure), response: None, was_cut_off: false }
     }
 
     async fn read(mut response: Response, deadline: Instant) -> Self {
@@ -123,15 +125,20 @@ impl Received {
         let mut read = 0;
         // A short answer is read to the end, so that the next webhook can use its connection. However the reading ends, the
         // status stands.
-        while let Ok(Ok(Some(chunk))) = timeout_at(deadline, response.chunk()).await {
+        let was_cut_off = loop {
+            let chunk = match timeout_at(deadline, response.chunk()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None) | Err(_)) => break false,
+                Err(_elapsed) => break true,
+            };
             let room = KEPT - kept.len();
             kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
             read += chunk.len();
             if read > READ_AT_MOST {
-                break;
+                break false;
             }
-        }
-        Self { reaction, response: is_public.then_some(kept) }
+        };
+        Self { reaction, response: is_public.then_some(kept), was_cut_off }
     }
 }
 

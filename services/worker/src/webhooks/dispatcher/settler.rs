@@ -31,16 +31,16 @@ pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>
     let settler = Settler { store: worker.store.on_own_connection(), worker };
     let mut batch: Vec<Attempted> = Vec::with_capacity(BATCH);
     while over.recv_many(&mut batch, BATCH).await > 0 {
-        let (reports, lags): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|attempted| (attempted.report, attempted.lag)).unzip();
+        let (reports, (lags, seats)): (Vec<_>, (Vec<_>, Vec<_>)) =
+            batch.drain(..).map(|attempted| (attempted.report, (attempted.lag, attempted.seat))).unzip();
         let under_load = reports.len() >= UNDER_LOAD;
         match settler.write(&reports, &lags, Tries::default()).await {
-            Ok(()) => {}
+            Ok(()) => drop(seats),
             Err(Unwritten::EndOfGrace) => return Ok(()),
             Err(Unwritten::Refused(refused)) => {
                 background_error!(TASK, refused, reports = reports.len(), "reports of webhooks were refused");
-                for (report, lag) in reports.into_iter().zip(lags) {
-                    alone.begin(TASK, settler.clone().write_alone(Attempted { report, lag })).await;
+                for ((report, lag), seat) in reports.into_iter().zip(lags).zip(seats) {
+                    alone.begin(TASK, settler.clone().write_alone(Attempted { report, lag, seat })).await;
                 }
             }
         }
@@ -66,7 +66,7 @@ impl Settler {
     /// Writes one report. If Postgres refuses it, writes it without the receiver's answer. If that is refused too, the claim
     /// lapses, and the webhook is sent again.
     async fn write_alone(self, attempted: Attempted) {
-        let Attempted { report, lag } = attempted;
+        let Attempted { report, lag, seat: _seat } = attempted;
         let (job, seq) = (report.job, report.seq);
         let Err(Unwritten::Refused(refused)) =
             self.write(from_ref(&report), &[lag], Tries::of_a_row_alone()).await
@@ -120,7 +120,7 @@ fn record(report: &DeliveryReport, lag: Option<Duration>, settled: ReportSettled
         DeliveryOutcome::Failed { code } => ("failed", code),
         DeliveryOutcome::Release { .. } => match report.news {
             LaneNews::Failed { code, .. } => ("probed", code),
-            LaneNews::Unknown | LaneNews::Succeeded => return,
+            LaneNews::Unknown | LaneNews::Succeeded | LaneNews::SucceededWithoutEnd => return,
         },
     };
     counter!(DELIVERIES.name, "outcome" => outcome, "code" => code).increment(1);

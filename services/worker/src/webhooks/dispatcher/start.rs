@@ -12,7 +12,7 @@ use super::TASK;
 use super::attempt::{Attempted, Context, release};
 use super::choice::Choice;
 use super::heavy::Heavy;
-use super::pool::Pool;
+use super::pool::{CountedLane, Part, Pool};
 use super::receivers::{Receivers, Withheld};
 use crate::worker::Worker;
 
@@ -78,7 +78,7 @@ impl Starter {
             for delivery in piece {
                 match &read {
                     Ok(()) => self.start(delivery, claimed, choice).await,
-                    Err(_) => tell(&self.over, release(delivery, claimed, UNREAD_FOR)).await,
+                    Err(_) => self.release(delivery, claimed, UNREAD_FOR, choice).await,
                 }
             }
             failed = read.err().or(failed);
@@ -86,14 +86,14 @@ impl Starter {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Begins one attempt. It keeps its seat until its report is on its way to the settler, who takes only so many: so what
-    /// is under way stays bounded even where Postgres is slow to write.
+    /// Begins one attempt. It keeps its seat at least until its report is on its way to the settler, who takes only so many:
+    /// so what is under way stays bounded even where Postgres is slow to write.
     async fn start(&self, delivery: Delivery, claimed: Instant, choice: &Choice) {
         let address = match self.receivers.address(&delivery.receiver) {
             Ok(address) => address,
-            Err(Withheld { wait }) => return tell(&self.over, release(delivery, claimed, wait)).await,
+            Err(Withheld { wait }) => return self.release(delivery, claimed, wait, choice).await,
         };
-        let lane = choice.lanes.get(&delivery.receiver.lane).expect("a claim takes from these lanes alone");
+        let lane = lane_of(&delivery, choice);
         let seat = self.seats.take(lane.clone(), 1);
         let weight = delivery.is_heavy().then(|| self.heavy.take(lane.clone(), delivery.artifact_bytes));
         // Every line that the attempt logs names its job by this span, which is as grave as an error so that every FOREMAN_LOG
@@ -107,16 +107,28 @@ impl Starter {
             // An attempt that is still under way at the end of the grace is dropped. Its claim ends by itself, and the
             // webhook is sent again.
             if let Some(attempted) = hard.run_until_cancelled(attempt).await {
-                tell(&over, attempted).await;
-                drop(seat);
+                tell(&over, attempted, seat).await;
             }
         };
         self.worker.shutdown.spawn_work("delivery", run.instrument(span));
     }
+
+    async fn release(&self, delivery: Delivery, claimed: Instant, wait: Duration, choice: &Choice) {
+        let seat = self.seats.take(lane_of(&delivery, choice).clone(), 1);
+        tell(&self.over, release(delivery, claimed, wait), seat).await;
+    }
+}
+
+fn lane_of<'a>(delivery: &Delivery, choice: &'a Choice) -> &'a CountedLane {
+    choice.lanes.get(&delivery.receiver.lane).expect("a claim takes from these lanes alone")
 }
 
 /// Hands a report to the settler, who listens until the end of the grace for as long as anybody can report.
-async fn tell(over: &mpsc::Sender<Attempted>, attempted: Attempted) {
+async fn tell(over: &mpsc::Sender<Attempted>, mut attempted: Attempted, seat: Part) {
+    let mut seat = Some(seat);
+    if attempted.changes_its_lane() {
+        attempted.seat = seat.take();
+    }
     if over.send(attempted).await.is_err() {
         tracing::warn!("the process ends before a webhook's outcome could be written; it will be sent again");
     }
