@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use blanked::comparable;
 use foreman_ollama::{
-    Client, Failure, FailureKind, Generation, Join, Joined, LoadKey, ModelName, OllamaHost, Pushed, Route,
+    Client, Context, Failure, FailureKind, Generation, Join, Joined, LoadKey, ModelName, OllamaHost, Pushed,
+    Route, write_context,
 };
 use ollama_sim::{Config, Fault, Happening, KeepAlive, Log, Model, Moment, Outcome, Sim, Trouble};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -81,6 +82,31 @@ async fn what_is_preloaded_runs_without_another_load_on_either_route() {
             client.unload(&job.load_key, job.route).await.unwrap();
             assert!(sim.resident().is_empty());
             client.unload(&job.load_key, job.route).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_with_the_context_of_the_runner_runs_without_another_load() {
+    let (sim, client) = sim(Config::default()).await;
+    let resident = key("tiny-a:latest num_ctx=1024");
+    for options in [
+        "",
+        r#","options":{}"#,
+        r#","options":null"#,
+        r#","options":{"seed":1,"num_ctx":512}"#,
+        r#","options":{"num_ctx":512},"options":null"#,
+        r#","options":{"num_ctx":512},"OPTIONS":{"seed":1}"#,
+        r#","options":{"num\u005fctx":2048.9,"num_ctx":null}"#,
+    ] {
+        for context in [resident.context(), Context::Automatic] {
+            sim.reset();
+            client.preload(&resident.with_context(context), Route::Generate).await.unwrap();
+            let length = if let Context::Length(length) = context { Some(length) } else { None };
+            let body = format!(r#"{{"model":"tiny-a","prompt":"x"{options}}}"#);
+            let body = write_context(Route::Generate, &body, length);
+            join(Route::Generate, client.run(Route::Generate, body, ROOM)).await.unwrap();
+            assert_eq!(sim.log().loads, 1, "{options} {context:?}");
         }
     }
 }

@@ -14,7 +14,6 @@ use crate::keep_alive::KeepAlive;
 use crate::log::{Kind, Outcome};
 use crate::model::{self, Model};
 use crate::ollama::Ollama;
-use crate::options::RunnerOptions;
 use crate::request::{RunRequest, Shape};
 use crate::runner::NoRunner;
 use crate::script::{self, Plan};
@@ -55,7 +54,7 @@ impl Ollama {
             return Ok(form.empty(&mut *voice, "unload"));
         }
         let (options, run_options) = match able(shape, &request, &model)
-            .and_then(|()| RunnerOptions::read(&request, &model).map_err(|text| (500, text)))
+            .and_then(|()| self.options(&request, &model).map_err(|text| (500, text)))
         {
             Ok(options) => options,
             Err((status, text)) => return refuse(entry, form, status, &text),

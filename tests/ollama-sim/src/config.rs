@@ -33,6 +33,8 @@ pub struct Config {
     pub max_loaded: usize,
     /// `OLLAMA_MAX_QUEUE`.
     pub max_queue: usize,
+    /// `OLLAMA_CONTEXT_LENGTH`: the context for requests and models that name none.
+    pub context_length: i64,
     /// `OLLAMA_KEEP_ALIVE`.
     pub keep_alive: KeepAlive,
     /// Adds `"simulated": true` to every final answer, so that nobody takes it for the answer of a model.
@@ -69,6 +71,7 @@ impl Default for Config {
             parallel: 1,
             max_loaded: 1,
             max_queue: 512,
+            context_length: 4096,
             keep_alive: KeepAlive::For(Duration::from_secs(5 * 60)),
             simulated_mark: false,
             keep_records: 200_000,

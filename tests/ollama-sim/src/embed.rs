@@ -19,7 +19,6 @@ use crate::keep_alive::KeepAlive;
 use crate::log::{Kind, Outcome};
 use crate::model::Model;
 use crate::ollama::Ollama;
-use crate::options::RunnerOptions;
 use crate::orders::Orders;
 use crate::request::RunRequest;
 use crate::residency::Lease;
@@ -245,8 +244,7 @@ impl Ollama {
             let name = go_json::string(&asked.model);
             Failed::Refused(404, format!("model {name} not found, try pulling it first"))
         })?;
-        let (options, _) =
-            RunnerOptions::read(&request, &model).map_err(|text| Failed::Refused(500, text))?;
+        let (options, _) = self.options(&request, &model).map_err(|text| Failed::Refused(500, text))?;
         entry.is(if texts.is_empty() { Kind::Load } else { Kind::Run }, &model.name, &body);
         let lease = held.lease.insert(self.acquire(entry, &model, options, &request, &body).await?);
         let load = arrived.elapsed();

@@ -46,6 +46,9 @@ struct Args {
     /// OLLAMA_MAX_QUEUE.
     #[arg(long, default_value_t = 512)]
     max_queue: usize,
+    /// OLLAMA_CONTEXT_LENGTH.
+    #[arg(long, default_value_t = 4096)]
+    context_length: i64,
     /// OLLAMA_KEEP_ALIVE, or `forever`.
     #[arg(long, default_value = "5m", value_parser = keep_alive)]
     keep_alive: KeepAlive,
@@ -76,6 +79,7 @@ async fn main() -> anyhow::Result<()> {
         parallel: args.parallel.max(1),
         max_loaded: args.max_loaded.max(1),
         max_queue: args.max_queue.max(1),
+        context_length: args.context_length,
         keep_alive: args.keep_alive,
         simulated_mark: args.simulated_mark,
         ..Config::default()

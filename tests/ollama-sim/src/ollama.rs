@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::faults::{Due, Faults, Stage};
 use crate::journal::{Entry, Journal};
 use crate::model::{self, Model};
-use crate::options::RunnerOptions;
+use crate::options::{RunOptions, RunnerOptions};
 use crate::orders;
 use crate::request::RunRequest;
 use crate::residency::{Lease, Residency};
@@ -28,6 +28,15 @@ impl Ollama {
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<Model>> {
         let name = model::canonical(name)?;
         self.models.iter().find(|model| model.name.eq_ignore_ascii_case(&name))
+    }
+
+    /// The options of a request for this model, or Ollama's error about a wrong type.
+    pub(crate) fn options(
+        &self,
+        request: &RunRequest,
+        model: &Model,
+    ) -> Result<(RunnerOptions, RunOptions), String> {
+        RunnerOptions::read(request, model, self.config.context_length)
     }
 
     /// A runner for a request, as soon as there is one.

@@ -10,6 +10,8 @@ use crate::request::RunRequest;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RunnerOptions {
     pub(crate) num_ctx: i64,
+    /// Whether neither the request nor the model names a context.
+    automatic: bool,
     num_batch: i64,
     num_gpu: i64,
     main_gpu: i64,
@@ -56,8 +58,13 @@ const FLOATS: [&str; 8] = [
 const BOOLEANS: [&str; 4] = ["use_mmap", "use_mlock", "numa", "penalize_newline"];
 
 impl RunnerOptions {
-    /// The options of a request on top of the model's own, or Ollama's error about a wrong type.
-    pub(crate) fn read(request: &RunRequest, model: &Model) -> Result<(Self, RunOptions), String> {
+    /// The options of a request on top of the model's own, or Ollama's error about a wrong type. `context_length` is the context
+    /// where neither names one.
+    pub(crate) fn read(
+        request: &RunRequest,
+        model: &Model,
+        context_length: i64,
+    ) -> Result<(Self, RunOptions), String> {
         check_types(request)?;
         let given = |name: &str| {
             let of_request = match request.option(name) {
@@ -68,7 +75,8 @@ impl RunnerOptions {
         };
         let runner = Self {
             // A context longer than the model supports is cut, so it causes no reload either.
-            num_ctx: given("num_ctx").unwrap_or(4096).clamp(4, model.context_length),
+            num_ctx: given("num_ctx").unwrap_or(context_length).clamp(4, model.context_length),
+            automatic: given("num_ctx").is_none(),
             num_batch: given("num_batch").unwrap_or(512),
             num_gpu: given("num_gpu").unwrap_or(AUTOMATIC).max(AUTOMATIC),
             main_gpu: given("main_gpu").unwrap_or(0),
@@ -92,7 +100,10 @@ impl RunnerOptions {
     pub(crate) fn serve(&self, wanted: &Self) -> bool {
         // A request that leaves `num_gpu` out again causes no reload.
         let num_gpu = if wanted.num_gpu == AUTOMATIC { self.num_gpu } else { wanted.num_gpu };
-        *self == Self { num_gpu, ..*wanted }
+        // A runner with the automatic context serves a request that names the same length. But a request that names none is not
+        // served by a runner whose context was named, even if the length is the same.
+        let automatic = self.automatic || wanted.automatic;
+        *self == Self { num_gpu, automatic, ..*wanted }
     }
 }
 

@@ -39,7 +39,7 @@ impl House {
     async fn ask(&self, model: &str, body: &str) -> Waiting {
         let request = RunRequest::decode(Shape::Chat, format!("{{{body}}}").as_bytes()).unwrap();
         let model = self.config.models.iter().find(|known| known.name == format!("{model}:latest")).unwrap();
-        let (options, _) = RunnerOptions::read(&request, model).unwrap();
+        let (options, _) = RunnerOptions::read(&request, model, self.config.context_length).unwrap();
         let want = Want {
             options,
             keep_alive: request.keep_alive,
