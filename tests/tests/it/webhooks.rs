@@ -3,11 +3,13 @@
 
 mod bodies;
 mod claiming;
+mod dying;
 mod gates;
 mod heavy;
 mod keeping_house;
 mod lanes;
 mod names;
+mod ordering;
 mod plans;
 mod receivers;
 mod relaying;
