@@ -1,13 +1,17 @@
-//! `foreman client`: the clients, their keys and their webhook secrets. A key and a secret are shown once, when they are
-//! made.
+//! `foreman client`: the clients, their keys, their webhook secrets and their terms. A key and a secret are shown once, when
+//! they are made.
+
+mod terms;
 
 use std::process::ExitCode;
 
+use bytesize::ByteSize;
 use foreman_runtime::Env;
 use foreman_runtime::settings::{cli, shared};
-use foreman_store::{Client, Credentials};
+use foreman_store::{Client, Credentials, TermsChange};
 use serde::Serialize;
 
+use self::terms::TermsArgs;
 use crate::terminal::{print, say};
 use crate::{database, help};
 
@@ -20,7 +24,32 @@ pub(crate) enum Command {
         /// It sees the jobs of every client
         #[arg(long)]
         admin: bool,
+        #[command(flatten)]
+        terms: TermsArgs,
         /// Print {"client","key","secret"}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change on which terms a client is served
+    #[command(after_help = "\
+Examples:
+  foreman client set reports --weight 2 --max-running 1
+  foreman client set 'address 192.0.2.7' --max-queued 100 --weight default
+
+The word default takes a term back to what every client has. A change has its effect within some seconds.")]
+    Set {
+        name: String,
+        #[command(flatten)]
+        terms: TermsArgs,
+        /// Print the client as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one client and its terms
+    #[command(after_help = "Example: foreman client show reports")]
+    Show {
+        name: String,
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -57,10 +86,17 @@ Where DATABASE_URL is not set, the clients are those of the `foreman up` that ru
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let (store, seal) = database::open_with_key(&Env::from_process())?;
     match command {
-        Command::Create { name, admin, json } => {
+        Command::Create { name, admin, terms, json } => {
             let seal = database::needs_key(seal)?;
             show(&store.create_client(&seal, &name, admin).await?, json)?;
+            if terms.change() != TermsChange::default() {
+                store.change_terms(&name, &terms.change()).await?;
+            }
         }
+        Command::Set { name, terms, json } => {
+            list(&[store.change_terms(&name, &terms.change()).await?], json)?
+        }
+        Command::Show { name, json } => list(&[store.client_named(&name).await?], json)?,
         Command::Rotate { name, json } => {
             let seal = database::needs_key(seal)?;
             show(&store.rotate_client(&seal, &name).await?, json)?;
@@ -104,6 +140,11 @@ struct Listed<'a> {
     created_at: String,
     previous_until: Option<String>,
     revoked_at: Option<String>,
+    weight: Option<f64>,
+    max_queued: Option<i64>,
+    max_queued_bytes: Option<i64>,
+    max_running: Option<i32>,
+    gpu_seconds_a_day: Option<f64>,
 }
 
 fn list(clients: &[Client], json: bool) -> anyhow::Result<()> {
@@ -116,6 +157,11 @@ fn list(clients: &[Client], json: bool) -> anyhow::Result<()> {
             created_at: foreman_webhook::rfc3339(client.created_at),
             previous_until: client.previous_until.map(foreman_webhook::rfc3339),
             revoked_at: client.revoked_at.map(foreman_webhook::rfc3339),
+            weight: client.terms.weight,
+            max_queued: client.terms.max_queued,
+            max_queued_bytes: client.terms.max_queued_bytes,
+            max_running: client.terms.max_running,
+            gpu_seconds_a_day: client.terms.gpu_seconds_a_day,
         };
         if json {
             print(serde_json::to_string(&listed)?)?;
@@ -141,6 +187,21 @@ impl Listed<'_> {
         if let Some(at) = &self.revoked_at {
             words.push(format!("revoked {at}"));
         }
+        words.extend(self.terms_in_words());
         words.join(", ")
+    }
+
+    /// Only what differs from the default.
+    fn terms_in_words(&self) -> impl Iterator<Item = String> {
+        let bytes = |bytes: i64| ByteSize(bytes.unsigned_abs());
+        [
+            self.weight.map(|weight| format!("weight {weight}")),
+            self.max_queued.map(|jobs| format!("at most {jobs} jobs queued")),
+            self.max_queued_bytes.map(|size| format!("at most {} queued", bytes(size))),
+            self.max_running.map(|jobs| format!("at most {jobs} running")),
+            self.gpu_seconds_a_day.map(|seconds| format!("{seconds} GPU-seconds a day")),
+        ]
+        .into_iter()
+        .flatten()
     }
 }

@@ -6,6 +6,8 @@
 //!
 //! A single api never lets in more than the limit. An api learns only from a count what other apis have let in, and it counts
 //! again when it has let in a tenth of the limit itself. So each further api can exceed the limit by at most a tenth.
+//!
+//! A count also tells which ceilings the client has of its own (`foreman client set`), so each count is good for a while only.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,12 +26,17 @@ pub(crate) use stored::StoredBytes;
 /// Near the limit, a count is used for this long.
 const GOOD_FOR: Duration = Duration::from_secs(1);
 
+/// Anywhere else, a count is used for this long: an operator who changes a client's ceilings sees the effect by then. Counting
+/// 100,000 jobs takes some 30 ms, so this costs a busy client next to nothing.
+const TERMS_GOOD_FOR: Duration = Duration::from_secs(10);
+
 /// Most flushes are over within this time.
 const FLUSHED_WITHIN: Duration = Duration::from_millis(10);
 
 /// Keeps each client within its limits.
 pub(crate) struct QueueLimits {
     store: Store,
+    /// For clients without ceilings of their own.
     max: ClientBacklog,
     stored: StoredBytes,
     /// When a forgotten client comes back, its queue is counted.
@@ -53,6 +60,9 @@ struct Estimate {
     /// Let in by this api since its last count. Other apis learn of it when they count.
     since_count: ClientBacklog,
     counted_at: Option<Instant>,
+    /// The client's own ceilings, as the last count found them.
+    own_max_jobs: Option<u64>,
+    own_max_bytes: Option<u64>,
     /// Whether jobs were under way during the last count. `waiting` may include these jobs twice.
     is_doubtful: bool,
 }
@@ -97,7 +107,7 @@ impl QueueLimits {
         loop {
             match self.check(&queue, bytes) {
                 QueueCheck::Reserved(reservation) => return Ok(reservation),
-                QueueCheck::Full => return Err(self.full()),
+                QueueCheck::Full => return Err(full(self.max_of(&queue.estimate()))),
                 QueueCheck::CountFirst => {}
             }
             let _one_at_a_time = queue.counting.lock().await;
@@ -113,8 +123,11 @@ impl QueueLimits {
             let counted = self.store.client_backlog(client, self.max.jobs).await?;
             let mut estimate = queue.estimate();
             // Nobody knows whether the count includes the jobs that were under way when it began.
-            estimate.waiting =
-                ClientBacklog { jobs: counted.jobs + under_way.jobs, bytes: counted.bytes + under_way.bytes };
+            estimate.waiting = ClientBacklog {
+                jobs: counted.waiting.jobs + under_way.jobs,
+                bytes: counted.waiting.bytes + under_way.bytes,
+            };
+            (estimate.own_max_jobs, estimate.own_max_bytes) = (counted.max_jobs, counted.max_bytes);
             estimate.is_doubtful = under_way.jobs > 0;
             estimate.since_count = ClientBacklog::default();
             estimate.counted_at = Some(Instant::now());
@@ -125,14 +138,17 @@ impl QueueLimits {
         let mut estimate = queue.estimate();
         let jobs_after = estimate.waiting.jobs + 1;
         let bytes_after = estimate.waiting.bytes.saturating_add(bytes);
-        let is_near = jobs_after > self.max.jobs / 10 * 9 || bytes_after > self.max.bytes / 10 * 9;
-        let fits = jobs_after <= self.max.jobs && bytes_after <= self.max.bytes;
-        let is_too_much_unseen = estimate.since_count.jobs >= (self.max.jobs / 10).max(1)
-            || estimate.since_count.bytes >= (self.max.bytes / 10).max(1);
+        let max = self.max_of(&estimate);
+        let is_near = jobs_after > max.jobs / 10 * 9 || bytes_after > max.bytes / 10 * 9;
+        let fits = jobs_after <= max.jobs && bytes_after <= max.bytes;
+        let is_too_much_unseen = estimate.since_count.jobs >= (max.jobs / 10).max(1)
+            || estimate.since_count.bytes >= (max.bytes / 10).max(1);
         match estimate.counted_at {
             None => QueueCheck::CountFirst,
             Some(_) if is_too_much_unseen => QueueCheck::CountFirst,
-            Some(counted_at) if is_near && counted_at.elapsed() >= GOOD_FOR => QueueCheck::CountFirst,
+            Some(counted_at) if counted_at.elapsed() >= if is_near { GOOD_FOR } else { TERMS_GOOD_FOR } => {
+                QueueCheck::CountFirst
+            }
             Some(_) if fits => {
                 estimate.add(bytes);
                 QueueCheck::Reserved(QueueReservation { queue: Arc::clone(queue), bytes, is_kept: false })
@@ -142,14 +158,22 @@ impl QueueLimits {
         }
     }
 
-    fn full(&self) -> Refusal {
-        let error = format!(
-            "this client has its {} jobs or {} bytes queued; wait until some have run, or have \
-             FOREMAN_CLIENT_MAX_QUEUED or FOREMAN_CLIENT_MAX_QUEUED_BYTES raised",
-            self.max.jobs, self.max.bytes
-        );
-        Refusal::too_many("queue_full", error).retry_after(Duration::from_secs(2))
+    /// What this client may have in its queue.
+    fn max_of(&self, estimate: &Estimate) -> ClientBacklog {
+        ClientBacklog {
+            jobs: estimate.own_max_jobs.unwrap_or(self.max.jobs),
+            bytes: estimate.own_max_bytes.unwrap_or(self.max.bytes),
+        }
     }
+}
+
+fn full(max: ClientBacklog) -> Refusal {
+    let error = format!(
+        "this client has its {} jobs or {} bytes queued; wait until some have run, or have FOREMAN_CLIENT_MAX_QUEUED or \
+         FOREMAN_CLIENT_MAX_QUEUED_BYTES raised, or the client's own ceilings with `foreman client set`",
+        max.jobs, max.bytes
+    );
+    Refusal::too_many("queue_full", error).retry_after(Duration::from_secs(2))
 }
 
 impl ClientQueue {

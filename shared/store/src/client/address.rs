@@ -1,7 +1,7 @@
 //! Clients that are source addresses, for an api without authentication. A client is made when its address is first
 //! seen, and forgotten when it has no jobs, webhooks or keys any more.
 //!
-//! Must never forget a client that still has jobs, webhooks, keys or a revocation.
+//! Must never forget a client that still has jobs, webhooks, keys, a revocation or terms of its own.
 
 use crate::client::credentials::ADDRESS_PREFIX;
 use crate::client::sign_in::SignedIn;
@@ -51,13 +51,14 @@ impl Store {
     }
 
     /// Forgets addresses that were first seen more than a day ago and have nothing stored, at most `limit`. Returns
-    /// how many. A revoked address is kept.
+    /// how many. An address that is revoked or has terms of its own is kept.
     pub async fn prune_address_clients(&self, limit: i64) -> Result<u64, StoreError> {
         let pruned = sqlx::query!(
             r#"-- prune_address_clients
             WITH idle AS MATERIALIZED (
                 SELECT c.id FROM client c
                 WHERE starts_with(c.name, $2) AND c.key_digest IS NULL AND c.revoked_at IS NULL
+                  AND num_nonnulls(c.weight, c.max_queued, c.max_queued_bytes, c.max_running, c.gpu_seconds_a_day) = 0
                   AND c.created_at < now() - interval '1 day'
                   AND NOT EXISTS (SELECT FROM job j WHERE j.client_id = c.id)
                   AND NOT EXISTS (SELECT FROM webhook_lane l WHERE l.client_id = c.id)

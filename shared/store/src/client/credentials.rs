@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 
 use crate::client::seal::Seal;
 use crate::client::sign_in::KeyDigest;
+use crate::client::terms::{OwnTerms, TermsChange};
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::ClientId;
@@ -52,7 +53,7 @@ impl fmt::Debug for Credentials {
 }
 
 /// A client as an operator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Client {
     pub id: ClientId,
     pub name: String,
@@ -63,6 +64,7 @@ pub struct Client {
     /// How long the key and secret from before the last rotation are valid, if they still are.
     pub previous_until: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
+    pub terms: OwnTerms,
 }
 
 /// Why a client could not be made or changed. The text is for the operator.
@@ -125,15 +127,16 @@ impl Store {
     /// Every client, sorted by name.
     pub async fn clients(&self) -> Result<Vec<Client>, StoreError> {
         let clients = sqlx::query_as!(
-            Client,
+            Row,
             r#"-- clients
             SELECT id AS "id: ClientId", name, is_admin, key_digest IS NOT NULL AS "has_key!", created_at,
-                   CASE WHEN previous_until > now() THEN previous_until END AS previous_until, revoked_at
+                   CASE WHEN previous_until > now() THEN previous_until END AS previous_until, revoked_at, weight,
+                   max_queued, max_queued_bytes, max_running, gpu_seconds_a_day
             FROM client ORDER BY name"#
         )
         .fetch_all(self.once())
         .await?;
-        Ok(clients)
+        Ok(clients.into_iter().map(Client::from).collect())
     }
 
     /// Gives a client a new key and secret. The current ones stay valid for a day; those from before them end at
@@ -181,19 +184,63 @@ impl Store {
         self.client_named(name).await
     }
 
-    async fn client_named(&self, name: &str) -> Result<Client, ClientError> {
+    /// Changes the terms of a client, and returns the client as it is then.
+    pub async fn change_terms(&self, name: &str, change: &TermsChange) -> Result<Client, ClientError> {
+        self.set_client_terms(name, change).await?;
+        self.client_named(name).await
+    }
+
+    pub async fn client_named(&self, name: &str) -> Result<Client, ClientError> {
         let client = sqlx::query_as!(
-            Client,
+            Row,
             r#"-- client_named
             SELECT id AS "id: ClientId", name, is_admin, key_digest IS NOT NULL AS "has_key!", created_at,
-                   CASE WHEN previous_until > now() THEN previous_until END AS previous_until, revoked_at
+                   CASE WHEN previous_until > now() THEN previous_until END AS previous_until, revoked_at, weight,
+                   max_queued, max_queued_bytes, max_running, gpu_seconds_a_day
             FROM client WHERE name = $1"#,
             name
         )
         .fetch_optional(self.once())
         .await
         .map_err(StoreError::from)?;
-        client.ok_or_else(|| ClientError::Unknown(name.to_owned()))
+        client.map(Client::from).ok_or_else(|| ClientError::Unknown(name.to_owned()))
+    }
+}
+
+/// A client as its row says it.
+struct Row {
+    id: ClientId,
+    name: String,
+    is_admin: bool,
+    has_key: bool,
+    created_at: DateTime<Utc>,
+    previous_until: Option<DateTime<Utc>>,
+    revoked_at: Option<DateTime<Utc>>,
+    weight: Option<f64>,
+    max_queued: Option<i64>,
+    max_queued_bytes: Option<i64>,
+    max_running: Option<i32>,
+    gpu_seconds_a_day: Option<f64>,
+}
+
+impl From<Row> for Client {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            is_admin: row.is_admin,
+            has_key: row.has_key,
+            created_at: row.created_at,
+            previous_until: row.previous_until,
+            revoked_at: row.revoked_at,
+            terms: OwnTerms {
+                weight: row.weight,
+                max_queued: row.max_queued,
+                max_queued_bytes: row.max_queued_bytes,
+                max_running: row.max_running,
+                gpu_seconds_a_day: row.gpu_seconds_a_day,
+            },
+        }
     }
 }
 

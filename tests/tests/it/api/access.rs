@@ -1,6 +1,6 @@
 //! Tests which client may see which jobs: with keys, with addresses, and from foreign pages.
 
-use foreman_store::{AddressClient, JobRequest, Seal, SecretOwner, Signing};
+use foreman_store::{AddressClient, JobRequest, Seal, SecretOwner, Signing, Term, TermsChange};
 use foreman_tests::{Api, Db, eventually, http};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -253,7 +253,7 @@ async fn a_flood_of_new_addresses_makes_few_clients_and_an_ipv6_network_makes_on
 #[tokio::test]
 async fn an_address_without_jobs_is_forgotten_and_comes_back_as_the_same_client() {
     let db = Db::fresh().await;
-    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4"] {
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4", "192.0.2.5"] {
         db.store.create_address_client(address).await.unwrap();
     }
     let client = async |address: &str| match db.store.address_client(address).await.unwrap() {
@@ -264,12 +264,15 @@ async fn an_address_without_jobs_is_forgotten_and_comes_back_as_the_same_client(
     let busy = db.job(JobRequest { client: client("192.0.2.2").await.unwrap(), ..db.request() });
     db.accept_all(&[busy]).await;
     db.store.revoke_client("address 192.0.2.3").await.unwrap();
+    let heavier = TermsChange { weight: Some(Term::Is(2.0)), ..TermsChange::default() };
+    db.store.change_terms("address 192.0.2.5", &heavier).await.unwrap();
     db.store.create_client(&seal(), "team", false).await.unwrap();
     db.run("UPDATE client SET created_at = now() - interval '2 days' WHERE name <> 'address 192.0.2.4'")
         .await;
     assert_eq!(db.store.prune_address_clients(100).await.unwrap(), 1);
     let left: Vec<String> = db.values("SELECT name FROM client ORDER BY name").await;
-    assert_eq!(left, ["address 192.0.2.2", "address 192.0.2.3", "address 192.0.2.4", "team"]);
+    let addresses = [2, 3, 4, 5].map(|last| format!("address 192.0.2.{last}"));
+    assert_eq!(left, [&addresses[..], &["team".to_owned()]].concat());
     assert_eq!(client("192.0.2.1").await, None);
     db.store.create_address_client("192.0.2.1").await.unwrap();
     assert_eq!(client("192.0.2.1").await, Some(idle));

@@ -1,6 +1,9 @@
 //! Tests the limits of one client: jobs and bytes in the queue, bytes per day, waiting requests.
 
-use foreman_tests::{Api, Db, eventually, success};
+use std::time::Duration;
+
+use foreman_store::{Term, TermsChange};
+use foreman_tests::{Api, Db, eventually, success, within};
 use futures_util::{StreamExt, future::join_all, stream};
 use reqwest::Method;
 
@@ -51,6 +54,35 @@ async fn one_clients_full_queue_is_not_anothers() {
             .unwrap();
         assert_eq!(answer.status(), status, "{address}");
     }
+}
+
+#[tokio::test]
+async fn a_clients_own_ceilings_go_before_the_settings() {
+    let (db, api) = start(&[("FOREMAN_CLIENT_MAX_QUEUED", "5")]).await;
+    submit(&api, JOB).await;
+    let name: String = db.value("SELECT name FROM client").await;
+    let set = async |max_queued, max_queued_bytes| {
+        let (max_queued, max_queued_bytes) = (Some(max_queued), Some(max_queued_bytes));
+        let change = TermsChange { max_queued, max_queued_bytes, ..TermsChange::default() };
+        db.store.change_terms(&name, &change).await.unwrap();
+    };
+    // An api counts anew after some seconds, and finds the new ceilings then.
+    let is_answered = async |status: u16, words: &str| {
+        within(Duration::from_secs(20), words, async || {
+            let answer = post(&api, "/jobs", JOB).await;
+            let seen = (answer.status().as_u16(), answer.text().await.unwrap());
+            if seen.0 == status && seen.1.contains(words) { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
+    };
+    set(Term::Is(1), Term::Default).await;
+    is_answered(429, "its 1 jobs or").await;
+    set(Term::Is(1_000), Term::Default).await;
+    is_answered(202, "job_id").await;
+    set(Term::Is(1_000), Term::Is(1)).await;
+    is_answered(429, "its 1000 jobs or 1 bytes").await;
+    set(Term::Default, Term::Default).await;
+    is_answered(429, "its 5 jobs or").await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! `foreman migrate` and `foreman client`.
 
 use foreman_tests::{Api, Db, Process, eventually, free_port, http};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{foreman, sentence, stdout};
 
@@ -98,4 +98,49 @@ async fn a_client_signs_in_with_what_was_shown_once_until_it_is_revoked() {
         seen => Err(format!("{seen:?}")),
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_terms_are_set_shown_and_taken_back() {
+    let db = Db::fresh().await;
+    let settings = [("DATABASE_URL", db.url()), ("FOREMAN_SECRET_KEY", KEY)];
+    let client = async |arguments: &[&str]| foreman(&[&["client"], arguments].concat(), &settings).await;
+    let json = |output: &std::process::Output| serde_json::from_str::<Value>(&stdout(output)).unwrap();
+
+    let made = client(&["create", "reports", "--weight", "2.5", "--max-running", "3", "--json"]).await;
+    assert_eq!(json(&made).as_object().unwrap().keys().collect::<Vec<_>>(), ["client", "key", "secret"]);
+    let all = ["--max-queued", "50", "--max-queued-bytes", "1MiB", "--gpu-seconds-a-day", "3600"];
+    let set = json(&client(&[&["set", "reports", "--json"][..], &all].concat()).await);
+    let terms = |shown: &Value| {
+        ["weight", "max_queued", "max_queued_bytes", "max_running", "gpu_seconds_a_day"]
+            .map(|term| shown[term].clone())
+    };
+    assert_eq!(terms(&set), [json!(2.5), json!(50), json!(1 << 20), json!(3), json!(3600.0)]);
+    let kept = db.store.client_terms().await.unwrap();
+    assert_eq!((kept.len(), kept[0].weight, kept[0].max_running), (1, 2.5, Some(3)));
+    assert_eq!(kept[0].gpu_seconds_a_day, Some(3_600.0));
+
+    let listed = stdout(&client(&["list"]).await);
+    let words = "weight 2.5, at most 50 jobs queued, at most 1.0 MiB queued, at most 3 running, 3600 GPU-seconds a day";
+    assert!(listed.contains(words), "{listed}");
+
+    let back = ["--weight", "default", "--max-running", "default", "--gpu-seconds-a-day", "default"];
+    assert!(client(&[&["set", "reports"][..], &back].concat()).await.status.success());
+    let shown = json(&client(&["show", "reports", "--json"]).await);
+    assert_eq!(terms(&shown), [Value::Null, json!(50), json!(1 << 20), Value::Null, Value::Null]);
+    assert_eq!(
+        db.store.client_terms().await.unwrap(),
+        [],
+        "what may be queued is no matter of the scheduler"
+    );
+
+    let unknown = client(&["set", "nobody", "--weight", "2"]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(sentence(&unknown).contains("no client named"), "{}", sentence(&unknown));
+    for wrong in [["--weight", "0"], ["--weight", "101"], ["--max-running", "0"], ["--max-queued", "some"]] {
+        let refused = client(&[&["set", "reports"][..], &wrong].concat()).await;
+        assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("or `default`"), "{said}");
+    }
 }

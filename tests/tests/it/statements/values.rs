@@ -72,6 +72,7 @@ pub(crate) const VALUES: &[Values] = &[
         "filled.id(1), 'host 1', 1, '{tiny-a}', array[filled.id(1)], array['user 0'], '{0}', '{f}', array[filled.job(0)], '{64}', 64, 'working', 1000000"]),
     values("client_named", Few, &["'client 3'"]),
     values("client_secrets", DOCTOR, BARE),
+    values("client_terms", Few, BARE),
     values("clients", WholeRooms("`foreman client list` shows every client"), BARE),
     values("create_address_client", Few, &["filled.id(900001), 'address 127.0.0.1'"]),
     values("create_client", Few, &["filled.id(900001), 'new', false, decode(repeat('ab', 32), 'hex'), NULL"]),
@@ -182,6 +183,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("rotate_client", Few, &["filled.id(3), '\\xabababababababababababababababababababababababababababababababab', NULL, 24"]),
     values("sealed_values", DOCTOR, BARE),
     values("server", DOCTOR, BARE),
+    values("set_client_terms", Few, &["'client 3', true, 2, false, NULL, false, NULL, true, 4, true, NULL"]),
     values("settle_deliveries", BATCH, &["filled.deliveries(50001, 10), array_fill(1::bigint, '{10}'), array_fill('delivered'::text, '{5}') || array_fill('retry'::text, '{5}'), array_fill(500::smallint, '{10}'), \
         array_fill(NULL::text, '{5}') || array_fill('status_5xx'::text, '{5}'), array_fill(1, '{10}'), array_fill(NULL::bytea, '{10}'), array_fill(1::float8, '{10}'), array_fill(60::float8, '{10}'), \
         array_fill('http://127.0.0.1:9/'::text, '{10}'), array_fill('queued'::text, '{10}'), filled.ids(2, 10), array_fill(false, '{10}'), array_fill(NULL::uuid, '{5}') || array_fill(filled.id(500001), '{5}'), \
