@@ -14,6 +14,7 @@ mod backend;
 mod bad_receivers;
 mod calls;
 mod connection;
+mod contexts;
 mod cpu;
 mod deliver;
 mod isolation;
@@ -30,6 +31,7 @@ mod workload;
 
 use accept::Accept;
 use calls::Calls;
+use contexts::Contexts;
 use deliver::Deliver;
 use isolation::Isolation;
 use measure::{Row, Sample, Scenario};
@@ -75,6 +77,8 @@ enum Name {
     Calls,
     /// Single requests of one client, alone and then beside another client that takes everything it can get.
     Shares,
+    /// Requests that name different contexts, straight at an Ollama and through Foreman: how often it loads.
+    Contexts,
     /// Webhooks to healthy receivers, alone and then beside receivers that hang or drip.
     Isolation,
 }
@@ -93,6 +97,7 @@ async fn main() -> anyhow::Result<()> {
     let scale = if options.quick { Scale::quick() } else { Scale::full() };
     let (mut rows, mut quiet) = (Vec::new(), String::new());
     let (mut calls, mut shares, mut isolation) = (String::new(), String::new(), String::new());
+    let mut contexts = String::new();
     for name in Name::value_variants() {
         if !options.scenario.is_empty() && !options.scenario.contains(name) {
             continue;
@@ -114,6 +119,10 @@ async fn main() -> anyhow::Result<()> {
                 shares = Shares::new(&cluster, &scale).measure(contenders).await?;
                 continue;
             }
+            Name::Contexts => {
+                contexts = Contexts::new(&cluster, &scale).measure(contenders).await?;
+                continue;
+            }
             Name::Isolation => {
                 isolation = Isolation::start(&cluster, &scale)?.measure(contenders, repeats).await?;
                 continue;
@@ -127,6 +136,7 @@ async fn main() -> anyhow::Result<()> {
     say(&quiet);
     say(&calls);
     say(&shares);
+    say(&contexts);
     say(&isolation);
     Ok(())
 }
@@ -143,6 +153,8 @@ struct Scale {
     isolation_for: Duration,
     /// How many bad receivers one client names.
     crowd: usize,
+    /// How many requests name contexts.
+    contexts: usize,
     /// One duration per rate.
     quiet_for: [Duration; 3],
 }
@@ -159,6 +171,7 @@ impl Scale {
             calls_for: Duration::from_secs(20),
             isolation_for: Duration::from_secs(20),
             crowd: 5_000,
+            contexts: 200,
             quiet_for,
         }
     }
@@ -174,6 +187,7 @@ impl Scale {
             calls_for: Duration::from_secs(3),
             isolation_for: Duration::from_secs(5),
             crowd: 500,
+            contexts: 50,
             quiet_for,
         }
     }
