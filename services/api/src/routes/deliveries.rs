@@ -58,7 +58,7 @@ pub(crate) async fn list(
     responses(
         (status = 202, description = "The delivery that is due now: a new one for a webhook that had ended.", body = schema::DeliveryRef),
         (status = 404, description = "`no_such_delivery`"),
-        (status = 409, description = "`being_sent`"),
+        (status = 409, description = "`being_sent`, `endpoint_deleted`"),
         (status = 429, description = "`redelivered_too_often`: this webhook, or webhooks of this client at all; `too_many_reads`"),
         (status = 503, description = "`busy`"),
     ),
@@ -83,6 +83,11 @@ pub(crate) async fn redeliver(
                 "this webhook went to its receiver {DELIVERIES_PER_EVENT_AND_MINUTE} times within a minute; wait for a minute"
             );
             Err(Refusal::too_many("redelivered_too_often", error).retry_after(Duration::from_secs(60)))
+        }
+        Redelivery::ReceiverDeleted => {
+            let error = "the endpoint of this delivery was deleted; make one with POST /webhooks, and send it what it missed with \
+                         POST /webhooks/{id}/recover";
+            Err(Refusal::conflict("endpoint_deleted", error))
         }
         Redelivery::Missing => Err(Refusal::no_such_delivery()),
     }

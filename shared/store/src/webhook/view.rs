@@ -90,6 +90,8 @@ pub enum Redelivery {
     BeingSent,
     /// The same event went to the same receiver [`DELIVERIES_PER_EVENT_AND_MINUTE`] times within the last minute.
     TooSoon,
+    /// Its endpoint was deleted.
+    ReceiverDeleted,
     /// No such delivery.
     Missing,
 }
@@ -222,21 +224,23 @@ impl Store {
         Ok(pending.map(|row| if row.free { Redelivery::Due(delivery) } else { Redelivery::BeingSent }))
     }
 
-    /// Makes a new delivery of one that has ended, unless one like that is still pending.
+    /// Makes a new delivery of one that has ended, unless one like that is still pending, or nothing is sent to its receiver any
+    /// more. The row of a deleted endpoint goes some day, so a receiver without a row is a deleted endpoint too.
     async fn deliver_again(&self, scope: Scope, delivery: DeliveryId) -> Result<Redelivery, StoreError> {
         // The lane may have been pruned since. The id of a delivery contains the time at which it was made, so `recent`
         // reads the job's deliveries of the last minute and no others.
         let found = query_with_receivers!(
             r#"-- deliver_again
             WITH ended AS MATERIALIZED (
-                SELECT a.job_id, a.seq, a.lane_id, a.state, j.client_id, receiver.origin
+                SELECT a.job_id, a.seq, a.lane_id, a.state, j.client_id, receiver.origin,
+                       receiver.deleted IS DISTINCT FROM false AS receiver_deleted
                 FROM webhook_attempt a
                 CROSS JOIN LATERAL (SELECT * FROM job WHERE id = a.job_id LIMIT 1) AS j
                 LEFT JOIN "# + RECEIVER OF "a.lane_id" + r#" ON true
                 WHERE a.delivery_id = $1 AND a.outcome <> 'retry' AND ($2::uuid IS NULL OR j.client_id = $2)
             ), lane AS (
                 INSERT INTO webhook_lane (id, client_id, origin)
-                SELECT lane_id, client_id, origin FROM ended WHERE origin IS NOT NULL
+                SELECT lane_id, client_id, origin FROM ended WHERE NOT receiver_deleted
                 ON CONFLICT DO NOTHING
             ), pending AS MATERIALIZED (
                 SELECT d.id FROM webhook_delivery d
@@ -250,16 +254,23 @@ impl Store {
             ), again AS (
                 INSERT INTO webhook_delivery (lane_id, job_id, seq, terminal, redelivery, next_attempt_at)
                 SELECT lane_id, job_id, seq, state IN ('done', 'failed', 'cancelled', 'expired'), true, now()
-                FROM ended, recent WHERE NOT EXISTS (SELECT FROM pending) AND recent.deliveries < $3
+                FROM ended, recent
+                WHERE NOT receiver_deleted AND NOT EXISTS (SELECT FROM pending) AND recent.deliveries < $3
                 RETURNING id
             )
-            SELECT (SELECT id FROM again UNION ALL SELECT id FROM pending) AS "id: DeliveryId" FROM ended"#,
+            SELECT (SELECT id FROM again UNION ALL SELECT id FROM pending) AS "id: DeliveryId",
+                   receiver_deleted AS "receiver_deleted!"
+            FROM ended"#,
             delivery.uuid(),
             scope.client(),
             DELIVERIES_PER_EVENT_AND_MINUTE,
         )
         .fetch_optional(self.once())
         .await?;
-        Ok(found.map_or(Redelivery::Missing, |row| row.id.map_or(Redelivery::TooSoon, Redelivery::Due)))
+        Ok(match found {
+            None => Redelivery::Missing,
+            Some(row) if row.receiver_deleted => Redelivery::ReceiverDeleted,
+            Some(row) => row.id.map_or(Redelivery::TooSoon, Redelivery::Due),
+        })
     }
 }

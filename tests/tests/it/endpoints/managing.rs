@@ -61,6 +61,24 @@ async fn a_job_is_told_to_its_own_url_and_to_every_endpoint_that_wants_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_went_to_an_endpoint_is_not_sent_again_once_that_is_deleted() {
+    let house = House::start().await;
+    let made = house.endpoint("/in", json!({"events": ["done"]})).await;
+    house.run(job()).await;
+    house.until_all_is_sent().await;
+    let sent = house.api.get(&format!("{}/deliveries", path_of(&made))).await;
+    let again = format!("/deliveries/{}/redeliver", sent["data"][0]["delivery_id"].as_str().unwrap());
+    house.ask(Method::DELETE, &path_of(&made), Value::Null).await;
+    // The row of a deleted endpoint goes after a day.
+    for forget in ["SELECT", "DELETE FROM webhook_endpoint"] {
+        house.db.run(forget).await;
+        let (status, refused) = house.ask(Method::POST, &again, Value::Null).await;
+        assert_eq!((status.as_u16(), &refused["code"]), (409, &json!("endpoint_deleted")), "{forget}");
+        assert_eq!(house.db.value::<i64>("SELECT count(*) FROM webhook_delivery").await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_is_made_shown_changed_and_deleted() {
     let house = House::start().await;
     let fields = json!({"description": "mine", "events": ["done"], "models": ["tiny-a"], "rate_limit": 5,
