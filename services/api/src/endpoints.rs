@@ -38,7 +38,7 @@ pub(crate) async fn create(
     mut fields: Fields,
 ) -> Result<EndpointWithSecret, Refusal> {
     let seal = seal(app)?;
-    check_url(app, Asker::of(caller.client), &fields).await?;
+    check_url(app, caller, &fields).await?;
     let headers = fields.headers.take().unwrap_or_default();
     let settings = fields.settings()?;
     let made = app.store.create_endpoint(seal, caller.client, &settings, &headers).await?;
@@ -52,18 +52,18 @@ pub(crate) async fn create(
 /// Changes those fields of an endpoint that are given.
 pub(crate) async fn change(
     app: &App,
-    scope: Scope,
+    caller: &Caller,
     id: EndpointId,
     mut fields: Fields,
 ) -> Result<EndpointView, Refusal> {
     let seal = seal(app)?;
-    check_url(app, Asker::of(id), &fields).await?;
+    check_url(app, caller, &fields).await?;
     let headers = fields.headers.take();
     let apply = |settings: &mut _| {
         fields.apply(settings);
         Ok::<_, Refusal>(())
     };
-    let changed = app.store.change_endpoint(seal, scope, id, headers.as_ref(), apply).await?;
+    let changed = app.store.change_endpoint(seal, caller.scope(), id, headers.as_ref(), apply).await?;
     changed.ok_or_else(Refusal::no_such_endpoint)
 }
 
@@ -97,7 +97,8 @@ pub(crate) async fn recover(
     }
 }
 
-async fn check_url(app: &App, asker: Asker, fields: &Fields) -> Result<(), Refusal> {
+async fn check_url(app: &App, caller: &Caller, fields: &Fields) -> Result<(), Refusal> {
     let Some(url) = &fields.url else { return Ok(()) };
-    Ok(app.receivers.check(asker, url, Instant::now() + SUBMISSION_BUDGET).await?)
+    let deadline = Instant::now() + SUBMISSION_BUDGET;
+    Ok(app.receivers.check(Asker::of(caller.client), url, deadline).await?)
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// 32 bytes in base64.
 const SECRET_KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
-const KEY: (&str, &str) = ("FOREMAN_SECRET_KEY", SECRET_KEY);
+pub(crate) const KEY: (&str, &str) = ("FOREMAN_SECRET_KEY", SECRET_KEY);
 
 /// A schedule whose waits a test can sit out.
 const QUICK: (&str, &str) = ("FOREMAN_WEBHOOK_RETRY_SCHEDULE", "10ms,10ms,10ms,10ms");

@@ -186,7 +186,7 @@ pub(crate) async fn change(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let changed = endpoints::change(&app, caller.scope(), id, Fields::parse(&read.bytes)?).await?;
+    let changed = endpoints::change(&app, &caller, id, Fields::parse(&read.bytes)?).await?;
     Ok(outgoing::small_json(StatusCode::OK, show::json(&endpoint(&changed))))
 }
 

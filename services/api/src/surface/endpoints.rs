@@ -106,7 +106,7 @@ async fn update(
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
     let given = fields::object(&read.bytes)?;
-    let changed = endpoints::change(&app, caller.scope(), id, parse(&given)?).await?;
+    let changed = endpoints::change(&app, &caller, id, parse(&given)?).await?;
     Ok(answer(&endpoint(&changed)))
 }
 

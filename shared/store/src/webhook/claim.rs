@@ -9,7 +9,7 @@ use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
-use crate::id::{DeliveryId, EndpointId, JobId, LaneId};
+use crate::id::{ClientId, DeliveryId, EndpointId, JobId, LaneId};
 use crate::job::history::JobEvent;
 use crate::job::state::JobState;
 use crate::webhook::lane::OPENS_AT;
@@ -112,7 +112,7 @@ impl Store {
     ///
     /// An event waits for the earlier events of its job to the same receiver. A redelivery does not wait, and nothing
     /// waits for it. A claim whose end has passed is taken over: its attempt is logged as `dispatcher_lost` and stays
-    /// counted, and if it was the last attempt, the delivery fails here. After a 410 the later events of the job end here
+    /// counted, and if it was the last attempt, the delivery fails here, unless its lane is open. After a 410 the later events of the job end here
     /// unsent, and so do those for an endpoint that was deleted. Nothing is claimed for a disabled endpoint.
     ///
     /// A lane that is held back gives one delivery from its `not_before` on, whatever was offered, and an endpoint with a rate
@@ -185,10 +185,11 @@ impl Store {
                     ORDER BY q.next_attempt_at LIMIT offer.at_most FOR UPDATE SKIP LOCKED
                 ) AS d
             ), judged AS MATERIALIZED (
-                SELECT p.*, receiver.url, receiver.signed_by, receiver.endpoint_id, j.model, j.metadata, j.traceparent,
+                SELECT p.*, receiver.url, receiver.signed_by, receiver.endpoint_id, j.client_id, j.model, j.metadata, j.traceparent,
                        e.attempt, e.state, e.previous_state, e.error, e.at, made.bytes,
                        CASE WHEN made.bytes > $9 THEN made.bytes ELSE 0 END AS heavy,
-                       CASE WHEN p.claim_no IS NOT NULL AND p.attempts >= CASE WHEN p.terminal THEN $5::smallint ELSE $6 END
+                       CASE WHEN p.claim_no IS NOT NULL AND NOT p.is_open
+                             AND p.attempts >= CASE WHEN p.terminal THEN $5::smallint ELSE $6 END
                             THEN 'dispatcher_lost'
                             WHEN NOT p.redelivery AND EXISTS (
                                 SELECT FROM webhook_attempt a
@@ -242,7 +243,7 @@ impl Store {
                 WHERE l.id = gate.id
             )
             SELECT id AS "id!: DeliveryId", no, number, claim_no IS NOT NULL AS "lost!", ends_as,
-                   lane_id AS "lane!: LaneId", terminal AS "terminal!", redelivery AS "redelivery!",
+                   lane_id AS "lane!: LaneId", client_id AS "client!: ClientId", terminal AS "terminal!", redelivery AS "redelivery!",
                    extract(epoch FROM now() - created_at)::float8 AS "age!",
                    extract(epoch FROM now() - at)::float8 AS "event_age!",
                    url AS "url!", signed_by AS "signed_by!: SecretOwner", endpoint_id AS "endpoint: EndpointId", traceparent, job_id AS "job!: JobId",
@@ -274,6 +275,7 @@ impl Store {
                     claim: DeliveryClaim { id: row.id, no },
                     receiver: Receiver {
                         lane: row.lane,
+                        client: row.client,
                         url: row.url,
                         signed_by: row.signed_by,
                         endpoint: row.endpoint,

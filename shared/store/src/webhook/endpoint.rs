@@ -145,16 +145,17 @@ impl Store {
 
     /// Where an endpoint's webhooks go, and whose secrets sign them.
     pub async fn endpoint_receiver(&self, id: EndpointId) -> Result<Option<Receiver>, StoreError> {
-        let url = sqlx::query_scalar!(
-            "-- endpoint_receiver
-            SELECT url FROM webhook_endpoint WHERE id = $1 AND deleted_at IS NULL",
+        let found = sqlx::query!(
+            r#"-- endpoint_receiver
+            SELECT client_id AS "client: ClientId", url FROM webhook_endpoint WHERE id = $1 AND deleted_at IS NULL"#,
             id.uuid()
         )
         .fetch_optional(self.once())
         .await?;
-        Ok(url.map(|url| Receiver {
+        Ok(found.map(|row| Receiver {
             lane: id.into(),
-            url,
+            client: row.client,
+            url: row.url,
             signed_by: SecretOwner::from(id),
             endpoint: Some(id),
         }))

@@ -21,6 +21,8 @@ pub struct JobReceiver {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
     pub lane: LaneId,
+    /// Whose jobs it is told of.
+    pub client: ClientId,
     pub url: String,
     pub signed_by: SecretOwner,
     /// `None` for a URL that the job names.

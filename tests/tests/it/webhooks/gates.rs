@@ -139,6 +139,18 @@ async fn a_probe_whose_dispatcher_died_is_followed_by_another_after_its_claim() 
 }
 
 #[tokio::test]
+async fn a_probe_that_was_lost_is_not_a_last_attempt() {
+    let db = opened(12).await;
+    db.run("UPDATE webhook_delivery SET attempts = 9").await;
+    for _ in 0..3 {
+        hold_ends(&db).await;
+        let claimed = claim(&db.store).await;
+        assert_eq!((claimed.to_send.len(), claimed.ended.len()), (1, 0));
+        db.run("UPDATE webhook_delivery SET claimed_until = now() WHERE claim_no IS NOT NULL").await;
+    }
+}
+
+#[tokio::test]
 async fn a_rate_limit_holds_over_several_dispatchers() {
     const RATE: usize = 20;
     let db = Db::fresh().await;

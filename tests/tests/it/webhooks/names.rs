@@ -1,13 +1,16 @@
 //! Names of receivers: what nameservers answer, what they leave unanswered, and that nobody pays for the names of others.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
+use foreman_store::{ClientId, EndpointSettings, JobRequest, NewJob, Seal};
 use foreman_tests::{Db, NameAnswer, NameServer, Received, Receiver, ReceiverAnswer, eventually};
 use foreman_webhook::guard::{Asker, LookupError};
 use foreman_webhook::{Allow, Failure, Guard, GuardError, Nameservers, Policy};
 use tokio::task::JoinSet;
 
 use super::{dispatcher, job_to, logged};
+use crate::endpoints::KEY;
 
 const PUBLIC: &str = "93.184.215.14";
 
@@ -143,6 +146,52 @@ async fn thousands_of_dead_names_of_one_client_do_not_delay_the_name_of_another(
     let found = guard.resolve(Asker::of("another client"), "healthy.example", 443).await.unwrap();
     assert_eq!(found[0].ip(), PUBLIC.parse::<IpAddr>().unwrap());
     assert!(dead_names() < DEAD, "the other client waited for the whole flood");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_names_of_all_endpoints_of_a_client_are_looked_up_in_one_share() {
+    const ENDPOINTS: usize = 100;
+    const SHARE: usize = 64;
+    let (db, receiver) = (Db::fresh().await, Receiver::start().await);
+    let nameserver = NameServer::start(|name, _| match name {
+        "healthy.example" => addresses(&["127.0.0.1"]),
+        _ => NameAnswer::Silence,
+    })
+    .await;
+    for nth in 0..ENDPOINTS {
+        let origin = format!("http://dead{nth}.example:80");
+        let settings = EndpointSettings {
+            url: format!("{origin}/"),
+            origin,
+            description: String::new(),
+            events: None,
+            models: None,
+            rate_limit: None,
+            is_disabled: false,
+        };
+        db.store
+            .create_endpoint(&Seal::new(&[1; 32]), db.client, &settings, &Vec::new())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    let _dispatcher = dispatcher(&db, &[KEY, ("FOREMAN_WEBHOOK_NAMESERVERS", nameserver.address())]).await;
+    db.accept(1).await;
+    let dead_names = || {
+        let asked = nameserver.asked();
+        asked.iter().filter(|asked| asked.starts_with("A dead")).collect::<HashSet<_>>().len()
+    };
+    eventually("a share that is full", async || match dead_names() {
+        SHARE.. => Ok(()),
+        fewer => Err(fewer),
+    })
+    .await;
+    let url = receiver.url("/").replace("127.0.0.1", "healthy.example");
+    let other = job_to(&db, &url);
+    let request = JobRequest { client: ClientId::generate(), ..other.request };
+    db.accept_all(&[NewJob { request, ..other }]).await;
+    assert_eq!(logged(&db, 1).await, ["1 1 delivered"]);
+    assert_eq!(dead_names(), SHARE);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -120,7 +120,8 @@ impl Receivers {
     pub(super) fn address(&self, receiver: &Receiver) -> Result<Address, Withheld> {
         let known = self.known.get(&receiver.signed_by).ok_or(Withheld { wait: UNREAD_FOR })?;
         let signing = known.signing.clone().ok_or(Withheld { wait: UNREADABLE_FOR })?;
-        let asker = Asker::of(receiver.signed_by);
+        // Not of the endpoint: a client with many of them would take all look-ups.
+        let asker = Asker::of(receiver.client);
         Ok(Address { url: ReceiverUrl::parse(&receiver.url).ok(), signing, asker })
     }
 
