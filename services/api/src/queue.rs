@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use foreman_store::{QueueShare, Store, StoreError};
+use foreman_store::{HostPlan, QueueShare, Store, StoreError};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -21,6 +21,8 @@ const REST: u32 = 19;
 pub(crate) struct QueueReading {
     pub(crate) as_of: DateTime<Utc>,
     pub(crate) shares: Arc<Vec<QueueShare>>,
+    /// How each host goes about its work, with the host's id.
+    pub(crate) plans: Arc<Vec<(String, HostPlan)>>,
     use_until: Instant,
 }
 
@@ -43,8 +45,9 @@ impl QueueReader {
         }
         let (began, as_of) = (Instant::now(), self.store.clock().now());
         let shares = Arc::new(self.store.queue().await?);
+        let plans = Arc::new(self.store.host_plans().await?);
         let rest = MIN_USE.max(began.elapsed() * REST);
-        let reading = QueueReading { as_of, shares, use_until: Instant::now() + rest };
+        let reading = QueueReading { as_of, shares, plans, use_until: Instant::now() + rest };
         Ok(last.insert(reading).clone())
     }
 }

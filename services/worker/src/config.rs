@@ -101,6 +101,10 @@ pub(crate) struct Turns {
     pub max_model_wait: Duration,
     /// The share of GPU time, between 0 and 1, that loading may take while several models have work.
     pub load_share: f64,
+    /// Whether jobs may run with a longer context than they ask for, so that fewer loads are needed.
+    pub context_fit: bool,
+    /// The longest context that is loaded for several jobs.
+    pub context_max: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -137,6 +141,9 @@ impl Config {
             turns: Turns {
                 max_model_wait: env.read(&worker::MAX_MODEL_WAIT, form::duration(SECOND..=DAY))?,
                 load_share: env.read(&worker::LOAD_SHARE, form::percent)?,
+                context_fit: env.read(&worker::CONTEXT_FIT, form::choice(&[("on", true), ("off", false)]))?,
+                context_max: env
+                    .read_optional(&worker::CONTEXT_MAX, form::integer(1..=i64::from(i32::MAX)))?,
             },
             webhooks: Webhooks::read(env)?,
             job_ttl: shared::job_ttl(env)?,

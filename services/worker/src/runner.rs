@@ -15,17 +15,19 @@ mod job;
 mod load;
 pub(crate) mod metrics;
 mod pause;
+pub(crate) mod publisher;
 mod questions;
 mod record;
 mod residency;
 mod scan;
-mod signal;
+pub(crate) mod signal;
 mod trouble;
 mod vanished;
 
 use std::sync::Arc;
 
 use foreman_ollama::Client;
+use foreman_store::HostPlan;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -50,7 +52,10 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     exits.into_iter().for_each(|exits| {
         shutdown.spawn_work("settle", exits);
     });
-    shutdown.spawn("host_lease", host_lease::run(Arc::clone(&worker), give_holder));
+    shutdown.spawn(
+        "host_lease",
+        host_lease::run(Arc::clone(&worker), give_holder, ollama.clone(), signals.clone()),
+    );
     let watch = HostWatch {
         worker: Arc::clone(&worker),
         ollama: ollama.clone(),
@@ -58,11 +63,16 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         signals: signals.clone(),
         look_now: Arc::clone(&look_at_host),
     };
+    let plans = watch::Sender::new(HostPlan::default());
     // The floor needs these tasks after the soft token too, until it has finished.
     let watchers = [
         shutdown.spawn_work("inventory", watch.run()),
         shutdown.spawn_work("scan", scan::run(Arc::clone(&worker), holder.clone(), signals.clone())),
         shutdown.spawn_work("cancel", cancel::run(Arc::clone(&worker), signals.clone())),
+        shutdown.spawn_work(
+            "plan",
+            publisher::run(Arc::clone(&worker), holder.clone(), plans.subscribe(), signals.clone()),
+        ),
     ];
     let context = Context {
         ollama,
@@ -71,7 +81,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         limits: worker.config.limits.clone(),
         clock: worker.store.clock().clone(),
     };
-    Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), look_at_host).run().await;
+    Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), look_at_host, plans).run().await;
     watchers.iter().for_each(AbortHandle::abort);
     worker.live.close();
     Ok(())

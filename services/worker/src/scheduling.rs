@@ -1,15 +1,19 @@
-//! What the host should do next: which jobs to claim, for which client, and with which load key. Pure: callers pass
+//! What the host should do next: which jobs to claim, for which client, and with which runner. Pure: callers pass
 //! the time, and nothing here talks to Postgres or Ollama.
 //!
-//! [`plan`] decides. It asks [`backlog`] where jobs are ready, [`presence`] which models the host has, [`rotation`]
-//! which client and key have the next turn, [`client_order`] which client comes first within a key, and [`estimates`]
-//! how long loads and runs take. [`group_memory`] helps the scan to find ready jobs.
+//! [`plan`] decides. It asks [`backlog`] where jobs are ready, [`presence`] which models the host has, [`contexts`]
+//! which runner serves which jobs, [`rotation`] which client and runner have the next turn, [`fairness`] whose jobs come
+//! first in a claim, and [`estimates`] how long loads and runs take. [`shares`] and [`gpu_clock`] count what everybody
+//! has had. [`group_memory`] helps the scan to find ready jobs.
 
 pub(crate) mod backlog;
-pub(crate) mod client_order;
+pub(crate) mod contexts;
 pub(crate) mod estimates;
+pub(crate) mod fairness;
+pub(crate) mod gpu_clock;
 pub(crate) mod group_memory;
 pub(crate) mod key;
 pub(crate) mod plan;
 pub(crate) mod presence;
 pub(crate) mod rotation;
+pub(crate) mod shares;

@@ -124,7 +124,7 @@ impl JobBody {
         // Like Ollama, treat null as "not given". The model is the exception, because it has no default.
         let given = |key| members.get(key).filter(|raw| raw.get() != "null");
         let model = read_model(members.get("model").ok_or(JobBodyError::ModelMissing)?)?;
-        let load_key = LoadKey::of_request(&model, given("options"), given("shift"))?;
+        let load_key = LoadKey::of_request(&model, given("options"), given("shift"))?.or_any_context();
         let route = match (given("messages"), given("prompt")) {
             (Some(_), Some(_)) => return Err(JobBodyError::TwoThingsToRun),
             (None, None) => return Err(JobBodyError::NothingToRun),

@@ -176,6 +176,16 @@ impl LoadKey {
         Self::new(self.model.clone(), settings)
     }
 
+    /// The key of a request that names no context, if its body could name one: any context that is long enough serves it.
+    /// A model of the cloud has no runner of ours.
+    pub(crate) fn or_any_context(self) -> Self {
+        if self.context() == Context::Automatic && !self.model.is_cloud() {
+            self.with_context(Context::Any)
+        } else {
+            self
+        }
+    }
+
     /// A body that loads exactly this key and generates nothing. It names a context only if the key has a length.
     pub fn preload_body(&self, route: Route) -> String {
         self.empty_request(route, &format!("\"{}s\"", Self::KEEP_ALIVE.as_secs()))

@@ -81,6 +81,8 @@ impl SyncBody {
         let name = model_name(route, &fields.model)?;
         let load_key = LoadKey::with_options(name, &fields.options, fields.shift)
             .map_err(|error: LoadKeyError| SyncBodyError::bad(error.to_string()))?;
+        // The bodies of OpenAI's and Anthropic's routes have no place for a context.
+        let load_key = if route.is_native() { load_key.or_any_context() } else { load_key };
         let purpose = match (fields.is_empty, fields.unloads) {
             (true, true) if route.is_native() => Purpose::Unload,
             _ => Purpose::Run,

@@ -37,6 +37,7 @@ pub use db::wake;
 pub use fleet::api::Orphaned;
 pub use fleet::heartbeat::Heartbeat;
 pub use fleet::host::{HostOffer, PublishedModel};
+pub use fleet::host_plan::{HostPlan, MeasuredContext, MeasuredRunner};
 pub use fleet::inventory::{Inventory, KnownModel};
 pub use fleet::stream::{Place, StreamAddress};
 pub use fleet::worker::{OwnLease, Renewal};

@@ -17,6 +17,7 @@ mod connection;
 mod contexts;
 mod cpu;
 mod deliver;
+mod gpu;
 mod isolation;
 mod measure;
 mod pgbench;
@@ -33,6 +34,7 @@ use accept::Accept;
 use calls::Calls;
 use contexts::Contexts;
 use deliver::Deliver;
+use gpu::Gpu;
 use isolation::Isolation;
 use measure::{Row, Sample, Scenario};
 use programs::Programs;
@@ -79,6 +81,8 @@ enum Name {
     Shares,
     /// Requests that name different contexts, straight at an Ollama and through Foreman: how often it loads.
     Contexts,
+    /// Work of several models and clients, straight at an Ollama and through Foreman: loads, waits, and the idle GPU.
+    Gpu,
     /// Webhooks to healthy receivers, alone and then beside receivers that hang or drip.
     Isolation,
 }
@@ -98,6 +102,7 @@ async fn main() -> anyhow::Result<()> {
     let (mut rows, mut quiet) = (Vec::new(), String::new());
     let (mut calls, mut shares, mut isolation) = (String::new(), String::new(), String::new());
     let mut contexts = String::new();
+    let mut gpu = String::new();
     for name in Name::value_variants() {
         if !options.scenario.is_empty() && !options.scenario.contains(name) {
             continue;
@@ -123,6 +128,10 @@ async fn main() -> anyhow::Result<()> {
                 contexts = Contexts::new(&cluster, &scale).measure(contenders).await?;
                 continue;
             }
+            Name::Gpu => {
+                gpu = Gpu::new(&cluster, &scale).measure(contenders).await?;
+                continue;
+            }
             Name::Isolation => {
                 isolation = Isolation::start(&cluster, &scale)?.measure(contenders, repeats).await?;
                 continue;
@@ -137,6 +146,7 @@ async fn main() -> anyhow::Result<()> {
     say(&calls);
     say(&shares);
     say(&contexts);
+    say(&gpu);
     say(&isolation);
     Ok(())
 }
@@ -155,6 +165,11 @@ struct Scale {
     crowd: usize,
     /// How many requests name contexts.
     contexts: usize,
+    /// How many jobs a mixed workload has.
+    mixed: usize,
+    /// How many jobs somebody queues who keeps others waiting, and how many single jobs the others send.
+    flood: usize,
+    single: usize,
     /// One duration per rate.
     quiet_for: [Duration; 3],
 }
@@ -173,6 +188,9 @@ impl Scale {
             crowd: 5_000,
             contexts: 200,
             quiet_for,
+            mixed: 400,
+            flood: 20_000,
+            single: 20,
         }
     }
 
@@ -189,6 +207,9 @@ impl Scale {
             crowd: 500,
             contexts: 50,
             quiet_for,
+            mixed: 60,
+            flood: 400,
+            single: 3,
         }
     }
 }

@@ -106,7 +106,8 @@ async fn claim(db: &Db, holder: &Holder, job: JobId) -> Lease {
 }
 
 async fn claim_with_priority(db: &Db, holder: &Holder, job: JobId, priority: i16) -> Lease {
-    let load_key = "tiny-a:latest".into();
+    let load_key: String = db.value(&format!("SELECT load_key FROM job WHERE id = '{}'", job.uuid())).await;
+    let load_key = load_key.into();
     let offer = Offer { load_key, client: owner(db, job).await, priority, lower_bound: job, ..db.offer(1) };
     let mut claimed = db.store.claim(holder, &[offer], 1).await.unwrap();
     let lease = claimed.pop().unwrap().lease;

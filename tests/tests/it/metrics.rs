@@ -46,6 +46,7 @@ const WORKER: &[Metric] = &[
 /// Counters without labels: there from the start, or an alert over their increase would miss the first event.
 const FROM_THE_START: &[Metric] = &[
     ("foreman_model_switches_total", "counter", &[]),
+    ("foreman_context_fitted_total", "counter", &[]),
     ("foreman_gpu_idle_seconds_total", "counter", &[]),
     ("foreman_lease_rescues_total", "counter", &[]),
     ("foreman_stale_writes_total", "counter", &[]),

@@ -1,24 +1,58 @@
-//! Clients share one GPU: what one of them asks for does not keep the others waiting.
+//! Clients, and the users of a client, share one GPU: what one of them asks for does not keep the others waiting, and
+//! needs no load that another runner could save.
 
 use std::time::Duration;
 
-use foreman_store::JobRequest;
-use foreman_tests::{Api, Db, Worker, eventually};
-use ollama_sim::{Config, Sim};
+use foreman_store::{ClientId, JobRequest, NewJob, Seal};
+use foreman_tests::{Api, Db, Worker, eventually, http};
+use ollama_sim::{Config, Happening, Sim};
+use serde_json::{Value, json};
 
 use crate::chat;
 
+async fn done(api: &Api, id: &str) -> Value {
+    eventually("the end of a job", async || {
+        let job = api.get(&format!("/jobs/{id}?wait=10")).await;
+        if job["state"] == "done" { Ok(job) } else { Err(job["state"].clone()) }
+    })
+    .await
+}
+
+/// How many jobs of others ended between the submission of this job and its end.
+async fn went_before(db: &Db, id: &str) -> i64 {
+    let before = format!(
+        "SELECT count(*) FROM job_done d, job j
+         WHERE j.id = '{}' AND d.job_id <> j.id AND d.completed_at > j.created_at
+           AND d.completed_at < (SELECT completed_at FROM job_done WHERE job_id = j.id)",
+        id.parse::<foreman_store::JobId>().unwrap().uuid()
+    );
+    db.value(&before).await
+}
+
+fn generating(db: &Db, prompt: &str) -> JobRequest {
+    JobRequest {
+        load_key: "tiny-a:latest".to_owned(),
+        body: json!({"model": "tiny-a", "prompt": prompt, "stream": true}).to_string(),
+        path: "/api/generate".to_owned(),
+        ..db.request()
+    }
+}
+
+async fn another_client(db: &Db) -> ClientId {
+    db.store.create_client(&Seal::new(&[7; 32]), "another", false).await.unwrap().client
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_varies_num_ctx_costs_another_about_one_turn() {
+async fn a_client_that_varies_options_costs_another_about_one_turn() {
     let db = Db::fresh().await;
     let config = Config { load_delay: Duration::from_millis(200), ..Config::default() };
     let sim = Sim::start(config.models(["tiny-a", "tiny-b"])).await.unwrap();
     let api = Api::start(&db, &[]).await;
     let _worker = Worker::start(&db, &sim.url(), &[("FOREMAN_MAX_MODEL_WAIT", "10s")]).await;
-    let varied = (1..=300).map(|num_ctx| JobRequest {
-        load_key: format!("tiny-a:latest num_ctx={num_ctx}"),
+    let varied = (1..=300).map(|num_batch| JobRequest {
+        load_key: format!("tiny-a:latest num_batch={num_batch}"),
         body: format!(
-            r#"{{"model":"tiny-a","prompt":"sim:tokens=1 sim:token-delay=10ms","options":{{"num_ctx":{num_ctx}}},"stream":true}}"#
+            r#"{{"model":"tiny-a","prompt":"sim:tokens=1 sim:token-delay=10ms","options":{{"num_batch":{num_batch}}},"stream":true}}"#
         ),
         path: "/api/generate".to_owned(),
         ..db.request()
@@ -29,17 +63,151 @@ async fn a_client_that_varies_num_ctx_costs_another_about_one_turn() {
     let mut job = chat("hello");
     job["model"] = "tiny-b".into();
     let id = api.submit(&job).await;
-    eventually("the end of the other client's job", async || {
-        let state = api.get(&format!("/jobs/{id}?wait=10")).await["state"].clone();
-        if state == "done" { Ok(()) } else { Err(state) }
+    done(&api, &id).await;
+    let before = went_before(&db, &id).await;
+    assert!(before <= 5, "{before} of 300 jobs went first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_with_forty_contexts_and_jobs_with_none_need_two_loads() {
+    let db = Db::fresh().await;
+    let config = Config { load_delay: Duration::from_millis(100), ..Config::default() };
+    let sim = Sim::start(config.models(["tiny-a"])).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let mut jobs = Vec::new();
+    let worker = Worker::start(&db, &sim.url(), &[]).await;
+    for nth in 0..200 {
+        let mut job = chat(&format!("job {nth}"));
+        if nth % 5 != 0 {
+            job["options"] = json!({"num_ctx": 512 + (nth % 40) * 192, "seed": nth});
+        }
+        jobs.push(api.submit(&job).await);
+    }
+    db.every_job_ends().await;
+    let is_done: i64 = db.value("SELECT count(*) FROM job_done WHERE state = 'done' AND failures = 0").await;
+    assert_eq!(is_done, 200);
+    let loads = sim.log().loads;
+    // The first jobs came alone, before anybody knew what the others would ask for.
+    assert!(loads <= 3, "{loads} loads");
+    assert!(worker.metric("foreman_context_fitted_total").await > 50.0);
+    let log = sim.log();
+    for record in log.runs() {
+        let body: Value = serde_json::from_slice(&record.body).unwrap();
+        let nth = body["messages"][0]["content"].as_str().unwrap().trim_start_matches("job ");
+        assert_eq!(
+            body["options"].get("seed").map(Value::to_string),
+            (nth.parse::<u64>().unwrap() % 5 != 0).then(|| nth.to_owned())
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_fitting_off_each_length_goes_to_ollama_as_it_came() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let _worker = Worker::start(&db, &sim.url(), &[("FOREMAN_CONTEXT_FIT", "off")]).await;
+    for num_ctx in [512, 1024, 2048] {
+        let mut job = chat("hello");
+        job["options"] = json!({"num_ctx": num_ctx});
+        let id = api.submit(&job).await;
+        done(&api, &id).await;
+    }
+    assert_eq!(sim.log().loads, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_share_the_time_of_the_gpu_and_not_the_number_of_jobs() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();
+    let another = another_client(&db).await;
+    let long = (0..20).map(|nth| generating(&db, &format!("{nth} sim:tokens=10 sim:token-delay=15ms")));
+    let short = (0..300).map(|nth| JobRequest {
+        client: another,
+        ..generating(&db, &format!("{nth} sim:tokens=1 sim:token-delay=15ms"))
+    });
+    let jobs: Vec<NewJob> = long.chain(short).map(|request| db.job(request)).collect();
+    db.accept_all(&jobs).await;
+    let _worker = Worker::start(&db, &sim.url(), &[]).await;
+    let long_ones = format!("SELECT count(*) FROM job_done WHERE client_id = '{}'", db.client.uuid());
+    eventually("the tenth long job", async || match db.value::<i64>(&long_ones).await {
+        ended if ended >= 10 => Ok(()),
+        ended => Err(format!("{ended} have ended")),
     })
     .await;
-    let before = format!(
-        "SELECT count(*) FROM job_done d, job j
-         WHERE j.id = '{}' AND d.client_id <> j.client_id AND d.completed_at > j.created_at
-           AND d.completed_at < (SELECT completed_at FROM job_done WHERE job_id = j.id)",
-        id.parse::<foreman_store::JobId>().unwrap().uuid()
+    let short_ones: i64 = db
+        .value(&format!(
+            "SELECT count(*) FROM job_done WHERE client_id = '{}' AND completed_at <
+             (SELECT max(completed_at) FROM (SELECT completed_at FROM job_done WHERE client_id = '{}' ORDER BY 1 LIMIT 10) t)",
+            another.uuid(),
+            db.client.uuid()
+        ))
+        .await;
+    // A long job takes as long as ten short ones, but each job costs a little besides.
+    assert!((30..=130).contains(&short_ones), "{short_ones} short jobs beside 10 long ones");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_queues_much_does_not_keep_another_user_of_the_same_key_waiting() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let _worker = Worker::start(&db, &sim.url(), &[]).await;
+    let prompt = "sim:tokens=1 sim:token-delay=15ms";
+    let post = async |path: &str, user: &str, body: String| {
+        let asked = http().post(format!("{}{path}", api.url)).header("x-foreman-user", user).body(body);
+        asked.send().await.unwrap().error_for_status().unwrap().text().await.unwrap()
+    };
+    api.submit(&json!({"model": "tiny-a", "prompt": prompt})).await;
+    let flood: String = (0..400)
+        .map(|nth| format!("{}\n", json!({"model": "tiny-a", "prompt": format!("{nth} {prompt}")})))
+        .collect();
+    post("/jobs/batch", "ada", flood).await;
+    sim.until(|log| log.completed >= 5).await;
+    let answer = post("/jobs", "bob", json!({"model": "tiny-a", "prompt": prompt}).to_string()).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    let id = answer["job_id"].as_str().unwrap();
+    let job = done(&api, id).await;
+    assert_eq!(job["user"], "bob");
+    let before = went_before(&db, id).await;
+    assert!(before <= 8, "{before} of 400 jobs went first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_holder_goes_on_with_the_model_that_is_loaded_and_tells_what_it_does() {
+    let db = Db::fresh().await;
+    let config = Config { load_delay: Duration::from_millis(300), ..Config::default() };
+    let sim = Sim::start(config.models(["tiny-a", "tiny-b"])).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let mut worker = Worker::start(&db, &sim.url(), &[("FOREMAN_LEASE_TTL", "2s")]).await;
+    for (nth, model) in ["tiny-b", "tiny-a"].repeat(60).into_iter().enumerate() {
+        let mut job = chat(&format!("{nth} sim:tokens=3 sim:token-delay=20ms"));
+        job["model"] = model.into();
+        api.submit(&job).await;
+    }
+    // A plan is told once a second.
+    let resident = eventually("a plan with a loaded model", async || {
+        let queue = api.get("/queue").await;
+        let models = queue["models"].as_array().unwrap();
+        let loaded =
+            models.iter().find(|model| model["resident_on"].as_array().is_some_and(|on| on.len() == 1));
+        let told = loaded.filter(|model| model["longest_wait_ms"].is_u64());
+        told.map(|model| model["model"].as_str().unwrap().to_owned()).ok_or(queue)
+    })
+    .await;
+    worker.process.kill().await;
+    let (loads, ran) = sim.look(|log| (log.loads, log.completed));
+    let at_the_kill = sim.resident();
+    worker.process.start_again();
+    sim.until(|log| log.completed > ran + 1).await;
+    let log = sim.log();
+    let first = log.runs().into_iter().rev().find(|run| run.ended.is_some()).unwrap().model.clone();
+    assert!(at_the_kill.contains(&first), "{first} ran first, and {at_the_kill:?} was loaded ({resident})");
+    assert_eq!(
+        log.loads,
+        loads,
+        "{:?}",
+        log.events.iter().filter(|event| event.what == Happening::Loaded).count()
     );
-    let before: i64 = db.value(&before).await;
-    assert!(before <= 5, "{before} of 300 jobs went first");
+    db.every_job_ends().await;
 }

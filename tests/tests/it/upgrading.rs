@@ -121,6 +121,13 @@ async fn an_upgrade_under_load_loses_nothing_and_shows_clients_no_error() {
     println!("{} jobs accepted; migrating", load.accepted());
     ours.migrate(&db).await;
     load.accepted_more(STEP).await;
+    // The workers go first: an old one leaves what only a new api writes to new ones.
+    for worker in &mut workers {
+        println!("{} jobs accepted; exchanging a worker", load.accepted());
+        worker.process.terminate().await;
+        *worker = ours.worker(&db, &sim.url()).await;
+        load.accepted_more(STEP).await;
+    }
     for (place, api) in apis.iter_mut().enumerate() {
         println!("{} jobs accepted; exchanging the api at {}", load.accepted(), both[place]);
         // The first release resets whoever is connected to it and has not asked yet when it is told to stop.
@@ -135,12 +142,6 @@ async fn an_upgrade_under_load_loses_nothing_and_shows_clients_no_error() {
         println!("{} jobs accepted; restarting the new api at {}", load.accepted(), both[place]);
         api.process.terminate().await;
         *api = ours.api(&db, both[place]).await;
-        load.accepted_more(STEP).await;
-    }
-    for worker in &mut workers {
-        println!("{} jobs accepted; exchanging a worker", load.accepted());
-        worker.process.terminate().await;
-        *worker = ours.worker(&db, &sim.url()).await;
         load.accepted_more(STEP).await;
     }
 

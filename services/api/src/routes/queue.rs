@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use foreman_store::{QueueShare, Scope};
+use foreman_store::{HostPlan, QueueShare, Scope};
 use foreman_webhook::rfc3339;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -38,9 +38,11 @@ pub(crate) struct QueuedModel {
     /// The earliest time at which one of the queued jobs may run, or might have run already.
     #[schema(format = DateTime)]
     oldest: Option<String>,
-    /// The hosts that have the model loaded. This version does not know it.
-    resident_on: Option<Vec<String>>,
-    /// The longest time that the first of its jobs may have to wait. This version does not know it.
+    /// The hosts that have the model loaded.
+    resident_on: Vec<String>,
+    /// The longest time in milliseconds that a client with jobs waits until one of them begins, by what the hosts have
+    /// measured so far. It counts for a client of weight 1 within its ceilings and its budget. `null` while no host has
+    /// told it.
     #[schema(minimum = 0)]
     longest_wait_ms: Option<u64>,
     own: Share,
@@ -78,13 +80,13 @@ pub(crate) struct ClientShare {
 pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Response, Refusal> {
     let reading = app.queue.read().await?;
     let models = reading.shares.chunk_by(|one, other| one.model == other.model);
-    let models = models.map(|shares| model(&app, caller, shares)).collect();
+    let models = models.map(|shares| model(&app, caller, shares, &reading.plans)).collect();
     let queue = Queue { as_of: rfc3339(reading.as_of), models };
     Ok(outgoing::small_json(StatusCode::OK, show::json(&queue)))
 }
 
 /// Adds up the shares of one model. `shares` has at least one of them.
-fn model(app: &Shared, caller: Caller, shares: &[QueueShare]) -> QueuedModel {
+fn model(app: &Shared, caller: Caller, shares: &[QueueShare], plans: &[(String, HostPlan)]) -> QueuedModel {
     let (own, others): (Vec<_>, Vec<_>) = shares.iter().partition(|share| share.client == caller.client);
     let (own, others) = (sum(&own), sum(&others));
     let oldest: Option<DateTime<Utc>> = shares.iter().filter_map(|share| share.oldest).min();
@@ -102,8 +104,12 @@ fn model(app: &Shared, caller: Caller, shares: &[QueueShare]) -> QueuedModel {
         queued: own.queued + others.queued,
         running: own.running + others.running,
         oldest: oldest.map(rfc3339),
-        resident_on: None,
-        longest_wait_ms: None,
+        resident_on: plans
+            .iter()
+            .filter(|(_, plan)| plan.resident() == Some(name))
+            .map(|(host, _)| host.clone())
+            .collect(),
+        longest_wait_ms: plans.iter().filter_map(|(_, plan)| plan.longest_wait_ms).max(),
         own,
         others,
         clients,

@@ -4,13 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreman_ollama::Client;
 use foreman_runtime::background_error;
 use foreman_store::wake::Topic;
 use foreman_store::{Holder, HostOffer};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::membership::liveness::Spell;
+use crate::runner::publisher;
+use crate::runner::signal::Signal;
 use crate::worker::Worker;
 
 /// The longest wait between two looks at the jobs of the last holder, while some of them still run.
@@ -21,11 +24,14 @@ const HANDOVER_POLL: Duration = Duration::from_millis(100);
 pub(crate) async fn run(
     worker: Arc<Worker>,
     give_holder: watch::Sender<Option<Holder>>,
+    ollama: Client,
+    signals: mpsc::UnboundedSender<Signal>,
 ) -> anyhow::Result<()> {
     let soft = worker.shutdown.soft();
     while let Some(holder) = soft.run_until_cancelled(stand_by(&worker)).await {
         worker.liveness.hold(Some(holder.clone()));
         tracing::info!(host = holder.host, fence = holder.fence, "holding the host");
+        publisher::remember(&worker, &holder.host, &ollama, &signals).await;
         tokio::select! {
             () = soft.cancelled() => {}
             () = lost(&worker, &holder) => {}

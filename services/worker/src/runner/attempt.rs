@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use foreman_ollama::{Client, FailureKind, Route};
 use foreman_runtime::background_error;
 use foreman_store::{ApiId, Begin, Clock, Lease, Phase, Store};
-use metrics::histogram;
+use metrics::{counter, histogram};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -17,7 +17,7 @@ use super::answer::{Asking, Keeping};
 use super::fate::{Abort, Ending, reason};
 use super::job::Body;
 use super::load::{Load, LoadFailure};
-use super::metrics::{JOB_LOAD, JOB_RUN, JOB_WAIT};
+use super::metrics::{CONTEXT_FITTED, JOB_LOAD, JOB_RUN, JOB_WAIT};
 use super::record::Recorder;
 use super::record::beginning::Began;
 use super::trouble::Trouble;
@@ -45,7 +45,10 @@ pub(crate) struct Attempt {
     pub lease: Lease,
     /// Counts the job's attempts from 1, as clients see them.
     pub number: i32,
-    pub key: Key,
+    /// What it runs on.
+    pub runner: Key,
+    /// The context to write into the body, if the runner has another than the body asks for.
+    pub rewrite: Option<Option<i64>>,
     pub model_label: String,
     pub route: Route,
     /// The api whose caller waits for the answer.
@@ -102,7 +105,7 @@ impl Attempt {
     async fn work(self, body: Body, load: Option<Load>, context: &Context, live: &LiveAnswer) -> Finished {
         // Fetch before begin: clients see the job as waiting until its body is here.
         let body = match self.fetch(body, context).await {
-            Ok(body) => body,
+            Ok(body) => self.fit(body),
             Err(ending) => return ending.into(),
         };
         let first = if load.is_some() { Phase::Loading } else { Phase::Working };
@@ -122,7 +125,7 @@ impl Attempt {
             }
         }
         let began = Instant::now();
-        let (key, label) = (Key::clone(&self.key), self.model_label.clone());
+        let (runner, label) = (Key::clone(&self.runner), self.model_label.clone());
         let keeping = self.keeping();
         let asking = Asking { route: self.route, keeping, limits: &context.limits, first_token_by, live };
         let answer = asking.ask(&context.ollama, body).await;
@@ -130,7 +133,7 @@ impl Attempt {
         histogram!(JOB_RUN.name, "model" => label).record(ran);
         let ending = match answer {
             Ok(completion) => Ending::Done(completion),
-            Err(trouble) => trouble.ending(key.model(), &context.ollama).await,
+            Err(trouble) => trouble.ending(runner.model(), &context.ollama).await,
         };
         Finished { ending, ran: Some(ran), given_out: false }
     }
@@ -152,6 +155,13 @@ impl Attempt {
                 Err(Ending::again(reason("request_unreadable", why)))
             }
         }
+    }
+
+    /// Writes the runner's context into the body, so that Ollama does not load the model again for it.
+    fn fit(&self, body: String) -> String {
+        let Some(length) = self.rewrite else { return body };
+        counter!(CONTEXT_FITTED.name).increment(1);
+        foreman_ollama::write_context(self.route, &body, length)
     }
 
     /// Asks Postgres whether the job may begin, and records in the same statement that it does.
@@ -191,7 +201,7 @@ impl Attempt {
             Err(_elapsed) => Trouble::no_token(context.limits.load_timeout),
             Ok(Err(failure)) => failure.into(),
         };
-        Err(trouble.ending(self.key.model(), &context.ollama).await)
+        Err(trouble.ending(self.runner.model(), &context.ollama).await)
     }
 
     /// A caller gets the answer as Ollama gave it. So does the job of a route whose answers we cannot join.

@@ -11,7 +11,7 @@ mod host;
 mod ledger;
 mod standing;
 
-use foreman_store::{Claimed, ClientId, Holder, JobId, Lease, LeaseNo, OwnLease};
+use foreman_store::{Claimed, ClientId, Holder, HostPlan, JobId, Lease, LeaseNo, OwnLease};
 use metrics::counter;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -19,12 +19,13 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, Finished};
 use super::fate::{Ending, HostTrouble, Past, reason};
 use super::idle::IdleMeter;
-use super::job::{Body, Job, JobWithEnding, Running};
+use super::job::{Body, Cost, Job, JobWithEnding, Running};
 use super::metrics::{GPU_IDLE, MODEL_SWITCHES};
 use super::record::leaving::Leaving;
 use super::signal::Signal;
 use crate::config;
 use crate::membership::liveness::Spell;
+use crate::scheduling::gpu_clock::GpuClock;
 use crate::scheduling::key::{Key, RunsOn};
 use crate::scheduling::plan::{Capacity, Order, Plan};
 use crate::scheduling::rotation::Next;
@@ -42,6 +43,7 @@ pub(super) struct Decider {
     plan: Plan,
     ledger: Ledger,
     claims: Claims,
+    gpu: GpuClock,
     idle: IdleMeter,
     /// For jobs that do not name a number of attempts.
     max_attempts: i16,
@@ -89,6 +91,7 @@ impl Decider {
             plan: Plan::new(turns),
             ledger: Ledger::new(slots),
             claims: Claims::new(now),
+            gpu: GpuClock::new(now),
             idle: IdleMeter::default(),
             max_attempts,
             actions: Vec::new(),
@@ -150,6 +153,12 @@ impl Decider {
         let idle_seconds = self.idle.note(waits && self.ledger.runs_nothing(), now);
         counter!(GPU_IDLE.name).increment(idle_seconds);
         std::mem::take(&mut self.actions)
+    }
+
+    /// What others are told of the plan.
+    pub(super) fn publication(&self, now: Instant) -> HostPlan {
+        let gpu_is_busy = self.ledger.gpu_is_busy();
+        self.plan.publication(|runner| self.host.needs_no_load(runner, RunsOn::Gpu, gpu_is_busy, now))
     }
 
     /// When to decide again if no event comes before.
@@ -231,13 +240,13 @@ impl Decider {
     }
 
     fn claimed(&mut self, order: &Order, spell: &Spell, claimed: Vec<Claimed>, now: Instant) {
-        self.plan.claimed(order, &claimed, now);
+        let charges = self.plan.claimed(order, &claimed, now);
         // A job that its claim began is recorded as `working`. If its model must be loaded after all, that would not
         // be true, so the job goes back.
-        let is_loaded = self.host.needs_no_load(&order.key, order.runs_on, self.ledger.gpu_is_busy(), now);
+        let is_loaded = self.host.needs_no_load(&order.runner, order.runs_on, self.ledger.gpu_is_busy(), now);
         let may_begin = self.right(now).is_some() && spell.goes_on() && is_loaded;
-        for job in claimed {
-            match Job::new(job, &order.key, order.runs_on, spell, self.max_attempts) {
+        for (job, charge) in claimed.into_iter().zip(charges) {
+            match Job::new(job, charge, order, spell, self.max_attempts) {
                 // These jobs have begun, so they run even if their key has lost the turn meanwhile.
                 Ok(job) if job.begun && may_begin => self.begin(job, now),
                 Ok(job) if job.begun => self.settle(job.not_begun()),
@@ -257,6 +266,7 @@ impl Decider {
             past: Past::default(),
             ending: Ending::GivenBack(why),
             model_label,
+            cost: None,
         });
     }
 
@@ -266,7 +276,8 @@ impl Decider {
         let attempt = Attempt {
             lease: Lease { job_id: job.lease.job_id, no: job.lease.no },
             number: job.attempt,
-            key: Key::clone(&job.key),
+            runner: Key::clone(&job.runner),
+            rewrite: job.rewrite,
             model_label: job.model_label.clone(),
             route: job.route,
             api: job.api,
@@ -275,11 +286,14 @@ impl Decider {
             abort: aborted,
             spell: job.spell,
         };
+        let is_on_gpu = job.runs_on == RunsOn::Gpu && loading == Loading::NotNeeded;
+        let on_gpu_since = is_on_gpu.then(|| self.gpu.begins(now));
         self.ledger.begun(Running {
             lease: job.lease,
-            client: job.client,
-            key: job.key,
+            charge: job.charge,
+            runner: job.runner,
             runs_on: job.runs_on,
+            on_gpu_since,
             past: job.past,
             model_label: job.model_label,
             abort,
@@ -288,24 +302,30 @@ impl Decider {
     }
 
     fn loading_for(&mut self, job: &Job, now: Instant) -> Loading {
-        if self.host.needs_no_load(&job.key, job.runs_on, self.ledger.gpu_is_busy(), now) {
-            self.plan.is_loaded(&job.key, now);
+        if self.host.needs_no_load(&job.runner, job.runs_on, self.ledger.gpu_is_busy(), now) {
+            self.plan.is_loaded(&job.runner, now);
             return Loading::NotNeeded;
         }
-        self.host.load(&job.key)
+        self.host.load(&job.runner)
     }
 
     fn heard(&mut self, signal: Signal, now: Instant) {
         match signal {
-            Signal::Scanned(groups) => self.plan.scanned(groups),
+            Signal::Scanned(groups) => self.plan.scanned(groups, now),
+            Signal::Remembered(plan) => self.plan.remember(&plan),
+            Signal::Agreed(terms) => self.plan.agreed(terms),
             Signal::Settled(lease) => self.ledger.settled(lease),
             Signal::CancelAsked(leases) => {
                 for job in self.ledger.cancel(&leases) {
                     self.settle(job.with_ending(Ending::Cancelled));
                 }
             }
-            Signal::Loaded { key, took } => {
+            Signal::Loaded { key, took, context } => {
                 self.plan.loaded(&key, took, now);
+                if let Some(length) = context {
+                    self.plan.has_context(&key, length);
+                }
+                self.ledger.loaded(&mut self.gpu, now);
                 if self.host.loaded(key, now) {
                     counter!(MODEL_SWITCHES.name).increment(1);
                 }
@@ -318,33 +338,45 @@ impl Decider {
                 self.plan.published(models);
                 self.host.came_up();
             }
-            Signal::HostAway => self.host.went_away(),
-            Signal::NothingResident => self.host.has_nothing_resident(self.ledger.gpu_is_busy()),
+            Signal::HostAway => {
+                self.plan.doubt_contexts();
+                self.host.went_away();
+            }
+            Signal::NothingResident => {
+                if self.host.has_nothing_resident(self.ledger.gpu_is_busy()) {
+                    self.plan.doubt_contexts();
+                }
+            }
         }
     }
 
     fn ended(&mut self, running: Running, finished: Finished, now: Instant) {
-        let Running { lease, client, key, runs_on, past, model_label, .. } = running;
+        let Running { lease, charge, runner, runs_on, on_gpu_since, past, model_label, .. } = running;
         let Finished { ending, ran, given_out } = finished;
         if runs_on == RunsOn::Gpu {
-            self.host.used(&key, now);
+            self.host.used(&runner, now);
         }
+        let gpu_seconds = on_gpu_since.map_or(0.0, |since| self.gpu.ends(since, now));
         let past = Past { vanished: self.host.learn(lease.job_id, &ending, now), given_out, ..past };
         if let (Ending::Done(_), Some(ran)) = (&ending, ran) {
-            self.plan.ran(client, &key, ran);
+            self.plan.ran(&runner, ran, gpu_seconds);
         }
         if let Some(trouble) = ending.host_trouble() {
             if trouble == HostTrouble::ModelGone {
-                self.plan.missed(&key);
+                self.plan.missed(&runner);
             }
             self.actions.push(Action::LookAtHost);
         }
-        self.settle(JobWithEnding { lease, past, ending, model_label });
+        let cost = Some(Cost { charge, gpu_seconds });
+        self.settle(JobWithEnding { lease, past, ending, model_label, cost });
     }
 
     /// Has the job's fate written. The lease counts as ours until Postgres has the fate.
     fn settle(&mut self, job: JobWithEnding) {
-        let JobWithEnding { lease, past, ending, model_label } = job;
+        let JobWithEnding { lease, past, ending, model_label, cost } = job;
+        if let Some(Cost { charge, gpu_seconds }) = cost {
+            self.plan.ended(&charge, gpu_seconds);
+        }
         if let Some(exit) = ending.fate(past) {
             self.ledger.settling(lease.no, exit.bytes());
             self.actions.push(Action::Settle(Leaving { lease, exit, model_label }));

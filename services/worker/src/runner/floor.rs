@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foreman_runtime::background_error;
-use foreman_store::{Holder, JobId, LeaseNo, Store, ulid_floor};
+use foreman_store::{Holder, HostPlan, JobId, LeaseNo, Store, ulid_floor};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::sync::{Notify, mpsc, watch};
@@ -25,6 +26,9 @@ use crate::scheduling::backlog::LATE_COMMITS;
 use crate::scheduling::key::Key;
 use crate::worker::Worker;
 
+/// How often to tell others of the plan, at the most. To put it together costs as much as a decision.
+const PLAN_EVERY: Duration = Duration::from_millis(500);
+
 pub(crate) struct Floor {
     worker: Arc<Worker>,
     context: Arc<Context>,
@@ -36,6 +40,9 @@ pub(crate) struct Floor {
     signals: mpsc::UnboundedSender<Signal>,
     /// Tells the host watch to look at Ollama now.
     look_at_host: Arc<Notify>,
+    /// What others are told of the plan.
+    plans: watch::Sender<HostPlan>,
+    plan_again_at: Instant,
     question: OptionFuture<BoxFuture<'static, Reply>>,
     attempts: JoinSet<Finished>,
     /// The lease of each attempt, and its job, by the id of the attempt's task.
@@ -51,6 +58,7 @@ impl Floor {
         holder: watch::Receiver<Option<Holder>>,
         (signals, inbox): (mpsc::UnboundedSender<Signal>, mpsc::UnboundedReceiver<Signal>),
         look_at_host: Arc<Notify>,
+        plans: watch::Sender<HostPlan>,
     ) -> Self {
         let (config, slots) = (&worker.config, worker.config.host.slots);
         Self {
@@ -62,6 +70,8 @@ impl Floor {
             inbox,
             signals,
             look_at_host,
+            plans,
+            plan_again_at: Instant::now(),
             question: None.into(),
             attempts: JoinSet::new(),
             leases: HashMap::new(),
@@ -94,6 +104,11 @@ impl Floor {
         }
         if !self.decider.wants_load() {
             self.load = None;
+        }
+        if now >= self.plan_again_at {
+            self.plan_again_at = now + PLAN_EVERY;
+            let plan = self.decider.publication(now);
+            self.plans.send_if_modified(|last| std::mem::replace(last, plan) != *last);
         }
     }
 
@@ -161,7 +176,7 @@ impl Floor {
             Loading::UnderWay => self.load.clone(),
             Loading::New => {
                 let (ollama, limit) = (self.context.ollama.clone(), self.context.limits.load_timeout);
-                let key = Key::clone(&attempt.key);
+                let key = Key::clone(&attempt.runner);
                 self.load = Some(Load::new(ollama, key, attempt.route, limit, self.signals.clone()));
                 self.load.clone()
             }

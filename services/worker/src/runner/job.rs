@@ -1,13 +1,16 @@
 //! A job of ours in each of its states: claimed, running, and ended.
 
 use chrono::{DateTime, Utc};
-use foreman_ollama::Route;
-use foreman_store::{ApiId, Claimed, ClientId, Lease};
+use foreman_ollama::{LoadKey, Route};
+use foreman_store::{ApiId, Claimed, Lease};
 use tokio::sync::watch;
 
 use super::fate::{Abort, Ending, Past, reason};
 use crate::membership::liveness::Spell;
+use crate::scheduling::contexts::Contexts;
+use crate::scheduling::gpu_clock::Reading;
 use crate::scheduling::key::{Key, RunsOn};
+use crate::scheduling::plan::{Charge, Order};
 
 /// A claimed job that has no attempt yet.
 #[derive(Debug)]
@@ -15,8 +18,9 @@ pub(crate) struct Job {
     pub lease: Lease,
     /// Counts the job's attempts from 1, as clients see them.
     pub attempt: i32,
-    pub client: ClientId,
-    pub key: Key,
+    pub charge: Charge,
+    /// What it runs on.
+    pub runner: Key,
     pub runs_on: RunsOn,
     pub route: Route,
     /// The api whose caller waits for the answer.
@@ -24,6 +28,8 @@ pub(crate) struct Job {
     pub past: Past,
     pub model_label: String,
     pub body: Body,
+    /// The context to write into its body, if the runner has another than the body asks for.
+    pub rewrite: Option<Option<i64>>,
     pub eligible_at: DateTime<Utc>,
     /// The spell under which it was claimed. The job may begin only while this spell goes on.
     pub spell: Spell,
@@ -43,8 +49,8 @@ impl Job {
     /// Makes a job of a claimed row. A row whose route this version does not know leaves at once as a failed job.
     pub(crate) fn new(
         claimed: Claimed,
-        key: &Key,
-        runs_on: RunsOn,
+        charge: Charge,
+        order: &Order,
         spell: &Spell,
         max_attempts: i16,
     ) -> Result<Self, Box<JobWithEnding>> {
@@ -55,20 +61,24 @@ impl Job {
             Err(unknown) => {
                 let ending = Ending::never(reason("unknown_route", &unknown.to_string()));
                 let Claimed { lease, model_label, .. } = claimed;
-                return Err(Box::new(JobWithEnding { lease, past, ending, model_label }));
+                let cost = Some(Cost { charge, gpu_seconds: 0.0 });
+                return Err(Box::new(JobWithEnding { lease, past, ending, model_label, cost }));
             }
         };
+        let asks_for = claimed.load_key.parse::<LoadKey>().map(|key| key.context());
+        let rewrite = asks_for.ok().and_then(|context| Contexts::rewrite(order.runner.context(), context));
         Ok(Self {
             lease: claimed.lease,
             attempt: claimed.attempt,
-            client: claimed.client,
-            key: Key::clone(key),
-            runs_on,
+            charge,
+            runner: Key::clone(&order.runner),
+            runs_on: order.runs_on,
             route,
             api: claimed.api,
             past,
             model_label: claimed.model_label,
             body: claimed.body.map_or(Body::InPostgres(claimed.bytes), Body::Here),
+            rewrite,
             eligible_at: claimed.eligible_at,
             spell: spell.clone(),
             begun: claimed.begun,
@@ -76,7 +86,8 @@ impl Job {
     }
 
     pub(crate) fn with_ending(self, ending: Ending) -> JobWithEnding {
-        JobWithEnding { lease: self.lease, past: self.past, ending, model_label: self.model_label }
+        let cost = Some(Cost { charge: self.charge, gpu_seconds: 0.0 });
+        JobWithEnding { lease: self.lease, past: self.past, ending, model_label: self.model_label, cost }
     }
 
     /// Gives the job back to the queue, because it has no slot, no turn or no right to begin any more.
@@ -92,21 +103,37 @@ pub(crate) struct JobWithEnding {
     pub past: Past,
     pub ending: Ending,
     pub model_label: String,
+    /// `None` for a job of a lost claim, which was charged to nobody.
+    pub cost: Option<Cost>,
+}
+
+/// What a job was charged at its claim, and what it has really had.
+#[derive(Debug)]
+pub(crate) struct Cost {
+    pub charge: Charge,
+    pub gpu_seconds: f64,
 }
 
 /// The decider's side of a job while its attempt runs.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub lease: Lease,
-    pub client: ClientId,
-    pub key: Key,
+    pub charge: Charge,
+    pub runner: Key,
     pub runs_on: RunsOn,
+    /// When it began on the GPU. `None` while it waits for a load, and for a job of the cloud.
+    pub on_gpu_since: Option<Reading>,
     pub past: Past,
     pub model_label: String,
     pub abort: watch::Sender<Option<Abort>>,
 }
 
 impl Running {
+    /// Whether it waits for its runner to be loaded.
+    pub(crate) fn waits_for_load(&self) -> bool {
+        self.runs_on == RunsOn::Gpu && self.on_gpu_since.is_none()
+    }
+
     /// Stops the attempt. If it is asked to stop twice, the first reason counts.
     pub(crate) fn abort(&self, why: Abort) {
         self.abort.send_if_modified(|asked| asked.replace(asked.unwrap_or(why)).is_none());

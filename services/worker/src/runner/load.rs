@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_ollama::{Client, Failure, Route};
+use foreman_ollama::{Client, Failure, ModelName, Route};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::mpsc::UnboundedSender;
@@ -15,6 +15,9 @@ use tokio::time::{Instant, timeout};
 
 use super::signal::Signal;
 use crate::scheduling::key::Key;
+
+/// How long to wait for Ollama's word about what it has loaded. The attempts wait as long.
+const LOOK: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Load {
@@ -51,8 +54,12 @@ impl Load {
                 Ok(outcome) => outcome.map_err(|failure| LoadFailure::Ollama(Arc::new(failure))),
                 Err(_elapsed) => Err(LoadFailure::TimedOut(limit)),
             };
+            let took = began.elapsed();
             let told = match outcome {
-                Ok(()) => Signal::Loaded { key: asked, took: began.elapsed() },
+                Ok(()) => {
+                    let context = context_of(&asked, &ollama).await;
+                    Signal::Loaded { key: asked, took, context }
+                }
                 Err(_) => Signal::LoadFailed { key: asked },
             };
             // Sending fails only when the floor has ended. Then no job is left that needs the model.
@@ -72,4 +79,16 @@ impl Load {
     pub(crate) async fn done(&self) -> Result<(), LoadFailure> {
         self.outcome.clone().await
     }
+}
+
+/// The length of the context of a runner that was just loaded. `None` if Ollama does not tell it plainly: it lists
+/// several names of the same weights under only one of them.
+async fn context_of(runner: &Key, ollama: &Client) -> Option<i64> {
+    let Ok(Ok(loaded)) = timeout(LOOK, ollama.ps()).await else { return None };
+    let is_it = |name: &str| ModelName::parse(name).is_ok_and(|name| name == *runner.model());
+    let listed = match loaded.as_slice() {
+        [only] => Some(only),
+        several => several.iter().find(|model| is_it(&model.name)),
+    };
+    listed?.context_length.and_then(|length| i64::try_from(length).ok())
 }

@@ -19,5 +19,10 @@ pub(crate) const MODEL_SWITCHES: Metric = Metric::counter(
 );
 pub(crate) const GPU_IDLE: Metric =
     Metric::counter("foreman_gpu_idle_seconds_total", "Seconds in which nothing ran while work waited.");
+pub(crate) const CONTEXT_FITTED: Metric = Metric::counter(
+    "foreman_context_fitted_total",
+    "Attempts that ran with a longer context than their job asks for, so that no load was needed.",
+);
 
-pub(crate) const METRICS: &[Metric] = &[JOB_WAIT, JOB_LOAD, JOB_RUN, TOKENS, MODEL_SWITCHES, GPU_IDLE];
+pub(crate) const METRICS: &[Metric] =
+    &[JOB_WAIT, JOB_LOAD, JOB_RUN, TOKENS, MODEL_SWITCHES, GPU_IDLE, CONTEXT_FITTED];

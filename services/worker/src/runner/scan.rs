@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep, timeout};
 use super::signal::Signal;
 use crate::scheduling::backlog::{Group, LATE_COMMITS};
 use crate::scheduling::group_memory::GroupMemory;
-use crate::scheduling::key::Key;
 use crate::worker::Worker;
 
 /// The poll finds what no wake-up told.
@@ -70,10 +69,10 @@ pub(crate) async fn run(
     }
 }
 
-fn read(group: ReadyGroup, unreadable: &mut BTreeSet<String>) -> Option<(Key, Group)> {
+fn read(group: ReadyGroup, unreadable: &mut BTreeSet<String>) -> Option<Group> {
     let ReadyGroup { load_key, client, user, priority, sync, lowest } = group;
     match load_key.parse::<LoadKey>() {
-        Ok(key) => Some((Arc::new(key), Group { client, user, priority, sync, lowest })),
+        Ok(key) => Some(Group { key: Arc::new(key), client, user, priority, sync, lowest }),
         Err(error) => {
             if unreadable.insert(load_key) {
                 background_error!("scan", error, "jobs wait for a newer worker");

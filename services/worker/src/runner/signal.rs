@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use foreman_ollama::ModelName;
-use foreman_store::LeaseNo;
+use foreman_store::{ClientTerms, HostPlan, LeaseNo};
 
 use crate::scheduling::backlog::Group;
 use crate::scheduling::key::Key;
@@ -12,7 +12,11 @@ use crate::scheduling::key::Key;
 #[derive(Debug)]
 pub(crate) enum Signal {
     /// A scan found ready jobs in these groups, and in no others.
-    Scanned(Vec<(Key, Group)>),
+    Scanned(Vec<Group>),
+    /// What the holder before this one has published.
+    Remembered(Box<HostPlan>),
+    /// These clients have terms of their own, and no others.
+    Agreed(Vec<ClientTerms>),
     /// Somebody asked to cancel the jobs under these leases of ours.
     CancelAsked(Vec<LeaseNo>),
     /// Postgres has stored the outcome of this lease, or has refused it for good. The lease is ours no longer.
@@ -20,6 +24,8 @@ pub(crate) enum Signal {
     Loaded {
         key: Key,
         took: Duration,
+        /// The length of its context, if Ollama tells it.
+        context: Option<i64>,
     },
     LoadFailed {
         key: Key,

@@ -3,18 +3,23 @@
 //! Pure.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_set};
 
 use chrono::TimeDelta;
 use foreman_store::{ClientId, JobId, Offer, UserName};
+
+use super::contexts;
+use super::key::Key;
+use super::shares::Had;
 
 /// A job's id is made up to this long before its commit. So no lower bound may be newer than this, or a claim would
 /// skip a job that commits late.
 pub(crate) const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
 
-/// The ready jobs of one load key that have the same client, user and priority: the sync calls, or the others.
+/// The ready jobs of one client, user and load key that have the same priority, and are sync calls or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Group {
+    pub key: Key,
     pub client: ClientId,
     pub user: UserName,
     pub priority: i16,
@@ -24,19 +29,10 @@ pub(crate) struct Group {
     pub lowest: JobId,
 }
 
-impl Group {
-    fn name(&self) -> GroupName {
-        name(self.client, &self.user, self.priority, self.sync)
-    }
-}
-
-pub(crate) fn name(client: ClientId, user: &UserName, priority: i16, sync: bool) -> GroupName {
-    (client, Reverse(priority), Reverse(sync), user.clone())
-}
-
-#[derive(Debug)]
-pub(crate) struct Backlog<K> {
-    keys: BTreeMap<K, Groups>,
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    /// By load key without its context: what one runner may serve.
+    models: BTreeMap<Key, BTreeMap<ClientId, Queue>>,
     last_scan: ScanNo,
 }
 
@@ -44,27 +40,33 @@ pub(crate) struct Backlog<K> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ScanNo(u64);
 
-/// The lowest id of each group. In the order of clients, with the highest priority of each client first, and its sync calls
-/// before its other jobs.
-type Groups = BTreeMap<GroupName, JobId>;
-
-/// Client, priority, whether the jobs are sync calls, and user.
-pub(crate) type GroupName = (ClientId, Reverse<i16>, Reverse<bool>, UserName);
-
-impl<K> Default for Backlog<K> {
-    fn default() -> Self {
-        Self { keys: BTreeMap::new(), last_scan: ScanNo::default() }
-    }
+/// The ready jobs of one client for one model, context aside.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    keys: BTreeMap<Key, Waiting>,
+    users: HashMap<UserName, (Had, Vec<Group>)>,
+    /// The users, with whoever has had least in front. So a claim looks at a few of them, however many there are.
+    line: BTreeSet<(Had, UserName)>,
 }
 
-impl<K: Ord + Clone> Backlog<K> {
-    /// Replaces everything with what a new scan has found.
-    pub(crate) fn scanned(&mut self, groups: impl IntoIterator<Item = (K, Group)>) {
+/// How many groups wait for a load key.
+#[derive(Debug, Default, Clone, Copy)]
+struct Waiting {
+    groups: usize,
+    /// Of these, the groups of sync calls.
+    sync: usize,
+}
+
+impl Backlog {
+    /// Replaces everything with what a new scan has found. `had` tells what a user has had of its client's share.
+    pub(crate) fn scanned(&mut self, groups: Vec<Group>, had: impl Fn(ClientId, &UserName) -> Had) {
         self.last_scan.0 += 1;
-        self.keys.clear();
-        for (key, group) in groups {
-            let groups = self.keys.entry(key).or_default();
-            groups.insert(group.name(), group.lowest);
+        self.models.clear();
+        let mut bases: HashMap<Key, Key> = HashMap::new();
+        for group in groups {
+            let base = bases.entry(Key::clone(&group.key)).or_insert_with(|| contexts::base(&group.key));
+            let model = self.models.entry(Key::clone(base)).or_default();
+            model.entry(group.client).or_default().add(group, &had);
         }
     }
 
@@ -72,80 +74,157 @@ impl<K: Ord + Clone> Backlog<K> {
         self.last_scan
     }
 
-    /// The keys that have ready jobs.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
-        self.keys.keys()
+    /// Each client with each load key that it has ready jobs of, and whether sync calls are among them. The first key
+    /// is the load key without its context.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = (&Key, ClientId, &Key, bool)> {
+        self.models.iter().flat_map(|(base, clients)| {
+            clients.iter().flat_map(move |(client, queue)| {
+                queue.keys.iter().map(move |(key, waiting)| (base, *client, key, waiting.sync > 0))
+            })
+        })
     }
 
-    /// The clients that have ready jobs of this key, each once.
-    pub(crate) fn clients(&self, key: &K) -> Vec<ClientId> {
-        let groups = self.keys.get(key).into_iter().flatten();
-        let mut clients: Vec<ClientId> = groups.map(|((client, ..), _)| *client).collect();
-        clients.dedup();
-        clients
+    /// The clients that have ready jobs of a model.
+    pub(crate) fn clients(&self, base: &Key) -> impl Iterator<Item = (ClientId, &Queue)> {
+        self.models.get(base).into_iter().flatten().map(|(client, queue)| (*client, queue))
     }
 
-    pub(crate) fn has(&self, key: &K) -> bool {
-        self.keys.contains_key(key)
+    /// What each client has ready jobs of, of a model.
+    pub(crate) fn keys(&self, base: &Key) -> impl Iterator<Item = &Key> {
+        self.clients(base).flat_map(|(_, queue)| queue.keys.keys())
     }
 
-    /// The groups of this key, client by client, with the highest priority of each client first.
-    pub(crate) fn groups(&self, key: &K) -> Vec<Group> {
-        let groups = self.keys.get(key).into_iter().flatten();
-        let group = |((client, priority, sync, user), lowest): (&GroupName, &JobId)| Group {
-            client: *client,
-            user: user.clone(),
-            priority: priority.0,
-            sync: sync.0,
-            lowest: *lowest,
-        };
-        groups.map(group).collect()
+    /// Whether this user has ready jobs.
+    pub(crate) fn has(&self, client: ClientId, user: &UserName) -> bool {
+        let mut queues = self.models.values().filter_map(|clients| clients.get(&client));
+        queues.any(|queue| queue.users.contains_key(user))
     }
 
-    /// Learns what a claim of at most `limit` jobs brought. Lower bounds rise, and a group that gave fewer jobs than
-    /// its offer asked for is removed. If a newer scan has arrived meanwhile, the claim changes nothing: the scan may
-    /// have found jobs that the claim could not see.
+    /// A user has had more or less than before.
+    pub(crate) fn moved(&mut self, client: ClientId, user: &UserName, had: Had) {
+        for queue in self.models.values_mut().filter_map(|clients| clients.get_mut(&client)) {
+            queue.moved(user, had);
+        }
+    }
+
+    /// The least that a waiting user of this client has had.
+    pub(crate) fn least(&self, client: ClientId) -> Option<Had> {
+        let queues = self.models.values().filter_map(|clients| clients.get(&client));
+        queues.filter_map(|queue| queue.line.first()).map(|(had, _)| *had).min()
+    }
+
+    /// Learns what a claim of at most `limit` jobs brought: client, user, load key, priority, sync and id of each.
+    /// Lower bounds rise, and a group that gave fewer jobs than its offer asked for is removed. If a newer scan has
+    /// arrived meanwhile, the claim changes nothing: the scan may have found jobs that the claim could not see.
     pub(crate) fn claimed(
         &mut self,
-        key: &K,
+        base: &Key,
         offers: &[Offer],
         limit: usize,
-        brought: &[(GroupName, JobId)],
+        brought: &[(usize, JobId)],
         offered: ScanNo,
     ) {
         if offered != self.last_scan {
             return;
         }
-        let Some(groups) = self.keys.get_mut(key) else { return };
-        let of = |offer: &Offer| {
-            let group = name(offer.client, &offer.user, offer.priority, offer.sync);
-            brought.iter().filter(move |job| job.0 == group).map(|job| job.1)
-        };
+        let Some(clients) = self.models.get_mut(base) else { return };
+        let of = |offer: usize| brought.iter().filter(move |job| job.0 == offer).map(|job| job.1);
         // A full claim stopped at its limit, partway through the offers. It proves nothing about the last offer that
         // brought a job, or about the offers after that one.
         let full = brought.len() >= limit;
-        let last = offers.iter().rposition(|offer| of(offer).next().is_some());
+        let last = brought.iter().map(|job| job.0).max();
         for (nth, offer) in offers.iter().enumerate() {
-            let group = name(offer.client, &offer.user, offer.priority, offer.sync);
-            let exhausted = of(offer).count() < usize::try_from(offer.at_most).unwrap_or(0)
+            let Some(queue) = clients.get_mut(&offer.client) else { continue };
+            let exhausted = of(nth).count() < usize::try_from(offer.at_most).unwrap_or(0)
                 && (!full || last.is_some_and(|last| nth < last));
-            if exhausted {
-                groups.remove(&group);
-            } else if let (Some(lowest), Some(highest)) = (groups.get_mut(&group), of(offer).max()) {
-                *lowest = highest.max(*lowest);
-            }
+            queue.claimed(offer, exhausted, of(nth).max());
         }
+        clients.retain(|_, queue| !queue.keys.is_empty());
+        if clients.is_empty() {
+            self.models.remove(base);
+        }
+    }
+}
+
+impl Queue {
+    fn add(&mut self, group: Group, had: impl Fn(ClientId, &UserName) -> Had) {
+        let waiting = self.keys.entry(Key::clone(&group.key)).or_default();
+        waiting.groups += 1;
+        waiting.sync += usize::from(group.sync);
+        let line = &mut self.line;
+        let (_, groups) = self.users.entry(group.user.clone()).or_insert_with_key(|user| {
+            let had = had(group.client, user);
+            line.insert((had, user.clone()));
+            (had, Vec::new())
+        });
+        let place = |group: &Group| (Reverse(group.priority), Reverse(group.sync), group.lowest);
+        let nth = groups.partition_point(|before| place(before) <= place(&group));
+        groups.insert(nth, group);
+    }
+
+    /// The load keys that wait.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.keys()
+    }
+
+    /// The users, with what each has had: whoever has had least first.
+    pub(crate) fn line(&self) -> btree_set::Iter<'_, (Had, UserName)> {
+        self.line.iter()
+    }
+
+    /// The groups of a user: the highest priority first, of the same priority sync calls first, then the oldest.
+    pub(crate) fn groups(&self, user: &UserName) -> &[Group] {
+        self.users.get(user).map_or(&[], |(_, groups)| groups)
+    }
+
+    fn moved(&mut self, user: &UserName, had: Had) {
+        if let Some((before, _)) = self.users.get_mut(user) {
+            self.line.remove(&(*before, user.clone()));
+            self.line.insert((had, user.clone()));
+            *before = had;
+        }
+    }
+
+    fn claimed(&mut self, offer: &Offer, exhausted: bool, highest: Option<JobId>) {
+        let Some((had, groups)) = self.users.get_mut(&offer.user) else { return };
+        let is_offered = |group: &Group| {
+            (group.priority, group.sync, group.key.as_str()) == (offer.priority, offer.sync, &*offer.load_key)
+        };
+        let Some(nth) = groups.iter().position(is_offered) else { return };
+        if !exhausted {
+            groups[nth].lowest =
+                highest.map_or(groups[nth].lowest, |highest| highest.max(groups[nth].lowest));
+            return;
+        }
+        let group = groups.remove(nth);
         if groups.is_empty() {
-            self.keys.remove(key);
+            self.line.remove(&(*had, offer.user.clone()));
+            self.users.remove(&offer.user);
+        }
+        if let Some(waiting) = self.keys.get_mut(&group.key) {
+            waiting.groups -= 1;
+            waiting.sync -= usize::from(group.sync);
+            if waiting.groups == 0 {
+                self.keys.remove(&group.key);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use foreman_store::ulid_floor;
 
     use super::*;
+
+    const SHORT: &str = "a:latest num_ctx=512";
+    const LONG: &str = "a:latest num_ctx=8192";
+
+    fn key(text: &str) -> Key {
+        Arc::new(text.parse().unwrap())
+    }
 
     fn id(number: i64) -> JobId {
         ulid_floor(chrono::DateTime::from_timestamp_millis(number).unwrap())
@@ -155,11 +234,22 @@ mod tests {
         ClientId::from_ulid(number.into())
     }
 
-    fn offer(group: Group, at_most: i32) -> Offer {
+    fn group(text: &str, number: u128, lowest: i64) -> Group {
+        Group {
+            key: key(text),
+            client: client(number),
+            user: UserName::default(),
+            priority: 0,
+            sync: false,
+            lowest: id(lowest),
+        }
+    }
+
+    fn offer(group: &Group, at_most: i32) -> Offer {
         Offer {
-            load_key: "a".into(),
+            load_key: Arc::from(group.key.as_str()),
             client: group.client,
-            user: group.user,
+            user: group.user.clone(),
             priority: group.priority,
             sync: group.sync,
             lower_bound: group.lowest,
@@ -167,78 +257,96 @@ mod tests {
         }
     }
 
-    fn group(number: u128, priority: i16, lowest: i64) -> Group {
-        let user = UserName::default();
-        Group { client: client(number), user, priority, sync: false, lowest: id(lowest) }
+    fn scanned(groups: &[&Group]) -> Backlog {
+        let mut backlog = Backlog::default();
+        backlog.scanned(groups.iter().map(|group| (*group).clone()).collect(), |_, _| Had::default());
+        backlog
+    }
+
+    /// All groups of one model, client by client, in the order in which a claim takes jobs of them.
+    fn groups(backlog: &Backlog, base: &str) -> Vec<Group> {
+        let base = key(base);
+        let of_users = |queue: &Queue| -> Vec<Group> {
+            queue.line().flat_map(|(_, user)| queue.groups(user)).cloned().collect()
+        };
+        backlog.clients(&base).flat_map(|(_, queue)| of_users(queue)).collect()
     }
 
     #[test]
     fn a_scan_replaces_what_was_known() {
-        let mut backlog = Backlog::default();
-        backlog.scanned([('a', group(1, 0, 10)), ('b', group(1, 0, 11))]);
-        backlog.scanned([('b', group(2, 0, 12))]);
-        assert_eq!(backlog.keys().collect::<Vec<_>>(), [&'b']);
-        assert_eq!(backlog.groups(&'b'), [group(2, 0, 12)]);
-        assert_eq!(backlog.groups(&'a'), []);
+        let (one, two) = (group("a:latest", 1, 10), group("b:latest", 2, 12));
+        let mut backlog = scanned(&[&one]);
+        backlog.scanned(vec![two.clone()], |_, _| Had::default());
+        assert_eq!(groups(&backlog, "b:latest"), [two]);
+        assert_eq!(groups(&backlog, "a:latest"), []);
     }
 
     #[test]
-    fn groups_come_by_client_with_the_highest_priority_first() {
-        let mut backlog = Backlog::default();
-        backlog.scanned([('a', group(2, 0, 1)), ('a', group(1, -5, 2)), ('a', group(1, 7, 3))]);
-        assert_eq!(backlog.groups(&'a'), [group(1, 7, 3), group(1, -5, 2), group(2, 0, 1)]);
-        assert_eq!(backlog.clients(&'a'), [client(1), client(2)]);
+    fn a_users_groups_of_a_model_come_by_priority_then_sync_then_age() {
+        let of = |text, priority, sync, lowest| Group { priority, sync, ..group(text, 1, lowest) };
+        let ordered = [
+            of(SHORT, 7, false, 9),
+            of(LONG, 0, true, 8),
+            of(SHORT, 0, false, 3),
+            of(LONG, 0, false, 4),
+            of(SHORT, -5, true, 1),
+        ];
+        let mut mixed: Vec<&Group> = ordered.iter().collect();
+        mixed.reverse();
+        assert_eq!(groups(&scanned(&mixed), "a:latest"), ordered);
+    }
+
+    #[test]
+    fn the_user_that_has_had_least_stands_in_front() {
+        let of = |user: &str| Group { user: user.parse().unwrap(), ..group(SHORT, 1, 1) };
+        let (ada, bob) = (of("ada"), of("bob"));
+        let mut backlog = scanned(&[&ada, &bob]);
+        assert_eq!(groups(&backlog, "a:latest"), [ada.clone(), bob.clone()]);
+        backlog.moved(client(1), &ada.user, Had::default().and(2.0, 1.0));
+        assert_eq!(groups(&backlog, "a:latest"), [bob.clone(), ada]);
+        assert_eq!(backlog.least(client(1)), Some(Had::default()));
+        backlog.claimed(&key("a:latest"), &[offer(&bob, 1)], 2, &[], backlog.last_scan());
+        assert_eq!(backlog.least(client(1)), Some(Had::default().and(2.0, 1.0)));
+        assert!(!backlog.has(client(1), &bob.user));
     }
 
     #[test]
     fn a_claim_that_was_served_in_full_raises_the_bound() {
-        let mut backlog = Backlog::default();
-        let group = group(1, 0, 10);
-        backlog.scanned([('a', group.clone())]);
-        backlog.claimed(
-            &'a',
-            &[offer(group.clone(), 2)],
-            2,
-            &[(group.name(), id(10)), (group.name(), id(15))],
-            backlog.last_scan(),
-        );
-        assert_eq!(backlog.groups(&'a'), [Group { lowest: id(15), ..group.clone() }]);
+        let group = group(SHORT, 1, 10);
+        let mut backlog = scanned(&[&group]);
+        let brought = [(0, id(10)), (0, id(15))];
+        backlog.claimed(&key("a:latest"), &[offer(&group, 2)], 2, &brought, backlog.last_scan());
+        assert_eq!(groups(&backlog, "a:latest"), [Group { lowest: id(15), ..group }]);
     }
 
     #[test]
     fn a_group_that_gave_less_than_it_was_asked_for_is_done_with() {
-        let mut backlog = Backlog::default();
-        let (one, two) = (group(1, 0, 10), group(2, 0, 20));
-        backlog.scanned([('a', one.clone()), ('a', two.clone())]);
-        backlog.claimed(
-            &'a',
-            &[offer(one.clone(), 4), offer(two.clone(), 4)],
-            8,
-            &[(two.name(), id(20))],
-            backlog.last_scan(),
-        );
-        assert!(!backlog.has(&'a') && backlog.keys().next().is_none());
+        let (one, two) = (group(SHORT, 1, 10), group(LONG, 2, 20));
+        let mut backlog = scanned(&[&one, &two]);
+        let offers = [offer(&one, 4), offer(&two, 4)];
+        backlog.claimed(&key("a:latest"), &offers, 8, &[(1, id(20))], backlog.last_scan());
+        assert_eq!(backlog.waiting().count(), 0);
+        assert_eq!(backlog.clients(&key("a:latest")).count(), 0);
     }
 
     #[test]
     fn a_full_claim_says_nothing_of_the_offers_it_did_not_reach() {
-        let mut backlog = Backlog::default();
-        let (one, two, three) = (group(1, 0, 10), group(2, 0, 20), group(3, 0, 30));
-        backlog.scanned([('a', one.clone()), ('a', two.clone()), ('a', three.clone())]);
-        let offers = [offer(one.clone(), 2), offer(two.clone(), 2), offer(three.clone(), 2)];
-        backlog.claimed(&'a', &offers, 2, &[(one.name(), id(10)), (two.name(), id(20))], backlog.last_scan());
-        assert_eq!(backlog.groups(&'a'), [two, three], "one had a single job; two may have more");
+        let (one, two, three) = (group(SHORT, 1, 10), group(SHORT, 2, 20), group(SHORT, 3, 30));
+        let mut backlog = scanned(&[&one, &two, &three]);
+        let offers = [offer(&one, 2), offer(&two, 2), offer(&three, 2)];
+        let brought = [(0, id(10)), (1, id(20))];
+        backlog.claimed(&key("a:latest"), &offers, 2, &brought, backlog.last_scan());
+        assert_eq!(groups(&backlog, "a:latest"), [two, three], "one had a single job; two may have more");
     }
 
     #[test]
     fn a_job_that_a_scan_found_while_a_claim_was_under_way_is_not_forgotten() {
-        let mut backlog = Backlog::default();
-        let group = group(1, 0, 10);
-        backlog.scanned([('a', group.clone())]);
+        let group = group(SHORT, 1, 10);
+        let mut backlog = scanned(&[&group]);
         let offered = backlog.last_scan();
         let newer = Group { lowest: id(12), ..group.clone() };
-        backlog.scanned([('a', newer.clone())]);
-        backlog.claimed(&'a', &[offer(group.clone(), 4)], 4, &[(group.name(), id(10))], offered);
-        assert_eq!(backlog.groups(&'a'), [newer]);
+        backlog.scanned(vec![newer.clone()], |_, _| Had::default());
+        backlog.claimed(&key("a:latest"), &[offer(&group, 4)], 4, &[(0, id(10))], offered);
+        assert_eq!(groups(&backlog, "a:latest"), [newer]);
     }
 }

@@ -1,4 +1,4 @@
-//! The load key of a job: its model and those options that decide how the model is loaded.
+//! Load keys: of a job, its model and those options that decide how the model is loaded; of a runner, what is loaded.
 
 use std::sync::Arc;
 

@@ -1,46 +1,43 @@
-//! Decides which jobs to claim next: for which key, for which client first, and how many. Pure.
+//! Decides which jobs to claim next: for which runner, for which client first, and how many. Pure.
+
+mod work;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_ollama::ModelName;
-use foreman_store::{Claimed, ClientId, JobId, Offer};
+use foreman_store::{
+    Claimed, ClientId, ClientTerms, HostPlan, JobId, MeasuredContext, MeasuredRunner, Offer, UserName,
+};
 use tokio::time::Instant;
 
-use super::backlog::{self, Backlog, Group, ScanNo};
-use super::client_order::ClientOrder;
-use super::estimates::Estimates;
+use super::backlog::{Group, ScanNo};
+use super::contexts::{Contexts, Lengths};
+use super::estimates::{Estimates, Measured};
+use super::fairness::Picking;
 use super::key::{Key, RunsOn};
-use super::presence::Presence;
-use super::rotation::{Next, Rotation};
+use super::rotation::{Next, Rotation, Waits};
 use crate::config;
+use work::Work;
 
 /// Claim one job ahead of its slot only if runs of its key usually take this long. Then Ollama gets its next job
 /// without waiting for a claim. A shorter run ends before Postgres answers the claim, and during a longer one the job
 /// would be held for long.
 const HOLD_AHEAD_OF: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
 
+/// Publish the measures of at most this many runners: clients can make up load keys without end.
+const MAX_PUBLISHED: usize = 256;
+
 #[derive(Debug)]
 pub(crate) struct Plan {
-    backlog: Backlog<Key>,
-    presence: Presence,
-    /// The work for this host. `None` after it may have changed, until it is needed again.
-    waiting: Option<Waiting>,
+    work: Work,
     rotation: Rotation<ClientId, Key>,
-    client_order: ClientOrder,
     estimates: Estimates<Key>,
     /// Whether the cloud comes before the GPU in the next claim.
     cloud_next: bool,
     last_in_cloud: Option<Key>,
-}
-
-/// The ready jobs that this host can run, by where they run.
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Each client with each key that it has ready jobs of.
-    gpu: Vec<(ClientId, Key)>,
-    cloud: Vec<Key>,
 }
 
 /// How many jobs the host can take.
@@ -55,19 +52,20 @@ pub(crate) struct Capacity {
 /// One claim to make.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
-    pub(crate) key: Key,
+    /// What the jobs run on. For jobs of the cloud, their own load key.
+    pub(crate) runner: Key,
     pub(crate) runs_on: RunsOn,
     pub(crate) offers: Vec<Offer>,
     pub(crate) limit: usize,
     /// Whether the claim also begins the jobs, because no model must be loaded for them.
     pub(crate) begins: bool,
     /// The scan that the offers came from.
-    scan: ScanNo,
+    pub(super) scan: ScanNo,
 }
 
 /// A claim before its offers are made.
 struct Wish {
-    key: Key,
+    runner: Key,
     runs_on: RunsOn,
     /// The client whose turn the claim is for. Its jobs are offered before all others.
     first: Option<ClientId>,
@@ -75,14 +73,26 @@ struct Wish {
     begins: bool,
 }
 
+/// What a claimed job was charged, and to whom.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Charge {
+    pub(crate) client: ClientId,
+    pub(super) user: UserName,
+    pub(super) gpu_seconds: f64,
+}
+
+#[cfg(test)]
+impl Charge {
+    pub(crate) fn nothing(client: ClientId) -> Self {
+        Self { client, user: UserName::default(), gpu_seconds: 0.0 }
+    }
+}
+
 impl Plan {
     pub(crate) fn new(turns: &config::Turns) -> Self {
         Self {
-            backlog: Backlog::default(),
-            presence: Presence::default(),
-            waiting: None,
+            work: Work::new(Contexts::new(turns.context_fit, turns.context_max)),
             rotation: Rotation::new(turns.load_share, turns.max_model_wait),
-            client_order: ClientOrder::default(),
             estimates: Estimates::default(),
             cloud_next: false,
             last_in_cloud: None,
@@ -90,74 +100,136 @@ impl Plan {
     }
 
     /// A scan found ready jobs in these groups, and in no others.
-    pub(crate) fn scanned(&mut self, groups: Vec<(Key, Group)>) {
-        self.backlog.scanned(groups);
-        self.waiting = None;
+    pub(crate) fn scanned(&mut self, groups: Vec<Group>, now: Instant) {
+        self.work.scanned(groups);
+        let waiting = self.work.waiting_for_gpu(self.rotation.turn());
+        self.rotation.line_up(&waiting, now);
     }
 
     /// The host has these models now, and no others.
     pub(crate) fn published(&mut self, models: BTreeSet<ModelName>) {
-        self.presence.published(models);
-        self.waiting = None;
+        self.work.presence.published(models);
     }
 
-    /// Ollama did not find the model of this key.
-    pub(crate) fn missed(&mut self, key: &Key) {
-        self.presence.missed(key.model());
-        self.waiting = None;
+    /// These clients have terms of their own, and no others.
+    pub(crate) fn agreed(&mut self, terms: Vec<ClientTerms>) {
+        self.work.fairness.agreed(terms);
     }
 
-    pub(crate) fn loaded(&mut self, key: &Key, took: Duration, now: Instant) {
-        self.estimates.loaded(key, took);
-        self.is_loaded(key, now);
+    /// Ollama did not find the model of this runner.
+    pub(crate) fn missed(&mut self, runner: &Key) {
+        self.work.presence.missed(runner.model());
     }
 
-    /// This key is resident. If it has the turn, its quantum runs from now on.
-    pub(crate) fn is_loaded(&mut self, key: &Key, now: Instant) {
-        if self.rotation.has_turn(key) {
+    /// A runner was loaded. If it has the turn, the load was for the client whose turn it is.
+    pub(crate) fn loaded(&mut self, runner: &Key, took: Duration, now: Instant) {
+        self.estimates.loaded(runner, took);
+        if let Some(client) = self.rotation.client().filter(|_| self.rotation.has_turn(runner)) {
+            self.work.fairness.loaded(*client, took.as_secs_f64());
+        }
+        self.is_loaded(runner, now);
+    }
+
+    /// This runner is resident. If it has the turn, its quantum runs from now on.
+    pub(crate) fn is_loaded(&mut self, runner: &Key, now: Instant) {
+        if self.rotation.has_turn(runner) {
             self.rotation.loaded(now);
         }
     }
 
-    /// The load of this key failed. If the key has the turn, the turn ends: otherwise a model that cannot be loaded
+    /// Ollama says that this runner, which is loaded, has a context of this length.
+    pub(crate) fn has_context(&mut self, runner: &Key, length: i64) {
+        self.work.contexts.learn(runner, length);
+    }
+
+    /// Ollama was away, or has unloaded everything. It may be another one by now.
+    pub(crate) fn doubt_contexts(&mut self) {
+        self.work.contexts.doubt();
+    }
+
+    /// The load of this runner failed. If it has the turn, the turn ends: otherwise a model that cannot be loaded
     /// would keep its turn until its whole queue has failed.
-    pub(crate) fn load_failed(&mut self, key: &Key, now: Instant) {
-        if self.rotation.has_turn(key) {
+    pub(crate) fn load_failed(&mut self, runner: &Key, now: Instant) {
+        if self.rotation.has_turn(runner) {
             self.rotation.leave(now);
         }
     }
 
-    /// A job of this client and key has run for this long.
-    pub(crate) fn ran(&mut self, client: ClientId, key: &Key, took: Duration) {
-        self.estimates.ran(key, took);
-        self.client_order.ran(client, took);
+    /// A claimed job has run to its end, for this long, and had this much of the GPU.
+    pub(crate) fn ran(&mut self, runner: &Key, took: Duration, gpu_seconds: f64) {
+        self.estimates.ran(runner, took, gpu_seconds);
     }
 
-    /// Whether this key has the turn and still has ready jobs.
-    pub(crate) fn goes_on_with(&self, key: &Key) -> bool {
-        self.rotation.has_turn(key) && self.backlog.has(key)
+    /// A claimed job is ours no longer. It has had this much of the GPU.
+    pub(crate) fn ended(&mut self, charge: &Charge, gpu_seconds: f64) {
+        let more = gpu_seconds - charge.gpu_seconds;
+        self.work.ended(charge, more);
+    }
+
+    /// What others are told of the plan. `is_loaded` tells whether a runner is loaded.
+    pub(crate) fn publication(&self, is_loaded: impl FnOnce(&Key) -> bool) -> HostPlan {
+        let runners = self.estimates.all().take(MAX_PUBLISHED);
+        let contexts = self.work.contexts.all().take(MAX_PUBLISHED);
+        let turn = self.rotation.turn();
+        HostPlan {
+            turn: turn.map(|runner| runner.as_str().to_owned()),
+            is_loaded: turn.is_some_and(is_loaded),
+            longest_wait_ms: u64::try_from(self.longest_wait().as_millis()).ok(),
+            runners: runners.map(|(runner, measured)| published_runner(runner, measured)).collect(),
+            contexts: contexts.map(|(base, lengths)| published_context(base, lengths)).collect(),
+        }
+    }
+
+    /// Takes what the holder before this one has published.
+    pub(crate) fn remember(&mut self, plan: &HostPlan) {
+        for runner in &plan.runners {
+            if let Some(key) = read(&runner.load_key) {
+                self.estimates.remember(key, measured(runner));
+            }
+        }
+        for MeasuredContext { load_key, automatic, longest } in &plan.contexts {
+            if let Some(base) = read(load_key) {
+                self.work.contexts.remember(base, Lengths { automatic: *automatic, longest: *longest });
+            }
+        }
+        if let Some(turn) = plan.turn.as_deref().filter(|_| plan.is_loaded).and_then(read) {
+            self.rotation.remember(turn);
+        }
+    }
+
+    /// The longest time that a client of weight 1 with work waits for its next claim.
+    fn longest_wait(&self) -> Duration {
+        self.rotation.bound(self.work.fairness.turns_of_others(self.rotation.clients()), &self.estimates)
+    }
+
+    /// Whether this runner has the turn and still has ready jobs.
+    pub(crate) fn goes_on_with(&self, runner: &Key) -> bool {
+        self.rotation.has_turn(runner) && self.work.has(runner)
     }
 
     /// Whether there are ready jobs that this host can run.
-    pub(crate) fn work_waits(&mut self) -> bool {
-        let waiting = self.waiting();
-        !waiting.gpu.is_empty() || !waiting.cloud.is_empty()
+    pub(crate) fn work_waits(&self) -> bool {
+        self.work.waits()
     }
 
-    /// Which key has the GPU next, and for which client. `held` are client and key of each held job: a key with held
-    /// jobs has work, even if no more of its jobs are ready.
+    /// Which runner has the GPU next, and for which client. `held` are client and runner of each held job: a runner
+    /// with held jobs has work, even if no more of its jobs are ready.
     pub(crate) fn next(
         &mut self,
         held: impl Iterator<Item = (ClientId, Key)>,
         gpu_is_busy: bool,
         now: Instant,
     ) -> Next<ClientId, Key> {
-        let mut waiting = self.waiting().gpu.clone();
-        waiting.extend(held);
-        self.rotation.next(&waiting, gpu_is_busy, &self.estimates, now)
+        let held: Vec<_> = held.map(|(client, key)| Waits { client, key, sync: false }).collect();
+        let (work, turn) = (&self.work, self.rotation.turn().cloned());
+        let is_held = |runner: &Key| held.iter().any(|waits| waits.key == *runner);
+        let goes_on = turn.as_ref().is_some_and(|runner| is_held(runner) || work.has(runner));
+        let waiting = || [work.waiting_for_gpu(turn.as_ref()), held.clone()].concat();
+        let standing = |client: &ClientId| work.fairness.standing(*client);
+        self.rotation.next(goes_on, waiting, standing, gpu_is_busy, &self.estimates, now)
     }
 
-    /// The next claim to make, if any. `needs_no_load` tells whether jobs of a key can run at once.
+    /// The next claim to make, if any. `needs_no_load` tells whether jobs can run on a runner at once.
     /// `lowest_uncommitted` is the lowest id that a job not yet committed may have.
     pub(crate) fn order(
         &mut self,
@@ -166,40 +238,25 @@ impl Plan {
         needs_no_load: impl Fn(&Key, RunsOn) -> bool,
         lowest_uncommitted: JobId,
     ) -> Option<Order> {
-        let Wish { key, runs_on, first, limit, begins } = self.wish(next, capacity, needs_no_load)?;
-        let groups = self.backlog.groups(&key);
-        let offers = self.client_order.offers(key.as_str(), &groups, first, limit, lowest_uncommitted);
-        Some(Order { key, runs_on, offers, limit, begins, scan: self.backlog.last_scan() })
+        let Wish { runner, runs_on, first, limit, begins } = self.wish(next, capacity, needs_no_load)?;
+        let cost = self.estimates.gpu_seconds(&runner);
+        let offers = self.work.offers(&runner, Picking { first, limit, cost, lowest_uncommitted });
+        let scan = self.work.last_scan();
+        (!offers.is_empty()).then_some(Order { runner, runs_on, offers, limit, begins, scan })
     }
 
-    /// Learns which jobs the claim of an order brought.
-    pub(crate) fn claimed(&mut self, order: &Order, claimed: &[Claimed], now: Instant) {
-        let group = |job: &Claimed| backlog::name(job.client, &job.user, job.priority, job.sync);
-        let brought: Vec<_> = claimed.iter().map(|job| (group(job), job.lease.job_id)).collect();
-        self.backlog.claimed(&order.key, &order.offers, order.limit, &brought, order.scan);
-        self.waiting = None;
-        if order.runs_on == RunsOn::Gpu
-            && let Some(first) = claimed.first()
-        {
-            self.rotation.enter(first.client, &order.key, now);
+    /// Learns which jobs the claim of an order brought. Returns what each of them was charged.
+    pub(crate) fn claimed(&mut self, order: &Order, claimed: &[Claimed], now: Instant) -> Vec<Charge> {
+        let gpu_seconds = match order.runs_on {
+            RunsOn::Gpu => self.estimates.gpu_seconds(&order.runner),
+            RunsOn::Cloud => 0.0,
+        };
+        self.work.claimed(order, claimed, gpu_seconds);
+        if order.runs_on == RunsOn::Gpu {
+            claimed.iter().for_each(|job| self.rotation.claimed(job.client, &order.runner, now));
         }
-        claimed.iter().for_each(|job| self.client_order.served(job.client));
-    }
-
-    fn waiting(&mut self) -> &Waiting {
-        let (backlog, presence) = (&self.backlog, &self.presence);
-        self.waiting.get_or_insert_with(|| {
-            let mut waiting = Waiting::default();
-            for key in backlog.keys().filter(|key| presence.has(key.model())) {
-                if key.model().is_cloud() {
-                    waiting.cloud.push(Key::clone(key));
-                } else {
-                    let clients = backlog.clients(key).into_iter();
-                    waiting.gpu.extend(clients.map(|client| (client, Key::clone(key))));
-                }
-            }
-            waiting
-        })
+        let charge = |job: &Claimed| Charge { client: job.client, user: job.user.clone(), gpu_seconds };
+        claimed.iter().map(charge).collect()
     }
 
     fn wish(
@@ -209,15 +266,16 @@ impl Plan {
         needs_no_load: impl Fn(&Key, RunsOn) -> bool,
     ) -> Option<Wish> {
         let last_in_cloud = self.last_in_cloud.clone();
-        let Waiting { cloud, .. } = self.waiting();
+        let cloud = self.work.waiting_for_cloud();
         // Cloud keys take turns in the order of their names. No turn needs a load, so each can be a single claim.
-        let cloud = cloud.iter().find(|key| Some(*key) > last_in_cloud.as_ref()).or(cloud.first()).cloned();
+        let after_last = cloud.iter().find(|key| Some(**key) > last_in_cloud.as_ref());
+        let cloud = after_last.or(cloud.first()).map(|key| Key::clone(key));
         // GPU and cloud jobs share the slots, so claims for them alternate. While the cloud is next, no GPU job is
         // held ahead.
         let cloud_first = self.cloud_next && cloud.is_some();
-        let wish = |key: Key, runs_on, may_hold| {
-            let needs_no_load = needs_no_load(&key, runs_on);
-            self.wish_for(key, runs_on, capacity, needs_no_load, may_hold)
+        let wish = |runner: Key, runs_on, may_hold| {
+            let needs_no_load = needs_no_load(&runner, runs_on);
+            self.wish_for(runner, runs_on, capacity, needs_no_load, may_hold)
         };
         let on_gpu = match next {
             Next::Stay(key) => wish(key, RunsOn::Gpu, !cloud_first),
@@ -226,23 +284,23 @@ impl Plan {
             }
             Next::WaitForIdle | Next::Rest => None,
         };
-        let on_gpu = on_gpu.filter(|wish| self.backlog.has(&wish.key));
+        let on_gpu = on_gpu.filter(|wish| self.work.has(&wish.runner));
         let in_cloud = cloud.and_then(|key| wish(key, RunsOn::Cloud, true));
         let wish = if cloud_first { in_cloud.or(on_gpu) } else { on_gpu.or(in_cloud) };
-        if let Some(Wish { key, runs_on, .. }) = &wish {
+        if let Some(Wish { runner, runs_on, .. }) = &wish {
             self.cloud_next = *runs_on == RunsOn::Gpu;
             if *runs_on == RunsOn::Cloud {
-                self.last_in_cloud = Some(Key::clone(key));
+                self.last_in_cloud = Some(Key::clone(runner));
             }
         }
         wish
     }
 
-    /// A claim of this key for all free slots. If `may_hold`, it may bring one job more, which is held until a slot
+    /// A claim for this runner for all free slots. If `may_hold`, it may bring one job more, which is held until a slot
     /// is free.
     fn wish_for(
         &self,
-        key: Key,
+        runner: Key,
         runs_on: RunsOn,
         capacity: Capacity,
         needs_no_load: bool,
@@ -252,12 +310,41 @@ impl Plan {
         // A job that its claim begins must start at once. So it must neither wait for a load nor for a held job
         // before it.
         if free_slots > 0 && needs_no_load && !holds_job {
-            return Some(Wish { key, runs_on, first: None, limit: free_slots, begins: true });
+            return Some(Wish { runner, runs_on, first: None, limit: free_slots, begins: true });
         }
-        let is_quick = self.estimates.usual_run(&key).is_some_and(|usual| HOLD_AHEAD_OF.contains(&usual));
+        let is_quick = self.estimates.usual_run(&runner).is_some_and(|usual| HOLD_AHEAD_OF.contains(&usual));
         let limit = free_slots + usize::from(may_hold && is_quick && !holds_job);
-        (limit > 0).then_some(Wish { key, runs_on, first: None, limit, begins: false })
+        (limit > 0).then_some(Wish { runner, runs_on, first: None, limit, begins: false })
     }
+}
+
+fn read(load_key: &str) -> Option<Key> {
+    load_key.parse().ok().map(Arc::new)
+}
+
+fn measured(runner: &MeasuredRunner) -> Measured {
+    let duration = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    Measured {
+        load: duration(runner.load),
+        longest_run: duration(runner.longest_run),
+        usual_run: runner.usual_run,
+        usual_gpu_seconds: runner.gpu_seconds,
+    }
+}
+
+fn published_runner(runner: &Key, measured: &Measured) -> MeasuredRunner {
+    MeasuredRunner {
+        load_key: runner.as_str().to_owned(),
+        load: measured.load.as_secs_f64(),
+        longest_run: measured.longest_run.as_secs_f64(),
+        usual_run: measured.usual_run,
+        gpu_seconds: measured.usual_gpu_seconds,
+    }
+}
+
+fn published_context(base: &Key, lengths: &Lengths) -> MeasuredContext {
+    let Lengths { automatic, longest } = *lengths;
+    MeasuredContext { load_key: base.as_str().to_owned(), automatic, longest }
 }
 
 #[cfg(test)]

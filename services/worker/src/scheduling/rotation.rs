@@ -1,22 +1,26 @@
-//! Decides which client has the GPU, and with which load key. Pure: callers pass the time, and the rotation itself
+//! Decides which client has the GPU, and with which runner. Pure: callers pass the time, and the rotation itself
 //! claims and loads nothing.
 //!
-//! A turn makes one key resident for one client. Turns go round the clients first, and round the keys of each client
-//! second. So a client gains nothing by making many keys.
+//! A turn makes one runner resident for one client. Turns go round the clients first, and round the runners of each
+//! client second. So a client gains nothing by making many load keys.
 //!
-//! - The next turn goes to the client whose last turn ended longest ago, with the key whose last turn ended longest
-//!   ago.
-//! - The key that has the turn serves all clients that share it.
-//! - The key keeps the turn while it has work. It loses the turn when another client or key waits and it has been
-//!   resident for its quantum.
-//! - If the next client wants only the resident key, it gets its turn without a load.
+//! - The next turn goes to the client that has had the least GPU time for its weight, loads made for it included.
+//! - Of that client's runners, the one whose last turn ended longest ago is next.
+//! - The runner that has the turn serves all clients that share it.
+//! - It keeps the turn while it has work. It loses the turn when another client or runner waits and it has been
+//!   resident for its quantum. While a caller waits for another runner, the quantum is only as long as the load was.
+//! - If the next client wants only the resident runner, the turn goes on until another client is next.
 //!
-//! Two bounds follow. When every turn lasts for its quantum, loading takes at most the share ε of the GPU's time. And
-//! a client with work waits for its next claim at most `(N-1)(Q'+S+L) + S + L`, counted from its arrival or from the
-//! end of its own last turn. N is the number of clients with work, Q' the quantum, S the longest load, and L the
-//! longest run. The reason: before its turn each other client has one turn, with a load, the quantum, and a last run.
-//! Then a turn of its own key may have just begun, and its claim waits for one more load and one more run. While only
-//! one client has work, turns go round its keys, and N is the number of its keys.
+//! Two bounds follow. When every turn lasts for its quantum, loading takes at most the share ε of the GPU's time, or
+//! half of it while callers wait. And a client with work waits for its next claim at most `2(N-1)(Q'+S+L) + S + 2L`,
+//! where all clients have the same weight. N is the number of clients with work, Q' the quantum, S the longest load,
+//! and L the longest run. The reason: a turn costs a load, the quantum and a last run, `Q'+S+L`. So after its turn a
+//! client has had at most that much more than any other. It waits while the others catch up, `(N-1)(Q'+S+L)`, and each
+//! of them may go beyond it by one turn, `(N-1)(Q'+S+L)` again. Then a turn of its own runner may have just begun, and
+//! its claim waits for one more load and one more run; and because what is under way counts by an estimate, somebody may
+//! go one run too far. A client that comes anew waits for the second part alone. Of
+//! different weights, another client of weight w catches up `w/own` turns instead of one. While only one client has
+//! work, its runners go round, the one left longest ago first, and it is `(N-1)(Q'+S+L) + S + 2L` with their number.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -26,6 +30,9 @@ use tokio::time::Instant;
 
 use super::estimates::Estimates;
 
+/// The share of GPU time that loading may take while a caller waits on its connection for another runner.
+const LOAD_SHARE_FOR_CALLERS: f64 = 0.5;
+
 /// What the GPU should do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Next<C, K> {
@@ -34,10 +41,19 @@ pub(crate) enum Next<C, K> {
     /// Claim nothing until all GPU jobs have ended. Ollama may deadlock if it must load a second model while requests
     /// run.
     WaitForIdle,
-    /// Claim for this key, with this client's jobs first. If the claim brings a job, call [`Rotation::enter`].
+    /// Claim for this key, with this client's jobs first. If the claim brings a job, call [`Rotation::claimed`].
     Switch { client: C, key: K },
     /// Claim nothing, because no key has work.
     Rest,
+}
+
+/// What a client waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Waits<C, K> {
+    pub(crate) client: C,
+    pub(crate) key: K,
+    /// Whether callers wait on their connections.
+    pub(crate) sync: bool,
 }
 
 #[derive(Debug)]
@@ -45,29 +61,34 @@ pub(crate) struct Rotation<C, K> {
     load_share: f64,
     max_wait: Duration,
     turn: Option<Turn<C, K>>,
+    /// When a claim last brought a job of each client.
     clients: Line<C>,
+    /// When the last turn of each runner ended.
     keys: Line<K>,
 }
 
 #[derive(Debug)]
 struct Turn<C, K> {
-    /// The client that has the turn. Other clients that share the key are served as well, and keep their own turns.
-    client: C,
+    /// The client that the runner was loaded for. Other clients that share it are served as well. `None` where an
+    /// earlier holder of the host has loaded it.
+    client: Option<C>,
     key: K,
-    /// `None` until the key is loaded, because the quantum counts only time for work.
+    /// `None` until the runner is loaded, because the quantum counts only time for work.
     resident_since: Option<Instant>,
 }
 
-/// Clients, or keys, in the order of their last turns. It forgets those that had no work for `max_wait`, and treats
-/// them as newcomers when they come back.
+/// The clients, or the runners, that wait, with the time since which each waits: since it was last served, or since it
+/// was first seen with work.
 #[derive(Debug)]
-struct Line<T>(HashMap<T, Position>);
+struct Line<T>(HashMap<T, Instant>);
 
+/// The longest times that count for waiting, as far as they are measured.
 #[derive(Debug, Clone, Copy)]
-struct Position {
-    /// When the last turn ended. For a newcomer, when it was first seen with work, so that newcomers line up at the end.
-    since: Instant,
-    last_had_work: Instant,
+struct Longest {
+    /// S
+    load: Duration,
+    /// L
+    run: Duration,
 }
 
 impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
@@ -76,53 +97,66 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         Self { load_share, max_wait, turn: None, clients: Line::default(), keys: Line::default() }
     }
 
-    /// What to do now. `waiting` has each client with each key that it has unclaimed jobs of; `in_flight` tells
-    /// whether GPU jobs run.
-    pub(crate) fn next(
+    /// What to do now. `goes_on` tells whether the runner that has the turn has work; `waiting` gives what every client
+    /// waits for, and is asked only where that matters; `standing` orders the clients, the least first; `in_flight`
+    /// tells whether GPU jobs run.
+    pub(crate) fn next<S: Ord>(
         &mut self,
-        waiting: &[(C, K)],
+        goes_on: bool,
+        waiting: impl FnOnce() -> Vec<Waits<C, K>>,
+        standing: impl Fn(&C) -> S,
         in_flight: bool,
         estimates: &Estimates<K>,
         now: Instant,
     ) -> Next<C, K> {
-        self.line_up(waiting, now);
-        let next = self.next_in_line(waiting).cloned();
-        let goes_on = |turn: &&Turn<C, K>| waiting.iter().any(|(_, key)| *key == turn.key);
-        if let Some(turn) = self.turn.as_ref().filter(goes_on) {
+        let turn = self.turn.as_ref().filter(|_| goes_on);
+        if let Some(turn) = turn.filter(|turn| !self.is_over(turn, LOAD_SHARE_FOR_CALLERS, estimates, now)) {
+            return Next::Stay(turn.key.clone());
+        }
+        let waiting = waiting();
+        self.line_up(&waiting, now);
+        let next = self.next_in_line(&waiting, standing);
+        let turn = self.turn.as_ref().filter(|_| goes_on);
+        if let Some(turn) = turn {
             let key = turn.key.clone();
-            match next {
-                Some((client, next)) if self.has_had_its_share(turn, estimates, now) => {
-                    if next != key {
-                        return if in_flight {
-                            Next::WaitForIdle
-                        } else {
-                            Next::Switch { client, key: next }
-                        };
-                    }
-                    self.leave(now);
-                    self.turn = Some(Turn { client, key: next, resident_since: Some(now) });
+            let callers_wait = waiting.iter().any(|waits| waits.sync && waits.key != key);
+            let load_share = if callers_wait { LOAD_SHARE_FOR_CALLERS } else { self.load_share };
+            return match next {
+                Some((client, next)) if next != key && self.is_over(turn, load_share, estimates, now) => {
+                    Self::switch(client, next, in_flight)
                 }
-                _ => {}
-            }
-            return Next::Stay(key);
+                _ => Next::Stay(key),
+            };
         }
-        match next {
-            None => Next::Rest,
-            Some(_) if in_flight => Next::WaitForIdle,
-            Some((client, key)) => Next::Switch { client, key },
-        }
+        next.map_or(Next::Rest, |(client, key)| Self::switch(client, key, in_flight))
     }
 
-    /// A claim brought a job of this client and key. If the key does not have the turn yet, this client's turn with
-    /// it begins.
-    pub(crate) fn enter(&mut self, client: C, key: &K, now: Instant) {
+    fn switch(client: C, key: K, in_flight: bool) -> Next<C, K> {
+        if in_flight { Next::WaitForIdle } else { Next::Switch { client, key } }
+    }
+
+    /// These clients wait for these runners.
+    pub(crate) fn line_up(&mut self, waiting: &[Waits<C, K>], now: Instant) {
+        self.clients.line_up(waiting.iter().map(|waits| &waits.client), now);
+        self.keys.line_up(waiting.iter().map(|waits| &waits.key), now);
+    }
+
+    /// A claim brought a job of this client for this runner. If the runner does not have the turn yet, this client's
+    /// turn with it begins.
+    pub(crate) fn claimed(&mut self, client: C, key: &K, now: Instant) {
+        self.clients.served(&client, now);
         if !self.has_turn(key) {
             self.leave(now);
-            self.turn = Some(Turn { client, key: key.clone(), resident_since: None });
+            self.turn = Some(Turn { client: Some(client), key: key.clone(), resident_since: None });
         }
     }
 
-    /// The key that has the turn is loaded. Its quantum runs from now on, unless it runs already.
+    /// An earlier holder of the host gave this runner the turn.
+    pub(crate) fn remember(&mut self, key: K) {
+        self.turn.get_or_insert(Turn { client: None, key, resident_since: None });
+    }
+
+    /// The runner that has the turn is loaded. Its quantum runs from now on, unless it runs already.
     pub(crate) fn loaded(&mut self, now: Instant) {
         if let Some(turn) = &mut self.turn {
             turn.resident_since.get_or_insert(now);
@@ -132,8 +166,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     /// Ends the turn, possibly before its quantum is over.
     pub(crate) fn leave(&mut self, now: Instant) {
         if let Some(turn) = self.turn.take() {
-            self.clients.had_turn(turn.client, now);
-            self.keys.had_turn(turn.key, now);
+            self.keys.served(&turn.key, now);
         }
     }
 
@@ -141,49 +174,68 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         self.turn.as_ref().is_some_and(|turn| turn.key == *key)
     }
 
-    /// Whose turn comes next, and with which key: another client if one waits, or otherwise another key of the same
-    /// client.
-    fn next_in_line<'a>(&self, waiting: &'a [(C, K)]) -> Option<&'a (C, K)> {
-        let is_turns = |client: &C| self.turn.as_ref().is_some_and(|turn| turn.client == *client);
-        let of_others = waiting.iter().filter(|(client, _)| !is_turns(client));
-        // The resident key comes last among a client's keys, because its turn has not even ended yet.
-        let position =
-            |(client, key): &&(C, K)| (self.clients.since(client), self.has_turn(key), self.keys.since(key));
-        of_others.min_by_key(position).or_else(|| {
-            let own = waiting.iter().filter(|(client, key)| is_turns(client) && !self.has_turn(key));
-            own.min_by_key(|(_, key)| self.keys.since(key))
-        })
+    /// The clients that wait.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = &C> {
+        self.clients.0.keys()
     }
 
-    fn has_had_its_share(&self, turn: &Turn<C, K>, estimates: &Estimates<K>, now: Instant) -> bool {
-        turn.resident_since
-            .is_some_and(|since| now.saturating_duration_since(since) >= self.quantum(turn, estimates))
+    /// Which runner has the turn.
+    pub(crate) fn turn(&self) -> Option<&K> {
+        self.turn.as_ref().map(|turn| &turn.key)
     }
 
-    /// Q': how long the key of this turn may stay resident while others wait. It is long enough that loading takes
-    /// the share ε of the turn, but shorter if the others would wait for longer than `max_wait`. Even with a quantum
-    /// of zero one job runs, because a turn begins with a claim.
-    fn quantum(&self, turn: &Turn<C, K>, estimates: &Estimates<K>) -> Duration {
-        let all = || self.keys.0.keys().chain([&turn.key]);
-        let load = all().map(|key| estimates.load(key)).max().unwrap_or_default();
-        let run = all().map(|key| estimates.longest_run(key)).max().unwrap_or_default();
-        let others = match self.clients.others(&turn.client) {
-            0 => self.keys.others(&turn.key),
-            clients => clients,
+    /// Whose turn it is.
+    pub(crate) fn client(&self) -> Option<&C> {
+        self.turn.as_ref().and_then(|turn| turn.client.as_ref())
+    }
+
+    /// The longest time that a client with work waits for its next claim, as far as loads and runs are measured.
+    /// `others` is the sum of `1 + their weight / its own weight` over the other clients that wait.
+    pub(crate) fn bound(&self, others: f64, estimates: &Estimates<K>) -> Duration {
+        let longest = self.longest(estimates);
+        let turns =
+            if self.clients.0.len() > 1 { others } else { self.keys.0.len().saturating_sub(1) as f64 };
+        let turn = self.quantum(longest.load, self.load_share, longest) + longest.load + longest.run;
+        turn.mul_f64(turns) + longest.load + longest.run * 2
+    }
+
+    /// Whose turn comes next, and with which runner.
+    fn next_in_line<S: Ord>(&self, waiting: &[Waits<C, K>], standing: impl Fn(&C) -> S) -> Option<(C, K)> {
+        let has_turn = |client: &C| self.client() == Some(client);
+        let place = |client: &C| (standing(client), has_turn(client), self.clients.since(client));
+        let client = waiting.iter().map(|waits| &waits.client).min_by_key(|client| place(client))?;
+        // The resident runner comes last among a client's runners, because its turn has not even ended yet.
+        let own = waiting.iter().filter(|waits| waits.client == *client).map(|waits| &waits.key);
+        let key = own.min_by_key(|key| (self.has_turn(key), self.keys.since(key)))?;
+        Some((client.clone(), key.clone()))
+    }
+
+    fn is_over(&self, turn: &Turn<C, K>, load_share: f64, estimates: &Estimates<K>, now: Instant) -> bool {
+        let load_share = load_share.max(self.load_share);
+        let quantum = self.quantum(estimates.load(&turn.key), load_share, self.longest(estimates));
+        turn.resident_since.is_some_and(|since| now.saturating_duration_since(since) >= quantum)
+    }
+
+    /// Q': how long a runner with this load may stay resident while others wait. It is long enough that loading takes
+    /// the share ε of the turn, but shorter if the others would wait for longer than `max_wait`. Even with a quantum of
+    /// zero one job runs, because a turn begins with a claim.
+    fn quantum(&self, own_load: Duration, load_share: f64, Longest { load, run }: Longest) -> Duration {
+        let fair = own_load.mul_f64((1.0 - load_share) / load_share);
+        let turns = match self.clients.0.len() {
+            0 | 1 => self.keys.0.len().saturating_sub(1),
+            clients => 2 * (clients - 1),
         };
-        let others = u32::try_from(others).unwrap_or(u32::MAX).max(1);
-        let fair = estimates.load(&turn.key).mul_f64((1.0 - self.load_share) / self.load_share);
-        let bearable = (self.max_wait.saturating_sub(load + run) / others).saturating_sub(load + run);
+        let turns = u32::try_from(turns).unwrap_or(u32::MAX).max(1);
+        let bearable = (self.max_wait.saturating_sub(load + run) / turns).saturating_sub(load + run);
         fair.min(bearable)
     }
 
-    fn line_up(&mut self, waiting: &[(C, K)], now: Instant) {
-        for (client, key) in waiting {
-            self.clients.has_work(client, now);
-            self.keys.has_work(key, now);
+    fn longest(&self, estimates: &Estimates<K>) -> Longest {
+        let all = || self.keys.0.keys().chain(self.turn());
+        Longest {
+            load: all().map(|key| estimates.load(key)).max().unwrap_or_default(),
+            run: all().map(|key| estimates.longest_run(key)).max().unwrap_or_default(),
         }
-        self.clients.forget(self.max_wait, now);
-        self.keys.forget(self.max_wait, now);
     }
 }
 
@@ -194,28 +246,23 @@ impl<T> Default for Line<T> {
 }
 
 impl<T: Clone + Eq + Hash> Line<T> {
-    fn has_work(&mut self, one: &T, now: Instant) {
-        match self.0.get_mut(one) {
-            Some(position) => position.last_had_work = now,
-            None => self.had_turn(one.clone(), now),
+    /// These wait, and no others.
+    fn line_up<'a>(&mut self, waiting: impl Iterator<Item = &'a T>, now: Instant)
+    where
+        T: 'a,
+    {
+        let before = std::mem::take(&mut self.0);
+        self.0.extend(waiting.map(|one| (one.clone(), before.get(one).copied().unwrap_or(now))));
+    }
+
+    fn served(&mut self, one: &T, now: Instant) {
+        if let Some(since) = self.0.get_mut(one) {
+            *since = now;
         }
     }
 
-    fn had_turn(&mut self, one: T, now: Instant) {
-        self.0.insert(one, Position { since: now, last_had_work: now });
-    }
-
     fn since(&self, one: &T) -> Option<Instant> {
-        self.0.get(one).map(|position| position.since)
-    }
-
-    /// How many others are in the line.
-    fn others(&self, one: &T) -> usize {
-        self.0.len() - usize::from(self.0.contains_key(one))
-    }
-
-    fn forget(&mut self, max_wait: Duration, now: Instant) {
-        self.0.retain(|_, position| now.saturating_duration_since(position.last_had_work) <= max_wait);
+        self.0.get(one).copied()
     }
 }
 

@@ -51,10 +51,10 @@ fn the_load_key_is_that_of_the_options_that_ollama_sees() {
     for (body, key) in [
         (r#"{"model":"a","options":{"num_ctx":8192,"seed":1}}"#, "a:latest num_ctx=8192"),
         (r#"{"model":"a","options":{"num_ctx":1},"OPTIONS":{"num_gpu":2}}"#, "a:latest num_ctx=1 num_gpu=2"),
-        (r#"{"model":"a","options":{"num_ctx":1},"options":null}"#, "a:latest"),
+        (r#"{"model":"a","options":{"num_ctx":1},"options":null}"#, "a:latest num_ctx=any"),
         (r#"{"model":"a","options":{"num_ctx":1,"num_ctx":2}}"#, "a:latest num_ctx=2"),
-        (r#"{"model":"a","options":{"num_ctx":"big","use_mmap":5}}"#, "a:latest"),
-        (r#"{"model":"a","options":{"NUM_CTX":5}}"#, "a:latest"),
+        (r#"{"model":"a","options":{"num_ctx":"big","use_mmap":5}}"#, "a:latest num_ctx=any"),
+        (r#"{"model":"a","options":{"NUM_CTX":5}}"#, "a:latest num_ctx=any"),
         (r#"{"model":"a","shift":false,"options":{"num_ctx":5.9}}"#, "a:latest num_ctx=5 shift=false"),
         (r#"{"model":"a","options":{"\ud800":1,"num_ctx":5}}"#, "a:latest num_ctx=5"),
     ] {

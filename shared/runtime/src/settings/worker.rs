@@ -62,6 +62,17 @@ pub const LOAD_SHARE: Setting = Setting::with_default(
     "10%",
     "share of GPU time that loading may take while several models have work",
 );
+pub const CONTEXT_FIT: Setting = Setting::with_default(
+    "FOREMAN_CONTEXT_FIT",
+    "on",
+    "whether jobs may run with a longer context than they ask for, so that fewer loads are needed (on, or off: each \
+     `num_ctx` goes to Ollama as it came)",
+);
+pub const CONTEXT_MAX: Setting = Setting::optional(
+    "FOREMAN_CONTEXT_MAX",
+    "no limit",
+    "the longest context that is loaded for several jobs; a job that asks for more gets a load of its own",
+);
 pub const WEBHOOK_RETRY_SCHEDULE: Setting = Setting::with_default(
     "FOREMAN_WEBHOOK_RETRY_SCHEDULE",
     "5s,5m,30m,2h,5h,10h,14h,20h,24h",
@@ -86,6 +97,8 @@ pub const ALL: &[Setting] = &[
     MAX_RESULT,
     MAX_MODEL_WAIT,
     LOAD_SHARE,
+    CONTEXT_FIT,
+    CONTEXT_MAX,
     WEBHOOK_RETRY_SCHEDULE,
     WEBHOOK_TIMEOUT,
 ];

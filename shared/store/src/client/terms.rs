@@ -56,6 +56,8 @@ pub struct ClientTerms {
     pub weight: f64,
     pub max_running: Option<u32>,
     pub gpu_seconds_a_day: Option<f64>,
+    /// Whether it has had its budget of today.
+    pub is_over_budget: bool,
 }
 
 impl Store {
@@ -73,6 +75,7 @@ impl Store {
             weight: row.weight.unwrap_or(1.0),
             max_running: row.max_running.map(i32::unsigned_abs),
             gpu_seconds_a_day: row.gpu_seconds_a_day,
+            is_over_budget: false,
         });
         Ok(terms.collect())
     }

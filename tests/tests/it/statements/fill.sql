@@ -88,6 +88,7 @@ INSERT INTO worker (id, host_id, roles, ttl) SELECT filled.id(n), 'host ' || n, 
 INSERT INTO host (id, url, holder, fence, ttl, slots, published_at)
 SELECT 'host ' || n, 'http://127.0.0.1:11434', filled.id(n), n, '20 s', 4, now() FROM generate_series(1, 20) AS n;
 INSERT INTO api_process (id, ttl) SELECT filled.id(n), '20 s' FROM generate_series(1, 20) AS n;
+INSERT INTO host_plan (host_id, plan) SELECT 'host ' || n, '{}' FROM generate_series(1, 20) AS n;
 INSERT INTO host_model (host_id, canonical, label, completes) SELECT 'host ' || n, 'tiny-a', 'tiny-a', true FROM generate_series(1, 20) AS n;
 
 -- What was written counts at once.

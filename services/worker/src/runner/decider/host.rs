@@ -92,11 +92,13 @@ impl Host {
         }
     }
 
-    /// Ollama says that no model is loaded.
-    pub(super) fn has_nothing_resident(&mut self, gpu_is_busy: bool) {
-        if self.loading.is_none() && !gpu_is_busy {
+    /// Ollama says that no model is loaded. Returns whether that can be so: it says so too while it loads.
+    pub(super) fn has_nothing_resident(&mut self, gpu_is_busy: bool) -> bool {
+        let can_be = self.loading.is_none() && !gpu_is_busy;
+        if can_be {
             self.residency.lost();
         }
+        can_be
     }
 
     /// A request on this key has ended.

@@ -4,9 +4,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use foreman_store::{ClientId, LeaseNo};
+use tokio::time::Instant;
 
 use crate::runner::fate::Abort;
 use crate::runner::job::{Job, Running};
+use crate::scheduling::gpu_clock::GpuClock;
 use crate::scheduling::key::{Key, RunsOn};
 
 /// Stop claiming while there are this many unsettled outcomes per slot.
@@ -49,6 +51,12 @@ impl Ledger {
 
     pub(super) fn begun(&mut self, running: Running) {
         self.running.insert(running.lease.no, running);
+    }
+
+    /// The runner is loaded. The jobs that waited for it are on the GPU from now on.
+    pub(super) fn loaded(&mut self, clock: &mut GpuClock, now: Instant) {
+        let waiting = self.running.values_mut().filter(|running| running.waits_for_load());
+        waiting.for_each(|running| running.on_gpu_since = Some(clock.begins(now)));
     }
 
     pub(super) fn ended(&mut self, lease: LeaseNo) -> Option<Running> {
@@ -107,14 +115,14 @@ impl Ledger {
 
     /// Whether a running or held job needs this key.
     pub(super) fn needs(&self, key: &Key) -> bool {
-        self.running.values().any(|running| running.key == *key)
-            || self.held.iter().any(|job| job.key == *key)
+        self.running.values().any(|running| running.runner == *key)
+            || self.held.iter().any(|job| job.runner == *key)
     }
 
-    /// Client and key of each held job that runs on the GPU.
+    /// Client and runner of each held job that runs on the GPU.
     pub(super) fn held_for_gpu(&self) -> impl Iterator<Item = (ClientId, Key)> {
         let on_gpu = self.held.iter().filter(|job| job.runs_on == RunsOn::Gpu);
-        on_gpu.map(|job| (job.client, Key::clone(&job.key)))
+        on_gpu.map(|job| (job.charge.client, Key::clone(&job.runner)))
     }
 
     /// Every lease of ours: running, held and unsettled.
@@ -139,6 +147,7 @@ mod tests {
     use crate::membership::liveness::Spell;
     use crate::runner::fate::Past;
     use crate::runner::job::Body;
+    use crate::scheduling::plan::Charge;
 
     const ONE: &str = "one:latest";
     const CLOUD: &str = "far:120b-cloud";
@@ -160,9 +169,10 @@ mod tests {
         Job {
             lease: lease(number),
             attempt: 1,
-            client: ClientId::generate(),
+            charge: Charge::nothing(ClientId::generate()),
             runs_on: runs_on(&key),
-            key,
+            runner: key,
+            rewrite: None,
             route: Route::Chat,
             api: None,
             past: Past::default(),
@@ -179,9 +189,10 @@ mod tests {
         let (abort, aborted) = watch::channel(None);
         let running = Running {
             lease: lease(number),
-            client: ClientId::generate(),
+            charge: Charge::nothing(ClientId::generate()),
             runs_on: runs_on(&key),
-            key,
+            runner: key,
+            on_gpu_since: None,
             past: Past::default(),
             model_label: String::new(),
             abort,
@@ -207,6 +218,17 @@ mod tests {
         assert_eq!(ledger.slots_to_fill(), 0, "the free slot is for the held job");
         assert_eq!(numbers(ledger.take_next()), [LeaseNo(3)]);
         assert_eq!(ledger.slots_to_fill(), 1);
+    }
+
+    #[tokio::test]
+    async fn jobs_that_wait_for_a_load_are_on_the_gpu_from_its_end_on() {
+        let (mut ledger, now) = (Ledger::new(2), Instant::now());
+        let mut clock = GpuClock::new(now);
+        ledger.begun(running(1, key(ONE)).0);
+        ledger.begun(running(2, key(CLOUD)).0);
+        ledger.loaded(&mut clock, now);
+        assert!(ledger.ended(LeaseNo(1)).is_some_and(|running| running.on_gpu_since.is_some()));
+        assert!(ledger.ended(LeaseNo(2)).is_some_and(|running| running.on_gpu_since.is_none()), "never");
     }
 
     #[test]

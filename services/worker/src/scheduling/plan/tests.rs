@@ -23,13 +23,28 @@ fn lowest() -> JobId {
 }
 
 /// Client 1 has ready jobs of each of these keys.
-fn ready(keys: &[&str]) -> Vec<(Key, Group)> {
-    keys.iter().map(|text| (key(text), group(1))).collect()
+fn ready(keys: &[&str]) -> Vec<Group> {
+    keys.iter().map(|text| group(text, 1)).collect()
 }
 
-fn group(number: u128) -> Group {
-    let user = UserName::default();
-    Group { client: client(number), user, priority: 0, sync: false, lowest: lowest() }
+fn group(text: &str, number: u128) -> Group {
+    Group {
+        key: key(text),
+        client: client(number),
+        user: UserName::default(),
+        priority: 0,
+        sync: false,
+        lowest: lowest(),
+    }
+}
+
+fn turns() -> config::Turns {
+    config::Turns {
+        max_model_wait: Duration::from_secs(600),
+        load_share: 0.1,
+        context_fit: true,
+        context_max: None,
+    }
 }
 
 fn client(number: u128) -> ClientId {
@@ -38,10 +53,9 @@ fn client(number: u128) -> ClientId {
 
 /// A plan in which client 1 has ready jobs of each of these keys. The host has all of their models.
 fn plan(keys: &[&str]) -> Plan {
-    let turns = config::Turns { max_model_wait: Duration::from_secs(600), load_share: 0.1 };
-    let mut plan = Plan::new(&turns);
+    let mut plan = Plan::new(&turns());
     plan.published(keys.iter().map(|text| key(text).model().clone()).collect());
-    plan.scanned(ready(keys));
+    plan.scanned(ready(keys), Instant::now());
     plan
 }
 
@@ -63,7 +77,7 @@ fn order_resident(plan: &mut Plan, next: Next<ClientId, Key>, capacity: Capacity
 fn gpu_and_cloud_take_turns_and_so_do_the_keys_of_the_cloud() {
     let mut plan = plan(&[ONE, CLOUD, OTHER_CLOUD]);
     let keys: Vec<Key> =
-        (0..5).map(|_| order(&mut plan, stay(ONE), TWO_FREE_SLOTS).expect("both have work").key).collect();
+        (0..5).map(|_| order(&mut plan, stay(ONE), TWO_FREE_SLOTS).expect("both have work").runner).collect();
     assert_eq!(keys, [ONE, CLOUD, ONE, OTHER_CLOUD, ONE].map(key));
 }
 
@@ -72,7 +86,7 @@ fn the_cloud_goes_on_while_the_gpu_waits_for_its_next_turn() {
     let mut plan = plan(&[ONE, CLOUD]);
     for _ in 0..3 {
         let order = order(&mut plan, Next::WaitForIdle, TWO_FREE_SLOTS).unwrap();
-        assert_eq!(order.key, key(CLOUD));
+        assert_eq!(order.runner, key(CLOUD));
     }
 }
 
@@ -81,7 +95,7 @@ fn one_job_is_held_ahead_only_where_runs_take_20_ms_to_1_s() {
     let held_ahead_of = |run: Option<u64>| {
         let mut plan = plan(&[ONE]);
         if let Some(run) = run {
-            plan.ran(client(1), &key(ONE), Duration::from_millis(run));
+            plan.ran(&key(ONE), Duration::from_millis(run), 0.1);
         }
         order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).map(|order| (order.limit, order.begins))
     };
@@ -95,7 +109,7 @@ fn one_job_is_held_ahead_only_where_runs_take_20_ms_to_1_s() {
 #[test]
 fn no_job_is_held_ahead_beside_a_held_one_or_for_another_turn() {
     let mut plan = plan(&[ONE]);
-    plan.ran(client(1), &key(ONE), Duration::from_millis(100));
+    plan.ran(&key(ONE), Duration::from_millis(100), 0.1);
     let beside_held = Capacity { holds_job: true, ..NO_FREE_SLOT };
     assert!(order_resident(&mut plan, stay(ONE), beside_held).is_none());
     let switch = Next::Switch { client: client(1), key: key(ONE) };
@@ -106,11 +120,11 @@ fn no_job_is_held_ahead_beside_a_held_one_or_for_another_turn() {
 #[test]
 fn no_gpu_job_is_held_ahead_while_the_cloud_is_next() {
     let mut plan = plan(&[ONE, CLOUD]);
-    plan.ran(client(1), &key(ONE), Duration::from_millis(100));
-    assert!(order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).is_some_and(|order| order.key == key(ONE)));
+    plan.ran(&key(ONE), Duration::from_millis(100), 0.1);
+    assert!(order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).is_some_and(|order| order.runner == key(ONE)));
     assert!(order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).is_none(), "the free slot is for the cloud");
     assert!(
-        order_resident(&mut plan, stay(ONE), TWO_FREE_SLOTS).is_some_and(|order| order.key == key(CLOUD))
+        order_resident(&mut plan, stay(ONE), TWO_FREE_SLOTS).is_some_and(|order| order.runner == key(CLOUD))
     );
 }
 
@@ -127,10 +141,10 @@ fn a_claim_begins_its_jobs_only_if_nothing_must_be_loaded_and_no_job_is_held() {
 #[test]
 fn a_key_whose_model_the_host_lacks_is_not_ordered() {
     let mut plan = plan(&[TWO]);
-    plan.scanned(ready(&[ONE, TWO, CLOUD]));
+    plan.scanned(ready(&[ONE, TWO, CLOUD]), Instant::now());
     let ordered = |plan: &mut Plan| {
         let next = plan.next(std::iter::empty(), false, Instant::now());
-        order(plan, next, TWO_FREE_SLOTS).map(|order| order.key)
+        order(plan, next, TWO_FREE_SLOTS).map(|order| order.runner)
     };
     assert_eq!(ordered(&mut plan), Some(key(TWO)));
     assert_eq!(ordered(&mut plan), Some(key(TWO)), "not the cloud key either");
@@ -142,7 +156,7 @@ fn a_key_whose_model_the_host_lacks_is_not_ordered() {
 #[test]
 fn a_key_that_has_only_held_jobs_left_keeps_its_turn_but_is_not_ordered() {
     let mut plan = plan(&[ONE]);
-    plan.scanned(Vec::new());
+    plan.scanned(Vec::new(), Instant::now());
     let next = plan.next([(client(1), key(ONE))].into_iter(), false, Instant::now());
     assert_eq!(next, Next::Switch { client: client(1), key: key(ONE) });
     assert!(order(&mut plan, next, TWO_FREE_SLOTS).is_none());
@@ -151,10 +165,44 @@ fn a_key_that_has_only_held_jobs_left_keeps_its_turn_but_is_not_ordered() {
 #[test]
 fn a_switch_offers_the_jobs_of_its_own_client_first() {
     let mut plan = plan(&[ONE]);
-    plan.scanned([1, 2].map(|number| (key(ONE), group(number))).to_vec());
+    plan.scanned(vec![group(ONE, 1), group(ONE, 2)], Instant::now());
     for number in [1, 2] {
         let switch = Next::Switch { client: client(number), key: key(ONE) };
         let order = order(&mut plan, switch, TWO_FREE_SLOTS).unwrap();
         assert_eq!(order.offers[0].client, client(number));
     }
 }
+
+#[test]
+fn one_claim_takes_the_jobs_of_every_context_that_the_runner_serves() {
+    let (short, long, any) = ("one:latest num_ctx=512", "one:latest num_ctx=9000", "one:latest num_ctx=any");
+    let mut plan = plan(&[short, long, any]);
+    plan.has_context(&key(ONE), 4_096);
+    let offered = |plan: &mut Plan| {
+        let next = plan.next(std::iter::empty(), false, Instant::now());
+        let order = order(plan, next, TWO_FREE_SLOTS).unwrap();
+        let mut keys: Vec<String> = order.offers.iter().map(|offer| offer.load_key.to_string()).collect();
+        keys.sort();
+        (order.runner.to_string(), keys)
+    };
+    let all = [short, long, any].map(str::to_owned);
+    assert_eq!(offered(&mut plan), ("one:latest num_ctx=16384".to_owned(), all.to_vec()));
+    plan.scanned(ready(&[short, any]), Instant::now());
+    assert_eq!(offered(&mut plan), (ONE.to_owned(), vec![short.to_owned(), any.to_owned()]));
+}
+
+#[test]
+fn a_load_is_charged_to_the_client_that_it_was_for() {
+    let mut plan = plan(&[ONE]);
+    plan.scanned(vec![group(ONE, 1), group(ONE, 2)], Instant::now());
+    let now = Instant::now();
+    let next = plan.next(std::iter::empty(), false, now);
+    let order = order(&mut plan, next, TWO_FREE_SLOTS).unwrap();
+    let first = order.offers[0].client;
+    plan.rotation.claimed(first, &order.runner, now);
+    plan.loaded(&order.runner, Duration::from_secs(7), now);
+    let other = client(if first == client(1) { 2 } else { 1 });
+    assert!(plan.work.fairness.standing(other) < plan.work.fairness.standing(first));
+}
+
+mod in_virtual_time;

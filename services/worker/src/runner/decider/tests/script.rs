@@ -22,6 +22,8 @@ pub(super) struct JobPlan {
     /// When the job becomes ready.
     pub(super) at: Duration,
     pub(super) client: usize,
+    pub(super) user: usize,
+    pub(super) sync: bool,
     pub(super) key: usize,
     pub(super) run: Duration,
     /// How often the job fails before it succeeds.
@@ -69,10 +71,13 @@ fn millis(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
 fn job() -> impl Strategy<Value = JobPlan> {
     let failures = prop_oneof![4 => Just(0u8), 1 => 1..3u8];
     let run = prop_oneof![3 => millis(1..100), 2 => millis(100..3_000)];
-    (millis(0..40_000), 0..3usize, 0..4usize, run, failures, any::<bool>(), any::<bool>()).prop_map(
-        |(at, client, key, run, failures, host_is_to_blame, speaks)| JobPlan {
+    let whose = (0..3usize, 0..2usize, any::<bool>());
+    (millis(0..40_000), whose, 0..5usize, run, failures, any::<bool>(), any::<bool>()).prop_map(
+        |(at, (client, user, sync), key, run, failures, host_is_to_blame, speaks)| JobPlan {
             at,
             client,
+            user,
+            sync,
             key,
             run,
             failures,

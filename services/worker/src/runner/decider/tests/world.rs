@@ -27,7 +27,8 @@ use crate::scheduling::key::Key;
 use ollama::failed;
 
 /// The last key runs in Ollama's cloud and needs no load.
-const KEYS: [&str; 4] = ["one:latest", "one:latest num_ctx=8192", "two:latest", "far:120b-cloud"];
+const KEYS: [&str; 5] =
+    ["one:latest num_ctx=any", "one:latest num_ctx=8192", "one:latest", "two:latest", "far:120b-cloud"];
 
 /// The world fails if it takes longer than this. Every job and every stop needs much less.
 const LONGEST: Duration = Duration::from_secs(3 * 3_600);
@@ -121,7 +122,12 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(script: Script) -> Self {
-        let turns = config::Turns { max_model_wait: Duration::from_secs(600), load_share: 0.1 };
+        let turns = config::Turns {
+            max_model_wait: Duration::from_secs(600),
+            load_share: 0.1,
+            context_fit: true,
+            context_max: None,
+        };
         let start = Instant::now();
         let of_disturbance = |(at, what): &(Duration, Disturbance)| match what {
             Disturbance::HostAway(long)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_ollama::FailureKind;
+use foreman_ollama::{Context, FailureKind};
 use foreman_store::{Completion, LeaseNo};
 
 use super::{Happening, InFlight, World};
@@ -17,7 +17,7 @@ impl World {
         let has_spell = self.spell.is_some() && attempt.spell.goes_on();
         let may = has_spell && self.holds_host && self.host_is_up && !self.is_stopping;
         assert!(may, "an attempt begins without the right to");
-        let key = Key::clone(&attempt.key);
+        let key = Key::clone(&attempt.runner);
         let is_on_gpu = !key.model().is_cloud();
         let load = match loading {
             Loading::NotNeeded => {
@@ -57,7 +57,11 @@ impl World {
             self.signal(Signal::LoadFailed { key });
         } else {
             self.resident = Some(Key::clone(&key));
-            self.signal(Signal::Loaded { key, took: Duration::from_secs(1) });
+            let context = match key.context() {
+                Context::Length(length) => length,
+                Context::Automatic | Context::Any => 4_096,
+            };
+            self.signal(Signal::Loaded { key, took: Duration::from_secs(1), context: Some(context) });
         }
         let waiting: Vec<LeaseNo> =
             self.in_flight.iter().filter(|(_, one)| one.load == Some(number)).map(|(no, _)| *no).collect();

@@ -10,7 +10,7 @@ use foreman_store::{Claimed, Exit, JobId, Lease, LeaseNo, OwnLease, Phase, UserN
 
 use super::{Happening, Room, World};
 use crate::runner::decider::claims::{Question, Reply};
-use crate::runner::decider::tests::script::Claiming;
+use crate::runner::decider::tests::script::{Claiming, JobPlan};
 use crate::runner::fate::Ending;
 use crate::runner::signal::Signal;
 use crate::scheduling::backlog::Group;
@@ -54,7 +54,9 @@ impl World {
             let mut at_most = offer.at_most;
             for job in &mut self.jobs {
                 let client = self.clients[job.plan.client];
-                let is_offered = client == offer.client && self.keys[job.plan.key] == order.key;
+                let (user, sync) = (user(job.plan.user), job.plan.sync);
+                let is_offered = (client, &user, sync) == (offer.client, &offer.user, offer.sync)
+                    && self.keys[job.plan.key].as_str() == &*offer.load_key;
                 let is_ready = job.room == Room::Ready && job.id >= offer.lower_bound;
                 if is_offered && is_ready && at_most > 0 && claimed.len() < limit {
                     at_most -= 1;
@@ -65,14 +67,14 @@ impl World {
                     claimed.push(Claimed {
                         lease: Lease { job_id: job.id, no },
                         client,
-                        user: UserName::default(),
-                        sync: false,
+                        user,
+                        sync,
                         api: None,
                         attempt: 1,
                         failures: job.failures.into(),
                         max_attempts: None,
                         priority: 0,
-                        load_key: order.key.as_str().to_owned(),
+                        load_key: offer.load_key.to_string(),
                         model_label: String::new(),
                         path: Route::Chat.path().to_owned(),
                         bytes: 2,
@@ -148,14 +150,15 @@ impl World {
     }
 
     pub(super) fn scan(&mut self) {
-        let mut groups: BTreeMap<(usize, usize), JobId> = BTreeMap::new();
+        let mut groups: BTreeMap<(usize, usize, usize, bool), JobId> = BTreeMap::new();
         for job in self.jobs.iter().filter(|job| job.room == Room::Ready) {
-            let lowest = groups.entry((job.plan.key, job.plan.client)).or_insert(job.id);
+            let JobPlan { key, client, user, sync, .. } = job.plan;
+            let lowest = groups.entry((key, client, user, sync)).or_insert(job.id);
             *lowest = job.id.min(*lowest);
         }
-        let groups = groups.into_iter().map(|((key, client), lowest)| {
-            let (client, user) = (self.clients[client], UserName::default());
-            (Key::clone(&self.keys[key]), Group { client, user, priority: 0, sync: false, lowest })
+        let groups = groups.into_iter().map(|((key, client, number, sync), lowest)| {
+            let (key, client) = (Key::clone(&self.keys[key]), self.clients[client]);
+            Group { key, client, user: user(number), priority: 0, sync, lowest }
         });
         let groups = groups.collect();
         // A claim under way may take jobs that this scan has seen.
@@ -170,4 +173,8 @@ impl World {
             self.signal(Signal::CancelAsked(cancelled));
         }
     }
+}
+
+fn user(number: usize) -> UserName {
+    number.to_string().parse().unwrap()
 }

@@ -1,0 +1,125 @@
+//! Publishes the host's plan: what the floor last said of it, at most once a second, while this worker holds the host.
+//! Reads the terms of clients for the plan as well.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreman_ollama::{Client, Context, LoadKey, ModelName, RunningModel};
+use foreman_runtime::{background_error, stalls};
+use foreman_store::{Holder, HostPlan, MeasuredContext};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::signal::Signal;
+use crate::worker::Worker;
+
+/// The time between two publications. People look at them.
+const REST: Duration = Duration::from_secs(1);
+
+/// How often to read the terms of clients. So long a change of them takes until it is in force.
+const TERMS: Duration = Duration::from_secs(5);
+
+/// How long to wait for Ollama's word about what is loaded.
+const LOOK: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(
+    worker: Arc<Worker>,
+    mut holder: watch::Receiver<Option<Holder>>,
+    mut plans: watch::Receiver<HostPlan>,
+    signals: mpsc::UnboundedSender<Signal>,
+) {
+    let mut terms_at = Instant::now();
+    loop {
+        let Ok(Some(held)) = holder.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
+        if Instant::now() >= terms_at {
+            terms_at = Instant::now() + TERMS;
+            match stalls::round("plan", stalls::USUAL, worker.store.client_terms()).await {
+                // Sending fails only when the floor has ended, and then this task is stopped as well.
+                Ok(terms) => _ = signals.send(Signal::Agreed(terms)),
+                Err(error) => background_error!("plan", error),
+            }
+        }
+        if plans.has_changed().is_ok_and(|changed| changed) {
+            let plan = plans.borrow_and_update().clone();
+            let publish = worker.store.publish_plan(&held, &plan);
+            if let Err(error) = stalls::round("plan", stalls::USUAL, publish).await {
+                background_error!("plan", error);
+                plans.mark_changed();
+            }
+        }
+        sleep(REST).await;
+    }
+}
+
+/// Tells the floor what the holder before this one has published, as far as Ollama confirms it. Nothing waits for a plan
+/// that cannot be read.
+pub(crate) async fn remember(
+    worker: &Worker,
+    host: &str,
+    ollama: &Client,
+    signals: &mpsc::UnboundedSender<Signal>,
+) {
+    match stalls::round("plan", stalls::USUAL, worker.store.host_plan(host)).await {
+        Ok(Some(plan)) => {
+            let loaded = timeout(LOOK, ollama.ps()).await.ok().and_then(Result::ok).unwrap_or_default();
+            // Sending fails only when the floor has ended.
+            _ = signals.send(Signal::Remembered(Box::new(confirmed(plan, &loaded))));
+        }
+        Ok(None) => {}
+        Err(error) => background_error!("plan", error),
+    }
+}
+
+/// The plan, with what may have changed since taken out: what is loaded, unless Ollama lists it, and the automatic
+/// lengths, because another Ollama may have another one.
+fn confirmed(mut plan: HostPlan, loaded: &[RunningModel]) -> HostPlan {
+    plan.contexts.iter_mut().for_each(|context| context.automatic = None);
+    let turn = plan.turn.as_deref().and_then(|turn| turn.parse::<LoadKey>().ok());
+    let listed = turn.as_ref().and_then(|turn| {
+        let is_it =
+            |model: &&RunningModel| ModelName::parse(&model.name).is_ok_and(|name| name == *turn.model());
+        loaded.iter().find(is_it)
+    });
+    plan.is_loaded &= listed.is_some();
+    if let (Some(turn), Some(length)) = (turn, listed.and_then(|model| model.context_length))
+        && turn.context() == Context::Automatic
+    {
+        let automatic = i64::try_from(length).ok();
+        plan.contexts.retain(|context| context.load_key != turn.as_str());
+        plan.contexts.push(MeasuredContext { load_key: turn.to_string(), automatic, longest: None });
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published() -> HostPlan {
+        let context = |load_key: &str| MeasuredContext {
+            load_key: load_key.to_owned(),
+            automatic: Some(4_096),
+            longest: Some(8_192),
+        };
+        HostPlan {
+            turn: Some("a:latest".to_owned()),
+            is_loaded: true,
+            contexts: vec![context("a:latest"), context("b:latest")],
+            ..HostPlan::default()
+        }
+    }
+
+    fn loaded(name: &str) -> RunningModel {
+        serde_json::from_value(serde_json::json!({"name": name, "context_length": 2_048})).unwrap()
+    }
+
+    #[test]
+    fn only_what_ollama_lists_is_taken_for_loaded_and_only_its_word_for_the_automatic_length() {
+        let plan = confirmed(published(), &[loaded("A")]);
+        assert!(plan.is_loaded);
+        let automatic = |nth: usize| (plan.contexts[nth].load_key.as_str(), plan.contexts[nth].automatic);
+        assert_eq!([automatic(0), automatic(1)], [("b:latest", None), ("a:latest", Some(2_048))]);
+        assert!(!confirmed(published(), &[loaded("b")]).is_loaded);
+        assert!(!confirmed(published(), &[]).is_loaded);
+    }
+}

@@ -1,0 +1,395 @@
+//! The whole plan in virtual time: random clients, users, models, contexts, loads and runs against a host that loads
+//! and runs as Ollama does. The host checks the rules at each step, and tells how long everybody waited and what
+//! everybody got.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use foreman_ollama::Context;
+use foreman_store::{Lease, LeaseNo};
+use proptest::prelude::*;
+
+use super::*;
+use crate::scheduling::gpu_clock::{GpuClock, Reading};
+
+const AUTOMATIC: i64 = 4_096;
+
+/// A job that comes at the time `at`, and runs for the time `run`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Job {
+    at: Duration,
+    client: usize,
+    user: usize,
+    model: usize,
+    context: Option<i64>,
+    sync: bool,
+    run: Duration,
+}
+
+#[derive(Debug, Clone)]
+struct Workload {
+    slots: usize,
+    /// How long each model loads.
+    loads: Vec<Duration>,
+    /// Sorted by time.
+    jobs: Vec<Job>,
+}
+
+/// What a host has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    loads: usize,
+    /// The longest wait of each client: from the time when it has waiting jobs, or was last served, to its next claim.
+    longest_waits: BTreeMap<usize, Duration>,
+    /// The GPU-seconds of each client and user.
+    had: BTreeMap<(usize, usize), f64>,
+    /// How far these were apart at most, while all of them waited.
+    apart: f64,
+}
+
+struct Host<'a> {
+    workload: &'a Workload,
+    plan: Plan,
+    start: Instant,
+    now: Duration,
+    ready: Vec<(JobId, Key, Job)>,
+    running: Vec<(Duration, Job, Charge, Key, Reading)>,
+    loading: Option<Load>,
+    resident: Option<Key>,
+    clock: GpuClock,
+    /// Since when each client waits, if it does.
+    waits: BTreeMap<usize, Duration>,
+    seen: Seen,
+}
+
+/// When a load ends, of which runner, and the jobs that wait for it.
+type Load = (Duration, Key, Vec<(Job, Charge)>);
+
+fn load_key(job: &Job) -> Key {
+    let context = job.context.map_or_else(|| "any".to_owned(), |length| length.to_string());
+    key(&format!("m{}:latest num_ctx={context}", job.model))
+}
+
+fn user(number: usize) -> UserName {
+    number.to_string().parse().unwrap()
+}
+
+impl Workload {
+    fn run(&self, turns: &config::Turns, terms: Vec<ClientTerms>) -> Seen {
+        let start = Instant::now();
+        let mut plan = Plan::new(turns);
+        let models = 0..self.loads.len();
+        plan.published(models.map(|model| key(&format!("m{model}:latest")).model().clone()).collect());
+        plan.agreed(terms);
+        let mut host = Host {
+            workload: self,
+            plan,
+            start,
+            now: Duration::ZERO,
+            ready: Vec::new(),
+            running: Vec::new(),
+            loading: None,
+            resident: None,
+            clock: GpuClock::new(start),
+            waits: BTreeMap::new(),
+            seen: Seen::default(),
+        };
+        host.go();
+        host.seen
+    }
+
+    fn longest_load(&self) -> Duration {
+        self.loads.iter().copied().max().unwrap_or_default()
+    }
+
+    fn longest_run(&self) -> Duration {
+        self.jobs.iter().map(|job| job.run).max().unwrap_or_default()
+    }
+}
+
+impl Host<'_> {
+    fn go(&mut self) {
+        let mut arrivals: VecDeque<(usize, Job)> = self.workload.jobs.iter().cloned().enumerate().collect();
+        loop {
+            let mut came = false;
+            while let Some((number, job)) = arrivals.pop_front_if(|(_, job)| job.at <= self.now) {
+                self.waits.entry(job.client).or_insert(self.now);
+                let moment = chrono::DateTime::UNIX_EPOCH + Duration::from_secs(number as u64);
+                self.ready.push((ulid_floor(moment), load_key(&job), job));
+                came = true;
+            }
+            if came {
+                self.scan();
+            }
+            self.end_what_ends_now();
+            while self.claim() {}
+            self.check();
+            let ends = self.running.iter().map(|running| running.0);
+            let next = arrivals.front().map(|(_, job)| job.at).into_iter().chain(ends);
+            match next.chain(self.loading.as_ref().map(|load| load.0)).min() {
+                Some(next) => self.now = next,
+                None if self.ready.is_empty() => break,
+                // A turn that is not over yet, and nothing else to do: the decider would decide again with the next scan.
+                None => panic!("at a standstill with {} ready jobs", self.ready.len()),
+            }
+        }
+    }
+
+    fn time(&self) -> Instant {
+        self.start + self.now
+    }
+
+    fn scan(&mut self) {
+        let mut groups: BTreeMap<(Key, ClientId, UserName, bool), JobId> = BTreeMap::new();
+        for (id, key, job) in &self.ready {
+            let group = (Key::clone(key), client(job.client as u128), user(job.user), job.sync);
+            let lowest = groups.entry(group).or_insert(*id);
+            *lowest = (*lowest).min(*id);
+        }
+        let groups = groups.into_iter().map(|((key, client, user, sync), lowest)| Group {
+            key,
+            client,
+            user,
+            priority: 0,
+            sync,
+            lowest,
+        });
+        self.plan.scanned(groups.collect(), self.time());
+    }
+
+    fn end_what_ends_now(&mut self) {
+        let now = self.time();
+        let (ended, running): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.running).into_iter().partition(|running| running.0 <= self.now);
+        self.running = running;
+        for (_, job, charge, runner, since) in ended {
+            let gpu_seconds = self.clock.ends(since, now);
+            *self.seen.had.entry((job.client, job.user)).or_default() += gpu_seconds;
+            self.plan.ran(&runner, job.run, gpu_seconds);
+            self.plan.ended(&charge, gpu_seconds);
+        }
+        let waits =
+            |whose: &(usize, usize)| self.ready.iter().any(|(_, _, job)| (job.client, job.user) == *whose);
+        if self.seen.had.len() > 1 && self.seen.had.keys().all(waits) {
+            let had = || self.seen.had.values().copied();
+            let apart = had().fold(0.0, f64::max) - had().fold(f64::MAX, f64::min);
+            self.seen.apart = self.seen.apart.max(apart);
+        }
+        if let Some((_, runner, jobs)) = self.loading.take_if(|load| load.0 <= self.now) {
+            let length = match runner.context() {
+                Context::Length(length) => length,
+                Context::Automatic | Context::Any => AUTOMATIC,
+            };
+            let took = self.load_of(&runner);
+            self.plan.loaded(&runner, took, now);
+            self.plan.has_context(&runner, length);
+            self.resident = Some(Key::clone(&runner));
+            jobs.into_iter().for_each(|(job, charge)| self.begin(job, charge, Key::clone(&runner)));
+        }
+    }
+
+    fn load_of(&self, runner: &Key) -> Duration {
+        let model = runner.model().as_str().trim_start_matches('m').trim_end_matches(":latest");
+        self.workload.loads[model.parse::<usize>().unwrap()]
+    }
+
+    fn begin(&mut self, job: Job, charge: Charge, runner: Key) {
+        let since = self.clock.begins(self.time());
+        self.running.push((self.now + job.run, job, charge, runner, since));
+    }
+
+    fn busy(&self) -> usize {
+        self.running.len() + self.loading.as_ref().map_or(0, |load| load.2.len())
+    }
+
+    /// Makes the next claim, if the plan wants one. Returns whether it did.
+    fn claim(&mut self) -> bool {
+        let (now, busy) = (self.time(), self.busy());
+        let next = self.plan.next(std::iter::empty(), busy > 0, now);
+        // This host holds no job ahead of its slot: as if it held one already.
+        let capacity = Capacity { free_slots: self.workload.slots - busy, holds_job: true };
+        let resident = self.resident.clone().filter(|_| self.loading.is_none());
+        let needs_no_load = |runner: &Key, _| resident.as_ref() == Some(runner);
+        let highest = ulid_floor(chrono::DateTime::<chrono::Utc>::MAX_UTC);
+        let order = self.plan.order(next, capacity, needs_no_load, highest);
+        let mut claimed = Vec::new();
+        let mut jobs = Vec::new();
+        for offer in order.iter().flat_map(|order| &order.offers) {
+            for _ in 0..offer.at_most {
+                let is_offered = |(id, key, job): &(JobId, Key, Job)| {
+                    let of = (client(job.client as u128), user(job.user), job.sync);
+                    of == (offer.client, offer.user.clone(), offer.sync)
+                        && key.as_str() == &*offer.load_key
+                        && *id >= offer.lower_bound
+                };
+                let found = self.ready.iter().position(is_offered);
+                let Some(nth) = found.filter(|_| jobs.len() < order.as_ref().unwrap().limit) else { break };
+                let (id, _, job) = self.ready.remove(nth);
+                claimed.push(taken(id, &job));
+                jobs.push(job);
+            }
+        }
+        let Some(order) = order else { return false };
+        let charges = self.plan.claimed(&order, &claimed, now);
+        for job in &jobs {
+            self.served(job.client);
+        }
+        for (job, charge) in jobs.into_iter().zip(charges) {
+            if self.resident.as_ref() == Some(&order.runner) && self.loading.is_none() {
+                self.plan.is_loaded(&order.runner, now);
+                self.begin(job, charge, Key::clone(&order.runner));
+            } else if let Some((_, _, waiting)) =
+                self.loading.as_mut().filter(|(_, runner, _)| *runner == order.runner)
+            {
+                waiting.push((job, charge));
+            } else {
+                assert!(self.busy() == 0, "a switch with requests in flight");
+                self.seen.loads += 1;
+                self.resident = None;
+                let end = self.now + self.load_of(&order.runner);
+                self.loading = Some((end, Key::clone(&order.runner), vec![(job, charge)]));
+            }
+        }
+        true
+    }
+
+    fn served(&mut self, one: usize) {
+        let waits = self.ready.iter().any(|(_, _, job)| job.client == one);
+        if let Some(since) = self.waits.remove(&one) {
+            let longest = self.seen.longest_waits.entry(one).or_default();
+            *longest = (self.now - since).max(*longest);
+        }
+        if waits {
+            self.waits.insert(one, self.now);
+        }
+    }
+
+    fn check(&self) {
+        assert!(self.busy() <= self.workload.slots, "more in flight than slots");
+        assert!(self.busy() > 0 || self.ready.is_empty(), "idle beside {} ready jobs", self.ready.len());
+    }
+}
+
+fn taken(job_id: JobId, job: &Job) -> Claimed {
+    Claimed {
+        lease: Lease { job_id, no: LeaseNo(1) },
+        client: client(job.client as u128),
+        user: user(job.user),
+        sync: job.sync,
+        api: None,
+        attempt: 1,
+        failures: 0,
+        max_attempts: None,
+        priority: 0,
+        load_key: load_key(job).as_str().to_owned(),
+        model_label: String::new(),
+        path: String::new(),
+        bytes: 0,
+        body: None,
+        begun: false,
+        traceparent: None,
+        eligible_at: chrono::DateTime::UNIX_EPOCH,
+    }
+}
+
+fn millis(range: Range<u64>) -> impl Strategy<Value = Duration> {
+    range.prop_map(Duration::from_millis)
+}
+
+fn workloads(clients: usize) -> impl Strategy<Value = Workload> {
+    (1..=4usize, prop::collection::vec(millis(1..5_000), 1..=6)).prop_flat_map(move |(slots, loads)| {
+        let context = prop::option::weighted(0.6, 1..20_000i64);
+        let job = (
+            millis(0..60_000),
+            0..clients,
+            0..3usize,
+            0..loads.len(),
+            context,
+            any::<bool>(),
+            millis(1..3_000),
+        );
+        prop::collection::vec(job, 1..120).prop_map(move |jobs| {
+            let of = |(at, client, user, model, context, sync, run)| Job {
+                at,
+                client,
+                user,
+                model,
+                context,
+                sync,
+                run,
+            };
+            let mut jobs: Vec<Job> = jobs.into_iter().map(of).collect();
+            jobs.sort();
+            Workload { slots, loads: loads.clone(), jobs }
+        })
+    })
+}
+
+/// Two of each have jobs enough for the whole time, all for one model, and the two have jobs of different lengths.
+fn steady(slots: usize, runs: [u64; 2], each: usize, whose: impl Fn(usize) -> (usize, usize)) -> Workload {
+    let job = |nth: usize| {
+        let (client, user) = whose(nth % 2);
+        let run = Duration::from_millis(runs[nth % 2]);
+        Job { at: Duration::ZERO, client, user, model: 0, context: None, sync: false, run }
+    };
+    let mut jobs: Vec<Job> = (0..2 * each).map(job).collect();
+    jobs.sort();
+    Workload { slots, loads: vec![Duration::from_millis(1)], jobs }
+}
+
+fn without_a_longest_wait(load_share: f64) -> config::Turns {
+    config::Turns { load_share, max_model_wait: Duration::from_secs(1 << 30), ..turns() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    /// [`Host::check`] and [`Host::claim`] have the rules that hold all the time.
+    #[test]
+    fn every_job_runs_and_no_client_waits_longer_than_the_bound(
+        workload in workloads(4), load_share in 0.05..0.9f64, weight in 0.2..5.0f64,
+    ) {
+        let (load, run) = (workload.longest_load(), workload.longest_run());
+        let terms = |number| ClientTerms {
+            client: client(number), weight, max_running: None, gpu_seconds_a_day: None, is_over_budget: false,
+        };
+        let seen = workload.run(&without_a_longest_wait(load_share), vec![terms(1)]);
+        let turn = load.mul_f64((1.0 - load_share) / load_share) + load + run;
+        for (one, longest) in seen.longest_waits {
+            let others = if one == 1 { 3.0 * (1.0 + 1.0 / weight) } else { 2.0 * 2.0 + 1.0 + weight };
+            let bound = turn.mul_f64(others) + load + run * 2 + Duration::from_micros(1);
+            prop_assert!(longest <= bound, "{longest:?} > {bound:?}");
+        }
+    }
+
+    #[test]
+    fn two_clients_that_always_wait_get_the_same_but_for_the_jobs_in_flight(
+        slots in 1..4usize, short in 1..500u64, long in 500..3_000u64,
+    ) {
+        let apart = steady(slots, [short, long], 40, |one| (one, 0)).run(&turns(), Vec::new()).apart;
+        let bound = (slots + 1) as f64 * long as f64 / 1_000.0 + 0.01;
+        prop_assert!(apart <= bound, "{apart} GPU-seconds apart, {bound} allowed");
+    }
+
+    #[test]
+    fn two_users_of_a_client_get_the_same_but_for_the_jobs_in_flight(
+        slots in 1..4usize, short in 1..500u64, long in 500..3_000u64,
+    ) {
+        let apart = steady(slots, [short, long], 40, |one| (0, one)).run(&turns(), Vec::new()).apart;
+        let bound = (slots + 1) as f64 * long as f64 / 1_000.0 + 0.01;
+        prop_assert!(apart <= bound, "{apart} GPU-seconds apart, {bound} allowed");
+    }
+
+    #[test]
+    fn one_model_needs_two_loads_whatever_contexts_its_jobs_ask_for(
+        slots in 1..4usize, needs in prop::collection::vec(prop::option::of(1..8_192i64), 1..100),
+    ) {
+        let job = |(nth, context): (usize, Option<i64>)| Job {
+            at: Duration::ZERO, client: nth % 5, user: nth % 3, model: 0, context, sync: nth % 2 == 0, run: Duration::from_millis(10),
+        };
+        let mut jobs: Vec<Job> = needs.into_iter().enumerate().map(job).collect();
+        jobs.sort();
+        let workload = Workload { slots, loads: vec![Duration::from_secs(1)], jobs };
+        let loads = workload.run(&turns(), Vec::new()).loads;
+        prop_assert!(loads <= 2, "{loads} loads");
+    }
+}

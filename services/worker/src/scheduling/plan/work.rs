@@ -1,0 +1,130 @@
+//! The work that waits for this host: which jobs are ready, which runner serves them, and who comes next. Pure.
+
+use std::collections::{BTreeSet, HashMap};
+
+use foreman_store::{Claimed, ClientId, Offer};
+
+use crate::scheduling::backlog::{Backlog, Group, ScanNo};
+use crate::scheduling::contexts::{self, Contexts};
+use crate::scheduling::fairness::{Fairness, Picking};
+use crate::scheduling::key::Key;
+use crate::scheduling::presence::Presence;
+use crate::scheduling::rotation::Waits;
+
+use super::{Charge, Order};
+
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(super) presence: Presence,
+    pub(super) contexts: Contexts,
+    pub(super) fairness: Fairness,
+    backlog: Backlog,
+}
+
+impl Work {
+    pub(super) fn new(contexts: Contexts) -> Self {
+        Self {
+            presence: Presence::default(),
+            contexts,
+            fairness: Fairness::default(),
+            backlog: Backlog::default(),
+        }
+    }
+
+    /// A scan found ready jobs in these groups, and in no others.
+    pub(super) fn scanned(&mut self, groups: Vec<Group>) {
+        let fairness = &self.fairness;
+        self.backlog.scanned(groups, |client, user| fairness.user_had(client, user));
+        self.fairness.scanned(&self.backlog);
+    }
+
+    pub(super) fn last_scan(&self) -> ScanNo {
+        self.backlog.last_scan()
+    }
+
+    /// Whether there are ready jobs that this host can run.
+    pub(super) fn waits(&self) -> bool {
+        self.backlog.waiting().any(|(base, client, ..)| self.can_run(base, client))
+    }
+
+    /// Whether jobs are ready that this runner serves.
+    pub(super) fn has(&self, runner: &Key) -> bool {
+        let base = contexts::base(runner);
+        let serves = |key: &Key| self.serves(&base, runner, key);
+        self.backlog
+            .clients(&base)
+            .any(|(client, queue)| self.can_run(&base, client) && queue.keys().any(serves))
+    }
+
+    /// What each client waits for on the GPU, while this runner has the turn.
+    pub(super) fn waiting_for_gpu(&self, turn: Option<&Key>) -> Vec<Waits<ClientId, Key>> {
+        let turn = turn.map(|runner| (contexts::base(runner), runner));
+        let mut needs: HashMap<&Key, Option<i64>> = HashMap::new();
+        let mut waiting = Vec::new();
+        for (base, client, key, sync) in self.backlog.waiting() {
+            if base.model().is_cloud() || !self.can_run(base, client) {
+                continue;
+            }
+            let served = turn.as_ref().filter(|(its, runner)| its == base && self.serves(base, runner, key));
+            let runner = served.map_or_else(
+                || {
+                    let asked = || self.backlog.keys(base).map(|key| key.context());
+                    let need =
+                        *needs.entry(base).or_insert_with(|| self.contexts.longest_need(base, asked()));
+                    contexts::with(base, self.contexts.runner_for(base, key.context(), need))
+                },
+                |(_, runner)| Key::clone(runner),
+            );
+            waiting.push(Waits { client, key: runner, sync });
+        }
+        waiting
+    }
+
+    /// The load keys of the cloud that have ready jobs.
+    pub(super) fn waiting_for_cloud(&self) -> BTreeSet<&Key> {
+        let waiting = self.backlog.waiting();
+        let in_cloud =
+            waiting.filter(|(base, client, ..)| base.model().is_cloud() && self.can_run(base, *client));
+        in_cloud.map(|(_, _, key, _)| key).collect()
+    }
+
+    /// The offers of a claim for this runner.
+    pub(super) fn offers(&self, runner: &Key, picking: Picking) -> Vec<Offer> {
+        let base = contexts::base(runner);
+        self.fairness.offers(&self.backlog, &base, |job| self.serves(&base, runner, job), &picking)
+    }
+
+    /// Learns which jobs the claim of an order brought. Each of them will probably take so many GPU-seconds.
+    pub(super) fn claimed(&mut self, order: &Order, claimed: &[Claimed], gpu_seconds: f64) {
+        let base = contexts::base(&order.runner);
+        let offer_of = |job: &Claimed| order.offers.iter().position(|offer| brings(offer, job));
+        let brought: Vec<_> =
+            claimed.iter().filter_map(|job| Some((offer_of(job)?, job.lease.job_id))).collect();
+        self.backlog.claimed(&base, &order.offers, order.limit, &brought, order.scan);
+        for job in claimed {
+            self.fairness.claimed(job.client, &job.user, gpu_seconds, &mut self.backlog);
+        }
+    }
+
+    /// A claimed job is ours no longer. It has had so many GPU-seconds more than it was charged.
+    pub(super) fn ended(&mut self, charge: &Charge, more: f64) {
+        self.fairness.ended(charge.client, &charge.user, more, &mut self.backlog);
+    }
+
+    fn serves(&self, base: &Key, runner: &Key, job: &Key) -> bool {
+        if runner.model().is_cloud() {
+            return runner == job;
+        }
+        self.contexts.serves(base, runner.context(), job.context())
+    }
+
+    fn can_run(&self, base: &Key, client: ClientId) -> bool {
+        self.presence.has(base.model()) && self.fairness.may_run_more(client)
+    }
+}
+
+/// Whether a claim took this job for this offer.
+fn brings(offer: &Offer, job: &Claimed) -> bool {
+    (offer.client, &offer.user, offer.priority, offer.sync) == (job.client, &job.user, job.priority, job.sync)
+        && *offer.load_key == *job.load_key
+}

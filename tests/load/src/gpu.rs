@@ -1,0 +1,370 @@
+//! Who gets the GPU, how often it loads and how long it idles: the same work straight at a simulated Ollama, as clients
+//! send it today, and through Foreman in front of such an Ollama. Times are a hundredth of those of real models.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use foreman_store::{ClientId, JobRequest, Seal};
+use foreman_tests::{Cluster, Db, within};
+use futures_util::future::try_join_all;
+use ollama_sim::{Config, Log, Sim};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::json;
+use tokio::time::sleep_until;
+
+use crate::Scale;
+use crate::measure::millis;
+use crate::programs::Programs;
+use crate::services::{Api, Worker, models_are_known};
+
+const MODELS: usize = 5;
+const CLIENTS: usize = 4;
+/// Loads of real models take 5 to 20 s.
+const LOADS: [u64; MODELS] = [50, 80, 120, 160, 200];
+/// Runs of real jobs take 0.2 to 5 s.
+const RUNS: std::ops::Range<u64> = 2..50;
+/// The workloads are drawn from this seed.
+const SEED: u64 = 7;
+/// Longer than any machine needs.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+pub(crate) struct Gpu<'a> {
+    cluster: &'a Cluster,
+    /// How many jobs a mixed workload has.
+    mixed: usize,
+    /// How many jobs the greedy client or user queues.
+    flood: usize,
+    /// How many jobs the other one sends, one a second.
+    single: usize,
+}
+
+/// A job of a mixed workload.
+#[derive(Debug, Clone, Copy)]
+struct Planned {
+    at: Duration,
+    client: usize,
+    model: usize,
+    run: u64,
+}
+
+/// What became of a workload.
+struct Seen {
+    loads: u64,
+    makespan: Duration,
+    waits: BTreeMap<usize, Vec<Duration>>,
+    /// How evenly the clients have had the GPU in the first half, from 1/clients to 1.
+    jain: f64,
+}
+
+impl<'a> Gpu<'a> {
+    pub(crate) fn new(cluster: &'a Cluster, scale: &Scale) -> Self {
+        Self { cluster, mixed: scale.mixed, flood: scale.flood, single: scale.single }
+    }
+
+    /// Measures every contender and returns the tables.
+    pub(crate) async fn measure(&self, contenders: &[Programs]) -> anyhow::Result<String> {
+        let mut tables = String::from(
+            "\n| mixed workload | models resident | | loads | makespan | of direct | a client's waits: p50, p95, longest | Jain |\n\
+             |---|---:|---|---:|---:|---:|---|---:|\n",
+        );
+        for (name, workload) in self.workloads() {
+            for resident in [1, 2] {
+                let direct = direct(&workload, resident).await.context("straight")?;
+                line(&mut tables, name, resident, "direct", &direct, &direct)?;
+                for programs in contenders {
+                    let ours = self.through(programs, &workload, resident).await;
+                    let ours = ours.with_context(|| programs.to_string())?;
+                    line(&mut tables, name, resident, &programs.to_string(), &ours, &direct)?;
+                }
+            }
+        }
+        tables.push_str("\n| one slot, a long backlog | a job | direct busy | Foreman busy | aim |\n|---|---:|---:|---:|---:|\n");
+        for programs in contenders {
+            for (run, aim) in [(50, 0.98), (20, 0.97), (5, 0.85)] {
+                let jobs = usize::try_from(10_000 / (run + 5)).unwrap_or(usize::MAX).min(self.flood);
+                let (direct, ours) = (busy_direct(run, jobs).await?, self.busy(programs, run, jobs).await?);
+                writeln!(tables, "| {programs} | {run} ms | {direct:.3} | {ours:.3} | {aim} |")?;
+            }
+        }
+        tables.push_str(
+            "\n| a job a second beside a flood | | alone: p50, p95 | beside: p50, p95 | aim of p95 |\n|---|---|---|---|---|\n",
+        );
+        for programs in contenders {
+            for (what, is_client) in [("another client", true), ("another user of the same key", false)] {
+                let alone = self.victim(programs, 0, is_client).await?;
+                let beside = self.victim(programs, self.flood, is_client).await?;
+                writeln!(tables, "| {what} | {programs} | {alone} | {beside} | two jobs more, 40 ms |")?;
+            }
+        }
+        Ok(tables)
+    }
+
+    fn workloads(&self) -> [(&'static str, Vec<Planned>); 3] {
+        let mut random = StdRng::seed_from_u64(SEED);
+        let run = |random: &mut StdRng| random.random_range(RUNS);
+        let alternating = (0..self.mixed)
+            .map(|nth| Planned {
+                at: Duration::ZERO,
+                client: nth % CLIENTS,
+                model: nth % MODELS,
+                run: run(&mut random),
+            })
+            .collect();
+        let mut at = Duration::ZERO;
+        let poisson = (0..self.mixed)
+            .map(|_| {
+                // Half of what the GPU could run without loads.
+                at += Duration::from_secs_f64(-random.random::<f64>().max(1e-9).ln() * 0.05);
+                Planned {
+                    at,
+                    client: random.random_range(0..CLIENTS),
+                    model: random.random_range(0..MODELS),
+                    run: run(&mut random),
+                }
+            })
+            .collect();
+        let bursts = (0..self.mixed)
+            .map(|nth| Planned {
+                at: Duration::from_secs((nth / 40) as u64 * 2),
+                client: nth / 10 % CLIENTS,
+                model: random.random_range(0..MODELS),
+                run: run(&mut random),
+            })
+            .collect();
+        [("alternating", alternating), ("Poisson", poisson), ("bursts", bursts)]
+    }
+
+    async fn through(
+        &self,
+        programs: &Programs,
+        workload: &[Planned],
+        resident: usize,
+    ) -> anyhow::Result<Seen> {
+        let (sim, db) = (ollama(resident).await?, Db::on(self.cluster).await);
+        let api = Api::with_keys(programs, &db).await;
+        let worker = Worker::start(programs, &db, &sim.url(), 1);
+        models_are_known(&db).await;
+        let mut keys = Vec::new();
+        for client in 0..CLIENTS {
+            keys.push(db.store.create_client(&Seal::new(&[7; 32]), &client.to_string(), false).await?.key);
+        }
+        let (http, began) = (client()?, Instant::now());
+        let submit = async |(number, job): (usize, &Planned)| {
+            sleep_until((began + job.at).into()).await;
+            let asked = http.post(format!("http://{}/jobs", api.address)).bearer_auth(&keys[job.client]);
+            let answer = asked.body(body(number, job, true)).send().await?;
+            ensure!(answer.status() == 202, "{}", answer.text().await?);
+            Ok(())
+        };
+        try_join_all(workload.iter().enumerate().map(submit)).await?;
+        all_ended(&db, workload.len()).await;
+        let makespan = ended_after(&sim, began);
+        worker.has_no_complaints()?;
+        let mut waits: BTreeMap<usize, Vec<Duration>> = BTreeMap::new();
+        let rows: Vec<String> = db
+            .values(
+                "SELECT c.name || ' ' || (extract(epoch FROM d.completed_at - j.created_at) * 1000)::bigint
+                 FROM job_done d JOIN job j ON j.id = d.job_id JOIN client c ON c.id = j.client_id",
+            )
+            .await;
+        for row in rows {
+            let (client, wait) = row.split_once(' ').context("a row has two words")?;
+            waits.entry(client.parse()?).or_default().push(Duration::from_millis(wait.parse()?));
+        }
+        let log = sim.log();
+        Ok(Seen { loads: log.loads, makespan, waits, jain: jain(&log) })
+    }
+
+    /// The share of the time in which the GPU had a job, from the first job to the last.
+    async fn busy(&self, programs: &Programs, run: u64, jobs: usize) -> anyhow::Result<f64> {
+        let (sim, db) = (ollama(1).await?, Db::on(self.cluster).await);
+        let job = |number| db.job(JobRequest { body: flooding(number, run), ..request(&db, None, "") });
+        db.accept_all(&(0..jobs).map(job).collect::<Vec<_>>()).await;
+        let worker = Worker::start(programs, &db, &sim.url(), 1);
+        all_ended(&db, jobs).await;
+        worker.has_no_complaints()?;
+        Ok(busy_share(&sim.log()))
+    }
+
+    /// How long the jobs of one client, or user, take that sends one a second, while another one has `flood` in the queue.
+    async fn victim(&self, programs: &Programs, flood: usize, is_client: bool) -> anyhow::Result<String> {
+        let (sim, db) = (ollama(1).await?, Db::on(self.cluster).await);
+        let worker = Worker::start(programs, &db, &sim.url(), 1);
+        models_are_known(&db).await;
+        let other = db.store.create_client(&Seal::new(&[7; 32]), "other", false).await?.client;
+        let greedy =
+            |number| db.job(JobRequest { body: flooding(number, 20), ..request(&db, None, "greedy") });
+        for batch in (0..flood).map(greedy).collect::<Vec<_>>().chunks(500) {
+            db.accept_all(batch).await;
+        }
+        if flood > 0 {
+            sim.until(|log| log.completed > 5).await;
+        }
+        let (whose, began) = (is_client.then_some(other), Instant::now());
+        let mut ids = Vec::new();
+        for nth in 0..self.single {
+            sleep_until((began + Duration::from_secs(nth as u64)).into()).await;
+            let single = JobRequest { body: flooding(1_000_000 + nth, 20), ..request(&db, whose, "single") };
+            ids.push(format!("'{}'", db.accept_all(&[db.job(single)]).await[0].uuid()));
+        }
+        let took = format!(
+            "SELECT (extract(epoch FROM d.completed_at - j.created_at) * 1000000)::bigint
+             FROM job_done d JOIN job j ON j.id = d.job_id WHERE j.id IN ({})",
+            ids.join(",")
+        );
+        let took = within(PATIENCE, "the end of the single jobs", async || {
+            let took: Vec<i64> = db.values(&took).await;
+            if took.len() == ids.len() { Ok(took) } else { Err(format!("{} of them", took.len())) }
+        })
+        .await;
+        worker.has_no_complaints()?;
+        let mut took: Vec<Duration> =
+            took.into_iter().map(|micros| Duration::from_micros(micros.unsigned_abs())).collect();
+        took.sort_unstable();
+        Ok(format!("{}, {}", millis(at(&took, 0.5)), millis(at(&took, 0.95))))
+    }
+}
+
+async fn direct(workload: &[Planned], resident: usize) -> anyhow::Result<Seen> {
+    let (sim, http, began) = (ollama(resident).await?, client()?, Instant::now());
+    let ask = async |(number, job): (usize, &Planned)| {
+        sleep_until((began + job.at).into()).await;
+        let answer =
+            http.post(format!("{}/api/generate", sim.url())).body(body(number, job, false)).send().await?;
+        ensure!(answer.status() == 200, "{}", answer.text().await?);
+        answer.bytes().await?;
+        anyhow::Ok((job.client, began.elapsed().saturating_sub(job.at)))
+    };
+    let mut waits: BTreeMap<usize, Vec<Duration>> = BTreeMap::new();
+    for (client, wait) in try_join_all(workload.iter().enumerate().map(ask)).await? {
+        waits.entry(client).or_default().push(wait);
+    }
+    let log = sim.log();
+    Ok(Seen { loads: log.loads, makespan: ended_after(&sim, began), waits, jain: jain(&log) })
+}
+
+/// One request after the other, as a client without a queue would send them.
+async fn busy_direct(run: u64, jobs: usize) -> anyhow::Result<f64> {
+    let (sim, http) = (ollama(1).await?, client()?);
+    for number in 0..jobs {
+        let asked = http.post(format!("{}/api/generate", sim.url())).body(flooding(number, run));
+        asked.send().await?.error_for_status()?.bytes().await?;
+    }
+    Ok(busy_share(&sim.log()))
+}
+
+async fn ollama(resident: usize) -> anyhow::Result<Sim> {
+    let mut config = Config { max_loaded: resident, max_queue: 100_000, ..Config::default() }
+        .models(["model-0", "model-1", "model-2", "model-3", "model-4"]);
+    for (model, load) in LOADS.into_iter().enumerate() {
+        config = config.slow_load(&format!("model-{model}"), Duration::from_millis(load));
+    }
+    Sim::start(config).await.context("the simulator cannot listen")
+}
+
+fn client() -> anyhow::Result<reqwest::Client> {
+    Ok(reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?)
+}
+
+fn body(number: usize, job: &Planned, is_job: bool) -> String {
+    let (model, prompt) = (format!("model-{}", job.model), prompt(job.client, number, job.run));
+    if is_job {
+        json!({"model": model, "prompt": prompt}).to_string()
+    } else {
+        json!({"model": model, "prompt": prompt, "stream": true}).to_string()
+    }
+}
+
+fn flooding(number: usize, run: u64) -> String {
+    json!({"model": "model-0", "prompt": prompt(0, number, run), "stream": true}).to_string()
+}
+
+fn prompt(client: usize, number: usize, run: u64) -> String {
+    format!("{client} {number} sim:tokens=1 sim:prompt-delay={run}ms")
+}
+
+fn request(db: &Db, client: Option<ClientId>, user: &str) -> JobRequest {
+    JobRequest {
+        client: client.unwrap_or(db.client),
+        user: user.parse().expect("a short word"),
+        model_label: "model-0:latest".to_owned(),
+        load_key: "model-0:latest num_ctx=any".to_owned(),
+        path: "/api/generate".to_owned(),
+        ..db.request()
+    }
+}
+
+async fn all_ended(db: &Db, jobs: usize) {
+    within(PATIENCE, "the end of every job", async || {
+        let ended: i64 = db.value("SELECT count(*) FROM job_done WHERE state = 'done'").await;
+        if usize::try_from(ended).is_ok_and(|ended| ended == jobs) {
+            Ok(())
+        } else {
+            Err(format!("{ended} of {jobs}"))
+        }
+    })
+    .await;
+}
+
+/// How long after this moment the last run ended.
+fn ended_after(sim: &Sim, began: Instant) -> Duration {
+    // The log counts from the start of the simulator.
+    let first = sim.look(|log| log.records.iter().map(|record| record.arrived).min()).unwrap_or_default();
+    let last = sim.look(|log| log.records.iter().filter_map(|record| record.ended).max()).unwrap_or_default();
+    (last - first).min(began.elapsed())
+}
+
+fn busy_share(log: &Log) -> f64 {
+    let first = log.runs().iter().filter_map(|run| run.started).min().unwrap_or_default();
+    let last = log.runs().iter().filter_map(|run| run.ended).max().unwrap_or_default();
+    log.busy.as_secs_f64() / (last - first).as_secs_f64()
+}
+
+/// Jain's index of the GPU time that the clients have had in the first half of all runs.
+fn jain(log: &Log) -> f64 {
+    let runs = log.runs();
+    let mut had: BTreeMap<String, f64> = BTreeMap::new();
+    for run in &runs[..runs.len() / 2] {
+        let text = String::from_utf8_lossy(&run.body);
+        let client =
+            text.split("\"prompt\":\"").nth(1).and_then(|prompt| prompt.split(' ').next()).unwrap_or("");
+        let took = run.ended.unwrap_or_default().saturating_sub(run.started.unwrap_or_default());
+        *had.entry(client.to_owned()).or_default() += took.as_secs_f64();
+    }
+    let (sum, squares) =
+        had.values().fold((0.0, 0.0), |(sum, squares), had| (sum + had, squares + had * had));
+    if squares == 0.0 { 0.0 } else { sum * sum / (had.len() as f64 * squares) }
+}
+
+fn line(
+    tables: &mut String,
+    name: &str,
+    resident: usize,
+    whose: &str,
+    seen: &Seen,
+    direct: &Seen,
+) -> anyhow::Result<()> {
+    let mut all: Vec<Duration> = seen.waits.values().flatten().copied().collect();
+    all.sort_unstable();
+    let of_direct = seen.makespan.as_secs_f64() / direct.makespan.as_secs_f64();
+    writeln!(
+        tables,
+        "| {name} | {resident} | {whose} | {} | {:.2} s | {of_direct:.2} | {}, {}, {} | {:.3} |",
+        seen.loads,
+        seen.makespan.as_secs_f64(),
+        millis(at(&all, 0.5)),
+        millis(at(&all, 0.95)),
+        millis(at(&all, 1.0)),
+        seen.jain,
+    )?;
+    Ok(())
+}
+
+fn at(sorted: &[Duration], quantile: f64) -> Duration {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of a short list")]
+    let nth = ((sorted.len().saturating_sub(1)) as f64 * quantile).round() as usize;
+    sorted.get(nth).copied().unwrap_or_default()
+}
