@@ -12,7 +12,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{ClientId, DeliveryId, KnownLane, LaneId, LaneSearch, Lanes};
+use foreman_store::{ClientId, DeliveryId, KnownLane, LaneHealth, LaneId, LaneSearch, Lanes};
 
 use super::pool::{CountedLane, Pool};
 use crate::look_at_all::LookAtAll;
@@ -28,10 +28,10 @@ const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// A search goes through this many known lanes per look. Each costs Postgres some 10 µs. With no more lanes than these, each
 /// look searches through all of them.
-const PART: usize = 128;
+const PART: usize = 64;
 
 /// Parts of a search take at most one part in this many of the time.
-const SHARE: u32 = 4;
+const SHARE: u32 = 10;
 
 /// Between the end of a search and the begin of the next one.
 const SEARCH_AGAIN: Duration = Duration::from_millis(500);
@@ -62,6 +62,14 @@ struct Remembered {
     /// When its first delivery may be claimed, as far as is known. What is due stays due until a visit finds nothing.
     due_at: Option<DateTime<Utc>>,
     busy: Instant,
+}
+
+/// What a look gives to one client.
+#[derive(Debug)]
+struct Turn {
+    visits: usize,
+    /// There is no room for any of its unproven lanes, so nobody asks for each of them.
+    is_full: bool,
 }
 
 #[derive(Debug)]
@@ -103,22 +111,32 @@ impl LaneMemory {
         let (after, before) = self.next_part(now);
         let looks_at_all = self.search.as_ref().is_some_and(|search| search.looks_at_all);
         let mut known = Vec::new();
-        let mut visits: HashMap<Option<ClientId>, usize> = HashMap::new();
+        let mut turns: HashMap<ClientId, Turn> = HashMap::new();
         self.left_some_out = false;
         // Chance decides whose turn it is: no lane always comes last and goes without.
         let first = rand::random_range(0..self.lanes.len().max(1));
         for (&id, remembered) in self.lanes.iter().cycle().skip(first).take(self.lanes.len()) {
             let is_in_part = id > after && id < before;
             if !is_in_part {
-                if !remembered.is_due(present) || !seats.has_room(&remembered.lane) {
+                if !remembered.is_due(present) {
                     continue;
                 }
-                let visits = visits.entry(remembered.lane.client).or_default();
-                if *visits == VISITS {
+                let mut turn = remembered.lane.client.map(|client| {
+                    let new = || Turn { visits: 0, is_full: seats.unproven_room_of(client) == 0 };
+                    turns.entry(client).or_insert_with(new)
+                });
+                let is_proven = remembered.lane.health == LaneHealth::Proven;
+                let is_full = !is_proven && turn.as_ref().is_some_and(|turn| turn.is_full);
+                if is_full || seats.room_at(&remembered.lane) == 0 {
+                    continue;
+                }
+                if turn.as_ref().is_some_and(|turn| turn.visits == VISITS) {
                     self.left_some_out = true;
                     continue;
                 }
-                *visits += 1;
+                if let Some(turn) = &mut turn {
+                    turn.visits += 1;
+                }
             }
             let since = if is_in_part && looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
             known.push(KnownLane { lane: id, since });

@@ -92,19 +92,33 @@ impl Limits {
         let is_unproven = lane.health != LaneHealth::Proven;
         let per_lane = if is_unproven { self.per_unproven_lane } else { self.per_lane };
         let destination = lane.destination.clone().map(Counted::Destination);
-        let unproven = [(Counted::Unproven, self.unproven)];
-        let unproven_of_client = lane.client.map(|client| (Counted::UnprovenOf(client), self.unproven));
-        [(Counted::All, self.all), (Counted::Lane(lane.lane), per_lane)]
-            .into_iter()
-            .chain(unproven.into_iter().chain(unproven_of_client).filter(move |_| is_unproven))
-            .chain(lane.client.map(|client| (Counted::Client(client), self.per_client)))
+        self.of_client(lane.client, is_unproven)
+            .chain([(Counted::Lane(lane.lane), per_lane)])
             .chain(destination.map(|destination| (destination, self.per_destination)))
+    }
+
+    /// The limits that hold for all lanes of a client that are unproven, or for all that are proven.
+    fn of_client(&self, client: Option<ClientId>, is_unproven: bool) -> impl Iterator<Item = (Counted, u64)> {
+        let unproven = [(Counted::Unproven, self.unproven)];
+        let unproven_of_client = client.map(|client| (Counted::UnprovenOf(client), self.unproven));
+        [(Counted::All, self.all)]
+            .into_iter()
+            .chain(client.map(|client| (Counted::Client(client), self.per_client)))
+            .chain(unproven.into_iter().chain(unproven_of_client).filter(move |_| is_unproven))
     }
 }
 
 impl Tally {
     /// How much more the lane may have.
     fn room(&self, limits: &Limits, lane: &CountedLane, now: Instant) -> u64 {
+        let room = self.left(limits.of(lane));
+        let is_silent = self.moved.get(&lane.lane).is_some_and(|moved| now > *moved + SILENT);
+        let most = if is_silent { limits.per_unproven_lane } else { u64::MAX };
+        room.min(self.left([(Counted::Lane(lane.lane), most)]))
+    }
+
+    /// How much more may be used under each of these limits.
+    fn left(&self, limits: impl IntoIterator<Item = (Counted, u64)>) -> u64 {
         let left = |(counted, limit): (Counted, u64)| {
             let used = self.used(&counted);
             // What a client uses counts twice: it must leave as much free.
@@ -112,10 +126,7 @@ impl Tally {
                 if let Counted::UnprovenOf(_) = counted { self.used(&Counted::Unproven) } else { 0 };
             limit.saturating_sub(used + used_by_all)
         };
-        let room = limits.of(lane).map(left).min().unwrap_or_default();
-        let is_silent = self.moved.get(&lane.lane).is_some_and(|moved| now > *moved + SILENT);
-        let most = if is_silent { limits.per_unproven_lane } else { u64::MAX };
-        room.min(left((Counted::Lane(lane.lane), most)))
+        limits.into_iter().map(left).min().unwrap_or_default()
     }
 
     fn add(&mut self, limits: &Limits, lane: &CountedLane, amount: u64, now: Instant) {
@@ -156,9 +167,9 @@ impl Pool {
         self.limits.all.saturating_sub(self.tally().used(&Counted::All))
     }
 
-    /// Whether this lane may use more.
-    pub(super) fn has_room(&self, lane: &CountedLane) -> bool {
-        self.room_at(lane) > 0
+    /// How much more all unproven lanes of this client may use.
+    pub(super) fn unproven_room_of(&self, client: ClientId) -> u64 {
+        self.tally().left(self.limits.of_client(Some(client), true))
     }
 
     /// How much more this lane may use.

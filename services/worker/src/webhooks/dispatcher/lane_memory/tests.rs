@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use foreman_store::{LaneHead, LaneHealth};
+use foreman_store::LaneHead;
 
 use super::*;
 use crate::webhooks::dispatcher::freed::Freed;
@@ -183,15 +183,15 @@ fn a_search_takes_a_part_of_the_time() {
     let lanes = Lanes { now: rig.present, heads: Vec::new(), made_since: DeliveryId::MAX, is_cut: false };
     rig.memory.learn(&search, &lanes, began, rig.now);
     assert!(rig.search().known.is_empty());
-    assert_eq!(rig.memory.next_look(rig.now, rig.present), Some(rig.now + Duration::from_millis(9)));
-    rig.pass(Duration::from_millis(9));
+    assert_eq!(rig.memory.next_look(rig.now, rig.present), Some(rig.now + Duration::from_millis(27)));
+    rig.pass(Duration::from_millis(27));
     assert_eq!(rig.search().known.len(), PART);
 }
 
 #[test]
 fn a_part_with_more_unknown_lanes_than_a_look_finds_is_searched_again() {
     let mut rig = Rig::new();
-    let heads = rig.heads(200, rig.present + TimeDelta::hours(1));
+    let heads = rig.heads(PART + 10, rig.present + TimeDelta::hours(1));
     let lanes = Lanes { now: rig.present, heads: heads.clone(), made_since: DeliveryId::MAX, is_cut: true };
     let search = rig.search();
     rig.memory.learn(&search, &lanes, rig.now, rig.now);
