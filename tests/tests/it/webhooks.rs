@@ -6,6 +6,7 @@ mod claiming;
 mod dying;
 mod gates;
 mod heavy;
+mod hostile;
 mod keeping_house;
 mod lanes;
 mod names;
@@ -17,6 +18,7 @@ mod retrying;
 mod settling;
 mod signing;
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use chrono::DateTime;
@@ -154,4 +156,11 @@ pub(crate) async fn logged(db: &Db, count: usize) -> Vec<String> {
         if log.len() == count { Ok(log) } else { Err(format!("{log:?}")) }
     })
     .await
+}
+
+/// The most memory that a process has had, in MiB.
+fn peak_memory(worker: &Worker) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", worker.process.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
+    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }

@@ -1,12 +1,12 @@
 //! Webhooks with much inside: a claim takes no more of them than there is room for, a thin line brings them one after the
 //! other, and they never fill the memory of the dispatcher.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use foreman_store::{Completion, DeliveryOutcome, Exit, JobState, LaneOffer, ReportSettled};
-use foreman_tests::{Db, Receiver, ReceiverAnswer, Worker, within};
+use foreman_tests::{Db, Receiver, ReceiverAnswer, within};
 
-use super::{TERMS, claim, claim_one, dispatcher, job_to, look, relay, report, settle};
+use super::{TERMS, claim, claim_one, dispatcher, job_to, look, peak_memory, relay, report, settle};
 
 /// Jobs whose `done` alone is told to this receiver, with results of about so many bytes.
 async fn done_with_results(db: &Db, url: &str, count: usize, bytes: usize) {
@@ -111,13 +111,6 @@ async fn webhooks_with_results_inside_get_over_a_thin_line_once_each() {
     assert!(bodies[1..].iter().all(|webhook| webhook.json()["result"]["done"] == true));
     assert_eq!(worker.metric("foreman_deliveries_claimed_total").await as usize, WEBHOOKS + 1);
     assert_eq!(worker.metric("foreman_stale_writes_total").await, 0.0);
-}
-
-/// The most memory that a process has had, in MiB.
-fn peak_memory(worker: &Worker) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", worker.process.id())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
-    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }
 
 #[tokio::test(flavor = "multi_thread")]
