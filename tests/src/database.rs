@@ -1,6 +1,7 @@
 //! A new, migrated database for each test, with short helpers for frequent steps of the store's tests. A failing test
 //! keeps its database and prints how to open it.
 
+use std::collections::HashMap;
 use std::{
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
@@ -11,7 +12,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
     Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Heartbeat, Holder, HostOffer, JobId,
-    JobRequest, Lease, NewJob, Offer, Phase, Reason, Rescued, Store, UserName, WorkerId, ulid_floor,
+    JobRequest, Lease, NewJob, Offer, Phase, Reason, Rescued, Settled, Store, StoreError, UserName, WorkerId,
+    ulid_floor,
 };
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres,
@@ -330,6 +332,11 @@ impl Db {
         lease
     }
 
+    /// Settles these leases, whose attempts have used nothing.
+    pub async fn settle(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
+        self.store.settle(exits, &HashMap::new()).await
+    }
+
     /// The room of a job. Panics if the job is not in exactly one room.
     pub async fn room(&self, job: JobId) -> String {
         let rooms: Vec<String> = sqlx::query_scalar(
@@ -380,6 +387,41 @@ impl Db {
     pub async fn every_job_has_one_room(&self) {
         let misplaced = self.store.misplaced_jobs(10).await.expect("the rooms can be read");
         assert!(misplaced.is_empty(), "in no room or in several: {misplaced:?}");
+    }
+
+    /// Panics unless the usage has each ended job and its tokens once, whether it is added up or not.
+    pub async fn every_end_is_counted_once(&self) {
+        let wrong: Vec<String> = self
+            .values(
+                "WITH used AS (
+                     SELECT client_id, user_name, model, sum(done) AS done, sum(failed) AS failed,
+                            sum(cancelled) AS cancelled, sum(expired) AS expired, sum(prompt_tokens) AS prompt,
+                            sum(completion_tokens) AS completion
+                     FROM (SELECT client_id, user_name, model, done, failed, cancelled, expired, prompt_tokens,
+                                  completion_tokens FROM usage_entry
+                           UNION ALL
+                           SELECT client_id, user_name, model, done, failed, cancelled, expired, prompt_tokens,
+                                  completion_tokens FROM usage_hour) AS u
+                     GROUP BY client_id, user_name, model
+                 ), jobs AS (
+                     SELECT j.client_id, j.user_name, split_part(j.load_key, ' ', 1) AS model,
+                            count(*) FILTER (WHERE d.state = 'done') AS done,
+                            count(*) FILTER (WHERE d.state = 'failed') AS failed,
+                            count(*) FILTER (WHERE d.state = 'cancelled') AS cancelled,
+                            count(*) FILTER (WHERE d.state = 'expired') AS expired,
+                            coalesce(sum(d.prompt_tokens), 0) AS prompt,
+                            coalesce(sum(d.completion_tokens), 0) AS completion
+                     FROM job j JOIN job_done d ON d.job_id = j.id GROUP BY 1, 2, 3
+                 )
+                 SELECT used::text || ' for ' || coalesce(jobs::text, 'no ended job')
+                 FROM used FULL JOIN jobs USING (client_id, user_name, model)
+                 WHERE (coalesce(used.done, 0), coalesce(used.failed, 0), coalesce(used.cancelled, 0),
+                        coalesce(used.expired, 0), coalesce(used.prompt, 0), coalesce(used.completion, 0))
+                    <> (coalesce(jobs.done, 0), coalesce(jobs.failed, 0), coalesce(jobs.cancelled, 0),
+                        coalesce(jobs.expired, 0), coalesce(jobs.prompt, 0), coalesce(jobs.completion, 0))",
+            )
+            .await;
+        assert!(wrong.is_empty(), "{wrong:?}");
     }
 }
 

@@ -10,7 +10,7 @@ use utoipa::{Modify, OpenApi};
 
 use crate::http::problem;
 use crate::routes::{
-    artifacts, batch, deliveries, events, job, jobs, queue, stream, webhook_actions, webhooks,
+    artifacts, batch, deliveries, events, job, jobs, queue, stream, usage, webhook_actions, webhooks,
 };
 
 pub(crate) mod docs;
@@ -70,7 +70,7 @@ const EVERYWHERE: [(&str, &str); 4] = [
         jobs::submit, jobs::list, batch::submit, job::show, job::cancel, job::retry, events::show, stream::follow, artifacts::show,
         deliveries::list, deliveries::redeliver, webhooks::list, webhooks::create, webhooks::show, webhooks::change,
         webhooks::delete, webhook_actions::rotate, webhook_actions::test, webhook_actions::recover,
-        webhook_actions::deliveries, queue::show, docs::root, docs::openapi, docs::page,
+        webhook_actions::deliveries, queue::show, usage::show, docs::root, docs::openapi, docs::page,
     ),
     components(schemas(problem::Body)),
     modifiers(&Common),

@@ -25,6 +25,7 @@ pub(crate) mod jobs;
 pub(crate) mod queue;
 mod show;
 pub(crate) mod stream;
+pub(crate) mod usage;
 pub(crate) mod webhook_actions;
 pub(crate) mod webhooks;
 
@@ -54,6 +55,7 @@ routes! {
     "/jobs/{id}/artifacts/{name}" => get(artifacts::show),
     "/jobs/{id}/deliveries" => get(deliveries::list),
     "/queue" => get(queue::show),
+    "/usage" => get(usage::show),
     "/deliveries/{id}/redeliver" => post(deliveries::redeliver),
     "/webhooks" => get(webhooks::list).post(webhooks::create),
     "/webhooks/{id}" => get(webhooks::show).patch(webhooks::change).delete(webhooks::delete),

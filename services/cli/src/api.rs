@@ -9,6 +9,7 @@ mod endpoints;
 mod error;
 mod jobs;
 mod page;
+mod usage;
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -27,6 +28,7 @@ pub(crate) use deliveries::Delivery;
 pub(crate) use endpoints::{Endpoint, ExampleAnswer};
 pub(crate) use error::ApiError;
 pub(crate) use jobs::{Artifact, Event, Filter, Job};
+pub(crate) use usage::{Sum, UsageQuery};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// For replies that do not wait for a job.

@@ -17,6 +17,7 @@ mod watch;
 mod deliveries;
 mod each;
 mod jobs;
+mod usage;
 mod webhook;
 
 mod completions;
@@ -60,6 +61,8 @@ enum Command {
     Watch(watch::Args),
     /// List jobs, newest first
     Jobs(jobs::Args),
+    /// Show what clients, users and models have used
+    Usage(usage::Args),
     /// Show the webhooks of a job, and what their receivers said
     Deliveries(deliveries::Args),
     /// Cancel jobs
@@ -125,6 +128,7 @@ impl Command {
             Self::Submit(args) => submit::run(args).await,
             Self::Watch(args) => watch::run(args).await,
             Self::Jobs(args) => jobs::run(args).await,
+            Self::Usage(args) => usage::run(args).await,
             Self::Deliveries(args) => deliveries::run(args).await,
             Self::Cancel(args) => each::cancel(args).await,
             Self::Retry(args) => each::retry(args).await,

@@ -61,6 +61,7 @@ pub(crate) struct Config {
     pub turns: Turns,
     pub webhooks: Webhooks,
     pub job_ttl: Duration,
+    pub usage_ttl: Duration,
 }
 
 /// Where apis reach this worker.
@@ -147,6 +148,7 @@ impl Config {
             },
             webhooks: Webhooks::read(env)?,
             job_ttl: shared::job_ttl(env)?,
+            usage_ttl: env.read(&worker::USAGE_TTL, form::duration(DAY..=DAY * 3_660))?,
         })
     }
 }

@@ -14,6 +14,7 @@ mod fleet;
 mod webhook;
 mod upkeep;
 mod gauges;
+mod usage;
 mod checkup;
 
 pub use checkup::{
@@ -67,6 +68,10 @@ pub use job::transition::{
 pub use job::user_name::{InvalidUserName, UserName};
 pub use job::view::{JobFilter, JobPage, JobView};
 pub use upkeep::Swept;
+pub use usage::{
+    report::{UsageBy, UsageFilter, UsageSum},
+    used::Used,
+};
 pub use webhook::claim::{ClaimedDeliveries, Delivery, DeliveryClaim, DeliveryTerms, EndedUnsent, LaneOffer};
 pub use webhook::endpoint::{
     EndpointHeaders, EndpointSettings, EndpointView, EndpointWithSecret, MAX_ENDPOINTS,

@@ -89,7 +89,7 @@ impl<'a> Deliver<'a> {
             let begins: Vec<_> = claimed.iter().map(|job| (&job.lease, Phase::Working)).collect();
             db.store.begin(&begins).await?;
             let exits: Vec<_> = claimed.into_iter().map(|job| (job.lease, success())).collect();
-            db.store.settle(&exits).await?;
+            db.settle(&exits).await?;
         }
         while !matches!(db.store.relay(1_000).await?, Relayed::Moved { events: 0, .. }) {}
         let due: i64 = db.value("SELECT count(*) FROM webhook_delivery").await;

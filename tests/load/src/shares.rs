@@ -127,7 +127,7 @@ async fn large_artifact(db: &Db, client: ClientId) -> anyhow::Result<JobId> {
         prompt_tokens: None,
         completion_tokens: None,
     };
-    db.store.settle(&[(lease, Exit::Done(completion))]).await?;
+    db.settle(&[(lease, Exit::Done(completion))]).await?;
     for table in ["job", "job_done"] {
         let id = if table == "job" { "id" } else { "job_id" };
         db.run(&format!("UPDATE {table} SET client_id = '{}' WHERE {id} = '{}'", client.uuid(), job.uuid()))

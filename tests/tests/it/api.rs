@@ -119,5 +119,5 @@ async fn claim_with_priority(db: &Db, holder: &Holder, job: JobId, priority: i16
 async fn run(db: &Db, job: JobId, exit: Exit) {
     let lease = claim(db, &db.holder().await, job).await;
     db.store.begin(&[(&lease, Phase::Working)]).await.unwrap();
-    db.store.settle(&[(lease, exit)]).await.unwrap();
+    db.settle(&[(lease, exit)]).await.unwrap();
 }

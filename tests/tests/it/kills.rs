@@ -98,6 +98,7 @@ async fn api_worker_and_postgres_killed_in_turn_lose_nothing_that_was_accepted()
     .await;
 
     db.every_job_has_one_room().await;
+    db.every_end_is_counted_once().await;
     let ended: BTreeMap<String, String> =
         sqlx::query_as::<_, (foreman_store::JobId, String)>("SELECT job_id, state FROM job_done")
             .fetch_all(&db.pool)

@@ -30,6 +30,7 @@ mod streams;
 mod structure;
 mod thin_line;
 mod upgrading;
+mod usage;
 mod webhooks;
 
 use serde_json::{Value, json};

@@ -15,5 +15,6 @@ mod rooms;
 mod schema;
 mod silence;
 mod time;
+mod usage;
 mod users;
 mod waking;

@@ -59,7 +59,7 @@ pub(crate) async fn done_jobs_to(db: &Db, url: &str, count: usize) -> Vec<JobId>
     let holder = db.holder().await;
     for _ in 0..count {
         let lease = db.start(&holder).await;
-        db.store.settle(&[(lease, success())]).await.unwrap();
+        db.settle(&[(lease, success())]).await.unwrap();
     }
     jobs
 }

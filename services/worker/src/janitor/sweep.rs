@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
-use foreman_store::StoreError;
+use foreman_store::{RelayBound, StoreError};
 use foreman_webhook::schedule::TOO_OLD;
 use metrics::counter;
 
@@ -121,6 +121,41 @@ impl Rounds for Lanes {
         let lanes = self.0.store.prune_lanes(BATCH.into()).await?;
         let endpoints = self.0.store.prune_endpoints(BATCH.into()).await?;
         Ok(after_batch(lanes.max(endpoints)))
+    }
+}
+
+/// Adds up what jobs have used, by the hour.
+pub(super) struct Usage {
+    worker: Arc<Worker>,
+    bound: RelayBound,
+}
+
+impl Usage {
+    pub(super) fn new(worker: Arc<Worker>) -> Self {
+        Self { worker, bound: RelayBound::default() }
+    }
+}
+
+impl Rounds for Usage {
+    const TASK: &'static str = "add-up-usage";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        Ok(after_batch(self.worker.store.add_up_usage(&mut self.bound, BATCH.into()).await?))
+    }
+}
+
+/// Forgets what was used long ago.
+pub(super) struct OldUsage(pub(super) Arc<Worker>);
+
+impl Rounds for OldUsage {
+    const TASK: &'static str = "prune-usage";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        let kept_for = self.0.config.usage_ttl;
+        let sums = self.0.store.prune_usage(kept_for).await?;
+        Ok(if sums > 0 { Round::More } else { Round::Idle })
     }
 }
 

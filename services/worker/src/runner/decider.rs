@@ -11,7 +11,9 @@ mod host;
 mod ledger;
 mod standing;
 
-use foreman_store::{Claimed, ClientId, Holder, HostPlan, JobId, Lease, LeaseNo, OwnLease};
+use std::time::Duration;
+
+use foreman_store::{Claimed, ClientId, Holder, HostPlan, JobId, Lease, LeaseNo, OwnLease, Used};
 use metrics::counter;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -265,6 +267,7 @@ impl Decider {
             lease,
             past: Past::default(),
             ending: Ending::GivenBack(why),
+            used: Used::default(),
             model_label,
             cost: None,
         });
@@ -296,6 +299,7 @@ impl Decider {
             on_gpu_since,
             past: job.past,
             model_label: job.model_label,
+            caused_load: matches!(loading, Loading::New),
             abort,
         });
         self.actions.push(Action::Begin { attempt, body: job.body, loading });
@@ -351,6 +355,7 @@ impl Decider {
     }
 
     fn ended(&mut self, running: Running, finished: Finished, now: Instant) {
+        let loads = running.caused_load.into();
         let Running { lease, charge, runner, runs_on, on_gpu_since, past, model_label, .. } = running;
         let Finished { ending, ran, given_out } = finished;
         if runs_on == RunsOn::Gpu {
@@ -367,19 +372,20 @@ impl Decider {
             }
             self.actions.push(Action::LookAtHost);
         }
+        let used = Used { gpu: Duration::try_from_secs_f64(gpu_seconds).unwrap_or_default(), loads };
         let cost = Some(Cost { charge, gpu_seconds });
-        self.settle(JobWithEnding { lease, past, ending, model_label, cost });
+        self.settle(JobWithEnding { lease, past, ending, used, model_label, cost });
     }
 
     /// Has the job's fate written. The lease counts as ours until Postgres has the fate.
     fn settle(&mut self, job: JobWithEnding) {
-        let JobWithEnding { lease, past, ending, model_label, cost } = job;
+        let JobWithEnding { lease, past, ending, used, model_label, cost } = job;
         if let Some(Cost { charge, gpu_seconds }) = cost {
             self.plan.ended(&charge, gpu_seconds);
         }
         if let Some(exit) = ending.fate(past) {
             self.ledger.settling(lease.no, exit.bytes());
-            self.actions.push(Action::Settle(Leaving { lease, exit, model_label }));
+            self.actions.push(Action::Settle(Leaving { lease, exit, used, model_label }));
         }
     }
 }

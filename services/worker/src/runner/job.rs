@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::{LoadKey, Route};
-use foreman_store::{ApiId, Claimed, Lease};
+use foreman_store::{ApiId, Claimed, Lease, Used};
 use tokio::sync::watch;
 
 use super::fate::{Abort, Ending, Past, reason};
@@ -61,8 +61,8 @@ impl Job {
             Err(unknown) => {
                 let ending = Ending::never(reason("unknown_route", &unknown.to_string()));
                 let Claimed { lease, model_label, .. } = claimed;
-                let cost = Some(Cost { charge, gpu_seconds: 0.0 });
-                return Err(Box::new(JobWithEnding { lease, past, ending, model_label, cost }));
+                let (used, cost) = (Used::default(), Some(Cost { charge, gpu_seconds: 0.0 }));
+                return Err(Box::new(JobWithEnding { lease, past, ending, used, model_label, cost }));
             }
         };
         let asks_for = claimed.load_key.parse::<LoadKey>().map(|key| key.context());
@@ -85,9 +85,11 @@ impl Job {
         })
     }
 
+    /// Ends a job that has no attempt.
     pub(crate) fn with_ending(self, ending: Ending) -> JobWithEnding {
-        let cost = Some(Cost { charge: self.charge, gpu_seconds: 0.0 });
-        JobWithEnding { lease: self.lease, past: self.past, ending, model_label: self.model_label, cost }
+        let Self { lease, past, model_label, charge, .. } = self;
+        let (used, cost) = (Used::default(), Some(Cost { charge, gpu_seconds: 0.0 }));
+        JobWithEnding { lease, past, ending, used, model_label, cost }
     }
 
     /// Gives the job back to the queue, because it has no slot, no turn or no right to begin any more.
@@ -102,6 +104,7 @@ pub(crate) struct JobWithEnding {
     pub lease: Lease,
     pub past: Past,
     pub ending: Ending,
+    pub used: Used,
     pub model_label: String,
     /// `None` for a job of a lost claim, which was charged to nobody.
     pub cost: Option<Cost>,
@@ -125,6 +128,8 @@ pub(crate) struct Running {
     pub on_gpu_since: Option<Reading>,
     pub past: Past,
     pub model_label: String,
+    /// Whether its model is loaded on account of this attempt.
+    pub caused_load: bool,
     pub abort: watch::Sender<Option<Abort>>,
 }
 

@@ -79,7 +79,7 @@ impl Recorder {
 
 #[cfg(test)]
 mod tests {
-    use foreman_store::{Begin, Completion, Exit, JobId, LeaseNo, WorkerId};
+    use foreman_store::{Begin, Completion, Exit, JobId, LeaseNo, Used, WorkerId};
     use tokio::time::Instant;
 
     use super::*;
@@ -110,7 +110,8 @@ mod tests {
     fn large_completions_do_not_wait_in_the_queue_of_small_ones() {
         let (recorder, _begins, queues) = recorder();
         for (number, exit) in [(1, done(LARGE)), (2, done(LARGE - 1)), (3, Exit::Cancelled)] {
-            recorder.settle(Leaving { lease: lease(number), exit, model_label: String::new() });
+            let (used, model_label) = (Used::default(), String::new());
+            recorder.settle(Leaving { lease: lease(number), exit, used, model_label });
         }
         let [small, large] = queues.map(|mut queue| {
             std::iter::from_fn(|| queue.try_recv().ok()).map(|leaving| leaving.lease.no.0).collect::<Vec<_>>()

@@ -73,6 +73,8 @@ pub const CONTEXT_MAX: Setting = Setting::optional(
     "no limit",
     "the longest context that is loaded for several jobs; a job that asks for more gets a load of its own",
 );
+pub const USAGE_TTL: Setting =
+    Setting::with_default("FOREMAN_USAGE_TTL", "395d", "how long the hourly sums of what was used are kept");
 pub const WEBHOOK_RETRY_SCHEDULE: Setting = Setting::with_default(
     "FOREMAN_WEBHOOK_RETRY_SCHEDULE",
     "5s,5m,30m,2h,5h,10h,14h,20h,24h",
@@ -99,6 +101,7 @@ pub const ALL: &[Setting] = &[
     LOAD_SHARE,
     CONTEXT_FIT,
     CONTEXT_MAX,
+    USAGE_TTL,
     WEBHOOK_RETRY_SCHEDULE,
     WEBHOOK_TIMEOUT,
 ];

@@ -1,7 +1,7 @@
 //! Clients that are source addresses, for an api without authentication. A client is made when its address is first
-//! seen, and forgotten when it has no jobs, webhooks or keys any more.
+//! seen, and forgotten when it has no jobs, webhooks, keys or usage any more.
 //!
-//! Must never forget a client that still has jobs, webhooks, keys, a revocation or terms of its own.
+//! Must never forget a client that still has jobs, webhooks, keys, usage, a revocation or terms of its own.
 
 use crate::client::credentials::ADDRESS_PREFIX;
 use crate::client::sign_in::SignedIn;
@@ -64,6 +64,7 @@ impl Store {
                   AND NOT EXISTS (SELECT FROM webhook_lane l WHERE l.client_id = c.id)
                   AND NOT EXISTS (SELECT FROM webhook_endpoint w WHERE w.client_id = c.id)
                   AND NOT EXISTS (SELECT FROM idempotency_key k WHERE k.client_id = c.id)
+                  AND NOT EXISTS (SELECT FROM usage_hour u WHERE u.client_id = c.id)
                 LIMIT $1 FOR UPDATE SKIP LOCKED
             )
             DELETE FROM client c USING idle i WHERE c.id = i.id"#,

@@ -20,6 +20,7 @@
 //! - A claim proves that its worker lives and holds the host. From then on every write of the holder proves the
 //!   number of its lease. A batch skips the leases that now belong to another worker, and tells the caller which ones
 //!   these are.
+//! - The statement that ends a job or an attempt also writes what it has used, so that nothing is counted twice or lost.
 //! - A statement computes the new row from the rows that it deleted or changed itself, never from what the caller
 //!   believed.
 //! - Once somebody has asked to cancel a leased job, its end is `cancelled`, unless the job succeeded.

@@ -166,7 +166,7 @@ async fn seasoned(db: &Db, api: &Api) -> String {
         prompt_tokens: Some(1),
         completion_tokens: Some(2),
     };
-    db.store.settle(&[(lease, Exit::Done(completion))]).await.unwrap();
+    db.settle(&[(lease, Exit::Done(completion))]).await.unwrap();
     db.store.relay(100).await.unwrap();
     job.to_string()
 }
@@ -275,6 +275,9 @@ async fn the_answers_are_as_described() {
     contract.endpoints(&api).await;
 
     contract.ask(&api, get.clone(), "/queue", "/queue", &[], "").await;
+    for query in ["", "?by=user", "?by=hour&limit=1", "?by=x"] {
+        contract.ask(&api, get.clone(), &format!("/usage{query}"), "/usage", &[], "").await;
+    }
     let nobody = &[("x-foreman-user", "x".repeat(129))].map(|(name, value)| (name, &*value.leak()));
     let of = "/jobs/{id}/retry";
     contract.ask(&api, post.clone(), &format!("/jobs/{done}/retry"), of, nobody, "").await;
@@ -289,6 +292,7 @@ async fn the_answers_are_as_described() {
     // Other tests cover the answers that need slow senders, many readers, a defect or an outage.
     let needs_a_crowd = [
         ("/jobs", "get", "429"),
+        ("/usage", "get", "429"),
         ("/jobs/{id}/artifacts/{name}", "get", "429"),
         ("/jobs/{id}/cancel", "post", "429"),
         ("/jobs/{id}/deliveries", "get", "429"),

@@ -84,7 +84,7 @@ async fn events_come_as_they_happen_and_the_stream_ends_with_the_last() {
     relay(&db).await;
     db.store.begin(&[(&lease, Phase::Working)]).await.unwrap();
     assert_eq!(stream.next().await.unwrap().1["type"], "job.working");
-    db.store.settle(&[(lease, success())]).await.unwrap();
+    db.settle(&[(lease, success())]).await.unwrap();
     let (id, done) = stream.next().await.unwrap();
     assert_eq!((id.as_str(), &done["type"]), ("4", &json!("job.done")));
     assert!(stream.next().await.is_none(), "nothing comes after the end");

@@ -161,7 +161,7 @@ async fn a_wait_ends_with_the_transition_that_it_waits_for() {
     assert_eq!(api.get(&next).await["seq"], 2, "what is known already is answered at once");
     let playing_worker = async {
         db.store.begin(&[(&lease, Phase::Working)]).await.unwrap();
-        db.store.settle(&[(lease, Exit::Failed(reason()))]).await.unwrap();
+        db.settle(&[(lease, Exit::Failed(reason()))]).await.unwrap();
     };
     let (ended, ()) = tokio::join!(api.get(&path), playing_worker);
     assert_eq!((&ended["state"], &ended["error_code"]), (&json!("failed"), &json!("runner_stopped")));
@@ -188,7 +188,7 @@ async fn cancelling_is_told_at_once_wherever_the_job_is() {
     db.store.begin(&[(&lease, Phase::Working)]).await.unwrap();
     let shown = cancel(held).await;
     assert_eq!((&shown["state"], &shown["cancel_requested"]), (&json!("working"), &json!(true)));
-    db.store.settle(&[(lease, success())]).await.unwrap();
+    db.settle(&[(lease, success())]).await.unwrap();
     let shown = cancel(held).await;
     assert_eq!(
         (&shown["state"], &shown["cancel_requested"]),
@@ -204,10 +204,7 @@ async fn the_history_is_complete_while_the_relay_carries_it() {
     let holder = db.holder().await;
     let lease = claim(&db, &holder, job).await;
     db.store.begin(&[(&lease, Phase::Working)]).await.unwrap();
-    db.store
-        .settle(&[(lease, Exit::Retry { reason: reason(), wait: std::time::Duration::ZERO })])
-        .await
-        .unwrap();
+    db.settle(&[(lease, Exit::Retry { reason: reason(), wait: std::time::Duration::ZERO })]).await.unwrap();
     db.store.promote(10).await.unwrap();
     run(&db, job, completion(br#"{"done":true}"#)).await;
     let before = api.get(&format!("/jobs/{job}/events")).await;
@@ -327,7 +324,7 @@ async fn lists_are_paged_newest_first_and_filtered() {
     assert_eq!(state("loading").await, [all[1].clone()]);
     db.store.begin(&[(&held, Phase::Working)]).await.unwrap();
     assert_eq!(state("working").await, [all[1].clone()]);
-    db.store.settle(&[(held, success())]).await.unwrap();
+    db.settle(&[(held, success())]).await.unwrap();
     assert_eq!(state("done").await, [all[1].clone()]);
     assert_eq!(state("cancelled").await, [all[0].clone()]);
     assert_eq!(state("failed").await, Vec::<String>::new());

@@ -36,7 +36,7 @@ async fn race(prepare: impl AsyncFn(&Db, &Holder, &[JobId]), mover: impl AsyncFn
         }
         // Every job that is still leased leaves its lease by an exit that would keep it alive.
         for own in db.store.own_leases(holder.worker).await.unwrap() {
-            let settled = db.store.settle(&[(own.lease, Exit::HandBack { reason: reason() })]).await.unwrap();
+            let settled = db.settle(&[(own.lease, Exit::HandBack { reason: reason() })]).await.unwrap();
             assert_eq!(settled, [Settled::Into(JobState::Cancelled)]);
         }
         for (job, answer) in answers {
@@ -80,7 +80,7 @@ async fn a_cancel_that_races_with_settles_is_not_lost() {
                 2 => Exit::Retry { reason: reason(), wait: Duration::ZERO },
                 _ => Exit::Retry { reason: reason(), wait: Duration::from_secs(60) },
             };
-            db.store.settle(&[(own.lease, exit)]).await.unwrap();
+            db.settle(&[(own.lease, exit)]).await.unwrap();
         }
     };
     race(hold, settle).await;
@@ -109,7 +109,7 @@ async fn a_cancel_that_races_with_promotion_is_not_lost() {
             .into_iter()
             .map(|claimed| (claimed.lease, Exit::Retry { reason: reason(), wait: Duration::ZERO }))
             .collect();
-        db.store.settle(&exits).await.unwrap();
+        db.settle(&exits).await.unwrap();
     };
     race(wait, async |db, _| while db.store.promote(3).await.unwrap().0 > 0 {}).await;
 }
@@ -136,7 +136,7 @@ async fn every_exit_but_a_success_becomes_a_cancel() {
         if nth > 0 {
             assert_eq!(db.store.begin(&[(&lease, Phase::Loading)]).await.unwrap(), [Begin::Cancelled]);
         }
-        assert_eq!(db.store.settle(&[(lease, exit())]).await.unwrap(), [Settled::Into(end)]);
+        assert_eq!(db.settle(&[(lease, exit())]).await.unwrap(), [Settled::Into(end)]);
         assert_eq!(db.room(job).await, end.as_str());
         assert_eq!(db.store.cancel(db.client, job).await.unwrap(), Cancelling::Ended);
     }
@@ -164,7 +164,7 @@ async fn many_are_cancelled_at_once_and_each_is_answered_in_its_place() {
     let holder = db.holder().await;
     let [ended, leased, waiting] = db.accept(3).await.try_into().unwrap();
     let lease = db.start(&holder).await;
-    db.store.settle(&[(lease, success())]).await.unwrap();
+    db.settle(&[(lease, success())]).await.unwrap();
     let lease = db.start(&holder).await;
     let ours = |job| (db.client, job);
     let stranger = (ClientId::generate(), waiting);

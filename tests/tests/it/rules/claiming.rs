@@ -95,7 +95,7 @@ async fn a_job_that_its_claim_begins_has_passed_every_state() {
     let ids = [done.lease.job_id, back.lease.job_id, cancelled.lease.job_id];
     let hand_back = || Exit::HandBack { reason: reason() };
     let exits = [(done.lease, success()), (back.lease, hand_back()), (cancelled.lease, hand_back())];
-    db.store.settle(&exits).await.unwrap();
+    db.settle(&exits).await.unwrap();
     for (id, last) in ids.into_iter().zip(["done", "queued", "cancelled"]) {
         assert_eq!(db.history(id).await, ["queued", "loading", "working", last]);
     }

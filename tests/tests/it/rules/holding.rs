@@ -16,9 +16,9 @@ async fn a_stale_worker_cannot_settle_a_reclaimed_job() {
     let fresh = db.start(&rescuer).await;
 
     assert_eq!(db.store.begin(&[(&stale, Phase::Working)]).await.unwrap(), [Begin::Stale]);
-    assert_eq!(db.store.settle(&[(stale, success())]).await.unwrap(), [Settled::Stale]);
+    assert_eq!(db.settle(&[(stale, success())]).await.unwrap(), [Settled::Stale]);
     assert_eq!(db.room(job).await, "lease");
-    assert_eq!(db.store.settle(&[(fresh, success())]).await.unwrap(), [Settled::Into(JobState::Done)]);
+    assert_eq!(db.settle(&[(fresh, success())]).await.unwrap(), [Settled::Into(JobState::Done)]);
     assert_eq!(
         db.history(job).await,
         ["queued", "loading", "working", "queued", "loading", "working", "done"]
@@ -39,10 +39,7 @@ async fn a_stale_outcome_beside_the_same_jobs_fresh_one_falls_out_alone() {
     );
     let failure = Exit::Failed(reason());
     assert_eq!(
-        db.store
-            .settle(&[(stale, failure), (copy_of(&job), success()), (bystander, success())])
-            .await
-            .unwrap(),
+        db.settle(&[(stale, failure), (copy_of(&job), success()), (bystander, success())]).await.unwrap(),
         [Settled::Stale, Settled::Into(JobState::Done), Settled::Into(JobState::Done)]
     );
     assert_eq!(db.room(job.job_id).await, "done");
@@ -64,11 +61,11 @@ async fn stale_members_of_a_batch_fall_out_one_by_one_and_the_rest_commits() {
         leases[1].job_id.uuid()
     ))
     .await;
-    db.store.settle(&[(copy_of(&leases[3]), Exit::HandBack { reason: reason() })]).await.unwrap();
+    db.settle(&[(copy_of(&leases[3]), Exit::HandBack { reason: reason() })]).await.unwrap();
     let exits: Vec<_> = leases.iter().map(|lease| (copy_of(lease), success())).collect();
 
     let done = Settled::Into(JobState::Done);
-    let settled = db.store.settle(&exits).await.unwrap();
+    let settled = db.settle(&exits).await.unwrap();
     assert_eq!(settled, [done, Settled::Stale, done, Settled::Stale, done]);
     assert_eq!(db.value::<i64>("SELECT count(*) FROM artifact").await, 3);
     assert_eq!(db.value::<i64>("SELECT count(*) FROM outbox WHERE state = 'done'").await, 3);
@@ -81,11 +78,8 @@ async fn a_settle_whose_answer_was_lost_is_a_success_and_is_not_repeated() {
     let job = db.accept(1).await[0];
     let holder = db.holder().await;
     let lease = db.start(&holder).await;
-    assert_eq!(
-        db.store.settle(&[(copy_of(&lease), success())]).await.unwrap(),
-        [Settled::Into(JobState::Done)]
-    );
-    assert_eq!(db.store.settle(&[(lease, success())]).await.unwrap(), [Settled::Already]);
+    assert_eq!(db.settle(&[(copy_of(&lease), success())]).await.unwrap(), [Settled::Into(JobState::Done)]);
+    assert_eq!(db.settle(&[(lease, success())]).await.unwrap(), [Settled::Already]);
     assert_eq!(db.history(job).await, ["queued", "loading", "working", "done"]);
 }
 
@@ -110,16 +104,16 @@ async fn letting_go_counts_what_it_says_and_no_more() {
     // Held and handed back: outside, the job was queued all along.
     let held = db.claim(&holder, 1).await.pop().unwrap().lease;
     let back = || Exit::HandBack { reason: reason() };
-    assert_eq!(db.store.settle(&[(held, back())]).await.unwrap(), [Settled::Into(JobState::Queued)]);
+    assert_eq!(db.settle(&[(held, back())]).await.unwrap(), [Settled::Into(JobState::Queued)]);
     assert_eq!(db.value::<String>(counted).await, "1 0 0 1");
     // Begun and handed back: the events show it, and no failure is counted.
     let lease = db.start(&holder).await;
-    db.store.settle(&[(lease, back())]).await.unwrap();
+    db.settle(&[(lease, back())]).await.unwrap();
     assert_eq!(db.value::<String>(counted).await, "2 0 0 4");
     // Retried: one failure, and the job waits.
     let lease = db.start(&holder).await;
     let retry = Exit::Retry { reason: reason(), wait: Duration::from_secs(10) };
-    db.store.settle(&[(lease, retry)]).await.unwrap();
+    db.settle(&[(lease, retry)]).await.unwrap();
     assert_eq!(db.room(job).await, "scheduled");
     db.run("UPDATE job_scheduled SET due_at = due_at - interval '10 s'").await;
     assert_eq!(db.store.promote(10).await.unwrap(), (1, None));
@@ -144,7 +138,7 @@ async fn a_rescue_leaves_alone_what_is_being_settled() {
 
     // The settle wrote nothing. The rescue finds the remaining lease, because it has no worker any more.
     assert_eq!(db.store.rescue(&[]).await.unwrap().leases, 1);
-    assert_eq!(db.store.settle(&[(lease, success())]).await.unwrap(), [Settled::Stale]);
+    assert_eq!(db.settle(&[(lease, success())]).await.unwrap(), [Settled::Stale]);
     assert_eq!(db.room(job).await, "ready");
 }
 
@@ -161,8 +155,7 @@ async fn settles_of_the_same_leases_in_any_order_never_deadlock() {
         };
         let (up, down) = (exits(&mut leases.iter()), exits(&mut leases.iter().rev()));
         let beginnings: Vec<_> = leases.iter().rev().map(|lease| (lease, Phase::Working)).collect();
-        let (up, down, begun) =
-            tokio::join!(db.store.settle(&up), db.store.settle(&down), db.store.begin(&beginnings));
+        let (up, down, begun) = tokio::join!(db.settle(&up), db.settle(&down), db.store.begin(&beginnings));
         begun.unwrap();
         let settled = |outcome: &Settled| *outcome == Settled::Into(JobState::Failed);
         let both = up.unwrap().into_iter().chain(down.unwrap()).filter(settled).count();

@@ -130,7 +130,7 @@ async fn a_new_holder_sees_what_live_workers_still_run_on_its_host() {
     db.start(&elsewhere).await;
     let next = db.holder().await;
     assert_eq!(db.store.foreign_leases(&next, &[]).await.unwrap(), 2, "begun or not, and on this host alone");
-    db.store.settle(&[(begun, success())]).await.unwrap();
+    db.settle(&[(begun, success())]).await.unwrap();
     assert_eq!(db.store.foreign_leases(&next, &[]).await.unwrap(), 1);
     let dead = db.heartbeat(&last).await;
     assert_eq!(db.store.foreign_leases(&next, &[dead]).await.unwrap(), 0, "the dead run nothing");
@@ -160,7 +160,7 @@ async fn a_lease_whose_request_is_gone_is_dropped_without_a_trace_and_no_other()
     assert_eq!(db.values::<JobId>("SELECT job_id FROM job_lease ORDER BY 1").await, jobs[1..]);
     let [gone, mine] = claimed.try_into().unwrap();
     let hand_back = || Exit::HandBack { reason: reason() };
-    let settled = db.store.settle(&[(gone.lease, hand_back()), (mine.lease, hand_back())]).await.unwrap();
+    let settled = db.settle(&[(gone.lease, hand_back()), (mine.lease, hand_back())]).await.unwrap();
     assert_eq!(settled, [Settled::Stale, Settled::Into(JobState::Queued)]);
 }
 

@@ -114,7 +114,7 @@ async fn a_day_stays_until_the_idempotency_keys_of_its_jobs_have_expired() {
     let key = IdempotencyKey { key: "once".to_owned(), body_digest: [0; 32] };
     db.accept_all(&[NewJob { idempotency: Some(key), ..db.new_job() }]).await;
     let lease = db.start(&db.holder().await).await;
-    db.store.settle(&[(lease, success())]).await.unwrap();
+    db.settle(&[(lease, success())]).await.unwrap();
     db.store.relay(100).await.unwrap();
     let midnight = (db.now().await.date_naive() + Days::new(1)).and_time(NaiveTime::MIN).and_utc();
     // Whatever the hour is, the job came at noon.
@@ -182,12 +182,12 @@ async fn no_day_is_dropped_while_anything_of_it_is_live_pending_undelivered_or_y
     let lease = db.claim(&holder, 1).await.remove(0).lease;
     stays("it is leased").await;
     let wait = std::time::Duration::from_secs(60);
-    db.store.settle(&[(lease, Exit::Retry { reason: foreman_tests::reason(), wait })]).await.unwrap();
+    db.settle(&[(lease, Exit::Retry { reason: foreman_tests::reason(), wait })]).await.unwrap();
     stays("it is scheduled").await;
     db.run("UPDATE job_scheduled SET due_at = now()").await;
     db.store.promote(1).await.unwrap();
     let lease = db.start(&holder).await;
-    db.store.settle(&[(lease, success())]).await.unwrap();
+    db.settle(&[(lease, success())]).await.unwrap();
     age_the_ended(&db).await;
     stays("its events are in the outbox").await;
     db.store.relay(100).await.unwrap();
@@ -219,7 +219,7 @@ async fn a_redelivery_and_a_drop_that_race_never_leave_a_webhook_without_its_job
     let holder = db.holder().await;
     for round in 0..14 {
         let lease = db.start(&holder).await;
-        db.store.settle(&[(lease, success())]).await.unwrap();
+        db.settle(&[(lease, success())]).await.unwrap();
         db.store.relay(100).await.unwrap();
         end_deliveries(&db).await;
         age_the_ended(&db).await;

@@ -1,6 +1,7 @@
 //! Hot statements read only the rows they need, whatever statistics Postgres has. Plans that were made while the
 //! tables were empty stay cached for days.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -51,8 +52,8 @@ async fn work(db: &Db, store: &Store, holder: &Holder) {
         success(),
     ];
     let exits: Vec<_> = claimed.drain(..).chain(begun).map(|claimed| claimed.lease).zip(exits).collect();
-    store.settle(&exits).await.unwrap();
-    store.settle(&exits).await.unwrap();
+    store.settle(&exits, &HashMap::new()).await.unwrap();
+    store.settle(&exits, &HashMap::new()).await.unwrap();
     store.expire(100).await.unwrap();
     store.promote(100).await.unwrap();
     store.rescue(&[]).await.unwrap();

@@ -49,7 +49,7 @@ async fn a_call_that_has_ended_or_is_being_cancelled_is_neither_found_nor_adopte
     db.store.cancel(db.client, job).await.unwrap();
     assert_eq!(repeat_of(&db, "{}").await, None);
     assert!(!db.store.adopt(job, api).await.unwrap());
-    db.store.settle(&[(lease, success())]).await.unwrap();
+    db.settle(&[(lease, success())]).await.unwrap();
     assert_eq!(db.room(job).await, "done");
     assert_eq!(repeat_of(&db, "{}").await, None);
     assert!(!db.store.adopt(job, api).await.unwrap());

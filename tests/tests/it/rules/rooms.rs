@@ -21,7 +21,7 @@ async fn move_about(db: Arc<Db>, stop: Arc<AtomicBool>) {
             (claimed.lease, Exit::Retry { reason: reason(), wait: Duration::ZERO })
         };
         let exits: Vec<_> = claimed.into_iter().map(back).collect();
-        db.store.settle(&exits).await.unwrap();
+        db.settle(&exits).await.unwrap();
         db.store.promote(10).await.unwrap();
     }
 }
@@ -86,7 +86,7 @@ async fn no_move_commits_without_its_outbox_row() {
     db.store.cancel(db.client, ready).await.unwrap_err();
     db.store.expire(10).await.unwrap_err();
     db.store.begin(&[(&held_lease.lease, Phase::Loading)]).await.unwrap_err();
-    db.store.settle(&[(started_lease.lease, success())]).await.unwrap_err();
+    db.settle(&[(started_lease.lease, success())]).await.unwrap_err();
     db.store.rescue(&[]).await.unwrap_err();
 
     assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 5);
@@ -133,7 +133,7 @@ async fn whatever_happens_attempts_never_fall_and_numbers_never_repeat() {
                 (claimed.lease, exit)
             };
             let exits: Vec<_> = claimed.drain(..).map(exit).collect();
-            db.store.settle(&exits).await.unwrap();
+            db.settle(&exits).await.unwrap();
             db.store.promote(100).await.unwrap();
         }
     }
@@ -146,4 +146,5 @@ async fn whatever_happens_attempts_never_fall_and_numbers_never_repeat() {
     let numbers = "SELECT count(*) FROM job_done d WHERE d.seq <> (SELECT max(o.seq) FROM outbox o WHERE o.job_id = d.job_id)";
     assert_eq!(db.value::<i64>(numbers).await, 0, "the end has the last number");
     db.every_job_has_one_room().await;
+    db.every_end_is_counted_once().await;
 }

@@ -83,7 +83,7 @@ async fn an_expired_job_is_neither_claimed_nor_begun_but_one_that_runs_may_finis
         [Begin::Expired, Begin::Go]
     );
     assert_eq!(
-        db.store.settle(&[(held, Exit::Expired), (running, foreman_tests::success())]).await.unwrap(),
+        db.settle(&[(held, Exit::Expired), (running, foreman_tests::success())]).await.unwrap(),
         [Settled::Into(JobState::Expired), Settled::Into(JobState::Done)]
     );
 }

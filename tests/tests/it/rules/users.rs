@@ -42,11 +42,11 @@ async fn a_job_keeps_its_user_and_its_caller_wherever_it_goes() {
 
     let holder = db.holder().await;
     let lease = claim(&db, &holder).await;
-    db.store.settle(&[(lease, Exit::HandBack { reason: reason() })]).await.unwrap();
+    db.settle(&[(lease, Exit::HandBack { reason: reason() })]).await.unwrap();
 
     let lease = claim(&db, &holder).await;
     db.store.begin(&[(&lease, Phase::Working)]).await.unwrap();
-    db.store.settle(&[(lease, Exit::Retry { reason: reason(), wait: hour })]).await.unwrap();
+    db.settle(&[(lease, Exit::Retry { reason: reason(), wait: hour })]).await.unwrap();
     promote(&db).await;
 
     // A rescue requeues a call that only loaded at once, and one that worked after a moment.

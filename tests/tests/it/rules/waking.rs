@@ -1,6 +1,7 @@
 //! `NOTIFY` only wakes: it comes after the commit, one may stand for many, and a waiter that missed one looks again.
 //! Every write wakes the waiters that it concerns, so that on a quiet system nobody waits for a poll.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -116,7 +117,7 @@ async fn accepting_and_settling_notify_nobody_inside_their_transactions() {
     listener.listen("foreman").await.unwrap();
     db.accept(1).await;
     let lease = db.start(&db.holder().await).await;
-    db.store.settle(&[(lease, success())]).await.unwrap();
+    db.settle(&[(lease, success())]).await.unwrap();
     db.run("SELECT pg_notify('foreman', 'last')").await;
     assert_eq!(listener.recv().await.unwrap().payload(), "last", "the first that is heard is the test's own");
 }
@@ -175,7 +176,7 @@ async fn each_move_of_a_job_wakes_whoever_goes_on_with_it() {
     ];
     for (exit, told) in exits {
         let settled = format!("{exit:?}");
-        store.settle(&[(leases.remove(0), exit)]).await.unwrap();
+        store.settle(&[(leases.remove(0), exit)], &HashMap::new()).await.unwrap();
         assert_eq!(ear.told(), told, "{settled}");
     }
 

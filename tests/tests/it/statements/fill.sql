@@ -91,5 +91,13 @@ INSERT INTO api_process (id, ttl) SELECT filled.id(n), '20 s' FROM generate_seri
 INSERT INTO host_plan (host_id, plan) SELECT 'host ' || n, '{}' FROM generate_series(1, 20) AS n;
 INSERT INTO host_model (host_id, canonical, label, completes) SELECT 'host ' || n, 'tiny-a', 'tiny-a', true FROM generate_series(1, 20) AS n;
 
+-- Client 1 has many users. Of a hundred entries nothing is added up yet.
+INSERT INTO usage_hour
+SELECT filled.id(1), date_trunc('hour', now(), 'UTC') - make_interval(hours => (n % 800)::integer), 'user ' || n / 800, 'tiny-a',
+       1, 0, 0, 0, 1, 0, 1, 1
+FROM generate_series(0, 39999) AS n;
+INSERT INTO usage_entry (hour, client_id, user_name, model, done)
+SELECT date_trunc('hour', now(), 'UTC'), filled.id(1), 'user ' || n, 'tiny-a', 1 FROM generate_series(1, 100) AS n;
+
 -- What was written counts at once.
 SELECT pg_stat_force_next_flush();

@@ -50,6 +50,7 @@ pub(crate) const VALUES: &[Values] = &[
          '{a,b}', '{0,0}', '{3,3}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', '{NULL,NULL}', \
          array[NULL, now() + interval '1 hour'], array[now() + interval '1 day', now() + interval '1 day'], '{NULL,NULL}', '{NULL,NULL}', '{key 40001,new}', \
          array['\\x00'::bytea, '\\x00'], 24, 1, now() + interval '1 hour', array[NULL, filled.id(1)], array['','user 1']"]),
+    values("add_up_usage", Few, &["100, 0"]),
     values("adopt", Few, &["filled.job(40000), filled.id(2)", "filled.job(100100), filled.id(2)"]),
     values("api_heartbeats", Few, BARE),
     values("accepted", Few, &["filled.jobs(150000, 50)"]),
@@ -126,7 +127,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("key_holders", Few, &["filled.jobs(1, 2), filled.ids(1, 2), '{key 300,key 40000}'"]),
     values("learn_time", Few, BARE),
     values("leave_leases", Few, &["filled.jobs(100001, 4), '{100001,100002,100003,100004}', '{failed,queued,queued,cancelled}', '{NULL,NULL,60,NULL}', \
-        '{1,0,1,0}', '{e,e,e,NULL}', '{c,c,c,NULL}', '{NULL,NULL,NULL,NULL}', '{NULL,NULL,NULL,NULL}', '{1,1,1,1}', '{1,1,1,1}', '{NULL,NULL,NULL,NULL}'"]),
+        '{1,0,1,0}', '{e,e,e,NULL}', '{c,c,c,NULL}', '{NULL,NULL,NULL,NULL}', '{NULL,NULL,NULL,NULL}', '{1,1,1,1}', '{1,1,1,1}', '{NULL,NULL,NULL,NULL}', \
+        '{0,1,0,2}', '{0,0,1,0}'"]),
     values("lock_dead_workers", Few, &["filled.ids(1, 2), array[now(), now()]"]),
     values("lock_endpoint", Few, &["filled.id(500001), filled.id(1)"]),
     values("lock_endpoints_of_client", Few, &["filled.id(1)"]),
@@ -159,6 +161,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("prune_stored_bytes", Few, &["100"]),
     values("host_plan", Few, &["'host 3'"]),
     values("host_plans", Few, BARE),
+    values("prune_usage", Few, &["2592000"]),
     values("publish_models", Few, &["'host 3', filled.id(3), 3, '{tiny-b}', '{tiny-b}', '{true}'"]),
     values("publish_plan", Few, &["'host 3', filled.id(3), 3, '{}'"]),
     values("queue", WholeRooms("`GET /queue` is kept and shared, and rests in proportion"), BARE),
@@ -201,6 +204,9 @@ pub(crate) const VALUES: &[Values] = &[
     values("take_turn_at_partitions", Few, BARE),
     values("tell_stored_bytes", Few, &["filled.id(1), current_date, filled.ids(1, 2), '{1,2}'"]),
     values("today", Few, BARE),
+    values("usage", Pages(1_000.0, "the sums of some hours are read row by row"), &[
+        "filled.id(1), now() - interval '10 hours', now() + interval '1 hour', 'user', 100",
+        "NULL, now() - interval '10 hours', now() + interval '1 hour', 'client', 100"]),
     values("workers", DOCTOR, BARE),
     values("write_resealed", Few, &["'client.secret', filled.ids(2, 10), array_fill('\\x01'::bytea, '{10}'), array_fill('\\x02'::bytea, '{10}')"]),
 ];

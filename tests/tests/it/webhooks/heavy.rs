@@ -23,7 +23,7 @@ async fn done_with_results(db: &Db, url: &str, count: usize, bytes: usize) {
             prompt_tokens: None,
             completion_tokens: None,
         };
-        db.store.settle(&[(lease, Exit::Done(done))]).await.unwrap();
+        db.settle(&[(lease, Exit::Done(done))]).await.unwrap();
     }
     relay(&db.store).await;
 }

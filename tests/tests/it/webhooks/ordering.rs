@@ -72,7 +72,7 @@ async fn run_jobs(db: &Db, receivers: &[Moody], count: usize) -> Vec<JobId> {
         let begins: Vec<_> = claimed.iter().map(|job| (&job.lease, Phase::Working)).collect();
         db.store.begin(&begins).await.unwrap();
         let ends: Vec<_> = claimed.into_iter().map(|job| (job.lease, success())).collect();
-        db.store.settle(&ends).await.unwrap();
+        db.settle(&ends).await.unwrap();
     }
     all
 }

@@ -195,7 +195,7 @@ async fn the_events_of_a_job_follow_each_other_without_a_poll() {
     let holder = db.holder().await;
     for _ in 0..ATTEMPTS {
         let lease = db.start(&holder).await;
-        db.store.settle(&[(lease, Exit::HandBack { reason: reason() })]).await.unwrap();
+        db.settle(&[(lease, Exit::HandBack { reason: reason() })]).await.unwrap();
     }
     relay(&db.store).await;
     db.run(SLOW_DISK).await;

@@ -195,6 +195,7 @@ mod tests {
             on_gpu_since: None,
             past: Past::default(),
             model_label: String::new(),
+            caused_load: false,
             abort,
         };
         (running, aborted)

@@ -2,10 +2,11 @@
 //! the lease. It must never drop an outcome because Postgres does not answer: however late it arrives, the lease
 //! number alone decides whether it counts.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use foreman_runtime::{background_error, stalls};
-use foreman_store::{Exit, Lease, Settled, Store, StoreError};
+use foreman_store::{Exit, Lease, LeaseNo, Settled, Store, StoreError, Used};
 use metrics::counter;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -34,7 +35,29 @@ const STALLED_AFTER: Duration = Duration::from_secs(300);
 pub(crate) struct Leaving {
     pub lease: Lease,
     pub exit: Exit,
+    pub used: Used,
     pub model_label: String,
+}
+
+/// What is written together.
+#[derive(Default)]
+struct Batch {
+    exits: Vec<(Lease, Exit)>,
+    used: HashMap<LeaseNo, Used>,
+    /// Of each exit.
+    labels: Vec<String>,
+}
+
+impl FromIterator<Leaving> for Batch {
+    fn from_iter<I: IntoIterator<Item = Leaving>>(leavings: I) -> Self {
+        let mut batch = Self::default();
+        for Leaving { lease, exit, used, model_label } in leavings {
+            batch.used.insert(lease.no, used);
+            batch.exits.push((lease, exit));
+            batch.labels.push(model_label);
+        }
+        batch
+    }
 }
 
 #[derive(Clone)]
@@ -48,15 +71,15 @@ impl Exits {
     pub(super) async fn record(self, mut queue: mpsc::UnboundedReceiver<Leaving>) {
         let mut gathered = Vec::new();
         while !gathered.is_empty() || queue.recv_many(&mut gathered, MAX_BATCH_ROWS).await > 0 {
-            let (labels, exits): (Vec<_>, Vec<_>) = gathered
-                .drain(..batch_len(&gathered))
-                .map(|one| (one.model_label, (one.lease, one.exit)))
-                .unzip();
-            let under_load = exits.len() >= UNDER_LOAD;
-            if let Err(refused) = self.write(&labels, &exits, &mut Tries::default()).await {
-                background_error!("settle", refused, jobs = exits.len(), "outcomes were refused");
-                for (label, exit) in labels.into_iter().zip(exits) {
-                    self.alone.begin("settle", self.clone().settle_alone(label, exit)).await;
+            let batch: Batch = gathered.drain(..batch_len(&gathered)).collect();
+            let under_load = batch.exits.len() >= UNDER_LOAD;
+            if let Err(refused) = self.write(&batch, &mut Tries::default()).await {
+                background_error!("settle", refused, jobs = batch.exits.len(), "outcomes were refused");
+                let Batch { exits, used, labels } = batch;
+                for ((lease, exit), model_label) in exits.into_iter().zip(labels) {
+                    let used = used.get(&lease.no).copied().unwrap_or_default();
+                    let leaving = Leaving { lease, exit, used, model_label };
+                    self.alone.begin("settle", self.clone().settle_alone(leaving)).await;
                 }
             }
             if under_load && gathered.is_empty() {
@@ -66,15 +89,20 @@ impl Exits {
     }
 
     /// Writes one outcome. If Postgres refuses it, writes instead that the job failed with `outcome_refused`.
-    async fn settle_alone(self, label: String, exit: (Lease, Exit)) {
-        let (job, number) = (exit.0.job_id, exit.0.no);
+    async fn settle_alone(self, leaving: Leaving) {
+        let (job, number) = (leaving.lease.job_id, leaving.lease.no);
         let why = reason("outcome_refused", "its outcome could not be stored; the worker's log says why");
-        let (label, exit) = ([label], [exit]);
-        let failure = [(Lease { job_id: job, no: number }, Exit::Failed(why))];
+        let failure = Leaving {
+            lease: Lease { job_id: job, no: number },
+            exit: Exit::Failed(why),
+            used: leaving.used,
+            model_label: leaving.model_label.clone(),
+        };
+        let [outcome, failure] = [leaving, failure].map(|one| Batch::from_iter([one]));
         let mut tries = Tries::of_a_row_alone();
-        while let Err(refused) = self.write(&label, &exit, &mut tries).await {
+        while let Err(refused) = self.write(&outcome, &mut tries).await {
             background_error!("settle", refused, job.id = %job, "an outcome was refused; the job fails instead");
-            let Err(refused) = self.write(&label, &failure, &mut Tries::default()).await else { return };
+            let Err(refused) = self.write(&failure, &mut Tries::default()).await else { return };
             // Postgres refuses the failure too, so the cause concerns every row (a revoked right, say). Keep the
             // outcome, and try it again until somebody has mended the cause.
             if let Err(refused) = tries.failed("settle", refused).await {
@@ -88,16 +116,13 @@ impl Exits {
     }
 
     /// Tries until Postgres stores or refuses the exits.
-    async fn write(
-        &self,
-        labels: &[String],
-        exits: &[(Lease, Exit)],
-        tries: &mut Tries,
-    ) -> Result<(), StoreError> {
+    async fn write(&self, batch: &Batch, tries: &mut Tries) -> Result<(), StoreError> {
         loop {
-            match stalls::round("settle", STALLED_AFTER, tries.store(&self.store).settle(exits)).await {
+            let store = tries.store(&self.store);
+            let settle = store.settle(&batch.exits, &batch.used);
+            match stalls::round("settle", STALLED_AFTER, settle).await {
                 Ok(settled) => {
-                    self.settled(labels, exits, &settled);
+                    self.settled(batch, &settled);
                     return Ok(());
                 }
                 Err(error) => tries.failed("settle", error).await?,
@@ -105,8 +130,8 @@ impl Exits {
         }
     }
 
-    fn settled(&self, labels: &[String], exits: &[(Lease, Exit)], settled: &[Settled]) {
-        for ((label, (lease, exit)), settled) in labels.iter().zip(exits).zip(settled) {
+    fn settled(&self, batch: &Batch, settled: &[Settled]) {
+        for ((label, (lease, exit)), settled) in batch.labels.iter().zip(&batch.exits).zip(settled) {
             match settled {
                 // `Already` means that an earlier try was stored, but the answer to its COMMIT was lost.
                 Settled::Into(_) | Settled::Already => count_tokens(label, exit),
@@ -152,6 +177,7 @@ mod tests {
         let leaving = |exit| Leaving {
             lease: Lease { job_id: JobId::generate(), no: LeaseNo(1) },
             exit,
+            used: Used::default(),
             model_label: String::new(),
         };
         let batch =

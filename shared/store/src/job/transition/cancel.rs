@@ -96,16 +96,22 @@ impl Store {
                 ORDER BY s.job_id FOR UPDATE OF s
             ), ready AS (
                 DELETE FROM job_ready r USING locked_ready l WHERE r.client_id = l.client_id AND r.job_id = l.job_id
-                RETURNING r.job_id, r.client_id, r.seq + 1 AS seq, r.attempt, r.failures, r.rescues, r.eligible_at
+                RETURNING r.job_id, r.client_id, r.load_key, r.user_name, r.seq + 1 AS seq, r.attempt, r.failures,
+                          r.rescues, r.eligible_at
             ), scheduled AS (
                 DELETE FROM job_scheduled s USING locked_scheduled l
                 WHERE s.client_id = l.client_id AND s.job_id = l.job_id
-                RETURNING s.job_id, s.client_id, s.seq + 1 AS seq, s.attempt, s.failures, s.rescues, s.eligible_at
+                RETURNING s.job_id, s.client_id, s.load_key, s.user_name, s.seq + 1 AS seq, s.attempt, s.failures,
+                          s.rescues, s.eligible_at
             ), gone AS MATERIALIZED (
                 SELECT *, clock_timestamp() AS at FROM (TABLE ready UNION ALL TABLE scheduled) AS waiting
             ), ended AS (
                 INSERT INTO job_done (job_id, client_id, state, seq, attempt, failures, rescues, eligible_at, completed_at)
                 SELECT job_id, client_id, 'cancelled', seq, attempt, failures, rescues, eligible_at, at FROM gone
+            ), used AS (
+                INSERT INTO usage_entry (hour, client_id, user_name, model, cancelled)
+                SELECT date_trunc('hour', at, 'UTC'), client_id, user_name, split_part(load_key, ' ', 1), count(*)
+                FROM gone GROUP BY 1, 2, 3, 4
             ), noted AS (
                 INSERT INTO outbox (job_id, seq, attempt, state, previous_state, at)
                 SELECT job_id, seq, attempt, 'cancelled', 'queued', at FROM gone ORDER BY job_id

@@ -46,6 +46,10 @@ impl Store {
                                       eligible_at, completed_at)
                 SELECT job_id, client_id, 'failed', seq + 1, attempt, failures, rescues, error, error_code, eligible_at, at
                 FROM gone
+            ), used AS (
+                INSERT INTO usage_entry (hour, client_id, user_name, model, failed)
+                SELECT date_trunc('hour', at, 'UTC'), client_id, user_name, split_part(load_key, ' ', 1), count(*)
+                FROM gone GROUP BY 1, 2, 3, 4
             ), noted AS (
                 INSERT INTO outbox (job_id, seq, attempt, state, previous_state, error, at)
                 SELECT job_id, seq + 1, attempt, 'failed', 'queued', error, at FROM gone ORDER BY job_id

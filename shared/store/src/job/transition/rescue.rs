@@ -96,6 +96,12 @@ impl Store {
                        CASE state WHEN 'failed' THEN $3 END, CASE state WHEN 'failed' THEN 'worker_lost' END,
                        eligible_at, loading_at, working_at, at
                 FROM fate WHERE state <> 'queued'
+            ), used AS (
+                -- Nobody knows how long the lost attempts have run.
+                INSERT INTO usage_entry (hour, client_id, user_name, model, failed, cancelled)
+                SELECT date_trunc('hour', at, 'UTC'), client_id, user_name, split_part(load_key, ' ', 1),
+                       count(*) FILTER (WHERE state = 'failed'), count(*) FILTER (WHERE state = 'cancelled')
+                FROM fate WHERE state <> 'queued' GROUP BY 1, 2, 3, 4
             ), noted AS (
                 INSERT INTO outbox (job_id, seq, attempt, state, previous_state, error, at)
                 SELECT job_id, seq + 1, attempt, state, left_state,

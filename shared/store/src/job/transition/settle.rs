@@ -12,6 +12,7 @@ use crate::id::LeaseNo;
 use crate::job::lease::Lease;
 use crate::job::state::JobState;
 use crate::job::transition::Reason;
+use crate::usage::used::Used;
 
 /// How a holder ends its lease of a job.
 #[derive(Debug)]
@@ -67,9 +68,15 @@ impl Store {
     /// Ends leases, each with its own exit, in one statement. The answers stand in the given order. If the outcome is
     /// unknown, call this again with the same exits: an outcome that was already written under the same number is
     /// found and not repeated.
-    pub async fn settle(&self, exits: &[(Lease, Exit)]) -> Result<Vec<Settled>, StoreError> {
+    ///
+    /// `used` has what the attempts have used, except those that used nothing. It counts together with the exit.
+    pub async fn settle(
+        &self,
+        exits: &[(Lease, Exit)],
+        used: &HashMap<LeaseNo, Used>,
+    ) -> Result<Vec<Settled>, StoreError> {
         let bytes: usize = exits.iter().map(|(_, exit)| exit.bytes()).sum();
-        let left = leave_leases(self.once_for(bytes as u64), exits).await?;
+        let left = leave_leases(self.once_for(bytes as u64), exits, used).await?;
         // Wake the waiters even if no lease was found: the answer to the statement that ended it may have been lost.
         self.tell(exits.iter().map(|(_, exit)| left_by(exit)));
         let missing: Vec<&Lease> =
@@ -143,6 +150,7 @@ impl<'a> From<&'a Exit> for ExitRow<'a> {
 async fn leave_leases(
     once: Once<'_>,
     exits: &[(Lease, Exit)],
+    used: &HashMap<LeaseNo, Used>,
 ) -> Result<HashMap<LeaseNo, JobState>, StoreError> {
     use sha2::{Digest, Sha256};
     let ids: Vec<_> = exits.iter().map(|(lease, _)| lease.job_id.uuid()).collect();
@@ -160,21 +168,25 @@ async fn leave_leases(
     let prompt: Vec<_> = rows.iter().map(|row| row.completion.and_then(|done| done.prompt_tokens)).collect();
     let completion: Vec<_> =
         rows.iter().map(|row| row.completion.and_then(|done| done.completion_tokens)).collect();
+    let used: Vec<_> =
+        exits.iter().map(|(lease, _)| used.get(&lease.no).copied().unwrap_or_default()).collect();
+    let gpu: Vec<_> = used.iter().map(|used| used.gpu.as_secs_f64()).collect();
+    let loads: Vec<_> = used.iter().map(|used| used.loads).collect();
     let rows = sqlx::query!(
         r#"-- leave_leases
         WITH input AS (
             SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::float8[], $5::smallint[], $6::text[],
                                  $7::text[], $8::bytea[], $9::bytea[], $10::bigint[], $11::bigint[],
-                                 $12::text[])
+                                 $12::text[], $13::float8[], $14::integer[])
             AS t (job_id, lease_no, wanted, wait, counts, error, error_code, data, sha256, prompt_tokens,
-                  completion_tokens, content_type)
+                  completion_tokens, content_type, gpu_seconds, loads)
         ), locked AS MATERIALIZED (
             SELECT i.* FROM job_lease l JOIN input i ON i.job_id = l.job_id AND i.lease_no = l.lease_no
             ORDER BY l.job_id FOR UPDATE OF l
         ), gone AS (
             DELETE FROM job_lease l USING locked k WHERE l.job_id = k.job_id AND l.lease_no = k.lease_no
             RETURNING l.*, k.wanted, k.wait, k.counts, k.error, k.error_code, k.data, k.sha256, k.prompt_tokens,
-                      k.completion_tokens, k.content_type
+                      k.completion_tokens, k.content_type, k.gpu_seconds, k.loads
         ), fate AS MATERIALIZED (
             SELECT g.job_id, g.client_id, g.lease_no, g.load_key, g.user_name, g.priority, g.sync, g.attempt, g.rescues, g.seq, g.bytes,
                    g.eligible_at, g.expires_at, g.loading_at, g.working_at, clock_timestamp() AS at,
@@ -185,7 +197,8 @@ async fn leave_leases(
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN 0 ELSE g.counts END + g.failures AS failures,
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN NULL ELSE g.error END AS error,
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN NULL ELSE g.error_code END AS error_code,
-                   g.wait, g.data, g.sha256, g.prompt_tokens, g.completion_tokens, g.content_type
+                   g.wait, g.data, g.sha256, g.prompt_tokens, g.completion_tokens, g.content_type,
+                   g.gpu_seconds, g.loads
             FROM gone g
         ), ended AS (
             INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error, error_code,
@@ -209,6 +222,15 @@ async fn leave_leases(
             SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq + noted, bytes, eligible_at,
                    expires_at
             FROM fate WHERE state = 'queued' AND wait IS NULL
+        ), used AS (
+            INSERT INTO usage_entry (hour, client_id, user_name, model, done, failed, cancelled, expired, gpu_seconds,
+                                     loads, prompt_tokens, completion_tokens)
+            SELECT date_trunc('hour', at, 'UTC'), client_id, user_name, split_part(load_key, ' ', 1),
+                   count(*) FILTER (WHERE state = 'done'), count(*) FILTER (WHERE state = 'failed'),
+                   count(*) FILTER (WHERE state = 'cancelled'), count(*) FILTER (WHERE state = 'expired'),
+                   sum(gpu_seconds), sum(loads), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0)
+            FROM fate WHERE state <> 'queued' OR gpu_seconds > 0 OR loads > 0
+            GROUP BY 1, 2, 3, 4
         ), noted AS (
             INSERT INTO outbox (job_id, seq, attempt, state, previous_state, error, at)
             SELECT job_id, seq + 1, attempt, state, left_state, error, at FROM fate WHERE noted = 1 ORDER BY job_id
@@ -226,6 +248,8 @@ async fn leave_leases(
         &prompt as &[Option<i64>],      // $10 prompt_tokens
         &completion as &[Option<i64>],  // $11 completion_tokens
         &content_types as &[Option<&str>], // $12 content_type
+        &gpu,                           // $13 gpu_seconds
+        &loads,                         // $14 loads
     )
     .fetch_all(once)
     .await?;
