@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use foreman_store::{ClientId, JobRequest, Seal};
+use foreman_store::{JobId, JobRequest, Seal};
 use foreman_tests::{Cluster, Db, within};
 use futures_util::future::try_join_all;
 use ollama_sim::{Config, Log, Sim};
@@ -26,6 +26,8 @@ const CLIENTS: usize = 4;
 const LOADS: [u64; MODELS] = [50, 80, 120, 160, 200];
 /// Runs of real jobs take 0.2 to 5 s.
 const RUNS: std::ops::Range<u64> = 2..50;
+/// How long the jobs of a flood run, and those beside it.
+const RUN_BESIDE: u64 = 20;
 /// The workloads are drawn from this seed.
 const SEED: u64 = 7;
 /// Longer than any machine needs.
@@ -181,7 +183,7 @@ impl<'a> Gpu<'a> {
     /// The share of the time in which the GPU had a job, from the first job to the last.
     async fn busy(&self, programs: &Programs, run: u64, jobs: usize) -> anyhow::Result<f64> {
         let (sim, db) = (ollama(1).await?, Db::on(self.cluster).await);
-        let job = |number| db.job(JobRequest { body: flooding(number, run), ..request(&db, None, "") });
+        let job = |number| db.job(JobRequest { body: flooding(number, run), ..request(&db) });
         db.accept_all(&(0..jobs).map(job).collect::<Vec<_>>()).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
         all_ended(&db, jobs).await;
@@ -192,23 +194,35 @@ impl<'a> Gpu<'a> {
     /// How long the jobs of one client, or user, take that sends one a second, while another one has `flood` in the queue.
     async fn victim(&self, programs: &Programs, flood: usize, is_client: bool) -> anyhow::Result<String> {
         let (sim, db) = (ollama(1).await?, Db::on(self.cluster).await);
+        let api = Api::with_keys(programs, &db).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
         models_are_known(&db).await;
-        let other = db.store.create_client(&Seal::new(&[7; 32]), "other", false).await?.client;
-        let greedy =
-            |number| db.job(JobRequest { body: flooding(number, 20), ..request(&db, None, "greedy") });
-        for batch in (0..flood).map(greedy).collect::<Vec<_>>().chunks(500) {
-            db.accept_all(batch).await;
+        let mut keys = Vec::new();
+        for name in ["greedy", "single"] {
+            keys.push(db.store.create_client(&Seal::new(&[7; 32]), name, false).await?.key);
+        }
+        let http = client()?;
+        let post = async |path: &str, key: &str, user: &str, body: String| {
+            let asked = http.post(format!("http://{}{path}", api.address)).bearer_auth(key);
+            let answer = asked.header("x-foreman-user", user).body(body).send().await?.error_for_status()?;
+            anyhow::Ok(answer.text().await?)
+        };
+        let numbers: Vec<usize> = (0..flood).collect();
+        for batch in numbers.chunks(10_000) {
+            let lines: Vec<String> = batch.iter().map(|number| flooding(*number, RUN_BESIDE)).collect();
+            post("/jobs/batch", &keys[0], "greedy", lines.join("\n")).await?;
         }
         if flood > 0 {
             sim.until(|log| log.completed > 5).await;
         }
-        let (whose, began) = (is_client.then_some(other), Instant::now());
+        let (key, began) = (&keys[usize::from(is_client)], Instant::now());
         let mut ids = Vec::new();
         for nth in 0..self.single {
             sleep_until((began + Duration::from_secs(nth as u64)).into()).await;
-            let single = JobRequest { body: flooding(1_000_000 + nth, 20), ..request(&db, whose, "single") };
-            ids.push(format!("'{}'", db.accept_all(&[db.job(single)]).await[0].uuid()));
+            let answer = post("/jobs", key, "single", flooding(1_000_000 + nth, RUN_BESIDE)).await?;
+            let answer: serde_json::Value = serde_json::from_str(&answer)?;
+            let id: JobId = answer["job_id"].as_str().context("a job without an id")?.parse()?;
+            ids.push(format!("'{}'", id.uuid()));
         }
         let took = format!(
             "SELECT (extract(epoch FROM d.completed_at - j.created_at) * 1000000)::bigint
@@ -286,10 +300,8 @@ fn prompt(client: usize, number: usize, run: u64) -> String {
     format!("{client} {number} sim:tokens=1 sim:prompt-delay={run}ms")
 }
 
-fn request(db: &Db, client: Option<ClientId>, user: &str) -> JobRequest {
+fn request(db: &Db) -> JobRequest {
     JobRequest {
-        client: client.unwrap_or(db.client),
-        user: user.parse().expect("a short word"),
         model_label: "model-0:latest".to_owned(),
         load_key: "model-0:latest num_ctx=any".to_owned(),
         path: "/api/generate".to_owned(),
