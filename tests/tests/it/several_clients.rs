@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use foreman_store::{ClientId, JobRequest, NewJob, Seal};
 use foreman_tests::{Api, Db, Worker, eventually, http};
-use ollama_sim::{Config, Happening, Sim};
+use ollama_sim::{Config, Happening, Record, Sim};
 use serde_json::{Value, json};
 
 use crate::chat;
@@ -38,8 +38,8 @@ fn generating(db: &Db, prompt: &str) -> JobRequest {
     }
 }
 
-async fn another_client(db: &Db) -> ClientId {
-    db.store.create_client(&Seal::new(&[7; 32]), "another", false).await.unwrap().client
+async fn new_client(db: &Db, name: &str) -> ClientId {
+    db.store.create_client(&Seal::new(&[7; 32]), name, false).await.unwrap().client
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +120,7 @@ async fn with_fitting_off_each_length_goes_to_ollama_as_it_came() {
 async fn clients_share_the_time_of_the_gpu_and_not_the_number_of_jobs() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();
-    let another = another_client(&db).await;
+    let another = new_client(&db, "another").await;
     let long = (0..20).map(|nth| generating(&db, &format!("{nth} sim:tokens=10 sim:token-delay=15ms")));
     let short = (0..300).map(|nth| JobRequest {
         client: another,
@@ -145,6 +145,65 @@ async fn clients_share_the_time_of_the_gpu_and_not_the_number_of_jobs() {
         .await;
     // A long job takes as long as ten short ones, but each job costs a little besides.
     assert!((30..=130).contains(&short_ones), "{short_ones} short jobs beside 10 long ones");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_at_its_ceiling_waits_for_its_own_jobs_and_leaves_slots_to_others() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config { parallel: 4, ..Config::default() }.models(["tiny-a"])).await.unwrap();
+    let another = new_client(&db, "another").await;
+    let of = |client: ClientId, count: usize| {
+        let one = |nth| JobRequest {
+            client,
+            ..generating(&db, &format!("{client} {nth} sim:tokens=1 sim:token-delay=10ms"))
+        };
+        (0..count).map(one).map(|request| db.job(request)).collect::<Vec<_>>()
+    };
+    db.accept_all(&of(db.client, 20)).await;
+    db.accept_all(&of(another, 40)).await;
+    db.run(&format!("UPDATE client SET max_running = 2 WHERE id = '{}'", another.uuid())).await;
+    let _worker = Worker::start(&db, &sim.url(), &[("FOREMAN_WORKER_SLOTS", "4")]).await;
+    db.every_job_ends().await;
+    let log = sim.log();
+    let runs = log.runs();
+    let whose = |run: &Record| String::from_utf8_lossy(&run.body).contains(&another.to_string());
+    for run in &runs {
+        let beside = runs
+            .iter()
+            .filter(|other| whose(other) && other.started <= run.started && run.started < other.ended);
+        assert!(beside.count() <= 2, "more than two run at the same time");
+    }
+    let first = runs.iter().filter(|run| whose(run)).count();
+    assert_eq!((first, runs.len()), (40, 60));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_past_its_budget_goes_last() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();
+    let another = new_client(&db, "another").await;
+    let spent = new_client(&db, "spent").await;
+    let of = |client: ClientId, count: usize| {
+        let one = |nth| JobRequest {
+            client,
+            ..generating(&db, &format!("{client} {nth} sim:tokens=1 sim:token-delay=5ms"))
+        };
+        (0..count).map(one).map(|request| db.job(request)).collect::<Vec<_>>()
+    };
+    db.accept_all(&of(spent, 10)).await;
+    db.accept_all(&of(another, 30)).await;
+    let id = spent.uuid();
+    db.run(&format!("UPDATE client SET gpu_seconds_a_day = 60 WHERE id = '{id}'")).await;
+    db.run(&format!(
+        "INSERT INTO usage_hour VALUES ('{id}', date_trunc('hour', now()), '', 'tiny-a:latest', 1, 0, 0, 0, 61, 0, 0, 0)"
+    ))
+    .await;
+    let _worker = Worker::start(&db, &sim.url(), &[]).await;
+    db.every_job_ends().await;
+    let log = sim.log();
+    let is_other = |run: &&Record| String::from_utf8_lossy(&run.body).contains(&another.to_string());
+    let first = log.runs().iter().take(30).filter(|run| is_other(run)).count();
+    assert_eq!(first, 30, "none of the client past its budget before them");
 }
 
 #[tokio::test(flavor = "multi_thread")]

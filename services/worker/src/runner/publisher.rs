@@ -28,16 +28,12 @@ pub(crate) async fn run(
     mut plans: watch::Receiver<HostPlan>,
     signals: mpsc::UnboundedSender<Signal>,
 ) {
-    let mut terms_at = Instant::now();
+    let mut terms_at = Instant::now() + TERMS;
     loop {
         let Ok(Some(held)) = holder.wait_for(Option::is_some).await.map(|held| held.clone()) else { return };
         if Instant::now() >= terms_at {
             terms_at = Instant::now() + TERMS;
-            match stalls::round("plan", stalls::USUAL, worker.store.client_terms()).await {
-                // Sending fails only when the floor has ended, and then this task is stopped as well.
-                Ok(terms) => _ = signals.send(Signal::Agreed(terms)),
-                Err(error) => background_error!("plan", error),
-            }
+            tell_terms(&worker, &signals).await;
         }
         if plans.has_changed().is_ok_and(|changed| changed) {
             let plan = plans.borrow_and_update().clone();
@@ -51,14 +47,23 @@ pub(crate) async fn run(
     }
 }
 
-/// Tells the floor what the holder before this one has published, as far as Ollama confirms it. Nothing waits for a plan
-/// that cannot be read.
+async fn tell_terms(worker: &Worker, signals: &mpsc::UnboundedSender<Signal>) {
+    match stalls::round("plan", stalls::USUAL, worker.store.client_terms()).await {
+        // Sending fails only when the floor has ended.
+        Ok(terms) => _ = signals.send(Signal::Agreed(terms)),
+        Err(error) => background_error!("plan", error),
+    }
+}
+
+/// Tells the floor, before it claims anything, the terms of clients and what the holder before this one has published,
+/// as far as Ollama confirms it. Nothing waits for what cannot be read.
 pub(crate) async fn remember(
     worker: &Worker,
     host: &str,
     ollama: &Client,
     signals: &mpsc::UnboundedSender<Signal>,
 ) {
+    tell_terms(worker, signals).await;
     match stalls::round("plan", stalls::USUAL, worker.store.host_plan(host)).await {
         Ok(Some(plan)) => {
             let loaded = timeout(LOOK, ollama.ps()).await.ok().and_then(Result::ok).unwrap_or_default();

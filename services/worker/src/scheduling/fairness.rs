@@ -310,13 +310,7 @@ mod tests {
     }
 
     fn terms(number: u128) -> ClientTerms {
-        ClientTerms {
-            client: client(number),
-            weight: 1.0,
-            max_running: None,
-            gpu_seconds_a_day: None,
-            is_over_budget: false,
-        }
+        ClientTerms { client: client(number), weight: 1.0, max_running: None, is_over_budget: false }
     }
 
     #[test]

@@ -55,8 +55,7 @@ pub struct ClientTerms {
     pub client: ClientId,
     pub weight: f64,
     pub max_running: Option<u32>,
-    pub gpu_seconds_a_day: Option<f64>,
-    /// Whether it has had its budget of today.
+    /// Whether it has had its budget of today, by UTC.
     pub is_over_budget: bool,
 }
 
@@ -65,8 +64,17 @@ impl Store {
     pub async fn client_terms(&self) -> Result<Vec<ClientTerms>, StoreError> {
         let rows = sqlx::query!(
             r#"-- client_terms
-            SELECT id AS "client: ClientId", weight, max_running, gpu_seconds_a_day FROM client
-            WHERE weight IS NOT NULL OR max_running IS NOT NULL OR gpu_seconds_a_day IS NOT NULL"#
+            SELECT c.id AS "client: ClientId", c.weight, c.max_running, CASE WHEN c.gpu_seconds_a_day IS NULL THEN false ELSE
+                c.gpu_seconds_a_day <= (
+                    SELECT coalesce(sum(u.gpu_seconds), 0) FROM (
+                        SELECT h.gpu_seconds FROM usage_hour h
+                        WHERE h.client_id = c.id AND h.hour >= date_trunc('day', clock_timestamp(), 'UTC')
+                        UNION ALL
+                        SELECT e.gpu_seconds FROM usage_entry e
+                        WHERE e.client_id = c.id AND e.hour >= date_trunc('day', clock_timestamp(), 'UTC')
+                    ) AS u) END AS "is_over_budget!"
+            FROM client c
+            WHERE c.weight IS NOT NULL OR c.max_running IS NOT NULL OR c.gpu_seconds_a_day IS NOT NULL"#
         )
         .fetch_all(self.once())
         .await?;
@@ -74,8 +82,7 @@ impl Store {
             client: row.client,
             weight: row.weight.unwrap_or(1.0),
             max_running: row.max_running.map(i32::unsigned_abs),
-            gpu_seconds_a_day: row.gpu_seconds_a_day,
-            is_over_budget: false,
+            is_over_budget: row.is_over_budget,
         });
         Ok(terms.collect())
     }

@@ -118,7 +118,7 @@ async fn a_clients_terms_are_set_shown_and_taken_back() {
     assert_eq!(terms(&set), [json!(2.5), json!(50), json!(1 << 20), json!(3), json!(3600.0)]);
     let kept = db.store.client_terms().await.unwrap();
     assert_eq!((kept.len(), kept[0].weight, kept[0].max_running), (1, 2.5, Some(3)));
-    assert_eq!(kept[0].gpu_seconds_a_day, Some(3_600.0));
+    assert!(!kept[0].is_over_budget, "it has used nothing yet");
 
     let listed = stdout(&client(&["list"]).await);
     let words = "weight 2.5, at most 50 jobs queued, at most 1.0 MiB queued, at most 3 running, 3600 GPU-seconds a day";

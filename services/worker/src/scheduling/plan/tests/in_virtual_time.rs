@@ -350,7 +350,7 @@ proptest! {
     ) {
         let (load, run) = (workload.longest_load(), workload.longest_run());
         let terms = |number| ClientTerms {
-            client: client(number), weight, max_running: None, gpu_seconds_a_day: None, is_over_budget: false,
+            client: client(number), weight, max_running: None, is_over_budget: false,
         };
         let seen = workload.run(&without_a_longest_wait(load_share), vec![terms(1)]);
         let turn = load.mul_f64((1.0 - load_share) / load_share) + load + run;
