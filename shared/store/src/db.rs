@@ -6,6 +6,7 @@ pub(crate) mod conn;
 pub(crate) mod once;
 pub(crate) mod own_connection;
 pub(crate) mod deadline;
+pub(crate) mod drain_bound;
 pub(crate) mod error;
 pub(crate) mod clock;
 pub(crate) mod schema;

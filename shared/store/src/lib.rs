@@ -31,6 +31,7 @@ pub use client::terms::{ClientTerms, OwnTerms, Term, TermsChange};
 pub use db::clock::{CLOCK_TOLERANCE, Clock, ulid_floor};
 pub use db::conn::Conn;
 pub use db::connect::{ConnectOptions, Store};
+pub use db::drain_bound::DrainBound;
 pub use db::error::StoreError;
 pub use db::partition::{PartitionUpkeep, days_ahead_needed};
 pub use db::schema::{MigrateError, schema_version_needed};
@@ -82,7 +83,6 @@ pub use webhook::lane::{KnownLane, LaneHead, LaneHealth, LaneSearch, Lanes};
 pub use webhook::lane_news::LaneNews;
 pub use webhook::receiver::{JobReceiver, Receiver, SecretOwner};
 pub use webhook::relay::{EndedJobs, Relayed};
-pub use webhook::relay_bound::RelayBound;
 pub use webhook::settle::{DeliveryOutcome, DeliveryReport, ReportSettled};
 pub use webhook::signing_secrets::Signing;
 pub use webhook::view::{

@@ -6,7 +6,6 @@ pub(crate) mod endpoint;
 pub(crate) mod signing_secrets;
 
 pub(crate) mod relay;
-pub(crate) mod relay_bound;
 pub(crate) mod lane;
 pub(crate) mod lane_news;
 pub(crate) mod claim;

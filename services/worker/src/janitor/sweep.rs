@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_runtime::background::{self, Round, Rounds};
-use foreman_store::{RelayBound, StoreError};
+use foreman_store::{DrainBound, StoreError};
 use foreman_webhook::schedule::TOO_OLD;
 use metrics::counter;
 
@@ -127,12 +127,12 @@ impl Rounds for Lanes {
 /// Adds up what jobs have used, by the hour.
 pub(super) struct Usage {
     worker: Arc<Worker>,
-    bound: RelayBound,
+    bound: DrainBound,
 }
 
 impl Usage {
     pub(super) fn new(worker: Arc<Worker>) -> Self {
-        Self { worker, bound: RelayBound::default() }
+        Self { worker, bound: DrainBound::default() }
     }
 }
 

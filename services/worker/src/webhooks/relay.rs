@@ -7,7 +7,7 @@ use std::time::Duration;
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::Metric;
 use foreman_store::wake::{Topic, Wakeup};
-use foreman_store::{EndedJobs, RelayBound, Relayed, Store, StoreError};
+use foreman_store::{DrainBound, EndedJobs, Relayed, Store, StoreError};
 use metrics::counter;
 use tokio::time::{Instant, sleep};
 
@@ -44,7 +44,7 @@ pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result
         // When a crash undoes a turn, its rows are in the outbox again. None of its webhooks was sent, because the claim of
         // a webhook waits for the disk.
         store: worker.store.on_own_unflushed_connection(),
-        bound: RelayBound::default(),
+        bound: DrainBound::default(),
         bound_since: Instant::now(),
         outbox: worker.store.wakeups().subscribe(Topic::Outbox),
         last: Arc::clone(&last),
@@ -57,7 +57,7 @@ pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result
 
 struct Relay {
     store: Store,
-    bound: RelayBound,
+    bound: DrainBound,
     bound_since: Instant,
     outbox: Wakeup,
     last: Arc<LastRounds>,
@@ -70,7 +70,7 @@ impl Rounds for Relay {
     /// One turn. Rows that arrive while it runs go with the next one, so turns grow with the load.
     async fn run_once(&mut self) -> Result<Round, StoreError> {
         if self.bound_since.elapsed() > FORGET_BOUND_AFTER {
-            self.bound = RelayBound::default();
+            self.bound = DrainBound::default();
             self.bound_since = Instant::now();
         }
         let is_last = self.last.have_begun();

@@ -48,10 +48,10 @@ pub struct MeasuredContext {
 }
 
 impl Store {
-    /// Publishes the plan of a host. Returns whether `holder` still holds the host.
-    pub async fn publish_plan(&self, holder: &Holder, plan: &HostPlan) -> Result<bool, StoreError> {
+    /// Publishes the plan of a host, if `holder` still holds it.
+    pub async fn publish_plan(&self, holder: &Holder, plan: &HostPlan) -> Result<(), StoreError> {
         let text = serde_json::to_string(plan).expect("a plan has no maps, whose keys could be no strings");
-        let published = sqlx::query!(
+        sqlx::query!(
             r#"-- publish_plan
             INSERT INTO host_plan (host_id, plan)
             SELECT h.id, $4 FROM host h WHERE h.id = $1 AND h.holder = $2 AND h.fence = $3
@@ -63,7 +63,7 @@ impl Store {
         )
         .execute(self.once())
         .await?;
-        Ok(published.rows_affected() > 0)
+        Ok(())
     }
 
     /// The plan that a host's holder has published last. `None` if there is none that this version can read.

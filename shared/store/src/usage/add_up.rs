@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use crate::db::connect::Store;
+use crate::db::drain_bound::DrainBound;
 use crate::db::error::StoreError;
-use crate::webhook::relay_bound::RelayBound;
 
 impl Store {
     /// Moves the oldest entries into the sums of their hours, at most `limit`. Returns how many, 0 also while another janitor
-    /// does this. `bound` is what a janitor remembers between two turns, for the reason that the relay has one.
-    pub async fn add_up_usage(&self, bound: &mut RelayBound, limit: i64) -> Result<u64, StoreError> {
+    /// does this. `bound` is what a janitor remembers between two turns.
+    pub async fn add_up_usage(&self, bound: &mut DrainBound, limit: i64) -> Result<u64, StoreError> {
         // The advisory lock keeps two janitors from waiting for the row of the same hour.
         let turn = sqlx::query!(
             r#"-- add_up_usage

@@ -4,11 +4,11 @@
 //! snapshots show.
 
 use crate::db::connect::Store;
+use crate::db::drain_bound::DrainBound;
 use crate::db::error::StoreError;
 use crate::db::wake::Write;
 use crate::job::state::JobState;
 use crate::webhook::receiver::query_with_receivers;
-use crate::webhook::relay_bound::RelayBound;
 
 /// What one turn of the relay did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct EndedJobs {
 impl Store {
     /// Moves the oldest outbox rows, at most `limit`.
     pub async fn relay(&self, limit: i64) -> Result<Relayed, StoreError> {
-        self.relay_from(&mut RelayBound::default(), limit).await
+        self.relay_from(&mut DrainBound::default(), limit).await
     }
 
     /// The same, for a relay that takes many turns. With `bound` a turn skips the index entries of rows that earlier turns
@@ -39,7 +39,7 @@ impl Store {
     ///
     /// An advisory lock lets one relay work at a time, which keeps the order and saves work. The `DELETE … RETURNING` makes
     /// the result exact: a relay with an old snapshot still sees rows that another relay took, but deletes none of them.
-    pub async fn relay_from(&self, bound: &mut RelayBound, limit: i64) -> Result<Relayed, StoreError> {
+    pub async fn relay_from(&self, bound: &mut DrainBound, limit: i64) -> Result<Relayed, StoreError> {
         // In `deliveries`:
         // - Build the ULID timestamp once per statement: doing it per row was most of the cost.
         // - When an earlier event of the job waits for a retry, the new event waits until the same time, so that the claim

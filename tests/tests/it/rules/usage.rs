@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use foreman_store::{
-    Exit, JobRequest, Lease, LeaseNo, NewJob, Phase, RelayBound, Scope, Settled, UsageBy, UsageFilter,
+    DrainBound, Exit, JobRequest, Lease, LeaseNo, NewJob, Phase, Scope, Settled, UsageBy, UsageFilter,
     UsageSum, Used,
 };
 use foreman_tests::{Db, copy_of, reason, success};
@@ -23,7 +23,7 @@ async fn usage(db: &Db, by: UsageBy) -> Vec<UsageSum> {
 }
 
 async fn add_up(db: &Db) -> u64 {
-    db.store.add_up_usage(&mut RelayBound::default(), 100).await.unwrap()
+    db.store.add_up_usage(&mut DrainBound::default(), 100).await.unwrap()
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn two_janitors_add_up_each_entry_once_while_jobs_end() {
         let exits: Vec<_> =
             db.claim(&holder, 10).await.into_iter().map(|job| (job.lease, Exit::Failed(reason()))).collect();
         let used = used(&exits.iter().map(|(lease, _)| lease).collect::<Vec<_>>());
-        let (mut one, mut another) = (RelayBound::default(), RelayBound::default());
+        let (mut one, mut another) = (DrainBound::default(), DrainBound::default());
         let (settled, first, second) = tokio::join!(
             db.store.settle(&exits, &used),
             db.store.add_up_usage(&mut one, 100),

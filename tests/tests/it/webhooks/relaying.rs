@@ -1,7 +1,7 @@
 //! The relay moves every row once, however many of it there are.
 
 use foreman_store::{
-    DeliveryOutcome, EndedJobs, JobId, JobReceiver, JobRequest, JobState, NewJob, Redelivery, RelayBound,
+    DeliveryOutcome, DrainBound, EndedJobs, JobId, JobReceiver, JobRequest, JobState, NewJob, Redelivery,
     Relayed, Scope, Store,
 };
 use foreman_tests::{Db, eventually};
@@ -122,7 +122,7 @@ fn events(job: JobId, seq: i32, count: i32) -> String {
 }
 
 /// Index entries that one turn reads.
-async fn read_by_a_turn(db: &Db, bound: &mut RelayBound) -> i64 {
+async fn read_by_a_turn(db: &Db, bound: &mut DrainBound) -> i64 {
     let read =
         "SELECT coalesce(idx_tup_read, 0) FROM pg_stat_user_indexes WHERE indexrelname = 'outbox_pkey'";
     let before: i64 = db.value(read).await;
@@ -148,7 +148,7 @@ async fn a_turn_steps_over_the_dead_that_an_old_snapshot_keeps() {
     sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *snapshot).await.unwrap();
     sqlx::query("SELECT FROM outbox").execute(&mut *snapshot).await.unwrap();
     db.run(&events(job, 2, 30_000)).await;
-    let mut bound = RelayBound::default();
+    let mut bound = DrainBound::default();
     let store = db.one_connection();
     while !matches!(store.relay_from(&mut bound, 5_000).await.unwrap(), Relayed::Moved { events: 0, .. }) {}
     store.close().await;
@@ -160,7 +160,7 @@ async fn a_turn_steps_over_the_dead_that_an_old_snapshot_keeps() {
         if read < 100 { Ok(read) } else { Err(read) }
     })
     .await;
-    let without = read_by_a_turn(&db, &mut RelayBound::default()).await;
+    let without = read_by_a_turn(&db, &mut DrainBound::default()).await;
     assert!(without > 30_000, "only {without} entries are there to be stepped over");
     assert!(with < 100, "{with} entries were read for one event");
     assert_eq!(db.value::<i64>("SELECT count(*) FROM job_event").await, 30_002);
@@ -171,8 +171,8 @@ async fn a_turn_steps_over_the_dead_that_an_old_snapshot_keeps() {
 async fn a_row_that_commits_late_is_relayed_in_the_next_turn() {
     let db = Db::fresh().await;
     let jobs = db.accept(2).await;
-    let mut bound = RelayBound::default();
-    let turn = async |bound: &mut RelayBound| match db.store.relay_from(bound, 100).await.unwrap() {
+    let mut bound = DrainBound::default();
+    let turn = async |bound: &mut DrainBound| match db.store.relay_from(bound, 100).await.unwrap() {
         Relayed::Moved { events, .. } => events,
         Relayed::Busy => panic!("nobody else relays"),
     };

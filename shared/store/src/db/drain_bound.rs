@@ -1,15 +1,16 @@
-//! The id from which the relay reads the outbox. While somebody holds an old snapshot (a backup, say), Postgres keeps the
-//! index entries of rows long gone, and a turn that began at the first entry would walk over all of them.
+//! The id from which a table is read that is emptied in the order of its ids: the outbox by the relay, what jobs have used by
+//! a janitor. While somebody holds an old snapshot (a backup, say), Postgres keeps the index entries of rows long gone, and a
+//! turn that began at the first entry would walk over all of them.
 //!
 //! The bound must never pass a row that may still appear, or the events of a job would be told out of order. A row gets its
 //! id before its transaction commits, so rows do not appear in the order of their ids. But every transition changes a room
-//! before it writes to the outbox, and so gets its transaction number before the id. A transaction with an id below one
+//! before it writes to such a table, and so gets its transaction number before the id. A transaction with an id below one
 //! that a turn took therefore has a smaller number than the turn. Once all transactions with smaller numbers have ended, no
 //! row can appear below the ids that the turn took.
 
-/// What a relay remembers between two turns.
+/// What is remembered between two turns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RelayBound {
+pub struct DrainBound {
     /// No row has an id below this, and none will.
     from: i64,
     /// The bound moves past this turn once every older transaction has ended.
@@ -26,7 +27,7 @@ struct Next {
     own_number: i64,
 }
 
-impl RelayBound {
+impl DrainBound {
     /// The smallest id that the next turn has to look for.
     pub(crate) fn from(self) -> i64 {
         self.from
@@ -56,7 +57,7 @@ mod tests {
 
     #[test]
     fn the_bound_waits_for_everybody_who_may_have_a_smaller_id() {
-        let mut bound = RelayBound::default();
+        let mut bound = DrainBound::default();
         bound.learn(Some((100, 50)), false, 40);
         assert_eq!(bound.from(), 0);
         bound.learn(None, false, 50);
@@ -69,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_full_turn_says_nothing_of_what_lies_above_it() {
-        let mut bound = RelayBound::default();
+        let mut bound = DrainBound::default();
         bound.learn(Some((100, 50)), true, 40);
         bound.learn(Some((30, 60)), true, 55);
         assert_eq!(bound.from(), 31, "rows below 100 appeared late, and more of them than one turn takes");
