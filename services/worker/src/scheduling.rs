@@ -16,4 +16,6 @@ pub(crate) mod key;
 pub(crate) mod plan;
 pub(crate) mod presence;
 pub(crate) mod rotation;
+#[cfg(test)]
+pub(crate) mod samples;
 pub(crate) mod shares;

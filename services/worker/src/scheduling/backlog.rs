@@ -113,8 +113,7 @@ impl Backlog {
         queues.filter_map(|queue| queue.line.first()).map(|(had, _)| *had).min()
     }
 
-    /// Learns what a claim of at most `limit` jobs brought: client, user, load key, priority, sync and id of each.
-    /// Lower bounds rise, and a group that gave fewer jobs than its offer asked for is removed. If a newer scan has
+    /// Learns what a claim of at most `limit` jobs brought: for each job, for which offer, and its id. Lower bounds rise, and a group that gave fewer jobs than its offer asked for is removed. If a newer scan has
     /// arrived meanwhile, the claim changes nothing: the scan may have found jobs that the claim could not see.
     pub(crate) fn claimed(
         &mut self,
@@ -143,6 +142,15 @@ impl Backlog {
         if clients.is_empty() {
             self.models.remove(base);
         }
+    }
+}
+
+impl Group {
+    /// Whether this offer is for jobs of this group.
+    pub(crate) fn is_in(&self, offer: &Offer) -> bool {
+        (self.client, &self.user, self.priority, self.sync)
+            == (offer.client, &offer.user, offer.priority, offer.sync)
+            && *self.key.as_str() == *offer.load_key
     }
 }
 
@@ -187,10 +195,7 @@ impl Queue {
 
     fn claimed(&mut self, offer: &Offer, exhausted: bool, highest: Option<JobId>) {
         let Some((had, groups)) = self.users.get_mut(&offer.user) else { return };
-        let is_offered = |group: &Group| {
-            (group.priority, group.sync, group.key.as_str()) == (offer.priority, offer.sync, &*offer.load_key)
-        };
-        let Some(nth) = groups.iter().position(is_offered) else { return };
+        let Some(nth) = groups.iter().position(|group| group.is_in(offer)) else { return };
         if !exhausted {
             groups[nth].lowest =
                 highest.map_or(groups[nth].lowest, |highest| highest.max(groups[nth].lowest));
@@ -215,35 +220,11 @@ impl Queue {
 mod tests {
     use std::sync::Arc;
 
-    use foreman_store::ulid_floor;
-
     use super::*;
+    use crate::scheduling::samples::{client, group, id, key};
 
     const SHORT: &str = "a:latest num_ctx=512";
     const LONG: &str = "a:latest num_ctx=8192";
-
-    fn key(text: &str) -> Key {
-        Arc::new(text.parse().unwrap())
-    }
-
-    fn id(number: i64) -> JobId {
-        ulid_floor(chrono::DateTime::from_timestamp_millis(number).unwrap())
-    }
-
-    fn client(number: u128) -> ClientId {
-        ClientId::from_ulid(number.into())
-    }
-
-    fn group(text: &str, number: u128, lowest: i64) -> Group {
-        Group {
-            key: key(text),
-            client: client(number),
-            user: UserName::default(),
-            priority: 0,
-            sync: false,
-            lowest: id(lowest),
-        }
-    }
 
     fn offer(group: &Group, at_most: i32) -> Offer {
         Offer {

@@ -171,7 +171,7 @@ impl Fairness {
         for _ in 0..picking.limit {
             let Some(Reverse((_, standing, client))) = line.pop() else { break };
             let Some(group) = picks.get_mut(&client).and_then(|picks| picks.next(picking)) else { continue };
-            match offers.iter_mut().find(|offer| is_of(offer, group)) {
+            match offers.iter_mut().find(|offer| group.is_in(offer)) {
                 Some(offer) => offer.at_most += 1,
                 None => offers.push(offer(group, 1, picking)),
             }
@@ -192,7 +192,7 @@ impl Fairness {
                 let Some(group) = picks.get_mut(client).and_then(|picks| picks.spare()) else {
                     return false;
                 };
-                if !offers.iter().any(|offer| is_of(offer, group)) {
+                if !offers.iter().any(|offer| group.is_in(offer)) {
                     offers.push(offer(group, picking.limit, picking));
                 }
                 true
@@ -200,16 +200,6 @@ impl Fairness {
         }
         offers
     }
-}
-
-fn at_most(limit: usize) -> i32 {
-    i32::try_from(limit).unwrap_or(i32::MAX)
-}
-
-fn is_of(offer: &Offer, group: &Group) -> bool {
-    (offer.client, &offer.user, offer.priority, offer.sync)
-        == (group.client, &group.user, group.priority, group.sync)
-        && *offer.load_key == *group.key.as_str()
 }
 
 fn offer(group: &Group, limit: usize, picking: &Picking) -> Offer {
@@ -220,31 +210,19 @@ fn offer(group: &Group, limit: usize, picking: &Picking) -> Offer {
         priority: group.priority,
         sync: group.sync,
         lower_bound: group.lowest.min(picking.lowest_uncommitted),
-        at_most: at_most(limit),
+        at_most: i32::try_from(limit).unwrap_or(i32::MAX),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use foreman_store::ulid_floor;
-
     use super::*;
+    use crate::scheduling::samples::{self, client, id, key};
 
-    fn key() -> Key {
-        Arc::new("a:latest".parse().unwrap())
-    }
-
-    fn id(number: i64) -> JobId {
-        ulid_floor(chrono::DateTime::from_timestamp_millis(number).unwrap())
-    }
-
-    fn client(number: u128) -> ClientId {
-        ClientId::from_ulid(number.into())
-    }
+    const MODEL: &str = "a:latest";
 
     fn group(number: u128, user: &str, priority: i16, lowest: i64) -> Group {
-        let user = user.parse().unwrap();
-        Group { key: key(), client: client(number), user, priority, sync: false, lowest: id(lowest) }
+        Group { user: user.parse().unwrap(), priority, ..samples::group(MODEL, number, lowest) }
     }
 
     fn scanned(groups: &[Group], fairness: &mut Fairness) -> Backlog {
@@ -259,7 +237,7 @@ mod tests {
     }
 
     fn offers(fairness: &Fairness, backlog: &Backlog, picking: &Picking) -> Vec<Offer> {
-        fairness.offers(backlog, &key(), |_| true, picking)
+        fairness.offers(backlog, &key(MODEL), |_| true, picking)
     }
 
     /// Client, user, priority and `at_most` of each offer.

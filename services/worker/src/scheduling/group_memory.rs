@@ -113,10 +113,8 @@ impl GroupMemory {
 mod tests {
     use std::sync::LazyLock;
 
-    use chrono::DateTime;
-    use foreman_store::ulid_floor;
-
     use super::*;
+    use crate::scheduling::samples::id;
 
     /// All groups have the same client.
     fn group(load_key: &str, lowest: i64) -> ReadyGroup {
@@ -129,10 +127,6 @@ mod tests {
             sync: false,
             lowest: id(lowest),
         }
-    }
-
-    fn id(number: i64) -> JobId {
-        ulid_floor(DateTime::from_timestamp_millis(number).unwrap())
     }
 
     #[test]

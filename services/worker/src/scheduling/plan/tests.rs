@@ -1,10 +1,7 @@
 //! What the plan adds to the parts that it asks. The parts have tests of their own.
 
-use std::sync::Arc;
-
-use foreman_store::{UserName, ulid_floor};
-
 use super::*;
+use crate::scheduling::samples::{self, client, id, key};
 
 const ONE: &str = "one:latest";
 const TWO: &str = "two:latest";
@@ -14,12 +11,8 @@ const OTHER_CLOUD: &str = "wide:480b-cloud";
 const NO_FREE_SLOT: Capacity = Capacity { free_slots: 0, holds_job: false };
 const TWO_FREE_SLOTS: Capacity = Capacity { free_slots: 2, holds_job: false };
 
-fn key(text: &str) -> Key {
-    Arc::new(text.parse().unwrap())
-}
-
 fn lowest() -> JobId {
-    ulid_floor(chrono::DateTime::UNIX_EPOCH)
+    id(0)
 }
 
 /// Client 1 has ready jobs of each of these keys.
@@ -28,14 +21,7 @@ fn ready(keys: &[&str]) -> Vec<Group> {
 }
 
 fn group(text: &str, number: u128) -> Group {
-    Group {
-        key: key(text),
-        client: client(number),
-        user: UserName::default(),
-        priority: 0,
-        sync: false,
-        lowest: lowest(),
-    }
+    samples::group(text, number, 0)
 }
 
 fn turns() -> config::Turns {
@@ -45,10 +31,6 @@ fn turns() -> config::Turns {
         context_fit: true,
         context_max: None,
     }
-}
-
-fn client(number: u128) -> ClientId {
-    ClientId::from_ulid(number.into())
 }
 
 /// A plan in which client 1 has ready jobs of each of these keys. The host has all of their models.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use foreman_ollama::Context;
-use foreman_store::{Lease, LeaseNo};
+use foreman_store::{Lease, LeaseNo, ulid_floor};
 use proptest::prelude::*;
 
 use super::*;
