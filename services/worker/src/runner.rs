@@ -15,19 +15,19 @@ mod job;
 mod load;
 pub(crate) mod metrics;
 mod pause;
-pub(crate) mod publisher;
+mod publisher;
 mod questions;
 mod record;
 mod residency;
 mod scan;
-pub(crate) mod signal;
+mod signal;
 mod trouble;
 mod vanished;
 
 use std::sync::Arc;
 
 use foreman_ollama::Client;
-use foreman_store::HostPlan;
+use foreman_store::{Holder, HostPlan};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -52,10 +52,10 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     exits.into_iter().for_each(|exits| {
         shutdown.spawn_work("settle", exits);
     });
-    shutdown.spawn(
-        "host_lease",
-        host_lease::run(Arc::clone(&worker), give_holder, ollama.clone(), signals.clone()),
-    );
+    let (its, its_ollama, its_signals) = (Arc::clone(&worker), ollama.clone(), signals.clone());
+    let prepare =
+        async move |holder: &Holder| publisher::remember(&its, &holder.host, &its_ollama, &its_signals).await;
+    shutdown.spawn("host_lease", host_lease::run(Arc::clone(&worker), give_holder, prepare));
     let watch = HostWatch {
         worker: Arc::clone(&worker),
         ollama: ollama.clone(),

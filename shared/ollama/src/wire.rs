@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
+use crate::model::ModelName;
+
 /// A model of `GET /api/tags`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct InstalledModel {
@@ -52,6 +54,18 @@ pub struct RunningModel {
     pub size_vram: u64,
     #[serde(default)]
     pub context_length: Option<u64>,
+}
+
+impl RunningModel {
+    /// Whether it is listed under this name.
+    pub fn is(&self, model: &ModelName) -> bool {
+        ModelName::parse(&self.name).is_ok_and(|name| name == *model)
+    }
+
+    /// The length of its context.
+    pub fn context(&self) -> Option<i64> {
+        self.context_length.and_then(|length| i64::try_from(length).ok())
+    }
 }
 
 /// The envelope of both listings.

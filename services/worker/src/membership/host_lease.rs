@@ -4,34 +4,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_ollama::Client;
 use foreman_runtime::background_error;
 use foreman_store::wake::Topic;
 use foreman_store::{Holder, HostOffer};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::membership::liveness::Spell;
-use crate::runner::publisher;
-use crate::runner::signal::Signal;
 use crate::worker::Worker;
 
 /// The longest wait between two looks at the jobs of the last holder, while some of them still run.
 const HANDOVER_POLL: Duration = Duration::from_millis(100);
 
-/// Takes the host whenever it is free, and tells `give_holder` when this worker may claim. The soft token releases
-/// the host at once, although jobs may still run here: the next holder sees them and waits for them.
+/// Takes the host whenever it is free, waits for `prepare`, and tells `give_holder` when this worker may claim. The soft
+/// token releases the host at once, although jobs may still run here: the next holder sees them and waits for them.
 pub(crate) async fn run(
     worker: Arc<Worker>,
     give_holder: watch::Sender<Option<Holder>>,
-    ollama: Client,
-    signals: mpsc::UnboundedSender<Signal>,
+    prepare: impl AsyncFn(&Holder),
 ) -> anyhow::Result<()> {
     let soft = worker.shutdown.soft();
     while let Some(holder) = soft.run_until_cancelled(stand_by(&worker)).await {
         worker.liveness.hold(Some(holder.clone()));
         tracing::info!(host = holder.host, fence = holder.fence, "holding the host");
-        publisher::remember(&worker, &holder.host, &ollama, &signals).await;
+        prepare(&holder).await;
         tokio::select! {
             () = soft.cancelled() => {}
             () = lost(&worker, &holder) => {}

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, Finished};
 use super::fate::{Ending, HostTrouble, Past, reason};
 use super::idle::IdleMeter;
-use super::job::{Body, Cost, Job, JobWithEnding, Running};
+use super::job::{Body, Job, JobWithEnding, Running};
 use super::metrics::{GPU_IDLE, MODEL_SWITCHES};
 use super::record::leaving::Leaving;
 use super::signal::Signal;
@@ -269,7 +269,7 @@ impl Decider {
             ending: Ending::GivenBack(why),
             used: Used::default(),
             model_label,
-            cost: None,
+            charge: None,
         });
     }
 
@@ -373,15 +373,15 @@ impl Decider {
             self.actions.push(Action::LookAtHost);
         }
         let used = Used { gpu: Duration::try_from_secs_f64(gpu_seconds).unwrap_or_default(), loads };
-        let cost = Some(Cost { charge, gpu_seconds });
-        self.settle(JobWithEnding { lease, past, ending, used, model_label, cost });
+        let charge = Some(charge);
+        self.settle(JobWithEnding { lease, past, ending, used, model_label, charge });
     }
 
     /// Has the job's fate written. The lease counts as ours until Postgres has the fate.
     fn settle(&mut self, job: JobWithEnding) {
-        let JobWithEnding { lease, past, ending, used, model_label, cost } = job;
-        if let Some(Cost { charge, gpu_seconds }) = cost {
-            self.plan.ended(&charge, gpu_seconds);
+        let JobWithEnding { lease, past, ending, used, model_label, charge } = job;
+        if let Some(charge) = charge {
+            self.plan.ended(&charge, used.gpu.as_secs_f64());
         }
         if let Some(exit) = ending.fate(past) {
             self.ledger.settling(lease.no, exit.bytes());

@@ -61,8 +61,8 @@ impl Job {
             Err(unknown) => {
                 let ending = Ending::never(reason("unknown_route", &unknown.to_string()));
                 let Claimed { lease, model_label, .. } = claimed;
-                let (used, cost) = (Used::default(), Some(Cost { charge, gpu_seconds: 0.0 }));
-                return Err(Box::new(JobWithEnding { lease, past, ending, used, model_label, cost }));
+                let (used, charge) = (Used::default(), Some(charge));
+                return Err(Box::new(JobWithEnding { lease, past, ending, used, model_label, charge }));
             }
         };
         let asks_for = claimed.load_key.parse::<LoadKey>().map(|key| key.context());
@@ -88,8 +88,8 @@ impl Job {
     /// Ends a job that has no attempt.
     pub(crate) fn with_ending(self, ending: Ending) -> JobWithEnding {
         let Self { lease, past, model_label, charge, .. } = self;
-        let (used, cost) = (Used::default(), Some(Cost { charge, gpu_seconds: 0.0 }));
-        JobWithEnding { lease, past, ending, used, model_label, cost }
+        let (used, charge) = (Used::default(), Some(charge));
+        JobWithEnding { lease, past, ending, used, model_label, charge }
     }
 
     /// Gives the job back to the queue, because it has no slot, no turn or no right to begin any more.
@@ -106,15 +106,8 @@ pub(crate) struct JobWithEnding {
     pub ending: Ending,
     pub used: Used,
     pub model_label: String,
-    /// `None` for a job of a lost claim, which was charged to nobody.
-    pub cost: Option<Cost>,
-}
-
-/// What a job was charged at its claim, and what it has really had.
-#[derive(Debug)]
-pub(crate) struct Cost {
-    pub charge: Charge,
-    pub gpu_seconds: f64,
+    /// What its claim charged. `None` for a job of a lost claim, which was charged to nobody.
+    pub charge: Option<Charge>,
 }
 
 /// The decider's side of a job while its attempt runs.

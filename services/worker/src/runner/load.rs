@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_ollama::{Client, Failure, ModelName, Route};
+use foreman_ollama::{Client, Failure, Route, RunningModel};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::mpsc::UnboundedSender;
@@ -81,14 +81,18 @@ impl Load {
     }
 }
 
+/// What Ollama lists as loaded; nothing if it does not say so soon.
+pub(super) async fn listed(ollama: &Client) -> Vec<RunningModel> {
+    timeout(LOOK, ollama.ps()).await.ok().and_then(Result::ok).unwrap_or_default()
+}
+
 /// The length of the context of a runner that was just loaded. `None` if Ollama does not tell it plainly: it lists
 /// several names of the same weights under only one of them.
 async fn context_of(runner: &Key, ollama: &Client) -> Option<i64> {
-    let Ok(Ok(loaded)) = timeout(LOOK, ollama.ps()).await else { return None };
-    let is_it = |name: &str| ModelName::parse(name).is_ok_and(|name| name == *runner.model());
-    let listed = match loaded.as_slice() {
+    let loaded = listed(ollama).await;
+    let its = match loaded.as_slice() {
         [only] => Some(only),
-        several => several.iter().find(|model| is_it(&model.name)),
+        several => several.iter().find(|model| model.is(runner.model())),
     };
-    listed?.context_length.and_then(|length| i64::try_from(length).ok())
+    its?.context()
 }

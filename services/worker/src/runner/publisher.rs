@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_ollama::{Client, Context, LoadKey, ModelName, RunningModel};
+use foreman_ollama::{Client, Context, LoadKey, RunningModel};
 use foreman_runtime::{background_error, stalls};
 use foreman_store::{Holder, HostPlan, MeasuredContext};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
+use super::load::listed;
 use super::signal::Signal;
 use crate::worker::Worker;
 
@@ -18,9 +19,6 @@ const REST: Duration = Duration::from_secs(1);
 
 /// How often to read the terms of clients. So long a change of them takes until it is in force.
 const TERMS: Duration = Duration::from_secs(5);
-
-/// How long to wait for Ollama's word about what is loaded.
-const LOOK: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(
     worker: Arc<Worker>,
@@ -57,7 +55,7 @@ async fn tell_terms(worker: &Worker, signals: &mpsc::UnboundedSender<Signal>) {
 
 /// Tells the floor, before it claims anything, the terms of clients and what the holder before this one has published,
 /// as far as Ollama confirms it. Nothing waits for what cannot be read.
-pub(crate) async fn remember(
+pub(super) async fn remember(
     worker: &Worker,
     host: &str,
     ollama: &Client,
@@ -66,9 +64,9 @@ pub(crate) async fn remember(
     tell_terms(worker, signals).await;
     match stalls::round("plan", stalls::USUAL, worker.store.host_plan(host)).await {
         Ok(Some(plan)) => {
-            let loaded = timeout(LOOK, ollama.ps()).await.ok().and_then(Result::ok).unwrap_or_default();
+            let plan = confirmed(plan, &listed(ollama).await);
             // Sending fails only when the floor has ended.
-            _ = signals.send(Signal::Remembered(Box::new(confirmed(plan, &loaded))));
+            _ = signals.send(Signal::Remembered(Box::new(plan)));
         }
         Ok(None) => {}
         Err(error) => background_error!("plan", error),
@@ -80,16 +78,12 @@ pub(crate) async fn remember(
 fn confirmed(mut plan: HostPlan, loaded: &[RunningModel]) -> HostPlan {
     plan.contexts.iter_mut().for_each(|context| context.automatic = None);
     let turn = plan.turn.as_deref().and_then(|turn| turn.parse::<LoadKey>().ok());
-    let listed = turn.as_ref().and_then(|turn| {
-        let is_it =
-            |model: &&RunningModel| ModelName::parse(&model.name).is_ok_and(|name| name == *turn.model());
-        loaded.iter().find(is_it)
-    });
+    let listed = turn.as_ref().and_then(|turn| loaded.iter().find(|model| model.is(turn.model())));
     plan.is_loaded &= listed.is_some();
-    if let (Some(turn), Some(length)) = (turn, listed.and_then(|model| model.context_length))
+    if let (Some(turn), Some(length)) = (turn, listed.and_then(RunningModel::context))
         && turn.context() == Context::Automatic
     {
-        let automatic = i64::try_from(length).ok();
+        let automatic = Some(length);
         plan.contexts.retain(|context| context.load_key != turn.as_str());
         plan.contexts.push(MeasuredContext { load_key: turn.to_string(), automatic, longest: None });
     }
