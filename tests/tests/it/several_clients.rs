@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 
 use crate::chat;
 
+/// The longest context that the simulator's `tiny-a` has.
+const LONGEST_CONTEXT: i64 = 2_048;
+
 async fn done(api: &Api, id: &str) -> Value {
     eventually("the end of a job", async || {
         let job = api.get(&format!("/jobs/{id}?wait=10")).await;
@@ -72,6 +75,7 @@ async fn a_client_that_varies_options_costs_another_about_one_turn() {
 async fn jobs_with_forty_contexts_and_jobs_with_none_need_two_loads() {
     let db = Db::fresh().await;
     let config = Config { load_delay: Duration::from_millis(100), ..Config::default() };
+    let automatic = config.context_length;
     let sim = Sim::start(config.models(["tiny-a"])).await.unwrap();
     let api = Api::start(&db, &[]).await;
     let mut jobs = Vec::new();
@@ -98,6 +102,9 @@ async fn jobs_with_forty_contexts_and_jobs_with_none_need_two_loads() {
             body["options"].get("seed").map(Value::to_string),
             (nth.parse::<u64>().unwrap() % 5 != 0).then(|| nth.to_owned())
         );
+        let job = api.get(&format!("/jobs/{}", jobs[nth.parse::<usize>().unwrap()])).await;
+        let sent = body["options"].get("num_ctx").and_then(Value::as_i64).unwrap_or(automatic);
+        assert_eq!(job["context"], sent.min(LONGEST_CONTEXT), "job {nth}");
     }
 }
 
@@ -111,7 +118,7 @@ async fn with_fitting_off_each_length_goes_to_ollama_as_it_came() {
         let mut job = chat("hello");
         job["options"] = json!({"num_ctx": num_ctx});
         let id = api.submit(&job).await;
-        done(&api, &id).await;
+        assert_eq!(done(&api, &id).await["context"], num_ctx);
     }
     assert_eq!(sim.log().loads, 3);
 }

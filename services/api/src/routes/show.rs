@@ -54,6 +54,10 @@ pub(crate) struct Job<'a> {
     /// When this job is expected to run. This version does not know it.
     #[schema(format = DateTime)]
     eta: Option<String>,
+    /// The context length in tokens with which the job ran. `null` until it has ended, and where it ran in Ollama's
+    /// cloud, did not run, or Ollama did not tell the length.
+    #[schema(minimum = 1)]
+    context: Option<i64>,
     usage: Usage,
     timing: Timing,
     /// Failed attempts, which `max_attempts` limits.
@@ -218,6 +222,7 @@ fn show<'a>(app: &App, job: &'a JobView) -> Job<'a> {
         artifacts: artifacts(app, &job.id.to_string(), &job.artifacts),
         position: None,
         eta: None,
+        context: job.context,
         usage: Usage { prompt_tokens: job.prompt_tokens, completion_tokens: job.completion_tokens },
         timing: Timing {
             wait_ms: between(Some(job.eligible_at), job.loading_at),

@@ -362,6 +362,8 @@ impl Decider {
             self.host.used(&runner, now);
         }
         let gpu_seconds = on_gpu_since.map_or(0.0, |since| self.gpu.ends(since, now));
+        // Read before the ending is learned: if Ollama is away, the lengths are in doubt from then on.
+        let context = self.plan.context(&runner);
         let past = Past { vanished: self.host.learn(lease.job_id, &ending, now), given_out, ..past };
         if let (Ending::Done(_), Some(ran)) = (&ending, ran) {
             self.plan.ran(&runner, ran, gpu_seconds);
@@ -372,7 +374,8 @@ impl Decider {
             }
             self.actions.push(Action::LookAtHost);
         }
-        let used = Used { gpu: Duration::try_from_secs_f64(gpu_seconds).unwrap_or_default(), loads };
+        let gpu = Duration::try_from_secs_f64(gpu_seconds).unwrap_or_default();
+        let used = Used { gpu, loads, context: on_gpu_since.and(context) };
         let charge = Some(charge);
         self.settle(JobWithEnding { lease, past, ending, used, model_label, charge });
     }

@@ -75,6 +75,15 @@ impl Contexts {
         self.learned.get(base).and_then(|lengths| lengths.automatic)
     }
 
+    /// How long the context of a runner is, as far as Ollama has told it.
+    pub(crate) fn length(&self, runner: &Key) -> Option<i64> {
+        let base = base(runner);
+        match runner.context() {
+            Context::Length(asked) => Some(self.need(&base, asked)),
+            Context::Automatic | Context::Any => self.automatic(&base),
+        }
+    }
+
     /// Whether a runner with this context serves jobs that ask for that one. Both are of the load key `base`.
     pub(crate) fn serves(&self, base: &Key, runner: Context, job: Context) -> bool {
         match (runner, job) {

@@ -142,6 +142,11 @@ impl Plan {
         self.work.contexts.learn(runner, length);
     }
 
+    /// How long the context of this runner is, as far as Ollama has told it.
+    pub(crate) fn context(&self, runner: &Key) -> Option<i64> {
+        self.work.contexts.length(runner)
+    }
+
     /// Ollama was away, or has unloaded everything. It may be another one by now.
     pub(crate) fn doubt_contexts(&mut self) {
         self.work.contexts.doubt();

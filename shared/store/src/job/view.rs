@@ -47,6 +47,8 @@ pub struct JobView {
     pub error_code: Option<String>,
     pub prompt_tokens: Option<i64>,
     pub completion_tokens: Option<i64>,
+    /// The context length with which it ran, in tokens.
+    pub context: Option<i64>,
     pub artifacts: Vec<ArtifactView>,
 }
 
@@ -191,7 +193,7 @@ impl Store {
                        WHERE room.attempt > 0 AND e.job_id = j.id AND e.state = 'loading' AND e.attempt = room.attempt
                    )) AS loading_at,
                    room.working_at, room.completed_at, room.error, room.error_code, room.prompt_tokens,
-                   room.completion_tokens,
+                   room.completion_tokens, room.context,
                    a.name AS "artifact?", a.content_type AS "content_type?", a.size AS "size?", a.sha256 AS "sha256?",
                    CASE WHEN a.size <= $3 THEN a.data END AS data
             FROM unnest($1::uuid[]) AS wanted (id)
@@ -202,19 +204,20 @@ impl Store {
                 SELECT 'queued' AS state, seq, attempt, failures, rescues, eligible_at, false AS cancel_requested,
                        NULL::timestamptz AS loading_at, NULL::timestamptz AS working_at,
                        NULL::timestamptz AS completed_at, NULL AS error, NULL AS error_code,
-                       NULL::bigint AS prompt_tokens, NULL::bigint AS completion_tokens
+                       NULL::bigint AS prompt_tokens, NULL::bigint AS completion_tokens,
+                       NULL::bigint AS context
                 FROM job_ready WHERE client_id = j.client_id AND job_id = wanted.id
                 UNION ALL
                 SELECT 'queued', seq, attempt, failures, rescues, eligible_at, false, NULL, NULL, NULL, NULL, NULL, NULL,
-                       NULL
+                       NULL, NULL
                 FROM job_scheduled WHERE client_id = j.client_id AND job_id = wanted.id
                 UNION ALL
                 SELECT CASE phase WHEN 'held' THEN 'queued' ELSE phase END, seq, attempt, failures, rescues, eligible_at,
-                       cancel, loading_at, working_at, NULL, NULL, NULL, NULL, NULL
+                       cancel, loading_at, working_at, NULL, NULL, NULL, NULL, NULL, NULL
                 FROM job_lease WHERE job_id = wanted.id
                 UNION ALL
                 SELECT state, seq, attempt, failures, rescues, eligible_at, state = 'cancelled', loading_at, working_at,
-                       completed_at, error, error_code, prompt_tokens, completion_tokens
+                       completed_at, error, error_code, prompt_tokens, completion_tokens, context
                 FROM job_done WHERE job_id = wanted.id
                 OFFSET 0
             ) AS room
@@ -262,6 +265,7 @@ impl Store {
                     error_code: row.error_code,
                     prompt_tokens: row.prompt_tokens,
                     completion_tokens: row.completion_tokens,
+                    context: row.context,
                     artifacts: Vec::from_iter(artifact),
                 }),
             }

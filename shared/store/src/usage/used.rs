@@ -1,4 +1,4 @@
-//! What one attempt has used.
+//! What one attempt has used, and with which context it ran.
 
 use std::time::Duration;
 
@@ -9,4 +9,6 @@ pub struct Used {
     pub gpu: Duration,
     /// How many loads of a model it caused.
     pub loads: i32,
+    /// The context length of its runner in tokens, if it ran on the GPU and Ollama has told the length.
+    pub context: Option<i64>,
 }

@@ -52,6 +52,7 @@ async fn a_job_always_has_all_its_fields() {
             "attempt",
             "cancel_requested",
             "completed_at",
+            "context",
             "created_at",
             "error",
             "error_code",
@@ -86,6 +87,7 @@ async fn a_job_always_has_all_its_fields() {
         ("result", json!(null)),
         ("error", json!(null)),
         ("started_at", json!(null)),
+        ("context", json!(null)),
         ("usage", json!({"prompt_tokens": null, "completion_tokens": null})),
     ] {
         assert_eq!(queued[field], value, "{field}");

@@ -9,7 +9,7 @@ use foreman_store::{
 };
 use foreman_tests::{Db, copy_of, reason, success};
 
-const A_SECOND: Used = Used { gpu: Duration::from_secs(1), loads: 1 };
+const A_SECOND: Used = Used { gpu: Duration::from_secs(1), loads: 1, context: Some(4_096) };
 
 fn used(leases: &[&Lease]) -> HashMap<LeaseNo, Used> {
     leases.iter().map(|lease| (lease.no, A_SECOND)).collect()
@@ -72,6 +72,23 @@ async fn an_attempt_counts_though_its_job_goes_back_and_what_was_only_held_does_
         (1, 0, 2.0, 2)
     );
     assert_eq!(db.value::<i64>("SELECT count(*) FROM usage_entry").await, 1, "one for the whole statement");
+}
+
+#[tokio::test]
+async fn only_a_job_that_has_run_ended_with_a_context() {
+    let db = Db::fresh().await;
+    db.accept(2).await;
+    let holder = db.holder().await;
+    let leases: Vec<Lease> = db.claim(&holder, 2).await.into_iter().map(|job| job.lease).collect();
+    let [ran, loaded] = leases.try_into().unwrap();
+    db.store.begin(&[(&ran, Phase::Working), (&loaded, Phase::Loading)]).await.unwrap();
+    let used = used(&[&ran, &loaded]);
+    let jobs = [ran.job_id, loaded.job_id];
+    db.store.settle(&[(ran, success()), (loaded, Exit::Cancelled)], &used).await.unwrap();
+    for (job, context) in jobs.into_iter().zip([Some(4_096), None]) {
+        let view = db.store.job(Scope::Everyone, job, 0).await.unwrap().unwrap();
+        assert_eq!(view.context, context, "{}", view.state.as_str());
+    }
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("learn_time", Few, BARE),
     values("leave_leases", Few, &["filled.jobs(100001, 4), '{100001,100002,100003,100004}', '{failed,queued,queued,cancelled}', '{NULL,NULL,60,NULL}', \
         '{1,0,1,0}', '{e,e,e,NULL}', '{c,c,c,NULL}', '{NULL,NULL,NULL,NULL}', '{NULL,NULL,NULL,NULL}', '{1,1,1,1}', '{1,1,1,1}', '{NULL,NULL,NULL,NULL}', \
-        '{0,1,0,2}', '{0,0,1,0}'"]),
+        '{0,1,0,2}', '{0,0,1,0}', '{4096,NULL,4096,NULL}'"]),
     values("lock_dead_workers", Few, &["filled.ids(1, 2), array[now(), now()]"]),
     values("lock_endpoint", Few, &["filled.id(500001), filled.id(1)"]),
     values("lock_endpoints_of_client", Few, &["filled.id(1)"]),

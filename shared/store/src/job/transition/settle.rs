@@ -172,21 +172,22 @@ async fn leave_leases(
         exits.iter().map(|(lease, _)| used.get(&lease.no).copied().unwrap_or_default()).collect();
     let gpu: Vec<_> = used.iter().map(|used| used.gpu.as_secs_f64()).collect();
     let loads: Vec<_> = used.iter().map(|used| used.loads).collect();
+    let contexts: Vec<_> = used.iter().map(|used| used.context).collect();
     let rows = sqlx::query!(
         r#"-- leave_leases
         WITH input AS (
             SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::float8[], $5::smallint[], $6::text[],
                                  $7::text[], $8::bytea[], $9::bytea[], $10::bigint[], $11::bigint[],
-                                 $12::text[], $13::float8[], $14::integer[])
+                                 $12::text[], $13::float8[], $14::integer[], $15::bigint[])
             AS t (job_id, lease_no, wanted, wait, counts, error, error_code, data, sha256, prompt_tokens,
-                  completion_tokens, content_type, gpu_seconds, loads)
+                  completion_tokens, content_type, gpu_seconds, loads, context)
         ), locked AS MATERIALIZED (
             SELECT i.* FROM job_lease l JOIN input i ON i.job_id = l.job_id AND i.lease_no = l.lease_no
             ORDER BY l.job_id FOR UPDATE OF l
         ), gone AS (
             DELETE FROM job_lease l USING locked k WHERE l.job_id = k.job_id AND l.lease_no = k.lease_no
             RETURNING l.*, k.wanted, k.wait, k.counts, k.error, k.error_code, k.data, k.sha256, k.prompt_tokens,
-                      k.completion_tokens, k.content_type, k.gpu_seconds, k.loads
+                      k.completion_tokens, k.content_type, k.gpu_seconds, k.loads, k.context
         ), fate AS MATERIALIZED (
             SELECT g.job_id, g.client_id, g.lease_no, g.load_key, g.user_name, g.priority, g.sync, g.attempt, g.rescues, g.seq, g.bytes,
                    g.eligible_at, g.expires_at, g.loading_at, g.working_at, clock_timestamp() AS at,
@@ -198,13 +199,15 @@ async fn leave_leases(
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN NULL ELSE g.error END AS error,
                    CASE WHEN g.cancel AND g.wanted <> 'done' THEN NULL ELSE g.error_code END AS error_code,
                    g.wait, g.data, g.sha256, g.prompt_tokens, g.completion_tokens, g.content_type,
-                   g.gpu_seconds, g.loads
+                   g.gpu_seconds, g.loads,
+                   CASE WHEN g.phase = 'working' THEN g.context END AS context
             FROM gone g
         ), ended AS (
             INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error, error_code,
-                                  prompt_tokens, completion_tokens, eligible_at, loading_at, working_at, completed_at)
+                                  prompt_tokens, completion_tokens, context, eligible_at, loading_at, working_at,
+                                  completed_at)
             SELECT job_id, client_id, state, lease_no, seq + 1, attempt, failures, rescues, error, error_code,
-                   prompt_tokens, completion_tokens, eligible_at, loading_at, working_at, at
+                   prompt_tokens, completion_tokens, context, eligible_at, loading_at, working_at, at
             FROM fate WHERE state <> 'queued'
         ), kept AS (
             INSERT INTO artifact (job_id, name, attempt, content_type, size, sha256, data)
@@ -250,6 +253,7 @@ async fn leave_leases(
         &content_types as &[Option<&str>], // $12 content_type
         &gpu,                           // $13 gpu_seconds
         &loads,                         // $14 loads
+        &contexts as &[Option<i64>],    // $15 context
     )
     .fetch_all(once)
     .await?;
