@@ -12,8 +12,8 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
     Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Heartbeat, Holder, HostOffer, JobId,
-    JobRequest, Lease, NewJob, Offer, Phase, Reason, Rescued, Settled, Store, StoreError, UserName, WorkerId,
-    ulid_floor,
+    JobRequest, Lease, NewJob, Offer, Permit, Phase, Reason, Rescued, Settled, Store, StoreError, UserName,
+    WorkerId, ulid_floor,
 };
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres,
@@ -322,7 +322,7 @@ impl Db {
     pub async fn claim(&self, holder: &Holder, limit: usize) -> Vec<Claimed> {
         let offer = self.offer(i32::try_from(limit).expect("a claim is small"));
         let calls = Offer { sync: true, ..offer.clone() };
-        self.store.claim(holder, &[offer, calls], limit).await.expect("a claim gets an answer")
+        self.store.claim(holder, &[offer, calls], limit, Permit::Ask).await.expect("a claim gets an answer")
     }
 
     /// Claims one plain job and begins it.

@@ -61,7 +61,7 @@ pub use job::transition::{
     accept::{AcceptError, Acceptance},
     begin::Begin,
     cancel::Cancelling,
-    claim::{Claimed, Offer},
+    claim::{AHEAD_FOR, Claimed, Offer, Permit},
     look_up::Flush,
     rescue::{MAX_RESCUES, Rescued},
     settle::{Completion, Exit, Settled},

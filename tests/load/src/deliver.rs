@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::ensure;
 use bytes::Bytes;
-use foreman_store::{ClientId, JobReceiver, JobRequest, Offer, Phase, Relayed};
+use foreman_store::{ClientId, JobReceiver, JobRequest, Offer, Permit, Phase, Relayed};
 use foreman_tests::{Cluster, Db, success, within};
 use foreman_webhook::{ReceiverUrl, SigningSecret, sign};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -82,7 +82,7 @@ impl<'a> Deliver<'a> {
             let each = i32::try_from(BATCH / CLIENTS)?;
             let offers =
                 clients.map(|client| Offer { load_key: workload::MODEL.into(), client, ..db.offer(each) });
-            let claimed = db.store.claim(&holder, &offers, BATCH).await?;
+            let claimed = db.store.claim(&holder, &offers, BATCH, Permit::Ask).await?;
             if claimed.is_empty() {
                 break;
             }

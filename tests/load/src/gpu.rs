@@ -66,42 +66,61 @@ impl<'a> Gpu<'a> {
         Self { cluster, mixed: scale.mixed, flood: scale.flood, single: scale.single }
     }
 
-    /// Measures every contender and returns the tables.
-    pub(crate) async fn measure(&self, contenders: &[Programs]) -> anyhow::Result<String> {
-        let mut tables = String::from(
+    /// Loads, waits and shares of the mixed workloads.
+    pub(crate) async fn mixed(&self, contenders: &[Programs]) -> anyhow::Result<String> {
+        let mut table = String::from(
             "\n| mixed workload | models resident | | loads | makespan | of direct | a client's waits: p50, p95, longest | Jain |\n\
              |---|---:|---|---:|---:|---:|---|---:|\n",
         );
         for (name, workload) in self.workloads() {
             for resident in [1, 2] {
                 let direct = direct(&workload, resident).await.context("straight")?;
-                line(&mut tables, name, resident, "direct", &direct, &direct)?;
+                line(&mut table, name, resident, "direct", &direct, &direct)?;
                 for programs in contenders {
                     let ours = self.through(programs, &workload, resident).await;
                     let ours = ours.with_context(|| programs.to_string())?;
-                    line(&mut tables, name, resident, &programs.to_string(), &ours, &direct)?;
+                    line(&mut table, name, resident, &programs.to_string(), &ours, &direct)?;
                 }
             }
         }
-        tables.push_str("\n| one slot, a long backlog | a job | direct busy | Foreman busy | aim |\n|---|---:|---:|---:|---:|\n");
-        for programs in contenders {
-            for (run, aim) in [(50, 0.98), (20, 0.97), (5, 0.85)] {
-                let jobs = usize::try_from(10_000 / (run + 5)).unwrap_or(usize::MAX).min(self.flood);
-                let (direct, ours) = (busy_direct(run, jobs).await?, self.busy(programs, run, jobs).await?);
-                writeln!(tables, "| {programs} | {run} ms | {direct:.3} | {ours:.3} | {aim} |")?;
+        Ok(table)
+    }
+
+    /// The median share of the time in which the GPU has a job, in turns.
+    pub(crate) async fn idle(&self, contenders: &[Programs], repeats: u8) -> anyhow::Result<String> {
+        let mut table = String::from(
+            "\n| one slot, a long backlog | a job | direct busy | Foreman busy | aim |\n|---|---:|---:|---:|---:|\n",
+        );
+        for (run, aim) in [(50, 0.98), (20, 0.97), (5, 0.85)] {
+            let jobs = usize::try_from(10_000 / (run + 5)).unwrap_or(usize::MAX).min(self.flood);
+            let (mut direct, mut ours) = (Vec::new(), vec![Vec::new(); contenders.len()]);
+            for _ in 0..repeats {
+                direct.push(busy_direct(run, jobs).await?);
+                for (programs, ours) in contenders.iter().zip(&mut ours) {
+                    ours.push(self.busy(programs, run, jobs).await?);
+                }
+            }
+            let direct = median(direct);
+            for (programs, ours) in contenders.iter().zip(ours) {
+                writeln!(table, "| {programs} | {run} ms | {direct:.3} | {:.3} | {aim} |", median(ours))?;
             }
         }
-        tables.push_str(
+        Ok(table)
+    }
+
+    /// How long single jobs take beside another client, or another user of the same key, who has queued thousands.
+    pub(crate) async fn beside_flood(&self, contenders: &[Programs]) -> anyhow::Result<String> {
+        let mut table = String::from(
             "\n| a job a second beside a flood | | alone: p50, p95 | beside: p50, p95 | aim of p95 |\n|---|---|---|---|---|\n",
         );
         for programs in contenders {
             for (what, is_client) in [("another client", true), ("another user of the same key", false)] {
                 let alone = self.victim(programs, 0, is_client).await?;
                 let beside = self.victim(programs, self.flood, is_client).await?;
-                writeln!(tables, "| {what} | {programs} | {alone} | {beside} | two jobs more, 40 ms |")?;
+                writeln!(table, "| {what} | {programs} | {alone} | {beside} | two jobs more, 40 ms |")?;
             }
         }
-        Ok(tables)
+        Ok(table)
     }
 
     fn workloads(&self) -> [(&'static str, Vec<Planned>); 3] {
@@ -373,6 +392,11 @@ fn line(
         seen.jain,
     )?;
     Ok(())
+}
+
+fn median(mut shares: Vec<f64>) -> f64 {
+    shares.sort_unstable_by(f64::total_cmp);
+    shares.get(shares.len() / 2).copied().unwrap_or_default()
 }
 
 fn at(sorted: &[Duration], quantile: f64) -> Duration {

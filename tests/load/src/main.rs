@@ -81,8 +81,12 @@ enum Name {
     Shares,
     /// Requests that name different contexts, straight at an Ollama and through Foreman: how often it loads.
     Contexts,
-    /// Work of several models and clients, straight at an Ollama and through Foreman: loads, waits, and the idle GPU.
+    /// Work of several models and clients, straight at an Ollama and through Foreman: loads, waits and shares.
     Gpu,
+    /// A backlog on one slot, straight at an Ollama and through Foreman: for how much of the time the GPU works.
+    Idle,
+    /// A job a second, alone and then beside another client or user who has queued thousands.
+    Flood,
     /// Webhooks to healthy receivers, alone and then beside receivers that hang or drip.
     Isolation,
 }
@@ -99,10 +103,7 @@ async fn main() -> anyhow::Result<()> {
     let cluster = if options.statements { statements::cluster().await } else { Cluster::durable().await };
     let statements = if options.statements { Some(Statements::of(&cluster).await) } else { None };
     let scale = if options.quick { Scale::quick() } else { Scale::full() };
-    let (mut rows, mut quiet) = (Vec::new(), String::new());
-    let (mut calls, mut shares, mut isolation) = (String::new(), String::new(), String::new());
-    let mut contexts = String::new();
-    let mut gpu = String::new();
+    let mut rows = Vec::new();
     for name in Name::value_variants() {
         if !options.scenario.is_empty() && !options.scenario.contains(name) {
             continue;
@@ -112,28 +113,8 @@ async fn main() -> anyhow::Result<()> {
             Name::Accept => turns(&Accept::new(&cluster, &scale), contenders, repeats, statements).await,
             Name::Run => turns(&Run::start(&cluster, &scale)?, contenders, repeats, statements).await,
             Name::Deliver => turns(&Deliver::start(&cluster, &scale)?, contenders, repeats, statements).await,
-            Name::Quiet => {
-                quiet = Quiet::start(&cluster, &scale)?.measure(contenders, repeats).await?;
-                continue;
-            }
-            Name::Calls => {
-                calls = Calls::start(&cluster, &scale)?.measure(contenders, repeats).await?;
-                continue;
-            }
-            Name::Shares => {
-                shares = Shares::new(&cluster, &scale).measure(contenders).await?;
-                continue;
-            }
-            Name::Contexts => {
-                contexts = Contexts::new(&cluster, &scale).measure(contenders).await?;
-                continue;
-            }
-            Name::Gpu => {
-                gpu = Gpu::new(&cluster, &scale).measure(contenders).await?;
-                continue;
-            }
-            Name::Isolation => {
-                isolation = Isolation::start(&cluster, &scale)?.measure(contenders, repeats).await?;
+            other => {
+                say(&report(*other, &cluster, &scale, contenders, repeats).await?);
                 continue;
             }
         };
@@ -142,13 +123,29 @@ async fn main() -> anyhow::Result<()> {
     if !rows.is_empty() {
         say(&measure::table(&rows));
     }
-    say(&quiet);
-    say(&calls);
-    say(&shares);
-    say(&contexts);
-    say(&gpu);
-    say(&isolation);
     Ok(())
+}
+
+/// Measures a scenario that has tables of its own.
+async fn report(
+    name: Name,
+    cluster: &Cluster,
+    scale: &Scale,
+    contenders: &[Programs],
+    repeats: u8,
+) -> anyhow::Result<String> {
+    let gpu = Gpu::new(cluster, scale);
+    match name {
+        Name::Quiet => Quiet::start(cluster, scale)?.measure(contenders, repeats).await,
+        Name::Calls => Calls::start(cluster, scale)?.measure(contenders, repeats).await,
+        Name::Shares => Shares::new(cluster, scale).measure(contenders).await,
+        Name::Contexts => Contexts::new(cluster, scale).measure(contenders).await,
+        Name::Gpu => gpu.mixed(contenders).await,
+        Name::Idle => gpu.idle(contenders, repeats).await,
+        Name::Flood => gpu.beside_flood(contenders).await,
+        Name::Isolation => Isolation::start(cluster, scale)?.measure(contenders, repeats).await,
+        Name::Accept | Name::Run | Name::Deliver => unreachable!("their rows are one table"),
+    }
 }
 
 /// How much work each turn does.
@@ -190,7 +187,7 @@ impl Scale {
             quiet_for,
             mixed: 400,
             flood: 20_000,
-            single: 20,
+            single: 40,
         }
     }
 

@@ -19,7 +19,7 @@ mod sharing;
 mod submitting;
 mod users;
 
-use foreman_store::{ClientId, Exit, Holder, JobId, Lease, Offer, Phase};
+use foreman_store::{ClientId, Exit, Holder, JobId, Lease, Offer, Permit, Phase};
 use foreman_tests::{Api, Db, http};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
@@ -109,7 +109,7 @@ async fn claim_with_priority(db: &Db, holder: &Holder, job: JobId, priority: i16
     let load_key: String = db.value(&format!("SELECT load_key FROM job WHERE id = '{}'", job.uuid())).await;
     let load_key = load_key.into();
     let offer = Offer { load_key, client: owner(db, job).await, priority, lower_bound: job, ..db.offer(1) };
-    let mut claimed = db.store.claim(holder, &[offer], 1).await.unwrap();
+    let mut claimed = db.store.claim(holder, &[offer], 1, Permit::Ask).await.unwrap();
     let lease = claimed.pop().unwrap().lease;
     assert_eq!(lease.job_id, job);
     lease

@@ -18,6 +18,7 @@ mod pausing;
 mod pooled;
 mod refusals;
 mod rules;
+mod sent_ahead;
 mod several_clients;
 mod several_hosts;
 mod silent_postgres;

@@ -1,7 +1,7 @@
 //! One attempt of one job, from the moment it has a slot to its ending. The floor starts attempts; it does not run them.
 //!
 //! An attempt must never hold a transaction open while it talks to Ollama. It must never send anything to Ollama before
-//! Postgres has confirmed that the job may begin.
+//! Postgres has confirmed that the job may begin: in the claim, or when the attempt asks.
 
 use std::time::Duration;
 
@@ -9,13 +9,15 @@ use chrono::{DateTime, Utc};
 use foreman_ollama::{Client, FailureKind, Route};
 use foreman_runtime::background_error;
 use foreman_store::{ApiId, Begin, Clock, Lease, Phase, Store};
+use futures_util::FutureExt as _;
 use metrics::{counter, histogram};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use tokio::try_join;
 
 use super::answer::{Asking, Keeping};
 use super::fate::{Abort, Ending, reason};
-use super::job::Body;
+use super::job::{Body, Leave};
 use super::load::{Load, LoadFailure};
 use super::metrics::{CONTEXT_FITTED, JOB_LOAD, JOB_RUN, JOB_WAIT};
 use super::record::Recorder;
@@ -54,8 +56,7 @@ pub(crate) struct Attempt {
     /// The api whose caller waits for the answer.
     pub api: Option<ApiId>,
     pub eligible_at: DateTime<Utc>,
-    /// Whether the claim itself recorded that the job begins.
-    pub begun: bool,
+    pub leave: Leave,
     pub abort: watch::Receiver<Option<Abort>>,
     pub spell: Spell,
 }
@@ -108,8 +109,9 @@ impl Attempt {
             Ok(body) => self.fit(body),
             Err(ending) => return ending.into(),
         };
+        let sends_ahead = load.is_none() && self.may_send_ahead();
         let first = if load.is_some() { Phase::Loading } else { Phase::Working };
-        if let Err(ending) = self.begin(first, context).await {
+        if !sends_ahead && let Err(ending) = self.begin(first, context).await {
             return ending.into();
         }
         let waited = (context.clock.now() - self.eligible_at).to_std().unwrap_or_default();
@@ -128,7 +130,16 @@ impl Attempt {
         let (runner, label) = (Key::clone(&self.runner), self.model_label.clone());
         let keeping = self.keeping();
         let asking = Asking { route: self.route, keeping, limits: &context.limits, first_token_by, live };
-        let answer = asking.ask(&context.ollama, body).await;
+        let asked = asking.ask(&context.ollama, body);
+        let answer = if sends_ahead {
+            // No outcome is written before the job is recorded as working. A refusal drops the request.
+            match try_join!(asked.map(Ok), self.begin(Phase::Working, context)) {
+                Ok((answer, ())) => answer,
+                Err(ending) => return ending.into(),
+            }
+        } else {
+            asked.await
+        };
         let ran = began.elapsed();
         histogram!(JOB_RUN.name, "model" => label).record(ran);
         let ending = match answer {
@@ -164,9 +175,14 @@ impl Attempt {
         foreman_ollama::write_context(self.route, &body, length)
     }
 
+    /// Whether the claim lets the request go out now.
+    fn may_send_ahead(&self) -> bool {
+        matches!(self.leave, Leave::SendAhead { until } if Instant::now() < until)
+    }
+
     /// Asks Postgres whether the job may begin, and records in the same statement that it does.
     async fn begin(&self, phase: Phase, context: &Context) -> Result<(), Ending> {
-        if self.begun {
+        if self.leave == Leave::Begun {
             return Ok(());
         }
         match context.recorder.begin(&self.lease, phase, &self.spell).await {

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::attempt::{Attempt, Finished};
 use super::fate::{Ending, HostTrouble, Past, reason};
 use super::idle::IdleMeter;
-use super::job::{Body, Job, JobWithEnding, Running};
+use super::job::{Body, Job, JobWithEnding, Leave, Running};
 use super::metrics::{GPU_IDLE, MODEL_SWITCHES};
 use super::record::leaving::Leaving;
 use super::signal::Signal;
@@ -237,7 +237,7 @@ impl Decider {
             Capacity { free_slots: self.ledger.slots_to_fill(), holds_job: !self.ledger.holds_nothing() };
         let (host, gpu_is_busy) = (&self.host, self.ledger.gpu_is_busy());
         let needs_no_load = |key: &Key, runs_on| host.needs_no_load(key, runs_on, gpu_is_busy, now);
-        let order = self.plan.order(next, capacity, needs_no_load, lowest_uncommitted())?;
+        let order = self.plan.order(next, capacity, needs_no_load, lowest_uncommitted(), now)?;
         Some(Question::Jobs { holder, spell, order })
     }
 
@@ -250,8 +250,8 @@ impl Decider {
         for (job, charge) in claimed.into_iter().zip(charges) {
             match Job::new(job, charge, order, spell, self.max_attempts) {
                 // These jobs have begun, so they run even if their key has lost the turn meanwhile.
-                Ok(job) if job.begun && may_begin => self.begin(job, now),
-                Ok(job) if job.begun => self.settle(job.not_begun()),
+                Ok(job) if job.leave == Leave::Begun && may_begin => self.begin(job, now),
+                Ok(job) if job.leave == Leave::Begun => self.settle(job.not_begun()),
                 Ok(job) => self.ledger.hold(job),
                 Err(job) => self.settle(*job),
             }
@@ -285,7 +285,7 @@ impl Decider {
             route: job.route,
             api: job.api,
             eligible_at: job.eligible_at,
-            begun: job.begun,
+            leave: job.leave,
             abort: aborted,
             spell: job.spell,
         };

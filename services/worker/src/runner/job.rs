@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::{LoadKey, Route};
-use foreman_store::{ApiId, Claimed, Lease, Used};
+use foreman_store::{AHEAD_FOR, ApiId, Claimed, Lease, Permit, Used};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::fate::{Abort, Ending, Past, reason};
 use crate::membership::liveness::Spell;
@@ -33,8 +34,18 @@ pub(crate) struct Job {
     pub eligible_at: DateTime<Utc>,
     /// The spell under which it was claimed. The job may begin only while this spell goes on.
     pub spell: Spell,
-    /// Whether the claim itself recorded that the job begins.
-    pub begun: bool,
+    pub leave: Leave,
+}
+
+/// Whether the job's request may be sent to Ollama.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// Only when Postgres has answered that the job may begin.
+    Ask,
+    /// At once, until this time. Postgres hears beside it that the job works.
+    SendAhead { until: Instant },
+    /// At once. The claim has recorded that the job works.
+    Begun,
 }
 
 /// The body of the job's request to Ollama.
@@ -81,7 +92,11 @@ impl Job {
             rewrite,
             eligible_at: claimed.eligible_at,
             spell: spell.clone(),
-            begun: claimed.begun,
+            leave: match claimed.permit {
+                Permit::Ask => Leave::Ask,
+                Permit::SendAhead => Leave::SendAhead { until: order.asked_at + AHEAD_FOR },
+                Permit::Begun => Leave::Begun,
+            },
         })
     }
 

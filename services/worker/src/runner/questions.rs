@@ -1,7 +1,7 @@
 //! Asks Postgres the decider's questions, and logs those that fail.
 
 use foreman_runtime::{background_error, stalls};
-use foreman_store::{Claimed, OwnLease, Store, StoreError, WorkerId};
+use foreman_store::{OwnLease, Store, StoreError, WorkerId};
 
 use super::decider::claims::{Question, Reply};
 
@@ -16,12 +16,7 @@ pub(super) async fn ask(store: Store, question: Question) -> Reply {
 async fn answer(store: &Store, question: Question) -> Result<Reply, StoreError> {
     Ok(match question {
         Question::Jobs { holder, spell, order } => {
-            let (offers, limit) = (&order.offers, order.limit);
-            let jobs: Vec<Claimed> = if order.begins {
-                store.claim_and_begin(&holder, offers, limit).await?
-            } else {
-                store.claim(&holder, offers, limit).await?
-            };
+            let jobs = store.claim(&holder, &order.offers, order.limit, order.permit).await?;
             Reply::Claimed { order, spell, jobs }
         }
         Question::OwnLeases { worker, known } => {

@@ -3,13 +3,12 @@
 mod work;
 
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_ollama::ModelName;
 use foreman_store::{
-    Claimed, ClientId, ClientTerms, HostPlan, JobId, MeasuredContext, MeasuredRunner, Offer, UserName,
+    Claimed, ClientId, ClientTerms, HostPlan, JobId, MeasuredContext, MeasuredRunner, Offer, Permit, UserName,
 };
 use tokio::time::Instant;
 
@@ -22,10 +21,10 @@ use super::rotation::{Next, Rotation, Waits};
 use crate::config;
 use work::Work;
 
-/// Claim one job ahead of its slot only if runs of its key usually take this long. Then Ollama gets its next job
-/// without waiting for a claim. A shorter run ends before Postgres answers the claim, and during a longer one the job
-/// would be held for long.
-const HOLD_AHEAD_OF: Range<Duration> = Duration::from_millis(20)..Duration::from_secs(1);
+/// Claim one job ahead of its slot only if runs of its key usually take less than this. Then Ollama gets its next job
+/// without waiting for Postgres. During a longer run the job would be held for long, and the wait for a claim is short
+/// beside it.
+const HOLD_AHEAD_OF: Duration = Duration::from_secs(1);
 
 /// Publish the measures of at most this many runners: clients can make up load keys without end.
 const MAX_PUBLISHED: usize = 256;
@@ -57,8 +56,9 @@ pub(crate) struct Order {
     pub(crate) runs_on: RunsOn,
     pub(crate) offers: Vec<Offer>,
     pub(crate) limit: usize,
-    /// Whether the claim also begins the jobs, because no model must be loaded for them.
-    pub(crate) begins: bool,
+    pub(crate) permit: Permit,
+    /// When the claim was asked for, or earlier.
+    pub(crate) asked_at: Instant,
     /// The scan that the offers came from.
     pub(super) scan: ScanNo,
 }
@@ -70,7 +70,7 @@ struct Wish {
     /// The client whose turn the claim is for. Its jobs are offered before all others.
     first: Option<ClientId>,
     limit: usize,
-    begins: bool,
+    permit: Permit,
 }
 
 /// What a claimed job was charged, and to whom.
@@ -242,12 +242,13 @@ impl Plan {
         capacity: Capacity,
         needs_no_load: impl Fn(&Key, RunsOn) -> bool,
         lowest_uncommitted: JobId,
+        now: Instant,
     ) -> Option<Order> {
-        let Wish { runner, runs_on, first, limit, begins } = self.wish(next, capacity, needs_no_load)?;
+        let Wish { runner, runs_on, first, limit, permit } = self.wish(next, capacity, needs_no_load)?;
         let cost = self.estimates.gpu_seconds(&runner);
         let offers = self.work.offers(&runner, Picking { first, limit, cost, lowest_uncommitted });
         let scan = self.work.last_scan();
-        (!offers.is_empty()).then_some(Order { runner, runs_on, offers, limit, begins, scan })
+        (!offers.is_empty()).then_some(Order { runner, runs_on, offers, limit, permit, asked_at: now, scan })
     }
 
     /// Learns which jobs the claim of an order brought. Returns what each of them was charged.
@@ -315,11 +316,13 @@ impl Plan {
         // A job that its claim begins must start at once. So it must neither wait for a load nor for a held job
         // before it.
         if free_slots > 0 && needs_no_load && !holds_job {
-            return Some(Wish { runner, runs_on, first: None, limit: free_slots, begins: true });
+            return Some(Wish { runner, runs_on, first: None, limit: free_slots, permit: Permit::Begun });
         }
-        let is_quick = self.estimates.usual_run(&runner).is_some_and(|usual| HOLD_AHEAD_OF.contains(&usual));
+        let is_quick = self.estimates.usual_run(&runner).is_some_and(|usual| usual < HOLD_AHEAD_OF);
         let limit = free_slots + usize::from(may_hold && is_quick && !holds_job);
-        (limit > 0).then_some(Wish { runner, runs_on, first: None, limit, begins: false })
+        // Before a load the attempt must record that it loads.
+        let permit = if needs_no_load { Permit::SendAhead } else { Permit::Ask };
+        (limit > 0).then_some(Wish { runner, runs_on, first: None, limit, permit })
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use chrono::TimeDelta;
 use foreman_store::{
-    ApiId, Begin, Claimed, ClientId, Exit, Holder, JobId, JobRequest, NewJob, Offer, Phase, UserName,
+    ApiId, Begin, Claimed, ClientId, Exit, Holder, JobId, JobRequest, NewJob, Offer, Permit, Phase, UserName,
     WorkerId,
 };
 use foreman_tests::{Db, reason, success};
@@ -18,7 +18,9 @@ async fn offers_are_served_in_their_order_and_the_oldest_first_within_each() {
     let id: Vec<JobId> = db.accept_all(&jobs).await;
     let holder = db.holder().await;
     let offer = |client, priority, at_most| Offer { client, priority, at_most, ..db.offer(0) };
-    let claim = async |offers: &[Offer], limit| ids(&db.store.claim(&holder, offers, limit).await.unwrap());
+    let claim = async |offers: &[Offer], limit| {
+        ids(&db.store.claim(&holder, offers, limit, Permit::Ask).await.unwrap())
+    };
     assert_eq!(
         claim(&[offer(other, 0, 1), offer(one, 7, 5), offer(one, 0, 1)], 9).await,
         [id[1], id[2], id[0]]
@@ -63,7 +65,7 @@ async fn one_claim_takes_jobs_of_several_load_keys_and_users_in_the_order_of_its
         offer("b", "bob", false, 9),
     ];
     let holder = db.holder().await;
-    let claimed = db.store.claim(&holder, &offers, 4).await.unwrap();
+    let claimed = db.store.claim(&holder, &offers, 4, Permit::Ask).await.unwrap();
     assert_eq!(ids(&claimed), [id[3], id[5], id[2], id[0]]);
     let said = claimed.iter().map(|job| (job.load_key.as_str(), job.user.as_str(), job.sync));
     let said: Vec<_> = said.collect();
@@ -71,7 +73,7 @@ async fn one_claim_takes_jobs_of_several_load_keys_and_users_in_the_order_of_its
         said,
         [("b", "", false), ("a", "ada", true), ("a num_ctx=8192", "ada", false), ("a", "ada", false)]
     );
-    let claimed = db.store.claim_and_begin(&holder, &offers, 4).await.unwrap();
+    let claimed = db.store.claim(&holder, &offers, 4, Permit::Begun).await.unwrap();
     assert_eq!(ids(&claimed), [id[4], id[1]]);
     db.every_job_has_one_room().await;
 }
@@ -81,7 +83,7 @@ async fn a_job_that_its_claim_begins_has_passed_every_state() {
     let db = Db::fresh().await;
     db.accept(3).await;
     let holder = db.holder().await;
-    let claimed = db.store.claim_and_begin(&holder, &[db.offer(9)], 9).await.unwrap();
+    let claimed = db.store.claim(&holder, &[db.offer(9)], 9, Permit::Begun).await.unwrap();
     let [done, back, cancelled] = claimed.try_into().unwrap();
     for job in [&done, &back, &cancelled] {
         assert_eq!(db.history(job.lease.job_id).await, ["queued", "loading", "working"]);
@@ -104,16 +106,33 @@ async fn a_job_that_its_claim_begins_has_passed_every_state() {
 }
 
 #[tokio::test]
+async fn a_job_that_may_be_sent_ahead_is_queued_until_it_is_recorded_as_working() {
+    let db = Db::fresh().await;
+    let [job, soon] = db.accept(2).await.try_into().unwrap();
+    // It could expire before its request is sent.
+    let soon_over = "UPDATE job_ready SET expires_at = now() + interval '9 seconds'";
+    db.run(&format!("{soon_over} WHERE job_id = '{}'", soon.uuid())).await;
+    let holder = db.holder().await;
+    let claimed = db.store.claim(&holder, &[db.offer(9)], 9, Permit::SendAhead).await.unwrap();
+    assert_eq!(claimed.iter().map(|job| job.permit).collect::<Vec<_>>(), [Permit::SendAhead, Permit::Ask]);
+    assert_eq!(db.history(job).await, ["queued"]);
+    let leases: Vec<_> = claimed.into_iter().map(|claimed| claimed.lease).collect();
+    let working = leases.iter().map(|lease| (lease, Phase::Working)).collect::<Vec<_>>();
+    assert_eq!(db.store.begin(&working).await.unwrap(), [Begin::Go, Begin::Go]);
+    assert_eq!(db.history(job).await, ["queued", "loading", "working"]);
+}
+
+#[tokio::test]
 async fn a_job_with_a_large_body_is_held_until_that_is_read_by_itself() {
     let db = Db::fresh().await;
     let sized = |bytes: usize| db.job(JobRequest { body: "b".repeat(bytes), ..db.request() });
     let (large, small) = (sized((64 << 10) + 1), sized(64 << 10));
     db.accept_all(&[large.clone(), small.clone()]).await;
     let holder = db.holder().await;
-    let claimed = db.store.claim_and_begin(&holder, &[db.offer(9)], 2).await.unwrap();
+    let claimed = db.store.claim(&holder, &[db.offer(9)], 2, Permit::Begun).await.unwrap();
     let [held, begun] = claimed.try_into().unwrap();
-    assert_eq!((begun.begun, begun.body), (true, Some(small.request.body)));
-    assert_eq!((held.begun, held.body, held.bytes), (false, None, (64 << 10) + 1));
+    assert_eq!((begun.permit, begun.body), (Permit::Begun, Some(small.request.body)));
+    assert_eq!((held.permit, held.body, held.bytes), (Permit::Ask, None, (64 << 10) + 1));
     assert_eq!(db.history(held.lease.job_id).await, ["queued"], "nothing is sent for it yet");
     let read = db.store.job_body(held.lease.job_id, held.bytes).await.unwrap();
     assert_eq!(read, Some(large.request.body));
@@ -129,7 +148,7 @@ async fn a_claim_of_many_jobs_brings_no_more_bytes_than_one_of_few() {
     let jobs = [(); 3].map(|()| NewJob { id: db.store.clock().next_job_id(), ..job.clone() });
     db.accept_all(&jobs).await;
     for (limit, comes_along) in [(256, true), (257, false)] {
-        let claimed = db.store.claim(&holder, &[db.offer(1)], limit).await.unwrap();
+        let claimed = db.store.claim(&holder, &[db.offer(1)], limit, Permit::Ask).await.unwrap();
         assert_eq!(claimed[0].body.is_some(), comes_along, "{limit} at once");
     }
 }
@@ -158,12 +177,12 @@ async fn a_bare_bound_skips_what_commits_late_until_it_is_lowered() {
     db.accept_all(std::slice::from_ref(&late)).await;
 
     let bounded = Offer { lower_bound: early.id, ..db.offer(9) };
-    assert!(db.store.claim(&holder, &[bounded], 9).await.unwrap().is_empty());
+    assert!(db.store.claim(&holder, &[bounded], 9, Permit::Ask).await.unwrap().is_empty());
     // The rescan of the holder finds the job again.
     let groups = db.store.ready_groups().await.unwrap();
     assert_eq!((groups.len(), groups[0].lowest), (1, late.id));
     let rescanned = Offer { lower_bound: groups[0].lowest, ..db.offer(9) };
-    assert_eq!(db.store.claim(&holder, &[rescanned], 9).await.unwrap().len(), 1);
+    assert_eq!(db.store.claim(&holder, &[rescanned], 9, Permit::Ask).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -275,7 +294,7 @@ async fn a_claim_brings_all_that_is_needed_to_run_the_job() {
     let job = NewJob { traceparent, api: Some(ApiId::generate()), ..db.job(request) };
     db.accept_all(std::slice::from_ref(&job)).await;
     let offer = Offer { user: job.request.user.clone(), sync: true, ..db.offer(1) };
-    let claimed = db.store.claim(&db.holder().await, &[offer], 1).await.unwrap().pop().unwrap();
+    let claimed = db.store.claim(&db.holder().await, &[offer], 1, Permit::Ask).await.unwrap().pop().unwrap();
     assert_eq!(
         (claimed.lease.job_id, claimed.client, claimed.attempt, claimed.failures, claimed.max_attempts),
         (job.id, job.request.client, 1, 0, Some(7))

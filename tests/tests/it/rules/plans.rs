@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{Exit, Holder, JobId, JobRequest, NewJob, Offer, Phase, Store, Swept};
+use foreman_store::{Exit, Holder, JobId, JobRequest, NewJob, Offer, Permit, Phase, Store, Swept};
 use foreman_tests::{Db, eventually, reason, success};
 use sqlx::{Postgres, Transaction};
 
@@ -32,9 +32,9 @@ async fn work(db: &Db, store: &Store, holder: &Holder) {
     store.accept(&jobs).await.unwrap();
     store.cancel(db.client, jobs[0].id).await.unwrap();
     let mine = || Offer { load_key: "mine".into(), ..db.offer(5) };
-    let mut claimed = store.claim(holder, &[mine()], 5).await.unwrap();
+    let mut claimed = store.claim(holder, &[mine()], 5, Permit::Ask).await.unwrap();
     assert_eq!(claimed.len(), 5);
-    let begun = store.claim_and_begin(holder, &[mine()], 5).await.unwrap();
+    let begun = store.claim(holder, &[mine()], 5, Permit::Begun).await.unwrap();
     assert_eq!(begun.len(), 2);
     store.cancel(db.client, jobs[1].id).await.unwrap();
     let beginnings: Vec<_> = claimed.iter().skip(1).map(|claimed| (&claimed.lease, Phase::Working)).collect();
@@ -105,7 +105,7 @@ async fn a_lower_bound_steps_over_the_dead_that_an_old_snapshot_keeps() {
     let before: i64 = db.value(CLAIM_ENTRIES).await;
     let store = db.another_store();
     let bounded = Offer { lower_bound: fresh[0], ..db.offer(1) };
-    assert_eq!(store.claim(&holder, &[bounded], 1).await.unwrap().len(), 1);
+    assert_eq!(store.claim(&holder, &[bounded], 1, Permit::Ask).await.unwrap().len(), 1);
     settle_statistics(&db, &store, 0).await;
     let read = db.value::<i64>(CLAIM_ENTRIES).await - before;
     assert!(read < 50, "{read} entries were read for one job");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_store::{ApiId, MAX_RESCUES, NewJob, Phase, Rescued};
+use foreman_store::{ApiId, MAX_RESCUES, NewJob, Offer, Permit, Phase, Rescued};
 use foreman_tests::Db;
 
 #[tokio::test]
@@ -141,4 +141,27 @@ async fn a_call_whose_api_may_have_died_too_waits_until_a_janitor_has_decided_th
         let wait: f64 = db.value(WAIT).await;
         assert!(waits_for.contains(&wait), "{wait} s after a silence of {silent} s");
     }
+}
+
+#[tokio::test]
+async fn what_may_have_been_sent_ahead_counts_as_run_although_nobody_saw_it_begin() {
+    let (db, api) = (Db::fresh().await, ApiId::generate());
+    let [job, call] =
+        db.accept_all(&[db.new_job(), NewJob { api: Some(api), ..db.new_job() }]).await.try_into().unwrap();
+    for nth in 1..=MAX_RESCUES {
+        db.store.renew_api(api, Duration::from_secs(20)).await.unwrap();
+        let holder = db.holder().await;
+        let offers = [false, true].map(|sync| Offer { sync, ..db.offer(1) });
+        let claimed = db.store.claim(&holder, &offers, 2, Permit::SendAhead).await.unwrap();
+        assert!(claimed.iter().all(|claimed| claimed.permit == Permit::SendAhead));
+        db.rescue_from(&holder).await;
+        let waits = if nth == 1 { "scheduled" } else { "cancelled" };
+        assert_eq!(db.room(call).await, waits, "its caller may have a part of the answer");
+        if nth == 1 {
+            db.store.cancel(db.client, call).await.unwrap();
+        }
+    }
+    assert_eq!(db.room(job).await, "failed");
+    assert_eq!(db.history(job).await, ["queued", "failed"]);
+    assert_eq!(db.history(call).await, ["queued", "cancelled"]);
 }

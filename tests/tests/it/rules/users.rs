@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use foreman_store::{ApiId, Exit, Holder, Lease, NewJob, Offer, Phase, Scope};
+use foreman_store::{ApiId, Exit, Holder, Lease, NewJob, Offer, Permit, Phase, Scope};
 use foreman_tests::{Db, LOAD_KEY, reason};
 
 const USER: &str = "ada";
@@ -23,7 +23,7 @@ async fn claim(db: &Db, holder: &Holder) -> Lease {
     let [group] = groups.try_into().unwrap();
     assert_eq!((&*group.load_key, group.user.as_str(), group.sync), (LOAD_KEY, USER, true));
     let offer = Offer { user: group.user, sync: group.sync, ..db.offer(1) };
-    let mut claimed = db.store.claim(holder, &[offer], 1).await.unwrap();
+    let mut claimed = db.store.claim(holder, &[offer], 1, Permit::Ask).await.unwrap();
     claimed.pop().unwrap().lease
 }
 

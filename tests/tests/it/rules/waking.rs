@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
-    DeliveryOutcome, Exit, Flush, Lease, NewJob, Phase, Scope, Store, StoreError,
+    DeliveryOutcome, Exit, Flush, Lease, NewJob, Permit, Phase, Scope, Store, StoreError,
     wake::{Topic, Wakeup, Wakeups},
 };
 use foreman_tests::{Db, LOAD_KEY, eventually, reason, success};
@@ -156,7 +156,7 @@ async fn each_move_of_a_job_wakes_whoever_goes_on_with_it() {
     assert_eq!(ear.told(), [Ready, Scheduled, Outbox], "accepted, and the answer was lost");
 
     let offers = [db.offer(1)];
-    store.claim_and_begin(&holder, &offers, 1).await.unwrap();
+    store.claim(&holder, &offers, 1, Permit::Begun).await.unwrap();
     assert_eq!(ear.told(), [Outbox, Job], "claimed and begun");
     let mut leases: Vec<Lease> = db.claim(&holder, 6).await.into_iter().map(|job| job.lease).collect();
     assert_eq!(ear.told(), [], "what is only held is nobody's news");

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use crate::membership::liveness::Spell;
     use crate::runner::fate::Past;
-    use crate::runner::job::Body;
+    use crate::runner::job::{Body, Leave};
     use crate::scheduling::plan::Charge;
 
     const ONE: &str = "one:latest";
@@ -180,7 +180,7 @@ mod tests {
             body: Body::InPostgres(0),
             eligible_at: DateTime::<Utc>::UNIX_EPOCH,
             spell: Spell::begin(WorkerId::generate(), Instant::now()).0,
-            begun: false,
+            leave: Leave::Ask,
         }
     }
 

@@ -47,12 +47,12 @@ fn stay(text: &str) -> Next<ClientId, Key> {
 
 /// The next order where every GPU key must be loaded first.
 fn order(plan: &mut Plan, next: Next<ClientId, Key>, capacity: Capacity) -> Option<Order> {
-    plan.order(next, capacity, |_, runs_on| runs_on == RunsOn::Cloud, lowest())
+    plan.order(next, capacity, |_, runs_on| runs_on == RunsOn::Cloud, lowest(), Instant::now())
 }
 
 /// The next order where the GPU key is resident.
 fn order_resident(plan: &mut Plan, next: Next<ClientId, Key>, capacity: Capacity) -> Option<Order> {
-    plan.order(next, capacity, |_, _| true, lowest())
+    plan.order(next, capacity, |_, _| true, lowest(), Instant::now())
 }
 
 #[test]
@@ -73,18 +73,17 @@ fn the_cloud_goes_on_while_the_gpu_waits_for_its_next_turn() {
 }
 
 #[test]
-fn one_job_is_held_ahead_only_where_runs_take_20_ms_to_1_s() {
+fn one_job_is_held_ahead_only_where_runs_take_less_than_1_s() {
     let held_ahead_of = |run: Option<u64>| {
         let mut plan = plan(&[ONE]);
         if let Some(run) = run {
             plan.ran(&key(ONE), Duration::from_millis(run), 0.1);
         }
-        order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).map(|order| (order.limit, order.begins))
+        order_resident(&mut plan, stay(ONE), NO_FREE_SLOT).map(|order| (order.limit, order.permit))
     };
     assert_eq!(held_ahead_of(None), None, "nobody knows how long its runs are");
-    assert_eq!(held_ahead_of(Some(19)), None);
-    assert_eq!(held_ahead_of(Some(20)), Some((1, false)));
-    assert_eq!(held_ahead_of(Some(999)), Some((1, false)));
+    assert_eq!(held_ahead_of(Some(1)), Some((1, Permit::SendAhead)));
+    assert_eq!(held_ahead_of(Some(999)), Some((1, Permit::SendAhead)));
     assert_eq!(held_ahead_of(Some(1_000)), None);
 }
 
@@ -111,13 +110,13 @@ fn no_gpu_job_is_held_ahead_while_the_cloud_is_next() {
 }
 
 #[test]
-fn a_claim_begins_its_jobs_only_if_nothing_must_be_loaded_and_no_job_is_held() {
+fn a_claim_lets_its_jobs_begin_only_if_nothing_must_be_loaded() {
     let mut plan = plan(&[ONE]);
-    let shown = |order: Option<Order>| order.map(|order| (order.limit, order.begins));
-    assert_eq!(shown(order_resident(&mut plan, stay(ONE), TWO_FREE_SLOTS)), Some((2, true)));
-    assert_eq!(shown(order(&mut plan, stay(ONE), TWO_FREE_SLOTS)), Some((2, false)));
+    let shown = |order: Option<Order>| order.map(|order| (order.limit, order.permit));
+    assert_eq!(shown(order_resident(&mut plan, stay(ONE), TWO_FREE_SLOTS)), Some((2, Permit::Begun)));
+    assert_eq!(shown(order(&mut plan, stay(ONE), TWO_FREE_SLOTS)), Some((2, Permit::Ask)));
     let beside_held = Capacity { holds_job: true, ..TWO_FREE_SLOTS };
-    assert_eq!(shown(order_resident(&mut plan, stay(ONE), beside_held)), Some((2, false)));
+    assert_eq!(shown(order_resident(&mut plan, stay(ONE), beside_held)), Some((2, Permit::SendAhead)));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Must never hand a job to a worker that has lost its host.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -58,14 +59,32 @@ pub struct Claimed {
     pub bytes: u32,
     /// `None` for a large body, which [`Store::job_body`](crate::Store::job_body) reads.
     pub body: Option<String>,
-    /// Whether the claim has also recorded that the job begins.
-    pub begun: bool,
+    pub permit: Permit,
     pub traceparent: Option<String>,
     pub eligible_at: DateTime<Utc>,
 }
 
+/// What its claim lets the holder of a job do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permit {
+    /// The holder must ask with [`begin`](Store::begin) before it sends the job's request.
+    Ask,
+    /// The holder may send the request within [`AHEAD_FOR`] of the claim, and records with `begin` beside it that the job
+    /// works. So a free slot waits for no commit. Until that is recorded, the job is `queued` for everybody outside.
+    SendAhead,
+    /// The claim has recorded that the job works. The holder sends the request as soon as it hears of the claim. This saves
+    /// the commit of `begin`.
+    Begun,
+}
+
+/// How long [`Permit::SendAhead`] counts, from before the claim was asked. A job must never begin after it has expired, so
+/// a job that expires sooner than twice this time gets no such permit.
+pub const AHEAD_FOR: Duration = Duration::from_secs(5);
+
 impl Store {
-    /// Takes ready jobs: the offers in their order, within each offer the oldest jobs first, at most `limit` jobs.
+    /// Takes ready jobs: the offers in their order, within each offer the oldest jobs first, at most `limit` jobs. `permit`
+    /// is the most that a job gets: one that expires soon is not sent ahead, and one whose body must still be read does not
+    /// begin with its claim.
     ///
     /// The same statement proves that the worker lives and holds the host. So an empty answer may also mean that it
     /// does not.
@@ -74,28 +93,7 @@ impl Store {
         holder: &Holder,
         offers: &[Offer],
         limit: usize,
-    ) -> Result<Vec<Claimed>, StoreError> {
-        self.take(holder, offers, limit, Phase::Held).await
-    }
-
-    /// Like [`claim`](Self::claim), for jobs that are sent as soon as the answer arrives: they are `working` at once,
-    /// as if [`begin`](Self::begin) had followed in the same moment. This saves a commit between a free slot and its
-    /// next request. A job whose body must still be read is only held ([`Claimed::begun`] is false).
-    pub async fn claim_and_begin(
-        &self,
-        holder: &Holder,
-        offers: &[Offer],
-        limit: usize,
-    ) -> Result<Vec<Claimed>, StoreError> {
-        self.take(holder, offers, limit, Phase::Working).await
-    }
-
-    async fn take(
-        &self,
-        holder: &Holder,
-        offers: &[Offer],
-        limit: usize,
-        phase: Phase,
+        permit: Permit,
     ) -> Result<Vec<Claimed>, StoreError> {
         let load_keys: Vec<&str> = offers.iter().map(|offer| &*offer.load_key).collect();
         let clients: Vec<_> = offers.iter().map(|offer| offer.client.uuid()).collect();
@@ -104,6 +102,7 @@ impl Store {
         let priorities: Vec<_> = offers.iter().map(|offer| offer.priority).collect();
         let bounds: Vec<_> = offers.iter().map(|offer| offer.lower_bound.uuid()).collect();
         let quotas: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
+        let phase = if permit == Permit::Begun { Phase::Working } else { Phase::Held };
         let body_at_most = BODY_WITH_CLAIM.min(BODIES_WITH_CLAIM / limit.max(1));
         // The key-share locks on the two rows exclude a rescue and a change of holder during this claim, because both
         // lock the row FOR UPDATE first.
@@ -133,10 +132,11 @@ impl Store {
             ), leased AS (
                 -- Lease numbers follow the order of the offers, and the answer is sorted by them.
                 INSERT INTO job_lease (job_id, client_id, lease_no, worker_id, phase, load_key, user_name, priority, sync,
-                                       attempt, failures, rescues, seq, bytes, eligible_at, expires_at, loading_at,
-                                       working_at)
+                                       attempt, failures, rescues, seq, bytes, eligible_at, expires_at, may_begin,
+                                       loading_at, working_at)
                 SELECT job_id, client_id, nextval('lease_no'), $1, phase, load_key, user_name, priority, sync,
                        attempt + 1, failures, rescues, seq + CASE phase WHEN 'working' THEN 2 ELSE 0 END, bytes, eligible_at, expires_at,
+                       $14 AND expires_at > clock_timestamp() + make_interval(secs => $15),
                        CASE phase WHEN 'working' THEN clock_timestamp() END,
                        CASE phase WHEN 'working' THEN clock_timestamp() END
                 FROM (SELECT *, CASE WHEN bytes <= $13 THEN $12 ELSE 'held' END AS phase
@@ -150,7 +150,8 @@ impl Store {
                 ORDER BY 1, 2
             )
             SELECT l.job_id AS "job_id: JobId", l.lease_no AS "lease_no: LeaseNo", l.attempt, l.failures,
-                   l.client_id AS "client_id: ClientId", l.user_name AS "user: UserName", l.priority, l.sync, l.eligible_at, l.phase = 'working' AS "begun!",
+                   l.client_id AS "client_id: ClientId", l.user_name AS "user: UserName", l.priority, l.sync, l.eligible_at,
+                   l.phase = 'working' AS "begun!", l.may_begin,
                    l.bytes, CASE WHEN l.bytes <= $13 THEN j.body END AS body,
                    j.load_key, j.model_label, j.path, j.max_attempts, j.traceparent,
                    j.api_id AS "api: ApiId"
@@ -169,10 +170,12 @@ impl Store {
             i64::try_from(limit).unwrap_or(i64::MAX),        // $11 limit
             phase.as_str(),                                  // $12 phase
             i32::try_from(body_at_most).unwrap_or(i32::MAX), // $13 body_at_most
+            permit == Permit::SendAhead,                     // $14 may_begin
+            2.0 * AHEAD_FOR.as_secs_f64(),                   // $15 expires_later_than
         )
         .fetch_all(self.once())
         .await?;
-        if phase == Phase::Working && !rows.is_empty() {
+        if permit == Permit::Begun && !rows.is_empty() {
             self.tell([Write::Begun]);
         }
         Ok(rows
@@ -192,7 +195,11 @@ impl Store {
                 path: row.path,
                 bytes: row.bytes.unsigned_abs(),
                 body: row.body,
-                begun: row.begun,
+                permit: match (row.begun, row.may_begin) {
+                    (true, _) => Permit::Begun,
+                    (false, true) => Permit::SendAhead,
+                    (false, false) => Permit::Ask,
+                },
                 traceparent: row.traceparent,
                 eligible_at: row.eligible_at,
             })

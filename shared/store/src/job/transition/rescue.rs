@@ -31,7 +31,10 @@ impl Store {
     /// that have no worker row. It is one transaction, which locks the rows of the dead workers first, so that none
     /// of them can claim meanwhile.
     ///
-    /// A sync call that was `working` is requeued only while its api lives by its own row, and cancelled otherwise: its
+    /// A lease that may begin counts as one that has begun: its holder may have sent the request and died before it could
+    /// record that.
+    ///
+    /// A sync call that was, or may have been, `working` is requeued only while its api lives by its own row, and cancelled otherwise: its
     /// caller may have got bytes, so it may run again only if an api is left that can cancel it. It waits for
     /// a moment first, so that its api sees it leave the worker and cancels it in time. If the api has not renewed in the
     /// last moment, it may have died together with the worker: then the call waits until a janitor has decided that.
@@ -58,31 +61,32 @@ impl Store {
                 ORDER BY l.job_id FOR UPDATE SKIP LOCKED
             ), gone AS (
                 DELETE FROM job_lease l USING orphaned o WHERE l.job_id = o.job_id
-                RETURNING l.*, (l.phase <> 'held')::integer AS had_begun, clock_timestamp() AS at,
+                RETURNING l.*, (l.phase <> 'held')::integer AS had_begun,
+                          (l.phase <> 'held' OR l.may_begin)::integer AS may_have_run, clock_timestamp() AS at,
                           CASE l.phase WHEN 'held' THEN 'queued' ELSE l.phase END AS left_state
             ), fate AS (
-                SELECT gone.*, phase = 'working' AND EXISTS (
+                SELECT gone.*, (phase = 'working' OR may_begin) AND EXISTS (
                            SELECT FROM job j WHERE j.id = gone.job_id AND j.api_id IS NOT NULL) AS may_have_spoken,
                        CASE WHEN cancel THEN 'cancelled'
-                                    WHEN phase = 'working' AND EXISTS (
+                                    WHEN (phase = 'working' OR may_begin) AND EXISTS (
                                         SELECT FROM job j WHERE j.id = gone.job_id AND j.api_id IS NOT NULL
                                           AND NOT EXISTS (
                                               SELECT FROM api_process a WHERE a.id = j.api_id
                                                 AND clock_timestamp() BETWEEN a.renewed_at - a.ttl AND a.renewed_at + a.ttl)
                                     ) THEN 'cancelled'
-                                    WHEN rescues + had_begun >= $2 THEN 'failed'
+                                    WHEN rescues + may_have_run >= $2 THEN 'failed'
                                     ELSE 'queued' END AS state
                 FROM gone
             ), requeued AS (
                 INSERT INTO job_ready (client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq, bytes,
                                        eligible_at, expires_at)
-                SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues + had_begun, seq + had_begun,
+                SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues + may_have_run, seq + had_begun,
                        bytes, eligible_at, expires_at
                 FROM fate WHERE state = 'queued' AND NOT may_have_spoken
             ), delayed AS (
                 INSERT INTO job_scheduled (client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues, seq, bytes,
                                            due_at, eligible_at, expires_at)
-                SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues + had_begun, seq + had_begun,
+                SELECT client_id, job_id, load_key, user_name, priority, sync, attempt, failures, rescues + may_have_run, seq + had_begun,
                        bytes, greatest(at + make_interval(secs => $4), (
                            SELECT a.renewed_at + a.ttl + make_interval(secs => 2 * $4)
                            FROM job j JOIN api_process a ON a.id = j.api_id
@@ -92,7 +96,7 @@ impl Store {
             ), ended AS (
                 INSERT INTO job_done (job_id, client_id, state, lease_no, seq, attempt, failures, rescues, error,
                                       error_code, eligible_at, loading_at, working_at, completed_at)
-                SELECT job_id, client_id, state, NULL, seq + 1, attempt, failures, rescues + had_begun,
+                SELECT job_id, client_id, state, NULL, seq + 1, attempt, failures, rescues + may_have_run,
                        CASE state WHEN 'failed' THEN $3 END, CASE state WHEN 'failed' THEN 'worker_lost' END,
                        eligible_at, loading_at, working_at, at
                 FROM fate WHERE state <> 'queued'

@@ -90,6 +90,8 @@ struct InFlight {
     /// The load that it waits for.
     load: Option<usize>,
     has_begun: bool,
+    /// Whether its request went out before it was recorded that it begins.
+    sends_ahead: bool,
 }
 
 pub(super) struct World {

@@ -3,6 +3,7 @@
 //! everybody got.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use foreman_ollama::Context;
 use foreman_store::{Lease, LeaseNo, ulid_floor};
@@ -210,7 +211,7 @@ impl Host<'_> {
         let resident = self.resident.clone().filter(|_| self.loading.is_none());
         let needs_no_load = |runner: &Key, _| resident.as_ref() == Some(runner);
         let highest = ulid_floor(chrono::DateTime::<chrono::Utc>::MAX_UTC);
-        let order = self.plan.order(next, capacity, needs_no_load, highest);
+        let order = self.plan.order(next, capacity, needs_no_load, highest, self.time());
         let mut claimed = Vec::new();
         let mut jobs = Vec::new();
         for offer in order.iter().flat_map(|order| &order.offers) {
@@ -285,7 +286,7 @@ fn taken(job_id: JobId, job: &Job) -> Claimed {
         path: String::new(),
         bytes: 0,
         body: None,
-        begun: false,
+        permit: Permit::Ask,
         traceparent: None,
         eligible_at: chrono::DateTime::UNIX_EPOCH,
     }

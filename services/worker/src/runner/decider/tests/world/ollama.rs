@@ -9,6 +9,7 @@ use super::{Happening, InFlight, World};
 use crate::runner::attempt::{Attempt, Finished};
 use crate::runner::decider::{Event, Loading};
 use crate::runner::fate::{Abort, Ending, Failed, Look, reason};
+use crate::runner::job::Leave;
 use crate::runner::signal::Signal;
 use crate::scheduling::key::Key;
 
@@ -33,7 +34,9 @@ impl World {
         let job = self.job(attempt.lease.job_id);
         assert!(!self.jobs[job].given_out, "a job runs again after its caller has got a part of its answer");
         let (abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
-        let one = InFlight { job, key, abort, spell, load, has_begun: attempt.begun };
+        let sends_ahead = load.is_none() && attempt.leave != Leave::Ask;
+        let one =
+            InFlight { job, key, abort, spell, load, has_begun: attempt.leave == Leave::Begun, sends_ahead };
         let before = self.in_flight.insert(attempt.lease.no, one);
         assert!(before.is_none(), "a lease has two attempts");
         self.after(1, Happening::AttemptBegins(attempt.lease.no));
@@ -98,7 +101,7 @@ impl World {
     pub(super) fn end(&mut self, no: LeaseNo, ending: Ending) {
         let one = self.in_flight.remove(&no).expect("an attempt ends once");
         let job = &mut self.jobs[one.job];
-        job.given_out = job.plan.speaks && one.has_begun && one.load.is_none();
+        job.given_out = job.plan.speaks && (one.has_begun || one.sends_ahead) && one.load.is_none();
         let (ran, given_out) = (Some(Duration::from_millis(50)), job.given_out);
         self.tell(Event::Ended(no, Finished { ending, ran, given_out }));
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use foreman_ollama::Route;
-use foreman_store::{Claimed, Exit, JobId, Lease, LeaseNo, OwnLease, Phase, UserName};
+use foreman_store::{Claimed, Exit, JobId, Lease, LeaseNo, OwnLease, Permit, Phase, UserName};
 
 use super::{Happening, Room, World};
 use crate::runner::decider::claims::{Question, Reply};
@@ -62,7 +62,7 @@ impl World {
                     at_most -= 1;
                     self.leases += 1;
                     let no = LeaseNo(self.leases);
-                    let phase = if order.begins { Phase::Working } else { Phase::Held };
+                    let phase = if order.permit == Permit::Begun { Phase::Working } else { Phase::Held };
                     job.room = Room::Leased(no, phase);
                     claimed.push(Claimed {
                         lease: Lease { job_id: job.id, no },
@@ -79,7 +79,7 @@ impl World {
                         path: Route::Chat.path().to_owned(),
                         bytes: 2,
                         body: Some("{}".to_owned()),
-                        begun: order.begins,
+                        permit: order.permit,
                         traceparent: None,
                         eligible_at: DateTime::<Utc>::UNIX_EPOCH,
                     });
