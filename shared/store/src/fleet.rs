@@ -5,6 +5,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod worker;
 pub(crate) mod host;
 pub(crate) mod host_plan;
+pub(crate) mod host_turns;
 pub(crate) mod inventory;
 pub(crate) mod stream;
 pub(crate) mod api;

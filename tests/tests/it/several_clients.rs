@@ -240,6 +240,49 @@ async fn a_user_that_queues_much_does_not_keep_another_user_of_the_same_key_wait
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_queue_tells_whose_turn_it_is_who_comes_next_and_who_got_how_much() {
+    let db = Db::fresh().await;
+    let config = Config { load_delay: Duration::from_millis(200), ..Config::default() };
+    let sim = Sim::start(config.models(["tiny-a", "tiny-b"])).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let another = new_client(&db, "another").await;
+    let jobs: Vec<NewJob> = (0..600)
+        .map(|nth| {
+            let (client, model) = if nth % 2 == 0 { (db.client, "tiny-a") } else { (another, "tiny-b") };
+            let request = generating(&db, &format!("{nth} sim:tokens=2 sim:token-delay=20ms"));
+            let body = request.body.replace("tiny-a", model);
+            let load_key = format!("{model}:latest");
+            let (model, model_label) = (model.to_owned(), load_key.clone());
+            db.job(JobRequest { client, model, model_label, load_key, body, ..request })
+        })
+        .collect();
+    db.accept_all(&jobs).await;
+    let _worker = Worker::start(&db, &sim.url(), &[]).await;
+    let host = eventually("both had the GPU, and one of them has the turn", async || {
+        let queue = api.get("/queue").await;
+        let host = queue["hosts"][0].clone();
+        let parts = "SELECT json_array_length(plan::json->'turns'->'parts') FROM host_plan";
+        let is_told =
+            host["turn"]["is_loaded"] == true && host["next"].as_array().is_some_and(|next| next.len() == 1);
+        if is_told && sim.log().loads >= 3 && db.value::<i32>(parts).await == 2 {
+            Ok(host)
+        } else {
+            Err(queue)
+        }
+    })
+    .await;
+    assert_eq!(host["turn"]["context"], LONGEST_CONTEXT);
+    assert_eq!(host["next"][0]["client"], "another client", "this caller has no jobs");
+    assert_ne!(host["turn"]["model"], host["next"][0]["model"]);
+    assert!(host["longest_wait_ms"].is_u64() && host["keeps_max_wait"] == true, "{host:#}");
+    let plan: String = db.value("SELECT plan FROM host_plan").await;
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    let parts = plan["turns"]["parts"].as_array().unwrap();
+    let sum = |of: &str| parts.iter().map(|part| part[of].as_f64().unwrap()).sum::<f64>();
+    assert!((sum("due") - sum("got")).abs() < 1e-6, "{plan:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_holder_goes_on_with_the_model_that_is_loaded_and_tells_what_it_does() {
     let db = Db::fresh().await;
     let config = Config { load_delay: Duration::from_millis(300), ..Config::default() };

@@ -1,10 +1,13 @@
 //! `GET /queue`.
 
+mod parts;
+mod turns;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use foreman_store::{HostPlan, QueueShare, Scope};
+use foreman_store::{ClientId, HostPlan, QueueShare, Scope};
 use foreman_webhook::rfc3339;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,15 +16,26 @@ use super::show;
 use crate::access::auth::Caller;
 use crate::app::Shared;
 use crate::http::outgoing;
+use crate::queue::QueueReading;
 use crate::refusal::Refusal;
+use parts::ClientPart;
+use turns::QueueHost;
 
-/// The jobs that wait and the jobs that run, by model. A model without jobs is left out.
+/// How a client is told of another one.
+const ANOTHER: &str = "another client";
+
+/// The jobs that wait and the jobs that run, by model, and whose turn it is. A model without jobs is left out.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Queue {
     /// When the queue was read. A reading may be up to twenty times as old as it took, so it is older when the queue is long.
     #[schema(format = DateTime)]
     as_of: String,
     models: Vec<QueuedModel>,
+    /// The hosts that a worker holds and whose Ollama answers.
+    hosts: Vec<QueueHost>,
+    /// The clients that have jobs, or had some of the GPU lately: all of them for an administrator, and otherwise the
+    /// caller alone.
+    clients: Vec<ClientPart>,
 }
 
 /// The queue of one model.
@@ -70,7 +84,15 @@ pub(crate) struct ClientShare {
     running: i64,
 }
 
+/// For whom the queue is shown.
+struct Viewer<'a> {
+    app: &'a Shared,
+    caller: Caller,
+    reading: &'a QueueReading,
+}
+
 /// Shows the jobs that wait and the jobs that run, by model: the caller's own, and those of all other clients together.
+/// Shows of each host who has the GPU, why, and who comes next.
 #[utoipa::path(
     get,
     path = "/queue",
@@ -80,9 +102,35 @@ pub(crate) struct ClientShare {
 pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Response, Refusal> {
     let reading = app.queue.read().await?;
     let models = reading.shares.chunk_by(|one, other| one.model == other.model);
-    let models = models.map(|shares| model(&app, caller, shares, &reading.plans)).collect();
-    let queue = Queue { as_of: rfc3339(reading.as_of), models };
+    let viewer = Viewer { app: &app, caller, reading: &reading };
+    let queue = Queue {
+        as_of: rfc3339(reading.as_of),
+        models: models.map(|shares| model(&app, caller, shares, &reading.plans)).collect(),
+        hosts: reading.plans.iter().map(|(host, plan)| turns::host(&viewer, host, plan)).collect(),
+        clients: viewer.clients(),
+    };
     Ok(outgoing::small_json(StatusCode::OK, show::json(&queue)))
+}
+
+impl Viewer<'_> {
+    fn may_see(&self, client: ClientId) -> bool {
+        self.caller.scope() == Scope::Everyone || client == self.caller.client
+    }
+
+    fn name(&self, client: ClientId) -> String {
+        let found = self.reading.clients.iter().find(|known| known.client == client);
+        found.filter(|_| self.may_see(client)).map_or_else(|| ANOTHER.to_owned(), |known| known.name.clone())
+    }
+
+    /// The model of a load key, as `/api/tags` names it.
+    fn model(&self, load_key: &str) -> String {
+        self.app.inventory.label(load_key.split(' ').next().unwrap_or_default())
+    }
+
+    fn clients(&self) -> Vec<ClientPart> {
+        let shown = self.reading.clients.iter().filter(|known| self.may_see(known.client));
+        shown.map(|known| parts::part(known, &self.reading.plans)).collect()
+    }
 }
 
 /// Adds up the shares of one model. `shares` has at least one of them.

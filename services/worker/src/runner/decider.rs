@@ -160,7 +160,10 @@ impl Decider {
     /// What others are told of the plan.
     pub(super) fn publication(&self, now: Instant) -> HostPlan {
         let gpu_is_busy = self.ledger.gpu_is_busy();
-        self.plan.publication(|runner| self.host.needs_no_load(runner, RunsOn::Gpu, gpu_is_busy, now))
+        let is_loaded = |runner: &Key| self.host.needs_no_load(runner, RunsOn::Gpu, gpu_is_busy, now);
+        let mut plan = self.plan.publication(is_loaded, self.ledger.held_for_gpu(), now);
+        (plan.turns.running, plan.turns.slots) = self.ledger.occupancy();
+        plan
     }
 
     /// When to decide again if no event comes before.

@@ -47,7 +47,7 @@ struct Members {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Standing {
     /// Whether it has had its budget of the day. Then it comes after all others.
-    is_over_budget: bool,
+    pub(crate) is_over_budget: bool,
     had: Had,
 }
 
@@ -142,7 +142,7 @@ impl Fairness {
         backlog.moved(client, user, members.users.had(user));
     }
 
-    fn weight(&self, client: ClientId) -> f64 {
+    pub(crate) fn weight(&self, client: ClientId) -> f64 {
         self.terms.get(&client).map_or(1.0, |terms| terms.weight)
     }
 

@@ -1,5 +1,6 @@
 //! Decides which jobs to claim next: for which runner, for which client first, and how many. Pure.
 
+mod outlook;
 mod work;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 
 use super::backlog::{Group, ScanNo};
 use super::contexts::{Contexts, Lengths};
+use super::division::Division;
 use super::estimates::{Estimates, Measured};
 use super::fairness::Picking;
 use super::key::{Key, RunsOn};
@@ -34,6 +36,7 @@ pub(crate) struct Plan {
     work: Work,
     rotation: Rotation<ClientId, Key>,
     estimates: Estimates<Key>,
+    division: Division<ClientId>,
     /// Whether the cloud comes before the GPU in the next claim.
     cloud_next: bool,
     last_in_cloud: Option<Key>,
@@ -94,6 +97,7 @@ impl Plan {
             work: Work::new(Contexts::new(turns.context_fit, turns.context_max)),
             rotation: Rotation::new(turns.load_share, turns.max_model_wait),
             estimates: Estimates::default(),
+            division: Division::default(),
             cloud_next: false,
             last_in_cloud: None,
         }
@@ -104,6 +108,8 @@ impl Plan {
         self.work.scanned(groups);
         let waiting = self.work.waiting_for_gpu(self.rotation.turn());
         self.rotation.line_up(&waiting, now);
+        let weight = |client: &ClientId| (*client, self.work.fairness.weight(*client));
+        self.division.scanned(self.rotation.clients().map(weight), now);
     }
 
     /// The host has these models now, and no others.
@@ -126,6 +132,7 @@ impl Plan {
         self.estimates.loaded(runner, took);
         if let Some(client) = self.rotation.client().filter(|_| self.rotation.has_turn(runner)) {
             self.work.fairness.loaded(*client, took.as_secs_f64());
+            self.division.got(client, self.work.fairness.weight(*client), took.as_secs_f64());
         }
         self.is_loaded(runner, now);
     }
@@ -167,12 +174,19 @@ impl Plan {
 
     /// A claimed job is ours no longer. It has had this much of the GPU.
     pub(crate) fn ended(&mut self, charge: &Charge, gpu_seconds: f64) {
+        self.division.got(&charge.client, self.work.fairness.weight(charge.client), gpu_seconds);
         let more = gpu_seconds - charge.gpu_seconds;
         self.work.ended(charge, more);
     }
 
-    /// What others are told of the plan. `is_loaded` tells whether a runner is loaded.
-    pub(crate) fn publication(&self, is_loaded: impl FnOnce(&Key) -> bool) -> HostPlan {
+    /// What others are told of the plan. `is_loaded` tells whether a runner is loaded, and `held` gives client and runner
+    /// of each held job.
+    pub(crate) fn publication(
+        &self,
+        is_loaded: impl FnOnce(&Key) -> bool,
+        held: impl Iterator<Item = (ClientId, Key)>,
+        now: Instant,
+    ) -> HostPlan {
         let runners = self.estimates.all().take(MAX_PUBLISHED);
         let contexts = self.work.contexts.all().take(MAX_PUBLISHED);
         let turn = self.rotation.turn();
@@ -182,6 +196,7 @@ impl Plan {
             longest_wait_ms: u64::try_from(self.longest_wait().as_millis()).ok(),
             runners: runners.map(|(runner, measured)| published_runner(runner, measured)).collect(),
             contexts: contexts.map(|(base, lengths)| published_context(base, lengths)).collect(),
+            turns: self.turns(held, now),
         }
     }
 

@@ -22,6 +22,8 @@
 //! different weights, another client of weight w catches up `w/own` turns instead of one. While only one client has
 //! work, its runners go round, the one left longest ago first, and it is `(N-1)(Q'+S+L) + S + 2L` with their number.
 
+mod outlook;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::estimates::Estimates;
+pub(crate) use outlook::{By, Compared, LaterTurn};
 
 /// The share of GPU time that loading may take while a caller waits on its connection for another runner.
 const LOAD_SHARE_FOR_CALLERS: f64 = 0.5;
@@ -47,6 +50,15 @@ pub(crate) enum Next<C, K> {
     Rest,
 }
 
+/// Why the runner that has the turn keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stays {
+    NobodyElseWaits,
+    /// The client that comes next wants this runner.
+    WantedNext,
+    WithinQuantum,
+}
+
 /// What a client waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Waits<C, K> {
@@ -56,7 +68,7 @@ pub(crate) struct Waits<C, K> {
     pub(crate) sync: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Rotation<C, K> {
     load_share: f64,
     max_wait: Duration,
@@ -67,7 +79,7 @@ pub(crate) struct Rotation<C, K> {
     keys: Line<K>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Turn<C, K> {
     /// The client that the runner was loaded for. Other clients that share it are served as well. `None` where an
     /// earlier holder of the host has loaded it.
@@ -79,7 +91,7 @@ struct Turn<C, K> {
 
 /// The clients, or the runners, that wait, with the time since which each waits: since it was last served, or since it
 /// was first seen with work.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Line<T>(HashMap<T, Instant>);
 
 /// The longest times that count for waiting, as far as they are measured.
@@ -116,19 +128,35 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         let waiting = waiting();
         self.line_up(&waiting, now);
         let next = self.next_in_line(&waiting, standing);
+        let next_key = next.as_ref().map(|(_, key)| key);
         let turn = self.turn.as_ref().filter(|_| goes_on);
-        if let Some(turn) = turn {
-            let key = turn.key.clone();
-            let callers_wait = waiting.iter().any(|waits| waits.sync && waits.key != key);
-            let load_share = if callers_wait { LOAD_SHARE_FOR_CALLERS } else { self.load_share };
-            return match next {
-                Some((client, next)) if next != key && self.is_over(turn, load_share, estimates, now) => {
-                    Self::switch(client, next, in_flight)
-                }
-                _ => Next::Stay(key),
-            };
+        if let Some(turn) = turn
+            && self.why_it_stays(turn, next_key, &waiting, estimates, now).is_some()
+        {
+            return Next::Stay(turn.key.clone());
         }
         next.map_or(Next::Rest, |(client, key)| Self::switch(client, key, in_flight))
+    }
+
+    /// Why a runner keeps the turn while it has work and this one comes next. `None` if its turn is over.
+    fn why_it_stays(
+        &self,
+        turn: &Turn<C, K>,
+        next: Option<&K>,
+        waiting: &[Waits<C, K>],
+        estimates: &Estimates<K>,
+        now: Instant,
+    ) -> Option<Stays> {
+        let mut others = waiting.iter().filter(|waits| waits.key != turn.key).peekable();
+        if others.peek().is_none() {
+            return Some(Stays::NobodyElseWaits);
+        }
+        if next.is_none_or(|next| *next == turn.key) {
+            return Some(Stays::WantedNext);
+        }
+        let load_share =
+            if others.any(|waits| waits.sync) { LOAD_SHARE_FOR_CALLERS } else { self.load_share };
+        (!self.is_over(turn, load_share, estimates, now)).then_some(Stays::WithinQuantum)
     }
 
     fn switch(client: C, key: K, in_flight: bool) -> Next<C, K> {
@@ -201,13 +229,22 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
 
     /// Whose turn comes next, and with which runner.
     fn next_in_line<S: Ord>(&self, waiting: &[Waits<C, K>], standing: impl Fn(&C) -> S) -> Option<(C, K)> {
-        let has_turn = |client: &C| self.client() == Some(client);
-        let place = |client: &C| (standing(client), has_turn(client), self.clients.since(client));
-        let client = waiting.iter().map(|waits| &waits.client).min_by_key(|client| place(client))?;
-        // The resident runner comes last among a client's runners, because its turn has not even ended yet.
+        let clients = waiting.iter().map(|waits| &waits.client);
+        let client = clients.min_by_key(|client| self.client_place(client, &standing))?;
         let own = waiting.iter().filter(|waits| waits.client == *client).map(|waits| &waits.key);
-        let key = own.min_by_key(|key| (self.has_turn(key), self.keys.since(key)))?;
+        let key = own.min_by_key(|key| self.key_place(key))?;
         Some((client.clone(), key.clone()))
+    }
+
+    /// A client's place in the line of clients. The least comes first.
+    fn client_place<S: Ord>(&self, client: &C, standing: impl Fn(&C) -> S) -> (S, bool, Option<Instant>) {
+        (standing(client), self.client() == Some(client), self.clients.since(client))
+    }
+
+    /// The place of a runner among those of its client. The resident runner comes last, because its turn has not even
+    /// ended yet.
+    fn key_place(&self, key: &K) -> (bool, Option<Instant>) {
+        (self.has_turn(key), self.keys.since(key))
     }
 
     fn is_over(&self, turn: &Turn<C, K>, load_share: f64, estimates: &Estimates<K>, now: Instant) -> bool {
@@ -226,7 +263,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
             clients => 2 * (clients - 1),
         };
         let turns = u32::try_from(turns).unwrap_or(u32::MAX).max(1);
-        let bearable = (self.max_wait.saturating_sub(load + run) / turns).saturating_sub(load + run);
+        let bearable = (self.max_wait.saturating_sub(load + run * 2) / turns).saturating_sub(load + run);
         fair.min(bearable)
     }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
+use crate::fleet::host_turns::HostTurns;
 use crate::job::lease::Holder;
 
 /// How a host goes about its work.
@@ -21,6 +22,8 @@ pub struct HostPlan {
     pub longest_wait_ms: Option<u64>,
     pub runners: Vec<MeasuredRunner>,
     pub contexts: Vec<MeasuredContext>,
+    /// For people who look at the queue.
+    pub turns: HostTurns,
 }
 
 /// How long loads and runs of a runner take, in seconds.

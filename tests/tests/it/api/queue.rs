@@ -1,6 +1,6 @@
-//! Tests `GET /queue`: the jobs of each client, and which of these numbers a client may see.
+//! Tests `GET /queue`: the jobs of each client, whose turn it is, and what of this a client may see.
 
-use foreman_store::{Phase, Seal};
+use foreman_store::{GpuPart, HostPlan, HostTurns, NextTurn, Phase, Seal, Term, TermsChange, Why};
 use foreman_tests::{Api, Db, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -67,6 +67,83 @@ async fn everybody_sees_their_own_and_the_others_and_an_admin_sees_whose() {
     );
     assert_eq!(seen["models"][0]["own"], json!({"queued": 0, "running": 0}));
     assert_eq!(seen["models"][0]["others"], json!({"queued": 3, "running": 1}));
+}
+
+#[tokio::test]
+async fn turns_and_parts_are_told_and_nobody_is_named_to_another_client() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    let client = async |name: &str, is_admin| {
+        db.store.create_client(&Seal::new(&[7; 32]), name, is_admin).await.unwrap()
+    };
+    let (mine, other, admin) =
+        (client("mine", false).await, client("secret", false).await, client("admin", true).await);
+    let terms = TermsChange {
+        weight: Some(Term::Is(3.0)),
+        max_running: Some(Term::Is(2)),
+        gpu_seconds_a_day: Some(Term::Is(100.0)),
+        ..TermsChange::default()
+    };
+    db.store.change_terms("mine", &terms).await.unwrap();
+    db.run(&format!(
+        "INSERT INTO usage_entry (hour, client_id, user_name, model, gpu_seconds)
+         VALUES (date_trunc('hour', now(), 'UTC'), '{}', '', 'tiny-a:latest', 30)",
+        mine.client.uuid()
+    ))
+    .await;
+    let holder = db.holder().await;
+    db.run("UPDATE host SET reachable = true").await;
+    let part = |client, due, got| GpuPart { client, due, got };
+    let next = |client, why| NextTurn { runner: "tiny-b:latest".to_owned(), context: None, client, why };
+    let turns = HostTurns {
+        client: Some(other.client),
+        context: Some(4_096),
+        why: Why::QuantumIsOver,
+        running: 1,
+        slots: 4,
+        max_wait_ms: 1_000,
+        next: vec![next(mine.client, Why::HadLess), next(other.client, Why::OthersHadLess)],
+        parts: vec![part(mine.client, 30.0, 10.0), part(other.client, 10.0, 30.0)],
+    };
+    let plan = HostPlan {
+        turn: Some("tiny-a:latest num_ctx=4096".to_owned()),
+        is_loaded: true,
+        longest_wait_ms: Some(1_001),
+        turns,
+        ..HostPlan::default()
+    };
+    db.store.publish_plan(&holder, &plan).await.unwrap();
+    let api = Api::start(&db, &[("FOREMAN_AUTH", "required")]).await;
+
+    let seen = queue(&api, &mine.key).await;
+    let host = &seen["hosts"][0];
+    assert_eq!(host["turn"]["client"], "another client");
+    assert_eq!(host["turn"]["model"], "tiny-a:latest");
+    assert_eq!((&host["turn"]["context"], &host["turn"]["is_loaded"]), (&json!(4_096), &json!(true)));
+    assert!(host["turn"]["reason"].as_str().unwrap().starts_with("its quantum is over and others wait"));
+    let clients: Vec<&Value> = host["next"].as_array().unwrap().iter().map(|next| &next["client"]).collect();
+    assert_eq!(clients, ["mine", "another client"]);
+    assert!(host["next"][0]["reason"].as_str().unwrap().contains("has had less of the GPU"));
+    assert_eq!((&host["running"], &host["slots"]), (&json!(1), &json!(4)));
+    assert_eq!(
+        (&host["longest_wait_ms"], &host["max_wait_ms"], &host["keeps_max_wait"]),
+        (&json!(1_001), &json!(1_000), &json!(false))
+    );
+    assert_eq!(
+        seen["clients"],
+        json!([{
+            "name": "mine", "weight": 3.0, "share_due": 0.75, "share_got": 0.25, "gpu_seconds": 10.0,
+            "max_running": 2, "gpu_seconds_a_day": 100.0, "gpu_seconds_left": 70.0,
+        }])
+    );
+    assert!(!seen.to_string().contains("secret"), "{seen:#}");
+
+    let seen = queue(&api, &admin.key).await;
+    assert_eq!(seen["hosts"][0]["turn"]["client"], "secret");
+    assert_eq!(seen["hosts"][0]["next"][1]["client"], "secret");
+    let names: Vec<&Value> = seen["clients"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["mine", "secret"]);
+    assert_eq!(seen["clients"][1]["gpu_seconds_left"], json!(null));
 }
 
 #[tokio::test]

@@ -165,6 +165,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("publish_models", Few, &["'host 3', filled.id(3), 3, '{tiny-b}', '{tiny-b}', '{true}'"]),
     values("publish_plan", Few, &["'host 3', filled.id(3), 3, '{}'"]),
     values("queue", WholeRooms("`GET /queue` is kept and shared, and rests in proportion"), BARE),
+    values("queue_clients", Few, &["filled.ids(1, 5)"]),
     values("client_backlog", Pages(2_000.0, "a client's waiting jobs are counted up to a limit"), &["filled.id(2), 1000", "filled.id(1), 1000"]),
     values("ready_groups", Few, BARE),
     values("ready_groups_at", Few, &[

@@ -98,6 +98,11 @@ impl Ledger {
         self.held.is_empty() && self.running.is_empty() && self.unsettled.is_empty()
     }
 
+    /// How many slots have a running job, and how many slots there are.
+    pub(super) fn occupancy(&self) -> (usize, usize) {
+        (self.running.len(), self.slots)
+    }
+
     /// How many slots have neither a running nor a held job.
     pub(super) fn slots_to_fill(&self) -> usize {
         self.slots.saturating_sub(self.running.len() + self.held.len())

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
 use foreman_ollama::Context;
-use foreman_store::{Lease, LeaseNo, ulid_floor};
+use foreman_store::{HostTurns, Lease, LeaseNo, Why, ulid_floor};
 use proptest::prelude::*;
 
 use super::*;
@@ -205,7 +205,9 @@ impl Host<'_> {
     /// Makes the next claim, if the plan wants one. Returns whether it did.
     fn claim(&mut self) -> bool {
         let (now, busy) = (self.time(), self.busy());
+        let told = self.plan.turns(std::iter::empty(), now);
         let next = self.plan.next(std::iter::empty(), busy > 0, now);
+        check_told(&told, &next);
         // This host holds no job ahead of its slot: as if it held one already.
         let capacity = Capacity { free_slots: self.workload.slots - busy, holds_job: true };
         let resident = self.resident.clone().filter(|_| self.loading.is_none());
@@ -267,6 +269,20 @@ impl Host<'_> {
     fn check(&self) {
         assert!(self.busy() <= self.workload.slots, "more in flight than slots");
         assert!(self.busy() > 0 || self.ready.is_empty(), "idle beside {} ready jobs", self.ready.len());
+    }
+}
+
+/// People are told what the plan does.
+fn check_told(told: &HostTurns, next: &Next<ClientId, Key>) {
+    match next {
+        Next::Stay(_) => assert!(!matches!(told.why, Why::NoMoreJobs | Why::QuantumIsOver), "{told:?}"),
+        Next::WaitForIdle => assert!(matches!(told.why, Why::NoMoreJobs | Why::QuantumIsOver), "{told:?}"),
+        Next::Switch { client, key } => {
+            assert!(matches!(told.why, Why::NoMoreJobs | Why::QuantumIsOver), "{told:?}");
+            let first = told.next.first().expect("a turn comes next");
+            assert_eq!((first.client, first.runner.as_str()), (*client, key.as_str()), "{told:?}");
+        }
+        Next::Rest => assert_eq!(told.next, []),
     }
 }
 

@@ -1,0 +1,124 @@
+//! The hosts in `GET /queue`: who has the GPU and why, and who comes next. Must never name another client to a client.
+
+use foreman_store::{HostPlan, HostTurns, NextTurn, Why};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Viewer;
+
+/// A host, by what the worker that holds it has told within the last seconds.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct QueueHost {
+    host: String,
+    /// The runner that has the GPU: a model, loaded with a context and options. `null` before the first one.
+    turn: Option<Turn>,
+    /// The turns that come next, as things stand, at most 16: those that would follow if each of them cost the same.
+    next: Vec<LaterTurn>,
+    /// How many requests run.
+    #[schema(minimum = 0)]
+    running: usize,
+    /// How many requests may run at the same time.
+    #[schema(minimum = 0)]
+    slots: usize,
+    /// The longest time in milliseconds that a client of weight 1 with jobs waits until one of them begins, by what the
+    /// host has measured so far.
+    #[schema(minimum = 0)]
+    longest_wait_ms: Option<u64>,
+    /// The worker's `FOREMAN_MAX_MODEL_WAIT` in milliseconds.
+    #[schema(minimum = 0)]
+    max_wait_ms: u64,
+    /// Whether that wait can be kept now. With many clients and long loads it cannot, however short the turns are.
+    keeps_max_wait: bool,
+}
+
+/// The runner that has the GPU.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Turn {
+    /// As `/api/tags` names it.
+    model: String,
+    /// The model and those options with which it is loaded.
+    load_key: String,
+    /// The length of its context in tokens, where Ollama has told it.
+    #[schema(minimum = 1)]
+    context: Option<i64>,
+    is_loaded: bool,
+    /// For whom it was loaded: the caller's own name, the name of any client for an administrator, or `another client`.
+    /// `null` where an earlier worker has loaded it. It serves all clients that want it.
+    client: Option<String>,
+    /// Why it keeps the GPU, or why it does not.
+    reason: &'static str,
+}
+
+/// A turn that comes later.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LaterTurn {
+    /// As `/api/tags` names it.
+    model: String,
+    /// The model and those options with which it will be loaded.
+    load_key: String,
+    /// The length of its context in tokens, where Ollama has told it.
+    #[schema(minimum = 1)]
+    context: Option<i64>,
+    /// Whose turn it is: the caller's own name, the name of any client for an administrator, or `another client`.
+    client: String,
+    /// Why it stands at its place.
+    reason: &'static str,
+}
+
+pub(super) fn host(viewer: &Viewer<'_>, host: &str, plan: &HostPlan) -> QueueHost {
+    let HostPlan { turn, is_loaded, longest_wait_ms, turns, .. } = plan;
+    let HostTurns { client, context, why, running, slots, max_wait_ms, next, .. } = turns;
+    let turn = turn.as_ref().map(|load_key| Turn {
+        model: viewer.model(load_key),
+        load_key: load_key.clone(),
+        context: *context,
+        is_loaded: *is_loaded,
+        client: client.map(|client| viewer.name(client)),
+        reason: words(*why),
+    });
+    QueueHost {
+        host: host.to_owned(),
+        turn,
+        next: next.iter().map(|next| later(viewer, next)).collect(),
+        running: *running,
+        slots: *slots,
+        longest_wait_ms: *longest_wait_ms,
+        max_wait_ms: *max_wait_ms,
+        keeps_max_wait: longest_wait_ms.is_none_or(|longest| longest <= *max_wait_ms),
+    }
+}
+
+fn later(viewer: &Viewer<'_>, turn: &NextTurn) -> LaterTurn {
+    LaterTurn {
+        model: viewer.model(&turn.runner),
+        load_key: turn.runner.clone(),
+        context: turn.context,
+        client: viewer.name(turn.client),
+        reason: words(turn.why),
+    }
+}
+
+fn words(why: Why) -> &'static str {
+    match why {
+        Why::NobodyElseWaits => "nobody waits for another one",
+        Why::WantedNext => "the client that comes next wants it too",
+        Why::WithinQuantum => "its quantum is not over",
+        Why::QuantumIsOver => {
+            "its quantum is over and others wait: its turn ends when the jobs that run have ended"
+        }
+        Why::NoMoreJobs => "no jobs wait for it: it stays loaded until another one is needed",
+        Why::OnlyClient => "no other client waits",
+        Why::HadLess => "its client has had less of the GPU, for its weight, than those behind it",
+        Why::OthersHadLess => "the clients in front have had less of the GPU for their weight",
+        Why::OverBudget => "its client has had its budget of the day, so the clients in front go first",
+        Why::OthersOverBudget => "the clients behind it have had their budget of the day",
+        Why::OthersHaveTurn => {
+            "its client has had as much of the GPU as the one behind it, which has the turn now"
+        }
+        Why::HasTurn => "its client has the turn now, and the clients in front have had no more of the GPU",
+        Why::WaitsLonger => "its client has waited longer than those behind it",
+        Why::OthersWaitLonger => "the clients in front have waited longer",
+        Why::AfterOwn => "another runner of its client comes first, because it was left longer ago",
+        Why::Unknown => "its worker is of another version, and gives a reason that this api does not know",
+    }
+}

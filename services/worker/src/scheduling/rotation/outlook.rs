@@ -1,0 +1,114 @@
+//! Tells people why a runner has the turn and which turns come next, by the same comparisons that decide it. Must never
+//! change the rotation.
+
+use std::collections::HashMap;
+
+use super::{Duration, Estimates, Hash, Instant, Rotation, Stays, Waits};
+
+/// A turn that comes later, as things stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LaterTurn<C, K> {
+    pub(crate) client: C,
+    pub(crate) key: K,
+    pub(crate) by: By<C>,
+}
+
+/// What has put a turn at its place in the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By<C> {
+    /// No other client waits.
+    Alone,
+    /// Another runner of the client comes first.
+    OwnRunners,
+    /// Its client stands before this one, for this reason.
+    Before(C, Compared),
+    /// Its client stands behind this one, for this reason.
+    Behind(C, Compared),
+}
+
+/// The first difference between two clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// What they have had for their weight.
+    Standing,
+    /// Which of them has the turn.
+    Turn,
+    /// Since when they wait.
+    Wait,
+}
+
+impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
+    /// Why the runner that has the turn keeps it while it has work. `None` if its turn is over.
+    pub(crate) fn stays<S: Ord>(
+        &self,
+        waiting: &[Waits<C, K>],
+        standing: impl Fn(&C) -> S,
+        estimates: &Estimates<K>,
+        now: Instant,
+    ) -> Option<Stays> {
+        let next = self.next_in_line(waiting, standing);
+        let turn = self.turn.as_ref()?;
+        self.why_it_stays(turn, next.as_ref().map(|(_, key)| key), waiting, estimates, now)
+    }
+
+    /// The turns that come next, at most this many: those that would follow if each of them cost the same. First comes
+    /// one turn of each client, in the order in which clients take turns, then a second one of those that wait for
+    /// several runners. The runner that has the turn is left out.
+    pub(crate) fn coming<S: Ord>(
+        &self,
+        waiting: &[Waits<C, K>],
+        standing: impl Fn(&C) -> S,
+        at_most: usize,
+    ) -> Vec<LaterTurn<C, K>> {
+        let mut clients: Vec<&C> = Vec::new();
+        let mut keys: HashMap<&C, Vec<&K>> = HashMap::new();
+        for waits in waiting {
+            let own = keys.entry(&waits.client).or_insert_with(|| {
+                clients.push(&waits.client);
+                Vec::new()
+            });
+            if !own.contains(&&waits.key) {
+                own.push(&waits.key);
+            }
+        }
+        clients.sort_by_cached_key(|client| self.client_place(client, &standing));
+        keys.values_mut().for_each(|own| own.sort_by_key(|key| self.key_place(key)));
+        let rounds = keys.values().map(Vec::len).max().unwrap_or_default();
+        let mut coming: Vec<LaterTurn<C, K>> = Vec::new();
+        for round in 0..rounds {
+            for (nth, client) in clients.iter().enumerate() {
+                let Some(key) = keys[*client].get(round).filter(|key| !self.has_turn(key)) else { continue };
+                if coming.len() == at_most {
+                    return coming;
+                }
+                if coming.iter().all(|before| before.key != **key) {
+                    let compared = |other: &C| self.compared(client, other, &standing);
+                    let by = match (nth.checked_sub(1), clients.get(1)) {
+                        _ if round > 0 => By::OwnRunners,
+                        (Some(before), _) => By::Behind(clients[before].clone(), compared(clients[before])),
+                        (None, Some(behind)) => By::Before(C::clone(behind), compared(behind)),
+                        (None, None) => By::Alone,
+                    };
+                    coming.push(LaterTurn { client: C::clone(client), key: K::clone(key), by });
+                }
+            }
+        }
+        coming
+    }
+
+    fn compared<S: Ord>(&self, one: &C, other: &C, standing: impl Fn(&C) -> S) -> Compared {
+        let (one, other) = (self.client_place(one, &standing), self.client_place(other, &standing));
+        if one.0 != other.0 {
+            Compared::Standing
+        } else if one.1 != other.1 {
+            Compared::Turn
+        } else {
+            Compared::Wait
+        }
+    }
+
+    /// The longest time for which a client with work should wait.
+    pub(crate) fn max_wait(&self) -> Duration {
+        self.max_wait
+    }
+}
