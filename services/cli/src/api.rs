@@ -9,6 +9,7 @@ mod endpoints;
 mod error;
 mod jobs;
 mod page;
+mod queue;
 mod usage;
 
 use std::fmt::Display;
@@ -28,6 +29,7 @@ pub(crate) use deliveries::Delivery;
 pub(crate) use endpoints::{Endpoint, ExampleAnswer};
 pub(crate) use error::ApiError;
 pub(crate) use jobs::{Artifact, Event, Filter, Job};
+pub(crate) use queue::{LaterTurn, Queue, QueueClient, QueueHost, QueueModel};
 pub(crate) use usage::{Sum, UsageQuery};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);

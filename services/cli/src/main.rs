@@ -17,6 +17,8 @@ mod watch;
 mod deliveries;
 mod each;
 mod jobs;
+mod queue;
+mod top;
 mod usage;
 mod webhook;
 
@@ -61,6 +63,10 @@ enum Command {
     Watch(watch::Args),
     /// List jobs, newest first
     Jobs(jobs::Args),
+    /// Show what waits, whose turn it is, and why
+    Queue(queue::Args),
+    /// The same, live
+    Top(top::Args),
     /// Show what clients, users and models have used
     Usage(usage::Args),
     /// Show the webhooks of a job, and what their receivers said
@@ -128,6 +134,8 @@ impl Command {
             Self::Submit(args) => submit::run(args).await,
             Self::Watch(args) => watch::run(args).await,
             Self::Jobs(args) => jobs::run(args).await,
+            Self::Queue(args) => queue::run(args).await,
+            Self::Top(args) => top::run(args).await,
             Self::Usage(args) => usage::run(args).await,
             Self::Deliveries(args) => deliveries::run(args).await,
             Self::Cancel(args) => each::cancel(args).await,

@@ -29,7 +29,8 @@ pub(crate) fn show(mut table: Table) -> Result<(), PrintError> {
     print(text(&mut table, columns()))
 }
 
-fn text(table: &mut Table, columns: Option<u16>) -> String {
+/// What [`show`] prints, for a terminal with so many columns.
+pub(crate) fn text(table: &mut Table, columns: Option<u16>) -> String {
     if let Some(columns) = columns {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
     }

@@ -7,6 +7,7 @@ mod files;
 mod healthcheck;
 mod jobs;
 mod lists;
+mod queue;
 mod secrets;
 mod terminals;
 mod troubles;

@@ -129,7 +129,7 @@ impl Viewer<'_> {
 
     fn clients(&self) -> Vec<ClientPart> {
         let shown = self.reading.clients.iter().filter(|known| self.may_see(known.client));
-        shown.map(|known| parts::part(known, &self.reading.plans)).collect()
+        shown.map(|known| parts::part(known, self.reading)).collect()
     }
 }
 

@@ -132,7 +132,7 @@ async fn turns_and_parts_are_told_and_nobody_is_named_to_another_client() {
     assert_eq!(
         seen["clients"],
         json!([{
-            "name": "mine", "weight": 3.0, "share_due": 0.75, "share_got": 0.25, "gpu_seconds": 10.0,
+            "name": "mine", "queued": 0, "running": 0, "weight": 3.0, "share_due": 0.75, "share_got": 0.25, "gpu_seconds": 10.0,
             "max_running": 2, "gpu_seconds_a_day": 100.0, "gpu_seconds_left": 70.0,
         }])
     );

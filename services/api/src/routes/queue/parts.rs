@@ -1,14 +1,22 @@
 //! The clients in `GET /queue`: their terms, and how the GPU's time was divided between them.
 
-use foreman_store::{HostPlan, QueueClient};
+use foreman_store::QueueClient;
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use crate::queue::QueueReading;
 
 /// A client's part of the GPU. The shares are of the last hour, or of the time since a worker took a host over, if that
 /// is shorter. A job's time counts when the job has ended.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ClientPart {
     name: String,
+    /// Its jobs of all models that wait to run, or wait for their `run_at`.
+    #[schema(minimum = 0)]
+    queued: i64,
+    /// Its jobs that load or work.
+    #[schema(minimum = 0)]
+    running: i64,
     weight: f64,
     /// The part of the GPUs' time, between 0 and 1, that was due to it: whenever time was used, it was due to all who
     /// wanted some, by their weights. Ceilings and budgets do not change it. `null` if it wanted none.
@@ -31,8 +39,9 @@ pub(crate) struct ClientPart {
     gpu_seconds_left: Option<f64>,
 }
 
-pub(super) fn part(client: &QueueClient, plans: &[(String, HostPlan)]) -> ClientPart {
-    let parts = || plans.iter().flat_map(|(_, plan)| &plan.turns.parts);
+pub(super) fn part(client: &QueueClient, reading: &QueueReading) -> ClientPart {
+    let jobs = || reading.shares.iter().filter(|share| share.client == client.client);
+    let parts = || reading.plans.iter().flat_map(|(_, plan)| &plan.turns.parts);
     let all: f64 = parts().map(|part| part.got).sum();
     let own: Vec<_> = parts().filter(|part| part.client == client.client).collect();
     let (due, got) = own.iter().fold((0.0, 0.0), |(due, got), part| (due + part.due, got + part.got));
@@ -40,6 +49,8 @@ pub(super) fn part(client: &QueueClient, plans: &[(String, HostPlan)]) -> Client
     let left = |budget: f64| (budget - client.gpu_seconds_today.unwrap_or_default()).max(0.0);
     ClientPart {
         name: client.name.clone(),
+        queued: jobs().map(|share| share.queued).sum(),
+        running: jobs().map(|share| share.running).sum(),
         weight: client.weight,
         share_due: share(due),
         share_got: share(got),
