@@ -4,13 +4,15 @@
 //! [`plan`] decides. It asks [`backlog`] where jobs are ready, [`presence`] which models the host has, [`contexts`]
 //! which runner serves which jobs, [`rotation`] which client and runner have the next turn, [`fairness`] whose jobs come
 //! first in a claim, and [`estimates`] how long loads and runs take. [`shares`] and [`gpu_clock`] count what everybody
-//! has had, and [`division`] tells people of it. [`group_memory`] helps the scan to find ready jobs.
+//! has had, [`division`] tells people of it, and
+//! [`first_come`] which loads were saved. [`group_memory`] helps the scan to find ready jobs.
 
 pub(crate) mod backlog;
 pub(crate) mod contexts;
 pub(crate) mod division;
 pub(crate) mod estimates;
 pub(crate) mod fairness;
+pub(crate) mod first_come;
 pub(crate) mod gpu_clock;
 pub(crate) mod group_memory;
 pub(crate) mod key;

@@ -45,6 +45,8 @@ const WORKER: &[Metric] = &[
 
 /// Counters without labels: there from the start, or an alert over their increase would miss the first event.
 const FROM_THE_START: &[Metric] = &[
+    ("foreman_loads_total", "counter", &[]),
+    ("foreman_first_come_loads_total", "counter", &[]),
     ("foreman_model_switches_total", "counter", &[]),
     ("foreman_context_fitted_total", "counter", &[]),
     ("foreman_gpu_idle_seconds_total", "counter", &[]),

@@ -1,6 +1,7 @@
 //! Clients, and the users of a client, share one GPU: what one of them asks for does not keep the others waiting, and
 //! needs no load that another runner could save.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use foreman_store::{ClientId, JobRequest, NewJob, Seal};
@@ -8,6 +9,7 @@ use foreman_tests::{Api, Db, Worker, eventually, http};
 use ollama_sim::{Config, Happening, Record, Sim};
 use serde_json::{Value, json};
 
+use crate::api::publish;
 use crate::chat;
 
 /// The longest context that the simulator's `tiny-a` has.
@@ -106,6 +108,46 @@ async fn jobs_with_forty_contexts_and_jobs_with_none_need_two_loads() {
         let sent = body["options"].get("num_ctx").and_then(Value::as_i64).unwrap_or(automatic);
         assert_eq!(job["context"], sent.min(LONGEST_CONTEXT), "job {nth}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loads_of_first_come_order_are_counted_as_ollama_makes_them() {
+    let config = Config { load_delay: Duration::from_millis(50), ..Config::default() };
+    let sims = [(); 2].map(|()| Sim::start(config.clone().models(["tiny-a", "tiny-b"])));
+    let [straight, sim] = futures_util::future::try_join_all(sims).await.unwrap().try_into().ok().unwrap();
+    let jobs: Vec<Value> = [
+        ("tiny-a", json!({})),
+        ("tiny-b", json!({})),
+        ("tiny-a", json!({"num_ctx": 1024})),
+        ("tiny-a", json!({})),
+    ]
+    .into_iter()
+    .cycle()
+    .take(60)
+    .enumerate()
+    .map(
+        |(nth, (model, options))| json!({"model": model, "prompt": format!("job {nth}"), "options": options}),
+    )
+    .collect();
+    for job in &jobs {
+        let url = format!("{}/api/generate", straight.url());
+        let answer = http().post(url).body(job.to_string()).send().await.unwrap().error_for_status().unwrap();
+        answer.bytes().await.unwrap();
+    }
+    let db = Db::fresh().await;
+    publish(&db).await;
+    db.run("INSERT INTO host_model VALUES ('gpu', 'tiny-b:latest', 'tiny-b:latest', true)").await;
+    let api = Api::start(&db, &[]).await;
+    for job in &jobs {
+        api.submit(job).await;
+    }
+    let worker = Worker::start(&db, &sim.url(), &[]).await;
+    db.every_job_ends().await;
+    let made = sim.log().loads;
+    assert!(made <= 8, "{made} loads");
+    assert_eq!(worker.metric("foreman_loads_total").await.total_cmp(&(made as f64)), Ordering::Equal);
+    let would_be = worker.metric("foreman_first_come_loads_total").await;
+    assert_eq!(would_be.total_cmp(&(straight.log().loads as f64)), Ordering::Equal, "{would_be}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,8 +11,10 @@ mod host;
 mod ledger;
 mod standing;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use foreman_store::{Claimed, ClientId, Holder, HostPlan, JobId, Lease, LeaseNo, OwnLease, Used};
 use metrics::counter;
 use tokio::sync::watch;
@@ -22,11 +24,12 @@ use super::attempt::{Attempt, Finished};
 use super::fate::{Ending, HostTrouble, Past, reason};
 use super::idle::IdleMeter;
 use super::job::{Body, Job, JobWithEnding, Leave, Running};
-use super::metrics::{GPU_IDLE, MODEL_SWITCHES};
+use super::metrics::{FIRST_COME_LOADS, GPU_IDLE, LOADS, MODEL_SWITCHES};
 use super::record::leaving::Leaving;
 use super::signal::Signal;
 use crate::config;
 use crate::membership::liveness::Spell;
+use crate::scheduling::first_come::FirstCome;
 use crate::scheduling::gpu_clock::GpuClock;
 use crate::scheduling::key::{Key, RunsOn};
 use crate::scheduling::plan::{Capacity, Order, Plan};
@@ -46,6 +49,7 @@ pub(super) struct Decider {
     ledger: Ledger,
     claims: Claims,
     gpu: GpuClock,
+    first_come: FirstCome<(DateTime<Utc>, JobId), Key>,
     idle: IdleMeter,
     /// For jobs that do not name a number of attempts.
     max_attempts: i16,
@@ -94,6 +98,7 @@ impl Decider {
             ledger: Ledger::new(slots),
             claims: Claims::new(now),
             gpu: GpuClock::new(now),
+            first_come: FirstCome::default(),
             idle: IdleMeter::default(),
             max_attempts,
             actions: Vec::new(),
@@ -246,6 +251,9 @@ impl Decider {
 
     fn claimed(&mut self, order: &Order, spell: &Spell, claimed: Vec<Claimed>, now: Instant) {
         let charges = self.plan.claimed(order, &claimed, now);
+        if order.runs_on == RunsOn::Gpu {
+            self.count_first_come_loads(&claimed);
+        }
         // A job that its claim began is recorded as `working`. If its model must be loaded after all, that would not
         // be true, so the job goes back.
         let is_loaded = self.host.needs_no_load(&order.runner, order.runs_on, self.ledger.gpu_is_busy(), now);
@@ -258,6 +266,16 @@ impl Decider {
                 Ok(job) => self.ledger.hold(job),
                 Err(job) => self.settle(*job),
             }
+        }
+    }
+
+    fn count_first_come_loads(&mut self, claimed: &[Claimed]) {
+        for job in claimed {
+            // Jobs whose load key this version cannot read are never offered.
+            let Ok(key) = job.load_key.parse().map(Arc::new) else { continue };
+            let place = (job.eligible_at, job.lease.job_id);
+            counter!(FIRST_COME_LOADS.name)
+                .increment(self.first_come.claimed(place, self.plan.straight(&key)));
         }
     }
 
@@ -333,6 +351,7 @@ impl Decider {
                     self.plan.has_context(&key, length);
                 }
                 self.ledger.loaded(&mut self.gpu, now);
+                counter!(LOADS.name).increment(1);
                 if self.host.loaded(key, now) {
                     counter!(MODEL_SWITCHES.name).increment(1);
                 }

@@ -17,6 +17,14 @@ pub(crate) const MODEL_SWITCHES: Metric = Metric::counter(
     "foreman_model_switches_total",
     "Loads of another model, or of the same with other options, than the one before.",
 );
+pub(crate) const LOADS: Metric = Metric::counter(
+    "foreman_loads_total",
+    "Loads of a model; with another context or other options it is another load.",
+);
+pub(crate) const FIRST_COME_LOADS: Metric = Metric::counter(
+    "foreman_first_come_loads_total",
+    "Loads that the same jobs would have needed one after the other, in the order in which they could run.",
+);
 pub(crate) const GPU_IDLE: Metric =
     Metric::counter("foreman_gpu_idle_seconds_total", "Seconds in which nothing ran while work waited.");
 pub(crate) const CONTEXT_FITTED: Metric = Metric::counter(
@@ -25,4 +33,4 @@ pub(crate) const CONTEXT_FITTED: Metric = Metric::counter(
 );
 
 pub(crate) const METRICS: &[Metric] =
-    &[JOB_WAIT, JOB_LOAD, JOB_RUN, TOKENS, MODEL_SWITCHES, GPU_IDLE, CONTEXT_FITTED];
+    &[JOB_WAIT, JOB_LOAD, JOB_RUN, TOKENS, MODEL_SWITCHES, LOADS, FIRST_COME_LOADS, GPU_IDLE, CONTEXT_FITTED];

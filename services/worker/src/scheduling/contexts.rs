@@ -84,6 +84,17 @@ impl Contexts {
         }
     }
 
+    /// What Ollama would load for a job of this load key without us.
+    pub(crate) fn straight(&self, job: &Key) -> Key {
+        let base = base(job);
+        match job.context() {
+            Context::Length(asked) if self.automatic(&base) != Some(asked) => {
+                with(&base, Context::Length(self.need(&base, asked)))
+            }
+            _ => base,
+        }
+    }
+
     /// Whether a runner with this context serves jobs that ask for that one. Both are of the load key `base`.
     pub(crate) fn serves(&self, base: &Key, runner: Context, job: Context) -> bool {
         match (runner, job) {

@@ -154,6 +154,11 @@ impl Plan {
         self.work.contexts.length(runner)
     }
 
+    /// What Ollama would load for a job of this load key without us.
+    pub(crate) fn straight(&self, job: &Key) -> Key {
+        self.work.contexts.straight(job)
+    }
+
     /// Ollama was away, or has unloaded everything. It may be another one by now.
     pub(crate) fn doubt_contexts(&mut self) {
         self.work.contexts.doubt();
