@@ -58,6 +58,11 @@ impl Refusal {
         Self::new(StatusCode::TOO_MANY_REQUESTS, code, sentence).retry_after(Duration::from_secs(1))
     }
 
+    pub(crate) fn administrators_only() -> Self {
+        let sentence = "only an administrator may do this; send the key of one, which `foreman client create NAME --admin` makes";
+        Self::new(StatusCode::FORBIDDEN, "administrators_only", sentence)
+    }
+
     /// The job does not exist, or it is another client's. A client must not be able to tell the difference.
     pub(crate) fn no_such_job() -> Self {
         Self::new(StatusCode::NOT_FOUND, "no_such_job", "there is no such job; list yours with GET /jobs")

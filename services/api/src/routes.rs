@@ -20,6 +20,7 @@ pub(crate) mod batch;
 mod caller;
 pub(crate) mod deliveries;
 pub(crate) mod events;
+pub(crate) mod hosts;
 pub(crate) mod job;
 pub(crate) mod jobs;
 pub(crate) mod queue;
@@ -56,6 +57,9 @@ routes! {
     "/jobs/{id}/deliveries" => get(deliveries::list),
     "/queue" => get(queue::show),
     "/usage" => get(usage::show),
+    "/hosts" => get(hosts::list),
+    "/hosts/{id}/drain" => post(hosts::drain),
+    "/hosts/{id}/resume" => post(hosts::resume),
     "/deliveries/{id}/redeliver" => post(deliveries::redeliver),
     "/webhooks" => get(webhooks::list).post(webhooks::create),
     "/webhooks/{id}" => get(webhooks::show).patch(webhooks::change).delete(webhooks::delete),

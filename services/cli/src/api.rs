@@ -7,6 +7,7 @@ mod chat;
 mod deliveries;
 mod endpoints;
 mod error;
+mod hosts;
 mod jobs;
 mod page;
 mod queue;
@@ -22,12 +23,13 @@ use reqwest::header::{self, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, StatusCode, redirect};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use url::{Host, Url};
+use url::Url;
 
 pub(crate) use batch::LineReply;
 pub(crate) use deliveries::Delivery;
 pub(crate) use endpoints::{Endpoint, ExampleAnswer};
 pub(crate) use error::ApiError;
+pub(crate) use hosts::Host;
 pub(crate) use jobs::{Artifact, Event, Filter, Job};
 pub(crate) use queue::{LaterTurn, Queue, QueueClient, QueueHost, QueueModel};
 pub(crate) use usage::{Sum, UsageQuery};
@@ -64,9 +66,9 @@ impl Api {
         let mut http =
             reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).redirect(redirect::Policy::none());
         let is_loopback = match base.host() {
-            Some(Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(Host::Ipv6(ip)) => ip.is_loopback(),
-            Some(Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+            Some(url::Host::Domain(name)) => name == "localhost",
             None => false,
         };
         if is_loopback {
@@ -84,6 +86,20 @@ impl Api {
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         // Joining a relative path to a base that ends in a slash cannot fail.
         let url = self.base.join(path).unwrap_or_else(|_| self.base.clone());
+        self.request_url(method, url)
+    }
+
+    /// A request to a path of which a part may be any text: each part is escaped.
+    fn request_to(&self, method: Method, parts: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        // Only a URL without a host has no path, and `base_url` accepts none.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(parts);
+        }
+        self.request_url(method, url)
+    }
+
+    fn request_url(&self, method: Method, url: Url) -> RequestBuilder {
         let mut request = self.http.request(method, url);
         if let Some(authorization) = &self.authorization {
             request = request.header(header::AUTHORIZATION, authorization.clone());

@@ -6,6 +6,7 @@ mod up;
 mod client;
 mod doctor;
 mod healthcheck;
+mod host;
 mod secrets;
 
 mod chat;
@@ -85,6 +86,9 @@ enum Command {
     /// Who may submit: keys and webhook secrets
     #[command(subcommand, after_help = client::help())]
     Client(client::Command),
+    /// The Ollama hosts, and which of them take jobs
+    #[command(subcommand, after_help = host::help())]
+    Host(host::Command),
     /// The encryption of stored secrets
     #[command(subcommand, after_help = secrets::help())]
     Secrets(secrets::Command),
@@ -143,6 +147,7 @@ impl Command {
             Self::Listen(args) => listen::run(args).await,
             Self::Webhook(command) => webhook::run(command).await,
             Self::Client(command) => client::run(command).await,
+            Self::Host(command) => host::run(command).await,
             Self::Secrets(command) => secrets::run(command).await,
             Self::Doctor(args) => doctor::run(args).await,
             Self::Healthcheck(args) => healthcheck::run(args).await,

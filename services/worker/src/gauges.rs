@@ -27,6 +27,8 @@ const LANES_OPEN: Metric = Metric::gauge(
     "foreman_lanes_open",
     "Receivers that failed ten times in a row, so that one webhook at a time tries them out.",
 );
+const HOSTS_DRAINED: Metric =
+    Metric::gauge("foreman_hosts_drained", "Hosts that an operator has drained, so that they take no jobs.");
 const DAYS_AHEAD: Metric =
     Metric::gauge("foreman_partition_days_ahead", "Days after today that have their partitions.");
 const OLDEST_TRANSACTION: Metric = Metric::gauge(
@@ -34,8 +36,17 @@ const OLDEST_TRANSACTION: Metric = Metric::gauge(
     "The age of the oldest transaction, which keeps dead rows from being cleaned away.",
 );
 
-pub(crate) const METRICS: &[Metric] =
-    &[JOBS_QUEUED, OLDEST_QUEUED, OUTBOX_OLDEST, DUE, OLDEST_DUE, LANES_OPEN, DAYS_AHEAD, OLDEST_TRANSACTION];
+pub(crate) const METRICS: &[Metric] = &[
+    JOBS_QUEUED,
+    OLDEST_QUEUED,
+    OUTBOX_OLDEST,
+    DUE,
+    OLDEST_DUE,
+    LANES_OPEN,
+    HOSTS_DRAINED,
+    DAYS_AHEAD,
+    OLDEST_TRANSACTION,
+];
 
 /// Prometheus usually asks every 15 s or less often.
 const EVERY: Duration = Duration::from_secs(10);
@@ -94,6 +105,7 @@ async fn read(worker: &Worker) -> Result<Snapshot, StoreError> {
     gauges.set(&DUE, &[], deliveries.due as f64);
     gauges.set(&OLDEST_DUE, &[], deliveries.oldest_due.as_secs_f64());
     gauges.set(&LANES_OPEN, &[], deliveries.lanes_open as f64);
+    gauges.set(&HOSTS_DRAINED, &[], store.drained_hosts().await? as f64);
     gauges.set(&OUTBOX_OLDEST, &[], store.outbox_oldest().await?.as_secs_f64());
     gauges.set(&DAYS_AHEAD, &[], store.partition_days_ahead().await? as f64);
     gauges.set(&OLDEST_TRANSACTION, &[], store.oldest_transaction().await?.as_secs_f64());

@@ -7,6 +7,7 @@ mod answer;
 mod attempt;
 mod cancel;
 mod decider;
+mod drain;
 mod fate;
 mod floor;
 mod host_watch;
@@ -53,8 +54,10 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         shutdown.spawn_work("settle", exits);
     });
     let (its, its_ollama, its_signals) = (Arc::clone(&worker), ollama.clone(), signals.clone());
-    let prepare =
-        async move |holder: &Holder| publisher::remember(&its, &holder.host, &its_ollama, &its_signals).await;
+    let prepare = async move |holder: &Holder| {
+        drain::look(&its, &its_signals).await;
+        publisher::remember(&its, &holder.host, &its_ollama, &its_signals).await;
+    };
     shutdown.spawn("host_lease", host_lease::run(Arc::clone(&worker), give_holder, prepare));
     let watch = HostWatch {
         worker: Arc::clone(&worker),
@@ -68,6 +71,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     let watchers = [
         shutdown.spawn_work("inventory", watch.run()),
         shutdown.spawn_work("scan", scan::run(Arc::clone(&worker), holder.clone(), signals.clone())),
+        shutdown.spawn_work("drain", drain::run(Arc::clone(&worker), signals.clone())),
         shutdown.spawn_work("cancel", cancel::run(Arc::clone(&worker), signals.clone())),
         shutdown.spawn_work(
             "plan",

@@ -9,7 +9,7 @@ mod schema;
 mod secrets;
 mod fleet;
 
-pub use fleet::{HostRow, OrphanedLeases, WorkerRow};
+pub use fleet::{OrphanedLeases, WorkerRow};
 pub use reach::{DatabaseAddress, Reached, Unreachable};
 pub use schema::SchemaState;
 pub use secrets::{ClientSecret, SealedSecret};

@@ -18,7 +18,7 @@ mod usage;
 mod checkup;
 
 pub use checkup::{
-    ClientSecret, DatabaseAddress, HostRow, OpenTransaction, OrphanedLeases, Reached, Rights, SchemaState,
+    ClientSecret, DatabaseAddress, OpenTransaction, OrphanedLeases, Reached, Rights, SchemaState,
     SealedSecret, Server, Unreachable, WorkerRow,
 };
 pub use client::address::AddressClient;
@@ -40,6 +40,7 @@ pub use fleet::api::Orphaned;
 pub use fleet::heartbeat::Heartbeat;
 pub use fleet::host::{HostOffer, PublishedModel};
 pub use fleet::host_plan::{HostPlan, MeasuredContext, MeasuredRunner};
+pub use fleet::host_row::HostRow;
 pub use fleet::host_turns::{GpuPart, HostTurns, NextTurn, Why};
 pub use fleet::inventory::{Inventory, KnownModel};
 pub use fleet::stream::{Place, StreamAddress};

@@ -5,6 +5,7 @@ mod clients;
 mod doctor;
 mod files;
 mod healthcheck;
+mod hosts;
 mod jobs;
 mod lists;
 mod queue;

@@ -7,6 +7,7 @@ mod cli;
 mod clients;
 mod clock_steps;
 mod documents;
+mod draining;
 mod endpoints;
 mod handing_back;
 mod house;

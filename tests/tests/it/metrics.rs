@@ -64,6 +64,7 @@ const OF_THE_DATABASE: &[Metric] = &[
     ("foreman_deliveries_due", "gauge", &[]),
     ("foreman_delivery_oldest_due_seconds", "gauge", &[]),
     ("foreman_lanes_open", "gauge", &[]),
+    ("foreman_hosts_drained", "gauge", &[]),
     ("foreman_partition_days_ahead", "gauge", &[]),
     ("foreman_db_oldest_transaction_seconds", "gauge", &[]),
 ];

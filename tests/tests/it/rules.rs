@@ -3,6 +3,7 @@
 mod accepting;
 mod cancelling;
 mod claiming;
+mod draining;
 mod holding;
 mod hosting;
 mod missing_models;

@@ -19,7 +19,7 @@ use crate::access::bound::Bound;
 use crate::access::key;
 use crate::access::shares::{Refusals, Resource};
 use crate::access::site::ForeignHeader;
-use crate::access::source_address::{client_name, source_address};
+use crate::access::source_address::{client_name, is_local, source_address};
 use crate::config::Access;
 use crate::refusal::Refusal;
 
@@ -54,9 +54,17 @@ const NEWCOMERS: Resource = Resource {
 pub(crate) struct Caller {
     pub(crate) client: ClientId,
     is_admin: bool,
+    /// No key was needed, and the request came from this machine itself.
+    is_local: bool,
 }
 
 impl Caller {
+    /// Whether this client may change how the installation works: as an administrator, or, where no keys are needed, as
+    /// somebody on this machine.
+    pub(crate) fn may_operate(self) -> bool {
+        self.is_admin || self.is_local
+    }
+
     /// The jobs that this client may see.
     pub(crate) fn scope(self) -> Scope {
         if self.is_admin { Scope::Everyone } else { Scope::Client(self.client) }
@@ -65,7 +73,7 @@ impl Caller {
 
 impl From<SignedIn> for Caller {
     fn from(signed_in: SignedIn) -> Self {
-        Self { client: signed_in.client, is_admin: signed_in.is_admin }
+        Self { client: signed_in.client, is_admin: signed_in.is_admin, is_local: false }
     }
 }
 
@@ -179,11 +187,12 @@ impl Auth {
                     .get::<ConnectInfo<SocketAddr>>()
                     .copied()
                     .ok_or_else(Refusal::internal)?;
+                let is_local = is_local(peer, &parts.headers);
                 let name = client_name(source_address(peer, &parts.headers, proxies));
                 let found = self.addresses.try_get_with_by_ref(&name, self.look_up_address(&name)).await;
                 found
                     .map_err(|error| self.lookup_failed(error))?
-                    .map(Caller::from)
+                    .map(|client| Caller { is_local, ..client.into() })
                     .ok_or_else(address_revoked)
             }
         }

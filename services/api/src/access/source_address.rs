@@ -27,6 +27,11 @@ pub(crate) fn source_address(peer: SocketAddr, headers: &HeaderMap, proxies: &[I
     source
 }
 
+/// Whether a request comes from this machine, and no proxy says that it only passes it on.
+pub(crate) fn is_local(peer: SocketAddr, headers: &HeaderMap) -> bool {
+    peer.ip().to_canonical().is_loopback() && !headers.contains_key(FORWARDED_FOR)
+}
+
 /// The first 64 bits of an IPv6 address name a network. A machine in it can take as many of its addresses as it likes, so the
 /// whole network is one client.
 const V6_NETWORK: u8 = 64;

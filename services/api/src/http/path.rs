@@ -16,6 +16,9 @@ pub(crate) struct DeliveryPath(pub(crate) DeliveryId);
 /// The `{id}` of an endpoint's route.
 pub(crate) struct EndpointPath(pub(crate) EndpointId);
 
+/// The `{id}` of a host's route.
+pub(crate) struct HostPath(pub(crate) String);
+
 /// The `{name}` of an artifact's route.
 pub(crate) struct NamePath(pub(crate) String);
 
@@ -45,6 +48,15 @@ impl<S: Send + Sync> FromRequestParts<S> for EndpointPath {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let id = parameter(parts, state, "id").await.and_then(|id| id.parse().ok());
         Ok(Self(id.ok_or_else(Refusal::no_such_endpoint)?))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for HostPath {
+    type Rejection = Refusal;
+
+    /// Any text may be the id of a host. One that is not UTF-8 is nobody's.
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        Ok(Self(parameter(parts, state, "id").await.unwrap_or_default()))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use foreman_store::{HostRow, Store, StoreError, WorkerRow};
+use foreman_webhook::rfc3339;
 
 use super::finding::{Finding, count, plural};
 use super::waiting::Waiting;
@@ -90,10 +91,16 @@ pub(super) fn hosts(fleet: &Fleet) -> Vec<Finding> {
 }
 
 fn of_host(host: &HostRow, fleet: &Fleet) -> Finding {
-    let HostRow { id, url, holder, is_reachable, models, published } = host;
+    let HostRow { id, url, holder, is_reachable, models, published, drained_at, .. } = host;
     let url = url.trim_end_matches('/');
     let stands_by =
         fleet.alive().find(|worker| worker.host == *id && worker.roles.iter().any(|role| role == "run"));
+    if let Some(at) = drained_at {
+        return Finding::note(
+            format!("Host {id} ({url}): drained since {}; nothing new is claimed there.", rfc3339(*at)),
+            format!("foreman host resume {id}  (when it is to take jobs again)"),
+        );
+    }
     match (holder, stands_by) {
         (Some(holder), _) if !is_reachable => Finding::trouble(
             format!("Host {id}: its worker {holder} does not reach Ollama at {url}."),
@@ -102,7 +109,7 @@ fn of_host(host: &HostRow, fleet: &Fleet) -> Finding {
         (Some(holder), _) => match published {
             Some(ago) if *ago < PUBLISHED_WITHIN => Finding::ok(format!(
                 "Host {id} ({url}): held by worker {holder}, {} published {} ago.",
-                count(*models, "model"),
+                count(models.len(), "model"),
                 in_words(*ago)
             )),
             _ => Finding::note(

@@ -156,7 +156,7 @@ impl Decider {
             self.claims.ask();
             self.actions.push(Action::Ask(question));
         }
-        let waits = self.standing.holds_host() && self.plan.work_waits();
+        let waits = self.standing.serves_host() && self.plan.work_waits();
         let idle_seconds = self.idle.note(waits && self.ledger.runs_nothing(), now);
         counter!(GPU_IDLE.name).increment(idle_seconds);
         std::mem::take(&mut self.actions)
@@ -339,6 +339,7 @@ impl Decider {
             Signal::Scanned(groups) => self.plan.scanned(groups, now),
             Signal::Remembered(plan) => self.plan.remember(&plan),
             Signal::Agreed(terms) => self.plan.agreed(terms),
+            Signal::Drained(is_drained) => self.standing.drain(is_drained),
             Signal::Settled(lease) => self.ledger.settled(lease),
             Signal::CancelAsked(leases) => {
                 for job in self.ledger.cancel(&leases) {

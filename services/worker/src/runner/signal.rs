@@ -17,6 +17,8 @@ pub(crate) enum Signal {
     Remembered(Box<HostPlan>),
     /// These clients have terms of their own, and no others.
     Agreed(Vec<ClientTerms>),
+    /// Whether an operator has drained the host.
+    Drained(bool),
     /// Somebody asked to cancel the jobs under these leases of ours.
     CancelAsked(Vec<LeaseNo>),
     /// Postgres has stored the outcome of this lease, or has refused it for good. The lease is ours no longer.

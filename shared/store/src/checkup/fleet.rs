@@ -1,4 +1,4 @@
-//! The rows of workers and hosts, those of dead workers included.
+//! The rows of workers, those of dead workers included, and the leases that they left.
 
 use std::time::Duration;
 
@@ -17,20 +17,6 @@ pub struct WorkerRow {
     pub is_alive: bool,
     /// Time since the last renewal.
     pub silent: Duration,
-}
-
-/// An Ollama host as its row describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostRow {
-    pub id: String,
-    pub url: String,
-    /// The live worker that holds the host.
-    pub holder: Option<WorkerId>,
-    /// Whether Ollama answered the last holder.
-    pub is_reachable: bool,
-    pub models: i64,
-    /// Time since its models were last published; `None` if they never were.
-    pub published: Option<Duration>,
 }
 
 /// Leased jobs whose worker is gone.
@@ -63,33 +49,6 @@ impl Store {
         Ok(rows
             .into_iter()
             .map(|row| worker((row.id, row.host_id, row.roles, row.is_alive, row.silent)))
-            .collect())
-    }
-
-    /// Every host that a worker ever held.
-    pub async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
-        let rows = sqlx::query!(
-            r#"-- hosts
-            SELECT h.id, h.url, w.id AS "holder?: WorkerId", h.reachable,
-                   (SELECT count(*) FROM host_model m WHERE m.host_id = h.id) AS "models!",
-                   extract(epoch FROM clock_timestamp() - h.published_at)::float8 AS published
-            FROM host h
-            LEFT JOIN worker w ON w.id = h.holder
-                AND clock_timestamp() BETWEEN h.renewed_at - h.ttl AND h.renewed_at + h.ttl
-            ORDER BY h.id"#
-        )
-        .fetch_all(self.once())
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| HostRow {
-                id: row.id,
-                url: row.url,
-                holder: row.holder,
-                is_reachable: row.reachable,
-                models: row.models,
-                published: row.published.map(seconds),
-            })
             .collect())
     }
 

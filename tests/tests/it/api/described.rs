@@ -278,6 +278,13 @@ async fn the_answers_are_as_described() {
     for query in ["", "?by=user", "?by=hour&limit=1", "?by=x"] {
         contract.ask(&api, get.clone(), &format!("/usage{query}"), "/usage", &[], "").await;
     }
+    contract.ask(&api, get.clone(), "/hosts", "/hosts", &[], "").await;
+    for action in ["drain", "resume"] {
+        for id in ["gpu", "no%2Fhost"] {
+            let of = format!("/hosts/{{id}}/{action}");
+            contract.ask(&api, post.clone(), &format!("/hosts/{id}/{action}"), &of, &[], "").await;
+        }
+    }
     let nobody = &[("x-foreman-user", "x".repeat(129))].map(|(name, value)| (name, &*value.leak()));
     let of = "/jobs/{id}/retry";
     contract.ask(&api, post.clone(), &format!("/jobs/{done}/retry"), of, nobody, "").await;

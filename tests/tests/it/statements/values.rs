@@ -86,6 +86,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("delivery_backlog", WholeRooms("one worker counts, and rests in proportion"), &["10"]),
     values("deregister_api", Few, &["filled.id(3)"]),
     values("deregister_worker", Few, &["filled.id(3)"]),
+    values("drain_host", Few, &["'host 3'"]),
+    values("drained_hosts", Few, BARE),
     values("drop_leases_without_request", Few, &["filled.id(3)"]),
     values("end_old_deliveries", Few, &["100, '-infinity'", "100, now() - interval '2 seconds'"]),
     values("expire_jobs", Few, &["100, '-infinity'", "100, now() - interval '2 seconds'"]),
@@ -113,9 +115,10 @@ pub(crate) const VALUES: &[Values] = &[
     values("have_ended", BATCH, &["filled.ids(2, 1), filled.jobs(150000, 1)", "array_fill(filled.id(1), '{100}'), filled.jobs(150001, 100)"]),
     values("has_published", Few, &["'host 3'"]),
     values("heartbeats", Few, BARE),
-    values("hosts", DOCTOR, BARE),
+    values("hosts", Pages(4_000.0, "all leases are looked at, and there are as many as slots"), BARE),
     values("introduce_host", Few, &["'host 3', 'http://127.0.0.1:11434', 20, 4"]),
     values("inventory", Few, BARE),
+    values("is_drained", Few, &["'host 3'"]),
     values("job_body", Few, &["filled.job(150000)"]),
     values("job_history", Few, &["filled.job(150000), filled.id(2), 100, 0"]),
     values("job_views", Pages(1_200.0, "a page of 50 jobs, each looked up in all rooms"), &[
@@ -184,6 +187,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("request_size", Few, &["filled.job(150000), filled.id(2)"]),
     values("rescue_leases", Pages(1_000.0, "all leases are looked at for such without a worker, and there are as many as slots"), &[
         "filled.ids(900001, 2), 5, 'lost', 1.0"]),
+    values("resume_host", Few, &["'host 3'"]),
     values("revoke_client", Few, &["'client 3'"]),
     values("rights", DOCTOR, BARE),
     values("rotate_endpoint", Few, &["filled.id(500001), filled.id(1), '\\x00', 86400, 'abcd'"]),

@@ -1,5 +1,5 @@
-//! Whether this worker may claim and begin jobs. It may while it holds the host, its spell goes on, and the process
-//! does not stop. Pure.
+//! Whether this worker may claim and begin jobs. It may while it holds the host, nobody has drained the host, its spell
+//! goes on, and the process does not stop. Pure.
 
 use foreman_store::{Holder, WorkerId};
 
@@ -9,6 +9,7 @@ use crate::membership::liveness::Spell;
 pub(super) struct Standing {
     holder: Option<Holder>,
     spell: Option<Spell>,
+    is_drained: bool,
     stop: Option<Stop>,
 }
 
@@ -28,7 +29,7 @@ impl Standing {
 
     /// As whom this worker may claim and begin jobs now. `None` if it may not.
     pub(super) fn right(&self) -> Option<(&Holder, &Spell)> {
-        if self.stop.is_some() {
+        if self.stop.is_some() || self.is_drained {
             return None;
         }
         let (holder, spell) = (self.holder.as_ref()?, self.spell.as_ref()?);
@@ -36,8 +37,14 @@ impl Standing {
         may.then_some((holder, spell))
     }
 
-    pub(super) fn holds_host(&self) -> bool {
-        self.holder.is_some()
+    /// An operator has drained the host, or lets it take jobs again.
+    pub(super) fn drain(&mut self, is_drained: bool) {
+        self.is_drained = is_drained;
+    }
+
+    /// Whether the host is ours, and is there to run jobs.
+    pub(super) fn serves_host(&self) -> bool {
+        self.holder.is_some() && !self.is_drained
     }
 
     /// The id under which this worker has leases, while its spell goes on.

@@ -42,6 +42,8 @@ pub(crate) enum Write {
     EndpointChanged,
     /// A host has no holder any more.
     HostFreed,
+    /// A host was drained, or takes jobs again.
+    DrainChanged,
     /// A host published its models, or its Ollama does not answer.
     Published,
 }
@@ -66,7 +68,7 @@ impl Write {
             | Self::Reported
             | Self::Redelivered
             | Self::EndpointChanged => &[Delivery],
-            Self::HostFreed => &[Host],
+            Self::HostFreed | Self::DrainChanged => &[Host],
             Self::Published => &[Published],
         }
     }
@@ -89,6 +91,7 @@ impl Write {
             Self::Redelivered => &["bring_forward", "deliver_again"],
             Self::EndpointChanged => &["change_endpoint", "delete_endpoint"],
             Self::HostFreed => &["release_host", "deregister_worker"],
+            Self::DrainChanged => &["drain_host", "resume_host"],
             Self::Published => &["publish_models", "note_unreachable"],
         }
     }
@@ -110,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Write; 18] = [
+    const ALL: [Write; 19] = [
         Write::Accepted,
         Write::AcceptedForLater,
         Write::Begun,
@@ -128,6 +131,7 @@ mod tests {
         Write::Redelivered,
         Write::EndpointChanged,
         Write::HostFreed,
+        Write::DrainChanged,
         Write::Published,
     ];
 

@@ -1,7 +1,7 @@
 //! Claims ready jobs for the worker that holds a host: each job moves from the queue to a lease with a number of its
 //! own.
 //!
-//! Must never hand a job to a worker that has lost its host.
+//! Must never hand a job to a worker that has lost its host, or for a host that is drained.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,8 +86,8 @@ impl Store {
     /// is the most that a job gets: one that expires soon is not sent ahead, and one whose body must still be read does not
     /// begin with its claim.
     ///
-    /// The same statement proves that the worker lives and holds the host. So an empty answer may also mean that it
-    /// does not.
+    /// The same statement proves that the worker lives and holds the host, and that the host is not drained. So an
+    /// empty answer may also mean that one of these is not so.
     pub async fn claim(
         &self,
         holder: &Holder,
@@ -104,13 +104,13 @@ impl Store {
         let quotas: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
         let phase = if permit == Permit::Begun { Phase::Working } else { Phase::Held };
         let body_at_most = BODY_WITH_CLAIM.min(BODIES_WITH_CLAIM / limit.max(1));
-        // The key-share locks on the two rows exclude a rescue and a change of holder during this claim, because both
-        // lock the row FOR UPDATE first.
+        // The key-share locks on the two rows exclude a rescue, a change of holder and a drain during this claim,
+        // because these lock the row FOR UPDATE first.
         let rows = sqlx::query!(
             r#"-- claim_jobs
             WITH holder AS MATERIALIZED (
                 SELECT w.id FROM worker w JOIN host h ON h.holder = w.id
-                WHERE w.id = $1 AND h.id = $2 AND h.fence = $3
+                WHERE w.id = $1 AND h.id = $2 AND h.fence = $3 AND h.drained_at IS NULL
                 FOR KEY SHARE
             ), picked AS MATERIALIZED (
                 SELECT r.client_id, r.job_id, offer.turn

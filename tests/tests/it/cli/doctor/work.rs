@@ -130,3 +130,13 @@ async fn webhooks_that_nobody_sends() {
     assert_eq!(examined.checks("trouble"), ["workers", "deliveries"], "{examined:#?}");
     examined.trouble("deliveries", "the first since 10m", "role dispatch");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_somebody_has_drained() {
+    let house = House::sound().await;
+    let holder = house.db.holder().await;
+    house.speaks_for(&holder).await;
+    assert!(house.db.store.drain_host(&holder.host).await.unwrap());
+    let examined = house.examined(&[]).await;
+    assert_eq!((examined.checks("note"), examined.code), (vec!["hosts", "api"], 0), "{examined:#?}");
+}
