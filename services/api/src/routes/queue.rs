@@ -31,7 +31,7 @@ pub(crate) struct Queue {
     #[schema(format = DateTime)]
     as_of: String,
     models: Vec<QueuedModel>,
-    /// The hosts that a worker holds and whose Ollama answers.
+    /// The hosts that a worker holds and whose Ollama answers, as they were a moment ago.
     hosts: Vec<QueueHost>,
     /// The clients that have jobs, or had some of the GPU lately: all of them for an administrator, and otherwise the
     /// caller alone.
@@ -105,8 +105,8 @@ pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Re
     let viewer = Viewer { app: &app, caller, reading: &reading };
     let queue = Queue {
         as_of: rfc3339(reading.as_of),
-        models: models.map(|shares| model(&app, caller, shares, &reading.plans)).collect(),
-        hosts: reading.plans.iter().map(|(host, plan)| turns::host(&viewer, host, plan)).collect(),
+        models: models.map(|shares| model(&app, caller, shares, &reading.hosts.plans)).collect(),
+        hosts: reading.hosts.plans.iter().map(|(host, plan)| turns::host(&viewer, host, plan)).collect(),
         clients: viewer.clients(),
     };
     Ok(outgoing::small_json(StatusCode::OK, show::json(&queue)))
@@ -118,7 +118,7 @@ impl Viewer<'_> {
     }
 
     fn name(&self, client: ClientId) -> String {
-        let found = self.reading.clients.iter().find(|known| known.client == client);
+        let found = self.reading.hosts.clients.iter().find(|known| known.client == client);
         found.filter(|_| self.may_see(client)).map_or_else(|| ANOTHER.to_owned(), |known| known.name.clone())
     }
 
@@ -128,7 +128,7 @@ impl Viewer<'_> {
     }
 
     fn clients(&self) -> Vec<ClientPart> {
-        let shown = self.reading.clients.iter().filter(|known| self.may_see(known.client));
+        let shown = self.reading.hosts.clients.iter().filter(|known| self.may_see(known.client));
         shown.map(|known| parts::part(known, self.reading)).collect()
     }
 }

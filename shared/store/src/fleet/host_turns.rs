@@ -23,7 +23,9 @@ pub struct HostTurns {
     pub max_wait_ms: u64,
     /// The turns that come next, as things stand.
     pub next: Vec<NextTurn>,
-    /// How the GPU's time of the last hour was divided.
+    /// How much of the GPU's time all clients together have got in the last hour, in seconds.
+    pub gpu_seconds: f64,
+    /// How it was divided.
     pub parts: Vec<GpuPart>,
 }
 

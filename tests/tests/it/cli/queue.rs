@@ -96,6 +96,23 @@ async fn top_follows_the_queue_and_gives_the_terminal_back_as_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn top_says_that_the_api_is_away_and_goes_on_when_it_is_back() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    let mut api = Api::start(&db, &[]).await;
+    api.submit(&json!({ "model": "tiny-a", "prompt": "x" })).await;
+    let mut top = OnTerminal::start(&api, &["top"]);
+    top.shows("tiny-a:latest  1  ").await;
+    api.process.kill().await;
+    top.shows("The api is away; this is the last that it told.").await;
+    top.shown.lock().unwrap().clear();
+    api.process.start_again();
+    top.shows("q ends it").await;
+    top.keyboard.write_all(b"q").unwrap();
+    top.ends_cleanly("after a restart of the api").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_queue_is_a_table_for_people_and_the_answer_for_programs() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();

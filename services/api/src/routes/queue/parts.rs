@@ -41,9 +41,10 @@ pub(crate) struct ClientPart {
 
 pub(super) fn part(client: &QueueClient, reading: &QueueReading) -> ClientPart {
     let jobs = || reading.shares.iter().filter(|share| share.client == client.client);
-    let parts = || reading.plans.iter().flat_map(|(_, plan)| &plan.turns.parts);
-    let all: f64 = parts().map(|part| part.got).sum();
-    let own: Vec<_> = parts().filter(|part| part.client == client.client).collect();
+    let turns = || reading.hosts.plans.iter().map(|(_, plan)| &plan.turns);
+    let all: f64 = turns().map(|turns| turns.gpu_seconds).sum();
+    let own: Vec<_> =
+        turns().flat_map(|turns| &turns.parts).filter(|part| part.client == client.client).collect();
     let (due, got) = own.iter().fold((0.0, 0.0), |(due, got), part| (due + part.due, got + part.got));
     let share = |seconds: f64| (!own.is_empty() && all > 0.0).then(|| (seconds / all).min(1.0));
     let left = |budget: f64| (budget - client.gpu_seconds_today.unwrap_or_default()).max(0.0);

@@ -33,13 +33,15 @@ impl Plan {
             Why::NoMoreJobs
         };
         let next = rotation.coming(&waiting, standing, MAX_NEXT);
+        let (gpu_seconds, parts) = self.parts();
         HostTurns {
             client: self.rotation.client().copied(),
             context: turn.and_then(|runner| self.context(runner)),
             why,
             max_wait_ms: u64::try_from(self.rotation.max_wait().as_millis()).unwrap_or(u64::MAX),
             next: next.into_iter().map(|coming| self.next_turn(coming)).collect(),
-            parts: self.parts(),
+            gpu_seconds,
+            parts,
             ..HostTurns::default()
         }
     }
@@ -62,14 +64,16 @@ impl Plan {
         NextTurn { runner: key.as_str().to_owned(), context: self.context(&key), client, why }
     }
 
-    fn parts(&self) -> Vec<GpuPart> {
+    /// What all clients together have got, and the largest parts of it.
+    fn parts(&self) -> (f64, Vec<GpuPart>) {
         let portions = self.division.portions().into_iter();
         let part = |(client, Portion { due, got }): (&ClientId, _)| GpuPart { client: *client, due, got };
         let mut parts: Vec<GpuPart> = portions.map(part).collect();
         let size = |part: &GpuPart| part.due.max(part.got);
         parts.sort_by(|one, other| size(other).total_cmp(&size(one)).then(one.client.cmp(&other.client)));
+        let all = parts.iter().map(|part| part.got).sum();
         parts.truncate(MAX_PARTS);
-        parts
+        (all, parts)
     }
 }
 

@@ -206,3 +206,25 @@ fn who_waits_is_asked_only_where_the_turn_may_end() {
     assert_eq!(next(9), Next::WaitForIdle);
     assert_eq!(asked.get(), 1);
 }
+
+#[test]
+fn the_bound_keeps_the_longest_wait_that_was_asked_for_wherever_the_shortest_turns_can() {
+    for clients in 2..40 {
+        let mut host = Host::new();
+        let waiting: Vec<_> = (0..clients).map(|client| (client, client)).collect();
+        host.rotation.line_up(&waits(&waiting), host.start);
+        for key in 0..clients {
+            host.estimates.loaded(&key, secs(8));
+            host.estimates.ran(&key, secs(3), 3.0);
+        }
+        let others = 2.0 * (clients - 1) as f64;
+        let with_no_quantum = secs(8 + 3).mul_f64(others) + secs(8 + 3 * 2);
+        let bound = host.rotation.bound(others, &host.estimates);
+        let can_be_kept = with_no_quantum <= host.rotation.max_wait();
+        assert_eq!(
+            bound <= host.rotation.max_wait() + Duration::from_micros(1),
+            can_be_kept,
+            "{clients}: {bound:?}"
+        );
+    }
+}
