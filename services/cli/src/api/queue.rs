@@ -31,7 +31,7 @@ pub(crate) struct QueueHost {
     pub(crate) running: u64,
     pub(crate) slots: u64,
     pub(crate) longest_wait_ms: Option<u64>,
-    pub(crate) max_wait_ms: u64,
+    pub(crate) max_wait_ms: Option<u64>,
     pub(crate) keeps_max_wait: bool,
 }
 

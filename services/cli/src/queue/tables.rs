@@ -14,7 +14,7 @@ pub(crate) fn text(queue: &Queue, now: DateTime<Utc>, columns: Option<u16>) -> S
     let mut parts = vec![hosts(&queue.hosts, columns)];
     let too_slow = queue.hosts.iter().filter(|host| !host.keeps_max_wait);
     parts.extend(too_slow.map(|host| {
-        let max = in_words(Duration::from_millis(host.max_wait_ms));
+        let max = wait(host.max_wait_ms);
         format!("{} cannot keep FOREMAN_MAX_MODEL_WAIT ({max}) now.", one_line(&host.host))
     }));
     parts.push(models(&queue.models, now, columns));

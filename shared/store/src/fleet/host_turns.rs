@@ -19,8 +19,9 @@ pub struct HostTurns {
     /// How many of the host's slots are in use.
     pub running: usize,
     pub slots: usize,
-    /// The setting `FOREMAN_MAX_MODEL_WAIT`, in milliseconds.
-    pub max_wait_ms: u64,
+    /// The setting `FOREMAN_MAX_MODEL_WAIT`, in milliseconds. `None` where a worker of the version before this one has
+    /// told the plan.
+    pub max_wait_ms: Option<u64>,
     /// The turns that come next, as things stand.
     pub next: Vec<NextTurn>,
     /// How much of the GPU's time all clients together have got in the last hour, in seconds.

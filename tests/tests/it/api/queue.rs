@@ -101,7 +101,7 @@ async fn turns_and_parts_are_told_and_nobody_is_named_to_another_client() {
         why: Why::QuantumIsOver,
         running: 1,
         slots: 4,
-        max_wait_ms: 1_000,
+        max_wait_ms: Some(1_000),
         next: vec![next(mine.client, Why::HadLess), next(other.client, Why::OthersHadLess)],
         gpu_seconds: 40.0,
         parts: vec![part(mine.client, 30.0, 10.0), part(other.client, 10.0, 30.0)],

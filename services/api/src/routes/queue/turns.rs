@@ -26,7 +26,7 @@ pub(crate) struct QueueHost {
     longest_wait_ms: Option<u64>,
     /// The worker's `FOREMAN_MAX_MODEL_WAIT` in milliseconds.
     #[schema(minimum = 0)]
-    max_wait_ms: u64,
+    max_wait_ms: Option<u64>,
     /// Whether that wait can be kept now. With many clients and long loads it cannot, however short the turns are.
     keeps_max_wait: bool,
 }
@@ -84,7 +84,7 @@ pub(super) fn host(viewer: &Viewer<'_>, host: &str, plan: &HostPlan) -> QueueHos
         slots: *slots,
         longest_wait_ms: *longest_wait_ms,
         max_wait_ms: *max_wait_ms,
-        keeps_max_wait: longest_wait_ms.is_none_or(|longest| longest <= *max_wait_ms),
+        keeps_max_wait: longest_wait_ms.zip(*max_wait_ms).is_none_or(|(longest, max)| longest <= max),
     }
 }
 

@@ -38,7 +38,7 @@ impl Plan {
             client: self.rotation.client().copied(),
             context: turn.and_then(|runner| self.context(runner)),
             why,
-            max_wait_ms: u64::try_from(self.rotation.max_wait().as_millis()).unwrap_or(u64::MAX),
+            max_wait_ms: u64::try_from(self.rotation.max_wait().as_millis()).ok(),
             next: next.into_iter().map(|coming| self.next_turn(coming)).collect(),
             gpu_seconds,
             parts,

@@ -1,7 +1,7 @@
 //! Tells people why a runner has the turn and which turns come next, by the same comparisons that decide it. Must never
 //! change the rotation.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Duration, Estimates, Hash, Instant, Rotation, Stays, Waits};
 
@@ -62,13 +62,14 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     ) -> Vec<LaterTurn<C, K>> {
         let mut clients: Vec<&C> = Vec::new();
         let mut keys: HashMap<&C, Vec<&K>> = HashMap::new();
-        for waits in waiting {
-            let own = keys.entry(&waits.client).or_insert_with(|| {
-                clients.push(&waits.client);
-                Vec::new()
-            });
-            if !own.contains(&&waits.key) {
-                own.push(&waits.key);
+        let mut seen: HashSet<(&C, &K)> = HashSet::new();
+        for Waits { client, key, .. } in waiting {
+            if seen.insert((client, key)) {
+                let first = || {
+                    clients.push(client);
+                    Vec::new()
+                };
+                keys.entry(client).or_insert_with(first).push(key);
             }
         }
         clients.sort_by_cached_key(|client| self.client_place(client, &standing));
