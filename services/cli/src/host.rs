@@ -103,7 +103,7 @@ fn row(host: Host) -> [String; 6] {
         state,
         host.running.to_string(),
         host.slots.to_string(),
-        host.resident.unwrap_or_else(|| "-".to_owned()),
+        host.resident.join(" "),
         host.models.join(" "),
     ]
 }

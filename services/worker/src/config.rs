@@ -106,6 +106,8 @@ pub(crate) struct Turns {
     pub context_fit: bool,
     /// The longest context that is loaded for several jobs.
     pub context_max: Option<i64>,
+    /// How many models Ollama may hold at once.
+    pub models_together: usize,
 }
 
 #[derive(Debug)]
@@ -145,6 +147,7 @@ impl Config {
                 context_fit: env.read(&worker::CONTEXT_FIT, form::choice(&[("on", true), ("off", false)]))?,
                 context_max: env
                     .read_optional(&worker::CONTEXT_MAX, form::integer(1..=i64::from(i32::MAX)))?,
+                models_together: env.read(&worker::MODELS_TOGETHER, form::integer(1..=64))?,
             },
             webhooks: Webhooks::read(env)?,
             job_ttl: shared::job_ttl(env)?,

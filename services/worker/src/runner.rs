@@ -19,7 +19,6 @@ mod pause;
 mod publisher;
 mod questions;
 mod record;
-mod residency;
 mod scan;
 mod signal;
 mod trouble;

@@ -2,7 +2,7 @@
 //! the time, and nothing here talks to Postgres or Ollama.
 //!
 //! [`plan`] decides. It asks [`backlog`] where jobs are ready, [`presence`] which models the host has, [`contexts`]
-//! which runner serves which jobs, [`rotation`] which client and runner have the next turn, [`fairness`] whose jobs come
+//! which runner serves which jobs, [`residency`] which runners are loaded, [`rotation`] which client and runner have the next turn, [`fairness`] whose jobs come
 //! first in a claim, and [`estimates`] how long loads and runs take. [`shares`] and [`gpu_clock`] count what everybody
 //! has had, [`division`] tells people of it, and
 //! [`first_come`] which loads were saved. [`group_memory`] helps the scan to find ready jobs.
@@ -18,6 +18,7 @@ pub(crate) mod group_memory;
 pub(crate) mod key;
 pub(crate) mod plan;
 pub(crate) mod presence;
+pub(crate) mod residency;
 pub(crate) mod rotation;
 #[cfg(test)]
 pub(crate) mod samples;

@@ -166,7 +166,7 @@ impl<'a> Gpu<'a> {
     ) -> anyhow::Result<Seen> {
         let (sim, db) = (ollama(resident).await?, Db::on(self.cluster).await);
         let api = Api::with_keys(programs, &db).await;
-        let worker = Worker::start(programs, &db, &sim.url(), 1);
+        let worker = Worker::with_models(programs, &db, &sim.url(), 1, resident);
         models_are_known(&db).await;
         let mut keys = Vec::new();
         for client in 0..CLIENTS {

@@ -53,14 +53,26 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts a worker and returns at once, because the waiting work is the measure.
     pub(crate) fn start(programs: &Programs, db: &Db, ollama: &str, slots: usize) -> Self {
+        Self::with_models(programs, db, ollama, slots, 1)
+    }
+
+    /// Starts one whose Ollama holds several models at once.
+    pub(crate) fn with_models(
+        programs: &Programs,
+        db: &Db,
+        ollama: &str,
+        slots: usize,
+        together: usize,
+    ) -> Self {
         let ops = loopback();
-        let slots = slots.to_string();
+        let (slots, together) = (slots.to_string(), together.to_string());
         let settings = [
             ("DATABASE_URL", db.url()),
             ("OLLAMA_HOST", ollama),
             ("FOREMAN_WORKER_OPS_ADDR", &ops),
             ("FOREMAN_WORKER_STREAM_ADDR", "127.0.0.1:0"),
             ("FOREMAN_WORKER_SLOTS", &slots),
+            ("FOREMAN_MODELS_TOGETHER", &together),
             ("FOREMAN_LOG_FORMAT", "json"),
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
             ("FOREMAN_WEBHOOK_SECRET", SECRET),

@@ -22,6 +22,7 @@ mod rules;
 mod sent_ahead;
 mod several_clients;
 mod several_hosts;
+mod several_models;
 mod silent_postgres;
 mod stack;
 mod standing_by;

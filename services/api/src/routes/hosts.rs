@@ -35,8 +35,8 @@ pub(crate) struct Host {
     /// Jobs that load or work there.
     #[schema(minimum = 0)]
     running: i64,
-    /// The model that is loaded; `null` if none is, as far as its worker knows.
-    resident: Option<String>,
+    /// The models that are loaded, as far as its worker knows.
+    resident: Vec<String>,
     /// The models that it has, as `/api/tags` names them.
     models: Vec<String>,
     /// Since when it takes no new jobs; `null` while it takes jobs.
@@ -126,7 +126,11 @@ fn shown(app: &App, host: HostRow, plans: &[(String, HostPlan)]) -> Host {
         reachable: host.holder.is_some() && host.is_reachable,
         slots: host.slots,
         running: host.running,
-        resident: plan.and_then(HostPlan::resident).map(|model| app.inventory.label(model)),
+        resident: plan
+            .into_iter()
+            .flat_map(HostPlan::loaded)
+            .map(|model| app.inventory.label(model))
+            .collect(),
         models: host.models,
         drained_at: host.drained_at.map(rfc3339),
         url: host.url,

@@ -154,7 +154,7 @@ fn model(app: &Shared, caller: Caller, shares: &[QueueShare], plans: &[(String, 
         oldest: oldest.map(rfc3339),
         resident_on: plans
             .iter()
-            .filter(|(_, plan)| plan.resident() == Some(name))
+            .filter(|(_, plan)| plan.loaded().any(|model| model == name))
             .map(|(host, _)| host.clone())
             .collect(),
         longest_wait_ms: plans.iter().filter_map(|(_, plan)| plan.longest_wait_ms).max(),

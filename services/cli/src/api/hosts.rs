@@ -14,7 +14,7 @@ pub(crate) struct Host {
     pub(crate) reachable: bool,
     pub(crate) slots: u32,
     pub(crate) running: u64,
-    pub(crate) resident: Option<String>,
+    pub(crate) resident: Vec<String>,
     pub(crate) models: Vec<String>,
     pub(crate) drained_at: Option<DateTime<Utc>>,
 }

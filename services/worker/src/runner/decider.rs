@@ -93,7 +93,7 @@ impl Decider {
     pub(super) fn new(slots: usize, turns: &config::Turns, max_attempts: i16, now: Instant) -> Self {
         Self {
             standing: Standing::default(),
-            host: Host::default(),
+            host: Host::new(turns.models_together),
             plan: Plan::new(turns),
             ledger: Ledger::new(slots),
             claims: Claims::new(now),
@@ -145,6 +145,7 @@ impl Decider {
         let may_begin = self.right(now).is_some();
         let (ledger, plan) = (&self.ledger, &self.plan);
         self.host.keep_load_if(|key| ledger.needs(key) || (may_begin && plan.goes_on_with(key)));
+        self.plan.are_resident(self.host.residents(|key| ledger.runs(key), now));
         let mut next = self.next(now);
         if self.serve_held(&next, may_begin, now) {
             // What was handed back no longer asks for the GPU.
@@ -164,9 +165,7 @@ impl Decider {
 
     /// What others are told of the plan.
     pub(super) fn publication(&self, now: Instant) -> HostPlan {
-        let gpu_is_busy = self.ledger.gpu_is_busy();
-        let is_loaded = |runner: &Key| self.host.needs_no_load(runner, RunsOn::Gpu, gpu_is_busy, now);
-        let mut plan = self.plan.publication(is_loaded, self.ledger.held_for_gpu(), now);
+        let mut plan = self.plan.publication(self.ledger.held_for_gpu(), now);
         (plan.turns.running, plan.turns.slots) = self.ledger.occupancy();
         plan
     }
@@ -213,10 +212,15 @@ impl Decider {
     /// Begins held jobs as far as there are free slots, and hands back those that may not begin any more. Returns whether it
     /// handed any back.
     fn serve_held(&mut self, next: &Next<ClientId, Key>, may_begin: bool, now: Instant) -> bool {
-        // Before another key's turn, GPU jobs held for this key are handed back: they would delay that turn.
+        // Before another key's turn, GPU jobs held for this key are handed back: they would delay that turn. So are those
+        // that would need a load beside running requests.
         let gpu_goes_on = !matches!(next, Next::WaitForIdle | Next::Switch { .. });
-        let keeps =
-            |job: &Job| may_begin && job.spell.goes_on() && (gpu_goes_on || job.runs_on == RunsOn::Cloud);
+        let (plan, host, gpu_is_busy) = (&self.plan, &self.host, self.ledger.gpu_is_busy());
+        let may_run = |runner: &Key| !gpu_is_busy || plan.is_resident(runner) || host.loads(runner);
+        let keeps = |job: &Job| {
+            let has_turn = job.runs_on == RunsOn::Cloud || (gpu_goes_on && may_run(&job.runner));
+            may_begin && job.spell.goes_on() && has_turn
+        };
         let released = self.ledger.release_except(keeps);
         let has_released = !released.is_empty();
         for job in released {
@@ -243,8 +247,8 @@ impl Decider {
         let (holder, spell) = (holder.clone(), spell.clone());
         let capacity =
             Capacity { free_slots: self.ledger.slots_to_fill(), holds_job: !self.ledger.holds_nothing() };
-        let (host, gpu_is_busy) = (&self.host, self.ledger.gpu_is_busy());
-        let needs_no_load = |key: &Key, runs_on| host.needs_no_load(key, runs_on, gpu_is_busy, now);
+        let (host, ledger) = (&self.host, &self.ledger);
+        let needs_no_load = |key: &Key, runs_on| host.needs_no_load(key, runs_on, ledger.runs(key), now);
         let order = self.plan.order(next, capacity, needs_no_load, lowest_uncommitted(), now)?;
         Some(Question::Jobs { holder, spell, order })
     }
@@ -256,7 +260,7 @@ impl Decider {
         }
         // A job that its claim began is recorded as `working`. If its model must be loaded after all, that would not
         // be true, so the job goes back.
-        let is_loaded = self.host.needs_no_load(&order.runner, order.runs_on, self.ledger.gpu_is_busy(), now);
+        let is_loaded = self.needs_no_load(&order.runner, order.runs_on, now);
         let may_begin = self.right(now).is_some() && spell.goes_on() && is_loaded;
         for (job, charge) in claimed.into_iter().zip(charges) {
             match Job::new(job, charge, order, spell, self.max_attempts) {
@@ -320,18 +324,22 @@ impl Decider {
             on_gpu_since,
             past: job.past,
             model_label: job.model_label,
-            caused_load: matches!(loading, Loading::New),
+            caused_load: matches!(loading, Loading::New { .. }),
             abort,
         });
         self.actions.push(Action::Begin { attempt, body: job.body, loading });
     }
 
     fn loading_for(&mut self, job: &Job, now: Instant) -> Loading {
-        if self.host.needs_no_load(&job.runner, job.runs_on, self.ledger.gpu_is_busy(), now) {
+        if self.needs_no_load(&job.runner, job.runs_on, now) {
             self.plan.is_loaded(&job.runner, now);
             return Loading::NotNeeded;
         }
-        self.host.load(&job.runner)
+        self.host.load(&job.runner, |key| self.plan.waits_since(key), now)
+    }
+
+    fn needs_no_load(&self, key: &Key, runs_on: RunsOn, now: Instant) -> bool {
+        self.host.needs_no_load(key, runs_on, self.ledger.runs(key), now)
     }
 
     fn heard(&mut self, signal: Signal, now: Instant) {
@@ -346,14 +354,14 @@ impl Decider {
                     self.settle(job.with_ending(Ending::Cancelled));
                 }
             }
-            Signal::Loaded { key, took, context } => {
+            Signal::Loaded { key, took, context, listed } => {
                 self.plan.loaded(&key, took, now);
                 if let Some(length) = context {
                     self.plan.has_context(&key, length);
                 }
                 self.ledger.loaded(&mut self.gpu, now);
                 counter!(LOADS.name).increment(1);
-                if self.host.loaded(key, now) {
+                if self.host.loaded(key, &listed, now) {
                     counter!(MODEL_SWITCHES.name).increment(1);
                 }
             }

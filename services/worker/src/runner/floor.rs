@@ -174,10 +174,10 @@ impl Floor {
         let load = match loading {
             Loading::NotNeeded => None,
             Loading::UnderWay => self.load.clone(),
-            Loading::New => {
+            Loading::New { unload } => {
                 let (ollama, limit) = (self.context.ollama.clone(), self.context.limits.load_timeout);
                 let key = Key::clone(&attempt.runner);
-                self.load = Some(Load::new(ollama, key, attempt.route, limit, self.signals.clone()));
+                self.load = Some(Load::new(ollama, key, attempt.route, limit, unload, self.signals.clone()));
                 self.load.clone()
             }
         };

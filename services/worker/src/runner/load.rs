@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_ollama::{Client, Failure, Route, RunningModel};
+use foreman_runtime::background_error;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::mpsc::UnboundedSender;
@@ -39,16 +40,23 @@ pub(crate) enum LoadFailure {
 }
 
 impl Load {
-    /// Makes a load. It begins when the first attempt waits for it, and tells the floor how it ended.
+    /// Makes a load, before which these others are unloaded. It begins when the first attempt waits for it, and tells the floor how it ended.
     pub(crate) fn new(
         client: Client,
         key: Key,
         route: Route,
         limit: Duration,
+        unload: Vec<Key>,
         signals: UnboundedSender<Signal>,
     ) -> Self {
         let (asked, to_floor, ollama) = (Arc::clone(&key), signals.clone(), client.clone());
         let outcome = async move {
+            for victim in unload {
+                // If Ollama cannot unload it, the load itself tells whether there is room.
+                if let Err(failure) = ollama.unload(&victim, Route::Generate).await {
+                    background_error!("unload", failure, model = %victim.model());
+                }
+            }
             let began = Instant::now();
             let outcome = match timeout(limit, ollama.preload(&asked, route)).await {
                 Ok(outcome) => outcome.map_err(|failure| LoadFailure::Ollama(Arc::new(failure))),
@@ -57,8 +65,8 @@ impl Load {
             let took = began.elapsed();
             let told = match outcome {
                 Ok(()) => {
-                    let context = context_of(&asked, &ollama).await;
-                    Signal::Loaded { key: asked, took, context }
+                    let listed = listed(&ollama).await;
+                    Signal::Loaded { took, context: context_of(&asked, &listed), listed, key: asked }
                 }
                 Err(_) => Signal::LoadFailed { key: asked },
             };
@@ -72,7 +80,7 @@ impl Load {
     /// Makes a load of the same key on another route.
     pub(crate) fn on(&self, route: Route) -> Self {
         let Self { key, client, limit, signals, .. } = self.clone();
-        Self::new(client, key, route, limit, signals)
+        Self::new(client, key, route, limit, Vec::new(), signals)
     }
 
     /// Waits until the load has ended, well or badly.
@@ -88,9 +96,8 @@ pub(super) async fn listed(ollama: &Client) -> Vec<RunningModel> {
 
 /// The length of the context of a runner that was just loaded. `None` if Ollama does not tell it plainly: it lists
 /// several names of the same weights under only one of them.
-async fn context_of(runner: &Key, ollama: &Client) -> Option<i64> {
-    let loaded = listed(ollama).await;
-    let its = match loaded.as_slice() {
+fn context_of(runner: &Key, listed: &[RunningModel]) -> Option<i64> {
+    let its = match listed {
         [only] => Some(only),
         several => several.iter().find(|model| model.is(runner.model())),
     };

@@ -79,7 +79,10 @@ fn confirmed(mut plan: HostPlan, loaded: &[RunningModel]) -> HostPlan {
     plan.contexts.iter_mut().for_each(|context| context.automatic = None);
     let turn = plan.turn.as_deref().and_then(|turn| turn.parse::<LoadKey>().ok());
     let listed = turn.as_ref().and_then(|turn| loaded.iter().find(|model| model.is(turn.model())));
-    plan.is_loaded &= listed.is_some();
+    plan.loaded.retain(|runner| {
+        let runner = runner.parse::<LoadKey>();
+        runner.is_ok_and(|runner| loaded.iter().any(|model| model.is(runner.model())))
+    });
     if let (Some(turn), Some(length)) = (turn, listed.and_then(RunningModel::context))
         && turn.context() == Context::Automatic
     {
@@ -102,7 +105,7 @@ mod tests {
         };
         HostPlan {
             turn: Some("a:latest".to_owned()),
-            is_loaded: true,
+            loaded: vec!["a:latest".to_owned()],
             contexts: vec![context("a:latest"), context("b:latest")],
             ..HostPlan::default()
         }
@@ -115,10 +118,10 @@ mod tests {
     #[test]
     fn only_what_ollama_lists_is_taken_for_loaded_and_only_its_word_for_the_automatic_length() {
         let plan = confirmed(published(), &[loaded("A")]);
-        assert!(plan.is_loaded);
+        assert!(plan.turn_is_loaded());
         let automatic = |nth: usize| (plan.contexts[nth].load_key.as_str(), plan.contexts[nth].automatic);
         assert_eq!([automatic(0), automatic(1)], [("b:latest", None), ("a:latest", Some(2_048))]);
-        assert!(!confirmed(published(), &[loaded("b")]).is_loaded);
-        assert!(!confirmed(published(), &[]).is_loaded);
+        assert!(!confirmed(published(), &[loaded("b")]).turn_is_loaded());
+        assert!(!confirmed(published(), &[]).turn_is_loaded());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use foreman_ollama::ModelName;
+use foreman_ollama::{ModelName, RunningModel};
 use foreman_store::{ClientTerms, HostPlan, LeaseNo};
 
 use crate::scheduling::backlog::Group;
@@ -28,6 +28,8 @@ pub(crate) enum Signal {
         took: Duration,
         /// The length of its context, if Ollama tells it.
         context: Option<i64>,
+        /// What Ollama lists as loaded; nothing if it does not say.
+        listed: Vec<RunningModel>,
     },
     LoadFailed {
         key: Key,

@@ -19,7 +19,7 @@ use super::division::Division;
 use super::estimates::{Estimates, Measured};
 use super::fairness::Picking;
 use super::key::{Key, RunsOn};
-use super::rotation::{Next, Rotation, Waits};
+use super::rotation::{Gpu, Next, Rotation, Waits};
 use crate::config;
 use work::Work;
 
@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     rotation: Rotation<ClientId, Key>,
     estimates: Estimates<Key>,
     division: Division<ClientId>,
+    /// The runners whose requests need no load before them.
+    resident: Vec<Key>,
     /// Whether the cloud comes before the GPU in the next claim.
     cloud_next: bool,
     last_in_cloud: Option<Key>,
@@ -98,6 +100,7 @@ impl Plan {
             rotation: Rotation::new(turns.load_share, turns.max_model_wait),
             estimates: Estimates::default(),
             division: Division::default(),
+            resident: Vec::new(),
             cloud_next: false,
             last_in_cloud: None,
         }
@@ -106,10 +109,19 @@ impl Plan {
     /// A scan found ready jobs in these groups, and in no others.
     pub(crate) fn scanned(&mut self, groups: Vec<Group>, now: Instant) {
         self.work.scanned(groups);
-        let waiting = self.work.waiting_for_gpu(self.rotation.turn());
+        let waiting = self.work.waiting_for_gpu(self.rotation.turn().into_iter().chain(&self.resident));
         self.rotation.line_up(&waiting, now);
         let weight = |client: &ClientId| (*client, self.work.fairness.weight(*client));
         self.division.scanned(self.rotation.clients().map(weight), now);
+    }
+
+    /// The requests of these runners need no load before them, and those of no others.
+    pub(crate) fn are_resident(&mut self, runners: Vec<Key>) {
+        self.resident = runners;
+    }
+
+    pub(crate) fn is_resident(&self, runner: &Key) -> bool {
+        self.resident.contains(runner)
     }
 
     /// The host has these models now, and no others.
@@ -134,13 +146,14 @@ impl Plan {
             self.work.fairness.loaded(*client, took.as_secs_f64());
             self.division.got(client, self.work.fairness.weight(*client), took.as_secs_f64());
         }
+        self.rotation.loaded(now);
         self.is_loaded(runner, now);
     }
 
-    /// This runner is resident. If it has the turn, its quantum runs from now on.
+    /// This runner is resident. If it has the turn, its quantum runs since the last load.
     pub(crate) fn is_loaded(&mut self, runner: &Key, now: Instant) {
         if self.rotation.has_turn(runner) {
-            self.rotation.loaded(now);
+            self.rotation.is_resident(now);
         }
     }
 
@@ -184,20 +197,15 @@ impl Plan {
         self.work.ended(charge, more);
     }
 
-    /// What others are told of the plan. `is_loaded` tells whether a runner is loaded, and `held` gives client and runner
+    /// What others are told of the plan. `held` gives client and runner
     /// of each held job.
-    pub(crate) fn publication(
-        &self,
-        is_loaded: impl FnOnce(&Key) -> bool,
-        held: impl Iterator<Item = (ClientId, Key)>,
-        now: Instant,
-    ) -> HostPlan {
+    pub(crate) fn publication(&self, held: impl Iterator<Item = (ClientId, Key)>, now: Instant) -> HostPlan {
         let runners = self.estimates.all().take(MAX_PUBLISHED);
         let contexts = self.work.contexts.all().take(MAX_PUBLISHED);
         let turn = self.rotation.turn();
         HostPlan {
             turn: turn.map(|runner| runner.as_str().to_owned()),
-            is_loaded: turn.is_some_and(is_loaded),
+            loaded: self.resident.iter().map(|runner| runner.as_str().to_owned()).collect(),
             longest_wait_ms: u64::try_from(self.longest_wait().as_millis()).ok(),
             runners: runners.map(|(runner, measured)| published_runner(runner, measured)).collect(),
             contexts: contexts.map(|(base, lengths)| published_context(base, lengths)).collect(),
@@ -217,7 +225,7 @@ impl Plan {
                 self.work.contexts.remember(base, Lengths { automatic: *automatic, longest: *longest });
             }
         }
-        if let Some(turn) = plan.turn.as_deref().filter(|_| plan.is_loaded).and_then(read) {
+        if let Some(turn) = plan.turn.as_deref().filter(|_| plan.turn_is_loaded()).and_then(read) {
             self.rotation.remember(turn);
         }
     }
@@ -225,6 +233,11 @@ impl Plan {
     /// The longest time that a client of weight 1 with work waits for its next claim.
     fn longest_wait(&self) -> Duration {
         self.rotation.bound(self.work.fairness.turns_of_others(self.rotation.clients()), &self.estimates)
+    }
+
+    /// Since when this runner has waited for its next turn. `None` if it has no work.
+    pub(crate) fn waits_since(&self, runner: &Key) -> Option<Instant> {
+        self.rotation.waits_since(runner)
     }
 
     /// Whether this runner has the turn and still has ready jobs.
@@ -249,9 +262,10 @@ impl Plan {
         let (work, turn) = (&self.work, self.rotation.turn().cloned());
         let is_held = |runner: &Key| held.iter().any(|waits| waits.key == *runner);
         let goes_on = turn.as_ref().is_some_and(|runner| is_held(runner) || work.has(runner));
-        let waiting = || [work.waiting_for_gpu(turn.as_ref()), held.clone()].concat();
+        let waiting = || [work.waiting_for_gpu(turn.iter().chain(&self.resident)), held.clone()].concat();
         let standing = |client: &ClientId| work.fairness.standing(*client);
-        self.rotation.next(goes_on, waiting, standing, gpu_is_busy, &self.estimates, now)
+        let gpu = Gpu { resident: &self.resident, is_busy: gpu_is_busy, estimates: &self.estimates };
+        self.rotation.next(goes_on, waiting, standing, gpu, now)
     }
 
     /// The next claim to make, if any. `needs_no_load` tells whether jobs can run on a runner at once.
@@ -305,6 +319,9 @@ impl Plan {
         };
         let on_gpu = match next {
             Next::Stay(key) => wish(key, RunsOn::Gpu, !cloud_first),
+            Next::Resident { client, key } => {
+                wish(key, RunsOn::Gpu, !cloud_first).map(|wish| Wish { first: Some(client), ..wish })
+            }
             Next::Switch { client, key } => {
                 wish(key, RunsOn::Gpu, false).map(|wish| Wish { first: Some(client), ..wish })
             }

@@ -10,6 +10,8 @@
 //! - It keeps the turn while it has work. It loses the turn when another client or runner waits and it has been
 //!   resident for its quantum. While a caller waits for another runner, the quantum is only as long as the load was.
 //! - If the next client wants only the resident runner, the turn goes on until another client is next.
+//! - Where several runners are resident, whoever is next among their clients is served at once, beside what runs. A
+//!   quantum is the time since the last load then, whichever of them has had the turn.
 //!
 //! Two bounds follow. When every turn lasts for its quantum, loading takes at most the share ε of the GPU's time, or
 //! half of it while callers wait. And a client with work waits for its next claim at most `2(N-1)(Q'+S+L) + S + 2L`,
@@ -41,6 +43,9 @@ const LOAD_SHARE_FOR_CALLERS: f64 = 0.5;
 pub(crate) enum Next<C, K> {
     /// Claim for the key that has the turn.
     Stay(K),
+    /// Claim for this key, which is resident as well, with this client's jobs first. Requests may be in flight. If the
+    /// claim brings a job, call [`Rotation::claimed`].
+    Resident { client: C, key: K },
     /// Claim nothing until all GPU jobs have ended. Ollama may deadlock if it must load a second model while requests
     /// run.
     WaitForIdle,
@@ -53,8 +58,9 @@ pub(crate) enum Next<C, K> {
 /// Why the runner that has the turn keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stays {
+    /// Nobody waits for a load.
     NobodyElseWaits,
-    /// The client that comes next wants this runner.
+    /// The client that comes next wants what is loaded.
     WantedNext,
     WithinQuantum,
 }
@@ -68,11 +74,23 @@ pub(crate) struct Waits<C, K> {
     pub(crate) sync: bool,
 }
 
+/// What the rotation must know of the GPU.
+#[derive(Debug)]
+pub(crate) struct Gpu<'a, K> {
+    /// The runners whose requests need no load before them.
+    pub(crate) resident: &'a [K],
+    /// Whether GPU jobs run.
+    pub(crate) is_busy: bool,
+    pub(crate) estimates: &'a Estimates<K>,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Rotation<C, K> {
     load_share: f64,
     max_wait: Duration,
     turn: Option<Turn<C, K>>,
+    /// When the last load ended.
+    loaded_at: Option<Instant>,
     /// When a claim last brought a job of each client.
     clients: Line<C>,
     /// When the last turn of each runner ended.
@@ -85,7 +103,7 @@ struct Turn<C, K> {
     /// earlier holder of the host has loaded it.
     client: Option<C>,
     key: K,
-    /// `None` until the runner is loaded, because the quantum counts only time for work.
+    /// Since when nothing was loaded. `None` until the runner is loaded, because the quantum counts only time for work.
     resident_since: Option<Instant>,
 }
 
@@ -106,61 +124,75 @@ struct Longest {
 impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     /// `load_share` is ε, between 0 and 1. Quanta are made shorter where the bound would exceed `max_wait`.
     pub(crate) fn new(load_share: f64, max_wait: Duration) -> Self {
-        Self { load_share, max_wait, turn: None, clients: Line::default(), keys: Line::default() }
+        Self {
+            load_share,
+            max_wait,
+            turn: None,
+            loaded_at: None,
+            clients: Line::default(),
+            keys: Line::default(),
+        }
     }
 
     /// What to do now. `goes_on` tells whether the runner that has the turn has work; `waiting` gives what every client
-    /// waits for, and is asked only where that matters; `standing` orders the clients, the least first; `in_flight`
-    /// tells whether GPU jobs run.
+    /// waits for, and is asked only where that matters; `standing` orders the clients, the least first.
     pub(crate) fn next<S: Ord>(
         &mut self,
         goes_on: bool,
         waiting: impl FnOnce() -> Vec<Waits<C, K>>,
         standing: impl Fn(&C) -> S,
-        in_flight: bool,
-        estimates: &Estimates<K>,
+        gpu: Gpu<'_, K>,
         now: Instant,
     ) -> Next<C, K> {
-        let turn = self.turn.as_ref().filter(|_| goes_on);
-        if let Some(turn) = turn.filter(|turn| !self.is_over(turn, LOAD_SHARE_FOR_CALLERS, estimates, now)) {
-            return Next::Stay(turn.key.clone());
+        let turn = self.turn.as_ref().filter(|_| goes_on).map(|turn| turn.key.clone());
+        // Beside a runner that is yet to be loaded nothing else may run.
+        let is_shared = |key: &K| gpu.resident.contains(key) && gpu.resident.len() > 1;
+        if let Some(key) = &turn
+            && !is_shared(key)
+            && !self.is_over(LOAD_SHARE_FOR_CALLERS, &gpu, now)
+        {
+            return Next::Stay(key.clone());
         }
         let waiting = waiting();
         self.line_up(&waiting, now);
-        let next = self.next_in_line(&waiting, standing);
+        let is_loaded = |key: &K| self.has_turn(key) || gpu.resident.contains(key);
+        let next = self.next_in_line(&waiting, &standing);
         let next_key = next.as_ref().map(|(_, key)| key);
-        let turn = self.turn.as_ref().filter(|_| goes_on);
-        if let Some(turn) = turn
-            && self.why_it_stays(turn, next_key, &waiting, estimates, now).is_some()
-        {
-            return Next::Stay(turn.key.clone());
+        let loaded: Vec<_> = waiting.iter().filter(|waits| is_loaded(&waits.key)).cloned().collect();
+        let goes_on = turn.is_some() || !loaded.is_empty();
+        if goes_on && self.why_it_stays(next_key, &waiting, &gpu, now).is_some() {
+            return match (self.next_in_line(&loaded, &standing), turn) {
+                (Some((_, key)), Some(turn)) if key == turn => Next::Stay(turn),
+                (Some((client, key)), _) => Next::Resident { client, key },
+                (None, turn) => turn.map_or(Next::Rest, Next::Stay),
+            };
         }
-        next.map_or(Next::Rest, |(client, key)| Self::switch(client, key, in_flight))
+        match next {
+            Some(_) if gpu.is_busy => Next::WaitForIdle,
+            Some((client, key)) => Next::Switch { client, key },
+            None => Next::Rest,
+        }
     }
 
-    /// Why a runner keeps the turn while it has work and this one comes next. `None` if its turn is over.
+    /// Why what is loaded is served, while it has work and this runner comes next. `None` if a load comes next.
     fn why_it_stays(
         &self,
-        turn: &Turn<C, K>,
         next: Option<&K>,
         waiting: &[Waits<C, K>],
-        estimates: &Estimates<K>,
+        gpu: &Gpu<'_, K>,
         now: Instant,
     ) -> Option<Stays> {
-        let mut others = waiting.iter().filter(|waits| waits.key != turn.key).peekable();
+        let needs_load = |key: &K| !self.has_turn(key) && !gpu.resident.contains(key);
+        let mut others = waiting.iter().filter(|waits| needs_load(&waits.key)).peekable();
         if others.peek().is_none() {
             return Some(Stays::NobodyElseWaits);
         }
-        if next.is_none_or(|next| *next == turn.key) {
+        if next.is_none_or(|next| !needs_load(next)) {
             return Some(Stays::WantedNext);
         }
         let load_share =
             if others.any(|waits| waits.sync) { LOAD_SHARE_FOR_CALLERS } else { self.load_share };
-        (!self.is_over(turn, load_share, estimates, now)).then_some(Stays::WithinQuantum)
-    }
-
-    fn switch(client: C, key: K, in_flight: bool) -> Next<C, K> {
-        if in_flight { Next::WaitForIdle } else { Next::Switch { client, key } }
+        (!self.is_over(load_share, gpu, now)).then_some(Stays::WithinQuantum)
     }
 
     /// These clients wait for these runners.
@@ -184,10 +216,15 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         self.turn.get_or_insert(Turn { client: None, key, resident_since: None });
     }
 
-    /// The runner that has the turn is loaded. Its quantum runs from now on, unless it runs already.
+    /// A load has ended.
     pub(crate) fn loaded(&mut self, now: Instant) {
+        self.loaded_at = Some(now);
+    }
+
+    /// The runner that has the turn is resident. Its quantum runs since the last load, unless it runs already.
+    pub(crate) fn is_resident(&mut self, now: Instant) {
         if let Some(turn) = &mut self.turn {
-            turn.resident_since.get_or_insert(now);
+            turn.resident_since.get_or_insert(self.loaded_at.unwrap_or(now));
         }
     }
 
@@ -200,6 +237,11 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
 
     pub(crate) fn has_turn(&self, key: &K) -> bool {
         self.turn.as_ref().is_some_and(|turn| turn.key == *key)
+    }
+
+    /// Since when this runner has waited for its next turn. `None` if it has no work.
+    pub(crate) fn waits_since(&self, key: &K) -> Option<Instant> {
+        self.keys.since(key)
     }
 
     /// The clients that wait.
@@ -247,9 +289,11 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         (self.has_turn(key), self.keys.since(key))
     }
 
-    fn is_over(&self, turn: &Turn<C, K>, load_share: f64, estimates: &Estimates<K>, now: Instant) -> bool {
+    /// Whether the quantum is over. Without a turn there is none.
+    fn is_over(&self, load_share: f64, gpu: &Gpu<'_, K>, now: Instant) -> bool {
+        let Some(turn) = &self.turn else { return true };
         let load_share = load_share.max(self.load_share);
-        let quantum = self.quantum(estimates.load(&turn.key), load_share, self.longest(estimates));
+        let quantum = self.quantum(gpu.estimates.load(&turn.key), load_share, self.longest(gpu.estimates));
         turn.resident_since.is_some_and(|since| now.saturating_duration_since(since) >= quantum)
     }
 

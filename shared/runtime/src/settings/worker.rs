@@ -73,6 +73,11 @@ pub const CONTEXT_MAX: Setting = Setting::optional(
     "no limit",
     "the longest context that is loaded for several jobs; a job that asks for more gets a load of its own",
 );
+pub const MODELS_TOGETHER: Setting = Setting::with_default(
+    "FOREMAN_MODELS_TOGETHER",
+    "1",
+    "how many models this Ollama may hold at once; as its own OLLAMA_MAX_LOADED_MODELS",
+);
 pub const USAGE_TTL: Setting =
     Setting::with_default("FOREMAN_USAGE_TTL", "395d", "how long the hourly sums of what was used are kept");
 pub const WEBHOOK_RETRY_SCHEDULE: Setting = Setting::with_default(
@@ -101,6 +106,7 @@ pub const ALL: &[Setting] = &[
     LOAD_SHARE,
     CONTEXT_FIT,
     CONTEXT_MAX,
+    MODELS_TOGETHER,
     USAGE_TTL,
     WEBHOOK_RETRY_SCHEDULE,
     WEBHOOK_TIMEOUT,

@@ -16,8 +16,8 @@ use crate::job::lease::Holder;
 pub struct HostPlan {
     /// The runner that has the turn: a load key, with the context that is loaded.
     pub turn: Option<String>,
-    /// Whether that runner is loaded.
-    pub is_loaded: bool,
+    /// The runners that are loaded.
+    pub loaded: Vec<String>,
     /// The longest time that a client of weight 1 with work waits for its next claim, in milliseconds.
     pub longest_wait_ms: Option<u64>,
     pub runners: Vec<MeasuredRunner>,
@@ -96,8 +96,13 @@ impl Store {
 }
 
 impl HostPlan {
-    /// The model that is loaded, as Ollama compares it.
-    pub fn resident(&self) -> Option<&str> {
-        self.turn.as_deref().filter(|_| self.is_loaded)?.split(' ').next()
+    /// Whether the runner that has the turn is loaded.
+    pub fn turn_is_loaded(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| self.loaded.contains(turn))
+    }
+
+    /// The models that are loaded, as Ollama compares them.
+    pub fn loaded(&self) -> impl Iterator<Item = &str> {
+        self.loaded.iter().filter_map(|runner| runner.split(' ').next())
     }
 }

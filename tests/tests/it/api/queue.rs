@@ -108,7 +108,7 @@ async fn turns_and_parts_are_told_and_nobody_is_named_to_another_client() {
     };
     let plan = HostPlan {
         turn: Some("tiny-a:latest num_ctx=4096".to_owned()),
-        is_loaded: true,
+        loaded: vec!["tiny-a:latest num_ctx=4096".to_owned(), "tiny-b:latest".to_owned()],
         longest_wait_ms: Some(1_001),
         turns,
         ..HostPlan::default()

@@ -66,13 +66,13 @@ pub(crate) struct LaterTurn {
 }
 
 pub(super) fn host(viewer: &Viewer<'_>, host: &str, plan: &HostPlan) -> QueueHost {
-    let HostPlan { turn, is_loaded, longest_wait_ms, turns, .. } = plan;
+    let HostPlan { turn, longest_wait_ms, turns, .. } = plan;
     let HostTurns { client, context, why, running, slots, max_wait_ms, next, .. } = turns;
     let turn = turn.as_ref().map(|load_key| Turn {
         model: viewer.model(load_key),
         load_key: load_key.clone(),
         context: *context,
-        is_loaded: *is_loaded,
+        is_loaded: plan.turn_is_loaded(),
         client: client.map(|client| viewer.name(client)),
         reason: words(*why),
     });

@@ -1,19 +1,20 @@
 //! What we know of the host: whether Ollama answers, which key is loaded or loading, and whether its failures call
 //! for a pause. Pure.
 
+use foreman_ollama::RunningModel;
 use foreman_store::JobId;
 use tokio::time::Instant;
 
 use crate::runner::fate::{Ending, HostTrouble};
 use crate::runner::pause::Pause;
-use crate::runner::residency::Residency;
 use crate::runner::vanished::Vanished;
 use crate::scheduling::key::{Key, RunsOn};
+use crate::scheduling::residency::Residency;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Host {
     is_up: bool,
-    residency: Residency<Key>,
+    residency: Residency,
     /// The key whose load is under way.
     loading: Option<Key>,
     loaded_last: Option<Key>,
@@ -22,16 +23,30 @@ pub(super) struct Host {
 }
 
 /// Which load a new attempt must wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(in crate::runner) enum Loading {
     NotNeeded,
     /// The load that another attempt has started already.
     UnderWay,
-    /// A new load, which replaces any other.
-    New,
+    /// A new load, which replaces any other. These are unloaded before.
+    New {
+        unload: Vec<Key>,
+    },
 }
 
 impl Host {
+    /// `room` is how many models Ollama may hold at once.
+    pub(super) fn new(room: usize) -> Self {
+        Self {
+            is_up: false,
+            residency: Residency::new(room),
+            loading: None,
+            loaded_last: None,
+            vanished: Vanished::default(),
+            pause: Pause::default(),
+        }
+    }
+
     pub(super) fn came_up(&mut self) {
         self.is_up = true;
     }
@@ -46,6 +61,11 @@ impl Host {
         self.loading.is_some()
     }
 
+    /// Whether the load under way is for this key.
+    pub(super) fn loads(&self, key: &Key) -> bool {
+        self.loading.as_ref() == Some(key)
+    }
+
     /// Whether jobs may begin on this host now.
     pub(super) fn takes_jobs(&self, now: Instant) -> bool {
         self.is_up && self.pause.until(now).is_none()
@@ -56,26 +76,39 @@ impl Host {
         self.pause.until(now)
     }
 
-    /// Whether a request for this key can be sent without a load before it.
-    pub(super) fn needs_no_load(&self, key: &Key, runs_on: RunsOn, gpu_is_busy: bool, now: Instant) -> bool {
-        runs_on == RunsOn::Cloud || self.residency.has(key, gpu_is_busy, now)
+    /// Whether a request for this key can be sent without a load before it. Nothing can while a load is under way.
+    pub(super) fn needs_no_load(&self, key: &Key, runs_on: RunsOn, is_running: bool, now: Instant) -> bool {
+        runs_on == RunsOn::Cloud || (self.loading.is_none() && self.residency.has(key, is_running, now))
     }
 
-    /// Notes that a key must be loaded, and returns with which load.
-    pub(super) fn load(&mut self, key: &Key) -> Loading {
+    /// The keys whose requests can be sent without a load before them. Nothing can while a load is under way.
+    pub(super) fn residents(&self, is_running: impl Fn(&Key) -> bool, now: Instant) -> Vec<Key> {
+        if self.is_loading() { Vec::new() } else { self.residency.all(is_running, now) }
+    }
+
+    /// Notes that a key must be loaded, and returns with which load. `waits_since` tells since when a key has waited for
+    /// its next turn, if it has work.
+    pub(super) fn load(
+        &mut self,
+        key: &Key,
+        waits_since: impl Fn(&Key) -> Option<Instant>,
+        now: Instant,
+    ) -> Loading {
         if self.loading.as_ref() == Some(key) {
             return Loading::UnderWay;
         }
-        self.residency.lost();
-        self.loading = Some(Key::clone(key));
-        Loading::New
+        if self.loading.replace(Key::clone(key)).is_some() {
+            // Nobody knows what the load that it replaces has left.
+            self.residency.lost();
+        }
+        Loading::New { unload: self.residency.make_room(key, waits_since, now) }
     }
 
-    /// A load has succeeded. Returns whether the load before it was for another key.
-    pub(super) fn loaded(&mut self, key: Key, now: Instant) -> bool {
+    /// A load has succeeded, and Ollama lists these models. Returns whether the load before it was for another key.
+    pub(super) fn loaded(&mut self, key: Key, listed: &[RunningModel], now: Instant) -> bool {
         self.loading.take_if(|loading| *loading == key);
         let is_switch = self.loaded_last.replace(Key::clone(&key)).is_some_and(|last| last != key);
-        self.residency.loaded(key, now);
+        self.residency.loaded(key, listed, now);
         is_switch
     }
 

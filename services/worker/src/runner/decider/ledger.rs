@@ -118,10 +118,14 @@ impl Ledger {
         self.running.values().any(|running| running.runs_on == RunsOn::Gpu)
     }
 
+    /// Whether jobs of this key run, or wait for its load.
+    pub(super) fn runs(&self, key: &Key) -> bool {
+        self.running.values().any(|running| running.runner == *key)
+    }
+
     /// Whether a running or held job needs this key.
     pub(super) fn needs(&self, key: &Key) -> bool {
-        self.running.values().any(|running| running.runner == *key)
-            || self.held.iter().any(|job| job.runner == *key)
+        self.runs(key) || self.held.iter().any(|job| job.runner == *key)
     }
 
     /// Client and runner of each held job that runs on the GPU.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Plan;
 use crate::scheduling::division::Portion;
 use crate::scheduling::key::Key;
-use crate::scheduling::rotation::{By, Compared, LaterTurn, Stays, Waits};
+use crate::scheduling::rotation::{By, Compared, Gpu, LaterTurn, Stays, Waits};
 
 /// Tell of at most this many turns that come next. People look at the first few.
 const MAX_NEXT: usize = 16;
@@ -22,17 +22,15 @@ impl Plan {
         let turn = self.rotation.turn();
         let goes_on =
             turn.is_some_and(|runner| held.iter().any(|waits| waits.key == *runner) || self.work.has(runner));
-        let waiting = [self.work.waiting_for_gpu(turn), held].concat();
+        let waiting = [self.work.waiting_for_gpu(turn.into_iter().chain(&self.resident)), held].concat();
+        let gpu = Gpu { resident: &self.resident, is_busy: false, estimates: &self.estimates };
         let standing = |client: &ClientId| self.work.fairness.standing(*client);
         // As the decision does, which comes after the same line-up.
         let mut rotation = self.rotation.clone();
         rotation.line_up(&waiting, now);
-        let why = if goes_on {
-            why_now(rotation.stays(&waiting, standing, &self.estimates, now))
-        } else {
-            Why::NoMoreJobs
-        };
-        let next = rotation.coming(&waiting, standing, MAX_NEXT);
+        let why =
+            if goes_on { why_now(rotation.stays(&waiting, standing, &gpu, now)) } else { Why::NoMoreJobs };
+        let next = rotation.coming(&waiting, standing, &gpu, MAX_NEXT);
         let (gpu_seconds, parts) = self.parts();
         HostTurns {
             client: self.rotation.client().copied(),
@@ -104,6 +102,7 @@ mod tests {
             load_share: 0.1,
             context_fit: true,
             context_max: None,
+            models_together: 1,
         });
         let model = |number: u128| format!("m{number}:latest");
         plan.published(clients.iter().map(|number| key(&model(*number)).model().clone()).collect());

@@ -30,6 +30,7 @@ fn turns() -> config::Turns {
         load_share: 0.1,
         context_fit: true,
         context_max: None,
+        models_together: 1,
     }
 }
 

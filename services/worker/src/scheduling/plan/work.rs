@@ -56,17 +56,21 @@ impl Work {
             .any(|(client, queue)| self.can_run(&base, client) && queue.keys().any(serves))
     }
 
-    /// What each client waits for on the GPU, while this runner has the turn.
-    pub(super) fn waiting_for_gpu(&self, turn: Option<&Key>) -> Vec<Waits<ClientId, Key>> {
-        let turn = turn.map(|runner| (contexts::base(runner), runner));
+    /// What each client waits for on the GPU. Jobs that these runners serve wait for them, and others for what would be
+    /// loaded.
+    pub(super) fn waiting_for_gpu<'a>(
+        &self,
+        runners: impl Iterator<Item = &'a Key>,
+    ) -> Vec<Waits<ClientId, Key>> {
+        let runners: Vec<_> = runners.map(|runner| (contexts::base(runner), runner)).collect();
         let mut needs: HashMap<&Key, Option<i64>> = HashMap::new();
         let mut waiting = Vec::new();
         for (base, client, key, sync) in self.backlog.waiting() {
             if base.model().is_cloud() || !self.can_run(base, client) {
                 continue;
             }
-            let served = turn.as_ref().filter(|(its, runner)| its == base && self.serves(base, runner, key));
-            let runner = served.map_or_else(
+            let serves = |(its, runner): &&(Key, &Key)| its == base && self.serves(base, runner, key);
+            let runner = runners.iter().find(serves).map_or_else(
                 || {
                     let asked = || self.backlog.keys(base).map(|key| key.context());
                     let need =

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Duration, Estimates, Hash, Instant, Rotation, Stays, Waits};
+use super::{Duration, Gpu, Hash, Instant, Rotation, Stays, Waits};
 
 /// A turn that comes later, as things stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,21 +43,21 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         &self,
         waiting: &[Waits<C, K>],
         standing: impl Fn(&C) -> S,
-        estimates: &Estimates<K>,
+        gpu: &Gpu<'_, K>,
         now: Instant,
     ) -> Option<Stays> {
         let next = self.next_in_line(waiting, standing);
-        let turn = self.turn.as_ref()?;
-        self.why_it_stays(turn, next.as_ref().map(|(_, key)| key), waiting, estimates, now)
+        self.why_it_stays(next.as_ref().map(|(_, key)| key), waiting, gpu, now)
     }
 
     /// The turns that come next, at most this many: those that would follow if each of them cost the same. First comes
     /// one turn of each client, in the order in which clients take turns, then a second one of those that wait for
-    /// several runners. The runner that has the turn is left out.
+    /// several runners. What is loaded is left out.
     pub(crate) fn coming<S: Ord>(
         &self,
         waiting: &[Waits<C, K>],
         standing: impl Fn(&C) -> S,
+        gpu: &Gpu<'_, K>,
         at_most: usize,
     ) -> Vec<LaterTurn<C, K>> {
         let mut clients: Vec<&C> = Vec::new();
@@ -78,7 +78,8 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         let mut coming: Vec<LaterTurn<C, K>> = Vec::new();
         for round in 0..rounds {
             for (nth, client) in clients.iter().enumerate() {
-                let Some(key) = keys[*client].get(round).filter(|key| !self.has_turn(key)) else { continue };
+                let needs_load = |key: &&&K| !self.has_turn(key) && !gpu.resident.contains(**key);
+                let Some(key) = keys[*client].get(round).filter(needs_load) else { continue };
                 if coming.len() == at_most {
                     return coming;
                 }

@@ -14,6 +14,8 @@ const fn secs(seconds: u64) -> Duration {
 struct Host {
     rotation: Rotation<Client, Key>,
     estimates: Estimates<Key>,
+    /// What is loaded beside the key that has the turn.
+    resident: Vec<Key>,
     start: Instant,
 }
 
@@ -22,6 +24,7 @@ impl Host {
         Self {
             rotation: Rotation::new(0.1, secs(600)),
             estimates: Estimates::default(),
+            resident: Vec::new(),
             start: Instant::now(),
         }
     }
@@ -41,7 +44,8 @@ impl Host {
         let turn = self.rotation.turn().copied();
         let goes_on = waiting.iter().any(|waits| Some(waits.key) == turn);
         let now = self.start + secs(second);
-        self.rotation.next(goes_on, || waiting.to_vec(), had, in_flight, &self.estimates, now)
+        let gpu = Gpu { resident: &self.resident, is_busy: in_flight, estimates: &self.estimates };
+        self.rotation.next(goes_on, || waiting.to_vec(), had, gpu, now)
     }
 
     /// Gives a key the turn, loaded in a load of one second. So its quantum is nine seconds.
@@ -49,6 +53,7 @@ impl Host {
         let now = self.start + secs(second);
         self.rotation.claimed(client, &key, now);
         self.rotation.loaded(now);
+        self.rotation.is_resident(now);
         self.estimates.loaded(&key, secs(1));
     }
 }
@@ -188,6 +193,44 @@ fn the_resident_key_is_the_last_that_a_client_gets_a_turn_for() {
     assert_eq!(host.next(&waiting, false, 9), switch(2, 6));
 }
 
+fn resident(client: Client, key: Key) -> Next<Client, Key> {
+    Next::Resident { client, key }
+}
+
+#[test]
+fn whoever_waits_for_another_resident_key_is_served_beside_what_runs() {
+    let mut host = Host::new();
+    host.resident(2, 2, 0);
+    host.resident(1, 1, 1);
+    host.resident = vec![1, 2];
+    assert_eq!(host.next(&keys([1, 2]), true, 1), resident(2, 2));
+    let had = |client: &Client| [0, 5, 9][*client];
+    assert_eq!(host.next_of(&waits(&keys([1, 2])), had, true, 1), Next::Stay(1));
+    host.rotation.claimed(2, &2, host.start + secs(1));
+    assert_eq!(host.next(&keys([1, 2]), true, 1), resident(1, 1));
+    assert_eq!(host.next(&keys([1]), true, 1), resident(1, 1), "the key that had the turn has no work");
+}
+
+#[test]
+fn a_load_waits_for_the_quantum_since_the_last_load_whoever_had_the_turn_since() {
+    let mut host = Host::new();
+    host.resident(2, 2, 0);
+    host.resident(1, 1, 1);
+    host.resident = vec![1, 2];
+    let waiting = keys([3, 1, 2]);
+    host.next(&waiting, true, 1);
+    for second in 2..10 {
+        host.rotation.claimed(1, &1, host.start + secs(second));
+        host.rotation.is_resident(host.start + secs(second));
+        assert_eq!(host.next(&waiting, true, second), resident(2, 2), "client 3 is next, and waits");
+        host.rotation.claimed(2, &2, host.start + secs(second));
+        host.rotation.is_resident(host.start + secs(second));
+    }
+    assert_eq!(host.next(&waiting, true, 10), Next::WaitForIdle);
+    assert_eq!(host.next(&waiting, false, 10), switch(3, 3));
+    assert_eq!(host.next(&keys([3]), false, 2), switch(3, 3), "nothing that is resident has work");
+}
+
 #[test]
 fn who_waits_is_asked_only_where_the_turn_may_end() {
     let mut host = Host::new();
@@ -199,7 +242,8 @@ fn who_waits_is_asked_only_where_the_turn_may_end() {
             asked.set(asked.get() + 1);
             waits(&keys([1, 2]))
         };
-        rotation.next(true, waiting, |_| 0, true, estimates, host.start + secs(second))
+        let gpu = Gpu { resident: &[], is_busy: true, estimates };
+        rotation.next(true, waiting, |_| 0, gpu, host.start + secs(second))
     };
     assert_eq!(next(0), Next::Stay(1));
     assert_eq!(asked.get(), 0);

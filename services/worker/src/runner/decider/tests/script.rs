@@ -7,6 +7,9 @@ use proptest::prelude::*;
 #[derive(Debug, Clone)]
 pub(super) struct Script {
     pub(super) slots: usize,
+    /// How many models may be loaded at once, as the worker is told, and how many Ollama really holds.
+    pub(super) room: usize,
+    pub(super) holds: usize,
     pub(super) jobs: Vec<JobPlan>,
     /// How long each load takes, and whether it fails. The list repeats. No load fails once the world is calm.
     pub(super) loads: Vec<(Duration, bool)>,
@@ -72,7 +75,7 @@ fn job() -> impl Strategy<Value = JobPlan> {
     let failures = prop_oneof![4 => Just(0u8), 1 => 1..3u8];
     let run = prop_oneof![3 => millis(1..100), 2 => millis(100..3_000)];
     let whose = (0..3usize, 0..2usize, any::<bool>());
-    (millis(0..40_000), whose, 0..5usize, run, failures, any::<bool>(), any::<bool>()).prop_map(
+    (millis(0..40_000), whose, 0..6usize, run, failures, any::<bool>(), any::<bool>()).prop_map(
         |(at, (client, user, sync), key, run, failures, host_is_to_blame, speaks)| JobPlan {
             at,
             client,
@@ -114,15 +117,17 @@ fn disturbance() -> impl Strategy<Value = (Duration, Disturbance)> {
 pub(super) fn scripts() -> impl Strategy<Value = Script> {
     let load = (millis(1..5_000), prop::bool::weighted(0.15));
     (
-        1..=4usize,
+        (1..=4usize, 1..=3usize, 1..=3usize),
         prop::collection::vec(job(), 1..60),
         prop::collection::vec(load, 1..8),
         prop::collection::vec(claiming(), 1..20),
         prop::collection::vec(disturbance(), 0..8),
         prop::option::of((millis(0..60_000), millis(0..10_000))),
     )
-        .prop_map(|(slots, jobs, loads, claims, disturbances, stop)| Script {
+        .prop_map(|((slots, room, holds), jobs, loads, claims, disturbances, stop)| Script {
             slots,
+            room,
+            holds,
             jobs,
             loads,
             claims,

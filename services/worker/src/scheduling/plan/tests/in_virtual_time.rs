@@ -2,7 +2,7 @@
 //! and runs as Ollama does. The host checks the rules at each step, and tells how long everybody waited and what
 //! everybody got.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use foreman_ollama::Context;
@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::scheduling::gpu_clock::{GpuClock, Reading};
+use crate::scheduling::residency::Residency;
 
 const AUTOMATIC: i64 = 4_096;
 
@@ -29,6 +30,8 @@ struct Job {
 #[derive(Debug, Clone)]
 struct Workload {
     slots: usize,
+    /// How many models may be loaded at once.
+    room: usize,
     /// How long each model loads.
     loads: Vec<Duration>,
     /// Sorted by time.
@@ -55,7 +58,7 @@ struct Host<'a> {
     ready: Vec<(JobId, Key, Job)>,
     running: Vec<(Duration, Job, Charge, Key, Reading)>,
     loading: Option<Load>,
-    resident: Option<Key>,
+    residency: Residency,
     clock: GpuClock,
     /// Since when each client waits, if it does.
     waits: BTreeMap<usize, Duration>,
@@ -89,7 +92,7 @@ impl Workload {
             ready: Vec::new(),
             running: Vec::new(),
             loading: None,
-            resident: None,
+            residency: Residency::new(self.room),
             clock: GpuClock::new(start),
             waits: BTreeMap::new(),
             seen: Seen::default(),
@@ -183,7 +186,7 @@ impl Host<'_> {
             let took = self.load_of(&runner);
             self.plan.loaded(&runner, took, now);
             self.plan.has_context(&runner, length);
-            self.resident = Some(Key::clone(&runner));
+            self.residency.loaded(Key::clone(&runner), &[], now);
             jobs.into_iter().for_each(|(job, charge)| self.begin(job, charge, Key::clone(&runner)));
         }
     }
@@ -205,13 +208,14 @@ impl Host<'_> {
     /// Makes the next claim, if the plan wants one. Returns whether it did.
     fn claim(&mut self) -> bool {
         let (now, busy) = (self.time(), self.busy());
+        let resident = if self.loading.is_some() { Vec::new() } else { self.residency.all(|_| false, now) };
+        self.plan.are_resident(resident.clone());
         let told = self.plan.turns(std::iter::empty(), now);
         let next = self.plan.next(std::iter::empty(), busy > 0, now);
         check_told(&told, &next);
         // This host holds no job ahead of its slot: as if it held one already.
         let capacity = Capacity { free_slots: self.workload.slots - busy, holds_job: true };
-        let resident = self.resident.clone().filter(|_| self.loading.is_none());
-        let needs_no_load = |runner: &Key, _| resident.as_ref() == Some(runner);
+        let needs_no_load = |runner: &Key, _| resident.contains(runner);
         let highest = ulid_floor(chrono::DateTime::<chrono::Utc>::MAX_UTC);
         let order = self.plan.order(next, capacity, needs_no_load, highest, self.time());
         let mut claimed = Vec::new();
@@ -237,7 +241,7 @@ impl Host<'_> {
             self.served(job.client);
         }
         for (job, charge) in jobs.into_iter().zip(charges) {
-            if self.resident.as_ref() == Some(&order.runner) && self.loading.is_none() {
+            if resident.contains(&order.runner) {
                 self.plan.is_loaded(&order.runner, now);
                 self.begin(job, charge, Key::clone(&order.runner));
             } else if let Some((_, _, waiting)) =
@@ -247,7 +251,8 @@ impl Host<'_> {
             } else {
                 assert!(self.busy() == 0, "a switch with requests in flight");
                 self.seen.loads += 1;
-                self.resident = None;
+                let plan = &self.plan;
+                self.residency.make_room(&order.runner, |key| plan.waits_since(key), now);
                 let end = self.now + self.load_of(&order.runner);
                 self.loading = Some((end, Key::clone(&order.runner), vec![(job, charge)]));
             }
@@ -276,6 +281,7 @@ impl Host<'_> {
 fn check_told(told: &HostTurns, next: &Next<ClientId, Key>) {
     match next {
         Next::Stay(_) => assert!(!matches!(told.why, Why::NoMoreJobs | Why::QuantumIsOver), "{told:?}"),
+        Next::Resident { .. } => assert!(!matches!(told.why, Why::QuantumIsOver), "{told:?}"),
         Next::WaitForIdle => assert!(matches!(told.why, Why::NoMoreJobs | Why::QuantumIsOver), "{told:?}"),
         Next::Switch { client, key } => {
             assert!(matches!(told.why, Why::NoMoreJobs | Why::QuantumIsOver), "{told:?}");
@@ -313,7 +319,8 @@ fn millis(range: Range<u64>) -> impl Strategy<Value = Duration> {
 }
 
 fn workloads(clients: usize) -> impl Strategy<Value = Workload> {
-    (1..=4usize, prop::collection::vec(millis(1..5_000), 1..=6)).prop_flat_map(move |(slots, loads)| {
+    let loads = prop::collection::vec(millis(1..5_000), 1..=6);
+    (1..=4usize, 1..=3usize, loads).prop_flat_map(move |(slots, room, loads)| {
         let context = prop::option::weighted(0.6, 1..20_000i64);
         let job = (
             millis(0..60_000),
@@ -336,7 +343,7 @@ fn workloads(clients: usize) -> impl Strategy<Value = Workload> {
             };
             let mut jobs: Vec<Job> = jobs.into_iter().map(of).collect();
             jobs.sort();
-            Workload { slots, loads: loads.clone(), jobs }
+            Workload { slots, room, loads: loads.clone(), jobs }
         })
     })
 }
@@ -350,7 +357,7 @@ fn steady(slots: usize, runs: [u64; 2], each: usize, whose: impl Fn(usize) -> (u
     };
     let mut jobs: Vec<Job> = (0..2 * each).map(job).collect();
     jobs.sort();
-    Workload { slots, loads: vec![Duration::from_millis(1)], jobs }
+    Workload { slots, room: 1, loads: vec![Duration::from_millis(1)], jobs }
 }
 
 fn without_a_longest_wait(load_share: f64) -> config::Turns {
@@ -405,8 +412,18 @@ proptest! {
         };
         let mut jobs: Vec<Job> = needs.into_iter().enumerate().map(job).collect();
         jobs.sort();
-        let workload = Workload { slots, loads: vec![Duration::from_secs(1)], jobs };
+        let workload = Workload { slots, room: 1, loads: vec![Duration::from_secs(1)], jobs };
         let loads = workload.run(&turns(), Vec::new()).loads;
         prop_assert!(loads <= 2, "{loads} loads");
+    }
+
+    #[test]
+    fn models_that_fit_together_are_loaded_once(workload in workloads(4)) {
+        let once = |job: &Job| Job { context: None, ..job.clone() };
+        let jobs: Vec<Job> = workload.jobs.iter().map(once).collect();
+        let models = jobs.iter().map(|job| job.model).collect::<BTreeSet<_>>().len();
+        let workload = Workload { room: models, jobs, ..workload };
+        let loads = workload.run(&turns(), Vec::new()).loads;
+        prop_assert_eq!(loads, models);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_ollama::{Context, FailureKind};
+use foreman_ollama::{Context, FailureKind, RunningModel};
 use foreman_store::{Completion, LeaseNo};
 
 use super::{Happening, InFlight, World};
@@ -22,13 +22,14 @@ impl World {
         let is_on_gpu = !key.model().is_cloud();
         let load = match loading {
             Loading::NotNeeded => {
-                assert!(!is_on_gpu || self.resident.as_ref() == Some(&key), "its model is not loaded");
+                assert!(!is_on_gpu || self.resident.contains(&key), "its model is not loaded");
                 None
             }
             Loading::UnderWay => Some(self.loads.last().expect("a load is under way").0),
-            Loading::New => {
+            Loading::New { unload } => {
                 assert!(is_on_gpu, "what runs in the cloud needs no load");
-                Some(self.load(Key::clone(&key)))
+                assert!(self.on_gpu().all(|other| *other == key), "a load beside requests in flight");
+                Some(self.load(Key::clone(&key), &unload))
             }
         };
         let job = self.job(attempt.lease.job_id);
@@ -42,12 +43,14 @@ impl World {
         self.after(1, Happening::AttemptBegins(attempt.lease.no));
     }
 
-    pub(super) fn load(&mut self, key: Key) -> usize {
+    pub(super) fn load(&mut self, key: Key, unload: &[Key]) -> usize {
         self.number += 1;
         let number = self.number;
         let (long, fails) = self.script.loads[number % self.script.loads.len()];
         let fails = fails && !self.is_calm();
-        self.resident = None;
+        self.resident.retain(|other| other.model() != key.model() && !unload.contains(other));
+        let excess = (self.resident.len() + 1).saturating_sub(self.script.holds);
+        self.resident.drain(..excess);
         self.loads.push((number, key));
         self.at(self.now() + long, Happening::LoadEnds { number, fails });
         number
@@ -59,12 +62,13 @@ impl World {
         if fails {
             self.signal(Signal::LoadFailed { key });
         } else {
-            self.resident = Some(Key::clone(&key));
+            self.resident.push(Key::clone(&key));
+            let listed = self.resident.iter().map(listed).collect();
             let context = match key.context() {
                 Context::Length(length) => length,
                 Context::Automatic | Context::Any => 4_096,
             };
-            self.signal(Signal::Loaded { key, took: Duration::from_secs(1), context: Some(context) });
+            self.signal(Signal::Loaded { key, took: Duration::from_secs(1), context: Some(context), listed });
         }
         let waiting: Vec<LeaseNo> =
             self.in_flight.iter().filter(|(_, one)| one.load == Some(number)).map(|(no, _)| *no).collect();
@@ -116,6 +120,11 @@ impl World {
     pub(super) fn on_gpu(&self) -> impl Iterator<Item = &Key> {
         self.in_flight.values().map(|one| &one.key).filter(|key| !key.model().is_cloud())
     }
+}
+
+fn listed(key: &Key) -> RunningModel {
+    let name = key.model().as_str();
+    serde_json::from_value(serde_json::json!({"name": name, "digest": name})).expect("it has a name")
 }
 
 pub(super) fn failed(kind: FailureKind, look: Look) -> Ending {
