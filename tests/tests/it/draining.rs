@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use foreman_tests::{Api, Db, Worker, eventually, http};
 use ollama_sim::{Config, Sim};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::chat;
 
@@ -88,6 +88,14 @@ async fn a_host_that_is_drained_in_the_middle_of_its_work_ends_what_runs_and_lea
                         JOIN host h ON h.id = w.host_id WHERE l.claimed_at > h.drained_at";
     assert_eq!(db.value::<i64>(claimed_late).await, 0);
     is_idle(&db, &api, "two").await;
+    eventually("a queue in which the host is drained", async || {
+        let hosts = api.get("/queue").await["hosts"].clone();
+        let two = &hosts[1];
+        let is_told =
+            two["is_drained"] == true && two["next"] == json!([]) && hosts[0]["is_drained"] == false;
+        if is_told { Ok(()) } else { Err(hosts) }
+    })
+    .await;
     let runs = drained.look(|log| log.runs().len());
     submit(&api, 20, "sim:tokens=2").await;
     every_job_was_done_at_the_first_try(&db, 140).await;

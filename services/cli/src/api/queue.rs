@@ -28,6 +28,7 @@ pub(crate) struct QueueHost {
     pub(crate) host: String,
     pub(crate) turn: Option<Turn>,
     pub(crate) next: Vec<LaterTurn>,
+    pub(crate) is_drained: bool,
     pub(crate) running: u64,
     pub(crate) slots: u64,
     pub(crate) longest_wait_ms: Option<u64>,

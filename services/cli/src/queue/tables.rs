@@ -31,7 +31,8 @@ fn hosts(hosts: &[QueueHost], columns: Option<u16>) -> String {
     let mut table = table::with_header(header);
     for host in hosts {
         let busy = format!("{}/{}", host.running, host.slots);
-        let mut first = [host.host.clone(), busy, wait(host.longest_wait_ms)];
+        let longest = if host.is_drained { "drained".to_owned() } else { wait(host.longest_wait_ms) };
+        let mut first = [host.host.clone(), busy, longest];
         // The columns of the host stand in its first row alone.
         let mut add = |[model, context, turn, client, why]: [String; 5]| {
             let [host, busy, wait] = std::mem::take(&mut first);
@@ -122,7 +123,7 @@ mod tests {
                         "resident_on": [], "longest_wait_ms": 90_000}],
             "hosts": [{
                 "host": "gpu-1", "running": 1, "slots": 4, "longest_wait_ms": 90_000, "max_wait_ms": 60_000,
-                "keeps_max_wait": false,
+                "keeps_max_wait": false, "is_drained": false,
                 "turn": {"model": "llama3.2:latest", "context": 4096, "is_loaded": true, "client": null,
                          "reason": "its quantum is not over"},
                 "next": [{"model": "qwen3:latest", "context": null, "client": "ada\u{1b}[2J", "reason": "no other client waits"}],

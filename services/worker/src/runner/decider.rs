@@ -167,6 +167,12 @@ impl Decider {
     pub(super) fn publication(&self, now: Instant) -> HostPlan {
         let mut plan = self.plan.publication(self.ledger.held_for_gpu(), now);
         (plan.turns.running, plan.turns.slots) = self.ledger.occupancy();
+        if self.standing.is_drained() {
+            // Nothing is claimed, and nobody can tell for how long.
+            plan.longest_wait_ms = None;
+            plan.turns.is_drained = true;
+            plan.turns.next.clear();
+        }
         plan
     }
 

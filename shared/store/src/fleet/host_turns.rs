@@ -16,6 +16,8 @@ pub struct HostTurns {
     pub context: Option<i64>,
     /// Why that runner keeps its turn, or why it ends.
     pub why: Why,
+    /// Whether an operator has drained the host. Then no turn comes next.
+    pub is_drained: bool,
     /// How many of the host's slots are in use.
     pub running: usize,
     pub slots: usize,

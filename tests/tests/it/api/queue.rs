@@ -99,6 +99,7 @@ async fn turns_and_parts_are_told_and_nobody_is_named_to_another_client() {
         client: Some(other.client),
         context: Some(4_096),
         why: Why::QuantumIsOver,
+        is_drained: false,
         running: 1,
         slots: 4,
         max_wait_ms: Some(1_000),

@@ -6,6 +6,8 @@ use utoipa::ToSchema;
 
 use super::Viewer;
 
+const DRAINED: &str = "an administrator has drained the host: no job begins there until it is resumed";
+
 /// A host, by what the worker that holds it has told within the last seconds.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct QueueHost {
@@ -14,6 +16,8 @@ pub(crate) struct QueueHost {
     turn: Option<Turn>,
     /// The turns that come next, as things stand, at most 16: those that would follow if each of them cost the same.
     next: Vec<LaterTurn>,
+    /// Whether an administrator has drained it. Then what runs there ends, and no turn comes next.
+    is_drained: bool,
     /// How many requests run.
     #[schema(minimum = 0)]
     running: usize,
@@ -67,19 +71,20 @@ pub(crate) struct LaterTurn {
 
 pub(super) fn host(viewer: &Viewer<'_>, host: &str, plan: &HostPlan) -> QueueHost {
     let HostPlan { turn, longest_wait_ms, turns, .. } = plan;
-    let HostTurns { client, context, why, running, slots, max_wait_ms, next, .. } = turns;
+    let HostTurns { client, context, why, is_drained, running, slots, max_wait_ms, next, .. } = turns;
     let turn = turn.as_ref().map(|load_key| Turn {
         model: viewer.model(load_key),
         load_key: load_key.clone(),
         context: *context,
         is_loaded: plan.turn_is_loaded(),
         client: client.map(|client| viewer.name(client)),
-        reason: words(*why),
+        reason: if *is_drained { DRAINED } else { words(*why) },
     });
     QueueHost {
         host: host.to_owned(),
         turn,
         next: next.iter().map(|next| later(viewer, next)).collect(),
+        is_drained: *is_drained,
         running: *running,
         slots: *slots,
         longest_wait_ms: *longest_wait_ms,

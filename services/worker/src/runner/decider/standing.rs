@@ -42,6 +42,10 @@ impl Standing {
         self.is_drained = is_drained;
     }
 
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_drained
+    }
+
     /// Whether the host is ours, and is there to run jobs.
     pub(super) fn serves_host(&self) -> bool {
         self.holder.is_some() && !self.is_drained
