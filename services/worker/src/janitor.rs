@@ -38,6 +38,7 @@ pub(crate) async fn run(worker: Arc<Worker>) -> anyhow::Result<()> {
         sweep::run(&worker, sweep::Usage::new(shared()), sweep::SOMETIMES),
         sweep::run(&worker, sweep::OldUsage(shared()), sweep::RARELY),
         sweep::run(&worker, sweep::StoredBytes(shared()), sweep::RARELY),
+        sweep::run(&worker, sweep::HostIntents(shared()), sweep::RARELY),
         sweep::run(&worker, sweep::AddressClients(shared()), sweep::RARELY),
     );
     Ok(())

@@ -15,6 +15,7 @@ mod idle;
 mod job;
 mod load;
 pub(crate) mod metrics;
+mod neighbours;
 mod pause;
 mod publisher;
 mod questions;
@@ -55,6 +56,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     let (its, its_ollama, its_signals) = (Arc::clone(&worker), ollama.clone(), signals.clone());
     let prepare = async move |holder: &Holder| {
         drain::look(&its, &its_signals).await;
+        neighbours::look(&its, &its_signals).await;
         publisher::remember(&its, &holder.host, &its_ollama, &its_signals).await;
     };
     shutdown.spawn("host_lease", host_lease::run(Arc::clone(&worker), give_holder, prepare));
@@ -70,6 +72,8 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     let watchers = [
         shutdown.spawn_work("inventory", watch.run()),
         shutdown.spawn_work("scan", scan::run(Arc::clone(&worker), holder.clone(), signals.clone())),
+        shutdown
+            .spawn_work("neighbours", neighbours::run(Arc::clone(&worker), holder.clone(), signals.clone())),
         shutdown.spawn_work("drain", drain::run(Arc::clone(&worker), signals.clone())),
         shutdown.spawn_work("cancel", cancel::run(Arc::clone(&worker), signals.clone())),
         shutdown.spawn_work(

@@ -16,6 +16,7 @@ pub(crate) mod first_come;
 pub(crate) mod gpu_clock;
 pub(crate) mod group_memory;
 pub(crate) mod key;
+pub(crate) mod neighbours;
 pub(crate) mod plan;
 pub(crate) mod presence;
 pub(crate) mod residency;

@@ -39,6 +39,7 @@ pub use db::wake;
 pub use fleet::api::Orphaned;
 pub use fleet::heartbeat::Heartbeat;
 pub use fleet::host::{HostOffer, PublishedModel};
+pub use fleet::host_intent::{HostIntent, NeighbourHost};
 pub use fleet::host_plan::{HostPlan, MeasuredContext, MeasuredRunner};
 pub use fleet::host_row::HostRow;
 pub use fleet::host_turns::{GpuPart, HostTurns, NextTurn, Why};

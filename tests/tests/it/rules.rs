@@ -6,6 +6,7 @@ mod claiming;
 mod draining;
 mod holding;
 mod hosting;
+mod intents;
 mod missing_models;
 mod orphans;
 mod partitions;

@@ -171,6 +171,19 @@ impl Rounds for StoredBytes {
     }
 }
 
+/// Forgets what hosts meant to load long ago.
+pub(super) struct HostIntents(pub(super) Arc<Worker>);
+
+impl Rounds for HostIntents {
+    const TASK: &'static str = "prune-host-intents";
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        self.0.store.prune_host_intents().await?;
+        Ok(Round::Idle)
+    }
+}
+
 /// Forgets source addresses of which nothing is left.
 pub(super) struct AddressClients(pub(super) Arc<Worker>);
 

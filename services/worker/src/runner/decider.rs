@@ -122,6 +122,10 @@ impl Decider {
                 self.claims.answered();
                 self.claimed(&order, &spell, jobs, now);
             }
+            Event::Replied(Reply::Said { host, word, number }) => {
+                self.claims.answered();
+                self.plan.answered(word, &host, number);
+            }
             Event::Replied(Reply::OwnLeases { known, leases }) => {
                 self.claims.own_leases_are_known();
                 // No claim was under way meanwhile, so a lease that was unknown at the question still is.
@@ -157,8 +161,8 @@ impl Decider {
             self.claims.ask();
             self.actions.push(Action::Ask(question));
         }
-        let waits = self.standing.serves_host() && self.plan.work_waits();
-        let idle_seconds = self.idle.note(waits && self.ledger.runs_nothing(), now);
+        let is_idle = self.ledger.runs_nothing() && self.standing.serves_host() && self.plan.work_waits();
+        let idle_seconds = self.idle.note(is_idle, now);
         counter!(GPU_IDLE.name).increment(idle_seconds);
         std::mem::take(&mut self.actions)
     }
@@ -255,6 +259,9 @@ impl Decider {
             Capacity { free_slots: self.ledger.slots_to_fill(), holds_job: !self.ledger.holds_nothing() };
         let (host, ledger) = (&self.host, &self.ledger);
         let needs_no_load = |key: &Key, runs_on| host.needs_no_load(key, runs_on, ledger.runs(key), now);
+        if let Some(word) = self.plan.word(&next, needs_no_load) {
+            return Some(Question::Say { host: holder.host, word });
+        }
         let order = self.plan.order(next, capacity, needs_no_load, lowest_uncommitted(), now)?;
         Some(Question::Jobs { holder, spell, order })
     }
@@ -353,6 +360,7 @@ impl Decider {
             Signal::Scanned(groups) => self.plan.scanned(groups, now),
             Signal::Remembered(plan) => self.plan.remember(&plan),
             Signal::Agreed(terms) => self.plan.agreed(terms),
+            Signal::Neighbours(hosts, intents) => self.plan.looked_around(hosts, intents),
             Signal::Drained(is_drained) => self.standing.drain(is_drained),
             Signal::Settled(lease) => self.ledger.settled(lease),
             Signal::CancelAsked(leases) => {

@@ -19,6 +19,11 @@ async fn answer(store: &Store, question: Question) -> Result<Reply, StoreError> 
             let jobs = store.claim(&holder, &order.offers, order.limit, order.permit).await?;
             Reply::Claimed { order, spell, jobs }
         }
+        Question::Say { host, word } => {
+            let load_keys: Vec<&str> = word.load_keys.iter().map(|key| key.as_str()).collect();
+            let said = store.intend(&host, word.base.as_str(), word.seen, &load_keys, word.at_least).await?;
+            Reply::Said { host, word, number: said }
+        }
         Question::OwnLeases { worker, known } => {
             Reply::OwnLeases { known, leases: own_leases(store, worker).await? }
         }

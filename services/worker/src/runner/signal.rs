@@ -1,6 +1,6 @@
 //! The messages that the tasks around the floor send to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use foreman_ollama::{ModelName, RunningModel};
@@ -8,6 +8,7 @@ use foreman_store::{ClientTerms, HostPlan, LeaseNo};
 
 use crate::scheduling::backlog::Group;
 use crate::scheduling::key::Key;
+use crate::scheduling::neighbours::{Intent, Neighbour};
 
 #[derive(Debug)]
 pub(crate) enum Signal {
@@ -17,6 +18,8 @@ pub(crate) enum Signal {
     Remembered(Box<HostPlan>),
     /// These clients have terms of their own, and no others.
     Agreed(Vec<ClientTerms>),
+    /// The other hosts that take jobs, and what hosts mean to load, by load key without its context.
+    Neighbours(Vec<Neighbour>, HashMap<Key, Intent>),
     /// Whether an operator has drained the host.
     Drained(bool),
     /// Somebody asked to cancel the jobs under these leases of ours.

@@ -51,6 +51,11 @@ impl<K: Eq + Hash + Clone> Estimates<K> {
         measured.usual_run = average(measured.usual_run, took.as_secs_f64());
     }
 
+    /// All that was measured of this key.
+    pub(crate) fn measured(&self, key: &K) -> Measured {
+        self.keys.get(key).copied().unwrap_or_default()
+    }
+
     /// How long a load of this key takes: S in the bound of `rotation.rs`. Zero for a key that was never loaded.
     pub(crate) fn load(&self, key: &K) -> Duration {
         self.keys.get(key).map_or(Duration::ZERO, |measured| measured.load)

@@ -3,7 +3,7 @@
 mod outlook;
 mod work;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use super::division::Division;
 use super::estimates::{Estimates, Measured};
 use super::fairness::Picking;
 use super::key::{Key, RunsOn};
+use super::neighbours::{Intent, Neighbour, Neighbours, Word};
 use super::rotation::{Gpu, Next, Rotation, Waits};
 use crate::config;
 use work::Work;
@@ -39,6 +40,7 @@ pub(crate) struct Plan {
     division: Division<ClientId>,
     /// The runners whose requests need no load before them.
     resident: Vec<Key>,
+    neighbours: Neighbours,
     /// Whether the cloud comes before the GPU in the next claim.
     cloud_next: bool,
     last_in_cloud: Option<Key>,
@@ -101,6 +103,7 @@ impl Plan {
             estimates: Estimates::default(),
             division: Division::default(),
             resident: Vec::new(),
+            neighbours: Neighbours::default(),
             cloud_next: false,
             last_in_cloud: None,
         }
@@ -109,7 +112,7 @@ impl Plan {
     /// A scan found ready jobs in these groups, and in no others.
     pub(crate) fn scanned(&mut self, groups: Vec<Group>, now: Instant) {
         self.work.scanned(groups);
-        let waiting = self.work.waiting_for_gpu(self.rotation.turn().into_iter().chain(&self.resident));
+        let waiting = self.waiting(self.rotation.turn().is_some_and(|runner| self.work.has(runner)));
         self.rotation.line_up(&waiting, now);
         let weight = |client: &ClientId| (*client, self.work.fairness.weight(*client));
         self.division.scanned(self.rotation.clients().map(weight), now);
@@ -122,6 +125,11 @@ impl Plan {
 
     pub(crate) fn is_resident(&self, runner: &Key) -> bool {
         self.resident.contains(runner)
+    }
+
+    /// A look at the other hosts has found this.
+    pub(crate) fn looked_around(&mut self, hosts: Vec<Neighbour>, intents: HashMap<Key, Intent>) {
+        self.neighbours.looked(hosts, intents);
     }
 
     /// The host has these models now, and no others.
@@ -248,6 +256,34 @@ impl Plan {
     /// Whether there are ready jobs that this host can run.
     pub(crate) fn work_waits(&self) -> bool {
         self.work.waits()
+            && (!self.neighbours.are_there()
+                || !self.work.waiting_for_cloud().is_empty()
+                || !self.waiting(false).is_empty())
+    }
+
+    /// What each client waits for on the GPU, as far as this host does not leave it to others. `goes_on` tells whether the
+    /// runner that has the turn has work.
+    fn waiting(&self, goes_on: bool) -> Vec<Waits<ClientId, Key>> {
+        let here = || self.rotation.turn().into_iter().chain(&self.resident);
+        self.neighbours.leave(self.work.waiting_for_gpu(here()), here(), goes_on, &self.estimates)
+    }
+
+    /// What this host must say to the others before it does this next, if anything.
+    pub(crate) fn word(
+        &self,
+        next: &Next<ClientId, Key>,
+        needs_no_load: impl Fn(&Key, RunsOn) -> bool,
+    ) -> Option<Word> {
+        let Next::Switch { key, .. } = next else { return None };
+        let own = self.estimates.measured(key);
+        let load_keys = self.work.load_keys(key);
+        let here = self.rotation.turn().into_iter().chain(&self.resident);
+        self.neighbours.word(key, here, &own, load_keys.iter()).filter(|_| !needs_no_load(key, RunsOn::Gpu))
+    }
+
+    /// Postgres has this host's word, under this number, or has refused it.
+    pub(crate) fn answered(&mut self, word: Word, host: &str, number: Option<i64>) {
+        self.neighbours.answered(word, host, number);
     }
 
     /// Which runner has the GPU next, and for which client. `held` are client and runner of each held job: a runner
@@ -259,12 +295,17 @@ impl Plan {
         now: Instant,
     ) -> Next<ClientId, Key> {
         let held: Vec<_> = held.map(|(client, key)| Waits { client, key, sync: false }).collect();
-        let (work, turn) = (&self.work, self.rotation.turn().cloned());
+        let turn = self.rotation.turn().cloned();
         let is_held = |runner: &Key| held.iter().any(|waits| waits.key == *runner);
-        let goes_on = turn.as_ref().is_some_and(|runner| is_held(runner) || work.has(runner));
-        let waiting = || [work.waiting_for_gpu(turn.iter().chain(&self.resident)), held.clone()].concat();
+        let goes_on = turn.as_ref().is_some_and(|runner| is_held(runner) || self.work.has(runner));
+        let (work, neighbours, estimates) = (&self.work, &self.neighbours, &self.estimates);
+        let here = || turn.iter().chain(&self.resident);
+        let waiting = || {
+            let waiting = work.waiting_for_gpu(here());
+            [neighbours.leave(waiting, here(), goes_on, estimates), held.clone()].concat()
+        };
         let standing = |client: &ClientId| work.fairness.standing(*client);
-        let gpu = Gpu { resident: &self.resident, is_busy: gpu_is_busy, estimates: &self.estimates };
+        let gpu = Gpu { resident: &self.resident, is_busy: gpu_is_busy, estimates };
         self.rotation.next(goes_on, waiting, standing, gpu, now)
     }
 
@@ -294,6 +335,9 @@ impl Plan {
         self.work.claimed(order, claimed, gpu_seconds);
         if order.runs_on == RunsOn::Gpu {
             claimed.iter().for_each(|job| self.rotation.claimed(job.client, &order.runner, now));
+            if !claimed.is_empty() {
+                self.neighbours.begun(&order.runner);
+            }
         }
         let charge = |job: &Claimed| Charge { client: job.client, user: job.user.clone(), gpu_seconds };
         claimed.iter().map(charge).collect()
@@ -363,11 +407,11 @@ impl Plan {
     }
 }
 
-fn read(load_key: &str) -> Option<Key> {
+pub(crate) fn read(load_key: &str) -> Option<Key> {
     load_key.parse().ok().map(Arc::new)
 }
 
-fn measured(runner: &MeasuredRunner) -> Measured {
+pub(crate) fn measured(runner: &MeasuredRunner) -> Measured {
     let duration = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default();
     Measured {
         load: duration(runner.load),

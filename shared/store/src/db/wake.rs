@@ -37,7 +37,7 @@ pub enum Topic {
     /// Somebody asks for a model that is not known: the holder of a host publishes its models again. No write causes
     /// this topic.
     Inventory,
-    /// The known models of a host have changed: the api reads them.
+    /// The known models of a host have changed: the api reads them. Or a host has come or gone: the others look.
     Published,
     /// A host may be free: a worker that stands by takes it. Or a host was drained or resumed: its holder looks.
     Host,

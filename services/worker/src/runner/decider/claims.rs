@@ -1,6 +1,6 @@
-//! When the decider may ask Postgres, and what. There are two questions: one claims more jobs, the other asks which
-//! leases are ours. There must never be two questions at the same time, because each would make the answer to the
-//! other stale. Pure.
+//! When the decider may ask Postgres, and what. There are three questions: one claims more jobs, one asks
+//! which leases are ours, and one says to the other hosts what is loaded next. There must never be two questions at the
+//! same time, because each would make the answer to the other stale. Pure.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use foreman_store::{Claimed, Holder, LeaseNo, OwnLease, WorkerId};
 use tokio::time::Instant;
 
 use crate::membership::liveness::Spell;
+use crate::scheduling::neighbours::Word;
 use crate::scheduling::plan::Order;
 
 /// The wait after a question that failed. It doubles with each failure, until Postgres answers a claim. An answered
@@ -31,6 +32,8 @@ pub(super) struct Claims {
 pub(crate) enum Question {
     /// Claims jobs as this holder. The jobs may begin only under this spell.
     Jobs { holder: Holder, spell: Spell, order: Order },
+    /// Says to the other hosts that this host loads a model.
+    Say { host: String, word: Word },
     /// Asks which leases this worker has in Postgres. `known` are those that the ledger knows when it asks.
     OwnLeases { worker: WorkerId, known: HashSet<LeaseNo> },
 }
@@ -42,6 +45,12 @@ pub(crate) enum Reply {
         order: Order,
         spell: Spell,
         jobs: Vec<Claimed>,
+    },
+    /// Postgres has the word under this number, or has refused it.
+    Said {
+        host: String,
+        word: Word,
+        number: Option<i64>,
     },
     /// All leases of this worker in Postgres. `known` is what the question said.
     OwnLeases {

@@ -22,7 +22,7 @@ impl Plan {
         let turn = self.rotation.turn();
         let goes_on =
             turn.is_some_and(|runner| held.iter().any(|waits| waits.key == *runner) || self.work.has(runner));
-        let waiting = [self.work.waiting_for_gpu(turn.into_iter().chain(&self.resident)), held].concat();
+        let waiting = [self.waiting(goes_on), held].concat();
         let gpu = Gpu { resident: &self.resident, is_busy: false, estimates: &self.estimates };
         let standing = |client: &ClientId| self.work.fairness.standing(*client);
         // As the decision does, which comes after the same line-up.

@@ -188,3 +188,4 @@ fn a_load_is_charged_to_the_client_that_it_was_for() {
 }
 
 mod in_virtual_time;
+mod several_hosts;

@@ -84,6 +84,12 @@ impl Work {
         waiting
     }
 
+    /// The load keys that wait for the model of this runner, loaded with its options, whatever their context.
+    pub(super) fn load_keys(&self, runner: &Key) -> Vec<Key> {
+        let keys: BTreeSet<_> = self.backlog.keys(&contexts::base(runner)).cloned().collect();
+        keys.into_iter().collect()
+    }
+
     /// The load keys of the cloud that have ready jobs.
     pub(super) fn waiting_for_cloud(&self) -> BTreeSet<&Key> {
         let waiting = self.backlog.waiting();

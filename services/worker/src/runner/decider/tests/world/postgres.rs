@@ -27,6 +27,7 @@ impl World {
         let (delay, how) = if self.is_calm() { calm } else { self.script.claims[nth] };
         let reply = match (question, how) {
             (_, Claiming::Refused) => Reply::Failed { may_have_claimed: false },
+            (Question::Say { word, .. }, _) => panic!("there is no other host to hear {word:?}"),
             (Question::OwnLeases { known, .. }, Claiming::Full | Claiming::AtMost(_)) => {
                 Reply::OwnLeases { known, leases: self.own_leases() }
             }
