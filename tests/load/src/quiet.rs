@@ -21,7 +21,7 @@ use crate::programs::Programs;
 use crate::services::{Api, Worker, complaints, models_are_known};
 use crate::{Scale, backend, server, workload};
 
-/// Jobs per second.
+/// Jobs per second. Each has four events.
 const RATES: [u32; 3] = [1, 10, 100];
 
 /// How long Ollama takes for a job. Real ones take longer. The shorter this is, the more of a job's first webhooks

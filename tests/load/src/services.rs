@@ -66,17 +66,20 @@ impl Worker {
     ) -> Self {
         let ops = loopback();
         let (slots, together) = (slots.to_string(), together.to_string());
-        let settings = [
+        let mut settings = vec![
             ("DATABASE_URL", db.url()),
             ("OLLAMA_HOST", ollama),
             ("FOREMAN_WORKER_OPS_ADDR", &ops),
             ("FOREMAN_WORKER_STREAM_ADDR", "127.0.0.1:0"),
             ("FOREMAN_WORKER_SLOTS", &slots),
-            ("FOREMAN_MODELS_TOGETHER", &together),
             ("FOREMAN_LOG_FORMAT", "json"),
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
             ("FOREMAN_WEBHOOK_SECRET", SECRET),
         ];
+        // An older worker does not know this setting, and says so.
+        if together != "1" {
+            settings.push(("FOREMAN_MODELS_TOGETHER", &together));
+        }
         Self { process: Process::start(&programs.path("foreman-worker"), &[], &settings) }
     }
 

@@ -1,7 +1,7 @@
 //! Sends webhooks. Each round looks which lanes have something due, [chooses](choice) how much of each to claim, claims it,
 //! and [starts](start) an [attempt] for each delivery. The [settler] writes the reports of the attempts.
 //!
-//! A claim is leased, numbered and counted before a byte goes out. No transaction is ever open while we talk to a receiver.
+//! A claim is leased, numbered and counted before a byte goes out, though it does not wait for the disk. No transaction is ever open while we talk to a receiver.
 
 mod lane_memory;
 
@@ -117,7 +117,9 @@ impl Dispatcher {
         over: mpsc::Sender<Attempted>,
         last: Arc<LastRounds>,
     ) -> Self {
-        let store = worker.store.on_own_connection();
+        // When a crash undoes a claim, its webhook is due again, and comes a second time under the same id: as it does when we
+        // die before its report is written.
+        let store = worker.store.on_own_unflushed_connection();
         let destinations = sender.destinations();
         let context = Arc::new(Context::new(&worker, sender));
         let news = store.wakeups().subscribe(Topic::Delivery);

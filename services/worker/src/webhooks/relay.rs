@@ -41,8 +41,8 @@ const FORGET_BOUND_AFTER: Duration = Duration::from_secs(5);
 pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result<()> {
     let last = Arc::new(last);
     let relay = Relay {
-        // When a crash undoes a turn, its rows are in the outbox again. None of its webhooks was sent, because the claim of
-        // a webhook waits for the disk.
+        // When a crash undoes a turn, its rows are in the outbox again, and its webhooks are made again under the ids that
+        // they had.
         store: worker.store.on_own_unflushed_connection(),
         bound: DrainBound::default(),
         bound_since: Instant::now(),
