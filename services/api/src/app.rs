@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
-use foreman_store::{ApiId, Seal, Store};
+use foreman_store::{ApiId, JobView, Seal, Store};
 use foreman_webhook::SubmissionCheck;
 use tokio::sync::Semaphore;
 
@@ -13,6 +13,7 @@ use crate::access::reads::Reads;
 use crate::access::sends::Sends;
 use crate::access::shares::Shares;
 use crate::direct::known::Direct;
+use crate::forecasts::{Forecasts, Prospect, Waiting};
 use crate::intake::inventory::Inventory;
 use crate::intake::submit::Submitter;
 use crate::live::Signs;
@@ -38,6 +39,7 @@ pub(crate) struct App {
     pub(crate) signs_of_streams: Signs,
     pub(crate) signs_of_others: Signs,
     pub(crate) queue: QueueReader,
+    pub(crate) forecasts: Forecasts,
     pub(crate) watch: Watch,
     pub(crate) receivers: SubmissionCheck,
     /// Memory of request bodies, from their first byte to the commit of their jobs.
@@ -68,5 +70,32 @@ impl App {
     /// The URL of one of our paths, as clients should call it.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.public_url.as_deref().unwrap_or_default())
+    }
+
+    /// What is known of this job, if it waits.
+    pub(crate) async fn prospect(&self, job: &JobView) -> Prospect {
+        match Waiting::of(job) {
+            Some(waiting) => self.prospect_of(&waiting).await,
+            None => Prospect::default(),
+        }
+    }
+
+    /// What is known of this job, which waits.
+    pub(crate) async fn prospect_of(&self, job: &Waiting) -> Prospect {
+        let reading = self.forecasts.read().await;
+        reading.prospect(job, &self.inventory, self.store.clock().now())
+    }
+
+    /// What is known of each of these jobs.
+    pub(crate) async fn prospects(&self, jobs: &[JobView]) -> Vec<Prospect> {
+        let waiting: Vec<Option<Waiting>> = jobs.iter().map(Waiting::of).collect();
+        if waiting.iter().all(Option::is_none) {
+            return vec![Prospect::default(); jobs.len()];
+        }
+        let (reading, now) = (self.forecasts.read().await, self.store.clock().now());
+        let prospect = |job: &Option<Waiting>| {
+            job.as_ref().map(|job| reading.prospect(job, &self.inventory, now)).unwrap_or_default()
+        };
+        waiting.iter().map(prospect).collect()
     }
 }

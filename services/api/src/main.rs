@@ -8,6 +8,7 @@ mod config;
 mod describe;
 mod direct;
 mod endpoints;
+mod forecasts;
 mod http;
 mod intake;
 mod live;
@@ -43,6 +44,7 @@ use access::shares::{Bounds, Shares};
 use app::App;
 use config::Config;
 use direct::known::Direct;
+use forecasts::Forecasts;
 use intake::inventory::Inventory;
 use intake::submit::{Submitter, Writer};
 use live::announcements::Attempts;
@@ -125,6 +127,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
         signs_of_streams: config.signs_of_streams,
         signs_of_others: config.signs_of_others,
         queue: QueueReader::new(store.clone()),
+        forecasts: Forecasts::new(store.clone()),
         watch: Watch::new(config.max_streams, process.shutdown.soft().clone()),
         receivers: SubmissionCheck::new(Guard::new(config.receivers)),
         incoming: Shares::new(http::body::INCOMING, http::body::bounds(config.max_body)),

@@ -10,6 +10,7 @@ mod decider;
 mod drain;
 mod fate;
 mod floor;
+mod forecaster;
 mod host_watch;
 mod idle;
 mod job;
@@ -22,6 +23,7 @@ mod questions;
 mod record;
 mod scan;
 mod signal;
+mod told_times;
 mod trouble;
 mod vanished;
 
@@ -38,6 +40,7 @@ use attempt::Context;
 use floor::Floor;
 use host_watch::HostWatch;
 use record::Recorder;
+use told_times::ToldTimes;
 
 /// Claims and runs jobs until the soft token. Then it returns once every claimed job is done or handed back, and
 /// Postgres has its outcome.
@@ -68,6 +71,8 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         look_now: Arc::clone(&look_at_host),
     };
     let plans = watch::Sender::new(HostPlan::default());
+    let (ask_floor, forecasts) = mpsc::channel(1);
+    let told = ToldTimes::default();
     // The floor needs these tasks after the soft token too, until it has finished.
     let watchers = [
         shutdown.spawn_work("inventory", watch.run()),
@@ -80,6 +85,10 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
             "plan",
             publisher::run(Arc::clone(&worker), holder.clone(), plans.subscribe(), signals.clone()),
         ),
+        shutdown.spawn_work(
+            "forecast",
+            forecaster::run(Arc::clone(&worker), holder.clone(), ask_floor, told.clone()),
+        ),
     ];
     let context = Context {
         ollama,
@@ -87,8 +96,11 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         large_reads: worker.large_reads.clone(),
         limits: worker.config.limits.clone(),
         clock: worker.store.clock().clone(),
+        told,
     };
-    Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), look_at_host, plans).run().await;
+    Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), look_at_host, plans, forecasts)
+        .run()
+        .await;
     watchers.iter().for_each(AbortHandle::abort);
     worker.live.close();
     Ok(())

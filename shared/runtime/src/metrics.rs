@@ -13,13 +13,17 @@ mod snapshot;
 
 pub use snapshot::Snapshot;
 
-/// Seconds: from a fast HTTP answer to a job that waited for hours. Every histogram counts seconds, and its name ends in
+/// Seconds: from a fast HTTP answer to a job that waited for hours. Every histogram of seconds has a name that ends in
 /// `_seconds`.
 const BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0,
     3_600.0, 21_600.0,
 ];
 const HISTOGRAM_SUFFIX: &str = "_seconds";
+
+/// Parts of a whole. Every histogram of ratios has a name that ends in `_ratio`.
+const RATIO_BUCKETS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0];
+const RATIO_SUFFIX: &str = "_ratio";
 
 /// Samples of histograms stay in memory until the upkeep counts them into buckets. That must happen even if nobody reads
 /// the metrics.
@@ -61,6 +65,15 @@ impl Metric {
         Self { name, kind: Kind::Histogram, help }
     }
 
+    /// A histogram of ratios. A name that does not end in `_ratio` does not compile.
+    pub const fn ratio(name: &'static str, help: &'static str) -> Self {
+        assert!(
+            ends_with(name.as_bytes(), RATIO_SUFFIX.as_bytes()),
+            "histograms of ratios are named *_ratio"
+        );
+        Self { name, kind: Kind::Histogram, help }
+    }
+
     fn describe(&self) {
         match self.kind {
             Kind::Counter => {
@@ -88,6 +101,9 @@ impl Metrics {
         let metrics = RECORDER.get_or_init(|| {
             let builder = PrometheusBuilder::new()
                 .set_buckets_for_metric(Matcher::Suffix(HISTOGRAM_SUFFIX.to_owned()), BUCKETS)
+                .and_then(|builder| {
+                    builder.set_buckets_for_metric(Matcher::Suffix(RATIO_SUFFIX.to_owned()), RATIO_BUCKETS)
+                })
                 .expect("there are buckets");
             let recorder = builder.build_recorder();
             let handle = recorder.handle();

@@ -9,6 +9,7 @@ pub(crate) mod drain;
 pub(crate) mod host_intent;
 pub(crate) mod host_plan;
 pub(crate) mod host_turns;
+pub(crate) mod forecast;
 pub(crate) mod inventory;
 pub(crate) mod stream;
 pub(crate) mod api;

@@ -37,6 +37,7 @@ pub use db::partition::{PartitionUpkeep, days_ahead_needed};
 pub use db::schema::{MigrateError, schema_version_needed};
 pub use db::wake;
 pub use fleet::api::Orphaned;
+pub use fleet::forecast::{Forecast, Foreseen, ForeseenGroup, HeldBack, PublishedForecast};
 pub use fleet::heartbeat::Heartbeat;
 pub use fleet::host::{HostOffer, PublishedModel};
 pub use fleet::host_intent::{HostIntent, NeighbourHost};

@@ -34,6 +34,7 @@ mod structure;
 mod thin_line;
 mod upgrading;
 mod usage;
+mod waiting;
 mod webhooks;
 
 use serde_json::{Value, json};

@@ -32,6 +32,15 @@ const REFRESH_EVERY: Duration = Duration::from_secs(5);
 pub(crate) const UNKNOWN: &str = "unknown_model";
 pub(crate) const ONLY_EMBEDS: &str = "model_only_embeds";
 
+/// Whether jobs of a model can run now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Readiness {
+    /// A host that is up has the model.
+    pub(crate) is_up: bool,
+    /// And no operator has drained that host.
+    pub(crate) takes_jobs: bool,
+}
+
 /// The models that hosts have published.
 pub(crate) struct Inventory {
     store: Store,
@@ -86,6 +95,18 @@ impl Inventory {
     /// The name of a model as `/api/tags` gives it. For a model that no host has any more: the name as Ollama compares it.
     pub(crate) fn label(&self, name: &str) -> String {
         self.known().models.get(name).map_or_else(|| name.to_owned(), |model| model.label.clone())
+    }
+
+    /// Whether a host that is up has this model, and whether such a host takes jobs, as it was last read. `None` before the
+    /// first reading.
+    pub(crate) fn readiness(&self, name: &str) -> Option<Readiness> {
+        let known = self.known();
+        known.read_at?;
+        let model = known.models.get(name);
+        Some(Readiness {
+            is_up: model.is_some_and(|model| model.is_up),
+            takes_jobs: model.is_some_and(|model| model.takes_jobs),
+        })
     }
 
     fn known(&self) -> Arc<Published> {

@@ -14,6 +14,7 @@ use super::show;
 use crate::access::auth::Caller;
 use crate::app::{App, Shared};
 use crate::describe::schema;
+use crate::forecasts::Prospect;
 use crate::http::outgoing;
 use crate::http::path::JobPath;
 use crate::http::prefer::MAX_WAIT;
@@ -35,7 +36,9 @@ pub(super) async fn finished(app: &App, caller: Caller, id: JobId) -> Option<Res
     let _permit = app.reads.permit(caller.client).await.ok()?;
     let job = view(app, caller, id).await.map_err(Refusal::from).ok()??;
     let is_finished = job.state.is_terminal();
-    is_finished.then(|| outgoing::json(app, caller.client, StatusCode::OK, show::job(app, &job)).ok())?
+    is_finished.then(|| {
+        outgoing::json(app, caller.client, StatusCode::OK, show::job(app, &job, &Prospect::default())).ok()
+    })?
 }
 
 /// 202: the job is in the queue.
@@ -91,7 +94,8 @@ pub(crate) async fn show(
         job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
     }
     drop(permit);
-    outgoing::json_unless_known(&app, caller.client, &headers, show::job(&app, &job))
+    let prospect = app.prospect(&job).await;
+    outgoing::json_unless_known(&app, caller.client, &headers, show::job(&app, &job, &prospect))
 }
 
 fn progress(job: &JobView) -> Progress {
@@ -126,7 +130,8 @@ pub(crate) async fn cancel(
         return Err(Refusal::no_such_job());
     }
     let job = view(&app, caller, id).await?.ok_or_else(Refusal::no_such_job)?;
-    outgoing::json(&app, caller.client, StatusCode::OK, show::job(&app, &job))
+    let prospect = app.prospect(&job).await;
+    outgoing::json(&app, caller.client, StatusCode::OK, show::job(&app, &job, &prospect))
 }
 
 /// Submits the request of an ended job again, as a new job.

@@ -128,5 +128,6 @@ pub(crate) async fn list(
     let limit = parameters.page_size()?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let page = app.store.jobs(caller.scope(), &filter, limit).await?;
-    outgoing::json(&app, caller.client, StatusCode::OK, show::jobs(&app, &page.jobs, page.next))
+    let prospects = app.prospects(&page.jobs).await;
+    outgoing::json(&app, caller.client, StatusCode::OK, show::jobs(&app, &page.jobs, &prospects, page.next))
 }

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::describe::schema;
+use crate::forecasts::Prospect;
 
 /// A job. Every field is always there; what has no value is `null`. Times are RFC 3339, in UTC.
 #[derive(Serialize, ToSchema)]
@@ -49,11 +50,17 @@ pub(crate) struct Job<'a> {
     error_code: Option<&'a str>,
     #[schema(value_type = Vec<schema::Artifact>)]
     artifacts: Vec<Artifact<'a>>,
-    /// How many jobs run before this one. This version does not know it.
+    /// Its place among the jobs that wait for a host: 1 is next. Jobs that come later can still go before it, because the
+    /// GPU is shared between clients. `null` while the job does not wait, while it waits for a time, behind the first 1,000
+    /// jobs, where no host has told it yet (they do each second), and where no host takes jobs.
+    #[schema(minimum = 1)]
     position: Option<u64>,
-    /// When this job is expected to run. This version does not know it.
+    /// When the job is expected to begin, by what the hosts have measured so far. A job that waits for a time begins then at
+    /// the earliest. `null` where `position` is, except while it waits for a time, and where no run of any model was measured.
     #[schema(format = DateTime)]
     eta: Option<String>,
+    /// Why the job waits, in one sentence. `null` where nobody knows, and while it does not wait.
+    waiting_for: Option<&'a str>,
     /// The context length in tokens with which the job ran. `null` until it has ended, and where it ran in Ollama's
     /// cloud, did not run, or Ollama did not tell the length.
     #[schema(minimum = 1)]
@@ -154,14 +161,14 @@ pub(crate) struct Attempt<'a> {
 }
 
 /// One job in full.
-pub(crate) fn job(app: &App, job: &JobView) -> Vec<u8> {
-    let shown = show(app, job);
+pub(crate) fn job(app: &App, job: &JobView, prospect: &Prospect) -> Vec<u8> {
+    let shown = show(app, job, prospect);
     json(&Job { result: Some(result(&shown.artifacts)), ..shown })
 }
 
 /// A page of jobs. `next` is where the following page begins.
-pub(crate) fn jobs(app: &App, jobs: &[JobView], next: Option<JobId>) -> Vec<u8> {
-    let data: Vec<_> = jobs.iter().map(|job| show(app, job)).collect();
+pub(crate) fn jobs(app: &App, jobs: &[JobView], prospects: &[Prospect], next: Option<JobId>) -> Vec<u8> {
+    let data: Vec<_> = jobs.iter().zip(prospects).map(|(job, prospect)| show(app, job, prospect)).collect();
     let last_id = next.or_else(|| jobs.last().map(|job| job.id)).map(|id| id.to_string());
     json(&Page { data, has_more: next.is_some(), last_id })
 }
@@ -205,7 +212,7 @@ pub(crate) fn deliveries(page: &DeliveryPage) -> Vec<u8> {
     json(&Page { data, has_more: page.has_more, last_id })
 }
 
-fn show<'a>(app: &App, job: &'a JobView) -> Job<'a> {
+fn show<'a>(app: &App, job: &'a JobView, prospect: &'a Prospect) -> Job<'a> {
     Job {
         job_id: job.id,
         state: job.state.as_str(),
@@ -220,8 +227,9 @@ fn show<'a>(app: &App, job: &'a JobView) -> Job<'a> {
         error: job.error.as_deref(),
         error_code: job.error_code.as_deref(),
         artifacts: artifacts(app, &job.id.to_string(), &job.artifacts),
-        position: None,
-        eta: None,
+        position: prospect.position,
+        eta: prospect.eta.map(rfc3339),
+        waiting_for: prospect.waiting_for.as_deref(),
         context: job.context,
         usage: Usage { prompt_tokens: job.prompt_tokens, completion_tokens: job.completion_tokens },
         timing: Timing {

@@ -22,6 +22,7 @@ use super::load::{Load, LoadFailure};
 use super::metrics::{CONTEXT_FITTED, JOB_LOAD, JOB_RUN, JOB_WAIT};
 use super::record::Recorder;
 use super::record::beginning::Began;
+use super::told_times::ToldTimes;
 use super::trouble::Trouble;
 use crate::config::Limits;
 use crate::large_reads::LargeReads;
@@ -37,6 +38,8 @@ pub(crate) struct Context {
     pub large_reads: LargeReads,
     pub limits: Limits,
     pub clock: Clock,
+    /// When jobs were expected to begin.
+    pub told: ToldTimes,
 }
 
 /// A job that may run now, and all that its attempt needs to know of it.
@@ -116,6 +119,7 @@ impl Attempt {
         }
         let waited = (context.clock.now() - self.eligible_at).to_std().unwrap_or_default();
         histogram!(JOB_WAIT.name).record(waited);
+        context.told.began(self.lease.job_id);
         // One limit for the load and the prompt together.
         let first_token_by = Instant::now() + context.limits.load_timeout;
         if let Some(load) = &load {

@@ -32,6 +32,7 @@ use crate::membership::liveness::Spell;
 use crate::scheduling::first_come::FirstCome;
 use crate::scheduling::gpu_clock::GpuClock;
 use crate::scheduling::key::{Key, RunsOn};
+use crate::scheduling::plan::forecast::Start;
 use crate::scheduling::plan::{Capacity, Order, Plan};
 use crate::scheduling::rotation::Next;
 use claims::{Claims, Question, Reply};
@@ -51,6 +52,8 @@ pub(super) struct Decider {
     gpu: GpuClock,
     first_come: FirstCome<(DateTime<Utc>, JobId), Key>,
     idle: IdleMeter,
+    /// When the last load began.
+    load_began: Instant,
     /// For jobs that do not name a number of attempts.
     max_attempts: i16,
     /// Decided, but not returned to the floor yet.
@@ -100,6 +103,7 @@ impl Decider {
             gpu: GpuClock::new(now),
             first_come: FirstCome::default(),
             idle: IdleMeter::default(),
+            load_began: now,
             max_attempts,
             actions: Vec::new(),
         }
@@ -178,6 +182,21 @@ impl Decider {
             plan.turns.next.clear();
         }
         plan
+    }
+
+    /// From where the plan runs ahead for a forecast. `None` while no job waits, or none may be claimed.
+    pub(super) fn forecast_start(&self, now: Instant) -> Option<Start> {
+        self.right(now).filter(|_| self.plan.has_ready_jobs() || !self.ledger.holds_nothing())?;
+        Some(Start {
+            plan: self.plan.clone(),
+            now,
+            slots: self.ledger.occupancy().1,
+            gpu: self.gpu.clone(),
+            residency: self.host.residency().clone(),
+            loading: self.host.loading().map(|runner| (Key::clone(runner), self.load_began)),
+            running: self.ledger.running(),
+            held: self.ledger.held(),
+        })
     }
 
     /// When to decide again if no event comes before.
@@ -348,7 +367,11 @@ impl Decider {
             self.plan.is_loaded(&job.runner, now);
             return Loading::NotNeeded;
         }
-        self.host.load(&job.runner, |key| self.plan.waits_since(key), now)
+        let loading = self.host.load(&job.runner, |key| self.plan.waits_since(key), now);
+        if matches!(loading, Loading::New { .. }) {
+            self.load_began = now;
+        }
+        loading
     }
 
     fn needs_no_load(&self, key: &Key, runs_on: RunsOn, now: Instant) -> bool {

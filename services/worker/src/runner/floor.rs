@@ -9,7 +9,7 @@ use foreman_runtime::background_error;
 use foreman_store::{Holder, HostPlan, JobId, LeaseNo, Store, ulid_floor};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, OptionFuture};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
@@ -24,10 +24,14 @@ use super::questions;
 use super::signal::Signal;
 use crate::scheduling::backlog::LATE_COMMITS;
 use crate::scheduling::key::Key;
+use crate::scheduling::plan::forecast::Start;
 use crate::worker::Worker;
 
 /// How often to tell others of the plan, at the most. To put it together costs as much as a decision.
 const PLAN_EVERY: Duration = Duration::from_millis(500);
+
+/// Asks the floor from where the plan may run ahead for a forecast.
+pub(crate) type ForecastRequest = oneshot::Sender<Option<Start>>;
 
 pub(crate) struct Floor {
     worker: Arc<Worker>,
@@ -43,6 +47,8 @@ pub(crate) struct Floor {
     /// What others are told of the plan.
     plans: watch::Sender<HostPlan>,
     plan_again_at: Instant,
+    /// The forecaster's requests.
+    forecasts: mpsc::Receiver<ForecastRequest>,
     question: OptionFuture<BoxFuture<'static, Reply>>,
     attempts: JoinSet<Finished>,
     /// The lease of each attempt, and its job, by the id of the attempt's task.
@@ -59,6 +65,7 @@ impl Floor {
         (signals, inbox): (mpsc::UnboundedSender<Signal>, mpsc::UnboundedReceiver<Signal>),
         look_at_host: Arc<Notify>,
         plans: watch::Sender<HostPlan>,
+        forecasts: mpsc::Receiver<ForecastRequest>,
     ) -> Self {
         let (config, slots) = (&worker.config, worker.config.host.slots);
         Self {
@@ -72,6 +79,7 @@ impl Floor {
             look_at_host,
             plans,
             plan_again_at: Instant::now(),
+            forecasts,
             question: None.into(),
             attempts: JoinSet::new(),
             leases: HashMap::new(),
@@ -132,6 +140,11 @@ impl Floor {
             Some(reply) = &mut self.question => {
                 self.question = None.into();
                 Some(Event::Replied(reply))
+            }
+            Some(request) = self.forecasts.recv() => {
+                // Sending fails only when the forecaster has ended.
+                _ = request.send(decider.forecast_start(now));
+                None
             }
             Ok(()) = renewals.changed() => Some(Event::Renewed),
             Ok(()) = self.holder.changed() => None,

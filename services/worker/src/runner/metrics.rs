@@ -32,5 +32,20 @@ pub(crate) const CONTEXT_FITTED: Metric = Metric::counter(
     "Attempts that ran with a longer context than their job asks for, so that no load was needed.",
 );
 
-pub(crate) const METRICS: &[Metric] =
-    &[JOB_WAIT, JOB_LOAD, JOB_RUN, TOKENS, MODEL_SWITCHES, LOADS, FIRST_COME_LOADS, GPU_IDLE, CONTEXT_FITTED];
+pub(crate) const ETA_ERROR: Metric = Metric::ratio(
+    "foreman_eta_error_ratio",
+    "How far from the truth the first `eta` of a job was: its error as a part of the wait that was left.",
+);
+
+pub(crate) const METRICS: &[Metric] = &[
+    JOB_WAIT,
+    JOB_LOAD,
+    JOB_RUN,
+    TOKENS,
+    MODEL_SWITCHES,
+    LOADS,
+    FIRST_COME_LOADS,
+    GPU_IDLE,
+    CONTEXT_FITTED,
+    ETA_ERROR,
+];

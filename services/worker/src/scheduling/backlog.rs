@@ -29,7 +29,7 @@ pub(crate) struct Group {
     pub lowest: JobId,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Backlog {
     /// By load key without its context: what one runner may serve.
     models: BTreeMap<Key, BTreeMap<ClientId, Queue>>,
@@ -41,7 +41,7 @@ pub(crate) struct Backlog {
 pub(crate) struct ScanNo(u64);
 
 /// The ready jobs of one client for one model, context aside.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Queue {
     keys: BTreeMap<Key, Waiting>,
     users: HashMap<UserName, (Had, Vec<Group>)>,
@@ -82,6 +82,12 @@ impl Backlog {
                 queue.keys.iter().map(move |(key, waiting)| (base, *client, key, waiting.sync > 0))
             })
         })
+    }
+
+    /// Every group.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
+        let queues = self.models.values().flat_map(|clients| clients.values());
+        queues.flat_map(|queue| queue.users.values()).flat_map(|(_, groups)| groups)
     }
 
     /// The clients that have ready jobs of a model.

@@ -17,7 +17,7 @@ use super::key::Key;
 /// With more models than this, forget all lengths and learn them again: clients can make up load keys without end.
 const MAX_MODELS: usize = 4_096;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Contexts {
     /// `false` sends every `num_ctx` to Ollama as it came, and each length is a runner of its own.
     fits: bool,

@@ -11,7 +11,7 @@ const MAX_KEYS: usize = 4_096;
 /// The GPU-seconds of a job before any was measured.
 const FIRST_GUESS: f64 = 1.0;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Estimates<K> {
     keys: HashMap<K, Measured>,
     /// What a job of any key usually costs, for keys that have not run yet.
@@ -71,6 +71,18 @@ impl<K: Eq + Hash + Clone> Estimates<K> {
         self.keys.get(key).and_then(|measured| measured.usual_run).map(Duration::from_secs_f64)
     }
 
+    /// How long a load of any key usually takes: the median of all that were loaded.
+    pub(crate) fn median_load(&self) -> Option<Duration> {
+        let loads = self.keys.values().map(|measured| measured.load);
+        median(loads.filter(|load| !load.is_zero()).collect())
+    }
+
+    /// How long a run of any key usually takes: the median of all that have run.
+    pub(crate) fn median_run(&self) -> Option<Duration> {
+        let runs = self.keys.values().filter_map(|measured| measured.usual_run);
+        median(runs.map(Duration::from_secs_f64).collect())
+    }
+
     /// How many GPU-seconds a job of this key usually has.
     pub(crate) fn gpu_seconds(&self, key: &K) -> f64 {
         let own = self.keys.get(key).and_then(|measured| measured.usual_gpu_seconds);
@@ -95,6 +107,11 @@ impl<K: Eq + Hash + Clone> Estimates<K> {
         }
         self.keys.entry(key.clone()).or_default()
     }
+}
+
+fn median(mut durations: Vec<Duration>) -> Option<Duration> {
+    let middle = durations.len() / 2;
+    (!durations.is_empty()).then(|| *durations.select_nth_unstable(middle).1)
 }
 
 /// An average that follows what is measured, in seconds.

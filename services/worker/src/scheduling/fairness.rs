@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
-use foreman_store::{ClientId, ClientTerms, JobId, Offer, UserName};
+use foreman_store::{ClientId, ClientTerms, HeldBack, JobId, Offer, UserName};
 
 use super::backlog::{Backlog, Group};
 use super::key::Key;
@@ -26,7 +26,7 @@ const SPARE_OFFERS: usize = 16;
 /// With more clients than this, forget those that have no ready job now.
 const MAX_CLIENTS: usize = 4_096;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Fairness {
     clients: Shares<ClientId>,
     members: HashMap<ClientId, Members>,
@@ -34,7 +34,7 @@ pub(crate) struct Fairness {
 }
 
 /// What is known of one client.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Members {
     users: Shares<UserName>,
     /// How many jobs of each waiting user were claimed.
@@ -82,6 +82,20 @@ impl Fairness {
     /// Whether the client may have another job in flight.
     pub(crate) fn may_run_more(&self, client: ClientId) -> bool {
         self.room(client) > 0
+    }
+
+    /// What keeps this client back while `others` wait too: its ceiling, or its budget.
+    pub(crate) fn held_back(
+        &self,
+        client: ClientId,
+        mut others: impl Iterator<Item = ClientId>,
+    ) -> Option<HeldBack> {
+        let terms = self.terms.get(&client)?;
+        if !self.may_run_more(client) {
+            return terms.max_running.map(HeldBack::AtCeiling);
+        }
+        let goes_last = terms.is_over_budget && others.any(|other| !self.standing(other).is_over_budget);
+        goes_last.then_some(HeldBack::OverBudget)
     }
 
     fn room(&self, client: ClientId) -> usize {

@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct GpuClock {
     running: u32,
     /// How many GPU-seconds a job would have by now that has run from the beginning.
@@ -12,9 +12,12 @@ pub(crate) struct GpuClock {
     at: Instant,
 }
 
-/// The clock's reading when a job began.
+/// The clock's reading when a job began, and when that was.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Reading(f64);
+pub(crate) struct Reading {
+    seconds: f64,
+    pub(crate) at: Instant,
+}
 
 impl GpuClock {
     pub(crate) fn new(now: Instant) -> Self {
@@ -25,14 +28,14 @@ impl GpuClock {
     pub(crate) fn begins(&mut self, now: Instant) -> Reading {
         self.go_on(now);
         self.running += 1;
-        Reading(self.seconds)
+        Reading { seconds: self.seconds, at: now }
     }
 
     /// A job that began at this reading ends. Returns the GPU-seconds that it had.
     pub(crate) fn ends(&mut self, began: Reading, now: Instant) -> f64 {
         self.go_on(now);
         self.running = self.running.saturating_sub(1);
-        self.seconds - began.0
+        self.seconds - began.seconds
     }
 
     fn go_on(&mut self, now: Instant) {

@@ -25,7 +25,7 @@ use super::rotation::Waits;
 /// At most so many jobs are counted to find out whether helping is worth a load.
 const MAX_COUNTED: u32 = 20_000;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Neighbours {
     hosts: Vec<Neighbour>,
     /// By load key without its context.

@@ -1,5 +1,6 @@
 //! Decides which jobs to claim next: for which runner, for which client first, and how many. Pure.
 
+pub(crate) mod forecast;
 mod outlook;
 mod work;
 
@@ -32,7 +33,7 @@ const HOLD_AHEAD_OF: Duration = Duration::from_secs(1);
 /// Publish the measures of at most this many runners: clients can make up load keys without end.
 const MAX_PUBLISHED: usize = 256;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     work: Work,
     rotation: Rotation<ClientId, Key>,
@@ -78,6 +79,16 @@ struct Wish {
     first: Option<ClientId>,
     limit: usize,
     permit: Permit,
+}
+
+/// A job that the claim of an order has brought.
+#[derive(Debug)]
+struct Brought {
+    job: JobId,
+    /// For which offer of the order.
+    offer: Option<usize>,
+    client: ClientId,
+    user: UserName,
 }
 
 /// What a claimed job was charged, and to whom.
@@ -253,6 +264,11 @@ impl Plan {
         self.rotation.has_turn(runner) && self.work.has(runner)
     }
 
+    /// Whether jobs of the host's models are ready, even if their client may have no other job run now.
+    pub(crate) fn has_ready_jobs(&self) -> bool {
+        self.work.groups().next().is_some()
+    }
+
     /// Whether there are ready jobs that this host can run.
     pub(crate) fn work_waits(&self) -> bool {
         self.work.waits()
@@ -328,19 +344,29 @@ impl Plan {
 
     /// Learns which jobs the claim of an order brought. Returns what each of them was charged.
     pub(crate) fn claimed(&mut self, order: &Order, claimed: &[Claimed], now: Instant) -> Vec<Charge> {
+        let brought = |job: &Claimed| Brought {
+            job: job.lease.job_id,
+            offer: order.offers.iter().position(|offer| work::brings(offer, job)),
+            client: job.client,
+            user: job.user.clone(),
+        };
+        self.brought(order, claimed.iter().map(brought).collect(), now)
+    }
+
+    fn brought(&mut self, order: &Order, brought: Vec<Brought>, now: Instant) -> Vec<Charge> {
         let gpu_seconds = match order.runs_on {
             RunsOn::Gpu => self.estimates.gpu_seconds(&order.runner),
             RunsOn::Cloud => 0.0,
         };
-        self.work.claimed(order, claimed, gpu_seconds);
+        self.work.claimed(order, &brought, gpu_seconds);
         if order.runs_on == RunsOn::Gpu {
-            claimed.iter().for_each(|job| self.rotation.claimed(job.client, &order.runner, now));
-            if !claimed.is_empty() {
+            brought.iter().for_each(|job| self.rotation.claimed(job.client, &order.runner, now));
+            if !brought.is_empty() {
                 self.neighbours.begun(&order.runner);
             }
         }
-        let charge = |job: &Claimed| Charge { client: job.client, user: job.user.clone(), gpu_seconds };
-        claimed.iter().map(charge).collect()
+        let charge = |Brought { client, user, .. }: Brought| Charge { client, user, gpu_seconds };
+        brought.into_iter().map(charge).collect()
     }
 
     fn wish(

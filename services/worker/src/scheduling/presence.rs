@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use foreman_ollama::ModelName;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Presence {
     models: BTreeSet<ModelName>,
 }

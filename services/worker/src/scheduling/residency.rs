@@ -21,7 +21,7 @@ use super::key::Key;
 /// ends, which we hear of a little later.
 const MARGIN: Duration = Duration::from_secs(30);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Residency {
     /// For how many runners there is room.
     room: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Residency {
     apart: HashSet<(Key, Key)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Resident {
     key: Key,
     until: Instant,

@@ -13,7 +13,7 @@ use std::hash::Hash;
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Had(f64);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Shares<T> {
     /// What those have had who have had more than `least`.
     had: HashMap<T, Had>,

@@ -17,6 +17,10 @@ pub struct KnownModel {
     pub label: String,
     /// True if the model can chat or generate on at least one host; false if it can only embed.
     pub completes: bool,
+    /// Whether a host has it that somebody holds and whose Ollama answers.
+    pub is_up: bool,
+    /// Whether such a host takes jobs: no operator has drained it.
+    pub takes_jobs: bool,
 }
 
 /// All published models, and how fresh this knowledge is.
@@ -55,7 +59,7 @@ impl Store {
             r#"-- inventory
             SELECT h.published_at,
                    h.holder IS NOT NULL AND h.reachable AND clock_timestamp() < h.renewed_at + h.ttl AS "is_live!",
-                   clock_timestamp() AS "read_at!", m.canonical AS "canonical?", m.label AS "label?",
+                   h.drained_at IS NULL AS "takes_jobs!", clock_timestamp() AS "read_at!", m.canonical AS "canonical?", m.label AS "label?",
                    m.completes AS "completes?"
             FROM host h LEFT JOIN host_model m ON m.host_id = h.id
             ORDER BY h.id, m.canonical"#
@@ -78,8 +82,11 @@ impl Store {
             }
             if let (Some(canonical), Some(label), Some(completes)) = (row.canonical, row.label, row.completes)
             {
-                let known = inventory.models.entry(canonical).or_insert(KnownModel { label, completes });
+                let new = KnownModel { label, completes, is_up: false, takes_jobs: false };
+                let known = inventory.models.entry(canonical).or_insert(new);
                 known.completes |= completes;
+                known.is_up |= row.is_live;
+                known.takes_jobs |= row.is_live && row.takes_jobs;
             }
         }
         Ok(inventory)

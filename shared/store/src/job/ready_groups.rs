@@ -94,4 +94,48 @@ impl Store {
         .await?;
         Ok(groups)
     }
+
+    /// The oldest jobs of these groups, in their order within each group: of each group as many as the number beside it
+    /// says, at most. Each job comes with the place of its group in `groups`. The look at a group begins at its `lowest`
+    /// job.
+    pub async fn ready_jobs(
+        &self,
+        groups: &[(ReadyGroup, usize)],
+    ) -> Result<Vec<(usize, JobId)>, StoreError> {
+        let of = |group: &(ReadyGroup, usize)| i32::try_from(group.1).unwrap_or(i32::MAX);
+        let at_most: Vec<i32> = groups.iter().map(of).collect();
+        let groups = || groups.iter().map(|(group, _)| group);
+        let load_keys: Vec<_> = groups().map(|group| group.load_key.as_str()).collect();
+        let clients: Vec<_> = groups().map(|group| group.client.uuid()).collect();
+        let users: Vec<_> = groups().map(|group| group.user.as_str()).collect();
+        let priorities: Vec<_> = groups().map(|group| group.priority).collect();
+        let syncs: Vec<_> = groups().map(|group| group.sync).collect();
+        let bounds: Vec<_> = groups().map(|group| group.lowest.uuid()).collect();
+        // `sync` is given as a range and leads the order, because only the index of the claim has that order. With an
+        // equality the primary key would have it too, and Postgres might read all jobs of the client for it.
+        let rows = sqlx::query!(
+            r#"-- ready_jobs
+            SELECT asked.nth AS "nth!", ready.job_id AS "job!: JobId"
+            FROM unnest($1::text[], $2::uuid[], $3::text[], $4::smallint[], $5::boolean[], $6::uuid[], $7::integer[])
+                WITH ORDINALITY AS asked (load_key, client_id, user_name, priority, sync, lower_bound, at_most, nth)
+            CROSS JOIN LATERAL (
+                SELECT job_id FROM job_ready r
+                WHERE r.load_key = asked.load_key AND r.client_id = asked.client_id AND r.user_name = asked.user_name
+                  AND r.priority = asked.priority AND r.sync BETWEEN asked.sync AND asked.sync
+                  AND r.job_id >= asked.lower_bound AND r.expires_at > clock_timestamp()
+                ORDER BY r.sync DESC, r.job_id LIMIT asked.at_most
+            ) AS ready"#,
+            &load_keys as &[&str], // $1 load_key
+            &clients,              // $2 client_id
+            &users as &[&str],     // $3 user_name
+            &priorities,           // $4 priority
+            &syncs,                // $5 sync
+            &bounds,               // $6 lower_bound
+            &at_most,              // $7 at_most
+        )
+        .fetch_all(self.once())
+        .await?;
+        let place = |nth: i64| usize::try_from(nth - 1).ok();
+        Ok(rows.into_iter().filter_map(|row| Some((place(row.nth)?, row.job))).collect())
+    }
 }

@@ -76,6 +76,7 @@ async fn a_job_always_has_all_its_fields() {
             "timing",
             "usage",
             "user",
+            "waiting_for",
             "webhook_events",
         ]
     );

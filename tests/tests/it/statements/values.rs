@@ -111,6 +111,7 @@ pub(crate) const VALUES: &[Values] = &[
         "filled.id(2), 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, 'tiny-a', 10001",
         "NULL, 'ffffffff-ffff-ffff-ffff-ffffffffffff', NULL, NULL, 51"]),
     values("flush_is_over", Few, &["1, now()"]),
+    values("forecasts", Few, BARE),
     values("foreign_leases", Few, &["'host 2', filled.id(1), filled.ids(1, 2), array[now(), now()]"]),
     values("have_ended", BATCH, &["filled.ids(2, 1), filled.jobs(150000, 1)", "array_fill(filled.id(1), '{100}'), filled.jobs(150001, 100)"]),
     values("has_published", Few, &["'host 3'"]),
@@ -169,6 +170,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("host_plan", Few, &["'host 3'"]),
     values("host_plans", Few, BARE),
     values("prune_usage", Few, &["2592000"]),
+    values("publish_forecast", Few, &["'host 3', filled.id(3), 3, '{}'", "'host 3', filled.id(3), 3, NULL"]),
     values("publish_models", Few, &["'host 3', filled.id(3), 3, '{tiny-b}', '{tiny-b}', '{true}'"]),
     values("publish_plan", Few, &["'host 3', filled.id(3), 3, '{}'"]),
     values("queue", WholeRooms("`GET /queue` is kept and shared, and rests in proportion"), BARE),
@@ -178,6 +180,9 @@ pub(crate) const VALUES: &[Values] = &[
     values("ready_groups_at", Few, &[
         "'{tiny-a,tiny-b,gone}', filled.ids(1, 3), array['user 2','',''], '{0,0,0}', '{f,t,f}', array_fill('00000000-0000-0000-0000-000000000000'::uuid, '{3}')",
         "array_fill('tiny-a'::text, '{50}'), array_fill(filled.id(1), '{50}'), array_fill('user 1'::text, '{50}'), array_fill(0::smallint, '{50}'), array_fill(false, '{50}'), filled.jobs(79951, 50)"]),
+    values("ready_jobs", Pages(4_000.0, "up to a thousand jobs, and the groups of a long line"), &[
+        "'{tiny-a,tiny-b,gone}', filled.ids(1, 3), array['user 2','',''], '{0,0,0}', '{f,t,f}', array_fill('00000000-0000-0000-0000-000000000000'::uuid, '{3}'), '{333,333,333}'",
+        "array_fill('tiny-a'::text, '{50}'), array_fill(filled.id(1), '{50}'), array_fill('user 1'::text, '{50}'), array_fill(0::smallint, '{50}'), array_fill(false, '{50}'), filled.jobs(79951, 50), array_fill(20, '{50}')"]),
     values("receivers_without_secret", DOCTOR, BARE),
     values("recover_deliveries", Pages(14_000.0, "500 jobs, each with its events, deliveries and attempts"), &["filled.id(1), filled.id(500001), now() - interval '1 hour', filled.job(150000), 500"]),
     values("register_worker", Few, &["filled.id(900001), 'host 3', '{run}', 20, NULL", "filled.id(3), 'host 3', '{run}', 20, 'http://127.0.0.1:1'"]),

@@ -66,6 +66,15 @@ impl Host {
         self.loading.as_ref() == Some(key)
     }
 
+    pub(super) fn residency(&self) -> &Residency {
+        &self.residency
+    }
+
+    /// The key whose load is under way.
+    pub(super) fn loading(&self) -> Option<&Key> {
+        self.loading.as_ref()
+    }
+
     /// Whether jobs may begin on this host now.
     pub(super) fn takes_jobs(&self, now: Instant) -> bool {
         self.is_up && self.pause.until(now).is_none()

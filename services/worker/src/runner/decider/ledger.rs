@@ -3,13 +3,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use foreman_store::{ClientId, LeaseNo};
+use foreman_store::{ClientId, JobId, LeaseNo};
 use tokio::time::Instant;
 
 use crate::runner::fate::Abort;
 use crate::runner::job::{Job, Running};
 use crate::scheduling::gpu_clock::GpuClock;
 use crate::scheduling::key::{Key, RunsOn};
+use crate::scheduling::plan::forecast::UnderWay;
 
 /// Stop claiming while there are this many unsettled outcomes per slot.
 const MAX_UNSETTLED_PER_SLOT: usize = 4;
@@ -126,6 +127,28 @@ impl Ledger {
     /// Whether a running or held job needs this key.
     pub(super) fn needs(&self, key: &Key) -> bool {
         self.runs(key) || self.held.iter().any(|job| job.runner == *key)
+    }
+
+    /// The jobs that run, as the forecast wants them.
+    pub(super) fn running(&self) -> Vec<UnderWay> {
+        let of = |job: &Running| UnderWay {
+            charge: job.charge.clone(),
+            runner: Key::clone(&job.runner),
+            runs_on: job.runs_on,
+            since: job.on_gpu_since,
+        };
+        self.running.values().map(of).collect()
+    }
+
+    /// The jobs that are held, as the forecast wants them.
+    pub(super) fn held(&self) -> Vec<(JobId, UnderWay)> {
+        let of = |job: &Job| UnderWay {
+            charge: job.charge.clone(),
+            runner: Key::clone(&job.runner),
+            runs_on: job.runs_on,
+            since: None,
+        };
+        self.held.iter().map(|job| (job.lease.job_id, of(job))).collect()
     }
 
     /// Client and runner of each held job that runs on the GPU.

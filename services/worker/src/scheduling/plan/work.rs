@@ -11,9 +11,9 @@ use crate::scheduling::key::Key;
 use crate::scheduling::presence::Presence;
 use crate::scheduling::rotation::Waits;
 
-use super::{Charge, Order};
+use super::{Brought, Charge, Order};
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Work {
     pub(super) presence: Presence,
     pub(super) contexts: Contexts,
@@ -54,6 +54,11 @@ impl Work {
         self.backlog
             .clients(&base)
             .any(|(client, queue)| self.can_run(&base, client) && queue.keys().any(serves))
+    }
+
+    /// Every group with ready jobs that this host can run, as far as is known.
+    pub(super) fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.backlog.groups().filter(|group| self.presence.has(group.key.model()))
     }
 
     /// What each client waits for on the GPU. Jobs that these runners serve wait for them, and others for what would be
@@ -105,13 +110,11 @@ impl Work {
     }
 
     /// Learns which jobs the claim of an order brought. Each of them will probably take so many GPU-seconds.
-    pub(super) fn claimed(&mut self, order: &Order, claimed: &[Claimed], gpu_seconds: f64) {
+    pub(super) fn claimed(&mut self, order: &Order, brought: &[Brought], gpu_seconds: f64) {
         let base = contexts::base(&order.runner);
-        let offer_of = |job: &Claimed| order.offers.iter().position(|offer| brings(offer, job));
-        let brought: Vec<_> =
-            claimed.iter().filter_map(|job| Some((offer_of(job)?, job.lease.job_id))).collect();
-        self.backlog.claimed(&base, &order.offers, order.limit, &brought, order.scan);
-        for job in claimed {
+        let by_offer: Vec<_> = brought.iter().filter_map(|job| Some((job.offer?, job.job))).collect();
+        self.backlog.claimed(&base, &order.offers, order.limit, &by_offer, order.scan);
+        for job in brought {
             self.fairness.claimed(job.client, &job.user, gpu_seconds, &mut self.backlog);
         }
     }
@@ -134,7 +137,7 @@ impl Work {
 }
 
 /// Whether a claim took this job for this offer.
-fn brings(offer: &Offer, job: &Claimed) -> bool {
+pub(super) fn brings(offer: &Offer, job: &Claimed) -> bool {
     (offer.client, &offer.user, offer.priority, offer.sync) == (job.client, &job.user, job.priority, job.sync)
         && *offer.load_key == *job.load_key
 }

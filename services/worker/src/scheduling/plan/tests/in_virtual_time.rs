@@ -2,16 +2,19 @@
 //! and runs as Ollama does. The host checks the rules at each step, and tells how long everybody waited and what
 //! everybody got.
 
+mod foretold;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use foreman_ollama::Context;
-use foreman_store::{HostTurns, Lease, LeaseNo, Why, ulid_floor};
+use foreman_store::{HostTurns, Why, ulid_floor};
 use proptest::prelude::*;
 
 use super::*;
 use crate::scheduling::gpu_clock::{GpuClock, Reading};
 use crate::scheduling::residency::Residency;
+use foretold::Forecasting;
 
 const AUTOMATIC: i64 = 4_096;
 
@@ -48,6 +51,8 @@ struct Seen {
     had: BTreeMap<(usize, usize), f64>,
     /// How far these were apart at most, while all of them waited.
     apart: f64,
+    /// The jobs in the order in which they began, each with the time.
+    begun: Vec<(JobId, Duration)>,
 }
 
 struct Host<'a> {
@@ -62,6 +67,7 @@ struct Host<'a> {
     clock: GpuClock,
     /// Since when each client waits, if it does.
     waits: BTreeMap<usize, Duration>,
+    forecasting: Option<Forecasting>,
     seen: Seen,
 }
 
@@ -73,18 +79,28 @@ fn load_key(job: &Job) -> Key {
     key(&format!("m{}:latest num_ctx={context}", job.model))
 }
 
+fn id_of(number: usize) -> JobId {
+    ulid_floor(chrono::DateTime::UNIX_EPOCH + Duration::from_secs(number as u64))
+}
+
 fn user(number: usize) -> UserName {
     number.to_string().parse().unwrap()
 }
 
 impl Workload {
     fn run(&self, turns: &config::Turns, terms: Vec<ClientTerms>) -> Seen {
+        let mut host = self.host(turns, terms);
+        host.go();
+        host.seen
+    }
+
+    fn host(&self, turns: &config::Turns, terms: Vec<ClientTerms>) -> Host<'_> {
         let start = Instant::now();
         let mut plan = Plan::new(turns);
         let models = 0..self.loads.len();
         plan.published(models.map(|model| key(&format!("m{model}:latest")).model().clone()).collect());
         plan.agreed(terms);
-        let mut host = Host {
+        Host {
             workload: self,
             plan,
             start,
@@ -95,10 +111,9 @@ impl Workload {
             residency: Residency::new(self.room),
             clock: GpuClock::new(start),
             waits: BTreeMap::new(),
+            forecasting: None,
             seen: Seen::default(),
-        };
-        host.go();
-        host.seen
+        }
     }
 
     fn longest_load(&self) -> Duration {
@@ -117,8 +132,7 @@ impl Host<'_> {
             let mut came = false;
             while let Some((number, job)) = arrivals.pop_front_if(|(_, job)| job.at <= self.now) {
                 self.waits.entry(job.client).or_insert(self.now);
-                let moment = chrono::DateTime::UNIX_EPOCH + Duration::from_secs(number as u64);
-                self.ready.push((ulid_floor(moment), load_key(&job), job));
+                self.ready.push((id_of(number), load_key(&job), job));
                 came = true;
             }
             if came {
@@ -127,6 +141,7 @@ impl Host<'_> {
             self.end_what_ends_now();
             while self.claim() {}
             self.check();
+            self.foretell();
             let ends = self.running.iter().map(|running| running.0);
             let next = arrivals.front().map(|(_, job)| job.at).into_iter().chain(ends);
             match next.chain(self.loading.as_ref().map(|load| load.0)).min() {
@@ -170,6 +185,7 @@ impl Host<'_> {
             *self.seen.had.entry((job.client, job.user)).or_default() += gpu_seconds;
             self.plan.ran(&runner, job.run, gpu_seconds);
             self.plan.ended(&charge, gpu_seconds);
+            self.residency.used(&runner, now);
         }
         let waits =
             |whose: &(usize, usize)| self.ready.iter().any(|(_, _, job)| (job.client, job.user) == *whose);
@@ -220,7 +236,7 @@ impl Host<'_> {
         let order = self.plan.order(next, capacity, needs_no_load, highest, self.time());
         let mut claimed = Vec::new();
         let mut jobs = Vec::new();
-        for offer in order.iter().flat_map(|order| &order.offers) {
+        for (place, offer) in order.iter().flat_map(|order| &order.offers).enumerate() {
             for _ in 0..offer.at_most {
                 let is_offered = |(id, key, job): &(JobId, Key, Job)| {
                     let of = (client(job.client as u128), user(job.user), job.sync);
@@ -231,12 +247,18 @@ impl Host<'_> {
                 let found = self.ready.iter().position(is_offered);
                 let Some(nth) = found.filter(|_| jobs.len() < order.as_ref().unwrap().limit) else { break };
                 let (id, _, job) = self.ready.remove(nth);
-                claimed.push(taken(id, &job));
+                claimed.push(Brought {
+                    job: id,
+                    offer: Some(place),
+                    client: offer.client,
+                    user: offer.user.clone(),
+                });
                 jobs.push(job);
             }
         }
         let Some(order) = order else { return false };
-        let charges = self.plan.claimed(&order, &claimed, now);
+        self.seen.begun.extend(claimed.iter().map(|job| (job.job, self.now)));
+        let charges = self.plan.brought(&order, claimed, now);
         for job in &jobs {
             self.served(job.client);
         }
@@ -289,28 +311,6 @@ fn check_told(told: &HostTurns, next: &Next<ClientId, Key>) {
             assert_eq!((first.client, first.runner.as_str()), (*client, key.as_str()), "{told:?}");
         }
         Next::Rest => assert_eq!(told.next, []),
-    }
-}
-
-fn taken(job_id: JobId, job: &Job) -> Claimed {
-    Claimed {
-        lease: Lease { job_id, no: LeaseNo(1) },
-        client: client(job.client as u128),
-        user: user(job.user),
-        sync: job.sync,
-        api: None,
-        attempt: 1,
-        failures: 0,
-        max_attempts: None,
-        priority: 0,
-        load_key: load_key(job).as_str().to_owned(),
-        model_label: String::new(),
-        path: String::new(),
-        bytes: 0,
-        body: None,
-        permit: Permit::Ask,
-        traceparent: None,
-        eligible_at: chrono::DateTime::UNIX_EPOCH,
     }
 }
 
