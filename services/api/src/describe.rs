@@ -10,7 +10,8 @@ use utoipa::{Modify, OpenApi};
 
 use crate::http::problem;
 use crate::routes::{
-    artifacts, batch, deliveries, events, hosts, job, jobs, queue, stream, usage, webhook_actions, webhooks,
+    artifacts, batch, deliveries, events, hosts, job, jobs, models, queue, stream, usage, webhook_actions,
+    webhooks,
 };
 
 pub(crate) mod docs;
@@ -40,7 +41,7 @@ const OPTIONAL: [(&str, &[&str]); 4] = [
 ];
 
 /// Types that only requests have.
-const INCOMING: &[&str] = &["NewJob", "EndpointFields", "Rotation", "Example", "Recovery"];
+const INCOMING: &[&str] = &["NewJob", "EndpointFields", "Rotation", "Example", "Recovery", "Warming"];
 
 /// The problems of every route that needs a key.
 const EVERYWHERE: [(&str, &str); 4] = [
@@ -64,14 +65,14 @@ const EVERYWHERE: [(&str, &str); 4] = [
     tags(
         (name = "jobs", description = "Submitting jobs and following them"),
         (name = "webhooks", description = "Webhooks that were sent to receivers, and endpoints that receive them for all jobs"),
-        (name = "hosts", description = "The Ollama hosts; for administrators, or, where no key is needed, for callers on the machine of the api itself"),
+        (name = "hosts", description = "The Ollama hosts and their models; for administrators, or, where no key is needed, for callers on the machine of the api itself"),
         (name = "about", description = "Routes without data, which need no key"),
     ),
     paths(
         jobs::submit, jobs::list, batch::submit, job::show, job::cancel, job::retry, events::show, stream::follow, artifacts::show,
         deliveries::list, deliveries::redeliver, webhooks::list, webhooks::create, webhooks::show, webhooks::change,
         webhooks::delete, webhook_actions::rotate, webhook_actions::test, webhook_actions::recover,
-        webhook_actions::deliveries, queue::show, usage::show, hosts::list, hosts::drain, hosts::resume, docs::root, docs::openapi, docs::page,
+        webhook_actions::deliveries, queue::show, usage::show, hosts::list, hosts::drain, hosts::resume, models::warm, docs::root, docs::openapi, docs::page,
     ),
     components(schemas(problem::Body)),
     modifiers(&Common),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use foreman_ollama::{JobBody, SyncBody, SyncBodyError};
 use foreman_store::{Acceptance, IdempotencyKey, JobId, JobReceiver, JobRequest, KnownModel, UserName};
 use foreman_webhook::guard::{Asker, SUBMISSION_BUDGET};
@@ -100,17 +101,21 @@ impl Intake {
 
     /// The model of a sync call, or Ollama's own words for a model that cannot run it.
     pub(crate) async fn model(&self, body: &SyncBody) -> Result<KnownModel, Refusal> {
-        let (inventory, name) = (&self.app.inventory, body.load_key.model());
-        let found = if body.route.embeds() {
-            inventory.find_any(name, self.began).await
-        } else {
-            inventory.find(name, self.began).await
-        };
-        found.map_err(|refusal| match refusal.code() {
+        self.known_model(body).await.map_err(|refusal| match refusal.code() {
             inventory::UNKNOWN => SyncBodyError::model_not_found(body.route.kind(), &body.model).into(),
             inventory::ONLY_EMBEDS => SyncBodyError::only_embeds(body).into(),
             _ => refusal,
         })
+    }
+
+    /// The same, with a refusal in our words.
+    pub(crate) async fn known_model(&self, body: &SyncBody) -> Result<KnownModel, Refusal> {
+        let (inventory, name) = (&self.app.inventory, body.load_key.model());
+        if body.route.embeds() {
+            inventory.find_any(name, self.began).await
+        } else {
+            inventory.find(name, self.began).await
+        }
     }
 
     /// The job of a call that its client's library has repeated by itself, if that job still waits or runs. It has another
@@ -150,14 +155,15 @@ impl Intake {
         Ok(Accepting::new(app.submitter.offer(submission)?, app.hang_ups.clone(), client))
     }
 
-    /// Takes in the request of a sync call for whose answer nobody waits.
+    /// Takes in the request of a sync call for whose answer nobody waits. It runs at `run_at`, or at once.
     pub(crate) async fn take_in_sync_body(
         &self,
         body: SyncBody,
         model: KnownModel,
+        run_at: Option<DateTime<Utc>>,
         held: Arc<Holding>,
     ) -> Result<JobId, Refusal> {
-        let times = Times::from_now(self.app.store.clock().now(), self.app.job_ttl);
+        let times = Times::from(run_at, self.app.store.clock().now(), self.app.job_ttl)?;
         let request = self.sync_request(body, model);
         let accepted = self.offer(self.admit(request, times, None, None, held).await?)?.accepted().await?;
         let (Accepted::New(job) | Accepted::Replayed(job)) = accepted;

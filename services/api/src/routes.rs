@@ -23,6 +23,7 @@ pub(crate) mod events;
 pub(crate) mod hosts;
 pub(crate) mod job;
 pub(crate) mod jobs;
+pub(crate) mod models;
 pub(crate) mod queue;
 mod show;
 pub(crate) mod stream;
@@ -60,6 +61,7 @@ routes! {
     "/hosts" => get(hosts::list),
     "/hosts/{id}/drain" => post(hosts::drain),
     "/hosts/{id}/resume" => post(hosts::resume),
+    "/models/{model}/warm" => post(models::warm),
     "/deliveries/{id}/redeliver" => post(deliveries::redeliver),
     "/webhooks" => get(webhooks::list).post(webhooks::create),
     "/webhooks/{id}" => get(webhooks::show).patch(webhooks::change).delete(webhooks::delete),

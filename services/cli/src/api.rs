@@ -9,6 +9,7 @@ mod endpoints;
 mod error;
 mod hosts;
 mod jobs;
+mod models;
 mod page;
 mod queue;
 mod usage;

@@ -7,6 +7,7 @@ mod client;
 mod doctor;
 mod healthcheck;
 mod host;
+mod model;
 mod secrets;
 
 mod chat;
@@ -89,6 +90,9 @@ enum Command {
     /// The Ollama hosts, and which of them take jobs
     #[command(subcommand, after_help = host::help())]
     Host(host::Command),
+    /// The models: what should be loaded
+    #[command(subcommand, after_help = model::help())]
+    Model(model::Command),
     /// The encryption of stored secrets
     #[command(subcommand, after_help = secrets::help())]
     Secrets(secrets::Command),
@@ -148,6 +152,7 @@ impl Command {
             Self::Webhook(command) => webhook::run(command).await,
             Self::Client(command) => client::run(command).await,
             Self::Host(command) => host::run(command).await,
+            Self::Model(command) => model::run(command).await,
             Self::Secrets(command) => secrets::run(command).await,
             Self::Doctor(args) => doctor::run(args).await,
             Self::Healthcheck(args) => healthcheck::run(args).await,

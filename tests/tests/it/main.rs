@@ -35,6 +35,7 @@ mod thin_line;
 mod upgrading;
 mod usage;
 mod waiting;
+mod warming;
 mod webhooks;
 
 use serde_json::{Value, json};

@@ -19,6 +19,9 @@ pub(crate) struct EndpointPath(pub(crate) EndpointId);
 /// The `{id}` of a host's route.
 pub(crate) struct HostPath(pub(crate) String);
 
+/// The `{model}` of a model's route.
+pub(crate) struct ModelPath(pub(crate) String);
+
 /// The `{name}` of an artifact's route.
 pub(crate) struct NamePath(pub(crate) String);
 
@@ -57,6 +60,15 @@ impl<S: Send + Sync> FromRequestParts<S> for HostPath {
     /// Any text may be the id of a host. One that is not UTF-8 is nobody's.
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         Ok(Self(parameter(parts, state, "id").await.unwrap_or_default()))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for ModelPath {
+    type Rejection = Refusal;
+
+    /// Whoever looks for the model says what is wrong with its name.
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        Ok(Self(parameter(parts, state, "model").await.unwrap_or_default()))
     }
 }
 

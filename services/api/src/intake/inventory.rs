@@ -83,7 +83,7 @@ impl Inventory {
         let known = self.known();
         match known.models.get(name.as_str()) {
             Some(model) => Ok(model.clone()),
-            None if known.is_published => Err(unknown(name)),
+            None if known.is_published => Err(Refusal::unknown_model(name.as_str())),
             None => Err(Refusal::unavailable(
                 "no_inventory",
                 "no worker has listed its models yet; start foreman-worker beside an Ollama and try again",
@@ -158,7 +158,10 @@ fn runs_jobs(name: &ModelName, model: KnownModel) -> Result<KnownModel, Refusal>
     Err(Refusal::bad_request(ONLY_EMBEDS, error))
 }
 
-fn unknown(name: &ModelName) -> Refusal {
-    let error = format!("no host has the model {name}; pull it there with `ollama pull {name}`");
-    Refusal::new(StatusCode::NOT_FOUND, UNKNOWN, error)
+impl Refusal {
+    /// No host has a model of this name.
+    pub(crate) fn unknown_model(name: &str) -> Self {
+        let error = format!("no host has the model {name}; pull it there with `ollama pull {name}`");
+        Self::new(StatusCode::NOT_FOUND, UNKNOWN, error)
+    }
 }

@@ -57,6 +57,19 @@ impl Times {
     pub(crate) fn from_now(now: DateTime<Utc>, ttl: TimeDelta) -> Self {
         Self { run_at: None, expires_at: now + ttl.min(MAX_AHEAD) }
     }
+
+    /// The times of a job that may run at `run_at` and names no `expires_at`. A `run_at` in the past means "at once".
+    pub(crate) fn from(
+        run_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+        ttl: TimeDelta,
+    ) -> Result<Self, Refusal> {
+        if run_at.is_some_and(|run_at| run_at > now + MAX_AHEAD) {
+            let error = format!("`run_at` must be within {} days from now", MAX_AHEAD.num_days());
+            return Err(Refusal::bad_request("invalid_run_at", error));
+        }
+        Ok(Self { run_at, ..Self::from_now(run_at.unwrap_or(now).max(now), ttl) })
+    }
 }
 
 impl ParsedJob {
@@ -156,19 +169,13 @@ fn times(
     now: DateTime<Utc>,
     ttl: TimeDelta,
 ) -> Result<Times, Refusal> {
-    let days = MAX_AHEAD.num_days();
     let run_at = run_at.map(|raw| moment("run_at", raw)).transpose()?;
-    if run_at.is_some_and(|run_at| run_at > now + MAX_AHEAD) {
-        let error = format!("`run_at` must be within {days} days from now");
-        return Err(Refusal::bad_request("invalid_run_at", error));
-    }
-    // A `run_at` in the past means "at once".
+    let times = Times::from(run_at, now, ttl)?;
+    let Some(expires_at) = expires_at else { return Ok(times) };
     let eligible = run_at.unwrap_or(now).max(now);
-    let Some(expires_at) = expires_at else {
-        return Ok(Times { run_at, ..Times::from_now(eligible, ttl) });
-    };
     let expires_at = moment("expires_at", expires_at)?;
     if expires_at <= eligible || expires_at > eligible + MAX_AHEAD {
+        let days = MAX_AHEAD.num_days();
         let error = format!("`expires_at` must be later than now and `run_at`, by {days} days at most");
         return Err(Refusal::bad_request("invalid_expires_at", error));
     }

@@ -8,7 +8,7 @@ use crate::app::Shared;
 use crate::refusal::Refusal;
 
 /// A caller that may change how the installation works.
-pub(crate) struct Operator;
+pub(crate) struct Operator(pub(crate) Caller);
 
 impl FromRequestParts<Shared> for Caller {
     type Rejection = Refusal;
@@ -23,6 +23,6 @@ impl FromRequestParts<Shared> for Operator {
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Refusal> {
         let caller = app.auth.caller(parts).await?;
-        if caller.may_operate() { Ok(Self) } else { Err(Refusal::administrators_only()) }
+        if caller.may_operate() { Ok(Self(caller)) } else { Err(Refusal::administrators_only()) }
     }
 }

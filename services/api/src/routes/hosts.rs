@@ -54,7 +54,7 @@ pub(crate) struct Host {
         (status = 403, description = "`administrators_only`"),
     ),
 )]
-pub(crate) async fn list(_: Operator, State(app): State<Shared>) -> Result<Response, Refusal> {
+pub(crate) async fn list(Operator(_): Operator, State(app): State<Shared>) -> Result<Response, Refusal> {
     let hosts = read(&app).await?;
     let last_id = hosts.last().map(|host| host.host_id.clone());
     Ok(outgoing::small_json(StatusCode::OK, show::json(&show::Page::new(hosts, false, last_id))))
@@ -74,7 +74,7 @@ pub(crate) async fn list(_: Operator, State(app): State<Shared>) -> Result<Respo
     ),
 )]
 pub(crate) async fn drain(
-    _: Operator,
+    Operator(_): Operator,
     HostPath(id): HostPath,
     State(app): State<Shared>,
 ) -> Result<Response, Refusal> {
@@ -96,7 +96,7 @@ pub(crate) async fn drain(
     ),
 )]
 pub(crate) async fn resume(
-    _: Operator,
+    Operator(_): Operator,
     HostPath(id): HostPath,
     State(app): State<Shared>,
 ) -> Result<Response, Refusal> {

@@ -60,7 +60,7 @@ pub(crate) async fn call(
         return Ok((StatusCode::OK, [(header::CONTENT_TYPE, content_type)], json).into_response());
     }
     if async_wanted {
-        let id = intake.take_in_sync_body(body, model, held).await?;
+        let id = intake.take_in_sync_body(body, model, None, held).await?;
         observe::is_about(id);
         return Ok(job::queued(&app, id));
     }

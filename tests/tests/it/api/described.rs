@@ -285,6 +285,10 @@ async fn the_answers_are_as_described() {
             contract.ask(&api, post.clone(), &format!("/hosts/{id}/{action}"), &of, &[], "").await;
         }
     }
+    let of = "/models/{model}/warm";
+    for (model, body) in [("tiny-a", ""), ("tiny-a", "7"), ("no%2Fmodel", r#"{"run_at":null}"#)] {
+        contract.ask(&api, post.clone(), &format!("/models/{model}/warm"), of, &[], body).await;
+    }
     let nobody = &[("x-foreman-user", "x".repeat(129))].map(|(name, value)| (name, &*value.leak()));
     let of = "/jobs/{id}/retry";
     contract.ask(&api, post.clone(), &format!("/jobs/{done}/retry"), of, nobody, "").await;
@@ -300,6 +304,7 @@ async fn the_answers_are_as_described() {
     let needs_a_crowd = [
         ("/jobs", "get", "429"),
         ("/usage", "get", "429"),
+        ("/models/{model}/warm", "post", "429"),
         ("/jobs/{id}/artifacts/{name}", "get", "429"),
         ("/jobs/{id}/cancel", "post", "429"),
         ("/jobs/{id}/deliveries", "get", "429"),

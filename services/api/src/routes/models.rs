@@ -1,0 +1,69 @@
+//! `/models/{model}/…`: what an operator asks of the scheduler for a model.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use foreman_ollama::{Route, SyncBody};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::caller::Operator;
+use super::job;
+use crate::app::Shared;
+use crate::endpoints::fields;
+use crate::http::path::ModelPath;
+use crate::http::{body, observe, values};
+use crate::intake::Intake;
+use crate::refusal::Refusal;
+
+/// When to load a model. The body may be missing.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only its shape is used")]
+pub(crate) struct Warming {
+    /// Load it at this time; at once if this is missing.
+    #[schema(required = false, format = DateTime)]
+    run_at: Option<String>,
+}
+
+/// Has a model loaded, now or at a time. The load is a job of the caller: it waits for its turn as others do, it can be
+/// followed and cancelled, and it ends when the model is loaded. A model that is loaded already is not loaded again.
+#[utoipa::path(
+    post,
+    path = "/models/{model}/warm",
+    tag = "hosts",
+    params(("model" = String, Path, description = "The model, with `/` written as `%2F`.")),
+    request_body = Option<Warming>,
+    responses(
+        (status = 202, description = "`job_id`: the job that loads the model.", body = Object,
+         headers(("Location" = String, description = "The job."))),
+        (status = 400, description = "`invalid_json`, `invalid_run_at`, `model_only_embeds`"),
+        (status = 403, description = "`administrators_only`"),
+        (status = 404, description = "`unknown_model`"),
+        (status = 429, description = "`queue_full`"),
+        (status = 503, description = "`no_inventory`"),
+    ),
+)]
+pub(crate) async fn warm(
+    Operator(caller): Operator,
+    ModelPath(model): ModelPath,
+    State(app): State<Shared>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let read = body::read(&app, caller.client, body).await?;
+    let run_at = match fields::optional_object(&read.bytes)?.get("run_at") {
+        None | Some(Value::Null) => None,
+        Some(at) => Some(values::moment("run_at", "invalid_run_at", at.as_str())?),
+    };
+    // Ollama only loads the model of a chat without messages.
+    let load = json!({ "model": model, "messages": [], "stream": false }).to_string();
+    let load = SyncBody::read(Route::Chat, load.as_bytes()).map_err(|_| Refusal::unknown_model(&model))?;
+    let intake = Intake::new(Shared::clone(&app), caller, headers)?;
+    let known = intake.known_model(&load).await?;
+    let id = intake.take_in_sync_body(load, known, run_at, Arc::new(read.held)).await?;
+    observe::is_about(id);
+    Ok(job::queued(&app, id))
+}
