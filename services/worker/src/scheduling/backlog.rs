@@ -74,13 +74,22 @@ impl Backlog {
         self.last_scan
     }
 
+    /// The load keys without their contexts of which jobs are ready.
+    pub(crate) fn models(&self) -> impl Iterator<Item = &Key> {
+        self.models.keys()
+    }
+
     /// Each client with each load key that it has ready jobs of, and whether sync calls are among them. The first key
     /// is the load key without its context.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (&Key, ClientId, &Key, bool)> {
-        self.models.iter().flat_map(|(base, clients)| {
-            clients.iter().flat_map(move |(client, queue)| {
-                queue.keys.iter().map(move |(key, waiting)| (base, *client, key, waiting.sync > 0))
-            })
+        self.models()
+            .flat_map(|base| self.waiting_for(base).map(move |(client, key, sync)| (base, client, key, sync)))
+    }
+
+    /// The same, of one model.
+    pub(crate) fn waiting_for(&self, base: &Key) -> impl Iterator<Item = (ClientId, &Key, bool)> {
+        self.clients(base).flat_map(|(client, queue)| {
+            queue.keys.iter().map(move |(key, waiting)| (client, key, waiting.sync > 0))
         })
     }
 

@@ -317,8 +317,9 @@ impl Plan {
         let (work, neighbours, estimates) = (&self.work, &self.neighbours, &self.estimates);
         let here = || turn.iter().chain(&self.resident);
         let waiting = || {
-            let waiting = work.waiting_for_gpu(here());
-            [neighbours.leave(waiting, here(), goes_on, estimates), held.clone()].concat()
+            let mut waiting = neighbours.leave(work.waiting_for_gpu(here()), here(), goes_on, estimates);
+            waiting.extend(held.iter().cloned());
+            waiting
         };
         let standing = |client: &ClientId| work.fairness.standing(*client);
         let gpu = Gpu { resident: &self.resident, is_busy: gpu_is_busy, estimates };

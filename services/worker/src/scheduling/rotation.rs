@@ -26,7 +26,7 @@
 
 mod outlook;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -271,7 +271,9 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
 
     /// Whose turn comes next, and with which runner.
     fn next_in_line<S: Ord>(&self, waiting: &[Waits<C, K>], standing: impl Fn(&C) -> S) -> Option<(C, K)> {
-        let clients = waiting.iter().map(|waits| &waits.client);
+        // A client waits for many runners, so look at each client once.
+        let mut seen = HashSet::new();
+        let clients = waiting.iter().map(|waits| &waits.client).filter(|client| seen.insert(*client));
         let client = clients.min_by_key(|client| self.client_place(client, &standing))?;
         let own = waiting.iter().filter(|waits| waits.client == *client).map(|waits| &waits.key);
         let key = own.min_by_key(|key| self.key_place(key))?;
@@ -333,7 +335,11 @@ impl<T: Clone + Eq + Hash> Line<T> {
         T: 'a,
     {
         let before = std::mem::take(&mut self.0);
-        self.0.extend(waiting.map(|one| (one.clone(), before.get(one).copied().unwrap_or(now))));
+        for one in waiting {
+            if !self.0.contains_key(one) {
+                self.0.insert(one.clone(), before.get(one).copied().unwrap_or(now));
+            }
+        }
     }
 
     fn served(&mut self, one: &T, now: Instant) {

@@ -187,5 +187,6 @@ fn a_load_is_charged_to_the_client_that_it_was_for() {
     assert!(plan.work.fairness.standing(other) < plan.work.fairness.standing(first));
 }
 
+mod cost;
 mod in_virtual_time;
 mod several_hosts;

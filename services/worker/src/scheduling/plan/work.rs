@@ -1,7 +1,9 @@
 //! The work that waits for this host: which jobs are ready, which runner serves them, and who comes next. Pure.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeSet, HashMap};
 
+use foreman_ollama::Context;
 use foreman_store::{Claimed, ClientId, Offer};
 
 use crate::scheduling::backlog::{Backlog, Group, ScanNo};
@@ -68,23 +70,28 @@ impl Work {
         runners: impl Iterator<Item = &'a Key>,
     ) -> Vec<Waits<ClientId, Key>> {
         let runners: Vec<_> = runners.map(|runner| (contexts::base(runner), runner)).collect();
-        let mut needs: HashMap<&Key, Option<i64>> = HashMap::new();
         let mut waiting = Vec::new();
-        for (base, client, key, sync) in self.backlog.waiting() {
-            if base.model().is_cloud() || !self.can_run(base, client) {
+        for base in self.backlog.models() {
+            if base.model().is_cloud() || !self.presence.has(base.model()) {
                 continue;
             }
-            let serves = |(its, runner): &&(Key, &Key)| its == base && self.serves(base, runner, key);
-            let runner = runners.iter().find(serves).map_or_else(
-                || {
-                    let asked = || self.backlog.keys(base).map(|key| key.context());
-                    let need =
-                        *needs.entry(base).or_insert_with(|| self.contexts.longest_need(base, asked()));
-                    contexts::with(base, self.contexts.runner_for(base, key.context(), need))
-                },
-                |(_, runner)| Key::clone(runner),
-            );
-            waiting.push(Waits { client, key: runner, sync });
+            // The load keys of a model differ only in their contexts, and many clients have the same one.
+            let mut runner_of: HashMap<Context, Key> = HashMap::new();
+            let asked = self.backlog.keys(base).map(|key| key.context());
+            let need = LazyCell::new(|| self.contexts.longest_need(base, asked));
+            for (client, key, sync) in self.backlog.waiting_for(base) {
+                if !self.fairness.may_run_more(client) {
+                    continue;
+                }
+                let runner = runner_of.entry(key.context()).or_insert_with_key(|context| {
+                    let serves = |(its, runner): &&(Key, &Key)| its == base && self.serves(base, runner, key);
+                    runners.iter().find(serves).map_or_else(
+                        || contexts::with(base, self.contexts.runner_for(base, *context, *need)),
+                        |(_, runner)| Key::clone(runner),
+                    )
+                });
+                waiting.push(Waits { client, key: Key::clone(runner), sync });
+            }
         }
         waiting
     }

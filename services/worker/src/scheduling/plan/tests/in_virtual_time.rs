@@ -3,6 +3,7 @@
 //! everybody got.
 
 mod foretold;
+mod least_loads;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
