@@ -13,6 +13,7 @@ mod accept;
 mod backend;
 mod bad_receivers;
 mod calls;
+mod claims;
 mod connection;
 mod contexts;
 mod cpu;
@@ -32,6 +33,7 @@ mod workload;
 
 use accept::Accept;
 use calls::Calls;
+use claims::Claims;
 use contexts::Contexts;
 use deliver::Deliver;
 use gpu::Gpu;
@@ -87,6 +89,8 @@ enum Name {
     Idle,
     /// A job a second, alone and then beside another client or user who has queued thousands.
     Flood,
+    /// A worker beside a short and a long queue of many clients and users: what a claim costs Postgres.
+    Claims,
     /// Webhooks to healthy receivers, alone and then beside receivers that hang or drip.
     Isolation,
 }
@@ -143,6 +147,7 @@ async fn report(
         Name::Gpu => gpu.mixed(contenders).await,
         Name::Idle => gpu.idle(contenders, repeats).await,
         Name::Flood => gpu.beside_flood(contenders).await,
+        Name::Claims => Claims::new(cluster, scale).measure(contenders, repeats).await,
         Name::Isolation => Isolation::start(cluster, scale)?.measure(contenders, repeats).await,
         Name::Accept | Name::Run | Name::Deliver => unreachable!("their rows are one table"),
     }
@@ -157,6 +162,8 @@ struct Scale {
     queued: usize,
     shares_for: Duration,
     calls_for: Duration,
+    /// How many jobs the long queue has that a worker claims from.
+    claimed_from: usize,
     isolation_for: Duration,
     /// How many bad receivers one client names.
     crowd: usize,
@@ -181,6 +188,7 @@ impl Scale {
             queued: 500_000,
             shares_for: Duration::from_secs(20),
             calls_for: Duration::from_secs(20),
+            claimed_from: 1_000_000,
             isolation_for: Duration::from_secs(20),
             crowd: 5_000,
             contexts: 200,
@@ -200,6 +208,7 @@ impl Scale {
             queued: 5_000,
             shares_for: Duration::from_secs(3),
             calls_for: Duration::from_secs(3),
+            claimed_from: 50_000,
             isolation_for: Duration::from_secs(5),
             crowd: 500,
             contexts: 50,

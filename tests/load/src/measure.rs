@@ -124,9 +124,14 @@ pub(crate) fn table(rows: &[Row]) -> String {
 
 /// Median and 99th percentile, as text.
 pub(crate) fn median_and_slow(mut figures: Vec<Duration>) -> String {
+    let [median, slow] = [0.5, 0.99].map(|part| quantile(&mut figures, part));
+    format!("{}, {}", millis(median), millis(slow))
+}
+
+/// The figure that this part of all figures does not exceed.
+pub(crate) fn quantile(figures: &mut [Duration], part: f64) -> Duration {
     figures.sort_unstable();
-    let at = |quantile: f64| figures[((figures.len() - 1) as f64 * quantile).ceil() as usize];
-    format!("{}, {}", millis(at(0.5)), millis(at(0.99)))
+    figures[((figures.len() - 1) as f64 * part).ceil() as usize]
 }
 
 pub(crate) fn millis(duration: Duration) -> String {
