@@ -13,7 +13,7 @@ use crate::access::reads::Reads;
 use crate::access::sends::Sends;
 use crate::access::shares::Shares;
 use crate::direct::known::Direct;
-use crate::forecasts::{Forecasts, Prospect, Waiting};
+use crate::forecasts::{Forecasts, Prospect, QueuedJob};
 use crate::intake::inventory::Inventory;
 use crate::intake::submit::Submitter;
 use crate::live::Signs;
@@ -74,26 +74,26 @@ impl App {
 
     /// What is known of this job, if it waits.
     pub(crate) async fn prospect(&self, job: &JobView) -> Prospect {
-        match Waiting::of(job) {
+        match QueuedJob::of(job) {
             Some(waiting) => self.prospect_of(&waiting).await,
             None => Prospect::default(),
         }
     }
 
     /// What is known of this job, which waits.
-    pub(crate) async fn prospect_of(&self, job: &Waiting) -> Prospect {
+    pub(crate) async fn prospect_of(&self, job: &QueuedJob) -> Prospect {
         let reading = self.forecasts.read().await;
         reading.prospect(job, &self.inventory, self.store.clock().now())
     }
 
     /// What is known of each of these jobs.
     pub(crate) async fn prospects(&self, jobs: &[JobView]) -> Vec<Prospect> {
-        let waiting: Vec<Option<Waiting>> = jobs.iter().map(Waiting::of).collect();
+        let waiting: Vec<Option<QueuedJob>> = jobs.iter().map(QueuedJob::of).collect();
         if waiting.iter().all(Option::is_none) {
             return vec![Prospect::default(); jobs.len()];
         }
         let (reading, now) = (self.forecasts.read().await, self.store.clock().now());
-        let prospect = |job: &Option<Waiting>| {
+        let prospect = |job: &Option<QueuedJob>| {
             job.as_ref().map(|job| reading.prospect(job, &self.inventory, now)).unwrap_or_default()
         };
         waiting.iter().map(prospect).collect()

@@ -57,7 +57,7 @@ struct Place {
 
 /// A job that may be waiting.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct QueuedJob {
     pub(crate) job: JobId,
     pub(crate) client: ClientId,
     /// As Ollama compares it.
@@ -75,6 +75,18 @@ pub(crate) struct Prospect {
     pub(crate) position: Option<u64>,
     pub(crate) eta: Option<DateTime<Utc>>,
     pub(crate) waiting_for: Option<String>,
+}
+
+impl Prospect {
+    /// Whether somebody who was told the other should be told this. A time that has moved by little is no news.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        let little = TimeDelta::seconds(2);
+        let has_moved = match (self.eta, other.eta) {
+            (Some(eta), Some(before)) => (eta - before).abs() > little,
+            (eta, before) => eta.is_some() != before.is_some(),
+        };
+        has_moved || (self.position, &self.waiting_for) != (other.position, &other.waiting_for)
+    }
 }
 
 impl Forecasts {
@@ -123,7 +135,7 @@ impl Host {
     }
 
     /// Whether the job stands behind all jobs that this host has foreseen.
-    fn ends_before(&self, job: &Waiting) -> bool {
+    fn ends_before(&self, job: &QueuedJob) -> bool {
         let is_of_it = |group: &ForeseenGroup| group.client == job.client && group.model == job.model;
         // A forecast that was made at the same moment may not have seen the job.
         let is_older = job.eligible_at + TimeDelta::seconds(5) < self.at;
@@ -134,7 +146,7 @@ impl Host {
     }
 }
 
-impl Waiting {
+impl QueuedJob {
     /// `None` for a job that does not wait.
     pub(crate) fn of(job: &JobView) -> Option<Self> {
         (job.state == JobState::Queued).then(|| Self {
@@ -150,7 +162,7 @@ impl Waiting {
 
 impl Reading {
     /// What is known of this job now.
-    pub(crate) fn prospect(&self, job: &Waiting, inventory: &Inventory, now: DateTime<Utc>) -> Prospect {
+    pub(crate) fn prospect(&self, job: &QueuedJob, inventory: &Inventory, now: DateTime<Utc>) -> Prospect {
         let readiness = inventory.readiness(&job.model);
         let takes_jobs = readiness.is_some_and(|model| model.takes_jobs);
         if job.eligible_at > now {

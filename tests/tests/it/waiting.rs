@@ -197,3 +197,57 @@ async fn a_client_past_its_budget_is_told_so() {
     let told = waits_for(&house, &own[1], reason).await;
     assert_eq!(told["position"], 3, "behind the held job and the other client's");
 }
+
+/// Reads the answer until it has this text, and returns what came by then.
+async fn until(answer: &mut reqwest::Response, text: &str) -> String {
+    let mut read = String::new();
+    while !read.contains(text) {
+        let chunk = answer.chunk().await.unwrap();
+        let chunk = chunk.unwrap_or_else(|| panic!("the answer ended without {text}: {read}"));
+        read.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    read
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_events_tells_where_the_job_stands() {
+    let house = House::start(&[], &[]).await;
+    let running = occupied(&house).await;
+    let first = submit(&house, "tiny-a", HANGS).await;
+    let second = submit(&house, "tiny-a", HANGS).await;
+    let url = format!("{}/jobs/{second}/events", house.api.url);
+    let mut stream = http().get(url).header("accept", "text/event-stream").send().await.unwrap();
+    let read = until(&mut stream, "1 job of this client goes before it").await;
+    assert!(read.contains("event: waiting\ndata: {") && read.contains("\"position\":2"), "{read}");
+    assert_eq!(read.matches("id: ").count(), 1, "only the transition has an id: {read}");
+    cancel(&house, &running).await;
+    let read = until(&mut stream, "it is next, when a job that runs now ends").await;
+    assert!(read.contains("\"position\":1"), "{read}");
+    cancel(&house, &first).await;
+    until(&mut stream, "\"state\":\"working\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waits_is_told_where_it_stands_and_one_that_ran_how_long_it_waited() {
+    let house = House::start(&[("FOREMAN_HEARTBEAT", "2s")], &[]).await;
+    let running = occupied(&house).await;
+    let body = |path: &str| {
+        let mut body = chat("sim:tokens=1");
+        body["stream"] = true.into();
+        body["max_tokens"] = 5.into();
+        (path.to_owned(), body)
+    };
+    for (path, body) in [body("/v1/chat/completions"), body("/v1/messages")] {
+        let mut answer = house.call(&path, &body).await;
+        let read = until(&mut answer, "; position 1; expected to begin at 20").await;
+        assert!(read.contains("; it is next, when a job that runs now ends\n\n"), "{path}: {read}");
+    }
+    let mut answer = house.call("/v1/chat/completions", &body("").1).await;
+    assert_eq!(answer.headers()["foreman-position"], "1");
+    assert!(answer.headers()["foreman-eta"].to_str().unwrap().ends_with('Z'));
+    cancel(&house, &running).await;
+    until(&mut answer, "[DONE]").await;
+    let answer = house.call("/v1/chat/completions", &body("").1).await;
+    let waited: u64 = answer.headers()["foreman-wait-ms"].to_str().unwrap().parse().unwrap();
+    assert!(waited < 30_000 && !answer.headers().contains_key("foreman-position"));
+}

@@ -24,6 +24,7 @@ use super::following::{FollowError, Following};
 use super::hang_ups::Guard;
 use super::stored::{self, Ended, Outcome, Stored};
 use crate::app::Shared;
+use crate::forecasts::{Prospect, QueuedJob};
 use crate::watch::{Until, WaitPermit, Waited};
 
 /// The longest time for which a call waits. Its job has expired by then.
@@ -74,6 +75,9 @@ pub(crate) struct Call {
     waiting: Option<Waiting>,
     sign_at: Instant,
     signs_every: Duration,
+    asked_at: Instant,
+    /// How long it had waited when its first attempt began.
+    waited: Option<Duration>,
 }
 
 /// Shows the count from the start, at 0.
@@ -118,6 +122,8 @@ impl Call {
             waiting: Some(Waiting::begin()),
             sign_at: Instant::now() + signs.first_after,
             signs_every: signs.every,
+            asked_at: Instant::now(),
+            waited: None,
             app,
         };
         call.listen();
@@ -135,6 +141,20 @@ impl Call {
 
     pub(crate) fn job(&self) -> JobId {
         self.expected.job()
+    }
+
+    /// How long the call had waited when its first attempt began. `None` before that.
+    pub(crate) fn waited(&self) -> Option<Duration> {
+        self.waited
+    }
+
+    /// What is known of the call while it waits. `model` is as Ollama compares it.
+    pub(crate) async fn prospect(&mut self, model: &str) -> Prospect {
+        let (job, client, model) = (self.job(), self.client, model.to_owned());
+        let made = i64::try_from(job.timestamp_ms()).ok().and_then(DateTime::from_timestamp_millis);
+        let eligible_at = made.unwrap_or_default();
+        let waiting = QueuedJob { job, client, model, eligible_at, is_retry: false };
+        self.app.prospect_of(&waiting).await
     }
 
     /// Postgres' time.
@@ -230,6 +250,7 @@ impl Call {
 
     /// Begins to follow an attempt. If that fails, the call waits for the next attempt or for the end in Postgres.
     async fn follow(&mut self, place: Place) -> Option<News> {
+        self.waited.get_or_insert(self.asked_at.elapsed());
         match self.open(&place).await {
             Ok(following) => self.source = Source::Worker(following, place),
             Err(error) => {

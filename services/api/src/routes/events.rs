@@ -9,14 +9,17 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use foreman_store::{ClientId, JobHistory, JobId};
+use foreman_webhook::rfc3339;
 use futures_util::stream::{self, Stream, StreamExt};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
 
-use super::show;
+use super::{job, show};
 use crate::access::auth::Caller;
 use crate::app::{App, Shared};
 use crate::describe::schema;
+use crate::forecasts::{Prospect, QueuedJob};
 use crate::http::outgoing::{self, Outgoing};
 use crate::http::path::JobPath;
 use crate::http::sse::{self, HEARTBEAT_EVERY, LONGEST};
@@ -26,10 +29,14 @@ use crate::watch::{Until, WaitPermit, Waited};
 /// The time between two attempts to send events when the client's share of memory has no room for them.
 const ROOM_POLL: Duration = Duration::from_secs(2);
 
+/// The time between two looks at where a job that waits stands.
+const TELL_EVERY: Duration = Duration::from_secs(2);
+
 /// Shows a job's history, or follows it.
 ///
 /// With `Accept: text/event-stream` events come as they happen: `id` is the `seq`, `data` the body of the webhook, and none
-/// has a name, so that `EventSource` hands them to `onmessage`. The stream ends after the last event of the job, after
+/// has a name, so that `EventSource` hands them to `onmessage`. While the job waits, events named `waiting`, without an id,
+/// tell its `position`, `eta` and `waiting_for` when they change. The stream ends after the last event of the job, after
 /// 15 minutes, and when this process stops. A client that comes back with `Last-Event-ID` misses nothing.
 #[utoipa::path(
     get,
@@ -98,7 +105,10 @@ async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Res
     }
     drop(permit);
     let until = Instant::now() + LONGEST;
-    let mut follower = Follower { app, caller, id, owner, wait_permit, last, has_ended: false, until };
+    let (waiting, told) = (None, Prospect::default());
+    let mut follower =
+        Follower { app, caller, id, owner, wait_permit, last, has_ended: false, until, waiting, told };
+    follower.look_whether_it_waits().await;
     // Write the first events before the head is sent, so that a client without room for them gets a refusal, and no stream
     // without events.
     let begun = follower.write(sse::COME_BACK, &history)?;
@@ -117,11 +127,17 @@ struct Follower {
     /// Whether the last event that was sent ended the job.
     has_ended: bool,
     until: Instant,
+    /// The job, while it waits.
+    waiting: Option<QueuedJob>,
+    /// What was told last of it.
+    told: Prospect,
 }
 
 /// The result of one wait for events.
 enum News {
     Events(JobHistory),
+    /// Where the job stands now.
+    Told(Bytes),
     /// No event yet.
     Silence,
     /// No more events will come from this process.
@@ -147,8 +163,12 @@ impl Follower {
             return None;
         }
         match self.news().await {
+            News::Told(bytes) => return Some(bytes),
             News::Events(history) => match self.write("", &history) {
-                Ok(bytes) => return Some(bytes),
+                Ok(bytes) => {
+                    self.look_whether_it_waits().await;
+                    return Some(bytes);
+                }
                 // The client's share has no room for these events. They are read again a moment later.
                 Err(_) if Instant::now() < self.until => sleep(ROOM_POLL).await,
                 Err(_) => return None,
@@ -175,9 +195,49 @@ impl Follower {
 
     /// Waits for the next events and reads them. The wait begins with a look at the job, so no event is lost between the read
     /// before and this wait.
-    async fn news(&self) -> News {
-        let deadline = self.until.min(Instant::now() + HEARTBEAT_EVERY);
-        match self.wait_permit.wait(self.owner, self.id, Until::After(self.last), deadline).await {
+    async fn news(&mut self) -> News {
+        let heartbeat = self.until.min(Instant::now() + HEARTBEAT_EVERY);
+        loop {
+            let deadline = match &self.waiting {
+                Some(_) => heartbeat.min(Instant::now() + TELL_EVERY),
+                None => heartbeat,
+            };
+            let waited = self.wait_permit.wait(self.owner, self.id, Until::After(self.last), deadline).await;
+            if waited != Waited::TimedOut {
+                return self.reached(waited).await;
+            }
+            if let Some(told) = self.tell().await {
+                return News::Told(told);
+            }
+            if Instant::now() >= heartbeat {
+                return self.reached(waited).await;
+            }
+        }
+    }
+
+    /// Where the job stands, if it waits and that has changed.
+    async fn tell(&mut self) -> Option<Bytes> {
+        let prospect = self.app.prospect_of(self.waiting.as_ref()?).await;
+        if !prospect.differs(&self.told) {
+            return None;
+        }
+        let data = json!({
+            "position": prospect.position,
+            "eta": prospect.eta.map(rfc3339),
+            "waiting_for": prospect.waiting_for,
+        });
+        self.told = prospect;
+        Some(format!("event: waiting\ndata: {data}\n\n").into())
+    }
+
+    /// Learns whether the job waits. Without an answer nothing is told of its place.
+    async fn look_whether_it_waits(&mut self) {
+        let job = job::view(&self.app, self.caller, self.id).await.ok().flatten();
+        self.waiting = job.as_ref().and_then(QueuedJob::of);
+    }
+
+    async fn reached(&self, waited: Waited) -> News {
+        match waited {
             Waited::Reached { .. } => {
                 let Ok(_permit) = self.app.reads.permit_midway(self.caller.client).await else {
                     return News::End;

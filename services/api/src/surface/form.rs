@@ -7,11 +7,13 @@
 use axum::http::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use foreman_ollama::{Route, SyncBody, error_text, no_embeddings};
+use foreman_ollama::{ModelName, Route, SyncBody, error_text, no_embeddings};
 use foreman_store::JobId;
+use foreman_webhook::rfc3339;
 use serde_json::{Value, json};
 
 use super::{Surface, error};
+use crate::forecasts::Prospect;
 use crate::refusal::Refusal;
 
 /// OpenAI's own libraries send it.
@@ -25,6 +27,8 @@ pub(crate) struct Form {
     stream: bool,
     /// As the caller wrote it.
     model: String,
+    /// The same as Ollama compares it.
+    canonical: String,
     /// The helpers of OpenAI's libraries (`responses.stream`) take no event before `response.created`, and no event about a
     /// response with another id. Such a caller is shown comments, which count as signs for its time-out. Others, such as Codex,
     /// count only events.
@@ -37,8 +41,15 @@ impl Form {
             route: body.route,
             stream: body.stream,
             model: body.model.clone(),
+            canonical: ModelName::parse(&body.model)
+                .map_or_else(|_| body.model.clone(), |name| name.as_str().to_owned()),
             takes_only_ollamas_events: headers.contains_key(OPENAIS_LIBRARY),
         }
+    }
+
+    /// The model as Ollama compares it.
+    pub(crate) fn canonical(&self) -> &str {
+        &self.canonical
     }
 
     pub(crate) fn streams(&self) -> bool {
@@ -56,7 +67,7 @@ impl Form {
     }
 
     /// A sign of life: shows the caller that its call is alive.
-    pub(crate) fn sign(&self, job: JobId, runs: bool, now: DateTime<Utc>) -> Bytes {
+    pub(crate) fn sign(&self, job: JobId, runs: bool, prospect: &Prospect, now: DateTime<Utc>) -> Bytes {
         if !self.stream {
             // JSON may begin with white space.
             return Bytes::from_static(b" ");
@@ -70,8 +81,8 @@ impl Form {
             Route::Generate => {
                 line(&json!({"model": self.model, "created_at": created_at, "response": "", "done": false}))
             }
-            Route::ChatCompletions | Route::Completions => comment(),
-            Route::Responses if self.takes_only_ollamas_events => comment(),
+            Route::ChatCompletions | Route::Completions => comment(prospect),
+            Route::Responses if self.takes_only_ollamas_events => comment(prospect),
             // Never a stream.
             Route::Embed | Route::Embeddings | Route::OpenAiEmbeddings => Bytes::new(),
             Route::Responses => {
@@ -85,7 +96,15 @@ impl Form {
                     &json!({"type": kind, "sequence_number": 0, "response": self.response(job, status, now)}),
                 )
             }
-            Route::Messages => event("ping", &json!({"type": "ping"})),
+            Route::Messages => {
+                let ping = event("ping", &json!({"type": "ping"}));
+                // The ping is the sign of life. A comment follows only where it tells something.
+                if *prospect == Prospect::default() {
+                    ping
+                } else {
+                    [ping, comment(prospect)].concat().into()
+                }
+            }
         }
     }
 
@@ -176,8 +195,20 @@ impl Form {
     }
 }
 
-fn comment() -> Bytes {
-    Bytes::from_static(b": waiting\n\n")
+/// A comment, which clients leave out, for people who look at the stream.
+fn comment(prospect: &Prospect) -> Bytes {
+    let Prospect { position, eta, waiting_for } = prospect;
+    let mut text = ": waiting".to_owned();
+    if let Some(position) = position {
+        text += &format!("; position {position}");
+    }
+    if let Some(eta) = eta {
+        text += &format!("; expected to begin at {}", rfc3339(*eta));
+    }
+    if let Some(why) = waiting_for {
+        text += &format!("; {}", why.replace(['\n', '\r'], " "));
+    }
+    (text + "\n\n").into()
 }
 
 fn line(value: &Value) -> Bytes {

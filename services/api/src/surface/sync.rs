@@ -13,12 +13,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use foreman_live::{End, Head};
 use foreman_ollama::{Purpose, Route, SyncBody};
+use foreman_webhook::rfc3339;
 use futures_util::stream;
 use tracing::{Instrument, Span};
 
 use super::form::Form;
 use crate::access::auth::Caller;
 use crate::app::Shared;
+use crate::forecasts::Prospect;
 use crate::http::body::{self, Bounded};
 use crate::http::observe;
 use crate::http::prefer;
@@ -29,6 +31,13 @@ use crate::routes::job;
 
 /// The job of a sync call.
 const FOREMAN_JOB: HeaderName = HeaderName::from_static("foreman-job");
+
+/// How long the call had waited when its attempt began, in milliseconds. Only where the head comes after that.
+const WAIT_MS: HeaderName = HeaderName::from_static("foreman-wait-ms");
+
+/// Where the call stood when its head went out with the first sign of life.
+const POSITION: HeaderName = HeaderName::from_static("foreman-position");
+const ETA: HeaderName = HeaderName::from_static("foreman-eta");
 
 /// OpenAI's clients obey it above the status. A call that Foreman has tried already must not come again by itself.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -91,18 +100,43 @@ pub(crate) async fn call(
 async fn answer(mut call: Call, form: Form) -> Response {
     match call.next().await {
         News::Head(head) => {
+            let waited = call.waited();
             let body = Answer { call, form, began: Began::WithHead };
-            relay(&head, body.into_body())
+            let mut response = relay(&head, body.into_body());
+            if let Some(waited) = waited {
+                tell(&mut response, WAIT_MS, &waited.as_millis().to_string());
+            }
+            response
         }
         News::StillWaiting { runs } => {
             let content_type = HeaderValue::from_static(form.content_type());
-            let sign = form.sign(call.job(), runs, call.now());
+            let prospect = prospect(&mut call, &form, runs).await;
+            let sign = form.sign(call.job(), runs, &prospect, call.now());
             let body = Answer { call, form, began: Began::WithSign(Some(sign)) };
-            (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], body.into_body()).into_response()
+            let mut response =
+                (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], body.into_body()).into_response();
+            if let Some(position) = prospect.position {
+                tell(&mut response, POSITION, &position.to_string());
+            }
+            if let Some(eta) = prospect.eta {
+                tell(&mut response, ETA, &rfc3339(eta));
+            }
+            response
         }
         News::End(end) => never_to_repeat(refusal(&end).into_response()),
         // A head comes before every piece.
         News::Piece(_) => Refusal::internal().into_response(),
+    }
+}
+
+/// What is known of a call that waits. Nothing of one that runs.
+async fn prospect(call: &mut Call, form: &Form, runs: bool) -> Prospect {
+    if runs { Prospect::default() } else { call.prospect(form.canonical()).await }
+}
+
+fn tell(response: &mut Response, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::try_from(value) {
+        response.headers_mut().insert(name, value);
     }
 }
 
@@ -203,7 +237,8 @@ impl Answer {
                     _ => return Some(Ok(bytes)),
                 },
                 News::StillWaiting { runs } => {
-                    return Some(Ok(self.form.sign(self.call.job(), runs, self.call.now())));
+                    let prospect = prospect(&mut self.call, &self.form, runs).await;
+                    return Some(Ok(self.form.sign(self.call.job(), runs, &prospect, self.call.now())));
                 }
                 News::End(end) => return self.ended(&end),
             }
