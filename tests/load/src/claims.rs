@@ -108,7 +108,7 @@ impl<'a> Claims<'a> {
 /// with 10,000, so that few jobs are of many clients and models, too.
 const WITH_JOBS: &str = "
     WITH numbered AS MATERIALIZED (
-        SELECT n, n * 7919 % 10000 AS person FROM generate_series(0, JOBS - 1) AS n
+        SELECT n, n % 10000 * 7919 % 10000 AS person FROM generate_series(0, JOBS - 1) AS n
     ), new_job AS (
         SELECT (left(replace(ulid_floor(date_trunc('day', now(), 'UTC'))::text, '-', ''), 12) || lpad(to_hex(n), 20, '0'))::uuid AS id,
                lpad(to_hex(person % 200 + 1), 32, '0')::uuid AS client_id, 'user ' || person AS user_name,
