@@ -18,6 +18,7 @@ mod connection;
 mod contexts;
 mod cpu;
 mod deliver;
+mod eta;
 mod gpu;
 mod isolation;
 mod measure;
@@ -36,6 +37,7 @@ use calls::Calls;
 use claims::Claims;
 use contexts::Contexts;
 use deliver::Deliver;
+use eta::Eta;
 use gpu::Gpu;
 use isolation::Isolation;
 use measure::{Row, Sample, Scenario};
@@ -89,6 +91,8 @@ enum Name {
     Idle,
     /// A job a second, alone and then beside another client or user who has queued thousands.
     Flood,
+    /// Jobs that come at random and ask when they begin: how well that holds.
+    Eta,
     /// A worker beside a short and a long queue of many clients and users: what a claim costs Postgres.
     Claims,
     /// Webhooks to healthy receivers, alone and then beside receivers that hang or drip.
@@ -146,6 +150,7 @@ async fn report(
         Name::Contexts => Contexts::new(cluster, scale).measure(contenders).await,
         Name::Gpu => gpu.mixed(contenders).await,
         Name::Idle => gpu.idle(contenders, repeats).await,
+        Name::Eta => Eta::new(cluster, scale).measure(contenders).await,
         Name::Flood => gpu.beside_flood(contenders).await,
         Name::Claims => Claims::new(cluster, scale).measure(contenders, repeats).await,
         Name::Isolation => Isolation::start(cluster, scale)?.measure(contenders, repeats).await,

@@ -26,7 +26,8 @@ const REST_TIMES: u32 = 49;
 /// The longest time between two forecasts. Apis take none for true that is much older.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
-/// A run ahead ends after this time, and tells what it has found. A thousand jobs take a tenth of it.
+/// A run ahead ends after this time, and tells what it has found. A thousand jobs of a few groups take a tenth of it; with
+/// hundreds of groups it ends before so many.
 const AT_MOST: Duration = Duration::from_millis(200);
 
 /// Foretell nothing while more groups wait than this: each costs a look into the index.

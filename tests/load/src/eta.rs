@@ -1,0 +1,139 @@
+//! Whether the time that a waiting job is told holds: jobs of several clients and models come at random, each asks once when
+//! it is expected to begin, and then its begin is looked up.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use chrono::{DateTime, Utc};
+use foreman_store::Seal;
+use foreman_tests::{Cluster, Db, within};
+use futures_util::future::try_join_all;
+use ollama_sim::{Config, Sim};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+use tokio::time::{sleep, sleep_until};
+
+use crate::Scale;
+use crate::programs::Programs;
+use crate::services::{Api, Worker, models_are_known};
+
+const CLIENTS: usize = 4;
+/// A tenth of what models take that load within 5 to 20 s.
+const LOADS: [u64; 5] = [500, 800, 1_200, 1_600, 2_000];
+const RUNS: std::ops::Range<u64> = 20..500;
+/// On average. Half of what the GPU could run without loads.
+const BETWEEN_JOBS: f64 = 0.5;
+/// A forecast is made once a second.
+const ASKS_AFTER: Duration = Duration::from_millis(1_500);
+/// Who waits less does not ask for long.
+const MIN_WAIT: f64 = 1.0;
+/// The workload is drawn from this seed.
+const SEED: u64 = 7;
+/// Longer than any machine needs.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+pub(crate) struct Eta<'a> {
+    cluster: &'a Cluster,
+    jobs: usize,
+}
+
+/// What a job was told, and when it asked.
+struct Told {
+    id: String,
+    asked_at: DateTime<Utc>,
+    eta: Option<DateTime<Utc>>,
+}
+
+impl<'a> Eta<'a> {
+    pub(crate) fn new(cluster: &'a Cluster, scale: &Scale) -> Self {
+        Self { cluster, jobs: scale.mixed }
+    }
+
+    pub(crate) async fn measure(&self, contenders: &[Programs]) -> anyhow::Result<String> {
+        let mut table = String::from(
+            "\n| when a job begins | jobs | of those that waited a second more, were told a time | median error | within a factor of two | aim |\n\
+             |---|---:|---:|---:|---:|---|\n",
+        );
+        for programs in contenders {
+            let (waited, mut errors) = self.errors(programs).await.with_context(|| programs.to_string())?;
+            errors.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
+            let median = errors.get(errors.len() / 2).map_or(0.0, |error| error.0);
+            let near = errors.iter().filter(|(_, factor)| (0.5..=2.0).contains(factor)).count();
+            writeln!(
+                table,
+                "| {programs} | {} | {} of {waited} | {:.0} % | {:.0} % | 25 %, 90 % |",
+                self.jobs,
+                errors.len(),
+                median * 100.0,
+                near as f64 * 100.0 / errors.len().max(1) as f64,
+            )?;
+        }
+        Ok(table)
+    }
+
+    /// How many jobs still waited for long when they asked, and of those that were told a time: the error as a part of the
+    /// wait, and the wait that was told as a part of it.
+    async fn errors(&self, programs: &Programs) -> anyhow::Result<(usize, Vec<(f64, f64)>)> {
+        let mut config = Config { max_queue: 10_000, ..Config::default() }
+            .models(["model-0", "model-1", "model-2", "model-3", "model-4"]);
+        for (model, load) in LOADS.into_iter().enumerate() {
+            config = config.slow_load(&format!("model-{model}"), Duration::from_millis(load));
+        }
+        let sim = Sim::start(config).await.context("the simulator cannot listen")?;
+        let db = Db::on(self.cluster).await;
+        let api = Api::with_keys(programs, &db).await;
+        let worker = Worker::start(programs, &db, &sim.url(), 1);
+        models_are_known(&db).await;
+        let mut keys = Vec::new();
+        for client in 0..CLIENTS {
+            keys.push(db.store.create_client(&Seal::new(&[7; 32]), &client.to_string(), false).await?.key);
+        }
+        let http = reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?;
+        let (mut random, mut at, began) = (StdRng::seed_from_u64(SEED), Duration::ZERO, Instant::now());
+        let jobs = (0..self.jobs).map(|number| {
+            at += Duration::from_secs_f64(-random.random::<f64>().max(1e-9).ln() * BETWEEN_JOBS);
+            let (model, run) = (random.random_range(0..LOADS.len()), random.random_range(RUNS));
+            let prompt = format!("{number} sim:tokens=1 sim:prompt-delay={run}ms");
+            let body = json!({"model": format!("model-{model}"), "prompt": prompt}).to_string();
+            (began + at, &keys[random.random_range(0..CLIENTS)], body)
+        });
+        let asks = async |(at, key, body): (Instant, &String, String)| -> anyhow::Result<Told> {
+            sleep_until(at.into()).await;
+            let url = format!("http://{}/jobs", api.address);
+            let answer = http.post(&url).bearer_auth(key).body(body).send().await?;
+            ensure!(answer.status() == 202, "{}", answer.text().await?);
+            let answer: Value = serde_json::from_str(&answer.text().await?)?;
+            let id = answer["job_id"].as_str().context("a job without an id")?.to_owned();
+            sleep(ASKS_AFTER).await;
+            let job = http.get(format!("{url}/{id}")).bearer_auth(key).send().await?.text().await?;
+            let job: Value = serde_json::from_str(&job)?;
+            let eta = job["eta"].as_str().map(str::parse).transpose()?;
+            Ok(Told { id, asked_at: Utc::now(), eta })
+        };
+        let told = try_join_all(jobs.collect::<Vec<_>>().into_iter().map(asks)).await?;
+        within(PATIENCE, "the end of every job", async || {
+            let ended: i64 = db.value("SELECT count(*) FROM job_done WHERE state = 'done'").await;
+            if usize::try_from(ended).is_ok_and(|ended| ended == self.jobs) { Ok(()) } else { Err(ended) }
+        })
+        .await;
+        worker.has_no_complaints()?;
+        let (mut waited, mut errors) = (0, Vec::new());
+        for Told { id, asked_at, eta } in told {
+            let id: foreman_store::JobId = id.parse()?;
+            let began = format!("SELECT loading_at FROM job_done WHERE job_id = '{}'", id.uuid());
+            let began: DateTime<Utc> = db.value(&began).await;
+            let wait = (began - asked_at).as_seconds_f64();
+            if wait < MIN_WAIT {
+                continue;
+            }
+            waited += 1;
+            if let Some(eta) = eta {
+                let told = (eta - asked_at).as_seconds_f64();
+                errors.push(((told - wait).abs() / wait, told / wait));
+            }
+        }
+        Ok((waited, errors))
+    }
+}
