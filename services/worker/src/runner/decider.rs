@@ -52,8 +52,6 @@ pub(super) struct Decider {
     gpu: GpuClock,
     first_come: FirstCome<(DateTime<Utc>, JobId), Key>,
     idle: IdleMeter,
-    /// When the last load began.
-    load_began: Instant,
     /// For jobs that do not name a number of attempts.
     max_attempts: i16,
     /// Decided, but not returned to the floor yet.
@@ -103,7 +101,6 @@ impl Decider {
             gpu: GpuClock::new(now),
             first_come: FirstCome::default(),
             idle: IdleMeter::default(),
-            load_began: now,
             max_attempts,
             actions: Vec::new(),
         }
@@ -193,7 +190,7 @@ impl Decider {
             slots: self.ledger.occupancy().1,
             gpu: self.gpu.clone(),
             residency: self.host.residency().clone(),
-            loading: self.host.loading().map(|runner| (Key::clone(runner), self.load_began)),
+            loading: self.host.loading(),
             running: self.ledger.running(),
             held: self.ledger.held(),
         })
@@ -367,11 +364,7 @@ impl Decider {
             self.plan.is_loaded(&job.runner, now);
             return Loading::NotNeeded;
         }
-        let loading = self.host.load(&job.runner, |key| self.plan.waits_since(key), now);
-        if matches!(loading, Loading::New { .. }) {
-            self.load_began = now;
-        }
-        loading
+        self.host.load(&job.runner, |key| self.plan.waits_since(key), now)
     }
 
     fn needs_no_load(&self, key: &Key, runs_on: RunsOn, now: Instant) -> bool {

@@ -15,8 +15,8 @@ use crate::scheduling::residency::Residency;
 pub(super) struct Host {
     is_up: bool,
     residency: Residency,
-    /// The key whose load is under way.
-    loading: Option<Key>,
+    /// The key whose load is under way, and since when.
+    loading: Option<(Key, Instant)>,
     loaded_last: Option<Key>,
     vanished: Vanished,
     pause: Pause,
@@ -63,16 +63,16 @@ impl Host {
 
     /// Whether the load under way is for this key.
     pub(super) fn loads(&self, key: &Key) -> bool {
-        self.loading.as_ref() == Some(key)
+        self.loading.as_ref().is_some_and(|(loading, _)| loading == key)
     }
 
     pub(super) fn residency(&self) -> &Residency {
         &self.residency
     }
 
-    /// The key whose load is under way.
-    pub(super) fn loading(&self) -> Option<&Key> {
-        self.loading.as_ref()
+    /// The key whose load is under way, and since when.
+    pub(super) fn loading(&self) -> Option<(Key, Instant)> {
+        self.loading.clone()
     }
 
     /// Whether jobs may begin on this host now.
@@ -103,10 +103,10 @@ impl Host {
         waits_since: impl Fn(&Key) -> Option<Instant>,
         now: Instant,
     ) -> Loading {
-        if self.loading.as_ref() == Some(key) {
+        if self.loads(key) {
             return Loading::UnderWay;
         }
-        if self.loading.replace(Key::clone(key)).is_some() {
+        if self.loading.replace((Key::clone(key), now)).is_some() {
             // Nobody knows what the load that it replaces has left.
             self.residency.lost();
         }
@@ -115,20 +115,20 @@ impl Host {
 
     /// A load has succeeded, and Ollama lists these models. Returns whether the load before it was for another key.
     pub(super) fn loaded(&mut self, key: Key, listed: &[RunningModel], now: Instant) -> bool {
-        self.loading.take_if(|loading| *loading == key);
+        self.loading.take_if(|(loading, _)| *loading == key);
         let is_switch = self.loaded_last.replace(Key::clone(&key)).is_some_and(|last| last != key);
         self.residency.loaded(key, listed, now);
         is_switch
     }
 
     pub(super) fn load_failed(&mut self, key: &Key) {
-        self.loading.take_if(|loading| loading == key);
+        self.loading.take_if(|(loading, _)| loading == key);
         self.residency.lost();
     }
 
     /// Gives up the load under way unless it `is_wanted`. The floor then closes its connection to Ollama.
     pub(super) fn keep_load_if(&mut self, is_wanted: impl FnOnce(&Key) -> bool) {
-        if self.loading.as_ref().is_some_and(|key| !is_wanted(key)) {
+        if self.loading.as_ref().is_some_and(|(key, _)| !is_wanted(key)) {
             self.loading = None;
             self.residency.lost();
         }
