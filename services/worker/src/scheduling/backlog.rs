@@ -128,8 +128,9 @@ impl Backlog {
         queues.filter_map(|queue| queue.line.first()).map(|(had, _)| *had).min()
     }
 
-    /// Learns what a claim of at most `limit` jobs brought: for each job, for which offer, and its id. Lower bounds rise, and a group that gave fewer jobs than its offer asked for is removed. If a newer scan has
-    /// arrived meanwhile, the claim changes nothing: the scan may have found jobs that the claim could not see.
+    /// Learns what a claim of at most `limit` jobs brought: for each job, for which offer, and its id. Lower bounds rise,
+    /// and a group that gave fewer jobs than its offer asked for is removed. If a newer scan has arrived meanwhile, the
+    /// claim changes nothing: the scan may have found jobs that the claim could not see.
     pub(crate) fn claimed(
         &mut self,
         base: &Key,

@@ -123,7 +123,7 @@ impl Plan {
     /// A scan found ready jobs in these groups, and in no others.
     pub(crate) fn scanned(&mut self, groups: Vec<Group>, now: Instant) {
         self.work.scanned(groups);
-        let waiting = self.waiting(self.rotation.turn().is_some_and(|runner| self.work.has(runner)));
+        let waiting = self.waiting(self.goes_on(&[]));
         self.rotation.line_up(&waiting, now);
         let weight = |client: &ClientId| (*client, self.work.fairness.weight(*client));
         self.division.scanned(self.rotation.clients().map(weight), now);
@@ -216,8 +216,7 @@ impl Plan {
         self.work.ended(charge, more);
     }
 
-    /// What others are told of the plan. `held` gives client and runner
-    /// of each held job.
+    /// What others are told of the plan. `held` gives client and runner of each held job.
     pub(crate) fn publication(&self, held: impl Iterator<Item = (ClientId, Key)>, now: Instant) -> HostPlan {
         let runners = self.estimates.all().take(MAX_PUBLISHED);
         let contexts = self.work.contexts.all().take(MAX_PUBLISHED);
@@ -277,6 +276,12 @@ impl Plan {
                 || !self.waiting(false).is_empty())
     }
 
+    /// Whether the runner that has the turn has work. A held job is work too.
+    fn goes_on(&self, held: &[Waits<ClientId, Key>]) -> bool {
+        let is_held = |runner: &Key| held.iter().any(|waits| waits.key == *runner);
+        self.rotation.turn().is_some_and(|runner| is_held(runner) || self.work.has(runner))
+    }
+
     /// What each client waits for on the GPU, as far as this host does not leave it to others. `goes_on` tells whether the
     /// runner that has the turn has work.
     fn waiting(&self, goes_on: bool) -> Vec<Waits<ClientId, Key>> {
@@ -312,8 +317,7 @@ impl Plan {
     ) -> Next<ClientId, Key> {
         let held: Vec<_> = held.map(|(client, key)| Waits { client, key, sync: false }).collect();
         let turn = self.rotation.turn().cloned();
-        let is_held = |runner: &Key| held.iter().any(|waits| waits.key == *runner);
-        let goes_on = turn.as_ref().is_some_and(|runner| is_held(runner) || self.work.has(runner));
+        let goes_on = self.goes_on(&held);
         let (work, neighbours, estimates) = (&self.work, &self.neighbours, &self.estimates);
         let here = || turn.iter().chain(&self.resident);
         let waiting = || {

@@ -155,12 +155,12 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         }
         let waiting = waiting();
         self.line_up(&waiting, now);
-        let is_loaded = |key: &K| self.has_turn(key) || gpu.resident.contains(key);
+        let is_loaded = |waits: &&Waits<C, K>| !self.needs_load(&waits.key, &gpu);
         let next = self.next_in_line(&waiting, &standing);
         let next_key = next.as_ref().map(|(_, key)| key);
-        let loaded: Vec<_> = waiting.iter().filter(|waits| is_loaded(&waits.key)).cloned().collect();
-        let goes_on = turn.is_some() || !loaded.is_empty();
+        let goes_on = turn.is_some() || waiting.iter().any(|waits| is_loaded(&waits));
         if goes_on && self.why_it_stays(next_key, &waiting, &gpu, now).is_some() {
+            let loaded: Vec<_> = waiting.iter().filter(is_loaded).cloned().collect();
             return match (self.next_in_line(&loaded, &standing), turn) {
                 (Some((_, key)), Some(turn)) if key == turn => Next::Stay(turn),
                 (Some((client, key)), _) => Next::Resident { client, key },
@@ -182,17 +182,21 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         gpu: &Gpu<'_, K>,
         now: Instant,
     ) -> Option<Stays> {
-        let needs_load = |key: &K| !self.has_turn(key) && !gpu.resident.contains(key);
-        let mut others = waiting.iter().filter(|waits| needs_load(&waits.key)).peekable();
+        let mut others = waiting.iter().filter(|waits| self.needs_load(&waits.key, gpu)).peekable();
         if others.peek().is_none() {
             return Some(Stays::NobodyElseWaits);
         }
-        if next.is_none_or(|next| !needs_load(next)) {
+        if next.is_none_or(|next| !self.needs_load(next, gpu)) {
             return Some(Stays::WantedNext);
         }
         let load_share =
             if others.any(|waits| waits.sync) { LOAD_SHARE_FOR_CALLERS } else { self.load_share };
         (!self.is_over(load_share, gpu, now)).then_some(Stays::WithinQuantum)
+    }
+
+    /// Whether a runner must be loaded for its next claim. The one that has the turn is loaded, or being loaded.
+    fn needs_load(&self, key: &K, gpu: &Gpu<'_, K>) -> bool {
+        !self.has_turn(key) && !gpu.resident.contains(key)
     }
 
     /// These clients wait for these runners.

@@ -1,7 +1,8 @@
 //! Sends webhooks. Each round looks which lanes have something due, [chooses](choice) how much of each to claim, claims it,
 //! and [starts](start) an [attempt] for each delivery. The [settler] writes the reports of the attempts.
 //!
-//! A claim is leased, numbered and counted before a byte goes out, though it does not wait for the disk. No transaction is ever open while we talk to a receiver.
+//! A claim is leased, numbered and counted before a byte goes out, though it does not wait for the disk. No transaction is
+//! ever open while we talk to a receiver.
 
 mod lane_memory;
 

@@ -20,8 +20,7 @@ impl Plan {
     pub(super) fn turns(&self, held: impl Iterator<Item = (ClientId, Key)>, now: Instant) -> HostTurns {
         let held: Vec<_> = held.map(|(client, key)| Waits { client, key, sync: false }).collect();
         let turn = self.rotation.turn();
-        let goes_on =
-            turn.is_some_and(|runner| held.iter().any(|waits| waits.key == *runner) || self.work.has(runner));
+        let goes_on = self.goes_on(&held);
         let waiting = [self.waiting(goes_on), held].concat();
         let gpu = Gpu { resident: &self.resident, is_busy: false, estimates: &self.estimates };
         let standing = |client: &ClientId| self.work.fairness.standing(*client);

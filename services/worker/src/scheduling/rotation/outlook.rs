@@ -78,7 +78,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         let mut coming: Vec<LaterTurn<C, K>> = Vec::new();
         for round in 0..rounds {
             for (nth, client) in clients.iter().enumerate() {
-                let needs_load = |key: &&&K| !self.has_turn(key) && !gpu.resident.contains(**key);
+                let needs_load = |key: &&&K| self.needs_load(key, gpu);
                 let Some(key) = keys[*client].get(round).filter(needs_load) else { continue };
                 if coming.len() == at_most {
                     return coming;
