@@ -11,7 +11,6 @@ mod host;
 mod ledger;
 mod standing;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -33,7 +32,7 @@ use crate::scheduling::first_come::FirstCome;
 use crate::scheduling::gpu_clock::GpuClock;
 use crate::scheduling::key::{Key, RunsOn};
 use crate::scheduling::plan::forecast::Start;
-use crate::scheduling::plan::{Capacity, Order, Plan};
+use crate::scheduling::plan::{self, Capacity, Order, Plan};
 use crate::scheduling::rotation::Next;
 use claims::{Claims, Question, Reply};
 use host::Host;
@@ -284,15 +283,17 @@ impl Decider {
 
     fn claimed(&mut self, order: &Order, spell: &Spell, claimed: Vec<Claimed>, now: Instant) {
         let charges = self.plan.claimed(order, &claimed, now);
-        if order.runs_on == RunsOn::Gpu {
-            self.count_first_come_loads(&claimed);
-        }
         // A job that its claim began is recorded as `working`. If its model must be loaded after all, that would not
         // be true, so the job goes back.
         let is_loaded = self.needs_no_load(&order.runner, order.runs_on, now);
         let may_begin = self.right(now).is_some() && spell.goes_on() && is_loaded;
         for (job, charge) in claimed.into_iter().zip(charges) {
-            match Job::new(job, charge, order, spell, self.max_attempts) {
+            // Jobs whose load key this version cannot read are never offered.
+            let load_key = plan::read(&job.load_key);
+            if let Some(load_key) = load_key.as_ref().filter(|_| order.runs_on == RunsOn::Gpu) {
+                self.count_first_come_loads(&job, load_key);
+            }
+            match Job::new(job, load_key.as_deref(), charge, order, spell, self.max_attempts) {
                 // These jobs have begun, so they run even if their key has lost the turn meanwhile.
                 Ok(job) if job.leave == Leave::Begun && may_begin => self.begin(job, now),
                 Ok(job) if job.leave == Leave::Begun => self.settle(job.not_begun()),
@@ -302,14 +303,10 @@ impl Decider {
         }
     }
 
-    fn count_first_come_loads(&mut self, claimed: &[Claimed]) {
-        for job in claimed {
-            // Jobs whose load key this version cannot read are never offered.
-            let Ok(key) = job.load_key.parse().map(Arc::new) else { continue };
-            let place = (job.eligible_at, job.lease.job_id);
-            counter!(FIRST_COME_LOADS.name)
-                .increment(self.first_come.claimed(place, self.plan.straight(&key)));
-        }
+    fn count_first_come_loads(&mut self, job: &Claimed, load_key: &Key) {
+        let place = (job.eligible_at, job.lease.job_id);
+        let loads = self.first_come.claimed(place, self.plan.straight(load_key));
+        counter!(FIRST_COME_LOADS.name).increment(loads);
     }
 
     /// Hands back a lease from a claim whose answer never arrived.

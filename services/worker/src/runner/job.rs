@@ -57,9 +57,10 @@ pub(crate) enum Body {
 }
 
 impl Job {
-    /// Makes a job of a claimed row. A row whose route this version does not know leaves at once as a failed job.
+    /// Makes a job of a claimed row, whose load key was read. A row whose route this version does not know leaves at once as a failed job.
     pub(crate) fn new(
         claimed: Claimed,
+        load_key: Option<&LoadKey>,
         charge: Charge,
         order: &Order,
         spell: &Spell,
@@ -76,8 +77,7 @@ impl Job {
                 return Err(Box::new(JobWithEnding { lease, past, ending, used, model_label, charge }));
             }
         };
-        let asks_for = claimed.load_key.parse::<LoadKey>().map(|key| key.context());
-        let rewrite = asks_for.ok().and_then(|context| Contexts::rewrite(order.runner.context(), context));
+        let rewrite = load_key.and_then(|key| Contexts::rewrite(order.runner.context(), key.context()));
         Ok(Self {
             lease: claimed.lease,
             attempt: claimed.attempt,
