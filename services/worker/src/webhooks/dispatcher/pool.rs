@@ -75,8 +75,6 @@ pub(super) struct Part {
     pool: Pool,
     lane: CountedLane,
     amount: u64,
-    /// Whether an attempt failed with it.
-    has_failed: bool,
 }
 
 impl Limits {
@@ -205,7 +203,7 @@ impl Pool {
     /// Takes a part, also where it is larger than the room left.
     pub(super) fn take(&self, lane: CountedLane, amount: u64) -> Part {
         self.tally().add(&self.limits, &lane, amount, Instant::now());
-        Part { pool: self.clone(), lane, amount, has_failed: false }
+        Part { pool: self.clone(), lane, amount }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -232,21 +230,10 @@ fn by_client(lanes: &[CountedLane], first: usize) -> Vec<VecDeque<usize>> {
     lines
 }
 
-impl Part {
-    /// Gives it back after an attempt that has failed.
-    pub(super) fn has_failed(mut self) {
-        self.has_failed = true;
-    }
-}
-
 impl Drop for Part {
     fn drop(&mut self) {
         self.pool.tally().subtract(&self.pool.limits, &self.lane, self.amount, Instant::now());
-        if self.has_failed {
-            self.pool.freed.tell_later(self.lane.lane);
-        } else {
-            self.pool.freed.tell(self.lane.lane);
-        }
+        self.pool.freed.tell(self.lane.lane);
     }
 }
 

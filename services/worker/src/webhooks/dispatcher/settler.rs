@@ -13,7 +13,6 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::attempt::Attempted;
-use super::pool::Part;
 use super::{ATTEMPT_SECONDS, DELIVERIES, GATHER_FOR, LAG_SECONDS, UNDER_LOAD};
 use crate::alone::Alone;
 use crate::stale::STALE_WRITES;
@@ -36,7 +35,7 @@ pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>
             batch.drain(..).map(|attempted| (attempted.report, (attempted.lag, attempted.seat))).unzip();
         let under_load = reports.len() >= UNDER_LOAD;
         match settler.write(&reports, &lags, Tries::default()).await {
-            Ok(()) => reports.iter().zip(seats).for_each(|(report, seat)| give_back(report, seat)),
+            Ok(()) => drop(seats),
             Err(Unwritten::EndOfGrace) => return Ok(()),
             Err(Unwritten::Refused(refused)) => {
                 background_error!(TASK, refused, reports = reports.len(), "reports of webhooks were refused");
@@ -106,13 +105,6 @@ impl Settler {
                 () = self.worker.shutdown.hard().cancelled() => return Err(Unwritten::EndOfGrace),
             }
         }
-    }
-}
-
-fn give_back(report: &DeliveryReport, seat: Option<Part>) {
-    match seat {
-        Some(seat) if report.outcome != DeliveryOutcome::Delivered => seat.has_failed(),
-        _ => {}
     }
 }
 
