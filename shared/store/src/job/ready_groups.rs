@@ -2,6 +2,8 @@
 //!
 //! Must never read every ready job: the cost of a look is the number of groups.
 
+use uuid::Uuid;
+
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ClientId, JobId};
@@ -18,6 +20,29 @@ pub struct ReadyGroup {
     pub sync: bool,
     /// The oldest job that was seen in the group.
     pub lowest: JobId,
+}
+
+/// Groups as Postgres takes them: one array for each column.
+struct Columns<'a> {
+    load_keys: Vec<&'a str>,
+    clients: Vec<Uuid>,
+    users: Vec<&'a str>,
+    priorities: Vec<i16>,
+    syncs: Vec<bool>,
+    lower_bounds: Vec<Uuid>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(groups: impl Iterator<Item = &'a ReadyGroup> + Clone) -> Self {
+        Self {
+            load_keys: groups.clone().map(|group| group.load_key.as_str()).collect(),
+            clients: groups.clone().map(|group| group.client.uuid()).collect(),
+            users: groups.clone().map(|group| group.user.as_str()).collect(),
+            priorities: groups.clone().map(|group| group.priority).collect(),
+            syncs: groups.clone().map(|group| group.sync).collect(),
+            lower_bounds: groups.map(|group| group.lowest.uuid()).collect(),
+        }
+    }
 }
 
 impl Store {
@@ -62,12 +87,7 @@ impl Store {
     /// Those of the `known` groups that still have ready jobs. Each look begins at the group's `lowest` job, so that
     /// it skips the index entries of jobs long gone. It sees neither other groups nor older jobs.
     pub async fn ready_groups_at(&self, known: &[ReadyGroup]) -> Result<Vec<ReadyGroup>, StoreError> {
-        let load_keys: Vec<_> = known.iter().map(|group| group.load_key.as_str()).collect();
-        let clients: Vec<_> = known.iter().map(|group| group.client.uuid()).collect();
-        let users: Vec<_> = known.iter().map(|group| group.user.as_str()).collect();
-        let priorities: Vec<_> = known.iter().map(|group| group.priority).collect();
-        let syncs: Vec<_> = known.iter().map(|group| group.sync).collect();
-        let bounds: Vec<_> = known.iter().map(|group| group.lowest.uuid()).collect();
+        let columns = Columns::of(known.iter());
         let groups = sqlx::query_as!(
             ReadyGroup,
             r#"-- ready_groups_at
@@ -83,12 +103,12 @@ impl Store {
                   AND r.job_id >= known.lower_bound AND r.expires_at > clock_timestamp()
                 ORDER BY r.job_id LIMIT 1
             ) AS ready"#,
-            &load_keys as &[&str], // $1 load_key
-            &clients,              // $2 client_id
-            &users as &[&str],     // $3 user_name
-            &priorities,           // $4 priority
-            &syncs,                // $5 sync
-            &bounds,               // $6 lower_bound
+            &columns.load_keys as &[&str], // $1 load_key
+            &columns.clients,              // $2 client_id
+            &columns.users as &[&str],     // $3 user_name
+            &columns.priorities,           // $4 priority
+            &columns.syncs,                // $5 sync
+            &columns.lower_bounds,         // $6 lower_bound
         )
         .fetch_all(self.once())
         .await?;
@@ -104,13 +124,7 @@ impl Store {
     ) -> Result<Vec<(usize, JobId)>, StoreError> {
         let of = |group: &(ReadyGroup, usize)| i32::try_from(group.1).unwrap_or(i32::MAX);
         let at_most: Vec<i32> = groups.iter().map(of).collect();
-        let groups = || groups.iter().map(|(group, _)| group);
-        let load_keys: Vec<_> = groups().map(|group| group.load_key.as_str()).collect();
-        let clients: Vec<_> = groups().map(|group| group.client.uuid()).collect();
-        let users: Vec<_> = groups().map(|group| group.user.as_str()).collect();
-        let priorities: Vec<_> = groups().map(|group| group.priority).collect();
-        let syncs: Vec<_> = groups().map(|group| group.sync).collect();
-        let bounds: Vec<_> = groups().map(|group| group.lowest.uuid()).collect();
+        let columns = Columns::of(groups.iter().map(|(group, _)| group));
         // `sync` is given as a range and leads the order, because only the index of the claim has that order. With an
         // equality the primary key would have it too, and Postgres might read all jobs of the client for it.
         let rows = sqlx::query!(
@@ -125,13 +139,13 @@ impl Store {
                   AND r.job_id >= asked.lower_bound AND r.expires_at > clock_timestamp()
                 ORDER BY r.sync DESC, r.job_id LIMIT asked.at_most
             ) AS ready"#,
-            &load_keys as &[&str], // $1 load_key
-            &clients,              // $2 client_id
-            &users as &[&str],     // $3 user_name
-            &priorities,           // $4 priority
-            &syncs,                // $5 sync
-            &bounds,               // $6 lower_bound
-            &at_most,              // $7 at_most
+            &columns.load_keys as &[&str], // $1 load_key
+            &columns.clients,              // $2 client_id
+            &columns.users as &[&str],     // $3 user_name
+            &columns.priorities,           // $4 priority
+            &columns.syncs,                // $5 sync
+            &columns.lower_bounds,         // $6 lower_bound
+            &at_most,                      // $7 at_most
         )
         .fetch_all(self.once())
         .await?;
