@@ -70,6 +70,11 @@ impl ModelName {
         &self.0
     }
 
+    /// The name in the form in which Ollama compares names; what is no name, as it is written.
+    pub fn canonical(written: &str) -> String {
+        Self::parse(written).map_or_else(|_| written.to_owned(), |name| name.0)
+    }
+
     /// Whether Ollama sends this model's requests to its cloud, so that they never use the GPU of the host.
     pub fn is_cloud(&self) -> bool {
         let tag = self.0.rsplit_once(':').map_or("", |(_, tag)| tag);

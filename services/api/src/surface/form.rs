@@ -41,8 +41,7 @@ impl Form {
             route: body.route,
             stream: body.stream,
             model: body.model.clone(),
-            canonical: ModelName::parse(&body.model)
-                .map_or_else(|_| body.model.clone(), |name| name.as_str().to_owned()),
+            canonical: ModelName::canonical(&body.model),
             takes_only_ollamas_events: headers.contains_key(OPENAIS_LIBRARY),
         }
     }
