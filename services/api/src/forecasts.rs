@@ -4,6 +4,7 @@
 //! Must never tell something that nobody has told: what is not known is left out.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,9 @@ use foreman_store::{
     ClientId, Forecast, ForeseenGroup, HeldBack, JobId, JobState, JobView, PublishedForecast, Store,
 };
 use foreman_webhook::rfc3339;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use crate::intake::inventory::{Inventory, Readiness};
+use crate::shared_reading::SharedReading;
 
 /// A reading is used for this long. Hosts tell something new once a second.
 const USE_FOR: Duration = Duration::from_millis(500);
@@ -31,8 +31,7 @@ const DRAINED: &str = "an operator has drained every host that has the model";
 /// Reads the forecasts when somebody asks and the last reading is too old.
 pub(crate) struct Forecasts {
     store: Store,
-    /// Locked during a reading, so that all requests that wait for the lock get this reading.
-    last: Mutex<Option<(Instant, Arc<Reading>)>>,
+    last: SharedReading<Reading>,
 }
 
 /// What the hosts foretell.
@@ -91,24 +90,23 @@ impl Prospect {
 
 impl Forecasts {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, last: Mutex::default() }
+        Self { store, last: SharedReading::new(USE_FOR, 0) }
     }
 
     /// What the hosts foretell now. Nothing if that cannot be read: a job is shown without it.
     pub(crate) async fn read(&self) -> Arc<Reading> {
-        let mut last = self.last.lock().await;
-        if let Some((_, reading)) = last.as_ref().filter(|(read_at, _)| read_at.elapsed() < USE_FOR) {
-            return Arc::clone(reading);
-        }
-        let now = self.store.clock().now();
-        let read = stalls::round("forecasts", stalls::USUAL, self.store.forecasts()).await;
-        let published = read.unwrap_or_else(|error| {
-            background_error!("forecasts", error, "jobs are shown without position and eta");
-            Vec::new()
-        });
-        let fresh = published.into_iter().filter(|published| now - published.at < MAX_AGE);
-        let reading = Arc::new(Reading(fresh.map(Host::new).collect()));
-        Arc::clone(&last.insert((Instant::now(), reading)).1)
+        let read = async {
+            let now = self.store.clock().now();
+            let read = stalls::round("forecasts", stalls::USUAL, self.store.forecasts()).await;
+            let published = read.unwrap_or_else(|error| {
+                background_error!("forecasts", error, "jobs are shown without position and eta");
+                Vec::new()
+            });
+            let fresh = published.into_iter().filter(|published| now - published.at < MAX_AGE);
+            Ok::<_, Infallible>(Reading(fresh.map(Host::new).collect()))
+        };
+        let Ok(reading) = self.last.get(read).await;
+        reading
     }
 }
 
@@ -152,8 +150,7 @@ impl QueuedJob {
         (job.state == JobState::Queued).then(|| Self {
             job: job.id,
             client: job.client,
-            model: ModelName::parse(&job.model)
-                .map_or_else(|_| job.model.clone(), |name| name.as_str().to_owned()),
+            model: ModelName::canonical(&job.model),
             eligible_at: job.eligible_at,
             is_retry: job.attempt > 0,
         })

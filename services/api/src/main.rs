@@ -15,6 +15,7 @@ mod live;
 mod queue;
 mod refusal;
 mod routes;
+mod shared_reading;
 mod surface;
 mod watch;
 mod workers;

@@ -1,5 +1,4 @@
-//! Reads the whole queue once for all requests that ask for it. A reading takes longer the longer the queue is. It must not
-//! cost the database more when more clients ask.
+//! The whole queue, as all requests that ask for it share it. A reading takes longer the longer the queue is.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,8 +6,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use foreman_store::{ClientId, HostPlan, HostTurns, QueueClient, QueueShare, Store, StoreError};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+
+use crate::shared_reading::SharedReading;
 
 /// A reading is used for at least this long. Nobody needs a newer one.
 const MIN_USE: Duration = Duration::from_secs(1);
@@ -20,10 +19,16 @@ const REST: u32 = 19;
 /// The queue as it was at one moment, and the hosts as they were at another one.
 #[derive(Debug, Clone)]
 pub(crate) struct QueueReading {
-    /// When the shares were read.
-    pub(crate) as_of: DateTime<Utc>,
-    pub(crate) shares: Arc<Vec<QueueShare>>,
+    pub(crate) jobs: Arc<Jobs>,
     pub(crate) hosts: Arc<Hosts>,
+}
+
+/// The jobs that wait and run.
+#[derive(Debug)]
+pub(crate) struct Jobs {
+    /// When they were read.
+    pub(crate) as_of: DateTime<Utc>,
+    pub(crate) shares: Vec<QueueShare>,
 }
 
 /// What the hosts tell.
@@ -39,53 +44,28 @@ pub(crate) struct Hosts {
 /// any time, however long the queue is.
 pub(crate) struct QueueReader {
     store: Store,
-    shares: Kept<Vec<QueueShare>>,
-    hosts: Kept<Hosts>,
-}
-
-/// The last reading of something. Locked during a reading, so that all requests that wait for the lock get this reading.
-struct Kept<T>(Mutex<Option<Reading<T>>>);
-
-struct Reading<T> {
-    as_of: DateTime<Utc>,
-    value: Arc<T>,
-    use_until: Instant,
+    jobs: SharedReading<Jobs>,
+    hosts: SharedReading<Hosts>,
 }
 
 impl QueueReader {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, shares: Kept(Mutex::default()), hosts: Kept(Mutex::default()) }
+        Self { store, jobs: SharedReading::new(MIN_USE, REST), hosts: SharedReading::new(MIN_USE, REST) }
     }
 
     pub(crate) async fn read(&self) -> Result<QueueReading, StoreError> {
-        let now = || self.store.clock().now();
-        let (as_of, shares) = self.shares.read(now, self.store.queue()).await?;
+        let read_jobs = async {
+            let as_of = self.store.clock().now();
+            Ok::<_, StoreError>(Jobs { as_of, shares: self.store.queue().await? })
+        };
+        let jobs = self.jobs.get(read_jobs).await?;
         let read_hosts = async {
             let plans = self.store.host_plans().await?;
-            let clients = self.store.queue_clients(&clients(&shares, &plans)).await?;
-            Ok(Hosts { plans, clients })
+            let clients = self.store.queue_clients(&clients(&jobs.shares, &plans)).await?;
+            Ok::<_, StoreError>(Hosts { plans, clients })
         };
-        let (_, hosts) = self.hosts.read(now, read_hosts).await?;
-        Ok(QueueReading { as_of, shares, hosts })
-    }
-}
-
-impl<T> Kept<T> {
-    /// The value, and when it was read.
-    async fn read(
-        &self,
-        now: impl FnOnce() -> DateTime<Utc>,
-        read: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<(DateTime<Utc>, Arc<T>), StoreError> {
-        let mut last = self.0.lock().await;
-        if let Some(reading) = last.as_ref().filter(|reading| Instant::now() < reading.use_until) {
-            return Ok((reading.as_of, Arc::clone(&reading.value)));
-        }
-        let (began, as_of) = (Instant::now(), now());
-        let value = Arc::new(read.await?);
-        let use_until = Instant::now() + MIN_USE.max(began.elapsed() * REST);
-        *last = Some(Reading { as_of, value: Arc::clone(&value), use_until });
-        Ok((as_of, value))
+        let hosts = self.hosts.get(read_hosts).await?;
+        Ok(QueueReading { jobs, hosts })
     }
 }
 

@@ -101,10 +101,10 @@ struct Viewer<'a> {
 )]
 pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Response, Refusal> {
     let reading = app.queue.read().await?;
-    let models = reading.shares.chunk_by(|one, other| one.model == other.model);
+    let models = reading.jobs.shares.chunk_by(|one, other| one.model == other.model);
     let viewer = Viewer { app: &app, caller, reading: &reading };
     let queue = Queue {
-        as_of: rfc3339(reading.as_of),
+        as_of: rfc3339(reading.jobs.as_of),
         models: models.map(|shares| model(&app, caller, shares, &reading.hosts.plans)).collect(),
         hosts: reading.hosts.plans.iter().map(|(host, plan)| turns::host(&viewer, host, plan)).collect(),
         clients: viewer.clients(),

@@ -40,7 +40,7 @@ pub(crate) struct ClientPart {
 }
 
 pub(super) fn part(client: &QueueClient, reading: &QueueReading) -> ClientPart {
-    let jobs = || reading.shares.iter().filter(|share| share.client == client.client);
+    let jobs = || reading.jobs.shares.iter().filter(|share| share.client == client.client);
     let turns = || reading.hosts.plans.iter().map(|(_, plan)| &plan.turns);
     let all: f64 = turns().map(|turns| turns.gpu_seconds).sum();
     let own: Vec<_> =
