@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::measure::median_and_slow;
 use crate::programs::Programs;
-use crate::services::{Api, Worker, models_are_known};
+use crate::services::{Api, Worker, http_client, models_are_known};
 use crate::{Scale, backend, server, workload};
 
 /// Requests per second.
@@ -94,7 +94,7 @@ impl<'a> Calls<'a> {
         let worker = Worker::start(programs, &db, &self.ollama, SLOTS);
         let api = Api::start(programs, &db).await;
         models_are_known(&db).await;
-        let client = reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?;
+        let client = http_client()?;
         let urls = [format!("{}/api/chat", self.ollama), format!("http://{}/api/chat", api.address)];
         for url in &urls {
             for _ in 0..WARM_UP {

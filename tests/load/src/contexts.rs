@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::measure::{median_and_slow, millis};
 use crate::programs::Programs;
-use crate::services::{Api, Worker, models_are_known};
+use crate::services::{Api, Worker, http_client, models_are_known};
 use crate::{Scale, workload};
 
 /// How many different contexts are named, from [`SHORTEST`] to [`LONGEST`].
@@ -122,7 +122,7 @@ impl<'a> Contexts<'a> {
 
     async fn direct(&self) -> anyhow::Result<Seen> {
         let sim = ollama().await?;
-        let client = client()?;
+        let client = http_client()?;
         self.seen(&sim, |request| call(client.clone(), sim.url(), request)).await
     }
 
@@ -131,7 +131,7 @@ impl<'a> Contexts<'a> {
         let worker = Worker::start(programs, &db, &sim.url(), SLOTS);
         let api = Api::start(programs, &db).await;
         models_are_known(&db).await;
-        let (client, url) = (client()?, format!("http://{}", api.address));
+        let (client, url) = (http_client()?, format!("http://{}", api.address));
         let ask = async |request: Request| {
             if request.is_call() {
                 call(client.clone(), url.clone(), request).await
@@ -175,10 +175,6 @@ async fn ollama() -> anyhow::Result<Sim> {
         ..Config::default()
     };
     Sim::start(config).await.context("the simulator cannot listen")
-}
-
-fn client() -> anyhow::Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?)
 }
 
 async fn call(client: reqwest::Client, url: String, request: Request) -> anyhow::Result<Value> {

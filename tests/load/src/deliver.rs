@@ -16,7 +16,7 @@ use hyper::Response;
 use crate::backend::{Backend, Counter};
 use crate::measure::{Sample, Scenario};
 use crate::programs::Programs;
-use crate::services::{SECRET, Worker};
+use crate::services::{SECRET, Worker, http_client};
 use crate::{Scale, cpu, server, workload};
 
 const RECEIVERS: usize = 20;
@@ -108,7 +108,7 @@ impl Scenario for Deliver<'_> {
     }
 
     async fn baseline(&self) -> anyhow::Result<Sample> {
-        let client = reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?;
+        let client = http_client()?;
         let secrets: Arc<[SigningSecret]> = [SigningSecret::parse(SECRET)?].into();
         // The average length of the four webhooks of these jobs.
         let body = Bytes::from("x".repeat(450));

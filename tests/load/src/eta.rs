@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use chrono::{DateTime, Utc};
-use foreman_store::Seal;
-use foreman_tests::{Cluster, Db, within};
+use foreman_tests::{Cluster, Db};
 use futures_util::future::try_join_all;
-use ollama_sim::{Config, Sim};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::time::{sleep, sleep_until};
 
 use crate::Scale;
+use crate::gpu::ollama;
+use crate::measure::median;
 use crate::programs::Programs;
-use crate::services::{Api, Worker, models_are_known};
+use crate::services::{Api, Worker, all_are_done, http_client, models_are_known, new_client};
 
 const CLIENTS: usize = 4;
 /// A tenth of what models take that load within 5 to 20 s.
@@ -31,8 +31,6 @@ const ASKS_AFTER: Duration = Duration::from_millis(1_500);
 const MIN_WAIT: f64 = 1.0;
 /// The workload is drawn from this seed.
 const SEED: u64 = 7;
-/// Longer than any machine needs.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) struct Eta<'a> {
     cluster: &'a Cluster,
@@ -57,9 +55,8 @@ impl<'a> Eta<'a> {
              |---|---:|---:|---:|---:|---|\n",
         );
         for programs in contenders {
-            let (waited, mut errors) = self.errors(programs).await.with_context(|| programs.to_string())?;
-            errors.sort_unstable_by(|one, other| one.0.total_cmp(&other.0));
-            let median = errors.get(errors.len() / 2).map_or(0.0, |error| error.0);
+            let (waited, errors) = self.errors(programs).await.with_context(|| programs.to_string())?;
+            let median = median(errors.iter().map(|(error, _)| *error).collect()).unwrap_or_default();
             let near = errors.iter().filter(|(_, factor)| (0.5..=2.0).contains(factor)).count();
             writeln!(
                 table,
@@ -76,21 +73,16 @@ impl<'a> Eta<'a> {
     /// How many jobs still waited for long when they asked, and of those that were told a time: the error as a part of the
     /// wait, and the wait that was told as a part of it.
     async fn errors(&self, programs: &Programs) -> anyhow::Result<(usize, Vec<(f64, f64)>)> {
-        let mut config = Config { max_queue: 10_000, ..Config::default() }
-            .models(["model-0", "model-1", "model-2", "model-3", "model-4"]);
-        for (model, load) in LOADS.into_iter().enumerate() {
-            config = config.slow_load(&format!("model-{model}"), Duration::from_millis(load));
-        }
-        let sim = Sim::start(config).await.context("the simulator cannot listen")?;
+        let sim = ollama(1, LOADS).await?;
         let db = Db::on(self.cluster).await;
         let api = Api::with_keys(programs, &db).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
         models_are_known(&db).await;
         let mut keys = Vec::new();
         for client in 0..CLIENTS {
-            keys.push(db.store.create_client(&Seal::new(&[7; 32]), &client.to_string(), false).await?.key);
+            keys.push(new_client(&db, &client.to_string()).await?.1);
         }
-        let http = reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?;
+        let http = http_client()?;
         let (mut random, mut at, began) = (StdRng::seed_from_u64(SEED), Duration::ZERO, Instant::now());
         let jobs = (0..self.jobs).map(|number| {
             at += Duration::from_secs_f64(-random.random::<f64>().max(1e-9).ln() * BETWEEN_JOBS);
@@ -113,11 +105,7 @@ impl<'a> Eta<'a> {
             Ok(Told { id, asked_at: Utc::now(), eta })
         };
         let told = try_join_all(jobs.collect::<Vec<_>>().into_iter().map(asks)).await?;
-        within(PATIENCE, "the end of every job", async || {
-            let ended: i64 = db.value("SELECT count(*) FROM job_done WHERE state = 'done'").await;
-            if usize::try_from(ended).is_ok_and(|ended| ended == self.jobs) { Ok(()) } else { Err(ended) }
-        })
-        .await;
+        all_are_done(&db, self.jobs).await;
         worker.has_no_complaints()?;
         let (mut waited, mut errors) = (0, Vec::new());
         for Told { id, asked_at, eta } in told {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use foreman_store::{JobId, JobRequest, Seal};
+use foreman_store::{JobId, JobRequest};
 use foreman_tests::{Cluster, Db, within};
 use futures_util::future::try_join_all;
 use ollama_sim::{Config, Log, Sim};
@@ -16,9 +16,9 @@ use serde_json::json;
 use tokio::time::sleep_until;
 
 use crate::Scale;
-use crate::measure::millis;
+use crate::measure::{median, millis};
 use crate::programs::Programs;
-use crate::services::{Api, Worker, models_are_known};
+use crate::services::{Api, Worker, all_are_done, http_client, models_are_known, new_client};
 
 const MODELS: usize = 5;
 const CLIENTS: usize = 4;
@@ -100,9 +100,13 @@ impl<'a> Gpu<'a> {
                     ours.push(self.busy(programs, run, jobs).await?);
                 }
             }
-            let direct = median(direct);
+            let direct = median(direct).unwrap_or_default();
             for (programs, ours) in contenders.iter().zip(ours) {
-                writeln!(table, "| {programs} | {run} ms | {direct:.3} | {:.3} | {aim} |", median(ours))?;
+                writeln!(
+                    table,
+                    "| {programs} | {run} ms | {direct:.3} | {:.3} | {aim} |",
+                    median(ours).unwrap_or_default()
+                )?;
             }
         }
         Ok(table)
@@ -164,15 +168,15 @@ impl<'a> Gpu<'a> {
         workload: &[Planned],
         resident: usize,
     ) -> anyhow::Result<Seen> {
-        let (sim, db) = (ollama(resident).await?, Db::on(self.cluster).await);
+        let (sim, db) = (ollama(resident, LOADS).await?, Db::on(self.cluster).await);
         let api = Api::with_keys(programs, &db).await;
         let worker = Worker::with_models(programs, &db, &sim.url(), 1, resident);
         models_are_known(&db).await;
         let mut keys = Vec::new();
         for client in 0..CLIENTS {
-            keys.push(db.store.create_client(&Seal::new(&[7; 32]), &client.to_string(), false).await?.key);
+            keys.push(new_client(&db, &client.to_string()).await?.1);
         }
-        let (http, began) = (client()?, Instant::now());
+        let (http, began) = (http_client()?, Instant::now());
         let submit = async |(number, job): (usize, &Planned)| {
             sleep_until((began + job.at).into()).await;
             let asked = http.post(format!("http://{}/jobs", api.address)).bearer_auth(&keys[job.client]);
@@ -181,7 +185,7 @@ impl<'a> Gpu<'a> {
             Ok(())
         };
         try_join_all(workload.iter().enumerate().map(submit)).await?;
-        all_ended(&db, workload.len()).await;
+        all_are_done(&db, workload.len()).await;
         let makespan = ended_after(&sim, began);
         worker.has_no_complaints()?;
         let mut waits: BTreeMap<usize, Vec<Duration>> = BTreeMap::new();
@@ -201,26 +205,26 @@ impl<'a> Gpu<'a> {
 
     /// The share of the time in which the GPU had a job, from the first job to the last.
     async fn busy(&self, programs: &Programs, run: u64, jobs: usize) -> anyhow::Result<f64> {
-        let (sim, db) = (ollama(1).await?, Db::on(self.cluster).await);
+        let (sim, db) = (ollama(1, LOADS).await?, Db::on(self.cluster).await);
         let job = |number| db.job(JobRequest { body: flooding(number, run), ..request(&db) });
         db.accept_all(&(0..jobs).map(job).collect::<Vec<_>>()).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
-        all_ended(&db, jobs).await;
+        all_are_done(&db, jobs).await;
         worker.has_no_complaints()?;
         Ok(busy_share(&sim.log()))
     }
 
     /// How long the jobs of one client, or user, take that sends one a second, while another one has `flood` in the queue.
     async fn victim(&self, programs: &Programs, flood: usize, is_client: bool) -> anyhow::Result<String> {
-        let (sim, db) = (ollama(1).await?, Db::on(self.cluster).await);
+        let (sim, db) = (ollama(1, LOADS).await?, Db::on(self.cluster).await);
         let api = Api::with_keys(programs, &db).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
         models_are_known(&db).await;
         let mut keys = Vec::new();
         for name in ["greedy", "single"] {
-            keys.push(db.store.create_client(&Seal::new(&[7; 32]), name, false).await?.key);
+            keys.push(new_client(&db, name).await?.1);
         }
-        let http = client()?;
+        let http = http_client()?;
         let post = async |path: &str, key: &str, user: &str, body: String| {
             let asked = http.post(format!("http://{}{path}", api.address)).bearer_auth(key);
             let answer = asked.header("x-foreman-user", user).body(body).send().await?.error_for_status()?;
@@ -262,7 +266,7 @@ impl<'a> Gpu<'a> {
 }
 
 async fn direct(workload: &[Planned], resident: usize) -> anyhow::Result<Seen> {
-    let (sim, http, began) = (ollama(resident).await?, client()?, Instant::now());
+    let (sim, http, began) = (ollama(resident, LOADS).await?, http_client()?, Instant::now());
     let ask = async |(number, job): (usize, &Planned)| {
         sleep_until((began + job.at).into()).await;
         let answer =
@@ -281,7 +285,7 @@ async fn direct(workload: &[Planned], resident: usize) -> anyhow::Result<Seen> {
 
 /// One request after the other, as a client without a queue would send them.
 async fn busy_direct(run: u64, jobs: usize) -> anyhow::Result<f64> {
-    let (sim, http) = (ollama(1).await?, client()?);
+    let (sim, http) = (ollama(1, LOADS).await?, http_client()?);
     for number in 0..jobs {
         let asked = http.post(format!("{}/api/generate", sim.url())).body(flooding(number, run));
         asked.send().await?.error_for_status()?.bytes().await?;
@@ -289,17 +293,14 @@ async fn busy_direct(run: u64, jobs: usize) -> anyhow::Result<f64> {
     Ok(busy_share(&sim.log()))
 }
 
-async fn ollama(resident: usize) -> anyhow::Result<Sim> {
+/// An Ollama with five models, each of which takes so many milliseconds to load.
+pub(crate) async fn ollama(resident: usize, loads: [u64; MODELS]) -> anyhow::Result<Sim> {
     let mut config = Config { max_loaded: resident, max_queue: 100_000, ..Config::default() }
         .models(["model-0", "model-1", "model-2", "model-3", "model-4"]);
-    for (model, load) in LOADS.into_iter().enumerate() {
+    for (model, load) in loads.into_iter().enumerate() {
         config = config.slow_load(&format!("model-{model}"), Duration::from_millis(load));
     }
     Sim::start(config).await.context("the simulator cannot listen")
-}
-
-fn client() -> anyhow::Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?)
 }
 
 fn body(number: usize, job: &Planned, is_job: bool) -> String {
@@ -326,18 +327,6 @@ fn request(db: &Db) -> JobRequest {
         path: "/api/generate".to_owned(),
         ..db.request()
     }
-}
-
-async fn all_ended(db: &Db, jobs: usize) {
-    within(PATIENCE, "the end of every job", async || {
-        let ended: i64 = db.value("SELECT count(*) FROM job_done WHERE state = 'done'").await;
-        if usize::try_from(ended).is_ok_and(|ended| ended == jobs) {
-            Ok(())
-        } else {
-            Err(format!("{ended} of {jobs}"))
-        }
-    })
-    .await;
 }
 
 /// How long after this moment the last run ended.
@@ -392,11 +381,6 @@ fn line(
         seen.jain,
     )?;
     Ok(())
-}
-
-fn median(mut shares: Vec<f64>) -> f64 {
-    shares.sort_unstable_by(f64::total_cmp);
-    shares.get(shares.len() / 2).copied().unwrap_or_default()
 }
 
 fn at(sorted: &[Duration], quantile: f64) -> Duration {

@@ -87,7 +87,7 @@ fn middle(samples: &[Sample]) -> Sample {
 }
 
 /// The lower one of the two middle values, if there are two.
-fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> Option<T> {
+pub(crate) fn median<T: PartialOrd + Copy>(mut values: Vec<T>) -> Option<T> {
     values.sort_by(|a, b| a.partial_cmp(b).expect("what is measured is a number"));
     values.get(values.len().checked_sub(1)? / 2).copied()
 }

@@ -18,7 +18,7 @@ use reqwest::StatusCode;
 
 use crate::measure::median_and_slow;
 use crate::programs::Programs;
-use crate::services::{Api, Worker, complaints, models_are_known};
+use crate::services::{Api, Worker, complaints, http_client, models_are_known};
 use crate::{Scale, backend, server, workload};
 
 /// Jobs per second. Each has four events.
@@ -144,7 +144,7 @@ impl<'a> Quiet<'a> {
     ) -> anyhow::Result<()> {
         let count = usize::try_from(rate)? * usize::try_from(length.as_secs())?;
         let pause = Duration::from_secs(1) / rate;
-        let client = reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?;
+        let client = http_client()?;
 
         let url = format!("{}/api/chat", self.ollama);
         let ask = |job: usize| {

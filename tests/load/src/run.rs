@@ -10,7 +10,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::backend::Backend;
 use crate::measure::{Sample, Scenario};
 use crate::programs::Programs;
-use crate::services::Worker;
+use crate::services::{Worker, http_client};
 use crate::{Scale, cpu, workload};
 
 const SLOTS: usize = 64;
@@ -43,7 +43,7 @@ impl Scenario for Run<'_> {
     }
 
     async fn baseline(&self) -> anyhow::Result<Sample> {
-        let client = reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?;
+        let client = http_client()?;
         let url = format!("{}/api/chat", self.backend.url);
         let body = bytes::Bytes::from(workload::ollama_body());
         let began = Instant::now();

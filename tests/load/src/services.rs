@@ -1,12 +1,42 @@
 //! The services under load, with the default settings of production, except their addresses.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
-use foreman_tests::{Db, Process, eventually, free_port, http};
+use foreman_store::{ClientId, Seal};
+use foreman_tests::{Db, Process, eventually, free_port, http, within};
 
 use crate::programs::Programs;
 
 /// Signs the webhooks.
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Longer than any machine needs for the jobs of a turn.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A client that asks as quickly as it can, and asks nobody else.
+pub(crate) fn http_client() -> anyhow::Result<reqwest::Client> {
+    Ok(reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?)
+}
+
+/// A new client of an api whose callers have keys, and its key.
+pub(crate) async fn new_client(db: &Db, name: &str) -> anyhow::Result<(ClientId, String)> {
+    let made = db.store.create_client(&Seal::new(&[7; 32]), name, false).await?;
+    Ok((made.client, made.key))
+}
+
+/// Waits until so many jobs are done.
+pub(crate) async fn all_are_done(db: &Db, jobs: usize) {
+    within(PATIENCE, "the end of every job", async || {
+        let done: i64 = db.value("SELECT count(*) FROM job_done WHERE state = 'done'").await;
+        if usize::try_from(done).is_ok_and(|done| done == jobs) {
+            Ok(())
+        } else {
+            Err(format!("{done} of {jobs}"))
+        }
+    })
+    .await;
+}
 
 /// A `foreman-api` that is ready.
 pub(crate) struct Api {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use foreman_store::{ClientId, Completion, Exit, JobId, JobRequest, Seal};
+use foreman_store::{ClientId, Completion, Exit, JobId, JobRequest};
 use foreman_tests::{Cluster, Db};
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use crate::accept::publish_model;
 use crate::measure::millis;
 use crate::programs::Programs;
-use crate::services::Api;
+use crate::services::{Api, new_client};
 use crate::{Scale, workload};
 
 /// How many connections of the greedy client list its jobs.
@@ -86,8 +86,8 @@ impl<'a> Shares<'a> {
         let db = Db::on(self.cluster).await;
         publish_model(&db).await;
         let api = Api::with_keys(programs, &db).await;
-        let (greedy, greedy_key) = client(&db, "greedy").await?;
-        let (_, other_key) = client(&db, "other").await?;
+        let (greedy, greedy_key) = new_client(&db, "greedy").await?;
+        let (_, other_key) = new_client(&db, "other").await?;
         let large = large_artifact(&db, greedy).await?;
         workload::accept(&db, self.queued, |_, request| JobRequest { client: greedy, ..request }).await;
 
@@ -108,11 +108,6 @@ impl<'a> Shares<'a> {
         let ([submit_alone, show_alone], [submit_beside, show_beside]) = (alone, beside);
         Ok([("`POST /jobs`", submit_alone, submit_beside), ("`GET /jobs/{id}`", show_alone, show_beside)])
     }
-}
-
-async fn client(db: &Db, name: &str) -> anyhow::Result<(ClientId, String)> {
-    let made = db.store.create_client(&Seal::new(&[7; 32]), name, false).await?;
-    Ok((made.client, made.key))
 }
 
 /// A job of this client with a large artifact, for slow readers.
