@@ -6,6 +6,7 @@ pub(crate) mod worker;
 pub(crate) mod host;
 pub(crate) mod host_row;
 pub(crate) mod drain;
+pub(crate) mod unload;
 pub(crate) mod host_intent;
 pub(crate) mod host_plan;
 pub(crate) mod host_turns;

@@ -46,6 +46,7 @@ pub use fleet::host_row::HostRow;
 pub use fleet::host_turns::{GpuPart, HostTurns, NextTurn, Why};
 pub use fleet::inventory::{Inventory, KnownModel};
 pub use fleet::stream::{Place, StreamAddress};
+pub use fleet::unload::Unload;
 pub use fleet::worker::{OwnLease, Renewal};
 pub use gauges::{DeliveryBacklog, ModelBacklog};
 pub use id::{ApiId, ClientId, DeliveryId, EndpointId, InvalidId, JobId, LaneId, LeaseNo, WorkerId};

@@ -17,6 +17,7 @@ mod rooms;
 mod schema;
 mod silence;
 mod time;
+mod unloading;
 mod usage;
 mod users;
 mod waking;

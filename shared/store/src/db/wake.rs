@@ -39,7 +39,7 @@ pub enum Topic {
     Inventory,
     /// The known models of a host have changed: the api reads them. Or a host has come or gone: the others look.
     Published,
-    /// A host may be free: a worker that stands by takes it. Or a host was drained or resumed: its holder looks.
+    /// A host may be free: a worker that stands by takes it. Or an operator asks something of a host: its holder looks.
     Host,
 }
 

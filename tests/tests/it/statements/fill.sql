@@ -90,6 +90,7 @@ SELECT 'host ' || n, 'http://127.0.0.1:11434', filled.id(n), n, '20 s', 4, now()
 INSERT INTO api_process (id, ttl) SELECT filled.id(n), '20 s' FROM generate_series(1, 20) AS n;
 INSERT INTO host_plan (host_id, plan) SELECT 'host ' || n, '{}' FROM generate_series(1, 20) AS n;
 INSERT INTO host_model (host_id, canonical, label, completes) SELECT 'host ' || n, 'tiny-a', 'tiny-a', true FROM generate_series(1, 20) AS n;
+INSERT INTO host_unload (host_id, canonical) SELECT 'host ' || n, 'tiny-a' FROM generate_series(1, 20) AS n;
 
 -- Client 1 has many users. Of a hundred entries nothing is added up yet.
 INSERT INTO usage_hour

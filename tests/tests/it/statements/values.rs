@@ -58,6 +58,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("artifact_head", Few, &["filled.job(150000), filled.id(2), 'completion'"]),
     values("artifact_part", Few, &["filled.job(150000), filled.id(2), 'completion', 0, 100"]),
     values("artifacts_of", BATCH, &["filled.jobs(150000, 100), 100"]),
+    values("ask_for_unload", Few, &["'tiny-a'", "'no-such-model'"]),
     values("begin_jobs", Few, &["filled.jobs(100001, 4), '{100001,100002,100003,100004}', '{loading,working,working,loading}'"]),
     values("bring_forward", Few, &["filled.delivery(60000), filled.id(1)"]),
     values("bury_apis", Few, &["filled.ids(1, 2), array[now(), now()]"]),
@@ -113,6 +114,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("flush_is_over", Few, &["1, now()"]),
     values("forecasts", Few, BARE),
     values("foreign_leases", Few, &["'host 2', filled.id(1), filled.ids(1, 2), array[now(), now()]"]),
+    values("forget_unload", Few, &["'host 3', 'tiny-a', now()"]),
     values("have_ended", BATCH, &["filled.ids(2, 1), filled.jobs(150000, 1)", "array_fill(filled.id(1), '{100}'), filled.jobs(150001, 100)"]),
     values("has_published", Few, &["'host 3'"]),
     values("heartbeats", Few, BARE),
@@ -218,6 +220,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("take_turn_at_partitions", Few, BARE),
     values("tell_stored_bytes", Few, &["filled.id(1), current_date, filled.ids(1, 2), '{1,2}'"]),
     values("today", Few, BARE),
+    values("unloads", Few, &["'host 3'"]),
     values("usage", Pages(1_000.0, "the sums of some hours are read row by row"), &[
         "filled.id(1), now() - interval '10 hours', now() + interval '1 hour', 'user', 100",
         "NULL, now() - interval '10 hours', now() + interval '1 hour', 'client', 100"]),

@@ -44,6 +44,8 @@ pub(crate) enum Write {
     HostFreed,
     /// A host was drained, or takes jobs again.
     DrainChanged,
+    /// Hosts are to unload a model.
+    UnloadAsked,
     /// A host published its models, or its Ollama does not answer.
     Published,
 }
@@ -68,7 +70,7 @@ impl Write {
             | Self::Reported
             | Self::Redelivered
             | Self::EndpointChanged => &[Delivery],
-            Self::HostFreed | Self::DrainChanged => &[Host],
+            Self::HostFreed | Self::DrainChanged | Self::UnloadAsked => &[Host],
             Self::Published => &[Published],
         }
     }
@@ -92,6 +94,7 @@ impl Write {
             Self::EndpointChanged => &["change_endpoint", "delete_endpoint"],
             Self::HostFreed => &["release_host", "deregister_worker"],
             Self::DrainChanged => &["drain_host", "resume_host"],
+            Self::UnloadAsked => &["ask_for_unload"],
             Self::Published => &["publish_models", "note_unreachable"],
         }
     }
@@ -113,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Write; 19] = [
+    const ALL: [Write; 20] = [
         Write::Accepted,
         Write::AcceptedForLater,
         Write::Begun,
@@ -132,11 +135,12 @@ mod tests {
         Write::EndpointChanged,
         Write::HostFreed,
         Write::DrainChanged,
+        Write::UnloadAsked,
         Write::Published,
     ];
 
     /// Tables whose rows are work for somebody, or decide who may do work.
-    const WAITED_FOR: [&str; 10] = [
+    const WAITED_FOR: [&str; 11] = [
         "job_ready",
         "job_scheduled",
         "job_lease",
@@ -146,16 +150,18 @@ mod tests {
         "webhook_endpoint",
         "host",
         "host_model",
+        "host_unload",
         "worker",
     ];
 
     /// Statements that write to these tables and need wake nobody: they only record that a worker or sender is there
-    /// or goes on, concern an endpoint for which nothing waits or which may be sent to before and after, or encrypt a secret anew.
-    const FREE_NOBODY: [&str; 9] = [
+    /// or goes on, or that work is done, concern an endpoint for which nothing waits or which may be sent to before and after, or encrypt a secret anew.
+    const FREE_NOBODY: [&str; 10] = [
         "register_worker",
         "renew_worker",
         "introduce_host",
         "take_host",
+        "forget_unload",
         "extend_claim",
         "create_endpoint",
         "rotate_endpoint",
