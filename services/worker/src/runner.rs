@@ -25,6 +25,7 @@ mod scan;
 mod signal;
 mod told_times;
 mod trouble;
+mod unload;
 mod vanished;
 
 use std::sync::Arc;
@@ -59,6 +60,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     let (its, its_ollama, its_signals) = (Arc::clone(&worker), ollama.clone(), signals.clone());
     let prepare = async move |holder: &Holder| {
         drain::look(&its, &its_signals).await;
+        unload::look(&its, &its_signals).await;
         neighbours::look(&its, &its_signals).await;
         publisher::remember(&its, &holder.host, &its_ollama, &its_signals).await;
     };
@@ -80,6 +82,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         shutdown
             .spawn_work("neighbours", neighbours::run(Arc::clone(&worker), holder.clone(), signals.clone())),
         shutdown.spawn_work("drain", drain::run(Arc::clone(&worker), signals.clone())),
+        shutdown.spawn_work("unload", unload::run(Arc::clone(&worker), signals.clone())),
         shutdown.spawn_work("cancel", cancel::run(Arc::clone(&worker), signals.clone())),
         shutdown.spawn_work(
             "plan",

@@ -11,6 +11,7 @@ pub(super) mod claims;
 mod host;
 mod ledger;
 mod standing;
+mod unloads;
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use super::idle::IdleMeter;
 use super::job::{Body, Job, JobWithEnding, Running};
 use super::metrics::{GPU_IDLE, LOADS, MODEL_SWITCHES};
 use super::record::leaving::Leaving;
-use super::signal::Signal;
+use super::signal::{Signal, Unload};
 use crate::config;
 use crate::membership::liveness::Spell;
 use crate::scheduling::first_come::FirstCome;
@@ -85,6 +86,8 @@ pub(super) enum Action {
     },
     /// Have the recorder write this exit.
     Settle(Leaving),
+    /// Have Ollama unload a model, and tell how that went. There is never more than one of these under way.
+    Unload(Unload),
     /// Have the host watch look at Ollama now, because a request did not reach it or did not find its model.
     LookAtHost,
 }
@@ -147,6 +150,7 @@ impl Decider {
     /// may have.
     pub(super) fn decide(&mut self, lowest_uncommitted: impl FnOnce() -> JobId, now: Instant) -> Vec<Action> {
         let may_begin = self.right(now).is_some();
+        self.unload(now);
         let (ledger, plan) = (&self.ledger, &self.plan);
         self.host.keep_load_if(|key| ledger.needs(key) || (may_begin && plan.goes_on_with(key)));
         self.plan.are_resident(self.host.residents(|key| ledger.runs(key), now));
@@ -231,17 +235,42 @@ impl Decider {
         if self.claims.is_asking() && self.ledger.holds_nothing() {
             return Next::Rest;
         }
-        self.plan.next(self.ledger.held_for_gpu(), self.ledger.gpu_is_busy(), now)
+        let next = self.plan.next(self.ledger.held_for_gpu(), self.ledger.gpu_is_busy(), now);
+        match &next {
+            Next::Stay(key) | Next::Resident { key, .. } | Next::Switch { key, .. }
+                if self.host.unloads.is_under_way() && !self.plan.is_resident(key) =>
+            {
+                // Nothing may be loaded beside an unload, as nothing may beside requests.
+                Next::WaitForIdle
+            }
+            _ => next,
+        }
+    }
+
+    /// Begins an unload that an operator wants. Nothing of its model begins from the moment it was asked for. A claim
+    /// under way may still bring jobs that have begun, so wait for its answer.
+    fn unload(&mut self, now: Instant) {
+        self.plan.are_unloading(self.host.unloads.models(now).cloned().collect());
+        let ledger = &self.ledger;
+        if self.standing.right_to_host().is_none() || self.claims.is_asking() || ledger.waits_for_load() {
+            return;
+        }
+        if let Some(unload) = self.host.begin_unload(|model| ledger.runs_model(model), now) {
+            self.plan.unloaded(&unload.model, now);
+            self.actions.push(Action::Unload(unload));
+        }
     }
 
     /// Begins held jobs as far as there are free slots, and hands back those that may not begin any more. Returns whether it
     /// handed any back.
     fn serve_held(&mut self, next: &Next<ClientId, Key>, may_begin: bool, now: Instant) -> bool {
         // Before another key's turn, GPU jobs held for this key are handed back: they would delay that turn. So are those
-        // that would need a load beside running requests.
+        // that would need a load beside running requests or an unload, and those whose model is to be unloaded.
         let gpu_goes_on = !matches!(next, Next::WaitForIdle | Next::Switch { .. });
-        let (plan, host, gpu_is_busy) = (&self.plan, &self.host, self.ledger.gpu_is_busy());
-        let may_run = |runner: &Key| !gpu_is_busy || plan.is_resident(runner) || host.loads(runner);
+        let (plan, host) = (&self.plan, &self.host);
+        let may_load = !self.ledger.gpu_is_busy() && !host.unloads.is_under_way();
+        let is_there = |runner: &Key| plan.is_resident(runner) || host.loads(runner);
+        let may_run = |runner: &Key| !plan.unloads(runner) && (may_load || is_there(runner));
         let keeps = |job: &Job| {
             let has_turn = job.runs_on == RunsOn::Cloud || (gpu_goes_on && may_run(&job.runner));
             may_begin && job.spell.goes_on() && has_turn
@@ -292,6 +321,7 @@ impl Decider {
             Signal::Agreed(terms) => self.plan.agreed(terms),
             Signal::Neighbours(hosts, intents) => self.plan.looked_around(hosts, intents),
             Signal::Drained(is_drained) => self.standing.drain(is_drained),
+            Signal::UnloadsAsked(asked) => self.host.unloads.told(asked),
             Signal::Settled(lease) => self.ledger.settled(lease),
             Signal::CancelAsked(leases) => {
                 for job in self.ledger.cancel(&leases) {
@@ -312,6 +342,11 @@ impl Decider {
             Signal::LoadFailed { key } => {
                 self.plan.load_failed(&key, now);
                 self.host.load_failed(&key);
+            }
+            Signal::Unloaded => self.host.unloads.ended(),
+            Signal::UnloadFailed => {
+                self.host.unloads.failed(now);
+                self.actions.push(Action::LookAtHost);
             }
             Signal::HostUp(models) => {
                 self.plan.published(models);

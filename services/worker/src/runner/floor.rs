@@ -22,6 +22,7 @@ use super::job::Body;
 use super::load::Load;
 use super::questions;
 use super::signal::Signal;
+use super::unload;
 use crate::scheduling::backlog::LATE_COMMITS;
 use crate::scheduling::key::Key;
 use crate::scheduling::plan::forecast::Start;
@@ -50,6 +51,8 @@ pub(crate) struct Floor {
     /// The forecaster's requests.
     forecasts: mpsc::Receiver<ForecastRequest>,
     question: OptionFuture<BoxFuture<'static, Reply>>,
+    /// The unload under way.
+    unload: OptionFuture<BoxFuture<'static, Signal>>,
     attempts: JoinSet<Finished>,
     /// The lease of each attempt, and its job, by the id of the attempt's task.
     leases: HashMap<Id, (LeaseNo, JobId)>,
@@ -81,6 +84,7 @@ impl Floor {
             plan_again_at: Instant::now(),
             forecasts,
             question: None.into(),
+            unload: None.into(),
             attempts: JoinSet::new(),
             leases: HashMap::new(),
             load: None,
@@ -141,6 +145,10 @@ impl Floor {
                 self.question = None.into();
                 Some(Event::Replied(reply))
             }
+            Some(signal) = &mut self.unload => {
+                self.unload = None.into();
+                Some(Event::Signal(signal))
+            }
             Some(request) = self.forecasts.recv() => {
                 // Sending fails only when the forecaster has ended.
                 _ = request.send(decider.forecast_start(now));
@@ -178,6 +186,11 @@ impl Floor {
             Action::Settle(leaving) => {
                 self.worker.live.settled(leaving.lease.job_id, &leaving.exit);
                 self.context.recorder.settle(leaving);
+            }
+            Action::Unload(unload) => {
+                let (store, ollama) = (self.worker.store.clone(), self.context.ollama.clone());
+                let host = self.worker.config.host.id.as_str().to_owned();
+                self.unload = Some(unload::carry_out(store, ollama, host, unload).boxed()).into();
             }
             Action::LookAtHost => self.look_at_host.notify_one(),
         }

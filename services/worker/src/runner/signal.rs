@@ -1,8 +1,9 @@
 //! The messages that the tasks around the floor send to it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use foreman_ollama::{ModelName, RunningModel};
 use foreman_store::{ClientTerms, HostPlan, LeaseNo};
 
@@ -22,6 +23,8 @@ pub(crate) enum Signal {
     Neighbours(Vec<Neighbour>, HashMap<Key, Intent>),
     /// Whether an operator has drained the host.
     Drained(bool),
+    /// The models that an operator wants unloaded, and no others, each with the time at which it was asked for.
+    UnloadsAsked(BTreeMap<ModelName, DateTime<Utc>>),
     /// Somebody asked to cancel the jobs under these leases of ours.
     CancelAsked(Vec<LeaseNo>),
     /// Postgres has stored the outcome of this lease, or has refused it for good. The lease is ours no longer.
@@ -37,9 +40,20 @@ pub(crate) enum Signal {
     LoadFailed {
         key: Key,
     },
+    /// Ollama has answered the unload under way, and Postgres has forgotten it.
+    Unloaded,
+    /// The unload under way must be repeated.
+    UnloadFailed,
     /// Ollama answers, and lists these models.
     HostUp(BTreeSet<ModelName>),
     HostAway,
     /// Ollama says that nothing is loaded.
     NothingResident,
+}
+
+/// One model to unload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unload {
+    pub model: ModelName,
+    pub asked_at: DateTime<Utc>,
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod forecast;
 mod outlook;
+mod unloading;
 mod work;
 
 use std::collections::{BTreeSet, HashMap};

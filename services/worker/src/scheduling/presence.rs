@@ -1,5 +1,5 @@
-//! Which models this host has. Jobs of other models stay in the queue, because another host may have them. Only the
-//! janitor may judge that no host has a model. Pure.
+//! Which models this host has and may run. Jobs of other models stay in the queue, because another host may have them. Only
+//! the janitor may judge that no host has a model. Pure.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +8,8 @@ use foreman_ollama::ModelName;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Presence {
     models: BTreeSet<ModelName>,
+    /// These are to be unloaded, so nothing of them may begin.
+    unloading: BTreeSet<ModelName>,
 }
 
 impl Presence {
@@ -21,9 +23,19 @@ impl Presence {
         self.models.remove(model);
     }
 
-    /// Whether jobs of this model can run here.
+    /// These models are to be unloaded now, and no others.
+    pub(crate) fn are_unloading(&mut self, models: BTreeSet<ModelName>) {
+        self.unloading = models;
+    }
+
+    /// Whether this model is to be unloaded now.
+    pub(crate) fn unloads(&self, model: &ModelName) -> bool {
+        self.unloading.contains(model)
+    }
+
+    /// Whether jobs of this model can run here now.
     pub(crate) fn has(&self, model: &ModelName) -> bool {
-        self.models.contains(model)
+        self.models.contains(model) && !self.unloads(model)
     }
 }
 
@@ -39,5 +51,17 @@ mod tests {
         assert!(presence.has(&model));
         presence.missed(&model);
         assert!(!presence.has(&model));
+    }
+
+    #[test]
+    fn a_model_cannot_run_while_it_is_to_be_unloaded() {
+        let (mut presence, model) = (Presence::default(), ModelName::parse("a").unwrap());
+        presence.published([model.clone()].into());
+        presence.are_unloading([model.clone()].into());
+        assert!(!presence.has(&model));
+        presence.published([model.clone()].into());
+        assert!(!presence.has(&model), "a new list of models does not change that");
+        presence.are_unloading([].into());
+        assert!(presence.has(&model));
     }
 }

@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use foreman_ollama::{LoadKey, RunningModel};
+use foreman_ollama::{LoadKey, ModelName, RunningModel};
 use tokio::time::Instant;
 
 use super::key::Key;
@@ -72,6 +72,11 @@ impl Residency {
     /// Ends all beliefs: Ollama was away, said that nothing is loaded, or a load failed or was given up.
     pub(crate) fn lost(&mut self) {
         self.residents.clear();
+    }
+
+    /// Ollama is told to unload this model.
+    pub(crate) fn unloaded(&mut self, model: &ModelName) {
+        self.residents.retain(|resident| resident.key.model() != model);
     }
 
     /// Whether a request for this runner needs no preload. The keep-alive cannot end while its requests are in flight.
@@ -185,6 +190,14 @@ mod tests {
         residency.loaded(key("a:latest num_ctx=8192"), &listed(&[A, B]), now);
         assert!(!has(&residency, A, now) && has(&residency, B, now));
         assert_eq!(residency.all(|_| false, now), [key(B), key("a:latest num_ctx=8192")]);
+    }
+
+    #[test]
+    fn an_unload_ends_the_belief_in_every_runner_of_its_model_and_in_no_other() {
+        let (mut residency, now) = with(2, &["a:latest num_ctx=8192", B]);
+        residency.unloaded(key(A).model());
+        assert_eq!(residency.all(|_| false, now), [key(B)]);
+        assert_eq!(residency.make_room(&key(C), |_| None, now), [], "it has made room");
     }
 
     #[test]

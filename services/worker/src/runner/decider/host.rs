@@ -1,12 +1,14 @@
-//! What we know of the host: whether Ollama answers, which key is loaded or loading, and whether its failures call
-//! for a pause. Pure.
+//! What we know of the host: whether Ollama answers, which key is loaded or loading, what an operator wants unloaded, and
+//! whether its failures call for a pause. Pure.
 
-use foreman_ollama::RunningModel;
+use foreman_ollama::{ModelName, RunningModel};
 use foreman_store::JobId;
 use tokio::time::Instant;
 
+use crate::runner::decider::unloads::Unloads;
 use crate::runner::fate::{Ending, HostTrouble};
 use crate::runner::pause::Pause;
+use crate::runner::signal::Unload;
 use crate::runner::vanished::Vanished;
 use crate::scheduling::key::{Key, RunsOn};
 use crate::scheduling::residency::Residency;
@@ -18,6 +20,7 @@ pub(super) struct Host {
     /// The key whose load is under way, and since when.
     loading: Option<(Key, Instant)>,
     loaded_last: Option<Key>,
+    pub(super) unloads: Unloads,
     vanished: Vanished,
     pause: Pause,
 }
@@ -42,6 +45,7 @@ impl Host {
             residency: Residency::new(room),
             loading: None,
             loaded_last: None,
+            unloads: Unloads::default(),
             vanished: Vanished::default(),
             pause: Pause::default(),
         }
@@ -134,6 +138,17 @@ impl Host {
         }
     }
 
+    /// Begins the next unload, of a model that does not run, unless a load is under way. The model no longer counts as
+    /// loaded. Ollama is asked even if we did not believe it loaded: somebody else may have loaded it.
+    pub(super) fn begin_unload(&mut self, runs: impl Fn(&ModelName) -> bool, now: Instant) -> Option<Unload> {
+        if !self.is_up || self.is_loading() {
+            return None;
+        }
+        let unload = self.unloads.begin(runs, now)?;
+        self.residency.unloaded(&unload.model);
+        Some(unload)
+    }
+
     /// Ollama says that no model is loaded. Returns whether that can be so: it says so too while it loads.
     pub(super) fn has_nothing_resident(&mut self, gpu_is_busy: bool) -> bool {
         let can_be = self.loading.is_none() && !gpu_is_busy;
@@ -165,5 +180,24 @@ impl Host {
         let Some(HostTrouble::Away { under_job }) = trouble else { return 0 };
         self.went_away();
         if under_job { self.vanished.under(job) } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduling::samples::key;
+
+    #[test]
+    fn nothing_is_unloaded_while_something_loads_or_while_ollama_is_away() {
+        let (mut host, now) = (Host::new(1), Instant::now());
+        let (a, b) = (key("a:latest"), key("b:latest"));
+        host.unloads.told([(a.model().clone(), chrono::DateTime::UNIX_EPOCH)].into());
+        assert_eq!(host.begin_unload(|_| false, now), None);
+        host.came_up();
+        host.load(&b, |_| None, now);
+        assert_eq!(host.begin_unload(|_| false, now), None);
+        host.loaded(b, &[], now);
+        assert_eq!(host.begin_unload(|_| false, now).map(|unload| unload.model), Some(a.model().clone()));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use foreman_ollama::ModelName;
 use foreman_store::{ClientId, JobId, LeaseNo};
 use tokio::time::Instant;
 
@@ -122,6 +123,16 @@ impl Ledger {
     /// Whether jobs of this key run, or wait for its load.
     pub(super) fn runs(&self, key: &Key) -> bool {
         self.running.values().any(|running| running.runner == *key)
+    }
+
+    /// Whether jobs wait for a load. It may go on although the host counted as away meanwhile.
+    pub(super) fn waits_for_load(&self) -> bool {
+        self.running.values().any(Running::waits_for_load)
+    }
+
+    /// Whether jobs of this model run, or wait for its load.
+    pub(super) fn runs_model(&self, model: &ModelName) -> bool {
+        self.running.values().any(|running| running.runner.model() == model)
     }
 
     /// Whether a running or held job needs this key.

@@ -29,7 +29,12 @@ impl Standing {
 
     /// As whom this worker may claim and begin jobs now. `None` if it may not.
     pub(super) fn right(&self) -> Option<(&Holder, &Spell)> {
-        if self.stop.is_some() || self.is_drained {
+        self.right_to_host().filter(|_| !self.is_drained)
+    }
+
+    /// As whom this worker may act on the host now, drained or not. `None` if it may not.
+    pub(super) fn right_to_host(&self) -> Option<(&Holder, &Spell)> {
+        if self.stop.is_some() {
             return None;
         }
         let (holder, spell) = (self.holder.as_ref()?, self.spell.as_ref()?);

@@ -15,6 +15,8 @@ pub(super) struct Script {
     pub(super) loads: Vec<(Duration, bool)>,
     /// When and how each question is answered. The list repeats. Once the world is calm, every answer is quick and good.
     pub(super) claims: Vec<(Duration, Claiming)>,
+    /// How long each unload takes, and whether it fails. The list repeats. No unload fails once the world is calm.
+    pub(super) unloads: Vec<(Duration, bool)>,
     pub(super) disturbances: Vec<(Duration, Disturbance)>,
     /// When the process is told to stop, and after how long its grace is nearly over.
     pub(super) stop: Option<(Duration, Duration)>,
@@ -65,6 +67,8 @@ pub(super) enum Disturbance {
     HolderLost(Duration),
     /// Ollama unloads its model by itself.
     NothingResident,
+    /// An operator wants the model of the key with this number unloaded.
+    UnloadAsked(usize),
 }
 
 fn millis(range: std::ops::Range<u64>) -> impl Strategy<Value = Duration> {
@@ -110,27 +114,32 @@ fn disturbance() -> impl Strategy<Value = (Duration, Disturbance)> {
         1 => millis(1..8_000).prop_map(Disturbance::Rescued),
         1 => millis(1..8_000).prop_map(Disturbance::HolderLost),
         1 => Just(Disturbance::NothingResident),
+        // All keys but the one of the cloud.
+        4 => (0..5usize).prop_map(Disturbance::UnloadAsked),
     ];
     (millis(0..50_000), kind)
 }
 
 pub(super) fn scripts() -> impl Strategy<Value = Script> {
     let load = (millis(1..5_000), prop::bool::weighted(0.15));
+    let unload = (prop_oneof![3 => millis(1..20), 1 => millis(20..10_000)], prop::bool::weighted(0.2));
     (
         (1..=4usize, 1..=3usize, 1..=3usize),
         prop::collection::vec(job(), 1..60),
         prop::collection::vec(load, 1..8),
         prop::collection::vec(claiming(), 1..20),
-        prop::collection::vec(disturbance(), 0..8),
+        prop::collection::vec(unload, 1..4),
+        prop::collection::vec(disturbance(), 0..12),
         prop::option::of((millis(0..60_000), millis(0..10_000))),
     )
-        .prop_map(|((slots, room, holds), jobs, loads, claims, disturbances, stop)| Script {
+        .prop_map(|((slots, room, holds), jobs, loads, claims, unloads, disturbances, stop)| Script {
             slots,
             room,
             holds,
             jobs,
             loads,
             claims,
+            unloads,
             disturbances,
             stop,
         })

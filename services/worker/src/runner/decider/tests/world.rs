@@ -5,13 +5,14 @@
 
 mod ollama;
 mod postgres;
+mod unloading;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use foreman_ollama::{FailureKind, LoadKey};
+use foreman_ollama::{FailureKind, LoadKey, ModelName};
 use foreman_store::{ClientId, Exit, Holder, JobId, LeaseNo, Phase, WorkerId, ulid_floor};
 use tokio::sync::watch;
 use tokio::time::{Instant, advance};
@@ -22,7 +23,7 @@ use crate::membership::liveness::Spell;
 use crate::runner::decider::claims::Reply;
 use crate::runner::decider::{Action, Decider, Event};
 use crate::runner::fate::{Abort, Look};
-use crate::runner::signal::Signal;
+use crate::runner::signal::{Signal, Unload};
 use crate::scheduling::key::Key;
 use ollama::failed;
 
@@ -49,6 +50,12 @@ enum Happening {
         number: usize,
         fails: bool,
     },
+    UnloadEnds {
+        number: usize,
+        fails: bool,
+    },
+    /// The worker reads which unloads Postgres has.
+    UnloadsRead,
     AttemptBegins(LeaseNo),
     AttemptEnds(LeaseNo),
     Written(LeaseNo, Exit),
@@ -124,6 +131,10 @@ pub(super) struct World {
     resident: Vec<Key>,
     /// Every load that an attempt waits for, the newest at the end.
     loads: Vec<(usize, Key)>,
+    /// What operators want unloaded, as Postgres has it.
+    unloads: BTreeMap<ModelName, DateTime<Utc>>,
+    /// The unload under way, with its number.
+    unload: Option<(usize, Unload)>,
     in_flight: HashMap<LeaseNo, InFlight>,
     is_stopping: bool,
     question_is_out: bool,
@@ -144,7 +155,7 @@ impl World {
             | Disturbance::SpellLost(long)
             | Disturbance::Rescued(long)
             | Disturbance::HolderLost(long) => *at + *long,
-            Disturbance::Cancel(_) | Disturbance::NothingResident => *at,
+            Disturbance::Cancel(_) | Disturbance::NothingResident | Disturbance::UnloadAsked(_) => *at,
         };
         let last_job = script.jobs.iter().map(|job| job.at).max().unwrap_or_default();
         let calm_from =
@@ -175,6 +186,8 @@ impl World {
             host_is_up: true,
             resident: Vec::new(),
             loads: Vec::new(),
+            unloads: BTreeMap::new(),
+            unload: None,
             in_flight: HashMap::new(),
             is_stopping: false,
             question_is_out: false,
@@ -200,12 +213,14 @@ impl World {
         self.after(0, Happening::Looked);
         self.after(0, Happening::Scan);
         self.after(5_000, Happening::Renewal);
+        self.after(2_000, Happening::UnloadsRead);
     }
 
     pub(super) async fn run(mut self) {
         loop {
             self.decide();
-            let is_done = self.jobs.iter().all(|job| job.room == Room::Ended);
+            let has_ended = self.jobs.iter().all(|job| job.room == Room::Ended);
+            let is_done = has_ended && self.unloads.is_empty() && self.is_calm();
             if self.decider.is_over() {
                 break;
             }
@@ -224,6 +239,7 @@ impl World {
         assert!(self.in_flight.is_empty(), "the process ends before its attempts");
         if self.script.stop.is_none() {
             assert!(self.jobs.iter().all(|job| job.room == Room::Ended), "not every job has ended");
+            assert!(self.unloads.is_empty(), "not every unload was carried out");
         }
     }
 
@@ -255,6 +271,7 @@ impl World {
                     assert!(self.settled.insert(leaving.lease.no), "a lease is settled twice");
                     self.after(2, Happening::Written(leaving.lease.no, leaving.exit));
                 }
+                Action::Unload(unload) => self.begin_unload(unload),
                 Action::LookAtHost => self.after(1, Happening::Looked),
             }
         }
@@ -277,12 +294,17 @@ impl World {
             keys.into_iter().partition(|key| self.resident.contains(*key));
         assert!(running.is_empty() || loading.is_empty(), "a load beside requests in flight");
         assert!(loading.len() <= 1, "two loads at a time");
+        assert!(self.unload.is_none() || self.loads.is_empty(), "an unload beside a load");
         let ledger = &self.decider.ledger;
         let is_free = self.in_flight.len() < self.script.slots;
         assert!(!is_free || ledger.holds_nothing(), "a job is held beside a free slot");
-        let waits = self.jobs.iter().filter(|job| job.room == Room::Ready).count();
+        // What is to be unloaded waits, and so does what must be loaded while something is unloaded.
+        let unloading: BTreeSet<&ModelName> = self.decider.host.unloads.models(now).collect();
+        let may_run = |job: &&Job| !unloading.contains(self.keys[job.plan.key].model());
+        let waits = self.jobs.iter().filter(|job| job.room == Room::Ready).filter(may_run).count();
         let may_ask = self.decider.claims.may_ask(now) && !ledger.waits_for_postgres();
-        let can_work = self.decider.right(now).is_some() && may_ask && !self.scan_is_old;
+        let can_work =
+            self.decider.right(now).is_some() && may_ask && !self.scan_is_old && self.unload.is_none();
         assert!(!can_work || !self.in_flight.is_empty() || waits == 0, "idle while {waits} jobs wait");
     }
 
@@ -332,6 +354,11 @@ impl World {
                 self.tell(Event::Replied(reply));
             }
             Happening::LoadEnds { number, fails } => self.load_ends(number, fails),
+            Happening::UnloadEnds { number, fails } => self.unload_ends(number, fails),
+            Happening::UnloadsRead => {
+                self.tell_unloads();
+                self.after(2_000, Happening::UnloadsRead);
+            }
             Happening::AttemptBegins(no) => self.attempt_begins(no),
             Happening::AttemptEnds(no) => self.attempt_ends(no),
             Happening::Written(no, exit) => self.written(no, exit),
@@ -376,6 +403,7 @@ impl World {
             Disturbance::HostAway(long) => {
                 self.host_is_up = false;
                 (self.resident, self.loads) = (Vec::new(), Vec::new());
+                self.break_off_unload();
                 let all: Vec<LeaseNo> = self.in_flight.keys().copied().collect();
                 all.into_iter().for_each(|no| self.end(no, failed(FailureKind::MayPass, Look::Away)));
                 self.signal(Signal::HostAway);
@@ -392,6 +420,7 @@ impl World {
                     Room::Ended => {}
                 }
             }
+            Disturbance::UnloadAsked(key) => self.ask_for_unload(key),
             Disturbance::SpellLost(long) => self.lose_spell(long, false),
             Disturbance::Rescued(long) => self.lose_spell(long, true),
             Disturbance::HolderLost(long) => {

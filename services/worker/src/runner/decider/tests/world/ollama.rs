@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use foreman_ollama::{Context, FailureKind, RunningModel};
 use foreman_store::{Completion, LeaseNo};
+use tokio::time::Instant;
 
 use super::{Happening, InFlight, World};
 use crate::runner::attempt::{Attempt, Finished};
@@ -18,6 +19,10 @@ impl World {
         let has_spell = self.spell.is_some() && attempt.spell.goes_on();
         let may = has_spell && self.holds_host && self.host_is_up && !self.is_stopping;
         assert!(may, "an attempt begins without the right to");
+        let is_wanted_gone =
+            self.decider.host.unloads.models(Instant::now()).any(|one| one == attempt.runner.model());
+        let has_begun = attempt.leave == Leave::Begun && !self.unloads(attempt.runner.model());
+        assert!(!is_wanted_gone || has_begun, "an attempt begins while its model is to be unloaded");
         let key = Key::clone(&attempt.runner);
         let is_on_gpu = !key.model().is_cloud();
         let load = match loading {
@@ -28,6 +33,7 @@ impl World {
             Loading::UnderWay => Some(self.loads.last().expect("a load is under way").0),
             Loading::New { unload } => {
                 assert!(is_on_gpu, "what runs in the cloud needs no load");
+                assert!(self.unload.is_none(), "a load beside an unload");
                 assert!(self.on_gpu().all(|other| *other == key), "a load beside requests in flight");
                 Some(self.load(Key::clone(&key), &unload))
             }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use foreman_ollama::Route;
 use foreman_store::{Claimed, Exit, JobId, Lease, LeaseNo, OwnLease, Permit, Phase, UserName};
+use tokio::time::Instant;
 
 use super::{Happening, Room, World};
 use crate::runner::decider::claims::{Question, Reply};
@@ -14,7 +15,7 @@ use crate::runner::decider::tests::script::{Claiming, JobPlan};
 use crate::runner::fate::Ending;
 use crate::runner::signal::Signal;
 use crate::scheduling::backlog::Group;
-use crate::scheduling::key::Key;
+use crate::scheduling::key::{Key, RunsOn};
 use crate::scheduling::plan::Order;
 
 impl World {
@@ -34,6 +35,7 @@ impl World {
             (Question::OwnLeases { .. }, _) => Reply::Failed { may_have_claimed: false },
             (Question::Jobs { .. }, Claiming::LostBeforeCommit) => Reply::Failed { may_have_claimed: true },
             (Question::Jobs { holder, spell, order }, _) => {
+                self.check_order(&order);
                 let limit =
                     if let Claiming::AtMost(limit) = how { limit.min(order.limit) } else { order.limit };
                 // A claim proves that the worker lives and holds the host.
@@ -47,6 +49,16 @@ impl World {
             }
         };
         self.at(self.now() + delay, Happening::Reply(reply));
+    }
+
+    /// A claim is for what may begin soon: otherwise its jobs would be handed back and claimed again, over and over.
+    fn check_order(&self, order: &Order) {
+        let (runner, host) = (&order.runner, &self.decider.host);
+        let mut unloading = host.unloads.models(Instant::now());
+        assert!(unloading.all(|model| model != runner.model()), "a claim for a model to be unloaded");
+        if order.runs_on == RunsOn::Gpu && !self.decider.plan.is_resident(runner) && !host.loads(runner) {
+            assert!(self.unload.is_none(), "a claim beside an unload for what must be loaded");
+        }
     }
 
     pub(super) fn claim(&mut self, order: &Order, limit: usize) -> Vec<Claimed> {
