@@ -72,7 +72,7 @@ const EVERYWHERE: [(&str, &str); 4] = [
         jobs::submit, jobs::list, batch::submit, job::show, job::cancel, job::retry, events::show, stream::follow, artifacts::show,
         deliveries::list, deliveries::redeliver, webhooks::list, webhooks::create, webhooks::show, webhooks::change,
         webhooks::delete, webhook_actions::rotate, webhook_actions::test, webhook_actions::recover,
-        webhook_actions::deliveries, queue::show, usage::show, hosts::list, hosts::drain, hosts::resume, models::warm, docs::root, docs::openapi, docs::page,
+        webhook_actions::deliveries, queue::show, usage::show, hosts::list, hosts::drain, hosts::resume, models::warm, models::unload, docs::root, docs::openapi, docs::page,
     ),
     components(schemas(problem::Body)),
     modifiers(&Common),

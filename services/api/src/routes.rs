@@ -62,6 +62,7 @@ routes! {
     "/hosts/{id}/drain" => post(hosts::drain),
     "/hosts/{id}/resume" => post(hosts::resume),
     "/models/{model}/warm" => post(models::warm),
+    "/models/{model}/unload" => post(models::unload),
     "/deliveries/{id}/redeliver" => post(deliveries::redeliver),
     "/webhooks" => get(webhooks::list).post(webhooks::create),
     "/webhooks/{id}" => get(webhooks::show).patch(webhooks::change).delete(webhooks::delete),

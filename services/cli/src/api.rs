@@ -32,6 +32,7 @@ pub(crate) use endpoints::{Endpoint, ExampleAnswer};
 pub(crate) use error::ApiError;
 pub(crate) use hosts::Host;
 pub(crate) use jobs::{Artifact, Event, Filter, Job};
+pub(crate) use models::Unloading;
 pub(crate) use queue::{LaterTurn, Queue, QueueClient, QueueHost, QueueModel};
 pub(crate) use usage::{Sum, UsageQuery};
 

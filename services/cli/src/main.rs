@@ -90,7 +90,7 @@ enum Command {
     /// The Ollama hosts, and which of them take jobs
     #[command(subcommand, after_help = host::help())]
     Host(host::Command),
-    /// The models: what should be loaded
+    /// The models: what should be loaded or unloaded
     #[command(subcommand, after_help = model::help())]
     Model(model::Command),
     /// The encryption of stored secrets

@@ -8,6 +8,7 @@ mod healthcheck;
 mod hosts;
 mod jobs;
 mod lists;
+mod models;
 mod queue;
 mod secrets;
 mod terminals;

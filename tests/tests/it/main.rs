@@ -32,6 +32,7 @@ mod surface;
 mod streams;
 mod structure;
 mod thin_line;
+mod unloading;
 mod upgrading;
 mod usage;
 mod waiting;

@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use foreman_ollama::{Route, SyncBody};
+use foreman_ollama::{ModelName, Route, SyncBody};
+use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::caller::Operator;
-use super::job;
+use super::{job, show};
 use crate::app::Shared;
 use crate::endpoints::fields;
 use crate::http::path::ModelPath;
-use crate::http::{body, observe, values};
+use crate::http::{body, observe, outgoing, values};
 use crate::intake::Intake;
 use crate::refusal::Refusal;
 
@@ -66,4 +68,46 @@ pub(crate) async fn warm(
     let id = intake.take_in_sync_body(load, known, run_at, Arc::new(read.held)).await?;
     observe::is_about(id);
     Ok(job::queued(&app, id))
+}
+
+/// A model that is to be unloaded.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Unloading {
+    /// As `/api/tags` names it.
+    model: String,
+    /// The hosts that were asked: all that have the model, whether it is loaded there or not. Empty for a model of Ollama's
+    /// cloud, which no host ever loads.
+    hosts: Vec<String>,
+}
+
+/// Has a model unloaded on every host that has it. What runs of it ends first, and none of its other jobs begins there until it is
+/// unloaded. Then the next of them loads it again. A host that is away unloads it when it is back. Safe to repeat.
+#[utoipa::path(
+    post,
+    path = "/models/{model}/unload",
+    tag = "hosts",
+    params(("model" = String, Path, description = "The model, with `/` written as `%2F`.")),
+    responses(
+        (status = 202, description = "The hosts are asked.", body = Unloading),
+        (status = 403, description = "`administrators_only`"),
+        (status = 404, description = "`unknown_model`"),
+        (status = 503, description = "`no_inventory`"),
+    ),
+)]
+pub(crate) async fn unload(
+    Operator(_): Operator,
+    ModelPath(model): ModelPath,
+    State(app): State<Shared>,
+) -> Result<Response, Refusal> {
+    let name = ModelName::parse(&model).map_err(|_| Refusal::unknown_model(&model))?;
+    let known = app.inventory.find_any(&name, Instant::now()).await?;
+    let is_cloud = name.is_cloud();
+    let hosts = if is_cloud { Vec::new() } else { app.store.ask_for_unload(name.as_str()).await? };
+    if hosts.is_empty() && !is_cloud {
+        // The last host that had it has lost it a moment ago.
+        return Err(Refusal::unknown_model(name.as_str()));
+    }
+    tracing::info!(model = %name, ?hosts, "an administrator has a model unloaded");
+    let unloading = Unloading { model: known.label, hosts };
+    Ok(outgoing::small_json(StatusCode::ACCEPTED, show::json(&unloading)))
 }

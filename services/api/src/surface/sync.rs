@@ -64,7 +64,7 @@ pub(crate) async fn call(
     let intake = Intake::new(Shared::clone(&app), caller, headers)?;
     let model = intake.model(&body).await?;
     if body.purpose == Purpose::Unload {
-        // The scheduler knows best when a model has to go.
+        // A client could make the others wait for loads. An administrator has a route of ours for it.
         let (content_type, json) = form.unloaded(app.store.clock().now());
         return Ok((StatusCode::OK, [(header::CONTENT_TYPE, content_type)], json).into_response());
     }

@@ -289,6 +289,10 @@ async fn the_answers_are_as_described() {
     for (model, body) in [("tiny-a", ""), ("tiny-a", "7"), ("no%2Fmodel", r#"{"run_at":null}"#)] {
         contract.ask(&api, post.clone(), &format!("/models/{model}/warm"), of, &[], body).await;
     }
+    let of = "/models/{model}/unload";
+    for model in ["tiny-a", "no%2Fmodel"] {
+        contract.ask(&api, post.clone(), &format!("/models/{model}/unload"), of, &[], "").await;
+    }
     let nobody = &[("x-foreman-user", "x".repeat(129))].map(|(name, value)| (name, &*value.leak()));
     let of = "/jobs/{id}/retry";
     contract.ask(&api, post.clone(), &format!("/jobs/{done}/retry"), of, nobody, "").await;
