@@ -6,6 +6,7 @@ mod config;
 mod worker;
 
 mod alone;
+mod gather;
 mod large_reads;
 mod last_rounds;
 mod look_at_all;

@@ -35,8 +35,8 @@ use foreman_store::wake::{Topic, Wakeup};
 use foreman_store::{ClaimedDeliveries, DeliveryTerms, LaneHead, Store, StoreError};
 use metrics::counter;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
 
+use crate::gather::Gather;
 use crate::last_rounds::LastRounds;
 use crate::worker::Worker;
 use attempt::{Attempted, Context};
@@ -74,10 +74,7 @@ pub(crate) const METRICS: &[Metric] = &[DELIVERIES, CLAIMED, UNSIGNED, ATTEMPT_S
 /// Between two looks when nobody wakes us and nothing is known to come due.
 const POLL: Duration = Duration::from_millis(500);
 
-/// A batch this large was made under load. Then the next one gathers for a moment first: a statement over 100 rows costs
-/// hardly more than one over 10, and nobody notices the wait.
-const UNDER_LOAD: usize = 16;
-const GATHER_FOR: Duration = Duration::from_millis(5);
+const GATHER: Gather = Gather::new(16, Duration::from_millis(5));
 
 /// Reports that may wait for the settler. Past that, attempts that are over keep their seats.
 const REPORTS: usize = 1_024;
@@ -109,6 +106,7 @@ struct Dispatcher {
     heavy: Heavy,
     terms: DeliveryTerms,
     starter: Starter,
+    gather: Gather,
 }
 
 impl Dispatcher {
@@ -129,7 +127,7 @@ impl Dispatcher {
         let terms = context.terms;
         let starter = Starter::new(worker, store.clone(), context, seats.clone(), heavy.clone(), over);
         let memory = LaneMemory::new();
-        Self { store, news, freed, last, memory, destinations, seats, heavy, terms, starter }
+        Self { store, news, freed, last, memory, destinations, seats, heavy, terms, starter, gather: GATHER }
     }
 
     /// Looks which lanes have something due. Returns them, and when the next look is due.
@@ -176,12 +174,10 @@ impl Rounds for Dispatcher {
         let heavy_bytes = i64::try_from(self.heavy.room()).unwrap_or(i64::MAX);
         let claimed = self.store.claim_deliveries(&choice.offers, heavy_bytes, self.terms).await?;
         count(&claimed);
-        let under_load = claimed.to_send.len() >= UNDER_LOAD;
+        let brought = claimed.to_send.len();
         let may_have_more = choice.is_used_up(&claimed.to_send);
         self.starter.begin(claimed.to_send, claimed_at, &choice).await?;
-        if under_load {
-            sleep(GATHER_FOR).await;
-        }
+        self.gather.after(brought).await;
         Ok(if may_have_more && self.seats.room() > 0 { Round::More } else { next_look })
     }
 

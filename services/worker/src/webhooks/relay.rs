@@ -9,8 +9,9 @@ use foreman_runtime::metrics::Metric;
 use foreman_store::wake::{Topic, Wakeup};
 use foreman_store::{DrainBound, EndedJobs, Relayed, Store, StoreError};
 use metrics::counter;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
+use crate::gather::Gather;
 use crate::last_rounds::LastRounds;
 use crate::worker::Worker;
 
@@ -25,10 +26,8 @@ pub(crate) const METRICS: &[Metric] = &[JOBS_FINISHED];
 /// Rows per turn: enough to catch up with a burst, and done in some 20 ms.
 const BATCH: u32 = 1_000;
 
-/// A turn this large was made under load. Then the next one gathers for a moment first: a turn costs about as much as 60
-/// rows do, and nobody notices the wait.
-const UNDER_LOAD: u64 = 32;
-const GATHER_FOR: Duration = Duration::from_millis(10);
+/// A turn costs about as much as 60 rows do.
+const GATHER: Gather = Gather::new(32, Duration::from_millis(10));
 
 /// Between two looks when nobody wakes us. Wake-ups may get lost, and this poll finds what they would have told.
 const POLL: Duration = Duration::from_millis(500);
@@ -46,6 +45,7 @@ pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result
         store: worker.store.on_own_unflushed_connection(),
         bound: DrainBound::default(),
         bound_since: Instant::now(),
+        gather: GATHER,
         outbox: worker.store.wakeups().subscribe(Topic::Outbox),
         last: Arc::clone(&last),
     };
@@ -59,6 +59,7 @@ struct Relay {
     store: Store,
     bound: DrainBound,
     bound_since: Instant,
+    gather: Gather,
     outbox: Wakeup,
     last: Arc<LastRounds>,
 }
@@ -89,9 +90,7 @@ impl Rounds for Relay {
                     // When this turn began, everything that ran here had been written. It has moved the last of that.
                     self.last.end();
                 }
-                if events >= UNDER_LOAD {
-                    sleep(GATHER_FOR).await;
-                }
+                self.gather.after(usize::try_from(events).unwrap_or(usize::MAX)).await;
                 Ok(Round::Idle)
             }
         }

@@ -9,10 +9,10 @@ use foreman_runtime::{background_error, stalls};
 use foreman_store::{Exit, Lease, LeaseNo, Settled, Store, StoreError, Used};
 use metrics::counter;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
 
 use super::MAX_BATCH_ROWS;
 use crate::alone::Alone;
+use crate::gather::Gather;
 use crate::runner::fate::reason;
 use crate::runner::metrics::TOKENS;
 use crate::runner::signal::Signal;
@@ -22,10 +22,8 @@ use crate::tries::Tries;
 /// The most bytes of completions in one batch. A line of 1 MiB/s carries such a batch in two seconds.
 const MAX_BATCH_BYTES: usize = 2 << 20;
 
-/// A batch of this many outcomes shows that the worker is under load. Then the task waits for [`GATHER_FOR`], so that
-/// the next batch is larger: one statement costs about as much as 20 outcomes, and no slot waits for it.
-const UNDER_LOAD: usize = 16;
-const GATHER_FOR: Duration = Duration::from_millis(5);
+/// One statement costs about as much as 20 outcomes, and no slot waits for it.
+const GATHER: Gather = Gather::new(16, Duration::from_millis(5));
 
 /// A write that takes longer than this has stalled. The largest result needs less, even on a slow line.
 const STALLED_AFTER: Duration = Duration::from_secs(300);
@@ -69,12 +67,12 @@ pub(super) struct Exits {
 
 impl Exits {
     pub(super) async fn record(self, mut queue: mpsc::UnboundedReceiver<Leaving>) {
-        let mut gathered = Vec::new();
+        let (mut gathered, mut gather) = (Vec::new(), GATHER);
         while !gathered.is_empty() || queue.recv_many(&mut gathered, MAX_BATCH_ROWS).await > 0 {
             let batch: Batch = gathered.drain(..batch_len(&gathered)).collect();
-            let under_load = batch.exits.len() >= UNDER_LOAD;
+            let outcomes = batch.exits.len();
             if let Err(refused) = self.write(&batch, &mut Tries::default()).await {
-                background_error!("settle", refused, jobs = batch.exits.len(), "outcomes were refused");
+                background_error!("settle", refused, jobs = outcomes, "outcomes were refused");
                 let Batch { exits, used, labels } = batch;
                 for ((lease, exit), model_label) in exits.into_iter().zip(labels) {
                     let used = used.get(&lease.no).copied().unwrap_or_default();
@@ -82,9 +80,7 @@ impl Exits {
                     self.alone.begin("settle", self.clone().settle_alone(leaving)).await;
                 }
             }
-            if under_load && gathered.is_empty() {
-                sleep(GATHER_FOR).await;
-            }
+            gather.after(outcomes).await;
         }
     }
 

@@ -10,10 +10,9 @@ use foreman_runtime::background_error;
 use foreman_store::{DeliveryOutcome, DeliveryReport, LaneNews, ReportSettled, Store, StoreError};
 use metrics::{counter, histogram};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
 
 use super::attempt::Attempted;
-use super::{ATTEMPT_SECONDS, DELIVERIES, GATHER_FOR, LAG_SECONDS, UNDER_LOAD};
+use super::{ATTEMPT_SECONDS, DELIVERIES, GATHER, LAG_SECONDS};
 use crate::alone::Alone;
 use crate::stale::STALE_WRITES;
 use crate::tries::Tries;
@@ -30,23 +29,22 @@ pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>
     let alone = Alone::new(&worker.shutdown);
     let settler = Settler { store: worker.store.on_own_connection(), worker };
     let mut batch: Vec<Attempted> = Vec::with_capacity(BATCH);
+    let mut gather = GATHER;
     while over.recv_many(&mut batch, BATCH).await > 0 {
         let (reports, (lags, seats)): (Vec<_>, (Vec<_>, Vec<_>)) =
             batch.drain(..).map(|attempted| (attempted.report, (attempted.lag, attempted.seat))).unzip();
-        let under_load = reports.len() >= UNDER_LOAD;
+        let written = reports.len();
         match settler.write(&reports, &lags, Tries::default()).await {
             Ok(()) => drop(seats),
             Err(Unwritten::EndOfGrace) => return Ok(()),
             Err(Unwritten::Refused(refused)) => {
-                background_error!(TASK, refused, reports = reports.len(), "reports of webhooks were refused");
+                background_error!(TASK, refused, reports = written, "reports of webhooks were refused");
                 for ((report, lag), seat) in reports.into_iter().zip(lags).zip(seats) {
                     alone.begin(TASK, settler.clone().write_alone(Attempted { report, lag, seat })).await;
                 }
             }
         }
-        if under_load {
-            sleep(GATHER_FOR).await;
-        }
+        gather.after(written).await;
     }
     Ok(())
 }
