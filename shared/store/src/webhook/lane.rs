@@ -207,7 +207,7 @@ impl Store {
         let now = first.map_or_else(|| self.clock().now(), |row| row.now);
         self.clock().learn(asked, now);
         let newest = first.and_then(|row| row.newest);
-        let made_since = next_made_since(newest, first.is_some_and(|row| row.has_more_new), now);
+        let made_since = next_made_since(search.made_since, newest, first.is_some_and(|row| row.has_more_new), now);
         let is_cut = first.is_some_and(|row| row.is_cut);
         let heads = rows.into_iter().filter_map(|row| {
             Some(LaneHead {
@@ -224,15 +224,26 @@ impl Store {
     }
 }
 
-/// Where a look goes on after one that saw `newest` as the last new delivery.
+/// Where a look goes on after one that began at `last` and saw `newest` as the last new delivery. A look that saw none goes on
+/// where it began: what was passed before is still there, if its receiver hangs.
 ///
 /// One relay works at a time, and stamps its deliveries with the time at which its turn begins. So what becomes visible after
 /// a look is not older than what that look saw, to the millisecond. A step of Postgres' clock breaks this for as long as
 /// the step is; whoever makes a delivery beside the relay breaks it too. Then the lane is found by a search of all lanes.
-fn next_made_since(newest: Option<DeliveryId>, has_more: bool, now: DateTime<Utc>) -> DeliveryId {
+fn next_made_since(
+    last: DeliveryId,
+    newest: Option<DeliveryId>,
+    has_more: bool,
+    now: DateTime<Utc>,
+) -> DeliveryId {
     let lowest_of = |ms: u64| DeliveryId::from_ulid(Ulid::from_parts(ms, 0));
     let at = |moment: DateTime<Utc>| lowest_of(moment.timestamp_millis().try_into().unwrap_or_default());
-    let next = newest
-        .map_or(lowest_of(0), |newest| if has_more { newest } else { lowest_of(newest.timestamp_ms()) });
-    next.clamp(at(now - LONGEST_TURN), at(now + LONGEST_TURN))
+    let next = match newest {
+        Some(newest) if has_more => newest,
+        Some(newest) => lowest_of(newest.timestamp_ms()),
+        // Nothing was asked for. A turn of the relay may be under way.
+        None if last == DeliveryId::MAX => lowest_of(0),
+        None => last,
+    };
+    next.clamp(at(now - LONGEST_TURN), at(now))
 }

@@ -84,6 +84,29 @@ async fn a_look_learns_of_each_new_delivery_by_its_id() {
 }
 
 #[tokio::test]
+async fn a_look_that_finds_nothing_new_does_not_go_back_to_what_was_seen_before() {
+    let db = Db::fresh().await;
+    for port in 1..=3 {
+        db.accept_all(&[job_to(&db, &format!("http://127.0.0.1:{port}/"))]).await;
+        relay(&db.store).await;
+    }
+    let last = db.store.look_at_lanes(&LaneSearch::everywhere(Vec::new())).await.unwrap();
+    let mut search = LaneSearch { made_since: last.made_since, ..LaneSearch::of(Vec::new()) };
+    search.made_since = db.store.look_at_lanes(&search).await.unwrap().made_since;
+    // The newest is delivered, and the receivers of the others hang.
+    db.run("DELETE FROM webhook_delivery WHERE id = (SELECT id FROM webhook_delivery ORDER BY id DESC LIMIT 1)")
+        .await;
+    for _ in 0..2 {
+        let new = db.store.look_at_lanes(&search).await.unwrap();
+        assert!(new.heads.is_empty(), "{new:?}");
+        search.made_since = new.made_since;
+    }
+    db.accept_all(&[job_to(&db, URL)]).await;
+    relay(&db.store).await;
+    assert_eq!(db.store.look_at_lanes(&search).await.unwrap().heads.len(), 1);
+}
+
+#[tokio::test]
 async fn a_known_lane_is_looked_at_from_where_it_still_lives() {
     let db = Db::fresh().await;
     db.accept_all(&[job_to(&db, URL)]).await;
