@@ -21,6 +21,13 @@ pub enum LaneNews {
     },
 }
 
+impl LaneNews {
+    /// Whether it speaks against the receiver.
+    pub fn is_bad(&self) -> bool {
+        matches!(self, Self::SucceededWithoutEnd | Self::Failed { .. })
+    }
+}
+
 /// What the reports of one batch say of a lane.
 pub(crate) struct OfLane {
     pub(crate) id: LaneId,

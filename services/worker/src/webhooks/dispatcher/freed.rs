@@ -1,35 +1,117 @@
 //! Word of what was given back: seats, and bytes of heavy webhooks. The dispatcher waits for it, and looks at these lanes again.
+//!
+//! Where nothing can be waiting for what was given back, the word may come a moment later, together with others. Otherwise
+//! a client with hundreds of receivers that fail or drip would cost a look and a claim for each answer, and everybody
+//! would wait for these.
 
 use std::collections::HashSet;
+use std::future::pending;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use foreman_store::LaneId;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// So long after the first of them the dispatcher hears of all that may be told later.
+const GATHER_FOR: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 pub(super) struct Freed {
-    lanes: Mutex<HashSet<LaneId>>,
+    told: Mutex<Told>,
     notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    now: HashSet<LaneId>,
+    later: HashSet<LaneId>,
+    /// When `later` is for now.
+    ripe_at: Option<Instant>,
 }
 
 impl Freed {
     pub(super) fn tell(&self, lane: LaneId) {
-        self.lanes().insert(lane);
+        self.told().now.insert(lane);
         self.notify.notify_one();
+    }
+
+    pub(super) fn tell_later(&self, lane: LaneId) {
+        let mut told = self.told();
+        told.later.insert(lane);
+        if told.ripe_at.is_none() {
+            told.ripe_at = Some(Instant::now() + GATHER_FOR);
+            // Whoever waits does not know yet for how long.
+            self.notify.notify_one();
+        }
     }
 
     /// Returns once something was given back since the last time.
     pub(super) async fn changed(&self) {
-        self.notify.notified().await;
+        loop {
+            let ripe_at = self.told().ripe_at;
+            let ripe = async {
+                match ripe_at {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.notify.notified() => {}
+                () = ripe => self.told().ripen(),
+            }
+            if !self.told().now.is_empty() {
+                return;
+            }
+        }
     }
 
     /// The lanes that gave something back since the last call.
     pub(super) fn take(&self) -> HashSet<LaneId> {
-        mem::take(&mut *self.lanes())
+        let mut told = self.told();
+        if told.ripe_at.is_some_and(|at| at <= Instant::now()) {
+            told.ripen();
+        }
+        mem::take(&mut told.now)
     }
 
-    fn lanes(&self) -> MutexGuard<'_, HashSet<LaneId>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    fn ripen(&mut self) {
+        self.now.extend(self.later.drain());
+        self.ripe_at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foreman_store::ClientId;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_be_told_later_is_told_together() {
+        let (freed, client) = (Freed::default(), ClientId::generate());
+        let [first, second, urgent] =
+            ["http://a", "http://b", "http://c"].map(|origin| LaneId::derive(client, origin));
+        freed.tell_later(first);
+        assert!(timeout(GATHER_FOR / 2, freed.changed()).await.is_err());
+        freed.tell_later(second);
+        freed.tell(urgent);
+        freed.changed().await;
+        assert_eq!(freed.take(), HashSet::from([urgent]));
+        let rest = timeout(GATHER_FOR, freed.changed()).await;
+        assert!(rest.is_ok(), "the second did not put the first off");
+        assert_eq!(freed.take(), HashSet::from([first, second]));
+        assert!(timeout(GATHER_FOR * 10, freed.changed()).await.is_err(), "and nothing is told twice");
+        freed.tell_later(first);
+        tokio::time::advance(GATHER_FOR).await;
+        assert_eq!(freed.take(), HashSet::from([first]), "also to a dispatcher that never waits");
     }
 }

@@ -75,6 +75,7 @@ pub(super) struct Part {
     pool: Pool,
     lane: CountedLane,
     amount: u64,
+    may_be_told_later: bool,
 }
 
 impl Limits {
@@ -203,7 +204,7 @@ impl Pool {
     /// Takes a part, also where it is larger than the room left.
     pub(super) fn take(&self, lane: CountedLane, amount: u64) -> Part {
         self.tally().add(&self.limits, &lane, amount, Instant::now());
-        Part { pool: self.clone(), lane, amount }
+        Part { pool: self.clone(), lane, amount, may_be_told_later: false }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -230,10 +231,26 @@ fn by_client(lanes: &[CountedLane], first: usize) -> Vec<VecDeque<usize>> {
     lines
 }
 
+impl Part {
+    /// When it is given back, the dispatcher may hear of that a moment later.
+    pub(super) fn may_be_told_later(&mut self) {
+        self.may_be_told_later = true;
+    }
+}
+
 impl Drop for Part {
     fn drop(&mut self) {
-        self.pool.tally().subtract(&self.pool.limits, &self.lane, self.amount, Instant::now());
-        self.pool.freed.tell(self.lane.lane);
+        let (limits, now) = (&self.pool.limits, Instant::now());
+        let mut tally = self.pool.tally();
+        // While the lane has room, nothing waits for this part. Its next look only tells when its next attempt is due.
+        let may_be_told_later = self.may_be_told_later || tally.room(limits, &self.lane, now) > 0;
+        tally.subtract(limits, &self.lane, self.amount, now);
+        drop(tally);
+        if may_be_told_later {
+            self.pool.freed.tell_later(self.lane.lane);
+        } else {
+            self.pool.freed.tell(self.lane.lane);
+        }
     }
 }
 

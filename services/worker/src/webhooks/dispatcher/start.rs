@@ -124,7 +124,10 @@ fn lane_of<'a>(delivery: &Delivery, choice: &'a Choice) -> &'a CountedLane {
 }
 
 /// Hands a report to the settler, who listens until the end of the grace for as long as anybody can report.
-async fn tell(over: &mpsc::Sender<Attempted>, mut attempted: Attempted, seat: Part) {
+async fn tell(over: &mpsc::Sender<Attempted>, mut attempted: Attempted, mut seat: Part) {
+    if attempted.report.news.is_bad() {
+        seat.may_be_told_later();
+    }
     let mut seat = Some(seat);
     if attempted.changes_its_lane() {
         attempted.seat = seat.take();
