@@ -130,7 +130,7 @@ impl Dispatcher {
         Self { store, news, freed, last, memory, destinations, seats, heavy, terms, starter, gather: GATHER }
     }
 
-    /// Looks which lanes have something due. Returns them, and when the next look is due.
+    /// Looks which lanes have something due. Returns those to claim from, and when the next look is due.
     async fn look(&mut self) -> Result<(Vec<LaneHead>, Round), StoreError> {
         let began = Instant::now();
         let freed = self.freed.take();
@@ -138,10 +138,10 @@ impl Dispatcher {
         let lanes = self.store.look_at_lanes(&search).await?;
         let ended = Instant::now();
         self.memory.learn(&search, &lanes, began, ended);
-        let next_look = self.memory.next_look(ended, lanes.now);
         let is_due = |head: &LaneHead| !head.is_disabled && head.due_in(lanes.now).is_zero();
-        let due = lanes.heads.into_iter().filter(is_due).collect();
-        Ok((due, next_look.map_or(Round::Idle, |moment| Round::Until(moment.into()))))
+        let mut due = lanes.heads.into_iter().filter(is_due).collect();
+        self.memory.choose(&mut due, &self.seats);
+        Ok((due, self.memory.next_look(ended, lanes.now)))
     }
 
     fn choose(&self, due: &[LaneHead]) -> Choice {
@@ -149,13 +149,9 @@ impl Dispatcher {
         let first = rand::random_range(0..due.len().max(1));
         Choice::new(due, first, &self.seats, &self.heavy, &self.memory, &self.destinations)
     }
-}
 
-impl Rounds for Dispatcher {
-    const TASK: &'static str = TASK;
-    type Error = StoreError;
-
-    async fn run_once(&mut self) -> Result<Round, StoreError> {
+    /// One look, one claim at most, and the begin of its attempts.
+    async fn look_and_claim(&mut self) -> Result<Round, StoreError> {
         if self.seats.room() == 0 {
             // The next seat that is given back wakes us.
             return Ok(Round::Idle);
@@ -175,10 +171,25 @@ impl Rounds for Dispatcher {
         let claimed = self.store.claim_deliveries(&choice.offers, heavy_bytes, self.terms).await?;
         count(&claimed);
         let brought = claimed.to_send.len();
-        let may_have_more = choice.is_used_up(&claimed.to_send);
+        let empty = choice.empty(&claimed.to_send);
+        let may_have_more = empty.len() < choice.offers.len();
+        self.memory.are_empty(&empty);
         self.starter.begin(claimed.to_send, claimed_at, &choice).await?;
         self.gather.after(brought).await;
         Ok(if may_have_more && self.seats.room() > 0 { Round::More } else { next_look })
+    }
+}
+
+impl Rounds for Dispatcher {
+    const TASK: &'static str = TASK;
+    type Error = StoreError;
+
+    async fn run_once(&mut self) -> Result<Round, StoreError> {
+        let round = self.look_and_claim().await;
+        if !matches!(round, Ok(Round::More)) {
+            self.memory.pass_ends();
+        }
+        round
     }
 
     async fn woken(&mut self) {

@@ -95,6 +95,8 @@ pub struct Lanes {
     pub heads: Vec<LaneHead>,
     /// Where the next look goes on to search for new deliveries.
     pub made_since: DeliveryId,
+    /// There are more new deliveries than a look reads.
+    pub has_more_new: bool,
     /// There may be more unknown lanes in the part that was searched.
     pub is_cut: bool,
 }
@@ -111,11 +113,14 @@ impl LaneHead {
     }
 }
 
-/// A look reads at most this many new deliveries: as many as a turn of the relay makes for one receiver of each event.
-const NEW_AT_MOST: i64 = 1_000;
+/// A look reads at most this many new deliveries. More of them would keep those waiting who come next.
+const NEW_AT_MOST: i64 = 256;
 
 /// A look finds at most this many unknown lanes between two known ones.
 const FOUND_AT_MOST: i32 = 256;
+
+/// The bits of a delivery's id that tell in which turn of the relay it was made: the time to a quarter of a microsecond.
+const TURN: u128 = !0 << 68;
 
 /// Transactions take less time than this. So a delivery that was made this long ago is visible, or was undone.
 const LONGEST_TURN: TimeDelta = TimeDelta::seconds(2);
@@ -207,7 +212,8 @@ impl Store {
         let now = first.map_or_else(|| self.clock().now(), |row| row.now);
         self.clock().learn(asked, now);
         let newest = first.and_then(|row| row.newest);
-        let made_since = next_made_since(search.made_since, newest, first.is_some_and(|row| row.has_more_new), now);
+        let has_more_new = first.is_some_and(|row| row.has_more_new);
+        let made_since = next_made_since(search.made_since, newest, has_more_new, now);
         let is_cut = first.is_some_and(|row| row.is_cut);
         let heads = rows.into_iter().filter_map(|row| {
             Some(LaneHead {
@@ -220,16 +226,16 @@ impl Store {
                 opens_at: row.opens_at,
             })
         });
-        Ok(Lanes { now, heads: heads.collect(), made_since, is_cut })
+        Ok(Lanes { now, heads: heads.collect(), made_since, has_more_new, is_cut })
     }
 }
 
 /// Where a look goes on after one that began at `last` and saw `newest` as the last new delivery. A look that saw none goes on
 /// where it began: what was passed before is still there, if its receiver hangs.
 ///
-/// One relay works at a time, and stamps its deliveries with the time at which its turn begins. So what becomes visible after
-/// a look is not older than what that look saw, to the millisecond. A step of Postgres' clock breaks this for as long as
-/// the step is; whoever makes a delivery beside the relay breaks it too. Then the lane is found by a search of all lanes.
+/// One relay works at a time, and stamps its deliveries with the time at which its turn begins ([`TURN`]). So what becomes
+/// visible after a look is newer than what that look saw. A step of Postgres' clock breaks this for as long as the step is;
+/// whoever makes a delivery beside the relay breaks it too. Then the lane is found by a search of all lanes.
 fn next_made_since(
     last: DeliveryId,
     newest: Option<DeliveryId>,
@@ -240,7 +246,7 @@ fn next_made_since(
     let at = |moment: DateTime<Utc>| lowest_of(moment.timestamp_millis().try_into().unwrap_or_default());
     let next = match newest {
         Some(newest) if has_more => newest,
-        Some(newest) => lowest_of(newest.timestamp_ms()),
+        Some(newest) => DeliveryId::from_ulid(Ulid(newest.uuid().as_u128() | !TURN)),
         // Nothing was asked for. A turn of the relay may be under way.
         None if last == DeliveryId::MAX => lowest_of(0),
         None => last,

@@ -41,7 +41,8 @@ impl Store {
     /// the result exact: a relay with an old snapshot still sees rows that another relay took, but deletes none of them.
     pub async fn relay_from(&self, bound: &mut DrainBound, limit: i64) -> Result<Relayed, StoreError> {
         // In `deliveries`:
-        // - Build the ULID timestamp once per statement: doing it per row was most of the cost.
+        // - Build the ULID timestamp once per statement: doing it per row was most of the cost. It has twelve bits more than that
+        //   of other ids, so no two turns have the same (`TURN` in `lane.rs`).
         // - When an earlier event of the job waits for a retry, the new event waits until the same time, so that the claim
         //   does not meet it before. Lock the earlier event until this commits. Otherwise it might be brought forward and
         //   sent meanwhile: that brings its later events forward, but not the ones made here, which would wait in vain.
@@ -51,7 +52,7 @@ impl Store {
             r#"-- relay_outbox
             WITH turn AS MATERIALIZED (
                 SELECT pg_try_advisory_xact_lock(hashtext('foreman relay')) AS mine,
-                       left(replace(ulid_floor(clock_timestamp())::text, '-', ''), 12) AS stamp,
+                       lpad(to_hex(floor(extract(epoch FROM clock_timestamp()) * 4096000)::bigint), 15, '0') AS stamp,
                        pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest_running
             ), gone AS (
                 DELETE FROM outbox
@@ -82,7 +83,7 @@ impl Store {
                 ON CONFLICT DO NOTHING
             ), deliveries AS (
                 INSERT INTO webhook_delivery (id, lane_id, job_id, seq, terminal, next_attempt_at)
-                SELECT (turn.stamp || right(replace(gen_random_uuid()::text, '-', ''), 20))::uuid,
+                SELECT (turn.stamp || right(replace(gen_random_uuid()::text, '-', ''), 17))::uuid,
                        w.lane_id, w.job_id, w.seq, w.terminal,
                        greatest(now(), (
                            SELECT max(waiting.next_attempt_at)

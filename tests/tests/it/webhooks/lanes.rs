@@ -94,8 +94,10 @@ async fn a_look_that_finds_nothing_new_does_not_go_back_to_what_was_seen_before(
     let mut search = LaneSearch { made_since: last.made_since, ..LaneSearch::of(Vec::new()) };
     search.made_since = db.store.look_at_lanes(&search).await.unwrap().made_since;
     // The newest is delivered, and the receivers of the others hang.
-    db.run("DELETE FROM webhook_delivery WHERE id = (SELECT id FROM webhook_delivery ORDER BY id DESC LIMIT 1)")
-        .await;
+    db.run(
+        "DELETE FROM webhook_delivery WHERE id = (SELECT id FROM webhook_delivery ORDER BY id DESC LIMIT 1)",
+    )
+    .await;
     for _ in 0..2 {
         let new = db.store.look_at_lanes(&search).await.unwrap();
         assert!(new.heads.is_empty(), "{new:?}");

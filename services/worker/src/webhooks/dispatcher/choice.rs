@@ -52,13 +52,14 @@ impl Choice {
         Self { offers, lanes: lanes.into_iter().map(|lane| (lane.lane, lane)).collect() }
     }
 
-    /// Whether some lane gave as much as it was offered, and so may have more. The others have nothing more for now.
-    pub(super) fn is_used_up(&self, claimed: &[Delivery]) -> bool {
+    /// The lanes that gave less than they were offered, and so have nothing more for now.
+    pub(super) fn empty(&self, claimed: &[Delivery]) -> Vec<LaneId> {
         let mut claimed_of: HashMap<LaneId, i32> = HashMap::new();
         for delivery in claimed {
             *claimed_of.entry(delivery.receiver.lane).or_default() += 1;
         }
-        self.offers.iter().any(|offer| claimed_of.get(&offer.lane) == Some(&offer.at_most))
+        let is_empty = |offer: &&LaneOffer| claimed_of.get(&offer.lane) != Some(&offer.at_most);
+        self.offers.iter().filter(is_empty).map(|offer| offer.lane).collect()
     }
 }
 
@@ -207,7 +208,8 @@ mod tests {
         let (now, postgres) = (Instant::now(), Utc::now());
         let first_at = postgres - TimeDelta::minutes(5);
         let heads = vec![LaneHead { first_at, ..known.clone() }];
-        let lanes = Lanes { now: postgres, heads, made_since: DeliveryId::MAX, is_cut: false };
+        let lanes =
+            Lanes { now: postgres, heads, made_since: DeliveryId::MAX, has_more_new: false, is_cut: false };
         rig.memory.learn(&LaneSearch::everywhere(Vec::new()), &lanes, now, now);
         let search = rig.memory.search(now, postgres, &rig.seats, &HashSet::new());
         rig.memory.learn(&search, &lanes, now, now);

@@ -7,15 +7,19 @@
 //!
 //! This is for speed only. What a look misses because of it is found by a later search, soon after.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod visits;
+
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{ClientId, DeliveryId, KnownLane, LaneHealth, LaneId, LaneSearch, Lanes};
+use foreman_runtime::background::Round;
+use foreman_store::{DeliveryId, KnownLane, LaneHead, LaneId, LaneSearch, Lanes};
 
 use super::pool::{CountedLane, Pool};
 use crate::look_at_all::LookAtAll;
+use visits::Visits;
 
 /// How far the memory stays behind the present. Whatever transaction made a delivery this long ago has committed.
 const BEHIND: TimeDelta = TimeDelta::seconds(2);
@@ -26,19 +30,16 @@ const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 /// A lane without deliveries for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// A search goes through this many known lanes per look. Each costs Postgres some 10 µs. With no more lanes than these, each
+/// A search goes through this many known lanes per look. Each costs Postgres some 30 µs, and everybody waits for
+/// a look. With no more lanes than these, each
 /// look searches through all of them.
-const PART: usize = 64;
+const PART: usize = 32;
 
 /// Parts of a search take at most one part in this many of the time.
 const SHARE: u32 = 10;
 
 /// Between the end of a search and the begin of the next one.
 const SEARCH_AGAIN: Duration = Duration::from_millis(500);
-
-/// A look visits at most this many lanes of one client because something is due there, and leaves the others to the next
-/// look.
-const VISITS: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct LaneMemory {
@@ -52,6 +53,8 @@ pub(super) struct LaneMemory {
     look_at_all: LookAtAll,
     /// The last look left out lanes that have something due, and room for it.
     left_some_out: bool,
+    /// The number of the pass: of the rounds since the dispatcher last waited for news.
+    pass: u64,
 }
 
 #[derive(Debug)]
@@ -62,14 +65,9 @@ struct Remembered {
     /// When its first delivery may be claimed, as far as is known. What is due stays due until a visit finds nothing.
     due_at: Option<DateTime<Utc>>,
     busy: Instant,
-}
-
-/// What a look gives to one client.
-#[derive(Debug)]
-struct Turn {
-    visits: usize,
-    /// There is no room for any of its unproven lanes, so nobody asks for each of them.
-    is_full: bool,
+    /// The last pass in which a claim found nothing more here. A webhook that is due may wait for an earlier one of its job, which
+    /// another dispatcher sends.
+    empty_in: u64,
 }
 
 #[derive(Debug)]
@@ -91,6 +89,7 @@ impl LaneMemory {
             next_part: now,
             look_at_all: LookAtAll::new(now, LOOK_AT_ALL),
             left_some_out: false,
+            pass: 1,
         }
     }
 
@@ -105,43 +104,51 @@ impl LaneMemory {
         for lane in freed {
             // It may have more, or its next attempt or its gate have got another time.
             if let Some(remembered) = self.lanes.get_mut(lane) {
-                remembered.due_at = Some(DateTime::UNIX_EPOCH);
+                (remembered.due_at, remembered.empty_in) = (Some(DateTime::UNIX_EPOCH), 0);
             }
         }
         let (after, before) = self.next_part(now);
         let looks_at_all = self.search.as_ref().is_some_and(|search| search.looks_at_all);
         let mut known = Vec::new();
-        let mut turns: HashMap<ClientId, Turn> = HashMap::new();
-        self.left_some_out = false;
+        let mut visits = Visits::new(seats);
         // Chance decides whose turn it is: no lane always comes last and goes without.
         let first = rand::random_range(0..self.lanes.len().max(1));
         for (&id, remembered) in self.lanes.iter().cycle().skip(first).take(self.lanes.len()) {
-            let is_in_part = id > after && id < before;
-            if !is_in_part {
-                if !remembered.is_due(present) {
-                    continue;
-                }
-                let mut turn = remembered.lane.client.map(|client| {
-                    let new = || Turn { visits: 0, is_full: seats.unproven_room_of(client) == 0 };
-                    turns.entry(client).or_insert_with(new)
-                });
-                let is_proven = remembered.lane.health == LaneHealth::Proven;
-                let is_full = !is_proven && turn.as_ref().is_some_and(|turn| turn.is_full);
-                if is_full || seats.room_at(&remembered.lane) == 0 {
-                    continue;
-                }
-                if turn.as_ref().is_some_and(|turn| turn.visits == VISITS) {
-                    self.left_some_out = true;
-                    continue;
-                }
-                if let Some(turn) = &mut turn {
-                    turn.visits += 1;
-                }
+            if id > after && id < before {
+                let since = if looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
+                known.push(KnownLane { lane: id, since });
+            } else if remembered.is_due(present) && remembered.empty_in < self.pass {
+                visits.add(remembered);
             }
-            let since = if is_in_part && looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
-            known.push(KnownLane { lane: id, since });
         }
+        let (visits, left_some_out) = visits.chosen();
+        self.left_some_out = left_some_out;
+        known.extend(visits.into_iter().map(|lane| KnownLane { lane, since: self.since(lane) }));
         LaneSearch { known, made_since: self.made_since, after, before }
+    }
+
+    /// Leaves those of these lanes from which the next claim takes. The others follow with the next look.
+    pub(super) fn choose(&mut self, due: &mut Vec<LaneHead>, seats: &Pool) {
+        let mut chosen = Visits::new(seats);
+        due.iter().filter_map(|head| self.lanes.get(&head.lane)).for_each(|lane| chosen.add(lane));
+        let (chosen, left_some_out) = chosen.chosen();
+        self.left_some_out |= left_some_out;
+        let chosen: HashSet<LaneId> = chosen.into_iter().collect();
+        due.retain(|head| chosen.contains(&head.lane));
+    }
+
+    /// A claim found no more in these lanes than it took.
+    pub(super) fn are_empty(&mut self, lanes: &[LaneId]) {
+        for lane in lanes {
+            if let Some(remembered) = self.lanes.get_mut(lane) {
+                remembered.empty_in = self.pass;
+            }
+        }
+    }
+
+    /// The dispatcher waits for news now. After that the lanes that were empty are worth a visit again.
+    pub(super) fn pass_ends(&mut self) {
+        self.pass += 1;
     }
 
     /// The part of all lanes that a look at `now` searches through.
@@ -159,6 +166,7 @@ impl LaneMemory {
     /// Learns from this look, which began at `began` and ended now.
     pub(super) fn learn(&mut self, look: &LaneSearch, lanes: &Lanes, began: Instant, ended: Instant) {
         self.made_since = lanes.made_since;
+        self.left_some_out |= lanes.has_more_new;
         let behind = lanes.now - BEHIND;
         for known in &look.known {
             if let Some(remembered) = self.lanes.get_mut(&known.lane) {
@@ -168,8 +176,13 @@ impl LaneMemory {
         for head in &lanes.heads {
             let lane =
                 CountedLane { lane: head.lane, client: head.client, destination: None, health: head.health };
-            let new =
-                Remembered { lane: lane.clone(), since: DateTime::UNIX_EPOCH, due_at: None, busy: ended };
+            let new = Remembered {
+                lane: lane.clone(),
+                since: DateTime::UNIX_EPOCH,
+                due_at: None,
+                busy: ended,
+                empty_in: 0,
+            };
             let remembered = self.lanes.entry(head.lane).or_insert(new);
             let due_at = (!head.is_disabled).then(|| head.claimable_at());
             remembered.due_at = remembered.due_at.into_iter().chain(due_at).min();
@@ -199,13 +212,14 @@ impl LaneMemory {
     }
 
     /// When the next look is due, because something comes due by then or was left out by the last look.
-    pub(super) fn next_look(&self, now: Instant, present: DateTime<Utc>) -> Option<Instant> {
+    pub(super) fn next_look(&self, now: Instant, present: DateTime<Utc>) -> Round {
         if self.left_some_out {
-            return Some(now);
+            return Round::More;
         }
         let later = self.lanes.values().filter_map(|remembered| remembered.due_at).filter(|at| *at > present);
         let later = later.min().map(|at| now + (at - present).to_std().unwrap_or_default());
-        later.into_iter().chain(self.search.as_ref().map(|_| self.next_part)).min()
+        let next = later.into_iter().chain(self.search.as_ref().map(|_| self.next_part)).min();
+        next.map_or(Round::Idle, |moment| Round::Until(moment.into()))
     }
 
     /// Whether a lane has something due, with room for it or not.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use foreman_store::LaneHead;
+use foreman_store::{ClientId, LaneHead, LaneHealth};
 
+use super::visits::{PROVEN, UNPROVEN};
 use super::*;
 use crate::webhooks::dispatcher::freed::Freed;
 use crate::webhooks::dispatcher::pool::Part;
@@ -51,8 +52,13 @@ impl Rig {
     }
 
     fn learn(&mut self, search: &LaneSearch, heads: &[LaneHead]) {
-        let lanes =
-            Lanes { now: self.present, heads: heads.to_vec(), made_since: DeliveryId::MAX, is_cut: false };
+        let lanes = Lanes {
+            now: self.present,
+            heads: heads.to_vec(),
+            made_since: DeliveryId::MAX,
+            has_more_new: false,
+            is_cut: false,
+        };
         self.memory.learn(search, &lanes, self.now, self.now);
     }
 
@@ -86,6 +92,10 @@ impl Rig {
     }
 }
 
+fn until(moment: Instant) -> Round {
+    Round::Until(moment.into())
+}
+
 #[test]
 fn the_memory_stays_behind_the_present_and_before_what_still_lives() {
     let mut rig = Rig::new();
@@ -114,7 +124,13 @@ fn now_and_then_everything_is_looked_at_and_more_seldom_where_that_is_slow() {
     assert_eq!(search.known[0].since, DateTime::UNIX_EPOCH);
     let began = rig.now;
     rig.pass(Duration::from_secs(1));
-    let lanes = Lanes { now: rig.present, heads: heads.to_vec(), made_since: DeliveryId::MAX, is_cut: false };
+    let lanes = Lanes {
+        now: rig.present,
+        heads: heads.to_vec(),
+        made_since: DeliveryId::MAX,
+        has_more_new: false,
+        is_cut: false,
+    };
     rig.memory.learn(&search, &lanes, began, rig.now);
     for (wait, is_all) in [(0, false), (19, false), (1, true)] {
         rig.pass(Duration::from_secs(wait));
@@ -180,10 +196,16 @@ fn a_search_takes_a_part_of_the_time() {
     let search = rig.search();
     let began = rig.now;
     rig.pass(Duration::from_millis(3));
-    let lanes = Lanes { now: rig.present, heads: Vec::new(), made_since: DeliveryId::MAX, is_cut: false };
+    let lanes = Lanes {
+        now: rig.present,
+        heads: Vec::new(),
+        made_since: DeliveryId::MAX,
+        has_more_new: false,
+        is_cut: false,
+    };
     rig.memory.learn(&search, &lanes, began, rig.now);
     assert!(rig.search().known.is_empty());
-    assert_eq!(rig.memory.next_look(rig.now, rig.present), Some(rig.now + Duration::from_millis(27)));
+    assert_eq!(rig.memory.next_look(rig.now, rig.present), until(rig.now + Duration::from_millis(27)));
     rig.pass(Duration::from_millis(27));
     assert_eq!(rig.search().known.len(), PART);
 }
@@ -192,7 +214,13 @@ fn a_search_takes_a_part_of_the_time() {
 fn a_part_with_more_unknown_lanes_than_a_look_finds_is_searched_again() {
     let mut rig = Rig::new();
     let heads = rig.heads(PART + 10, rig.present + TimeDelta::hours(1));
-    let lanes = Lanes { now: rig.present, heads: heads.clone(), made_since: DeliveryId::MAX, is_cut: true };
+    let lanes = Lanes {
+        now: rig.present,
+        heads: heads.clone(),
+        made_since: DeliveryId::MAX,
+        has_more_new: false,
+        is_cut: true,
+    };
     let search = rig.search();
     rig.memory.learn(&search, &lanes, rig.now, rig.now);
     let search = rig.search();
@@ -205,16 +233,16 @@ fn a_part_with_more_unknown_lanes_than_a_look_finds_is_searched_again() {
 fn of_many_lanes_those_are_visited_that_have_something_due_and_room() {
     let mut rig = Rig::new();
     let mut heads = rig.heads(500, rig.present + TimeDelta::hours(1));
-    for head in &mut heads[..10] {
+    for head in &mut heads[..5] {
         head.first_at = rig.present + TimeDelta::seconds(1);
     }
     rig.know(&heads);
-    let wait = rig.memory.next_look(rig.now, rig.present).unwrap() - rig.now;
-    assert_eq!(wait, Duration::from_secs(1));
+    let wait = Duration::from_secs(1);
+    assert_eq!(rig.memory.next_look(rig.now, rig.present), until(rig.now + wait));
     assert!(rig.look(&heads).is_empty());
     rig.pass(wait);
     rig.memory.next_part = rig.now + wait;
-    let due: Vec<LaneId> = heads[..10].iter().map(|head| head.lane).collect();
+    let due: Vec<LaneId> = heads[..5].iter().map(|head| head.lane).collect();
     assert_eq!(rig.look(&heads), due);
     let sending = rig.take_seat(&heads[0]);
     assert_eq!(rig.look(&heads), due[1..], "an unproven lane has one seat");
@@ -241,25 +269,79 @@ fn new_deliveries_make_their_lanes_due() {
     assert_eq!(rig.memory.lanes[&new[2].lane].due_at, Some(later), "what waits there already comes first");
 }
 
+/// Everything that a look visits, which finds these lanes due.
+fn visit_all(rig: &mut Rig, heads: &[LaneHead]) -> Vec<Vec<LaneId>> {
+    let mut visits = Vec::new();
+    loop {
+        let visited = rig.look(heads);
+        let is_last = rig.memory.next_look(rig.now, rig.present) != Round::More;
+        rig.memory.are_empty(&visited);
+        visits.push(visited);
+        if is_last {
+            return visits;
+        }
+    }
+}
+
 #[test]
-fn a_client_with_very_much_due_has_a_part_of_it_visited_in_each_look() {
+fn few_unproven_lanes_are_visited_at_a_time_and_none_twice_before_the_dispatcher_waits() {
     let mut rig = Rig::new();
-    let crowd = rig.heads(VISITS + 100, rig.present);
+    let heads = rig.heads(100, rig.present);
+    rig.know(&heads);
+    for _ in 0..2 {
+        let visits = visit_all(&mut rig, &heads);
+        assert!(visits.iter().all(|visited| visited.len() <= UNPROVEN), "{visits:?}");
+        assert_eq!(visits.len(), 100_usize.div_ceil(UNPROVEN));
+        let seen: HashSet<LaneId> = visits.into_iter().flatten().collect();
+        assert_eq!(seen.len(), 100);
+        assert!(rig.look(&heads).is_empty(), "they are due, and wait for another dispatcher, say");
+        rig.memory.pass_ends();
+    }
+}
+
+#[test]
+fn a_new_unproven_lane_is_visited_before_those_that_were_empty() {
+    let mut rig = Rig::new();
+    let crowd = rig.heads(100, rig.present);
     rig.know(&crowd);
-    let crowded = rig.client;
+    visit_all(&mut rig, &crowd);
+    let new = rig.head(1_000, rig.present);
+    let search = rig.search();
+    rig.learn(&search, std::slice::from_ref(&new));
+    rig.memory.pass_ends();
+    assert!(rig.look(&crowd).contains(&new.lane));
+}
+
+#[test]
+fn the_unproven_lanes_of_a_client_leave_visits_to_those_of_others() {
+    let mut rig = Rig::new();
+    let crowd = rig.heads(100, rig.present);
+    rig.client = ClientId::generate();
+    let other = rig.head(0, rig.present);
+    let mut heads = [crowd, vec![other.clone()]].concat();
+    rig.know(&heads);
+    assert!(rig.look(&heads).contains(&other.lane));
+    let search = rig.search();
+    rig.learn(&search, &heads);
+    rig.memory.choose(&mut heads, &rig.seats);
+    assert!(heads.contains(&other) && heads.len() == UNPROVEN, "nor does a claim take more than that");
+}
+
+#[test]
+fn a_client_with_very_many_proven_lanes_due_has_a_part_of_them_visited_in_each_look() {
+    let mut rig = Rig::new();
+    let mut crowd = rig.heads(PROVEN + 100, rig.present);
+    crowd.iter_mut().for_each(|head| head.health = LaneHealth::Proven);
     rig.client = ClientId::generate();
     let other = rig.head(0, rig.present);
     let heads = [crowd.clone(), vec![other.clone()]].concat();
-    let search = rig.search();
-    rig.learn(&search, &heads);
+    rig.know(&heads);
     let mut seen = HashSet::new();
     while seen.len() < crowd.len() {
-        let search = rig.search();
-        let of_crowd = |known: &&KnownLane| rig.memory.lanes[&known.lane].lane.client == Some(crowded);
-        assert_eq!(search.known.iter().filter(of_crowd).count(), VISITS);
-        assert!(search.known.iter().any(|known| known.lane == other.lane), "others are always visited");
-        seen.extend(search.known.iter().filter(of_crowd).map(|known| known.lane));
-        rig.learn(&search, &heads);
-        assert_eq!(rig.memory.next_look(rig.now, rig.present), Some(rig.now), "the rest follows at once");
+        let visited = rig.look(&heads);
+        assert_eq!(visited.len(), PROVEN + 1);
+        assert!(visited.contains(&other.lane), "others are always visited");
+        seen.extend(visited.into_iter().filter(|lane| *lane != other.lane));
+        assert_eq!(rig.memory.next_look(rig.now, rig.present), Round::More, "the rest follows at once");
     }
 }
