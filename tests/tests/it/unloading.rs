@@ -77,8 +77,9 @@ async fn a_model_is_unloaded_by_hand_and_its_next_job_loads_it_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unload_waits_for_what_runs_and_the_jobs_after_it_for_the_unload() {
-    let house = House::start(&[], &[("FOREMAN_WORKER_SLOTS", "2")]).await;
-    house.api.submit(&chat("long sim:tokens=40 sim:token-delay=50ms")).await;
+    let house = House::start(&[], &[("FOREMAN_WORKER_SLOTS", "1")]).await;
+    // It runs for twice as long as the worker needs to hear of an unload whose wake-up was lost.
+    house.api.submit(&chat("long sim:tokens=80 sim:token-delay=50ms")).await;
     house.sim.until(|log| log.running() == 1).await;
     assert_eq!(unload(&house.api, "tiny-a").await.0, 202);
     for nth in 0..3 {
@@ -102,14 +103,17 @@ async fn an_unload_disturbs_no_other_model_that_runs() {
     let house = House::before(config, &[], &settings).await;
     house.api.submit(&chat("first")).await;
     house.db.every_job_ends().await;
-    let mut other = chat("long sim:tokens=40 sim:token-delay=50ms");
+    let mut other = chat("it runs until it is cancelled");
     other["model"] = "tiny-b".into();
-    house.api.submit(&other).await;
+    house.sim.fault(Fault::new(Trouble::Hang, Moment::Tokens(2)).for_model("tiny-b"));
+    let other = house.api.submit(&other).await;
     house.sim.until(|log| log.running() == 1).await;
     assert_eq!(unload(&house.api, "tiny-a").await.0, 202);
     is_carried_out(&house.db).await;
     assert_eq!((house.sim.resident(), house.sim.look(Log::running)), (vec!["tiny-b:latest".to_owned()], 1));
-    every_job_was_done_at_the_first_try(&house.db, 2).await;
+    let cancel = http().post(format!("{}/jobs/{other}/cancel", house.api.url)).send().await.unwrap();
+    assert!(cancel.status().is_success());
+    every_job_was_done_at_the_first_try(&house.db, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,6 +161,7 @@ async fn an_ollama_that_hangs_with_an_unload_keeps_nobody_from_working() {
     house.db.every_job_ends().await;
     house.sim.fault(Fault::new(Trouble::Hang, Moment::Arrival).for_body_with(r#""keep_alive":0"#));
     assert_eq!(unload(&house.api, "tiny-a").await.0, 202);
+    house.sim.until(|log| log.requests.contains_key("/api/generate")).await;
     for model in ["tiny-b", "tiny-a"] {
         let mut job = chat(&format!("another for {model}"));
         job["model"] = model.into();
