@@ -8,18 +8,16 @@ use anyhow::{Context as _, ensure};
 use chrono::{DateTime, Utc};
 use foreman_tests::{Cluster, Db};
 use futures_util::future::try_join_all;
-use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::time::{sleep, sleep_until};
 
 use crate::Scale;
-use crate::gpu::ollama;
 use crate::measure::median;
+use crate::mixed::{CLIENTS, between_arrivals, clients, ollama, seeded};
 use crate::programs::Programs;
-use crate::services::{Api, Worker, all_are_done, http_client, models_are_known, new_client};
+use crate::services::{Api, Worker, all_are_done, http_client, models_are_known};
 
-const CLIENTS: usize = 4;
 /// A tenth of what models take that load within 5 to 20 s.
 const LOADS: [u64; 5] = [500, 800, 1_200, 1_600, 2_000];
 const RUNS: std::ops::Range<u64> = 20..500;
@@ -29,8 +27,6 @@ const BETWEEN_JOBS: f64 = 0.5;
 const ASKS_AFTER: Duration = Duration::from_millis(1_500);
 /// Who waits less does not ask for long.
 const MIN_WAIT: f64 = 1.0;
-/// The workload is drawn from this seed.
-const SEED: u64 = 7;
 
 pub(crate) struct Eta<'a> {
     cluster: &'a Cluster,
@@ -73,19 +69,15 @@ impl<'a> Eta<'a> {
     /// How many jobs still waited for long when they asked, and of those that were told a time: the error as a part of the
     /// wait, and the wait that was told as a part of it.
     async fn errors(&self, programs: &Programs) -> anyhow::Result<(usize, Vec<(f64, f64)>)> {
-        let sim = ollama(1, LOADS).await?;
+        let sim = ollama(1, &LOADS).await?;
         let db = Db::on(self.cluster).await;
         let api = Api::with_keys(programs, &db).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
         models_are_known(&db).await;
-        let mut keys = Vec::new();
-        for client in 0..CLIENTS {
-            keys.push(new_client(&db, &client.to_string()).await?.1);
-        }
-        let http = http_client()?;
-        let (mut random, mut at, began) = (StdRng::seed_from_u64(SEED), Duration::ZERO, Instant::now());
+        let (keys, http) = (clients(&db).await?, http_client()?);
+        let (mut random, mut at, began) = (seeded(), Duration::ZERO, Instant::now());
         let jobs = (0..self.jobs).map(|number| {
-            at += Duration::from_secs_f64(-random.random::<f64>().max(1e-9).ln() * BETWEEN_JOBS);
+            at += between_arrivals(&mut random, BETWEEN_JOBS);
             let (model, run) = (random.random_range(0..LOADS.len()), random.random_range(RUNS));
             let prompt = format!("{number} sim:tokens=1 sim:prompt-delay={run}ms");
             let body = json!({"model": format!("model-{model}"), "prompt": prompt}).to_string();

@@ -5,31 +5,31 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use foreman_store::{JobId, JobRequest};
 use foreman_tests::{Cluster, Db, within};
-use futures_util::future::try_join_all;
-use ollama_sim::{Config, Log, Sim};
+use ollama_sim::Log;
+use rand::RngExt as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 use tokio::time::sleep_until;
 
 use crate::Scale;
 use crate::measure::{median, millis};
+use crate::mixed::{
+    CLIENTS, Planned, between_arrivals, clients, ended_after, ollama, prompt, request_of, seeded,
+    send_straight, submit,
+};
 use crate::programs::Programs;
 use crate::services::{Api, Worker, all_are_done, http_client, models_are_known, new_client};
 
 const MODELS: usize = 5;
-const CLIENTS: usize = 4;
 /// Loads of real models take 5 to 20 s.
 const LOADS: [u64; MODELS] = [50, 80, 120, 160, 200];
 /// Runs of real jobs take 0.2 to 5 s.
 const RUNS: std::ops::Range<u64> = 2..50;
 /// How long the jobs of a flood run, and those beside it.
 const RUN_BESIDE: u64 = 20;
-/// The workloads are drawn from this seed.
-const SEED: u64 = 7;
 /// Longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -41,15 +41,6 @@ pub(crate) struct Gpu<'a> {
     flood: usize,
     /// How many jobs the other one sends, one a second.
     single: usize,
-}
-
-/// A job of a mixed workload.
-#[derive(Debug, Clone, Copy)]
-struct Planned {
-    at: Duration,
-    client: usize,
-    model: usize,
-    run: u64,
 }
 
 /// What became of a workload.
@@ -128,7 +119,7 @@ impl<'a> Gpu<'a> {
     }
 
     fn workloads(&self) -> [(&'static str, Vec<Planned>); 3] {
-        let mut random = StdRng::seed_from_u64(SEED);
+        let mut random = seeded();
         let run = |random: &mut StdRng| random.random_range(RUNS);
         let alternating = (0..self.mixed)
             .map(|nth| Planned {
@@ -142,7 +133,7 @@ impl<'a> Gpu<'a> {
         let poisson = (0..self.mixed)
             .map(|_| {
                 // Half of what the GPU could run without loads.
-                at += Duration::from_secs_f64(-random.random::<f64>().max(1e-9).ln() * 0.05);
+                at += between_arrivals(&mut random, 0.05);
                 Planned {
                     at,
                     client: random.random_range(0..CLIENTS),
@@ -168,25 +159,14 @@ impl<'a> Gpu<'a> {
         workload: &[Planned],
         resident: usize,
     ) -> anyhow::Result<Seen> {
-        let (sim, db) = (ollama(resident, LOADS).await?, Db::on(self.cluster).await);
+        let (sim, db) = (ollama(resident, &LOADS).await?, Db::on(self.cluster).await);
         let api = Api::with_keys(programs, &db).await;
         let worker = Worker::with_models(programs, &db, &sim.url(), 1, resident);
         models_are_known(&db).await;
-        let mut keys = Vec::new();
-        for client in 0..CLIENTS {
-            keys.push(new_client(&db, &client.to_string()).await?.1);
-        }
-        let (http, began) = (http_client()?, Instant::now());
-        let submit = async |(number, job): (usize, &Planned)| {
-            sleep_until((began + job.at).into()).await;
-            let asked = http.post(format!("http://{}/jobs", api.address)).bearer_auth(&keys[job.client]);
-            let answer = asked.body(body(number, job, true)).send().await?;
-            ensure!(answer.status() == 202, "{}", answer.text().await?);
-            Ok(())
-        };
-        try_join_all(workload.iter().enumerate().map(submit)).await?;
+        let (keys, began) = (clients(&db).await?, Instant::now());
+        submit(&api, &keys, workload, began).await?;
         all_are_done(&db, workload.len()).await;
-        let makespan = ended_after(&sim, began);
+        let makespan = ended_after(std::slice::from_ref(&sim), began);
         worker.has_no_complaints()?;
         let mut waits: BTreeMap<usize, Vec<Duration>> = BTreeMap::new();
         let rows: Vec<String> = db
@@ -205,7 +185,7 @@ impl<'a> Gpu<'a> {
 
     /// The share of the time in which the GPU had a job, from the first job to the last.
     async fn busy(&self, programs: &Programs, run: u64, jobs: usize) -> anyhow::Result<f64> {
-        let (sim, db) = (ollama(1, LOADS).await?, Db::on(self.cluster).await);
+        let (sim, db) = (ollama(1, &LOADS).await?, Db::on(self.cluster).await);
         let job = |number| db.job(JobRequest { body: flooding(number, run), ..request(&db) });
         db.accept_all(&(0..jobs).map(job).collect::<Vec<_>>()).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
@@ -216,7 +196,7 @@ impl<'a> Gpu<'a> {
 
     /// How long the jobs of one client, or user, take that sends one a second, while another one has `flood` in the queue.
     async fn victim(&self, programs: &Programs, flood: usize, is_client: bool) -> anyhow::Result<String> {
-        let (sim, db) = (ollama(1, LOADS).await?, Db::on(self.cluster).await);
+        let (sim, db) = (ollama(1, &LOADS).await?, Db::on(self.cluster).await);
         let api = Api::with_keys(programs, &db).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
         models_are_known(&db).await;
@@ -266,26 +246,18 @@ impl<'a> Gpu<'a> {
 }
 
 async fn direct(workload: &[Planned], resident: usize) -> anyhow::Result<Seen> {
-    let (sim, http, began) = (ollama(resident, LOADS).await?, http_client()?, Instant::now());
-    let ask = async |(number, job): (usize, &Planned)| {
-        sleep_until((began + job.at).into()).await;
-        let answer =
-            http.post(format!("{}/api/generate", sim.url())).body(body(number, job, false)).send().await?;
-        ensure!(answer.status() == 200, "{}", answer.text().await?);
-        answer.bytes().await?;
-        anyhow::Ok((job.client, began.elapsed().saturating_sub(job.at)))
-    };
+    let (sims, began) = ([ollama(resident, &LOADS).await?], Instant::now());
     let mut waits: BTreeMap<usize, Vec<Duration>> = BTreeMap::new();
-    for (client, wait) in try_join_all(workload.iter().enumerate().map(ask)).await? {
+    for (client, wait) in send_straight(&sims, workload, began).await? {
         waits.entry(client).or_default().push(wait);
     }
-    let log = sim.log();
-    Ok(Seen { loads: log.loads, makespan: ended_after(&sim, began), waits, jain: jain(&log) })
+    let (log, makespan) = (sims[0].log(), ended_after(&sims, began));
+    Ok(Seen { loads: log.loads, makespan, waits, jain: jain(&log) })
 }
 
 /// One request after the other, as a client without a queue would send them.
 async fn busy_direct(run: u64, jobs: usize) -> anyhow::Result<f64> {
-    let (sim, http) = (ollama(1, LOADS).await?, http_client()?);
+    let (sim, http) = (ollama(1, &LOADS).await?, http_client()?);
     for number in 0..jobs {
         let asked = http.post(format!("{}/api/generate", sim.url())).body(flooding(number, run));
         asked.send().await?.error_for_status()?.bytes().await?;
@@ -293,31 +265,8 @@ async fn busy_direct(run: u64, jobs: usize) -> anyhow::Result<f64> {
     Ok(busy_share(&sim.log()))
 }
 
-/// An Ollama with five models, each of which takes so many milliseconds to load.
-pub(crate) async fn ollama(resident: usize, loads: [u64; MODELS]) -> anyhow::Result<Sim> {
-    let mut config = Config { max_loaded: resident, max_queue: 100_000, ..Config::default() }
-        .models(["model-0", "model-1", "model-2", "model-3", "model-4"]);
-    for (model, load) in loads.into_iter().enumerate() {
-        config = config.slow_load(&format!("model-{model}"), Duration::from_millis(load));
-    }
-    Sim::start(config).await.context("the simulator cannot listen")
-}
-
-fn body(number: usize, job: &Planned, is_job: bool) -> String {
-    let (model, prompt) = (format!("model-{}", job.model), prompt(job.client, number, job.run));
-    if is_job {
-        json!({"model": model, "prompt": prompt}).to_string()
-    } else {
-        json!({"model": model, "prompt": prompt, "stream": true}).to_string()
-    }
-}
-
 fn flooding(number: usize, run: u64) -> String {
     json!({"model": "model-0", "prompt": prompt(0, number, run), "stream": true}).to_string()
-}
-
-fn prompt(client: usize, number: usize, run: u64) -> String {
-    format!("{client} {number} sim:tokens=1 sim:prompt-delay={run}ms")
 }
 
 fn request(db: &Db) -> JobRequest {
@@ -329,14 +278,6 @@ fn request(db: &Db) -> JobRequest {
     }
 }
 
-/// How long after this moment the last run ended.
-fn ended_after(sim: &Sim, began: Instant) -> Duration {
-    // The log counts from the start of the simulator.
-    let first = sim.look(|log| log.records.iter().map(|record| record.arrived).min()).unwrap_or_default();
-    let last = sim.look(|log| log.records.iter().filter_map(|record| record.ended).max()).unwrap_or_default();
-    (last - first).min(began.elapsed())
-}
-
 fn busy_share(log: &Log) -> f64 {
     let first = log.runs().iter().filter_map(|run| run.started).min().unwrap_or_default();
     let last = log.runs().iter().filter_map(|run| run.ended).max().unwrap_or_default();
@@ -346,13 +287,11 @@ fn busy_share(log: &Log) -> f64 {
 /// Jain's index of the GPU time that the clients have had in the first half of all runs.
 fn jain(log: &Log) -> f64 {
     let runs = log.runs();
-    let mut had: BTreeMap<String, f64> = BTreeMap::new();
+    let mut had: BTreeMap<usize, f64> = BTreeMap::new();
     for run in &runs[..runs.len() / 2] {
-        let text = String::from_utf8_lossy(&run.body);
-        let client =
-            text.split("\"prompt\":\"").nth(1).and_then(|prompt| prompt.split(' ').next()).unwrap_or("");
+        let Some((client, _)) = request_of(run) else { continue };
         let took = run.ended.unwrap_or_default().saturating_sub(run.started.unwrap_or_default());
-        *had.entry(client.to_owned()).or_default() += took.as_secs_f64();
+        *had.entry(client).or_default() += took.as_secs_f64();
     }
     let (sum, squares) =
         had.values().fold((0.0, 0.0), |(sum, squares), had| (sum + had, squares + had * had));

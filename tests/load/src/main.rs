@@ -22,6 +22,7 @@ mod eta;
 mod gpu;
 mod isolation;
 mod measure;
+mod mixed;
 mod pgbench;
 mod programs;
 mod quiet;

@@ -23,6 +23,10 @@ impl Journal {
         Self { began: Instant::now(), keep, log: Mutex::default(), changed: Notify::new() }
     }
 
+    pub(crate) fn began(&self) -> std::time::Instant {
+        self.began.into_std()
+    }
+
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
         look(&self.lock())
     }

@@ -37,6 +37,7 @@ mod voice;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
@@ -109,6 +110,11 @@ impl Sim {
 
     pub fn clear_faults(&self) {
         self.ollama.faults.clear();
+    }
+
+    /// The moment from which the times of the log count.
+    pub fn began(&self) -> Instant {
+        self.ollama.journal.began()
     }
 
     /// A copy of the log.
