@@ -20,6 +20,7 @@ mod cpu;
 mod deliver;
 mod eta;
 mod gpu;
+mod hosts;
 mod isolation;
 mod measure;
 mod mixed;
@@ -40,6 +41,7 @@ use contexts::Contexts;
 use deliver::Deliver;
 use eta::Eta;
 use gpu::Gpu;
+use hosts::Hosts;
 use isolation::Isolation;
 use measure::{Row, Sample, Scenario};
 use programs::Programs;
@@ -92,6 +94,8 @@ enum Name {
     Idle,
     /// A job a second, alone and then beside another client or user who has queued thousands.
     Flood,
+    /// Work of four models for two hosts, beside one host and a balancer; and one of the two is killed.
+    Hosts,
     /// Jobs that come at random and ask when they begin: how well that holds.
     Eta,
     /// A worker beside a short and a long queue of many clients and users: what a claim costs Postgres.
@@ -151,6 +155,7 @@ async fn report(
         Name::Contexts => Contexts::new(cluster, scale).measure(contenders).await,
         Name::Gpu => gpu.mixed(contenders).await,
         Name::Idle => gpu.idle(contenders, repeats).await,
+        Name::Hosts => Hosts::new(cluster, scale).measure(contenders, repeats).await,
         Name::Eta => Eta::new(cluster, scale).measure(contenders).await,
         Name::Flood => gpu.beside_flood(contenders).await,
         Name::Claims => Claims::new(cluster, scale).measure(contenders, repeats).await,
@@ -177,6 +182,9 @@ struct Scale {
     contexts: usize,
     /// How many jobs a mixed workload has.
     mixed: usize,
+    /// How many jobs of four models two hosts have, and how long the lease of a host lasts.
+    hosts: usize,
+    lease_ttl: &'static str,
     /// How many jobs somebody queues who keeps others waiting, and how many single jobs the others send.
     flood: usize,
     single: usize,
@@ -200,6 +208,8 @@ impl Scale {
             contexts: 200,
             quiet_for,
             mixed: 400,
+            hosts: 120,
+            lease_ttl: "20s",
             flood: 20_000,
             single: 40,
         }
@@ -220,6 +230,8 @@ impl Scale {
             contexts: 50,
             quiet_for,
             mixed: 60,
+            hosts: 12,
+            lease_ttl: "2s",
             flood: 400,
             single: 3,
         }

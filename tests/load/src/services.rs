@@ -94,9 +94,23 @@ impl Worker {
         slots: usize,
         together: usize,
     ) -> Self {
+        let together = together.to_string();
+        // An older worker does not know this setting, and says so.
+        let more: &[_] = if together == "1" { &[] } else { &[("FOREMAN_MODELS_TOGETHER", &*together)] };
+        Self::with_settings(programs, db, ollama, slots, more)
+    }
+
+    /// Starts one with more settings.
+    pub(crate) fn with_settings(
+        programs: &Programs,
+        db: &Db,
+        ollama: &str,
+        slots: usize,
+        more: &[(&str, &str)],
+    ) -> Self {
         let ops = loopback();
-        let (slots, together) = (slots.to_string(), together.to_string());
-        let mut settings = vec![
+        let slots = slots.to_string();
+        let settings = [
             ("DATABASE_URL", db.url()),
             ("OLLAMA_HOST", ollama),
             ("FOREMAN_WORKER_OPS_ADDR", &ops),
@@ -106,10 +120,7 @@ impl Worker {
             ("FOREMAN_WEBHOOK_ALLOW", "loopback"),
             ("FOREMAN_WEBHOOK_SECRET", SECRET),
         ];
-        // An older worker does not know this setting, and says so.
-        if together != "1" {
-            settings.push(("FOREMAN_MODELS_TOGETHER", &together));
-        }
+        let settings = [&settings[..], more].concat();
         Self { process: Process::start(&programs.path("foreman-worker"), &[], &settings) }
     }
 
@@ -135,9 +146,14 @@ impl Worker {
 
 /// Returns when a worker has listed its models, so that jobs are accepted.
 pub(crate) async fn models_are_known(db: &Db) {
+    hosts_are_known(db, 1).await;
+}
+
+/// Returns when the workers of so many hosts have listed their models.
+pub(crate) async fn hosts_are_known(db: &Db, hosts: i64) {
     let published = "SELECT count(*) FROM host WHERE published_at IS NOT NULL";
-    eventually("a host that has published", async || match db.value::<i64>(published).await {
-        0 => Err("none has"),
+    eventually("hosts that have published", async || match db.value::<i64>(published).await {
+        known if known < hosts => Err(format!("{known} of {hosts} have")),
         _ => Ok(()),
     })
     .await;
