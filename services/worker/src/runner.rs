@@ -7,7 +7,6 @@ mod answer;
 mod attempt;
 mod cancel;
 mod decider;
-mod drain;
 mod fate;
 mod floor;
 mod forecaster;
@@ -17,6 +16,7 @@ mod job;
 mod load;
 pub(crate) mod metrics;
 mod neighbours;
+mod operator;
 mod pause;
 mod publisher;
 mod questions;
@@ -59,8 +59,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     });
     let (its, its_ollama, its_signals) = (Arc::clone(&worker), ollama.clone(), signals.clone());
     let prepare = async move |holder: &Holder| {
-        drain::look(&its, &its_signals).await;
-        unload::look(&its, &its_signals).await;
+        operator::look(&its, &its_signals).await;
         neighbours::look(&its, &its_signals).await;
         publisher::remember(&its, &holder.host, &its_ollama, &its_signals).await;
     };
@@ -81,8 +80,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         shutdown.spawn_work("scan", scan::run(Arc::clone(&worker), holder.clone(), signals.clone())),
         shutdown
             .spawn_work("neighbours", neighbours::run(Arc::clone(&worker), holder.clone(), signals.clone())),
-        shutdown.spawn_work("drain", drain::run(Arc::clone(&worker), signals.clone())),
-        shutdown.spawn_work("unload", unload::run(Arc::clone(&worker), signals.clone())),
+        shutdown.spawn_work("operator", operator::run(Arc::clone(&worker), signals.clone())),
         shutdown.spawn_work("cancel", cancel::run(Arc::clone(&worker), signals.clone())),
         shutdown.spawn_work(
             "plan",

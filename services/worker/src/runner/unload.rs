@@ -1,49 +1,18 @@
-//! Tells the floor which models an operator wants out of this host's memory, and has Ollama unload one when the floor says
-//! so. It must never forget an unload that Ollama has not answered: a worker that dies in between leaves it to the next
-//! holder of the host.
+//! Has Ollama unload a model, as an operator asked. It must never forget an unload that Ollama has not answered: a worker that
+//! dies in between leaves it to the next holder of the host.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use foreman_ollama::{Client, FailureKind, LoadKey, ModelName, Route};
-use foreman_runtime::{background_error, stalls};
+use foreman_ollama::{Client, FailureKind, LoadKey, Route};
+use foreman_runtime::background_error;
 use foreman_store::Store;
-use foreman_store::wake::Topic;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::signal::{Signal, Unload};
-use crate::worker::Worker;
-
-/// A wake-up is seldom lost, and nobody's job waits for an unload.
-const POLL: Duration = Duration::from_secs(2);
 
 /// Ollama answers an unload at once, even while the model runs. Only while somebody else loads the model there it does not.
 /// No load of ours begins meanwhile, so an Ollama that hangs must not keep us waiting for long.
 const LIMIT: Duration = Duration::from_secs(10);
-
-pub(super) async fn run(worker: Arc<Worker>, signals: mpsc::UnboundedSender<Signal>) {
-    let mut woken = worker.store.wakeups().subscribe(Topic::Host);
-    loop {
-        look(&worker, &signals).await;
-        _ = timeout(POLL, woken.changed()).await;
-    }
-}
-
-/// Looks once. A new holder does so before it claims anything.
-pub(super) async fn look(worker: &Worker, signals: &mpsc::UnboundedSender<Signal>) {
-    let host = worker.config.host.id.as_str();
-    match stalls::round("unload", stalls::USUAL, worker.store.unloads(host)).await {
-        Ok(asked) => {
-            let asked = asked
-                .into_iter()
-                .filter_map(|unload| Some((ModelName::parse(&unload.canonical).ok()?, unload.asked_at)));
-            // Sending fails only when the floor has ended.
-            _ = signals.send(Signal::UnloadsAsked(asked.collect()));
-        }
-        Err(error) => background_error!("unload", error),
-    }
-}
 
 /// Has Ollama unload the model. Returns how that went, however it went.
 pub(super) async fn carry_out(store: Store, ollama: Client, host: String, unload: Unload) -> Signal {
