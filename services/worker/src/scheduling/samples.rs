@@ -1,12 +1,14 @@
-//! Keys, ids and groups for the tests of this folder.
+//! Keys, ids, groups and settings for the tests of this folder and of the decider.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::DateTime;
 use foreman_store::{ClientId, JobId, UserName, ulid_floor};
 
 use super::backlog::Group;
 use super::key::Key;
+use crate::config;
 
 pub(crate) fn key(text: &str) -> Key {
     Arc::new(text.parse().unwrap())
@@ -30,5 +32,16 @@ pub(crate) fn group(text: &str, number: u128, lowest: i64) -> Group {
         priority: 0,
         sync: false,
         lowest: id(lowest),
+    }
+}
+
+/// Turns on a host that holds one model.
+pub(crate) fn turns() -> config::Turns {
+    config::Turns {
+        max_model_wait: Duration::from_secs(600),
+        load_share: 0.1,
+        context_fit: true,
+        context_max: None,
+        models_together: 1,
     }
 }

@@ -85,24 +85,15 @@ fn why_now(stays: Option<Stays>) -> Why {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use foreman_store::{ClientTerms, UserName};
 
     use super::*;
-    use crate::config;
     use crate::scheduling::plan::Charge;
-    use crate::scheduling::samples::{client, group, key};
+    use crate::scheduling::samples::{client, group, key, turns};
 
     /// A plan in which each of these clients waits for a model of its own.
     fn plan(clients: &[u128], now: Instant) -> Plan {
-        let mut plan = Plan::new(&config::Turns {
-            max_model_wait: Duration::from_secs(600),
-            load_share: 0.1,
-            context_fit: true,
-            context_max: None,
-            models_together: 1,
-        });
+        let mut plan = Plan::new(&turns());
         let model = |number: u128| format!("m{number}:latest");
         plan.published(clients.iter().map(|number| key(&model(*number)).model().clone()).collect());
         plan.scanned(clients.iter().map(|number| group(&model(*number), *number, 1)).collect(), now);

@@ -1,7 +1,7 @@
 //! What the plan adds to the parts that it asks. The parts have tests of their own.
 
 use super::*;
-use crate::scheduling::samples::{self, client, id, key};
+use crate::scheduling::samples::{self, client, id, key, turns};
 
 const ONE: &str = "one:latest";
 const TWO: &str = "two:latest";
@@ -22,16 +22,6 @@ fn ready(keys: &[&str]) -> Vec<Group> {
 
 fn group(text: &str, number: u128) -> Group {
     samples::group(text, number, 0)
-}
-
-fn turns() -> config::Turns {
-    config::Turns {
-        max_model_wait: Duration::from_secs(600),
-        load_share: 0.1,
-        context_fit: true,
-        context_max: None,
-        models_together: 1,
-    }
 }
 
 /// A plan in which client 1 has ready jobs of each of these keys. The host has all of their models.

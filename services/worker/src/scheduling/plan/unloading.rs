@@ -29,23 +29,15 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use foreman_store::HostPlan;
 
     use super::*;
     use crate::config;
-    use crate::scheduling::samples::key;
+    use crate::scheduling::samples::{key, turns};
 
     #[test]
     fn an_unload_ends_the_turn_of_its_own_model_alone() {
-        let mut plan = Plan::new(&config::Turns {
-            max_model_wait: Duration::from_secs(600),
-            load_share: 0.1,
-            context_fit: true,
-            context_max: None,
-            models_together: 2,
-        });
+        let mut plan = Plan::new(&config::Turns { models_together: 2, ..turns() });
         let turn = "a:latest num_ctx=8192".to_owned();
         plan.remember(&HostPlan {
             loaded: vec![turn.clone()],

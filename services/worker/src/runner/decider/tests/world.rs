@@ -25,6 +25,7 @@ use crate::runner::decider::{Action, Decider, Event};
 use crate::runner::fate::{Abort, Look};
 use crate::runner::signal::{Signal, Unload};
 use crate::scheduling::key::Key;
+use crate::scheduling::samples;
 use ollama::failed;
 
 /// The last key runs in Ollama's cloud and needs no load.
@@ -142,13 +143,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(script: Script) -> Self {
-        let turns = config::Turns {
-            max_model_wait: Duration::from_secs(600),
-            load_share: 0.1,
-            context_fit: true,
-            context_max: None,
-            models_together: script.room,
-        };
+        let turns = config::Turns { models_together: script.room, ..samples::turns() };
         let start = Instant::now();
         let of_disturbance = |(at, what): &(Duration, Disturbance)| match what {
             Disturbance::HostAway(long)
