@@ -11,9 +11,9 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
-    Acceptance, Claimed, ClientId, Completion, ConnectOptions, Exit, Heartbeat, Holder, HostOffer, JobId,
-    JobRequest, Lease, NewJob, Offer, Permit, Phase, Reason, Rescued, Settled, Store, StoreError, UserName,
-    WorkerId, ulid_floor,
+    Acceptance, Claimed, ClientId, Completion, ConnectOptions, Credentials, Exit, Heartbeat, Holder,
+    HostOffer, JobId, JobRequest, Lease, NewJob, Offer, Permit, Phase, Reason, Rescued, Seal, Settled, Store,
+    StoreError, UserName, WorkerId, ulid_floor,
 };
 use sqlx::{
     AssertSqlSafe, PgPool, Postgres,
@@ -237,6 +237,12 @@ impl Db {
             metadata: None,
             receiver: None,
         }
+    }
+
+    /// Makes a client with a key.
+    pub async fn new_client(&self, name: &str, is_admin: bool) -> Credentials {
+        let made = self.store.create_client(&Seal::new(&[7; 32]), name, is_admin).await;
+        made.expect("the name is new and valid")
     }
 
     /// Accepts this many plain jobs.

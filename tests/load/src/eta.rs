@@ -74,7 +74,7 @@ impl<'a> Eta<'a> {
         let api = Api::with_keys(programs, &db).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
         models_are_known(&db).await;
-        let (keys, http) = (clients(&db).await?, http_client()?);
+        let (keys, http) = (clients(&db).await, http_client()?);
         let (mut random, mut at, began) = (seeded(), Duration::ZERO, Instant::now());
         let jobs = (0..self.jobs).map(|number| {
             at += between_arrivals(&mut random, BETWEEN_JOBS);

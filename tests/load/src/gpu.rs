@@ -21,7 +21,7 @@ use crate::mixed::{
     send_straight, submit,
 };
 use crate::programs::Programs;
-use crate::services::{Api, Worker, all_are_done, http_client, models_are_known, new_client};
+use crate::services::{Api, Worker, all_are_done, http_client, models_are_known};
 
 const MODELS: usize = 5;
 /// Loads of real models take 5 to 20 s.
@@ -163,7 +163,7 @@ impl<'a> Gpu<'a> {
         let api = Api::with_keys(programs, &db).await;
         let worker = Worker::with_models(programs, &db, &sim.url(), 1, resident);
         models_are_known(&db).await;
-        let (keys, began) = (clients(&db).await?, Instant::now());
+        let (keys, began) = (clients(&db).await, Instant::now());
         submit(&api, &keys, workload, began).await?;
         all_are_done(&db, workload.len()).await;
         let makespan = ended_after(std::slice::from_ref(&sim), began);
@@ -202,7 +202,7 @@ impl<'a> Gpu<'a> {
         models_are_known(&db).await;
         let mut keys = Vec::new();
         for name in ["greedy", "single"] {
-            keys.push(new_client(&db, name).await?.1);
+            keys.push(db.new_client(name, false).await.key);
         }
         let http = http_client()?;
         let post = async |path: &str, key: &str, user: &str, body: String| {

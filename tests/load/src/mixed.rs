@@ -12,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::time::sleep_until;
 
-use crate::services::{Api, http_client, new_client};
+use crate::services::{Api, http_client};
 
 /// How many clients send work.
 pub(crate) const CLIENTS: usize = 4;
@@ -51,12 +51,12 @@ pub(crate) async fn ollama(resident: usize, loads: &[u64]) -> anyhow::Result<Sim
 }
 
 /// The keys of the clients.
-pub(crate) async fn clients(db: &Db) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn clients(db: &Db) -> Vec<String> {
     let mut keys = Vec::new();
     for client in 0..CLIENTS {
-        keys.push(new_client(db, &client.to_string()).await?.1);
+        keys.push(db.new_client(&client.to_string(), false).await.key);
     }
-    Ok(keys)
+    keys
 }
 
 /// Submits each request as a job at its time. Returns when all are accepted.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use foreman_store::{ClientId, Seal};
 use foreman_tests::{Db, Process, eventually, free_port, http, within};
 
 use crate::programs::Programs;
@@ -17,12 +16,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// A client that asks as quickly as it can, and asks nobody else.
 pub(crate) fn http_client() -> anyhow::Result<reqwest::Client> {
     Ok(reqwest::Client::builder().no_proxy().http1_only().tcp_nodelay(true).build()?)
-}
-
-/// A new client of an api whose callers have keys, and its key.
-pub(crate) async fn new_client(db: &Db, name: &str) -> anyhow::Result<(ClientId, String)> {
-    let made = db.store.create_client(&Seal::new(&[7; 32]), name, false).await?;
-    Ok((made.client, made.key))
 }
 
 /// Waits until so many jobs are done.

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use crate::accept::publish_model;
 use crate::measure::millis;
 use crate::programs::Programs;
-use crate::services::{Api, new_client};
+use crate::services::Api;
 use crate::{Scale, workload};
 
 /// How many connections of the greedy client list its jobs.
@@ -86,15 +86,15 @@ impl<'a> Shares<'a> {
         let db = Db::on(self.cluster).await;
         publish_model(&db).await;
         let api = Api::with_keys(programs, &db).await;
-        let (greedy, greedy_key) = new_client(&db, "greedy").await?;
-        let (_, other_key) = new_client(&db, "other").await?;
-        let large = large_artifact(&db, greedy).await?;
-        workload::accept(&db, self.queued, |_, request| JobRequest { client: greedy, ..request }).await;
+        let (greedy, other) = (db.new_client("greedy", false).await, db.new_client("other", false).await);
+        let large = large_artifact(&db, greedy.client).await?;
+        workload::accept(&db, self.queued, |_, request| JobRequest { client: greedy.client, ..request })
+            .await;
 
-        let other = Caller { address: api.address.clone(), key: other_key };
+        let other = Caller { address: api.address.clone(), key: other.key };
         let alone = other.clone().watch(self.length).await?;
         let stop = Arc::new(AtomicBool::new(false));
-        let caller = Caller { address: api.address.clone(), key: greedy_key };
+        let caller = Caller { address: api.address.clone(), key: greedy.key };
         let greedy = tokio::task::spawn_blocking({
             let stop = Arc::clone(&stop);
             move || caller.be_greedy(large, &stop)

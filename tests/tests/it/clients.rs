@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use foreman_store::Seal;
 use foreman_tests::{eventually, http, made};
 use futures_util::future::join_all;
 use ollama_sim::{Config, Model};
@@ -130,7 +129,7 @@ async fn a_client_sees_the_same_through_foreman_as_straight_at_ollama() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_opens_and_a_wrong_one_is_refused_in_the_words_of_the_client() {
     let house = House::for_scripts(&[("FOREMAN_AUTH", "required")]).await;
-    let key = house.db.store.create_client(&Seal::new(&[7; 32]), "team", false).await.unwrap().key;
+    let key = house.db.new_client("team", false).await.key;
     for (script, seen) in run_all(&SCRIPTS, &house.api.url, &key, 30, &["chat", "chat_stream"]).await {
         assert!(seen.values().all(|seen| seen.get("answer").is_some()), "{script}: {seen:?}");
     }

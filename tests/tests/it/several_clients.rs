@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use foreman_store::{ClientId, JobRequest, NewJob, Seal};
+use foreman_store::{ClientId, JobRequest, NewJob};
 use foreman_tests::{Api, Db, Worker, eventually, http};
 use ollama_sim::{Config, Happening, Record, Sim};
 use serde_json::{Value, json};
@@ -41,10 +41,6 @@ fn generating(db: &Db, prompt: &str) -> JobRequest {
         path: "/api/generate".to_owned(),
         ..db.request()
     }
-}
-
-async fn new_client(db: &Db, name: &str) -> ClientId {
-    db.store.create_client(&Seal::new(&[7; 32]), name, false).await.unwrap().client
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +165,7 @@ async fn with_fitting_off_each_length_goes_to_ollama_as_it_came() {
 async fn clients_share_the_time_of_the_gpu_and_not_the_number_of_jobs() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();
-    let another = new_client(&db, "another").await;
+    let another = db.new_client("another", false).await.client;
     let long = (0..20).map(|nth| generating(&db, &format!("{nth} sim:tokens=10 sim:token-delay=15ms")));
     let short = (0..300).map(|nth| JobRequest {
         client: another,
@@ -200,7 +196,7 @@ async fn clients_share_the_time_of_the_gpu_and_not_the_number_of_jobs() {
 async fn a_client_at_its_ceiling_waits_for_its_own_jobs_and_leaves_slots_to_others() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config { parallel: 4, ..Config::default() }.models(["tiny-a"])).await.unwrap();
-    let another = new_client(&db, "another").await;
+    let another = db.new_client("another", false).await.client;
     let of = |client: ClientId, count: usize| {
         let one = |nth| JobRequest {
             client,
@@ -230,8 +226,8 @@ async fn a_client_at_its_ceiling_waits_for_its_own_jobs_and_leaves_slots_to_othe
 async fn a_client_past_its_budget_goes_last() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();
-    let another = new_client(&db, "another").await;
-    let spent = new_client(&db, "spent").await;
+    let another = db.new_client("another", false).await.client;
+    let spent = db.new_client("spent", false).await.client;
     let of = |client: ClientId, count: usize| {
         let one = |nth| JobRequest {
             client,
@@ -287,7 +283,7 @@ async fn the_queue_tells_whose_turn_it_is_who_comes_next_and_who_got_how_much() 
     let config = Config { load_delay: Duration::from_millis(200), ..Config::default() };
     let sim = Sim::start(config.models(["tiny-a", "tiny-b"])).await.unwrap();
     let api = Api::start(&db, &[]).await;
-    let another = new_client(&db, "another").await;
+    let another = db.new_client("another", false).await.client;
     let jobs: Vec<NewJob> = (0..600)
         .map(|nth| {
             let (client, model) = if nth % 2 == 0 { (db.client, "tiny-a") } else { (another, "tiny-b") };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_store::{ClientId, JobRequest, NewJob, Seal};
+use foreman_store::{ClientId, JobRequest, NewJob};
 use foreman_tests::{Api, Db, eventually, http};
 use ollama_sim::Config;
 use serde_json::{Value, json};
@@ -174,7 +174,7 @@ async fn a_client_at_its_ceiling_is_told_so() {
 }
 
 async fn of_another_client(db: &Db) -> NewJob {
-    let client: ClientId = db.store.create_client(&Seal::new(&[7; 32]), "other", false).await.unwrap().client;
+    let client: ClientId = db.new_client("other", false).await.client;
     db.job(JobRequest {
         client,
         load_key: "tiny-a:latest num_ctx=any".to_owned(),

@@ -64,7 +64,7 @@ impl House {
         let workers = sims.iter().map(worker).collect();
         hosts_are_known(&db, i64::try_from(hosts)?).await;
         sleep(ACQUAINTED).await;
-        let keys = clients(&db).await?;
+        let keys = clients(&db).await;
         Ok(Self { db, sims, workers, api, keys, submitted: 0 })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use foreman_store::{Completion, Exit, Seal};
+use foreman_store::{Completion, Exit};
 use foreman_tests::{Api, Db};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -366,7 +366,7 @@ impl Contract {
             ("FOREMAN_AUTH", "required"),
         ];
         let full = Api::start(db, &full).await;
-        let key = db.store.create_client(&Seal::new(&[7; 32]), "full", false).await.unwrap().key;
+        let key = db.new_client("full", false).await.key;
         let bearer = format!("Bearer {key}");
         let auth = ("authorization", bearer.as_str());
         let (get, post) = (Method::GET, Method::POST);

@@ -1,6 +1,6 @@
 //! Tests `GET /queue`: the jobs of each client, whose turn it is, and what of this a client may see.
 
-use foreman_store::{GpuPart, HostPlan, HostTurns, NextTurn, Phase, Seal, Term, TermsChange, Why};
+use foreman_store::{GpuPart, HostPlan, HostTurns, NextTurn, Phase, Term, TermsChange, Why};
 use foreman_tests::{Api, Db, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -23,9 +23,7 @@ async fn everybody_sees_their_own_and_the_others_and_an_admin_sees_whose() {
     publish(&db).await;
     db.run("INSERT INTO host_model VALUES ('gpu', 'tiny-b:latest', 'Tiny-B:latest', true)").await;
     let api = Api::start(&db, &[("FOREMAN_AUTH", "required")]).await;
-    let client = async |name: &str, is_admin| {
-        db.store.create_client(&Seal::new(&[7; 32]), name, is_admin).await.unwrap().key
-    };
+    let client = async |name: &str, is_admin| db.new_client(name, is_admin).await.key;
     let (mine, other, admin) =
         (client("mine", false).await, client("other", false).await, client("admin", true).await);
     assert_eq!(queue(&api, &mine).await["models"], json!([]));
@@ -73,11 +71,11 @@ async fn everybody_sees_their_own_and_the_others_and_an_admin_sees_whose() {
 async fn turns_and_parts_are_told_and_nobody_is_named_to_another_client() {
     let db = Db::fresh().await;
     publish(&db).await;
-    let client = async |name: &str, is_admin| {
-        db.store.create_client(&Seal::new(&[7; 32]), name, is_admin).await.unwrap()
-    };
-    let (mine, other, admin) =
-        (client("mine", false).await, client("secret", false).await, client("admin", true).await);
+    let (mine, other, admin) = (
+        db.new_client("mine", false).await,
+        db.new_client("secret", false).await,
+        db.new_client("admin", true).await,
+    );
     let terms = TermsChange {
         weight: Some(Term::Is(3.0)),
         max_running: Some(Term::Is(2)),

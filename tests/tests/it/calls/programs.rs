@@ -1,7 +1,6 @@
 //! Calls of programs that this suite cannot run, written down from the programs' sources: their headers, their fields and how
 //! they leave. Each gets through Foreman what its program gets from Ollama itself.
 
-use foreman_store::Seal;
 use foreman_tests::{eventually, http};
 use ollama_sim::{Config, Model, Record};
 use reqwest::{Method, RequestBuilder};
@@ -73,7 +72,7 @@ fn function(name: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn home_assistant_lists_models_and_chats_with_tools() {
     let house = House::start(&[("FOREMAN_AUTH", "required")], &[]).await;
-    let key = house.db.store.create_client(&Seal::new(&[7; 32]), "home", false).await.unwrap().key;
+    let key = house.db.new_client("home", false).await.key;
     let library = "ollama-python/0.5.1 (x86_64 linux) Python/3.13.2";
     // Its setup asks for the key again only after 401 or 403.
     let stranger = Program { house: &house, headers: json_headers(library, "wrong") };

@@ -1,6 +1,5 @@
 //! `foreman model`.
 
-use foreman_store::Seal;
 use foreman_tests::{Api, Db};
 use serde_json::{Value, json};
 
@@ -12,10 +11,7 @@ async fn an_administrator_has_a_model_unloaded_and_nobody_else() {
     let db = Db::fresh().await;
     publish(&db).await;
     let api = Api::start(&db, &[("FOREMAN_AUTH", "required")]).await;
-    let key = async |name, is_admin| {
-        db.store.create_client(&Seal::new(&[7; 32]), name, is_admin).await.unwrap().key
-    };
-    let (admin, other) = (key("admin", true).await, key("other", false).await);
+    let [admin, other] = [db.new_client("admin", true).await.key, db.new_client("other", false).await.key];
     let run = async |arguments: &[&str], key: &str| {
         foreman(arguments, &[("FOREMAN_URL", &api.url), ("FOREMAN_API_KEY", key)]).await
     };
