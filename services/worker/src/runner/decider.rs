@@ -4,7 +4,9 @@
 //!
 //! Its knowledge has five parts. [`standing`] knows whether this worker may claim. [`host`] knows how Ollama is.
 //! [`Plan`] knows what to claim next. [`ledger`] knows which jobs are ours. [`claims`] knows whether Postgres may be
-//! asked now. [`brought`] decides what becomes of the jobs that claims bring.
+//! asked now.
+//!
+//! [`brought`] decides what becomes of the jobs that claims bring.
 
 mod brought;
 pub(super) mod claims;

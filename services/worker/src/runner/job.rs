@@ -57,7 +57,8 @@ pub(crate) enum Body {
 }
 
 impl Job {
-    /// Makes a job of a claimed row, whose load key was read. A row whose route this version does not know leaves at once as a failed job.
+    /// Makes a job of a claimed row, whose load key was read. A row whose route this version does not know leaves at once as a
+    /// failed job.
     pub(crate) fn new(
         claimed: Claimed,
         load_key: Option<&LoadKey>,

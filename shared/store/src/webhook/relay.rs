@@ -41,8 +41,8 @@ impl Store {
     /// the result exact: a relay with an old snapshot still sees rows that another relay took, but deletes none of them.
     pub async fn relay_from(&self, bound: &mut DrainBound, limit: i64) -> Result<Relayed, StoreError> {
         // In `deliveries`:
-        // - Build the ULID timestamp once per statement: doing it per row was most of the cost. It has twelve bits more than that
-        //   of other ids, so no two turns have the same (`TURN` in `lane.rs`).
+        // - Build the ULID timestamp once per statement: doing it per row was most of the cost. It has twelve bits more than
+        //   that of other ids, so that no two turns have the same one (`TURN` in `lane.rs`).
         // - When an earlier event of the job waits for a retry, the new event waits until the same time, so that the claim
         //   does not meet it before. Lock the earlier event until this commits. Otherwise it might be brought forward and
         //   sent meanwhile: that brings its later events forward, but not the ones made here, which would wait in vain.

@@ -30,9 +30,8 @@ const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 /// A lane without deliveries for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// A search goes through this many known lanes per look. Each costs Postgres some 30 µs, and everybody waits for
-/// a look. With no more lanes than these, each
-/// look searches through all of them.
+/// A search goes through this many known lanes per look. Each costs Postgres some 30 µs, and everybody waits for a look. With no
+/// more lanes than these, each look searches through all of them.
 const PART: usize = 32;
 
 /// Parts of a search take at most one part in this many of the time.
@@ -53,7 +52,7 @@ pub(super) struct LaneMemory {
     look_at_all: LookAtAll,
     /// The last look left out lanes that have something due, and room for it.
     left_some_out: bool,
-    /// The number of the pass: of the rounds since the dispatcher last waited for news.
+    /// The number of this pass. A pass is the rounds between two waits of the dispatcher.
     pass: u64,
 }
 
@@ -65,8 +64,8 @@ struct Remembered {
     /// When its first delivery may be claimed, as far as is known. What is due stays due until a visit finds nothing.
     due_at: Option<DateTime<Utc>>,
     busy: Instant,
-    /// The last pass in which a claim found nothing more here. A webhook that is due may wait for an earlier one of its job, which
-    /// another dispatcher sends.
+    /// The last pass in which a claim found nothing more here. A webhook that is due may wait for an earlier one of its
+    /// job, which another dispatcher sends.
     empty_in: u64,
 }
 

@@ -154,8 +154,9 @@ mod tests {
         "worker",
     ];
 
-    /// Statements that write to these tables and need wake nobody: they only record that a worker or sender is there
-    /// or goes on, or that work is done, concern an endpoint for which nothing waits or which may be sent to before and after, or encrypt a secret anew.
+    /// Statements that write to these tables and need wake nobody: they only record that a worker or sender is there or goes
+    /// on, or that work is done, concern an endpoint for which nothing waits or which may be sent to before and after, or
+    /// encrypt a secret anew.
     const FREE_NOBODY: [&str; 10] = [
         "register_worker",
         "renew_worker",
