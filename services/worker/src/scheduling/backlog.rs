@@ -32,7 +32,9 @@ pub(crate) struct Group {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Backlog {
     /// By load key without its context: what one runner may serve.
-    models: BTreeMap<Key, BTreeMap<ClientId, Queue>>,
+    models: BTreeMap<Key, Model>,
+    /// Of which of them each client has ready jobs.
+    clients: BTreeMap<ClientId, BTreeSet<Key>>,
     last_scan: ScanNo,
 }
 
@@ -40,16 +42,26 @@ pub(crate) struct Backlog {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ScanNo(u64);
 
+/// The ready jobs of one model, context aside.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    keys: Keys,
+    queues: BTreeMap<ClientId, Queue>,
+}
+
 /// The ready jobs of one client for one model, context aside.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Queue {
-    keys: BTreeMap<Key, Waiting>,
+    keys: Keys,
     users: HashMap<UserName, (Had, Vec<Group>)>,
     /// The users, with whoever has had least in front. So a claim looks at a few of them, however many there are.
     line: BTreeSet<(Had, UserName)>,
 }
 
-/// How many groups wait for a load key.
+/// The load keys that wait, and how many groups wait for each.
+#[derive(Debug, Clone, Default)]
+struct Keys(BTreeMap<Key, Waiting>);
+
 #[derive(Debug, Default, Clone, Copy)]
 struct Waiting {
     groups: usize,
@@ -62,11 +74,17 @@ impl Backlog {
     pub(crate) fn scanned(&mut self, groups: Vec<Group>, had: impl Fn(ClientId, &UserName) -> Had) {
         self.last_scan.0 += 1;
         self.models.clear();
+        self.clients.clear();
         let mut bases: HashMap<Key, Key> = HashMap::new();
         for group in groups {
             let base = bases.entry(Key::clone(&group.key)).or_insert_with(|| contexts::base(&group.key));
+            let of_client = self.clients.entry(group.client).or_default();
+            if !of_client.contains(base) {
+                of_client.insert(Key::clone(base));
+            }
             let model = self.models.entry(Key::clone(base)).or_default();
-            model.entry(group.client).or_default().add(group, &had);
+            model.keys.add(&group);
+            model.queues.entry(group.client).or_default().add(group, &had);
         }
     }
 
@@ -79,53 +97,58 @@ impl Backlog {
         self.models.keys()
     }
 
-    /// Each client with each load key that it has ready jobs of, and whether sync calls are among them. The first key
-    /// is the load key without its context.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = (&Key, ClientId, &Key, bool)> {
-        self.models()
-            .flat_map(|base| self.waiting_for(base).map(move |(client, key, sync)| (base, client, key, sync)))
-    }
-
-    /// The same, of one model.
-    pub(crate) fn waiting_for(&self, base: &Key) -> impl Iterator<Item = (ClientId, &Key, bool)> {
-        self.clients(base).flat_map(|(client, queue)| {
-            queue.keys.iter().map(move |(key, waiting)| (client, key, waiting.sync > 0))
-        })
-    }
-
     /// Every group.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &Group> {
-        let queues = self.models.values().flat_map(|clients| clients.values());
+        let queues = self.models.values().flat_map(|model| model.queues.values());
         queues.flat_map(|queue| queue.users.values()).flat_map(|(_, groups)| groups)
     }
 
-    /// The clients that have ready jobs of a model.
-    pub(crate) fn clients(&self, base: &Key) -> impl Iterator<Item = (ClientId, &Queue)> {
-        self.models.get(base).into_iter().flatten().map(|(client, queue)| (*client, queue))
+    /// The load keys that wait, of a model.
+    pub(crate) fn keys(&self, base: &Key) -> impl Iterator<Item = &Key> {
+        self.models.get(base).into_iter().flat_map(|model| model.keys.0.keys())
     }
 
-    /// What each client has ready jobs of, of a model.
-    pub(crate) fn keys(&self, base: &Key) -> impl Iterator<Item = &Key> {
-        self.clients(base).flat_map(|(_, queue)| queue.keys.keys())
+    /// Whether sync calls wait for this load key.
+    pub(crate) fn has_sync(&self, base: &Key, key: &Key) -> bool {
+        self.models.get(base).is_some_and(|model| model.keys.has_sync(key))
+    }
+
+    /// The clients that have ready jobs.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = ClientId> {
+        self.clients.keys().copied()
+    }
+
+    /// The clients that have ready jobs of a model.
+    pub(crate) fn clients_of(&self, base: &Key) -> impl Iterator<Item = (ClientId, &Queue)> {
+        self.models
+            .get(base)
+            .into_iter()
+            .flat_map(|model| &model.queues)
+            .map(|(client, queue)| (*client, queue))
+    }
+
+    /// What a client has ready jobs of, by load key without its context.
+    pub(crate) fn queues(&self, client: ClientId) -> impl Iterator<Item = (&Key, &Queue)> {
+        let bases = self.clients.get(&client).into_iter().flatten();
+        bases.filter_map(move |base| Some((base, self.models.get(base)?.queues.get(&client)?)))
     }
 
     /// Whether this user has ready jobs.
     pub(crate) fn has(&self, client: ClientId, user: &UserName) -> bool {
-        let mut queues = self.models.values().filter_map(|clients| clients.get(&client));
-        queues.any(|queue| queue.users.contains_key(user))
+        self.queues(client).any(|(_, queue)| queue.users.contains_key(user))
     }
 
     /// A user has had more or less than before.
     pub(crate) fn moved(&mut self, client: ClientId, user: &UserName, had: Had) {
-        for queue in self.models.values_mut().filter_map(|clients| clients.get_mut(&client)) {
-            queue.moved(user, had);
+        for base in self.clients.get(&client).into_iter().flatten() {
+            let queue = self.models.get_mut(base).and_then(|model| model.queues.get_mut(&client));
+            queue.into_iter().for_each(|queue| queue.moved(user, had));
         }
     }
 
     /// The least that a waiting user of this client has had.
     pub(crate) fn least(&self, client: ClientId) -> Option<Had> {
-        let queues = self.models.values().filter_map(|clients| clients.get(&client));
-        queues.filter_map(|queue| queue.line.first()).map(|(had, _)| *had).min()
+        self.queues(client).filter_map(|(_, queue)| queue.line.first()).map(|(had, _)| *had).min()
     }
 
     /// Learns what a claim of at most `limit` jobs brought: for each job, for which offer, and its id. Lower bounds rise,
@@ -142,20 +165,27 @@ impl Backlog {
         if offered != self.last_scan {
             return;
         }
-        let Some(clients) = self.models.get_mut(base) else { return };
+        let Some(model) = self.models.get_mut(base) else { return };
         let of = |offer: usize| brought.iter().filter(move |job| job.0 == offer).map(|job| job.1);
         // A full claim stopped at its limit, partway through the offers. It proves nothing about the last offer that
         // brought a job, or about the offers after that one.
         let full = brought.len() >= limit;
         let last = brought.iter().map(|job| job.0).max();
         for (nth, offer) in offers.iter().enumerate() {
-            let Some(queue) = clients.get_mut(&offer.client) else { continue };
+            let Some(queue) = model.queues.get_mut(&offer.client) else { continue };
             let exhausted = of(nth).count() < usize::try_from(offer.at_most).unwrap_or(0)
                 && (!full || last.is_some_and(|last| nth < last));
-            queue.claimed(offer, exhausted, of(nth).max());
+            let Some(removed) = queue.claimed(offer, exhausted, of(nth).max()) else { continue };
+            model.keys.remove(&removed);
+            if queue.keys.0.is_empty() {
+                model.queues.remove(&offer.client);
+                let of_client = self.clients.get_mut(&offer.client);
+                if of_client.is_some_and(|bases| bases.remove(base) && bases.is_empty()) {
+                    self.clients.remove(&offer.client);
+                }
+            }
         }
-        clients.retain(|_, queue| !queue.keys.is_empty());
-        if clients.is_empty() {
+        if model.queues.is_empty() {
             self.models.remove(base);
         }
     }
@@ -172,9 +202,7 @@ impl Group {
 
 impl Queue {
     fn add(&mut self, group: Group, had: impl Fn(ClientId, &UserName) -> Had) {
-        let waiting = self.keys.entry(Key::clone(&group.key)).or_default();
-        waiting.groups += 1;
-        waiting.sync += usize::from(group.sync);
+        self.keys.add(&group);
         let line = &mut self.line;
         let (_, groups) = self.users.entry(group.user.clone()).or_insert_with_key(|user| {
             let had = had(group.client, user);
@@ -188,7 +216,17 @@ impl Queue {
 
     /// The load keys that wait.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.keys.keys()
+        self.keys.0.keys()
+    }
+
+    /// Whether jobs wait for this load key.
+    pub(crate) fn has(&self, key: &Key) -> bool {
+        self.keys.0.contains_key(key)
+    }
+
+    /// Whether sync calls wait for this load key.
+    pub(crate) fn has_sync(&self, key: &Key) -> bool {
+        self.keys.has_sync(key)
     }
 
     /// The users, with what each has had: whoever has had least first.
@@ -209,26 +247,44 @@ impl Queue {
         }
     }
 
-    fn claimed(&mut self, offer: &Offer, exhausted: bool, highest: Option<JobId>) {
-        let Some((had, groups)) = self.users.get_mut(&offer.user) else { return };
-        let Some(nth) = groups.iter().position(|group| group.is_in(offer)) else { return };
+    /// Returns the group of the offer if it is exhausted and so was removed.
+    fn claimed(&mut self, offer: &Offer, exhausted: bool, highest: Option<JobId>) -> Option<Group> {
+        let (had, groups) = self.users.get_mut(&offer.user)?;
+        let nth = groups.iter().position(|group| group.is_in(offer))?;
         if !exhausted {
             groups[nth].lowest =
                 highest.map_or(groups[nth].lowest, |highest| highest.max(groups[nth].lowest));
-            return;
+            return None;
         }
         let group = groups.remove(nth);
         if groups.is_empty() {
             self.line.remove(&(*had, offer.user.clone()));
             self.users.remove(&offer.user);
         }
-        if let Some(waiting) = self.keys.get_mut(&group.key) {
+        self.keys.remove(&group);
+        Some(group)
+    }
+}
+
+impl Keys {
+    fn add(&mut self, group: &Group) {
+        let waiting = self.0.entry(Key::clone(&group.key)).or_default();
+        waiting.groups += 1;
+        waiting.sync += usize::from(group.sync);
+    }
+
+    fn remove(&mut self, group: &Group) {
+        if let Some(waiting) = self.0.get_mut(&group.key) {
             waiting.groups -= 1;
             waiting.sync -= usize::from(group.sync);
             if waiting.groups == 0 {
-                self.keys.remove(&group.key);
+                self.0.remove(&group.key);
             }
         }
+    }
+
+    fn has_sync(&self, key: &Key) -> bool {
+        self.0.get(key).is_some_and(|waiting| waiting.sync > 0)
     }
 }
 
@@ -266,7 +322,7 @@ mod tests {
         let of_users = |queue: &Queue| -> Vec<Group> {
             queue.line().flat_map(|(_, user)| queue.groups(user)).cloned().collect()
         };
-        backlog.clients(&base).flat_map(|(_, queue)| of_users(queue)).collect()
+        backlog.clients_of(&base).flat_map(|(_, queue)| of_users(queue)).collect()
     }
 
     #[test]
@@ -322,8 +378,7 @@ mod tests {
         let mut backlog = scanned(&[&one, &two]);
         let offers = [offer(&one, 4), offer(&two, 4)];
         backlog.claimed(&key("a:latest"), &offers, 8, &[(1, id(20))], backlog.last_scan());
-        assert_eq!(backlog.waiting().count(), 0);
-        assert_eq!(backlog.clients(&key("a:latest")).count(), 0);
+        assert_eq!((backlog.models().count(), backlog.clients().count()), (0, 0));
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl Fairness {
 
     /// A scan has found who waits.
     pub(crate) fn scanned(&mut self, backlog: &Backlog) {
-        let ready: BTreeSet<ClientId> = backlog.waiting().map(|(_, client, ..)| client).collect();
+        let ready: BTreeSet<ClientId> = backlog.clients().collect();
         if let Some(least) = ready.iter().map(|client| self.clients.had(client)).min() {
             self.clients.wait_from(least);
         }
@@ -173,7 +173,7 @@ impl Fairness {
     ) -> Vec<Offer> {
         let mut line: BinaryHeap<Reverse<(bool, Standing, ClientId)>> = BinaryHeap::new();
         let mut picks: HashMap<ClientId, Picks<'_, _>> = HashMap::new();
-        for (client, queue) in backlog.clients(base) {
+        for (client, queue) in backlog.clients_of(base) {
             if self.may_run_more(client) && queue.keys().any(&serves) {
                 line.push(Reverse((Some(client) != picking.first, self.standing(client), client)));
                 let claims = self.members.get(&client).map(|members| &members.claims);

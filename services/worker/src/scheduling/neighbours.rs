@@ -20,7 +20,6 @@ use foreman_ollama::ModelName;
 use super::contexts;
 use super::estimates::{Estimates, Measured};
 use super::key::Key;
-use super::rotation::Waits;
 
 /// At most so many jobs are counted to find out whether helping is worth a load.
 const MAX_COUNTED: u32 = 20_000;
@@ -107,27 +106,25 @@ impl Neighbours {
         !self.hosts.is_empty()
     }
 
-    /// Of all that waits, what this host does not leave to others. `here` are the runners that have the turn or are loaded
-    /// here, and `goes_on` tells whether the one that has the turn has work.
-    pub(crate) fn leave<'a, C>(
+    /// Of all runners that jobs wait for, those that this host does not leave to others. `here` are the runners that have
+    /// the turn or are loaded here, and `goes_on` tells whether the one that has the turn has work.
+    pub(crate) fn keep<'a>(
         &self,
-        mut waiting: Vec<Waits<C, Key>>,
+        waiting: impl Iterator<Item = &'a Key>,
         here: impl Iterator<Item = &'a Key>,
         goes_on: bool,
         estimates: &Estimates<Key>,
-    ) -> Vec<Waits<C, Key>> {
-        if !self.are_there() {
-            return waiting;
-        }
+    ) -> HashSet<Key> {
         let here: HashSet<Key> = here.map(contexts::base).collect();
-        let mut ranks: HashMap<Key, Option<Rank>> = HashMap::new();
-        for waits in &waiting {
-            let rank = |runner: &Key| self.rank(runner, &here, &estimates.measured(runner));
-            ranks.entry(Key::clone(&waits.key)).or_insert_with_key(rank);
-        }
-        let best = if goes_on { Some(Rank::Own) } else { ranks.values().copied().flatten().min() };
-        waiting.retain(|waits| best.is_some() && ranks[&waits.key] == best);
-        waiting
+        let waiting: HashSet<&Key> = waiting.collect();
+        let rank = |runner: &Key| self.rank(runner, &here, &estimates.measured(runner));
+        let ranks: Vec<_> = waiting.into_iter().filter_map(|runner| Some((runner, rank(runner)?))).collect();
+        let best = if goes_on { Some(Rank::Own) } else { ranks.iter().map(|(_, rank)| *rank).min() };
+        ranks
+            .into_iter()
+            .filter(|(_, rank)| Some(*rank) == best)
+            .map(|(runner, _)| Key::clone(runner))
+            .collect()
     }
 
     /// How near a runner is to this host. `None` if this host leaves it to others.

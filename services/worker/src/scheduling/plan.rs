@@ -3,6 +3,7 @@
 pub(crate) mod forecast;
 mod outlook;
 mod unloading;
+mod waiting;
 mod work;
 
 use std::collections::{BTreeSet, HashMap};
@@ -22,8 +23,9 @@ use super::estimates::{Estimates, Measured};
 use super::fairness::Picking;
 use super::key::{Key, RunsOn};
 use super::neighbours::{Intent, Neighbour, Neighbours, Word};
-use super::rotation::{Gpu, Next, Rotation, Waits};
+use super::rotation::{Gpu, Next, Rotation, Waiting as _};
 use crate::config;
+use waiting::WaitingForGpu;
 use work::Work;
 
 /// Claim one job ahead of its slot only if runs of its key usually take less than this. Then Ollama gets its next job
@@ -124,7 +126,8 @@ impl Plan {
     /// A scan found ready jobs in these groups, and in no others.
     pub(crate) fn scanned(&mut self, groups: Vec<Group>, now: Instant) {
         self.work.scanned(groups);
-        let waiting = self.waiting(self.goes_on(&[]));
+        let (here, goes_on) = (self.here(), self.goes_on(&[]));
+        let waiting = WaitingForGpu::new(&self.work, &[], &here, goes_on, &self.neighbours, &self.estimates);
         self.rotation.line_up(&waiting, now);
         let weight = |client: &ClientId| (*client, self.work.fairness.weight(*client));
         self.division.scanned(self.rotation.clients().map(weight), now);
@@ -274,20 +277,23 @@ impl Plan {
         self.work.waits()
             && (!self.neighbours.are_there()
                 || !self.work.waiting_for_cloud().is_empty()
-                || !self.waiting(false).is_empty())
+                || self.waiting(&[], false).clients().next().is_some())
     }
 
     /// Whether the runner that has the turn has work. A held job is work too.
-    fn goes_on(&self, held: &[Waits<ClientId, Key>]) -> bool {
-        let is_held = |runner: &Key| held.iter().any(|waits| waits.key == *runner);
+    fn goes_on(&self, held: &[(ClientId, Key)]) -> bool {
+        let is_held = |runner: &Key| held.iter().any(|(_, key)| key == runner);
         self.rotation.turn().is_some_and(|runner| is_held(runner) || self.work.has(runner))
     }
 
-    /// What each client waits for on the GPU, as far as this host does not leave it to others. `goes_on` tells whether the
-    /// runner that has the turn has work.
-    fn waiting(&self, goes_on: bool) -> Vec<Waits<ClientId, Key>> {
-        let here = || self.rotation.turn().into_iter().chain(&self.resident);
-        self.neighbours.leave(self.work.waiting_for_gpu(here()), here(), goes_on, &self.estimates)
+    /// The runners that have the turn or are loaded.
+    fn here(&self) -> Vec<Key> {
+        self.rotation.turn().into_iter().chain(&self.resident).cloned().collect()
+    }
+
+    fn waiting<'a>(&'a self, held: &'a [(ClientId, Key)], goes_on: bool) -> WaitingForGpu<'a> {
+        let (neighbours, estimates) = (&self.neighbours, &self.estimates);
+        WaitingForGpu::new(&self.work, held, &self.here(), goes_on, neighbours, estimates)
     }
 
     /// What this host must say to the others before it does this next, if anything.
@@ -316,16 +322,10 @@ impl Plan {
         gpu_is_busy: bool,
         now: Instant,
     ) -> Next<ClientId, Key> {
-        let held: Vec<_> = held.map(|(client, key)| Waits { client, key, sync: false }).collect();
-        let turn = self.rotation.turn().cloned();
-        let goes_on = self.goes_on(&held);
+        let held: Vec<_> = held.collect();
+        let (here, goes_on) = (self.here(), self.goes_on(&held));
         let (work, neighbours, estimates) = (&self.work, &self.neighbours, &self.estimates);
-        let here = || turn.iter().chain(&self.resident);
-        let waiting = || {
-            let mut waiting = neighbours.leave(work.waiting_for_gpu(here()), here(), goes_on, estimates);
-            waiting.extend(held.iter().cloned());
-            waiting
-        };
+        let waiting = || WaitingForGpu::new(work, &held, &here, goes_on, neighbours, estimates);
         let standing = |client: &ClientId| work.fairness.standing(*client);
         let gpu = Gpu { resident: &self.resident, is_busy: gpu_is_busy, estimates };
         self.rotation.next(goes_on, waiting, standing, gpu, now)

@@ -26,7 +26,7 @@
 
 mod outlook;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -65,13 +65,16 @@ pub(crate) enum Stays {
     WithinQuantum,
 }
 
-/// What a client waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Waits<C, K> {
-    pub(crate) client: C,
-    pub(crate) key: K,
-    /// Whether callers wait on their connections.
-    pub(crate) sync: bool,
+/// Who waits for which runner. One client or runner may come several times.
+pub(crate) trait Waiting<C, K> {
+    fn clients(&self) -> impl Iterator<Item = C>;
+
+    /// The runners that clients wait for, each with whether callers wait for it on their connections.
+    fn runners(&self) -> impl Iterator<Item = (K, bool)>;
+
+    fn runners_of(&self, client: C) -> impl Iterator<Item = K>;
+
+    fn clients_of(&self, runner: &K) -> impl Iterator<Item = C>;
 }
 
 /// What the rotation must know of the GPU.
@@ -134,12 +137,12 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         }
     }
 
-    /// What to do now. `goes_on` tells whether the runner that has the turn has work; `waiting` gives what every client
+    /// What to do now. `goes_on` tells whether the runner that has the turn has work; `waiting` tells what every client
     /// waits for, and is asked only where that matters; `standing` orders the clients, the least first.
-    pub(crate) fn next<S: Ord>(
+    pub(crate) fn next<S: Ord, W: Waiting<C, K>>(
         &mut self,
         goes_on: bool,
-        waiting: impl FnOnce() -> Vec<Waits<C, K>>,
+        waiting: impl FnOnce() -> W,
         standing: impl Fn(&C) -> S,
         gpu: Gpu<'_, K>,
         now: Instant,
@@ -155,13 +158,16 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         }
         let waiting = waiting();
         self.line_up(&waiting, now);
-        let is_loaded = |waits: &&Waits<C, K>| !self.needs_load(&waits.key, &gpu);
-        let next = self.next_in_line(&waiting, &standing);
+        let next = self.next_of_all(&waiting, &standing);
+        // In their order, because the first of equals is next.
+        let loaded: Vec<K> =
+            waiting.runners().map(|(key, _)| key).filter(|key| !self.needs_load(key, &gpu)).collect();
+        let goes_on = turn.is_some() || !loaded.is_empty();
         let next_key = next.as_ref().map(|(_, key)| key);
-        let goes_on = turn.is_some() || waiting.iter().any(|waits| is_loaded(&waits));
         if goes_on && self.why_it_stays(next_key, &waiting, &gpu, now).is_some() {
-            let loaded: Vec<_> = waiting.iter().filter(is_loaded).cloned().collect();
-            return match (self.next_in_line(&loaded, &standing), turn) {
+            let clients = loaded.iter().flat_map(|key| waiting.clients_of(key));
+            let keys = |client: &C| waiting.runners_of(client.clone()).filter(|key| loaded.contains(key));
+            return match (self.next_in_line(clients, keys, &standing), turn) {
                 (Some((_, key)), Some(turn)) if key == turn => Next::Stay(turn),
                 (Some((client, key)), _) => Next::Resident { client, key },
                 (None, turn) => turn.map_or(Next::Rest, Next::Stay),
@@ -178,11 +184,11 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     fn why_it_stays(
         &self,
         next: Option<&K>,
-        waiting: &[Waits<C, K>],
+        waiting: &impl Waiting<C, K>,
         gpu: &Gpu<'_, K>,
         now: Instant,
     ) -> Option<Stays> {
-        let mut others = waiting.iter().filter(|waits| self.needs_load(&waits.key, gpu)).peekable();
+        let mut others = waiting.runners().filter(|(key, _)| self.needs_load(key, gpu)).peekable();
         if others.peek().is_none() {
             return Some(Stays::NobodyElseWaits);
         }
@@ -190,7 +196,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
             return Some(Stays::WantedNext);
         }
         let load_share =
-            if others.any(|waits| waits.sync) { LOAD_SHARE_FOR_CALLERS } else { self.load_share };
+            if others.any(|(_, is_sync)| is_sync) { LOAD_SHARE_FOR_CALLERS } else { self.load_share };
         (!self.is_over(load_share, gpu, now)).then_some(Stays::WithinQuantum)
     }
 
@@ -200,9 +206,9 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     }
 
     /// These clients wait for these runners.
-    pub(crate) fn line_up(&mut self, waiting: &[Waits<C, K>], now: Instant) {
-        self.clients.line_up(waiting.iter().map(|waits| &waits.client), now);
-        self.keys.line_up(waiting.iter().map(|waits| &waits.key), now);
+    pub(crate) fn line_up(&mut self, waiting: &impl Waiting<C, K>, now: Instant) {
+        self.clients.line_up(waiting.clients(), now);
+        self.keys.line_up(waiting.runners().map(|(key, _)| key), now);
     }
 
     /// A claim brought a job of this client for this runner. If the runner does not have the turn yet, this client's
@@ -274,14 +280,24 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     }
 
     /// Whose turn comes next, and with which runner.
-    fn next_in_line<S: Ord>(&self, waiting: &[Waits<C, K>], standing: impl Fn(&C) -> S) -> Option<(C, K)> {
-        // A client waits for many runners, so look at each client once.
-        let mut seen = HashSet::new();
-        let clients = waiting.iter().map(|waits| &waits.client).filter(|client| seen.insert(*client));
+    fn next_of_all<S: Ord>(
+        &self,
+        waiting: &impl Waiting<C, K>,
+        standing: impl Fn(&C) -> S,
+    ) -> Option<(C, K)> {
+        self.next_in_line(waiting.clients(), |client| waiting.runners_of(client.clone()), standing)
+    }
+
+    /// The same, of these clients, each of which waits for some runners.
+    fn next_in_line<S: Ord, I: Iterator<Item = K>>(
+        &self,
+        clients: impl Iterator<Item = C>,
+        runners_of: impl Fn(&C) -> I,
+        standing: impl Fn(&C) -> S,
+    ) -> Option<(C, K)> {
         let client = clients.min_by_key(|client| self.client_place(client, &standing))?;
-        let own = waiting.iter().filter(|waits| waits.client == *client).map(|waits| &waits.key);
-        let key = own.min_by_key(|key| self.key_place(key))?;
-        Some((client.clone(), key.clone()))
+        let key = runners_of(&client).min_by_key(|key| self.key_place(key))?;
+        Some((client, key))
     }
 
     /// A client's place in the line of clients. The least comes first.
@@ -334,15 +350,11 @@ impl<T> Default for Line<T> {
 
 impl<T: Clone + Eq + Hash> Line<T> {
     /// These wait, and no others.
-    fn line_up<'a>(&mut self, waiting: impl Iterator<Item = &'a T>, now: Instant)
-    where
-        T: 'a,
-    {
+    fn line_up(&mut self, waiting: impl Iterator<Item = T>, now: Instant) {
         let before = std::mem::take(&mut self.0);
         for one in waiting {
-            if !self.0.contains_key(one) {
-                self.0.insert(one.clone(), before.get(one).copied().unwrap_or(now));
-            }
+            let since = before.get(&one).copied().unwrap_or(now);
+            self.0.insert(one, since);
         }
     }
 

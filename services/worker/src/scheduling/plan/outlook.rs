@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Plan;
 use crate::scheduling::division::Portion;
 use crate::scheduling::key::Key;
-use crate::scheduling::rotation::{By, Compared, Gpu, LaterTurn, Stays, Waits};
+use crate::scheduling::rotation::{By, Compared, Gpu, LaterTurn, Stays};
 
 /// Tell of at most this many turns that come next. People look at the first few.
 const MAX_NEXT: usize = 16;
@@ -18,10 +18,10 @@ const MAX_PARTS: usize = 256;
 impl Plan {
     /// What people are told of the turns. `held` are client and runner of each held job.
     pub(super) fn turns(&self, held: impl Iterator<Item = (ClientId, Key)>, now: Instant) -> HostTurns {
-        let held: Vec<_> = held.map(|(client, key)| Waits { client, key, sync: false }).collect();
+        let held: Vec<_> = held.collect();
         let turn = self.rotation.turn();
         let goes_on = self.goes_on(&held);
-        let waiting = [self.waiting(goes_on), held].concat();
+        let waiting = self.waiting(&held, goes_on);
         let gpu = Gpu { resident: &self.resident, is_busy: false, estimates: &self.estimates };
         let standing = |client: &ClientId| self.work.fairness.standing(*client);
         // As the decision does, which comes after the same line-up.

@@ -1,17 +1,14 @@
 //! The work that waits for this host: which jobs are ready, which runner serves them, and who comes next. Pure.
 
-use std::cell::LazyCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use foreman_ollama::Context;
 use foreman_store::{Claimed, ClientId, Offer};
 
-use crate::scheduling::backlog::{Backlog, Group, ScanNo};
+use crate::scheduling::backlog::{Backlog, Group, Queue, ScanNo};
 use crate::scheduling::contexts::{self, Contexts};
 use crate::scheduling::fairness::{Fairness, Picking};
 use crate::scheduling::key::Key;
 use crate::scheduling::presence::Presence;
-use crate::scheduling::rotation::Waits;
 
 use super::{Brought, Charge, Order};
 
@@ -20,7 +17,7 @@ pub(crate) struct Work {
     pub(super) presence: Presence,
     pub(super) contexts: Contexts,
     pub(super) fairness: Fairness,
-    backlog: Backlog,
+    pub(super) backlog: Backlog,
 }
 
 impl Work {
@@ -46,16 +43,30 @@ impl Work {
 
     /// Whether there are ready jobs that this host can run.
     pub(super) fn waits(&self) -> bool {
-        self.backlog.waiting().any(|(base, client, ..)| self.can_run(base, client))
+        self.backlog.models().any(|base| self.has_any_of(base, |_| true))
     }
 
     /// Whether jobs are ready that this runner serves.
     pub(super) fn has(&self, runner: &Key) -> bool {
         let base = contexts::base(runner);
-        let serves = |key: &Key| self.serves(&base, runner, key);
-        self.backlog
-            .clients(&base)
-            .any(|(client, queue)| self.can_run(&base, client) && queue.keys().any(serves))
+        self.has_any_of(&base, |key| self.serves(&base, runner, key))
+    }
+
+    /// Whether jobs of such load keys are ready that this host can run.
+    fn has_any_of(&self, base: &Key, which: impl Fn(&Key) -> bool) -> bool {
+        let mut keys = self.backlog.keys(base).filter(|key| which(key));
+        self.presence.has(base.model()) && keys.any(|key| self.who_waits(base, key).next().is_some())
+    }
+
+    /// The clients that wait for this load key and may have another job in flight.
+    pub(super) fn who_waits<'a>(
+        &'a self,
+        base: &Key,
+        key: &'a Key,
+    ) -> impl Iterator<Item = (ClientId, &'a Queue)> {
+        let waits =
+            |(client, queue): &(ClientId, &Queue)| self.fairness.may_run_more(*client) && queue.has(key);
+        self.backlog.clients_of(base).filter(waits)
     }
 
     /// Every group with ready jobs that this host can run, as far as is known.
@@ -63,51 +74,17 @@ impl Work {
         self.backlog.groups().filter(|group| self.presence.has(group.key.model()))
     }
 
-    /// What each client waits for on the GPU. Jobs that these runners serve wait for them, and others for what would be
-    /// loaded.
-    pub(super) fn waiting_for_gpu<'a>(
-        &self,
-        runners: impl Iterator<Item = &'a Key>,
-    ) -> Vec<Waits<ClientId, Key>> {
-        let runners: Vec<_> = runners.map(|runner| (contexts::base(runner), runner)).collect();
-        let mut waiting = Vec::new();
-        for base in self.backlog.models() {
-            if base.model().is_cloud() || !self.presence.has(base.model()) {
-                continue;
-            }
-            // The load keys of a model differ only in their contexts, and many clients have the same one.
-            let mut runner_of: HashMap<Context, Key> = HashMap::new();
-            let asked = self.backlog.keys(base).map(|key| key.context());
-            let need = LazyCell::new(|| self.contexts.longest_need(base, asked));
-            for (client, key, sync) in self.backlog.waiting_for(base) {
-                if !self.fairness.may_run_more(client) {
-                    continue;
-                }
-                let runner = runner_of.entry(key.context()).or_insert_with_key(|context| {
-                    let serves = |(its, runner): &&(Key, &Key)| its == base && self.serves(base, runner, key);
-                    runners.iter().find(serves).map_or_else(
-                        || contexts::with(base, self.contexts.runner_for(base, *context, *need)),
-                        |(_, runner)| Key::clone(runner),
-                    )
-                });
-                waiting.push(Waits { client, key: Key::clone(runner), sync });
-            }
-        }
-        waiting
-    }
-
     /// The load keys that wait for the model of this runner, loaded with its options, whatever their context.
     pub(super) fn load_keys(&self, runner: &Key) -> Vec<Key> {
-        let keys: BTreeSet<_> = self.backlog.keys(&contexts::base(runner)).cloned().collect();
-        keys.into_iter().collect()
+        self.backlog.keys(&contexts::base(runner)).cloned().collect()
     }
 
     /// The load keys of the cloud that have ready jobs.
     pub(super) fn waiting_for_cloud(&self) -> BTreeSet<&Key> {
-        let waiting = self.backlog.waiting();
-        let in_cloud =
-            waiting.filter(|(base, client, ..)| base.model().is_cloud() && self.can_run(base, *client));
-        in_cloud.map(|(_, _, key, _)| key).collect()
+        let models = self.backlog.models().filter(|base| base.model().is_cloud());
+        let models = models.filter(|base| self.presence.has(base.model()));
+        let keys = models.flat_map(|base| self.backlog.keys(base).map(move |key| (base, key)));
+        keys.filter(|(base, key)| self.who_waits(base, key).next().is_some()).map(|(_, key)| key).collect()
     }
 
     /// The offers of a claim for this runner.
@@ -131,15 +108,11 @@ impl Work {
         self.fairness.ended(charge.client, &charge.user, more, &mut self.backlog);
     }
 
-    fn serves(&self, base: &Key, runner: &Key, job: &Key) -> bool {
+    pub(super) fn serves(&self, base: &Key, runner: &Key, job: &Key) -> bool {
         if runner.model().is_cloud() {
             return runner == job;
         }
         self.contexts.serves(base, runner.context(), job.context())
-    }
-
-    fn can_run(&self, base: &Key, client: ClientId) -> bool {
-        self.presence.has(base.model()) && self.fairness.may_run_more(client)
     }
 }
 

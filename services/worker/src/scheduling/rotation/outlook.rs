@@ -1,9 +1,9 @@
 //! Tells people why a runner has the turn and which turns come next, by the same comparisons that decide it. Must never
 //! change the rotation.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use super::{Duration, Gpu, Hash, Instant, Rotation, Stays, Waits};
+use super::{Duration, Gpu, Hash, Instant, Rotation, Stays, Waiting};
 
 /// A turn that comes later, as things stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +41,12 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     /// Why the runner that has the turn keeps it while it has work. `None` if its turn is over.
     pub(crate) fn stays<S: Ord>(
         &self,
-        waiting: &[Waits<C, K>],
+        waiting: &impl Waiting<C, K>,
         standing: impl Fn(&C) -> S,
         gpu: &Gpu<'_, K>,
         now: Instant,
     ) -> Option<Stays> {
-        let next = self.next_in_line(waiting, standing);
+        let next = self.next_of_all(waiting, standing);
         self.why_it_stays(next.as_ref().map(|(_, key)| key), waiting, gpu, now)
     }
 
@@ -55,47 +55,52 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     /// several runners. What is loaded is left out.
     pub(crate) fn coming<S: Ord>(
         &self,
-        waiting: &[Waits<C, K>],
+        waiting: &impl Waiting<C, K>,
         standing: impl Fn(&C) -> S,
         gpu: &Gpu<'_, K>,
         at_most: usize,
     ) -> Vec<LaterTurn<C, K>> {
-        let mut clients: Vec<&C> = Vec::new();
-        let mut keys: HashMap<&C, Vec<&K>> = HashMap::new();
-        let mut seen: HashSet<(&C, &K)> = HashSet::new();
-        for Waits { client, key, .. } in waiting {
-            if seen.insert((client, key)) {
-                let first = || {
-                    clients.push(client);
-                    Vec::new()
-                };
-                keys.entry(client).or_insert_with(first).push(key);
-            }
-        }
+        let mut seen: HashSet<C> = HashSet::new();
+        let mut clients: Vec<C> = waiting.clients().filter(|client| seen.insert(client.clone())).collect();
         clients.sort_by_cached_key(|client| self.client_place(client, &standing));
-        keys.values_mut().for_each(|own| own.sort_by_key(|key| self.key_place(key)));
-        let rounds = keys.values().map(Vec::len).max().unwrap_or_default();
+        // Of each client that was looked at.
+        let mut runners: Vec<Vec<K>> = Vec::new();
         let mut coming: Vec<LaterTurn<C, K>> = Vec::new();
-        for round in 0..rounds {
+        for round in 0.. {
+            let mut is_last = true;
             for (nth, client) in clients.iter().enumerate() {
-                let needs_load = |key: &&&K| self.needs_load(key, gpu);
-                let Some(key) = keys[*client].get(round).filter(needs_load) else { continue };
+                if round == 0 {
+                    runners.push(self.in_turn(waiting.runners_of(client.clone())));
+                }
+                let Some(key) = runners[nth].get(round) else { continue };
+                is_last = false;
                 if coming.len() == at_most {
                     return coming;
                 }
-                if coming.iter().all(|before| before.key != **key) {
+                if self.needs_load(key, gpu) && coming.iter().all(|before| before.key != *key) {
                     let compared = |other: &C| self.compared(client, other, &standing);
                     let by = match (nth.checked_sub(1), clients.get(1)) {
                         _ if round > 0 => By::OwnRunners,
-                        (Some(before), _) => By::Behind(clients[before].clone(), compared(clients[before])),
-                        (None, Some(behind)) => By::Before(C::clone(behind), compared(behind)),
+                        (Some(before), _) => By::Behind(clients[before].clone(), compared(&clients[before])),
+                        (None, Some(behind)) => By::Before(behind.clone(), compared(behind)),
                         (None, None) => By::Alone,
                     };
-                    coming.push(LaterTurn { client: C::clone(client), key: K::clone(key), by });
+                    coming.push(LaterTurn { client: client.clone(), key: key.clone(), by });
                 }
+            }
+            if is_last {
+                break;
             }
         }
         coming
+    }
+
+    /// The runners of one client, each once, in the order of their turns.
+    fn in_turn(&self, runners: impl Iterator<Item = K>) -> Vec<K> {
+        let mut seen = HashSet::new();
+        let mut runners: Vec<K> = runners.filter(|key| seen.insert(key.clone())).collect();
+        runners.sort_by_key(|key| self.key_place(key));
+        runners
     }
 
     fn compared<S: Ord>(&self, one: &C, other: &C, standing: impl Fn(&C) -> S) -> Compared {

@@ -6,6 +6,32 @@ use super::*;
 type Key = usize;
 type Client = usize;
 
+/// What a client waits for, and whether callers wait.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    client: Client,
+    key: Key,
+    sync: bool,
+}
+
+impl Waiting<Client, Key> for Vec<Waits> {
+    fn clients(&self) -> impl Iterator<Item = Client> {
+        self.iter().map(|waits| waits.client)
+    }
+
+    fn runners(&self) -> impl Iterator<Item = (Key, bool)> {
+        self.iter().map(|waits| (waits.key, waits.sync))
+    }
+
+    fn runners_of(&self, client: Client) -> impl Iterator<Item = Key> {
+        self.iter().filter(move |waits| waits.client == client).map(|waits| waits.key)
+    }
+
+    fn clients_of(&self, runner: &Key) -> impl Iterator<Item = Client> {
+        self.iter().filter(move |waits| waits.key == *runner).map(|waits| waits.client)
+    }
+}
+
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -36,7 +62,7 @@ impl Host {
 
     fn next_of(
         &mut self,
-        waiting: &[Waits<Client, Key>],
+        waiting: &[Waits],
         had: impl Fn(&Client) -> u64,
         in_flight: bool,
         second: u64,
@@ -58,7 +84,7 @@ impl Host {
     }
 }
 
-fn waits(waiting: &[(Client, Key)]) -> Vec<Waits<Client, Key>> {
+fn waits(waiting: &[(Client, Key)]) -> Vec<Waits> {
     waiting.iter().map(|(client, key)| Waits { client: *client, key: *key, sync: false }).collect()
 }
 

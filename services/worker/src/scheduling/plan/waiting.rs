@@ -1,0 +1,150 @@
+//! Who waits for which runner of this host's GPU. It points into the backlog, so that a decision looks at the clients and at
+//! the load keys, and not at each pair of them. Pure.
+
+use std::collections::BTreeMap;
+
+use foreman_store::ClientId;
+
+use super::work::Work;
+use crate::scheduling::contexts;
+use crate::scheduling::estimates::Estimates;
+use crate::scheduling::key::Key;
+use crate::scheduling::neighbours::Neighbours;
+use crate::scheduling::rotation::Waiting;
+
+pub(super) struct WaitingForGpu<'a> {
+    work: &'a Work,
+    /// By load key that somebody waits for.
+    served: BTreeMap<&'a Key, Served<'a>>,
+    /// Client and runner of each held job.
+    held: &'a [(ClientId, Key)],
+}
+
+/// How a load key is served.
+struct Served<'a> {
+    /// The load key without its context.
+    base: &'a Key,
+    runner: Key,
+    /// Whether callers wait for it.
+    sync: bool,
+}
+
+impl<'a> WaitingForGpu<'a> {
+    /// What waits, as far as this host does not leave it to its neighbours. `here` are the runners that have the turn or
+    /// are loaded: jobs that they serve wait for them, and others for what would be loaded. `goes_on` tells whether the
+    /// runner that has the turn has work.
+    pub(super) fn new(
+        work: &'a Work,
+        held: &'a [(ClientId, Key)],
+        here: &[Key],
+        goes_on: bool,
+        neighbours: &Neighbours,
+        estimates: &Estimates<Key>,
+    ) -> Self {
+        let mut served: BTreeMap<&Key, Served<'_>> = BTreeMap::new();
+        let here_of: Vec<_> = here.iter().map(|runner| (contexts::base(runner), runner)).collect();
+        for base in work.backlog.models() {
+            if base.model().is_cloud() || !work.presence.has(base.model()) {
+                continue;
+            }
+            let asked = work.backlog.keys(base).map(|key| key.context());
+            let need = work.contexts.longest_need(base, asked);
+            for key in work.backlog.keys(base).filter(|key| work.who_waits(base, key).next().is_some()) {
+                let serves = |(its, runner): &&(Key, &Key)| its == base && work.serves(base, runner, key);
+                let runner = here_of.iter().find(serves).map_or_else(
+                    || contexts::with(base, work.contexts.runner_for(base, key.context(), need)),
+                    |(_, runner)| Key::clone(runner),
+                );
+                let mut waiting = work.who_waits(base, key);
+                let sync = work.backlog.has_sync(base, key) && waiting.any(|(_, queue)| queue.has_sync(key));
+                served.insert(key, Served { base, runner, sync });
+            }
+        }
+        if neighbours.are_there() {
+            let runners = served.values().map(|served| &served.runner);
+            let kept = neighbours.keep(runners, here.iter(), goes_on, estimates);
+            served.retain(|_, served| kept.contains(&served.runner));
+        }
+        Self { work, served, held }
+    }
+}
+
+impl Waiting<ClientId, Key> for WaitingForGpu<'_> {
+    fn clients(&self) -> impl Iterator<Item = ClientId> {
+        let backlog = &self.work.backlog;
+        let waits = |client: &ClientId| {
+            let mut keys = backlog.queues(*client).flat_map(|(_, queue)| queue.keys());
+            self.work.fairness.may_run_more(*client) && keys.any(|key| self.served.contains_key(key))
+        };
+        backlog.clients().filter(waits).chain(self.held.iter().map(|(client, _)| *client))
+    }
+
+    fn runners(&self) -> impl Iterator<Item = (Key, bool)> {
+        let ready = self.served.values().map(|served| (Key::clone(&served.runner), served.sync));
+        ready.chain(self.held.iter().map(|(_, runner)| (Key::clone(runner), false)))
+    }
+
+    fn runners_of(&self, client: ClientId) -> impl Iterator<Item = Key> {
+        let may_run_more = self.work.fairness.may_run_more(client);
+        let queues = self.work.backlog.queues(client).filter(move |_| may_run_more);
+        let served = queues.flat_map(|(_, queue)| queue.keys()).filter_map(|key| self.served.get(key));
+        let held = self.held.iter().filter(move |(of, _)| *of == client).map(|(_, runner)| runner);
+        served.map(|served| &served.runner).chain(held).cloned()
+    }
+
+    fn clients_of(&self, runner: &Key) -> impl Iterator<Item = ClientId> {
+        let keys = self.served.iter().filter(move |(_, served)| served.runner == *runner);
+        let ready = keys.flat_map(|(key, served)| self.work.who_waits(served.base, key));
+        let held = self.held.iter().filter(move |(_, its)| its == runner).map(|(client, _)| *client);
+        ready.map(|(client, _)| client).chain(held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use foreman_store::ClientTerms;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::scheduling::backlog::Group;
+    use crate::scheduling::plan::Plan;
+    use crate::scheduling::samples::{client, group, key, turns};
+
+    #[test]
+    fn clients_and_runners_tell_the_same_of_each_other_and_only_of_what_can_run_here() {
+        let mut plan = Plan::new(&turns());
+        plan.published(
+            ["a:latest", "b:latest", "far:120b-cloud"].map(|name| key(name).model().clone()).into(),
+        );
+        let at_its_ceiling =
+            ClientTerms { client: client(3), weight: 1.0, max_running: Some(0), is_over_budget: false };
+        plan.agreed(vec![at_its_ceiling]);
+        let calls = |text, number| Group { sync: true, ..group(text, number, 1) };
+        let groups = vec![
+            group("a:latest num_ctx=any", 1, 1),
+            calls("a:latest num_ctx=512", 2),
+            group("b:latest", 2, 1),
+            calls("b:latest", 3),
+            group("far:120b-cloud", 1, 1),
+            group("absent:latest", 1, 1),
+        ];
+        plan.scanned(groups, Instant::now());
+        let held = [(client(4), key("b:latest"))];
+        let waiting = plan.waiting(&held, false);
+
+        let (any, fitted, b) = (key("a:latest"), key("a:latest num_ctx=512"), key("b:latest"));
+        let expected = [(1, &any), (2, &fitted), (2, &b), (4, &b)];
+        let expected = BTreeSet::from(expected.map(|(number, runner)| (client(number), Key::clone(runner))));
+        let of = |one: ClientId| waiting.runners_of(one).map(move |runner| (one, runner));
+        assert_eq!(waiting.clients().flat_map(of).collect::<BTreeSet<_>>(), expected);
+        let of = |(runner, _): (Key, bool)| {
+            let clients: Vec<_> = waiting.clients_of(&runner).collect();
+            clients.into_iter().map(move |one| (one, Key::clone(&runner)))
+        };
+        assert_eq!(waiting.runners().flat_map(of).collect::<BTreeSet<_>>(), expected);
+        let sync = waiting.runners().filter(|(_, sync)| *sync).map(|(runner, _)| runner);
+        assert_eq!(sync.collect::<Vec<_>>(), [fitted], "a client at its ceiling does not hurry anybody");
+    }
+}
