@@ -29,6 +29,11 @@ impl LookAtAll {
         now >= self.next
     }
 
+    /// Makes the next look one at everything.
+    pub(crate) fn make_due(&mut self, now: Instant) {
+        self.next = self.next.min(now);
+    }
+
     /// How long until one is due.
     pub(crate) fn due_in(&self, now: Instant) -> Duration {
         self.next.saturating_duration_since(now)

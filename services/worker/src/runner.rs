@@ -38,7 +38,7 @@ use tokio::task::AbortHandle;
 use crate::membership::host_lease;
 use crate::worker::Worker;
 use attempt::Context;
-use floor::Floor;
+use floor::{Floor, Looks};
 use host_watch::HostWatch;
 use record::Recorder;
 use told_times::ToldTimes;
@@ -49,7 +49,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     let (signals, inbox) = mpsc::unbounded_channel();
     // Who may claim: nobody, or this worker once it alone uses the host's slots.
     let (give_holder, holder) = watch::channel(None);
-    let look_at_host = Arc::new(Notify::new());
+    let (look_at_host, scan_now) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let shutdown = &worker.shutdown;
     let (recorder, begins, exits) = Recorder::new(&worker.store, shutdown, &signals);
 
@@ -77,7 +77,10 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
     // The floor needs these tasks after the soft token too, until it has finished.
     let watchers = [
         shutdown.spawn_work("inventory", watch.run()),
-        shutdown.spawn_work("scan", scan::run(Arc::clone(&worker), holder.clone(), signals.clone())),
+        shutdown.spawn_work(
+            "scan",
+            scan::run(Arc::clone(&worker), holder.clone(), signals.clone(), Arc::clone(&scan_now)),
+        ),
         shutdown
             .spawn_work("neighbours", neighbours::run(Arc::clone(&worker), holder.clone(), signals.clone())),
         shutdown.spawn_work("operator", operator::run(Arc::clone(&worker), signals.clone())),
@@ -99,9 +102,8 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         clock: worker.store.clock().clone(),
         told,
     };
-    Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), look_at_host, plans, forecasts)
-        .run()
-        .await;
+    let looks = Looks { at_host: look_at_host, for_jobs: scan_now };
+    Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), looks, plans, forecasts).run().await;
     watchers.iter().for_each(AbortHandle::abort);
     worker.live.close();
     Ok(())

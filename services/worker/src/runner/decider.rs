@@ -54,6 +54,8 @@ pub(super) struct Decider {
     gpu: GpuClock,
     first_come: FirstCome<(DateTime<Utc>, JobId), Key>,
     idle: IdleMeter,
+    /// Whether jobs that this host can run were known at the last decision.
+    knew_work: bool,
     /// For jobs that do not name a number of attempts.
     max_attempts: i16,
     /// Decided, but not returned to the floor yet.
@@ -92,6 +94,8 @@ pub(super) enum Action {
     Unload(Unload),
     /// Have the host watch look at Ollama now, because a request did not reach it or did not find its model.
     LookAtHost,
+    /// Have the scan look for ready jobs now, because none of those that it found is left.
+    LookForJobs,
 }
 
 impl Decider {
@@ -105,6 +109,7 @@ impl Decider {
             gpu: GpuClock::new(now),
             first_come: FirstCome::default(),
             idle: IdleMeter::default(),
+            knew_work: false,
             max_attempts,
             actions: Vec::new(),
         }
@@ -167,7 +172,11 @@ impl Decider {
             self.claims.ask();
             self.actions.push(Action::Ask(question));
         }
-        let is_idle = self.ledger.runs_nothing() && self.standing.serves_host() && self.plan.work_waits();
+        let work_waits = self.plan.work_waits();
+        if std::mem::replace(&mut self.knew_work, work_waits) && !work_waits {
+            self.actions.push(Action::LookForJobs);
+        }
+        let is_idle = self.ledger.runs_nothing() && self.standing.serves_host() && work_waits;
         let idle_seconds = self.idle.note(is_idle, now);
         counter!(GPU_IDLE.name).increment(idle_seconds);
         std::mem::take(&mut self.actions)

@@ -43,8 +43,7 @@ pub(crate) struct Floor {
     holder: watch::Receiver<Option<Holder>>,
     inbox: mpsc::UnboundedReceiver<Signal>,
     signals: mpsc::UnboundedSender<Signal>,
-    /// Tells the host watch to look at Ollama now.
-    look_at_host: Arc<Notify>,
+    looks: Looks,
     /// What others are told of the plan.
     plans: watch::Sender<HostPlan>,
     plan_again_at: Instant,
@@ -60,13 +59,21 @@ pub(crate) struct Floor {
     load: Option<Load>,
 }
 
+/// What the floor may ask for before its time.
+pub(crate) struct Looks {
+    /// Of the host watch, at Ollama.
+    pub(crate) at_host: Arc<Notify>,
+    /// Of the scan.
+    pub(crate) for_jobs: Arc<Notify>,
+}
+
 impl Floor {
     pub(crate) fn new(
         worker: Arc<Worker>,
         context: Context,
         holder: watch::Receiver<Option<Holder>>,
         (signals, inbox): (mpsc::UnboundedSender<Signal>, mpsc::UnboundedReceiver<Signal>),
-        look_at_host: Arc<Notify>,
+        looks: Looks,
         plans: watch::Sender<HostPlan>,
         forecasts: mpsc::Receiver<ForecastRequest>,
     ) -> Self {
@@ -79,7 +86,7 @@ impl Floor {
             holder,
             inbox,
             signals,
-            look_at_host,
+            looks,
             plans,
             plan_again_at: Instant::now(),
             forecasts,
@@ -192,7 +199,8 @@ impl Floor {
                 let host = self.worker.config.host.id.as_str().to_owned();
                 self.unload = Some(unload::carry_out(store, ollama, host, unload).boxed()).into();
             }
-            Action::LookAtHost => self.look_at_host.notify_one(),
+            Action::LookAtHost => self.looks.at_host.notify_one(),
+            Action::LookForJobs => self.looks.for_jobs.notify_one(),
         }
     }
 

@@ -9,7 +9,7 @@ use foreman_ollama::LoadKey;
 use foreman_runtime::{background_error, stalls};
 use foreman_store::wake::Topic;
 use foreman_store::{Holder, ReadyGroup, ulid_floor};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::signal::Signal;
@@ -24,11 +24,12 @@ const POLL: Duration = Duration::from_secs(1);
 /// time, however many groups and wake-ups there are.
 const REST: u32 = 3;
 
-/// Scans while this worker holds its host.
+/// Scans while this worker holds its host. The floor says `look_now` when none of the jobs that were found is left.
 pub(crate) async fn run(
     worker: Arc<Worker>,
     mut holder: watch::Receiver<Option<Holder>>,
     signals: mpsc::UnboundedSender<Signal>,
+    look_now: Arc<Notify>,
 ) {
     let store = worker.store.on_own_connection();
     let mut woken = store.wakeups().subscribe(Topic::Ready);
@@ -60,10 +61,16 @@ pub(crate) async fn run(
                 sleep(POLL).await;
             }
         }
+        let look_at_all_in = memory.look_at_all_in(Instant::now().into_std());
+        if memory.has_too_many() && !look_at_all_in.is_zero() {
+            _ = timeout(look_at_all_in, look_now.notified()).await;
+            memory.look_at_all_next(Instant::now().into_std());
+            continue;
+        }
         // A look with the memory may miss jobs. Look at everything as soon as that is due, without waiting for the poll.
         let poll = match known {
             None => POLL,
-            Some(_) => POLL.min(memory.look_at_all_in(Instant::now().into_std())),
+            Some(_) => POLL.min(look_at_all_in),
         };
         _ = timeout(poll, woken.changed()).await;
     }

@@ -4,7 +4,7 @@
 //!
 //! The memory only saves time, and is used only while looks at everything are slow. It may miss jobs of groups that
 //! it does not know, and jobs that came back with an id below their group's bound. The next look at everything finds
-//! those.
+//! those. While very many groups wait, a look with the memory would cost as much as one at everything, so there is none.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -24,8 +24,8 @@ const LOOK_AT_ALL_AFTER: Duration = Duration::from_secs(5);
 /// Forget a group that had no ready job for this long.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// With more groups than this, forget all that have no ready job now. Each remembered group costs each look one
-/// descent of the index.
+/// With more groups than this, forget all that have no ready job now, and make no look with the memory: each remembered
+/// group costs it one descent of the index.
 const MAX_GROUPS: usize = 2_000;
 
 #[derive(Debug)]
@@ -72,6 +72,16 @@ impl GroupMemory {
     /// How long until the next look at everything is due.
     pub(crate) fn look_at_all_in(&self, now: Instant) -> Duration {
         self.look_at_all.due_in(now)
+    }
+
+    /// Whether there are so many groups that only looks at everything are worth their cost.
+    pub(crate) fn has_too_many(&self) -> bool {
+        self.groups.len() > MAX_GROUPS
+    }
+
+    /// Makes the next look one at everything.
+    pub(crate) fn look_at_all_next(&mut self, now: Instant) {
+        self.look_at_all.make_due(now);
     }
 
     /// Learns what a look has found. `lowest_uncommitted` is the lowest id that a job not yet committed could have
@@ -184,5 +194,16 @@ mod tests {
 
         let many: Vec<_> = (0..MAX_GROUPS).map(|number| group(&number.to_string(), 5)).collect();
         assert_eq!(known_after(&many, Duration::from_secs(6)), MAX_GROUPS);
+    }
+
+    #[test]
+    fn with_very_many_groups_everything_is_looked_at_or_nothing() {
+        let many: Vec<_> = (0..=MAX_GROUPS).map(|number| group(&number.to_string(), 5)).collect();
+        let (mut memory, now) = slow(&many);
+        assert!(memory.has_too_many() && memory.look_at_all_in(now) == 20 * SLOW);
+        memory.look_at_all_next(now);
+        assert_eq!((memory.look_at_all_in(now), memory.known(now)), (Duration::ZERO, None));
+        memory.learn(&many[1..], id(10), now, now + SLOW);
+        assert!(!memory.has_too_many() && memory.look_at_all_in(now + SLOW) == 20 * SLOW);
     }
 }

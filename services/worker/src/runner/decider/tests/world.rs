@@ -268,6 +268,8 @@ impl World {
                 }
                 Action::Unload(unload) => self.begin_unload(unload),
                 Action::LookAtHost => self.after(1, Happening::Looked),
+                // The scans of this world come soon enough.
+                Action::LookForJobs => {}
             }
         }
         if !self.decider.wants_load() {
