@@ -97,6 +97,29 @@ async fn an_unload_waits_for_what_runs_and_the_jobs_after_it_for_the_unload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_for_an_unload_is_told_its_place() {
+    let house = House::start(&[], &[("FOREMAN_WORKER_SLOTS", "1")]).await;
+    house.api.submit(&chat("so that a run was measured")).await;
+    house.db.every_job_ends().await;
+    house.sim.fault(Fault::new(Trouble::Hang, Moment::Tokens(2)).once());
+    let running = house.api.submit(&chat("it runs until it is cancelled")).await;
+    house.sim.until(|log| log.running() == 1).await;
+    assert_eq!(unload(&house.api, "tiny-a").await.0, 202);
+    let waiting = house.api.submit(&chat("after that")).await;
+    eventually("what the job waits for", async || {
+        let job = house.api.get(&format!("/jobs/{waiting}")).await;
+        let why = job["waiting_for"].as_str().unwrap_or_default();
+        let is_told = why == "tiny-a:latest is loaded again for it, after its jobs that run now";
+        if is_told && job["position"] == 1 && job["eta"].is_string() { Ok(()) } else { Err(job) }
+    })
+    .await;
+    let cancel = http().post(format!("{}/jobs/{running}/cancel", house.api.url)).send().await.unwrap();
+    assert!(cancel.status().is_success());
+    is_carried_out(&house.db).await;
+    every_job_was_done_at_the_first_try(&house.db, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_unload_disturbs_no_other_model_that_runs() {
     let config = Config { max_loaded: 2, parallel: 2, ..Config::default() };
     let settings = [("FOREMAN_WORKER_SLOTS", "2"), ("FOREMAN_MODELS_TOGETHER", "2")];

@@ -28,14 +28,23 @@ impl Presence {
         self.unloading = models;
     }
 
+    pub(crate) fn unloading(&self) -> &BTreeSet<ModelName> {
+        &self.unloading
+    }
+
     /// Whether this model is to be unloaded now.
     pub(crate) fn unloads(&self, model: &ModelName) -> bool {
         self.unloading.contains(model)
     }
 
+    /// Whether the host has this model, even if its jobs cannot run now.
+    pub(crate) fn lists(&self, model: &ModelName) -> bool {
+        self.models.contains(model)
+    }
+
     /// Whether jobs of this model can run here now.
     pub(crate) fn has(&self, model: &ModelName) -> bool {
-        self.models.contains(model) && !self.unloads(model)
+        self.lists(model) && !self.unloads(model)
     }
 }
 

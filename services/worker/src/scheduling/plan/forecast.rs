@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use foreman_ollama::ModelName;
 use foreman_store::{
     ClientId, Forecast, Foreseen, ForeseenGroup, HeldBack, JobId, ReadyGroup, UserName, ulid_floor,
 };
@@ -187,6 +188,7 @@ impl Ahead {
         self.plan.scanned(groups.collect(), self.start);
         while may_go_on() {
             self.end_what_ends_now();
+            self.unload();
             self.begin_held();
             while !self.is_over() && self.claim() && may_go_on() {}
             let ends = self.running.iter().map(|run| run.ends);
@@ -224,6 +226,21 @@ impl Ahead {
                 self.begin(charge, Key::clone(&load.runner), RunsOn::Gpu);
             }
         }
+    }
+
+    /// Unloads what an operator wants unloaded, once nothing of it runs. That takes no time here.
+    fn unload(&mut self) {
+        let at_work = self.running.iter().map(|run| &run.runner);
+        let at_work: Vec<Key> =
+            at_work.chain(self.loading.as_ref().map(|load| &load.runner)).cloned().collect();
+        let runs = |model: &ModelName| at_work.iter().any(|runner| runner.model() == model);
+        let (waiting, now): (BTreeSet<_>, BTreeSet<_>) =
+            self.plan.work.presence.unloading().iter().cloned().partition(runs);
+        for model in &now {
+            self.residency.unloaded(model);
+            self.plan.unloaded(model, self.time());
+        }
+        self.plan.are_unloading(waiting);
     }
 
     fn begin_held(&mut self) {

@@ -69,9 +69,9 @@ impl Work {
         self.backlog.clients_of(base).filter(waits)
     }
 
-    /// Every group with ready jobs that this host can run, as far as is known.
+    /// Every group with ready jobs of this host's models, as far as is known.
     pub(super) fn groups(&self) -> impl Iterator<Item = &Group> {
-        self.backlog.groups().filter(|group| self.presence.has(group.key.model()))
+        self.backlog.groups().filter(|group| self.presence.lists(group.key.model()))
     }
 
     /// The load keys that wait for the model of this runner, loaded with its options, whatever their context.

@@ -115,6 +115,28 @@ proptest! {
     }
 }
 
+#[test]
+fn jobs_of_a_model_that_is_to_be_unloaded_begin_after_what_runs_and_a_load() {
+    let run = Duration::from_secs(10);
+    let job = Job { at: Duration::ZERO, client: 0, user: 0, model: 0, context: None, sync: false, run };
+    let workload =
+        Workload { slots: 1, room: 1, loads: vec![Duration::from_secs(2)], jobs: vec![job.clone(), job] };
+    let mut host = workload.host(&turns(), Vec::new());
+    host.measure(run);
+    let jobs = workload.jobs.iter().enumerate();
+    host.ready = jobs.map(|(nth, job)| (id_of(nth), load_key(job), job.clone())).collect();
+    host.scan();
+    host.claim();
+    host.now = workload.loads[0];
+    host.end_what_ends_now();
+    host.plan.are_unloading([key("m0:latest").model().clone()].into());
+    let start = host.snapshot();
+    let waiting = start.groups().into_iter().map(|group| host.read(group)).collect();
+    let forecast = start.foretell(waiting, || true).forecast;
+    let told: Vec<_> = forecast.jobs.iter().map(|job| (job.job, job.begins_in_ms, job.loads)).collect();
+    assert_eq!(told, [(id_of(1), Some(10_000), 1)]);
+}
+
 /// Run it by hand: it prints what a forecast costs.
 #[test]
 #[ignore = "a measurement, in a release build"]
