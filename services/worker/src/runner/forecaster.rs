@@ -77,9 +77,9 @@ async fn publish(
         return store.publish_forecast(holder, None).await;
     }
     let at = start.now;
-    let Some(foretold) = foretell(store, start, groups).await? else { return Ok(()) };
-    told.told(&foretold.forecast, at);
-    store.publish_forecast(holder, Some(&foretold.forecast)).await
+    let Some(Foretold { mut forecast, .. }) = foretell(store, start, groups).await? else { return Ok(()) };
+    told.tell(&mut forecast, at);
+    store.publish_forecast(holder, Some(&forecast)).await
 }
 
 /// `None` if the run ahead has panicked, which is logged.

@@ -2,7 +2,8 @@
 //! take as long as was measured. So the forecast has the order in which the plan itself would claim the jobs, and no
 //! second model of the plan has to be kept in step with it. Pure.
 //!
-//! It knows nothing of jobs that are still to come, and takes every run for a usual one.
+//! It knows nothing of jobs that are still to come, and takes every run for a usual one. Waits turn out longer for that,
+//! so people are told stretched times (`told_times.rs`).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
