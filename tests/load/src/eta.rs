@@ -47,20 +47,25 @@ impl<'a> Eta<'a> {
 
     pub(crate) async fn measure(&self, contenders: &[Programs]) -> anyhow::Result<String> {
         let mut table = String::from(
-            "\n| when a job begins | jobs | of those that waited a second more, were told a time | median error | within a factor of two | aim |\n\
-             |---|---:|---:|---:|---:|---|\n",
+            "\n| when a job begins | jobs | of those that waited a second more, were told a time | median error | within a factor of two | told less than half of it | told more than twice | aim |\n\
+             |---|---:|---:|---:|---:|---:|---:|---|\n",
         );
         for programs in contenders {
             let (waited, errors) = self.errors(programs).await.with_context(|| programs.to_string())?;
             let median = median(errors.iter().map(|(error, _)| *error).collect()).unwrap_or_default();
-            let near = errors.iter().filter(|(_, factor)| (0.5..=2.0).contains(factor)).count();
+            let part = |is: fn(f64) -> bool| {
+                let count = errors.iter().filter(|(_, factor)| is(*factor)).count();
+                count as f64 * 100.0 / errors.len().max(1) as f64
+            };
             writeln!(
                 table,
-                "| {programs} | {} | {} of {waited} | {:.0} % | {:.0} % | 25 %, 90 % |",
+                "| {programs} | {} | {} of {waited} | {:.0} % | {:.0} % | {:.0} % | {:.0} % | 25 %, 90 % |",
                 self.jobs,
                 errors.len(),
                 median * 100.0,
-                near as f64 * 100.0 / errors.len().max(1) as f64,
+                part(|factor| (0.5..=2.0).contains(&factor)),
+                part(|factor| factor < 0.5),
+                part(|factor| factor > 2.0),
             )?;
         }
         Ok(table)
