@@ -93,6 +93,15 @@ async fn scraped<T>(what: &str, ops_url: &str, right: impl Fn(&Exposition) -> Op
     .await
 }
 
+#[test]
+fn every_metric_is_told_of_to_operators() {
+    let operations = include_str!("../../../docs/operations.md");
+    for (name, ..) in [BOTH, API, WORKER, FROM_THE_START, OF_THE_DATABASE].concat() {
+        let told = [format!("`{name}`"), format!("`{name}{{")].iter().any(|told| operations.contains(told));
+        assert!(told, "docs/operations.md says nothing of {name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn counters_without_labels_stand_at_0_before_anything_has_happened() {
     let db = Db::fresh().await;
