@@ -127,7 +127,8 @@ fn ollama(env: &Env, kind: Kind, environment: &mut Environment) -> anyhow::Resul
         Kind::Demo => {
             let address = free_port()?.to_string();
             environment.set(&worker::OLLAMA_HOST, &address);
-            environment.remove(&worker::HOST_ID);
+            // The port is another one each time, and the host stays the same.
+            environment.set(&worker::HOST_ID, "simulator");
             Ok(OllamaHost::parse(&address)?)
         }
     }

@@ -294,6 +294,17 @@ async fn a_demo_says_that_it_is_one_and_so_do_its_results() {
     assert_eq!(job["result"]["simulated"], true, "{job}");
     assert!(home.0.join("demo/postgres/data").is_dir() && !home.0.join("postgres").exists());
     up.process.terminate().await;
+
+    up.start_again().await;
+    let id = up.submit(&json!({"model": "llama3.2", "prompt": "hello again"})).await;
+    assert_eq!(up.finished(&id).await["state"], "done");
+    let hosts = http().get(format!("{}/hosts", up.url())).send().await.unwrap().text().await.unwrap();
+    let hosts: Value = serde_json::from_str(&hosts).unwrap();
+    assert_eq!(
+        (hosts["data"].as_array().unwrap().len(), &hosts["data"][0]["host_id"]),
+        (1, &json!("simulator"))
+    );
+    up.process.terminate().await;
 }
 
 /// From `/proc`: the fourth field, behind a name that may hold anything but its last bracket.
