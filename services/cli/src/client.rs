@@ -68,7 +68,7 @@ The word default takes a term back to what every client has. A change has its ef
         #[arg(long)]
         json: bool,
     },
-    /// End a client's keys at once and for good; its jobs go on
+    /// End a client's keys within two seconds and for good; its jobs go on
     #[command(after_help = "Example: foreman client revoke reports")]
     Revoke { name: String },
 }
@@ -181,11 +181,10 @@ impl Listed<'_> {
         if !self.has_key {
             words.push("a source address, without a key".to_owned());
         }
-        if let Some(until) = &self.previous_until {
-            words.push(format!("its key of before is good until {until}"));
-        }
         if let Some(at) = &self.revoked_at {
             words.push(format!("revoked {at}"));
+        } else if let Some(until) = &self.previous_until {
+            words.push(format!("its key of before is good until {until}"));
         }
         words.extend(self.terms_in_words());
         words.join(", ")

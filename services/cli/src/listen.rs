@@ -37,8 +37,9 @@ const LARGEST_BODY: usize = 64 << 20;
 Example: foreman listen --addr 127.0.0.1:9000
          foreman submit --model llama3.2 'Hello' --webhook http://127.0.0.1:9000/
 
-Signatures are checked with FOREMAN_WEBHOOK_SECRET: for a client with a key, the secret that came with it; with
-FOREMAN_AUTH=off, that of the api and the worker. Where it is not set and `foreman up` runs here, its own is used.", &[shared::WEBHOOK_SECRET]))]
+Signatures are checked with FOREMAN_WEBHOOK_SECRET: for a client with a key, the secret that came with it; for an
+endpoint, the secret that `foreman webhook create` showed; with FOREMAN_AUTH=off, that of the api and the worker. Where
+it is not set and `foreman up` runs here, its own is used.", &[shared::WEBHOOK_SECRET]))]
 pub(crate) struct Args {
     /// Where to listen
     #[arg(long, default_value = "127.0.0.1:9000")]

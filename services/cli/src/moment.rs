@@ -2,8 +2,15 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use indicatif::HumanDuration;
+
+/// The moment that is so long ago, such as `90m`, `2h` or `3d`. `None` if the text is no duration, or is longer than the time
+/// since the year 0, before which RFC 3339 has no times.
+pub(crate) fn ago(text: &str) -> Option<DateTime<Utc>> {
+    let ago = TimeDelta::from_std(humantime::parse_duration(text).ok()?).ok()?;
+    Utc::now().checked_sub_signed(ago).filter(|moment| moment.year() >= 0)
+}
 
 /// `0.4s`, `42s`, `3m`, `2h`. Short durations keep their tenths, because many models answer within a second.
 pub(crate) fn in_words(duration: Duration) -> String {
@@ -30,9 +37,15 @@ pub(crate) fn from_now(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
+
+    #[test]
+    fn a_duration_that_is_longer_than_time_has_no_beginning() {
+        assert!(ago("1d").unwrap() < ago("23h").unwrap());
+        for none in ["3000y", "300000y", "99999999999d", "-1d", "yesterday", ""] {
+            assert_eq!(ago(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn a_moment_is_before_or_after_now() {

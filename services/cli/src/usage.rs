@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
 use foreman_runtime::{Env, settings::cli};
 use foreman_store::UsageBy;
 use foreman_webhook::rfc3339;
 
 use crate::api::{Api, Sum, UsageQuery};
-use crate::moment::in_words;
+use crate::moment::{ago, in_words};
 use crate::terminal::{is_watched, print, say};
 use crate::{help, table};
 
@@ -28,9 +28,9 @@ pub(crate) struct Args {
           value_parser = PossibleValuesParser::new(UsageBy::ALL.map(UsageBy::as_str)))]
     by: String,
     /// The hours that began in this time before now
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1d",
+    #[arg(long, value_name = "DURATION", value_parser = since, default_value = "1d",
           conflicts_with_all = ["from", "to"])]
-    last: Duration,
+    last: DateTime<Utc>,
     /// Hours that began at this time or later
     #[arg(long, value_name = "TIME")]
     from: Option<String>,
@@ -49,7 +49,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let api = Api::from_env(&Env::from_process())?;
     let from = match (args.from, &args.to) {
-        (None, None) => Some(rfc3339(Utc::now() - args.last)),
+        (None, None) => Some(rfc3339(args.last)),
         (from, _) => from,
     };
     let query = UsageQuery { by: args.by, from, to: args.to, limit: args.limit };
@@ -68,6 +68,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         say("There are more; a larger --limit shows them.");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    ago(text).ok_or_else(|| "expected how long ago, such as 90m, 2h or 3d".to_owned())
 }
 
 fn row(sum: &Sum) -> [String; 9] {

@@ -5,13 +5,14 @@ mod show;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use foreman_runtime::{Env, settings::cli};
 use serde_json::{Map, Value, json};
 
 use crate::api::{Api, endpoint_id};
 use crate::exit;
 use crate::help;
+use crate::moment::ago;
 use crate::terminal::{print, say};
 
 #[derive(Debug, clap::Subcommand)]
@@ -216,8 +217,6 @@ fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(moment) = DateTime::parse_from_rfc3339(text) {
         return Ok(moment.to_utc());
     }
-    let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
-    let moment = ago.and_then(|ago| Utc::now().checked_sub_signed(ago));
-    moment
+    ago(text)
         .ok_or_else(|| "expected a time such as 2026-11-22T08:00:00Z, or how long ago, such as 2h".to_owned())
 }

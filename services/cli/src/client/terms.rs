@@ -11,19 +11,19 @@ const DEFAULT: &str = "default";
 #[derive(Debug, clap::Args)]
 pub(crate) struct TermsArgs {
     /// Its part of the GPU beside the others, who have 1; 0.01 to 100
-    #[arg(long, value_parser = weight)]
+    #[arg(long, value_parser = weight, allow_negative_numbers = true)]
     weight: Option<Term<f64>>,
     /// How many jobs it may have queued [default: FOREMAN_CLIENT_MAX_QUEUED]
-    #[arg(long, value_name = "N", value_parser = jobs)]
+    #[arg(long, value_name = "N", value_parser = jobs, allow_negative_numbers = true)]
     max_queued: Option<Term<i64>>,
     /// How many bytes they may have, such as 1GiB [default: FOREMAN_CLIENT_MAX_QUEUED_BYTES]
-    #[arg(long, value_name = "B", value_parser = bytes)]
+    #[arg(long, value_name = "B", value_parser = bytes, allow_negative_numbers = true)]
     max_queued_bytes: Option<Term<i64>>,
     /// How many of its jobs may run at the same time; the others wait
-    #[arg(long, value_name = "N", value_parser = running)]
+    #[arg(long, value_name = "N", value_parser = running, allow_negative_numbers = true)]
     max_running: Option<Term<i32>>,
     /// After this much of the GPU's time in a day it goes last
-    #[arg(long, value_name = "S", value_parser = seconds)]
+    #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
     gpu_seconds_a_day: Option<Term<f64>>,
 }
 

@@ -98,6 +98,8 @@ async fn a_client_signs_in_with_what_was_shown_once_until_it_is_revoked() {
         seen => Err(format!("{seen:?}")),
     })
     .await;
+    let shown = stdout(&foreman(&["client", "show", "reports"], &settings).await);
+    assert!(shown.contains("revoked") && !shown.contains("good until"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +139,13 @@ async fn a_clients_terms_are_set_shown_and_taken_back() {
     let unknown = client(&["set", "nobody", "--weight", "2"]).await;
     assert_eq!(unknown.status.code(), Some(1));
     assert!(sentence(&unknown).contains("no client named"), "{}", sentence(&unknown));
-    for wrong in [["--weight", "0"], ["--weight", "101"], ["--max-running", "0"], ["--max-queued", "some"]] {
+    for wrong in [
+        ["--weight", "0"],
+        ["--weight", "101"],
+        ["--weight", "-1"],
+        ["--max-running", "0"],
+        ["--max-queued", "some"],
+    ] {
         let refused = client(&[&["set", "reports"][..], &wrong].concat()).await;
         assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
         let said = String::from_utf8_lossy(&refused.stderr);
