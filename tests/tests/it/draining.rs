@@ -164,6 +164,10 @@ async fn a_host_that_nobody_knows_is_refused_with_the_known_ones_and_a_client_ma
     assert!(refused["error"].as_str().unwrap().contains("there are http://gpu/1"), "{refused}");
     drain(&api, "http:%2F%2Fgpu%2F1").await;
     assert_eq!(seen(&api, "http://gpu/1").await["models"][0], "tiny-a:latest");
+    for nobodys in ["%00", "%ff", "", "http:%2F%2FGPU%2F1"] {
+        let (status, refused) = ask(&api, nobodys, "drain").await;
+        assert_eq!((status, refused["code"].as_str()), (404, Some("no_such_host")), "{nobodys}: {refused}");
+    }
 
     // Where no keys are needed, only callers of this machine may operate.
     let request = http().post(format!("{}/hosts/http:%2F%2Fgpu%2F1/resume", api.url));

@@ -103,6 +103,8 @@ async fn a_wrong_question_is_refused_with_the_mend() {
         ("by=colour", "client, user, model, hour"),
         ("from=yesterday", "RFC 3339"),
         ("limit=0", "1 to 10000"),
+        ("from=2999-01-01T00:00:00Z", "before `to`"),
+        ("from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "before `to`"),
     ] {
         let refused = house.api.get(&format!("/usage?{query}")).await;
         assert_eq!(refused["code"], "invalid_parameter", "{refused}");

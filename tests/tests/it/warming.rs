@@ -52,12 +52,16 @@ async fn a_load_may_wait_for_its_time_and_an_unknown_model_is_refused() {
     for (model, body, status, code) in [
         ("nosuch", json!({}), 404, "unknown_model"),
         ("no%2Fsuch%2F%2Fname", json!({}), 404, "unknown_model"),
+        ("tiny-a%00", json!({}), 404, "unknown_model"),
+        ("tiny-a", json!({ "at": "2999-01-01T00:00:00Z" }), 400, "unknown_field"),
         ("tiny-a", json!({ "run_at": "noon" }), 400, "invalid_run_at"),
         ("tiny-a", json!({ "run_at": "2999-01-01T00:00:00Z" }), 400, "invalid_run_at"),
     ] {
         let (is, refused) = warm(&house.api, model, body).await;
         assert_eq!((is, &refused["code"]), (status, &json!(code)), "{refused}");
     }
+    let (_, refused) = warm(&house.api, "tiny%20a", json!({})).await;
+    assert!(refused["error"].as_str().unwrap().contains("no model name may have"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
+use foreman_ollama::ModelName;
 use foreman_store::{DeliveryId, EndpointId, JobId};
 
 use crate::http::observe;
@@ -20,7 +21,7 @@ pub(crate) struct EndpointPath(pub(crate) EndpointId);
 pub(crate) struct HostPath(pub(crate) String);
 
 /// The `{model}` of a model's route.
-pub(crate) struct ModelPath(pub(crate) String);
+pub(crate) struct ModelPath(pub(crate) ModelName);
 
 /// The `{name}` of an artifact's route.
 pub(crate) struct NamePath(pub(crate) String);
@@ -57,18 +58,20 @@ impl<S: Send + Sync> FromRequestParts<S> for EndpointPath {
 impl<S: Send + Sync> FromRequestParts<S> for HostPath {
     type Rejection = Refusal;
 
-    /// Any text may be the id of a host. One that is not UTF-8 is nobody's.
+    /// Any text may be the id of a host, but for one that is not UTF-8, or that Postgres cannot store. Such a text is read as
+    /// an empty id, which no host has.
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        Ok(Self(parameter(parts, state, "id").await.unwrap_or_default()))
+        let id = parameter(parts, state, "id").await.filter(|id| !id.contains('\0'));
+        Ok(Self(id.unwrap_or_default()))
     }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for ModelPath {
     type Rejection = Refusal;
 
-    /// Whoever looks for the model says what is wrong with its name.
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        Ok(Self(parameter(parts, state, "model").await.unwrap_or_default()))
+        let name = parameter(parts, state, "model").await.unwrap_or_default();
+        ModelName::parse(&name).map(Self).map_err(Refusal::no_model_name)
     }
 }
 

@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
+use chrono::{DateTime, Utc};
 
+use super::values;
 use crate::refusal::Refusal;
 
 /// The entries on a page if the request names no `limit`, and the largest `limit`.
@@ -51,6 +53,12 @@ impl Parameters {
         text.parse().ok().filter(is_good).map(Some).ok_or_else(|| {
             Refusal::bad_request("invalid_parameter", format!("the parameter `{name}` must be {expected}"))
         })
+    }
+
+    /// Parses a parameter that is a time as in RFC 3339.
+    pub(crate) fn moment(&self, name: &str) -> Result<Option<DateTime<Utc>>, Refusal> {
+        let text = self.get(name);
+        text.map(|text| values::moment(name, "invalid_parameter", Some(text))).transpose()
     }
 
     /// The parameter `limit`: how many entries the client wants on the page.

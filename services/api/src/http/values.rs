@@ -31,3 +31,8 @@ pub(crate) fn states<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Vec
 pub(crate) fn state_names() -> String {
     JobState::ALL.map(JobState::as_str).join(", ")
 }
+
+/// The beginning of a client's text, so that the sentence of a refusal stays one that people read.
+pub(crate) fn excerpt(text: &str) -> String {
+    text.chars().take(64).collect()
+}

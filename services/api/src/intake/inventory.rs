@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use foreman_ollama::ModelName;
+use foreman_ollama::{ModelName, ModelNameError};
 use foreman_runtime::background::jittered;
 use foreman_runtime::{background_error, stalls};
 use foreman_store::{Inventory as Published, KnownModel, Store, StoreError, wake::Topic};
@@ -162,6 +162,14 @@ impl Refusal {
     /// No host has a model of this name.
     pub(crate) fn unknown_model(name: &str) -> Self {
         let error = format!("no host has the model {name}; pull it there with `ollama pull {name}`");
+        Self::new(StatusCode::NOT_FOUND, UNKNOWN, error)
+    }
+
+    /// No host can have a model of this name.
+    pub(crate) fn no_model_name(error: ModelNameError) -> Self {
+        let error = format!(
+            "the name of the model {error}; write it as `ollama list` shows it, such as llama3.2:3b, and in a path `/` as `%2F`"
+        );
         Self::new(StatusCode::NOT_FOUND, UNKNOWN, error)
     }
 }

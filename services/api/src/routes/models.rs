@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use foreman_ollama::{ModelName, Route, SyncBody};
+use foreman_ollama::{Route, SyncBody};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -41,7 +41,7 @@ pub(crate) struct Warming {
     responses(
         (status = 202, description = "`job_id`: the job that loads the model.", body = Object,
          headers(("Location" = String, description = "The job."))),
-        (status = 400, description = "`invalid_json`, `invalid_run_at`, `model_only_embeds`"),
+        (status = 400, description = "`invalid_json`, `unknown_field`, `invalid_run_at`, `model_only_embeds`"),
         (status = 403, description = "`administrators_only`"),
         (status = 404, description = "`unknown_model`"),
         (status = 429, description = "`queue_full`"),
@@ -56,13 +56,13 @@ pub(crate) async fn warm(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let run_at = match fields::optional_object(&read.bytes)?.get("run_at") {
+    let run_at = match fields::optional_fields(&read.bytes, &["run_at"])?.get("run_at") {
         None | Some(Value::Null) => None,
         Some(at) => Some(values::moment("run_at", "invalid_run_at", at.as_str())?),
     };
     // Ollama only loads the model of a chat without messages.
     let load = json!({ "model": model, "messages": [], "stream": false }).to_string();
-    let load = SyncBody::read(Route::Chat, load.as_bytes()).map_err(|_| Refusal::unknown_model(&model))?;
+    let load = SyncBody::read(Route::Chat, load.as_bytes())?;
     let intake = Intake::new(Shared::clone(&app), caller, headers)?;
     let known = intake.known_model(&load).await?;
     let id = intake.take_in_sync_body(load, known, run_at, Arc::new(read.held)).await?;
@@ -96,10 +96,9 @@ pub(crate) struct Unloading {
 )]
 pub(crate) async fn unload(
     Operator(_): Operator,
-    ModelPath(model): ModelPath,
+    ModelPath(name): ModelPath,
     State(app): State<Shared>,
 ) -> Result<Response, Refusal> {
-    let name = ModelName::parse(&model).map_err(|_| Refusal::unknown_model(&model))?;
     let known = app.inventory.find_any(&name, Instant::now()).await?;
     let is_cloud = name.is_cloud();
     let hosts = if is_cloud { Vec::new() } else { app.store.ask_for_unload(name.as_str()).await? };

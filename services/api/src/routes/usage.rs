@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use foreman_store::{self as store, UsageBy, UsageFilter};
 use foreman_webhook::rfc3339;
 use serde::Serialize;
@@ -14,7 +14,6 @@ use crate::access::auth::Caller;
 use crate::app::{App, Shared};
 use crate::http::outgoing;
 use crate::http::query::{Parameters, cut_to_page};
-use crate::http::values;
 use crate::refusal::Refusal;
 
 /// The sums in an answer, if the request names no `limit`, and the largest `limit`: more than the hours of 13 months.
@@ -113,8 +112,12 @@ pub(crate) async fn show(
     State(app): State<Shared>,
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
-    let to = moment(&parameters, "to")?.unwrap_or_else(|| app.store.clock().now());
-    let from = moment(&parameters, "from")?.unwrap_or(to - DEFAULT_SPAN);
+    let to = parameters.moment("to")?.unwrap_or_else(|| app.store.clock().now());
+    let from = parameters.moment("from")?.unwrap_or(to - DEFAULT_SPAN);
+    if from >= to {
+        let error = "`from` must be before `to`, which is now if it is missing";
+        return Err(Refusal::bad_request("invalid_parameter", error));
+    }
     let names = UsageBy::ALL.map(UsageBy::as_str).join(", ");
     let by = parameters.read("by", format_args!("one of {names}"))?.unwrap_or(UsageBy::Client);
     let limit = parameters.page_size_within(DEFAULT_SUMS, MOST_SUMS)?;
@@ -130,11 +133,6 @@ pub(crate) async fn show(
         has_more,
     };
     outgoing::json(&app, caller.client, StatusCode::OK, show::json(&usage))
-}
-
-fn moment(parameters: &Parameters, name: &'static str) -> Result<Option<DateTime<Utc>>, Refusal> {
-    let text = parameters.get(name);
-    text.map(|text| values::moment(name, "invalid_parameter", Some(text))).transpose()
 }
 
 fn shown(app: &App, sum: store::UsageSum) -> UsageSum {

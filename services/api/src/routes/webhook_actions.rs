@@ -96,7 +96,7 @@ pub(crate) struct DeliveryToEndpoint<'a> {
     request_body = Option<Rotation>,
     responses(
         (status = 200, description = "The endpoint, with its new secret.", body = webhooks::Endpoint),
-        (status = 400, description = "`invalid_json`, `invalid_overlap`"),
+        (status = 400, description = "`invalid_json`, `unknown_field`, `invalid_overlap`"),
         (status = 404, description = "`no_such_endpoint`"),
         (status = 503, description = "`no_secret_key`"),
     ),
@@ -108,7 +108,7 @@ pub(crate) async fn rotate(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let overlap = match fields::optional_object(&read.bytes)?.get("overlap_seconds") {
+    let overlap = match fields::optional_fields(&read.bytes, &["overlap_seconds"])?.get("overlap_seconds") {
         None | Some(Value::Null) => OVERLAP,
         Some(seconds) => {
             let overlap = seconds.as_u64().map(Duration::from_secs).filter(|overlap| *overlap <= MAX_OVERLAP);
@@ -134,7 +134,7 @@ pub(crate) async fn rotate(
     request_body = Option<Example>,
     responses(
         (status = 200, description = "What came of it.", body = ExampleAnswer),
-        (status = 400, description = "`invalid_json`, `invalid_event`"),
+        (status = 400, description = "`invalid_json`, `unknown_field`, `invalid_event`"),
         (status = 404, description = "`no_such_endpoint`"),
         (status = 429, description = "`too_many_examples`"),
         (status = 503, description = "`no_sender`, `example_unsent`, `example_unanswered`"),
@@ -147,7 +147,7 @@ pub(crate) async fn test(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let state = match fields::optional_object(&read.bytes)?.get("event") {
+    let state = match fields::optional_fields(&read.bytes, &["event"])?.get("event") {
         None | Some(Value::Null) => JobState::Done,
         Some(name) => name.as_str().and_then(|name| name.parse().ok()).ok_or_else(|| {
             let error = format!("`event` must be one of {}", values::state_names());
@@ -174,7 +174,7 @@ pub(crate) async fn test(
     request_body = Recovery,
     responses(
         (status = 200, description = "`recovered`: how many webhooks wait now because of this.", body = Object),
-        (status = 400, description = "`invalid_json`, `invalid_since`"),
+        (status = 400, description = "`invalid_json`, `unknown_field`, `invalid_since`"),
         (status = 404, description = "`no_such_endpoint`"),
         (status = 429, description = "`too_many_reads`"),
         (status = 503, description = "`busy`"),
@@ -187,7 +187,7 @@ pub(crate) async fn recover(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let given = fields::optional_object(&read.bytes)?;
+    let given = fields::optional_fields(&read.bytes, &["since"])?;
     let since = values::moment("since", "invalid_since", given.get("since").and_then(Value::as_str))?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let recovered = endpoints::recover(&app, caller.scope(), id, since).await?;
@@ -222,7 +222,7 @@ pub(crate) async fn deliveries(
 ) -> Result<Response, Refusal> {
     let filter = EndpointDeliveryFilter {
         state: parameters.read("status", "`pending`, `delivered` or `failed`")?,
-        since: parameters.read("since", "a time as in RFC 3339")?,
+        since: parameters.moment("since")?,
         before: parameters.read("after", "the `last_id` of the page before")?,
     };
     let limit = parameters.page_size()?;

@@ -126,6 +126,33 @@ async fn an_endpoint_is_made_shown_changed_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_misspelt_field_and_a_time_that_postgres_has_not_are_refused_and_change_nothing() {
+    let house = House::start().await;
+    let made = house.endpoint("/in", json!({})).await;
+    let hint = &made["secret_hint"];
+    for (action, body) in [
+        ("rotate", json!({"overlap": 0})),
+        ("test", json!({"state": "failed"})),
+        ("recover", json!({"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z"})),
+    ] {
+        let (status, refused) = house.post(&made, action, body).await;
+        assert_eq!(
+            (status.as_u16(), &refused["code"]),
+            (400, &json!("unknown_field")),
+            "{action}: {refused}"
+        );
+    }
+    assert_eq!(&house.api.get(&path_of(&made)).await["secret_hint"], hint);
+    assert_eq!(house.receiver.received().len(), 0);
+    let long = json!({"url": house.receiver.url("/in"), "x".repeat(1 << 20): 1});
+    let (_, refused) = house.ask(Method::POST, "/webhooks", long).await;
+    assert_eq!(refused["code"], "unknown_field");
+    assert!(refused["error"].as_str().unwrap().len() < 300, "{refused}");
+    let refused = house.api.get(&format!("{}/deliveries?since=-9999-01-01T00:00:00Z", path_of(&made))).await;
+    assert_eq!(refused["code"], "invalid_parameter", "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn endpoints_of_another_client_do_not_exist() {
     let house = House::with(Receiver::start().await, &[KEY, ("FOREMAN_AUTH", "required")]).await;
     let seal = Seal::new(&[1; 32]);
@@ -151,8 +178,7 @@ async fn endpoints_of_another_client_do_not_exist() {
         (Method::POST, "/recover"),
         (Method::GET, "/deliveries"),
     ] {
-        let body = json!({"since": "2026-01-01T00:00:00Z"});
-        let body = if method == Method::PATCH { json!({}) } else { body };
+        let body = if action == "/recover" { json!({"since": "2026-01-01T00:00:00Z"}) } else { json!({}) };
         let (status, gone) = call(&other.key, method, &format!("{path}{action}"), body).await;
         assert_eq!((status, &gone["code"]), (404, &json!("no_such_endpoint")), "{action}");
     }
