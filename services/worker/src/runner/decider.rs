@@ -249,13 +249,17 @@ impl Decider {
         let next = self.plan.next(self.ledger.held_for_gpu(), self.ledger.gpu_is_busy(), now);
         match &next {
             Next::Stay(key) | Next::Resident { key, .. } | Next::Switch { key, .. }
-                if self.host.unloads.is_under_way() && !self.plan.is_resident(key) =>
+                if !self.may_load() && !self.plan.is_resident(key) && !self.host.loads(key) =>
             {
-                // Nothing may be loaded beside an unload, as nothing may beside requests.
                 Next::WaitForIdle
             }
             _ => next,
         }
+    }
+
+    /// Nothing may be loaded beside requests, or beside an unload.
+    fn may_load(&self) -> bool {
+        !self.ledger.gpu_is_busy() && !self.host.unloads.is_under_way()
     }
 
     /// Begins an unload that an operator wants. Nothing of its model begins from the moment it was asked for. A claim
@@ -278,8 +282,7 @@ impl Decider {
         // Before another key's turn, GPU jobs held for this key are handed back: they would delay that turn. So are those
         // that would need a load beside running requests or an unload, and those whose model is to be unloaded.
         let gpu_goes_on = !matches!(next, Next::WaitForIdle | Next::Switch { .. });
-        let (plan, host) = (&self.plan, &self.host);
-        let may_load = !self.ledger.gpu_is_busy() && !host.unloads.is_under_way();
+        let (plan, host, may_load) = (&self.plan, &self.host, self.may_load());
         let is_there = |runner: &Key| plan.is_resident(runner) || host.loads(runner);
         let may_run = |runner: &Key| !plan.unloads(runner) && (may_load || is_there(runner));
         let keeps = |job: &Job| {

@@ -58,6 +58,7 @@ impl World {
         assert!(unloading.all(|model| model != runner.model()), "a claim for a model to be unloaded");
         if order.runs_on == RunsOn::Gpu && !self.decider.plan.is_resident(runner) && !host.loads(runner) {
             assert!(self.unload.is_none(), "a claim beside an unload for what must be loaded");
+            assert!(self.on_gpu().next().is_none(), "a claim beside requests for what must be loaded");
         }
     }
 
