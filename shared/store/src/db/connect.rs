@@ -159,7 +159,7 @@ impl Store {
     /// crash of Postgres may undo the last of these commits (those of half a second, at the default of
     /// `wal_writer_delay`), but no commit that a later, flushed commit has seen.
     pub fn on_own_unflushed_connection(&self) -> Self {
-        self.with_own(self.pooled.clone().options([("synchronous_commit", "off")]))
+        self.with_own(unflushed(&self.pooled))
     }
 
     fn with_own(&self, options: PgConnectOptions) -> Self {
@@ -224,7 +224,16 @@ impl Store {
 
     /// A connection outside the pool that bypasses any pooler, for work that needs a session: migrations and LISTEN.
     pub(crate) async fn connect_directly(&self) -> Result<PgConnection, StoreError> {
-        let connected = timeout(ACQUIRE_TIMEOUT, self.direct.connect()).await;
+        Self::connect(&self.direct).await
+    }
+
+    /// Like [`connect_directly`](Self::connect_directly), but Postgres does not wait for the disk before it reports a commit.
+    pub(crate) async fn connect_directly_unflushed(&self) -> Result<PgConnection, StoreError> {
+        Self::connect(&unflushed(&self.direct)).await
+    }
+
+    async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+        let connected = timeout(ACQUIRE_TIMEOUT, options.connect()).await;
         connected.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(StoreError::unreached)
     }
 
@@ -266,4 +275,9 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// With these options Postgres does not wait for the disk before it reports a commit.
+fn unflushed(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().options([("synchronous_commit", "off")])
 }

@@ -73,7 +73,8 @@ impl Wakeups {
     }
 
     async fn send(&self, store: &Store, beat: &str, teller: &AtomicU32) -> Result<Infallible, StoreError> {
-        let mut connection = store.connect_directly().await?;
+        // A lost wake-up costs no more than a poll, so none waits for the disk.
+        let mut connection = store.connect_directly_unflushed().await?;
         // Wake-ups from before this connection, or from the moment the last one broke, may be lost. So announce every
         // topic once.
         self.0.pending.store(u32::MAX, Ordering::Release);
