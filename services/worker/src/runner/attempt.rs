@@ -12,6 +12,7 @@ use foreman_store::{ApiId, Begin, Clock, Lease, Phase, Store};
 use futures_util::FutureExt as _;
 use metrics::{counter, histogram};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tokio::try_join;
 
@@ -136,8 +137,13 @@ impl Attempt {
         let asking = Asking { route: self.route, keeping, limits: &context.limits, first_token_by, live };
         let asked = asking.ask(&context.ollama, body);
         let answer = if sends_ahead {
+            let begin = async {
+                // The request goes out before Postgres hears of it, as on the floor.
+                yield_now().await;
+                self.begin(Phase::Working, context).await
+            };
             // No outcome is written before the job is recorded as working. A refusal drops the request.
-            match try_join!(asked.map(Ok), self.begin(Phase::Working, context)) {
+            match try_join!(asked.map(Ok), begin) {
                 Ok((answer, ())) => answer,
                 Err(ending) => return ending.into(),
             }

@@ -58,6 +58,8 @@ pub(super) struct Decider {
     knew_work: bool,
     /// For jobs that do not name a number of attempts.
     max_attempts: i16,
+    /// Which key has the GPU next, between the two parts of a decision.
+    next: Next<ClientId, Key>,
     /// Decided, but not returned to the floor yet.
     actions: Vec<Action>,
 }
@@ -111,6 +113,7 @@ impl Decider {
             idle: IdleMeter::default(),
             knew_work: false,
             max_attempts,
+            next: Next::Rest,
             actions: Vec::new(),
         }
     }
@@ -153,9 +156,8 @@ impl Decider {
         }
     }
 
-    /// Decides everything that can be decided now. `lowest_uncommitted` tells the lowest id that a job not yet committed
-    /// may have.
-    pub(super) fn decide(&mut self, lowest_uncommitted: impl FnOnce() -> JobId, now: Instant) -> Vec<Action> {
+    /// Decides which jobs begin now. The floor carries that out before everything else: until then Ollama may be idle.
+    pub(super) fn begins(&mut self, now: Instant) -> Vec<Action> {
         let may_begin = self.right(now).is_some();
         self.unload(now);
         let (ledger, plan) = (&self.ledger, &self.plan);
@@ -166,6 +168,14 @@ impl Decider {
             // What was handed back no longer asks for the GPU.
             next = self.next(now);
         }
+        self.next = next;
+        self.actions.extract_if(.., |action| matches!(action, Action::Begin { .. })).collect()
+    }
+
+    /// Decides everything else, after [`begins`](Self::begins) and before the next event. `lowest_uncommitted` tells the
+    /// lowest id that a job not yet committed may have.
+    pub(super) fn decide(&mut self, lowest_uncommitted: impl FnOnce() -> JobId, now: Instant) -> Vec<Action> {
+        let next = std::mem::replace(&mut self.next, Next::Rest);
         if self.claims.may_ask(now)
             && let Some(question) = self.question(next, lowest_uncommitted, now)
         {

@@ -10,7 +10,7 @@ use foreman_store::{Holder, HostPlan, JobId, LeaseNo, Store, ulid_floor};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
@@ -104,7 +104,7 @@ impl Floor {
         self.tell_standing();
         loop {
             let now = Instant::now();
-            self.decide(now);
+            self.decide(now).await;
             if self.decider.is_over() {
                 return;
             }
@@ -116,7 +116,15 @@ impl Floor {
         }
     }
 
-    fn decide(&mut self, now: Instant) {
+    /// Decides, and carries the decisions out. Requests go out to Ollama before anything is said to Postgres: each statement
+    /// wakes another process, and the request would wait for a processor with it.
+    async fn decide(&mut self, now: Instant) {
+        let begins = self.decider.begins(now);
+        if !begins.is_empty() {
+            begins.into_iter().for_each(|action| self.carry_out(action));
+            // The runtime does what is ready first, and so sends the requests.
+            yield_now().await;
+        }
         let clock = &self.context.clock;
         for action in self.decider.decide(|| ulid_floor(clock.now() - LATE_COMMITS), now) {
             self.carry_out(action);

@@ -258,7 +258,9 @@ impl World {
     fn decide(&mut self) {
         let now = Instant::now();
         self.stand();
-        for action in self.decider.decide(|| ulid_floor(DateTime::<Utc>::MAX_UTC), now) {
+        let begins = self.decider.begins(now);
+        let others = self.decider.decide(|| ulid_floor(DateTime::<Utc>::MAX_UTC), now);
+        for action in begins.into_iter().chain(others) {
             match action {
                 Action::Ask(question) => self.ask(question),
                 Action::Begin { attempt, loading, .. } => self.begin(&attempt, loading),
