@@ -100,6 +100,7 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         large_reads: worker.large_reads.clone(),
         limits: worker.config.limits.clone(),
         clock: worker.store.clock().clone(),
+        signals: signals.clone(),
         told,
     };
     let looks = Looks { at_host: look_at_host, for_jobs: scan_now };

@@ -10,7 +10,7 @@ use crate::chat;
 struct Ahead {
     db: Db,
     sim: Sim,
-    _api: Api,
+    api: Api,
     _worker: Worker,
     job: JobId,
     lock: Option<sqlx::Transaction<'static, sqlx::Postgres>>,
@@ -44,7 +44,7 @@ impl Ahead {
         sqlx::raw_sql(sqlx::AssertSqlSafe(of_the_lease)).execute(&mut *lock).await.unwrap();
         sim.until(|log| log.completed == 2 && log.running() == 1).await;
         assert_eq!(db.history(job).await, ["queued"], "it is at Ollama, and nobody has recorded that");
-        Self { db, sim, _api: api, _worker: worker, job, lock: Some(lock) }
+        Self { db, sim, api, _worker: worker, job, lock: Some(lock) }
     }
 
     /// From now on it can be recorded that the job works, but its lease was changed before.
@@ -75,6 +75,21 @@ async fn no_outcome_is_written_before_the_job_is_recorded_as_working() {
     ahead.db.every_job_ends().await;
     assert_eq!(ahead.history().await, ["queued", "loading", "working", "done"]);
     assert_eq!(ahead.sim.look(|log| log.runs().len()), 3, "each was sent once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_of_an_answered_job_waits_for_no_record() {
+    let mut ahead = Ahead::new().await;
+    ahead.api.submit(&chat("next sim:tokens=300 sim:token-delay=10ms")).await;
+    ahead.sim.until(|log| log.completed == 3 && log.running() == 1).await;
+    assert_eq!(
+        ahead.history().await,
+        ["queued"],
+        "its successor is at Ollama, and nobody has recorded that it works"
+    );
+    ahead.release("cancel = false").await;
+    ahead.db.every_job_ends().await;
+    assert_eq!(ahead.sim.look(|log| (log.runs().len(), log.max_running)), (4, 1), "each ran once, and alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

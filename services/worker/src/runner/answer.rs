@@ -36,6 +36,8 @@ pub(super) struct Asking<'a> {
     pub(super) limits: &'a Limits,
     pub(super) first_token_by: Instant,
     pub(super) live: &'a LiveAnswer,
+    /// To call as soon as Ollama's answer has ended, before anything is done with it.
+    pub(super) answered: &'a (dyn Fn() + Sync),
 }
 
 /// The answer while it comes.
@@ -62,13 +64,16 @@ impl Asking<'_> {
 
 impl Coming<'_> {
     async fn join(&mut self) -> Result<Joined, Trouble> {
-        let Asking { route, limits, live, .. } = *self.asking;
+        let Asking { route, limits, live, answered, .. } = *self.asking;
         let mut join = Join::new(route, limits.max_result);
         let mut bytes = 0;
         loop {
             let line = self.next().await?.ok_or(Failure::EndedEarly)?;
             bytes += line.len();
             let pushed = join.push(&line)?;
+            if pushed == Pushed::Last {
+                answered();
+            }
             if bytes > limits.max_result {
                 live.is_too_long();
             } else {
@@ -86,7 +91,7 @@ impl Coming<'_> {
     }
 
     async fn keep(&mut self) -> Result<Completion, Trouble> {
-        let Asking { route, limits, live, .. } = *self.asking;
+        let Asking { route, limits, live, answered, .. } = *self.asking;
         let mut bytes = 0;
         let mut relayed: Option<Relayed> = None;
         let mut next = self.next().await;
@@ -114,6 +119,9 @@ impl Coming<'_> {
             };
             match relayed.push(&piece) {
                 Ok(relay) => {
+                    if relay == Relay::Last {
+                        answered();
+                    }
                     live.push(piece);
                     if is_stream {
                         live.give_out();

@@ -11,7 +11,7 @@ use foreman_runtime::background_error;
 use foreman_store::{ApiId, Begin, Clock, Lease, Phase, Store};
 use futures_util::FutureExt as _;
 use metrics::{counter, histogram};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tokio::try_join;
@@ -23,6 +23,7 @@ use super::load::{Load, LoadFailure};
 use super::metrics::{CONTEXT_FITTED, JOB_LOAD, JOB_RUN, JOB_WAIT};
 use super::record::Recorder;
 use super::record::beginning::Began;
+use super::signal::Signal;
 use super::told_times::ToldTimes;
 use super::trouble::Trouble;
 use crate::config::Limits;
@@ -39,6 +40,8 @@ pub(crate) struct Context {
     pub large_reads: LargeReads,
     pub limits: Limits,
     pub clock: Clock,
+    /// Tell the floor what happens while an attempt runs.
+    pub signals: mpsc::UnboundedSender<Signal>,
     /// When jobs were expected to begin.
     pub told: ToldTimes,
 }
@@ -133,10 +136,19 @@ impl Attempt {
         }
         let began = Instant::now();
         let (runner, label) = (Key::clone(&self.runner), self.model_label.clone());
-        let keeping = self.keeping();
-        let asking = Asking { route: self.route, keeping, limits: &context.limits, first_token_by, live };
-        let asked = asking.ask(&context.ollama, body);
-        let answer = if sends_ahead {
+        let (lease, keeping) = (self.lease.no, self.keeping());
+        // Sending fails only if the floor has ended, which it never does before its attempts.
+        let answered = || _ = context.signals.send(Signal::Answered(lease));
+        let asking = Asking {
+            route: self.route,
+            keeping,
+            limits: &context.limits,
+            first_token_by,
+            live,
+            answered: &answered,
+        };
+        let asked = asking.ask(&context.ollama, body).map(|answer| (answer, began.elapsed()));
+        let (answer, ran) = if sends_ahead {
             let begin = async {
                 // The request goes out before Postgres hears of it, as on the floor.
                 yield_now().await;
@@ -150,7 +162,6 @@ impl Attempt {
         } else {
             asked.await
         };
-        let ran = began.elapsed();
         histogram!(JOB_RUN.name, "model" => label).record(ran);
         let ending = match answer {
             Ok(completion) => Ending::Done(completion),

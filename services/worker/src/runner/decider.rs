@@ -186,7 +186,7 @@ impl Decider {
         if std::mem::replace(&mut self.knew_work, work_waits) && !work_waits {
             self.actions.push(Action::LookForJobs);
         }
-        let is_idle = self.ledger.runs_nothing() && self.standing.serves_host() && work_waits;
+        let is_idle = self.ledger.is_idle() && self.standing.serves_host() && work_waits;
         let idle_seconds = self.idle.note(is_idle, now);
         counter!(GPU_IDLE.name).increment(idle_seconds);
         std::mem::take(&mut self.actions)
@@ -346,6 +346,7 @@ impl Decider {
             Signal::Neighbours(hosts, intents) => self.plan.looked_around(hosts, intents),
             Signal::Drained(is_drained) => self.standing.drain(is_drained),
             Signal::UnloadsAsked(asked) => self.host.unloads.told(asked),
+            Signal::Answered(lease) => self.ledger.answered(lease, &mut self.gpu, now),
             Signal::Settled(lease) => self.ledger.settled(lease),
             Signal::CancelAsked(leases) => {
                 for job in self.ledger.cancel(&leases) {
@@ -388,14 +389,14 @@ impl Decider {
         }
     }
 
-    fn ended(&mut self, running: Running, finished: Finished, now: Instant) {
+    fn ended(&mut self, mut running: Running, finished: Finished, now: Instant) {
         let loads = running.caused_load.into();
+        let gpu_seconds = running.answered(&mut self.gpu, now);
         let Running { lease, charge, runner, runs_on, on_gpu_since, past, model_label, .. } = running;
         let Finished { ending, ran, given_out } = finished;
         if runs_on == RunsOn::Gpu {
             self.host.used(&runner, now);
         }
-        let gpu_seconds = on_gpu_since.map_or(0.0, |since| self.gpu.ends(since, now));
         // Read before the ending is learned: if Ollama is away, the lengths are in doubt from then on.
         let context = self.plan.context(&runner);
         let past = Past { vanished: self.host.learn(lease.job_id, &ending, now), given_out, ..past };

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::fate::{Abort, Ending, Past, reason};
 use crate::membership::liveness::Spell;
 use crate::scheduling::contexts::Contexts;
-use crate::scheduling::gpu_clock::Reading;
+use crate::scheduling::gpu_clock::{GpuClock, Reading};
 use crate::scheduling::key::{Key, RunsOn};
 use crate::scheduling::plan::{Charge, Order};
 
@@ -135,6 +135,8 @@ pub(crate) struct Running {
     pub runs_on: RunsOn,
     /// When it began on the GPU. `None` while it waits for a load, and for a job of the cloud.
     pub on_gpu_since: Option<Reading>,
+    /// The GPU-seconds that it had, once Ollama's answer has ended.
+    pub gpu_seconds: Option<f64>,
     pub past: Past,
     pub model_label: String,
     /// Whether its model is loaded on account of this attempt.
@@ -146,6 +148,17 @@ impl Running {
     /// Whether it waits for its runner to be loaded.
     pub(crate) fn waits_for_load(&self) -> bool {
         self.runs_on == RunsOn::Gpu && self.on_gpu_since.is_none()
+    }
+
+    /// Whether Ollama's answer has not ended yet.
+    pub(crate) fn is_in_slot(&self) -> bool {
+        self.gpu_seconds.is_none()
+    }
+
+    /// Ollama's answer has ended, unless it had ended before. Returns the GPU-seconds that the job had.
+    pub(crate) fn answered(&mut self, clock: &mut GpuClock, now: Instant) -> f64 {
+        let had = || self.on_gpu_since.map_or(0.0, |since| clock.ends(since, now));
+        *self.gpu_seconds.get_or_insert_with(had)
     }
 
     /// Stops the attempt. If it is asked to stop twice, the first reason counts.

@@ -27,6 +27,8 @@ pub(crate) enum Signal {
     UnloadsAsked(BTreeMap<ModelName, DateTime<Utc>>),
     /// Somebody asked to cancel the jobs under these leases of ours.
     CancelAsked(Vec<LeaseNo>),
+    /// Ollama's answer to the job under this lease has ended. The attempt has yet to finish, and needs no slot for that.
+    Answered(LeaseNo),
     /// Postgres has stored the outcome of this lease, or has refused it for good. The lease is ours no longer.
     Settled(LeaseNo),
     Loaded {

@@ -84,6 +84,7 @@ impl Decider {
             runner: job.runner,
             runs_on: job.runs_on,
             on_gpu_since,
+            gpu_seconds: None,
             past: job.past,
             model_label: job.model_label,
             caused_load: matches!(loading, Loading::New { .. }),

@@ -40,7 +40,7 @@ impl Ledger {
 
     /// Takes the next held job if a slot is free.
     pub(super) fn take_next(&mut self) -> Option<Job> {
-        if self.running.len() < self.slots { self.held.pop_front() } else { None }
+        if self.in_slots() < self.slots { self.held.pop_front() } else { None }
     }
 
     /// Removes the held jobs for which `keeps` is false, and returns them.
@@ -59,6 +59,14 @@ impl Ledger {
     pub(super) fn loaded(&mut self, clock: &mut GpuClock, now: Instant) {
         let waiting = self.running.values_mut().filter(|running| running.waits_for_load());
         waiting.for_each(|running| running.on_gpu_since = Some(clock.begins(now)));
+    }
+
+    /// Ollama's answer to the job under this lease has ended. The job has no slot any more, although it still runs: its
+    /// attempt has yet to finish.
+    pub(super) fn answered(&mut self, lease: LeaseNo, clock: &mut GpuClock, now: Instant) {
+        if let Some(running) = self.running.get_mut(&lease) {
+            running.answered(clock, now);
+        }
     }
 
     pub(super) fn ended(&mut self, lease: LeaseNo) -> Option<Running> {
@@ -92,27 +100,33 @@ impl Ledger {
         self.held.is_empty()
     }
 
-    pub(super) fn runs_nothing(&self) -> bool {
-        self.running.is_empty()
+    /// Whether all slots are free.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_slots() == 0
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.running.is_empty() && self.unsettled.is_empty()
     }
 
+    fn in_slots(&self) -> usize {
+        self.running.values().filter(|running| running.is_in_slot()).count()
+    }
+
     /// How many slots have a running job, and how many slots there are.
     pub(super) fn occupancy(&self) -> (usize, usize) {
-        (self.running.len(), self.slots)
+        (self.in_slots(), self.slots)
     }
 
     /// How many slots have neither a running nor a held job.
     pub(super) fn slots_to_fill(&self) -> usize {
-        self.slots.saturating_sub(self.running.len() + self.held.len())
+        self.slots.saturating_sub(self.in_slots() + self.held.len())
     }
 
-    /// Whether so many outcomes are unsettled that claiming must wait.
+    /// Whether so many outcomes are unsettled, or soon will be, that claiming must wait.
     pub(super) fn waits_for_postgres(&self) -> bool {
-        self.unsettled.len() >= MAX_UNSETTLED_PER_SLOT * self.slots
+        let answered = self.running.len() - self.in_slots();
+        self.unsettled.len() + answered >= MAX_UNSETTLED_PER_SLOT * self.slots
             || self.unsettled.values().sum::<usize>() >= MAX_UNSETTLED_BYTES
     }
 
@@ -148,7 +162,7 @@ impl Ledger {
             runs_on: job.runs_on,
             since: job.on_gpu_since,
         };
-        self.running.values().map(of).collect()
+        self.running.values().filter(|running| running.is_in_slot()).map(of).collect()
     }
 
     /// The jobs that are held, as the forecast wants them.
@@ -236,6 +250,7 @@ mod tests {
             runs_on: runs_on(&key),
             runner: key,
             on_gpu_since: None,
+            gpu_seconds: None,
             past: Past::default(),
             model_label: String::new(),
             caused_load: false,
@@ -262,6 +277,24 @@ mod tests {
         assert_eq!(ledger.slots_to_fill(), 0, "the free slot is for the held job");
         assert_eq!(numbers(ledger.take_next()), [LeaseNo(3)]);
         assert_eq!(ledger.slots_to_fill(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answered_job_has_no_slot_and_keeps_claims_back_like_an_unsettled_one() {
+        let (mut ledger, now) = (Ledger::new(1), Instant::now());
+        let mut clock = GpuClock::new(now);
+        for number in 1..=4 {
+            assert!(!ledger.waits_for_postgres());
+            ledger.hold(job(number, key(ONE)));
+            assert_eq!(numbers(ledger.take_next()), [LeaseNo(number)]);
+            ledger.begun(running(number, key(ONE)).0);
+            assert!(!ledger.is_idle());
+            ledger.answered(LeaseNo(number), &mut clock, now);
+            assert!(ledger.is_idle() && ledger.runs(&key(ONE)), "its attempt has yet to finish");
+        }
+        assert!(ledger.waits_for_postgres(), "four of one slot");
+        assert!(ledger.ended(LeaseNo(1)).is_some_and(|running| !running.is_in_slot()));
+        assert!(!ledger.waits_for_postgres());
     }
 
     #[tokio::test]

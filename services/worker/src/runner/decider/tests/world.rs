@@ -106,6 +106,8 @@ struct InFlight {
     has_begun: bool,
     /// Whether its request went out before it was recorded that it begins.
     sends_ahead: bool,
+    /// Whether Ollama's answer has ended.
+    is_answered: bool,
 }
 
 pub(super) struct World {
@@ -287,7 +289,8 @@ impl World {
 
     /// The rules of the floor. They hold after each decision.
     fn check(&self, now: Instant) {
-        assert!(self.in_flight.len() <= self.script.slots, "more in flight than slots");
+        let in_slots = self.in_flight.values().filter(|one| !one.is_answered).count();
+        assert!(in_slots <= self.script.slots, "more in flight than slots");
         let keys: BTreeSet<&Key> = self.on_gpu().collect();
         let (running, loading): (Vec<&Key>, Vec<&Key>) =
             keys.into_iter().partition(|key| self.resident.contains(*key));
@@ -295,7 +298,7 @@ impl World {
         assert!(loading.len() <= 1, "two loads at a time");
         assert!(self.unload.is_none() || self.loads.is_empty(), "an unload beside a load");
         let ledger = &self.decider.ledger;
-        let is_free = self.in_flight.len() < self.script.slots;
+        let is_free = in_slots < self.script.slots;
         assert!(!is_free || ledger.holds_nothing(), "a job is held beside a free slot");
         // What is to be unloaded waits, and so does what must be loaded while something is unloaded.
         let unloading: BTreeSet<&ModelName> = self.decider.host.unloads.models(now).collect();

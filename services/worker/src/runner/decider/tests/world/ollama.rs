@@ -42,8 +42,8 @@ impl World {
         assert!(!self.jobs[job].given_out, "a job runs again after its caller has got a part of its answer");
         let (abort, spell) = (attempt.abort.clone(), attempt.spell.clone());
         let sends_ahead = load.is_none() && attempt.leave != Leave::Ask;
-        let one =
-            InFlight { job, key, abort, spell, load, has_begun: attempt.leave == Leave::Begun, sends_ahead };
+        let has_begun = attempt.leave == Leave::Begun;
+        let one = InFlight { job, key, abort, spell, load, has_begun, sends_ahead, is_answered: false };
         let before = self.in_flight.insert(attempt.lease.no, one);
         assert!(before.is_none(), "a lease has two attempts");
         self.after(1, Happening::AttemptBegins(attempt.lease.no));
@@ -96,15 +96,20 @@ impl World {
     }
 
     pub(super) fn attempt_ends(&mut self, no: LeaseNo) {
-        let Some(one) = self.in_flight.get(&no) else { return };
+        let Some(one) = self.in_flight.get_mut(&no) else { return };
         let job = &mut self.jobs[one.job];
         if job.failures < job.plan.failures {
             job.failures += 1;
             let kind =
                 if job.plan.host_is_to_blame { FailureKind::Unreachable } else { FailureKind::MayPass };
             self.end(no, failed(kind, Look::NothingNew));
-        } else {
+        } else if one.is_answered {
             self.end(no, done());
+        } else {
+            one.is_answered = true;
+            self.signal(Signal::Answered(no));
+            // It waits for Postgres, or for the last bytes.
+            self.after(self.number as u64 % 3, Happening::AttemptEnds(no));
         }
     }
 
