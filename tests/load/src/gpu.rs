@@ -12,7 +12,9 @@ use ollama_sim::Log;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::json;
-use tokio::time::sleep_until;
+use tokio::runtime;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, sleep_until};
 
 use crate::Scale;
 use crate::measure::{median, millis};
@@ -189,6 +191,8 @@ impl<'a> Gpu<'a> {
         let job = |number| db.job(JobRequest { body: flooding(number, run), ..request(&db) });
         db.accept_all(&(0..jobs).map(job).collect::<Vec<_>>()).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
+        // No question to Postgres takes a processor from what is measured.
+        sleep(Duration::from_millis(run * jobs as u64)).await;
         all_are_done(&db, jobs).await;
         worker.has_no_complaints()?;
         Ok(busy_share(&sim.log()))
@@ -255,13 +259,21 @@ async fn direct(workload: &[Planned], resident: usize) -> anyhow::Result<Seen> {
     Ok(Seen { loads: log.loads, makespan, waits, jain: jain(&log) })
 }
 
-/// One request after the other, as a client without a queue would send them.
+/// One request after the other, as a client without a queue would send them. Client and Ollama do not share a thread, as two
+/// processes do not: otherwise none of the two would ever have to be woken.
 async fn busy_direct(run: u64, jobs: usize) -> anyhow::Result<f64> {
-    let (sim, http) = (ollama(1, &LOADS).await?, http_client()?);
-    for number in 0..jobs {
-        let asked = http.post(format!("{}/api/generate", sim.url())).body(flooding(number, run));
-        asked.send().await?.error_for_status()?.bytes().await?;
-    }
+    let sim = ollama(1, &LOADS).await?;
+    let url = format!("{}/api/generate", sim.url());
+    let client = async move {
+        let http = http_client()?;
+        for number in 0..jobs {
+            let asked = http.post(&url).body(flooding(number, run));
+            asked.send().await?.error_for_status()?.bytes().await?;
+        }
+        anyhow::Ok(())
+    };
+    spawn_blocking(|| runtime::Builder::new_current_thread().enable_all().build()?.block_on(client))
+        .await??;
     Ok(busy_share(&sim.log()))
 }
 
