@@ -1,5 +1,6 @@
 //! Sends webhooks. Each round looks which lanes have something due, [chooses](choice) how much of each to claim, claims it,
-//! and [starts](start) an [attempt] for each delivery. The [settler] writes the reports of the attempts.
+//! and [starts](start) an [attempt] for each delivery. The [settler] writes the reports of the attempts. Two loops do so, each at
+//! its own [pace].
 //!
 //! A claim is leased, numbered and counted before a byte goes out, though it does not wait for the disk. No transaction is
 //! ever open while we talk to a receiver.
@@ -10,6 +11,7 @@ mod choice;
 mod destination;
 mod freed;
 mod heavy;
+mod pace;
 mod pool;
 mod seats;
 
@@ -26,13 +28,14 @@ mod settler;
 
 pub(crate) mod example;
 
-use std::sync::Arc;
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::Metric;
 use foreman_store::wake::{Topic, Wakeup};
-use foreman_store::{ClaimedDeliveries, DeliveryTerms, LaneHead, Store, StoreError};
+use foreman_store::{ClaimedDeliveries, LaneHead, Store, StoreError};
 use metrics::counter;
 use tokio::sync::mpsc;
 
@@ -45,6 +48,7 @@ use destination::Destinations;
 use freed::Freed;
 use heavy::Heavy;
 use lane_memory::LaneMemory;
+use pace::Pace;
 use pool::Pool;
 use seats::seats;
 use sender::Sender;
@@ -84,99 +88,158 @@ const REPORTS: usize = 1_024;
 pub(crate) async fn run(worker: Arc<Worker>, sender: Sender, last: LastRounds) -> anyhow::Result<()> {
     let last = Arc::new(last);
     let (over, reports) = mpsc::channel(REPORTS);
-    let dispatcher = Dispatcher::new(Arc::clone(&worker), sender, over, Arc::clone(&last));
+    let desk = Arc::new(Desk::new(&worker, sender, over));
+    let [prompt, patient] = [Pace::Prompt, Pace::Patient]
+        .map(|pace| Dispatcher::new(pace, &worker, Arc::clone(&desk), Arc::clone(&last)));
+    drop(desk);
     worker.shutdown.spawn("settle-deliveries", settler::run(Arc::clone(&worker), reports));
+    let stop = last.stop().clone();
+    worker.shutdown.spawn_infallible(TASK, async move { background::repeat(patient, &stop, POLL).await });
     tokio::select! {
-        () = background::repeat(dispatcher, last.stop(), POLL) => Ok(()),
+        () = background::repeat(prompt, last.stop(), POLL) => Ok(()),
         never = last.watch() => match never {},
     }
 }
 
-/// The loop that looks what is due, chooses, claims, and hands the claimed deliveries to the starter.
-struct Dispatcher {
-    store: Store,
-    /// A delivery may have become due, or will be due earlier than those that we know.
-    news: Wakeup,
-    /// A seat, or bytes of a heavy webhook, were given back.
+/// What the two loops share.
+struct Desk {
+    memory: Mutex<LaneMemory>,
+    /// A seat, or bytes of a heavy webhook, were given back, or one loop has news for the other.
     freed: Arc<Freed>,
-    last: Arc<LastRounds>,
-    memory: LaneMemory,
     destinations: Destinations,
     seats: Pool,
     heavy: Heavy,
-    terms: DeliveryTerms,
+    context: Arc<Context>,
+    over: mpsc::Sender<Attempted>,
+}
+
+impl Desk {
+    fn new(worker: &Worker, sender: Sender, over: mpsc::Sender<Attempted>) -> Self {
+        let freed = Arc::<Freed>::default();
+        Self {
+            memory: Mutex::new(LaneMemory::new()),
+            destinations: sender.destinations(),
+            seats: seats(Arc::clone(&freed)),
+            heavy: Heavy::new(Arc::clone(&freed)),
+            context: Arc::new(Context::new(worker, sender)),
+            freed,
+            over,
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, LaneMemory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of the two loops. It looks what is due, chooses, claims, and hands the claimed deliveries to the starter.
+struct Dispatcher {
+    pace: Pace,
+    store: Store,
+    /// A delivery may have become due, or will be due earlier than those that we know.
+    news: Wakeup,
+    last: Arc<LastRounds>,
+    desk: Arc<Desk>,
     starter: Starter,
     gather: Gather,
 }
 
 impl Dispatcher {
-    fn new(
-        worker: Arc<Worker>,
-        sender: Sender,
-        over: mpsc::Sender<Attempted>,
-        last: Arc<LastRounds>,
-    ) -> Self {
+    fn new(pace: Pace, worker: &Arc<Worker>, desk: Arc<Desk>, last: Arc<LastRounds>) -> Self {
         // When a crash undoes a claim, its webhook is due again, and comes a second time under the same id: as it does when we
         // die before its report is written.
         let store = worker.store.on_own_unflushed_connection();
-        let destinations = sender.destinations();
-        let context = Arc::new(Context::new(&worker, sender));
         let news = store.wakeups().subscribe(Topic::Delivery);
-        let freed = Arc::<Freed>::default();
-        let (seats, heavy) = (seats(Arc::clone(&freed)), Heavy::new(Arc::clone(&freed)));
-        let terms = context.terms;
-        let starter = Starter::new(worker, store.clone(), context, seats.clone(), heavy.clone(), over);
-        let memory = LaneMemory::new();
-        Self { store, news, freed, last, memory, destinations, seats, heavy, terms, starter, gather: GATHER }
+        let starter = Starter::new(
+            Arc::clone(worker),
+            store.clone(),
+            Arc::clone(&desk.context),
+            desk.seats.clone(),
+            desk.heavy.clone(),
+            desk.over.clone(),
+        );
+        Self { pace, store, news, last, desk, starter, gather: GATHER }
     }
 
-    /// Looks which lanes have something due. Returns those to claim from, and when the next look is due.
-    async fn look(&mut self) -> Result<(Vec<LaneHead>, Round), StoreError> {
-        let began = Instant::now();
-        let freed = self.freed.take();
-        let search = self.memory.search(began, self.store.clock().now(), &self.seats, &freed);
-        let lanes = self.store.look_at_lanes(&search).await?;
-        let ended = Instant::now();
-        self.memory.learn(&search, &lanes, began, ended);
-        let is_due = |head: &LaneHead| !head.is_disabled && head.due_in(lanes.now).is_zero();
-        let mut due = lanes.heads.into_iter().filter(is_due).collect();
-        self.memory.choose(&mut due, &self.seats);
-        Ok((due, self.memory.next_look(ended, lanes.now)))
+    /// Looks which lanes have something due. Returns those to claim from.
+    async fn look(&self) -> Result<Vec<LaneHead>, StoreError> {
+        let (pace, desk, began) = (self.pace, &*self.desk, Instant::now());
+        let freed = desk.freed.to(pace).take();
+        let (search, mut is_news_for_other) = {
+            let mut memory = desk.memory();
+            let is_news_for_other = memory.are_freed(pace, &freed, began);
+            (memory.search(pace, began, self.store.clock().now(), &desk.seats), is_news_for_other)
+        };
+        let mut due = Vec::new();
+        // The prompt pace always searches for new deliveries.
+        if pace == Pace::Prompt || !search.is_empty() {
+            let lanes = self.store.look_at_lanes(&search).await?;
+            let mut memory = desk.memory();
+            is_news_for_other |= memory.learn(pace, &search, &lanes, began, Instant::now());
+            let is_due = |head: &LaneHead| !head.is_disabled && head.due_in(lanes.now).is_zero();
+            due = lanes.heads.into_iter().filter(is_due).collect();
+            is_news_for_other |= memory.choose(pace, &mut due, &desk.seats);
+        }
+        if is_news_for_other {
+            desk.freed.to(pace.other()).call();
+        }
+        Ok(due)
+    }
+
+    /// When the next look is due.
+    fn next_look(&self) -> Round {
+        self.desk.memory().next_look(self.pace, Instant::now(), self.store.clock().now())
     }
 
     fn choose(&self, due: &[LaneHead]) -> Choice {
         // With more lanes than seats, chance decides whose turn it is: no lane always comes last and goes without.
-        let first = rand::random_range(0..due.len().max(1));
-        Choice::new(due, first, &self.seats, &self.heavy, &self.memory, &self.destinations)
+        let (desk, first) = (&*self.desk, rand::random_range(0..due.len().max(1)));
+        let mut memory = desk.memory();
+        let choice = Choice::new(due, first, &desk.seats, &desk.heavy, &memory, &desk.destinations);
+        if choice.offers.len() < due.len() {
+            memory.was_short();
+        }
+        choice
     }
 
     /// One look, one claim at most, and the begin of its attempts.
     async fn look_and_claim(&mut self) -> Result<Round, StoreError> {
-        if self.seats.room() == 0 {
+        if self.desk.seats.room() == 0 {
             // The next seat that is given back wakes us.
+            self.desk.memory().was_short();
             return Ok(Round::Idle);
         }
-        let is_last = self.last.have_begun();
-        let (due, next_look) = self.look().await?;
-        if is_last && !self.memory.has_due(self.store.clock().now()) {
-            // A later event of a job that is being sent now is due already. So what is being sent now is the last.
-            self.last.end();
-        }
-        let choice = self.choose(&due);
+        let due = self.look().await?;
+        let mut choice = self.choose(&due);
         if choice.offers.is_empty() {
-            return Ok(next_look);
+            return Ok(self.next_look());
         }
         let claimed_at = Instant::now();
-        let heavy_bytes = i64::try_from(self.heavy.room()).unwrap_or(i64::MAX);
-        let claimed = self.store.claim_deliveries(&choice.offers, heavy_bytes, self.terms).await?;
+        let heavy_bytes = i64::try_from(self.desk.heavy.room(self.pace)).unwrap_or(i64::MAX);
+        let terms = self.desk.context.terms;
+        let claimed = self.store.claim_deliveries(&choice.offers, heavy_bytes, terms).await?;
         count(&claimed);
         let brought = claimed.to_send.len();
         let empty = choice.empty(&claimed.to_send);
         let may_have_more = empty.len() < choice.offers.len();
-        self.memory.are_empty(&empty);
-        self.starter.begin(claimed.to_send, claimed_at, &choice).await?;
+        self.desk.memory().are_empty(self.pace, &empty, claimed_at);
+        self.starter.begin(claimed.to_send, claimed_at, &mut choice).await?;
+        if choice.end() && self.desk.memory().were_reserved_in_vain(self.pace) {
+            self.desk.freed.to(self.pace.other()).call();
+        }
         self.gather.after(brought).await;
-        Ok(if may_have_more && self.seats.room() > 0 { Round::More } else { next_look })
+        Ok(if may_have_more && self.desk.seats.room() > 0 { Round::More } else { self.next_look() })
+    }
+
+    /// Ends the last rounds if nothing is left that is due. A later event of a job that is being sent now is due already: so what
+    /// is being sent now is the last.
+    fn end_if_that_was_all(&self) {
+        match self.pace {
+            Pace::Prompt if self.desk.memory().has_due(self.store.clock().now()) => {}
+            Pace::Prompt => self.last.end(),
+            // It may have seen to what was left, but what is new only the other loop sees.
+            Pace::Patient => self.desk.freed.to(Pace::Prompt).call(),
+        }
     }
 }
 
@@ -185,18 +248,28 @@ impl Rounds for Dispatcher {
     type Error = StoreError;
 
     async fn run_once(&mut self) -> Result<Round, StoreError> {
+        let is_last = self.last.have_begun();
         let round = self.look_and_claim().await;
         if !matches!(round, Ok(Round::More)) {
-            self.memory.pass_ends();
+            self.desk.memory().pass_ends(self.pace);
+        }
+        if is_last && round.is_ok() {
+            self.end_if_that_was_all();
         }
         round
     }
 
     async fn woken(&mut self) {
+        let last_rounds_begin = async {
+            match self.pace {
+                Pace::Prompt => self.last.begin().await,
+                Pace::Patient => pending().await,
+            }
+        };
         tokio::select! {
             () = self.news.changed() => {}
-            () = self.freed.changed() => {}
-            () = self.last.begin() => {}
+            () = self.desk.freed.to(self.pace).changed() => {}
+            () = last_rounds_begin => {}
         }
     }
 }

@@ -16,7 +16,7 @@ pub const DATABASE_DIRECT_URL: Setting = Setting::optional(
 pub const DB_POOL: Setting = Setting::with_default(
     "FOREMAN_DB_POOL",
     "16",
-    "connections to Postgres in the pool of this process; beside the pool an api holds 4, a worker 10",
+    "connections to Postgres in the pool of this process; beside the pool an api holds 4, a worker 11",
 );
 pub const PGBOUNCER: Setting = Setting::with_default(
     "FOREMAN_PGBOUNCER",

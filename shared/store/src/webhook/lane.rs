@@ -33,6 +33,11 @@ impl LaneSearch {
     /// No lane has one of these ids.
     pub const ENDS: (LaneId, LaneId) = (LaneId(Uuid::nil()), LaneId(Uuid::max()));
 
+    /// Whether a look would find nothing, whatever there is.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.made_since == DeliveryId::MAX && self.after >= self.before
+    }
+
     /// Only these lanes.
     pub fn of(known: Vec<KnownLane>) -> Self {
         let (_, last) = Self::ENDS;

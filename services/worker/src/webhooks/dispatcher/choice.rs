@@ -8,7 +8,8 @@ use foreman_store::{Delivery, LaneHead, LaneId, LaneOffer};
 use super::destination::Destinations;
 use super::heavy::Heavy;
 use super::lane_memory::LaneMemory;
-use super::pool::{CountedLane, Pool};
+use super::pace::Pace;
+use super::pool::{CountedLane, Part, Pool};
 
 #[derive(Debug)]
 pub(super) struct Choice {
@@ -16,6 +17,9 @@ pub(super) struct Choice {
     pub(super) offers: Vec<LaneOffer>,
     /// What is claimed of a lane is counted so. Every lane with an offer is here.
     pub(super) lanes: HashMap<LaneId, CountedLane>,
+    /// The one seat of each lane with an offer that is not proven. It is taken before the claim, or the other loop could claim for
+    /// it as well.
+    pub(super) reserved: HashMap<LaneId, Part>,
 }
 
 impl Choice {
@@ -38,18 +42,36 @@ impl Choice {
                 health: head.health,
             })
             .collect();
-        let offers = lanes
-            .iter()
-            .zip(seats.offer(&lanes, first))
-            .filter(|(_, at_most)| *at_most > 0)
-            .map(|(lane, at_most)| LaneOffer {
+        let mut offers = Vec::new();
+        let mut reserved = HashMap::new();
+        for (lane, at_most) in
+            lanes.iter().zip(seats.offer(&lanes, first)).filter(|(_, at_most)| *at_most > 0)
+        {
+            if Pace::of(lane.health) == Pace::Patient {
+                let Some(seat) = seats.reserve(lane) else { continue };
+                reserved.insert(lane.lane, seat);
+            }
+            offers.push(LaneOffer {
                 lane: lane.lane,
                 since: memory.since(lane.lane),
                 at_most: i32::try_from(at_most).unwrap_or(i32::MAX),
                 heavy_bytes: i64::try_from(heavy.room_at(lane)).unwrap_or(i64::MAX),
-            })
-            .collect();
-        Self { offers, lanes: lanes.into_iter().map(|lane| (lane.lane, lane)).collect() }
+            });
+        }
+        Self { offers, lanes: lanes.into_iter().map(|lane| (lane.lane, lane)).collect(), reserved }
+    }
+
+    /// Takes a seat for a delivery of this lane.
+    pub(super) fn seat(&mut self, lane: LaneId, seats: &Pool) -> Part {
+        let counted = self.lanes.get(&lane).expect("a claim takes from these lanes alone");
+        self.reserved.remove(&lane).unwrap_or_else(|| seats.take(counted.clone(), 1))
+    }
+
+    /// Gives back the seats that the claim brought nothing for. Returns whether there are such.
+    pub(super) fn end(self) -> bool {
+        let were_reserved_in_vain = !self.reserved.is_empty();
+        self.reserved.into_values().for_each(Part::was_not_used);
+        were_reserved_in_vain
     }
 
     /// The lanes that gave less than they were offered, and so have nothing more for now.
@@ -65,7 +87,6 @@ impl Choice {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -210,9 +231,9 @@ mod tests {
         let heads = vec![LaneHead { first_at, ..known.clone() }];
         let lanes =
             Lanes { now: postgres, heads, made_since: DeliveryId::MAX, has_more_new: false, is_cut: false };
-        rig.memory.learn(&LaneSearch::everywhere(Vec::new()), &lanes, now, now);
-        let search = rig.memory.search(now, postgres, &rig.seats, &HashSet::new());
-        rig.memory.learn(&search, &lanes, now, now);
+        rig.memory.learn(Pace::Patient, &LaneSearch::everywhere(Vec::new()), &lanes, now, now);
+        let search = rig.memory.search(Pace::Patient, now, postgres, &rig.seats);
+        rig.memory.learn(Pace::Patient, &search, &lanes, now, now);
         let offers = rig.choose(&[known, unknown]).offers;
         assert_eq!((offers[0].since, offers[1].since), (first_at, DateTime::UNIX_EPOCH));
     }

@@ -1,4 +1,5 @@
-//! Word of what was given back: seats, and bytes of heavy webhooks. The dispatcher waits for it, and looks at these lanes again.
+//! Word of what was given back: seats, and bytes of heavy webhooks. The loop that serves the lane waits for it, and looks at the
+//! lane again.
 //!
 //! Where nothing can be waiting for what was given back, the word may come a moment later, together with others. Otherwise
 //! a client with hundreds of receivers that fail or drip would cost a look and a claim for each answer, and everybody
@@ -14,11 +15,20 @@ use foreman_store::LaneId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-/// So long after the first of them the dispatcher hears of all that may be told later.
+use super::pace::Pace;
+
+/// So long after the first of them the loop hears of all that may be told later.
 const GATHER_FOR: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 pub(super) struct Freed {
+    prompt: Word,
+    patient: Word,
+}
+
+/// What one pace hears.
+#[derive(Debug, Default)]
+pub(super) struct Word {
     told: Mutex<Told>,
     notify: Notify,
 }
@@ -29,9 +39,19 @@ struct Told {
     later: HashSet<LaneId>,
     /// When `later` is for now.
     ripe_at: Option<Instant>,
+    is_called: bool,
 }
 
 impl Freed {
+    pub(super) fn to(&self, pace: Pace) -> &Word {
+        match pace {
+            Pace::Prompt => &self.prompt,
+            Pace::Patient => &self.patient,
+        }
+    }
+}
+
+impl Word {
     pub(super) fn tell(&self, lane: LaneId) {
         self.told().now.insert(lane);
         self.notify.notify_one();
@@ -47,7 +67,13 @@ impl Freed {
         }
     }
 
-    /// Returns once something was given back since the last time.
+    /// Says that the memory has news for this pace.
+    pub(super) fn call(&self) {
+        self.told().is_called = true;
+        self.notify.notify_one();
+    }
+
+    /// Returns once something was given back since the last time, or after a call.
     pub(super) async fn changed(&self) {
         loop {
             let ripe_at = self.told().ripe_at;
@@ -61,18 +87,20 @@ impl Freed {
                 () = self.notify.notified() => {}
                 () = ripe => self.told().ripen(),
             }
-            if !self.told().now.is_empty() {
+            let told = self.told();
+            if told.is_called || !told.now.is_empty() {
                 return;
             }
         }
     }
 
-    /// The lanes that gave something back since the last call.
+    /// The lanes that gave something back since the last time. Whoever asks looks now, so a call is answered.
     pub(super) fn take(&self) -> HashSet<LaneId> {
         let mut told = self.told();
         if told.ripe_at.is_some_and(|at| at <= Instant::now()) {
             told.ripen();
         }
+        told.is_called = false;
         mem::take(&mut told.now)
     }
 
@@ -97,7 +125,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_may_be_told_later_is_told_together() {
-        let (freed, client) = (Freed::default(), ClientId::generate());
+        let (freed, client) = (Word::default(), ClientId::generate());
         let [first, second, urgent] =
             ["http://a", "http://b", "http://c"].map(|origin| LaneId::derive(client, origin));
         freed.tell_later(first);
@@ -112,6 +140,10 @@ mod tests {
         assert!(timeout(GATHER_FOR * 10, freed.changed()).await.is_err(), "and nothing is told twice");
         freed.tell_later(first);
         tokio::time::advance(GATHER_FOR).await;
-        assert_eq!(freed.take(), HashSet::from([first]), "also to a dispatcher that never waits");
+        assert_eq!(freed.take(), HashSet::from([first]), "also to a loop that never waits");
+        freed.call();
+        freed.changed().await;
+        assert!(freed.take().is_empty());
+        assert!(timeout(GATHER_FOR * 10, freed.changed()).await.is_err(), "a call is answered once");
     }
 }

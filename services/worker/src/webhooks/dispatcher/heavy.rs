@@ -2,12 +2,13 @@
 //! from Postgres until they are read. So the process stays small, and a thin line is never filled with bytes that cannot be
 //! sent in time.
 //!
-//! There need only be some room for the next body, whatever its size. So a body of any size fits, and the bytes under way
-//! exceed a bound by one body at most.
+//! There need only be some room for the next body, whatever its size. So a body of any size fits. The bytes under way exceed a
+//! bound by one body at most, and by a quarter and another body where both loops claim at the same moment.
 
 use std::sync::Arc;
 
 use super::freed::Freed;
+use super::pace::Pace;
 use super::pool::{CountedLane, Limits, Part, Pool};
 
 /// Bytes of artifacts in memory. While a body is made it takes up to four times as much: as read, once raw and once more as
@@ -45,9 +46,13 @@ impl Heavy {
         Self { in_memory: Pool::new(LIMITS, Arc::clone(&freed)), unread: Pool::new(unread, freed) }
     }
 
-    /// The bytes that a claim may bring in all.
-    pub(super) fn room(&self) -> u64 {
-        self.in_memory.room().min(self.unread.room())
+    /// The bytes that a claim of this pace may bring in all.
+    pub(super) fn room(&self, pace: Pace) -> u64 {
+        let room = self.in_memory.room().min(self.unread.room());
+        match pace {
+            Pace::Prompt => room,
+            Pace::Patient => room.div_ceil(4),
+        }
     }
 
     /// How many of these bytes may be of this lane.
@@ -87,7 +92,7 @@ mod tests {
     /// Takes bodies of this size for as long as there is room at all, each read at once.
     fn fill(heavy: &Heavy, lane: &CountedLane, bytes: u64) -> Vec<Weight> {
         let mut weights = Vec::new();
-        while heavy.room().min(heavy.room_at(lane)) > 0 {
+        while heavy.room(Pace::Prompt).min(heavy.room_at(lane)) > 0 {
             let mut weight = heavy.take(lane.clone(), bytes);
             weight.is_read();
             weights.push(weight);
@@ -100,7 +105,7 @@ mod tests {
         let heavy = heavy();
         let (one, other) = (lane(LaneHealth::Proven), lane(LaneHealth::Proven));
         let largest = fill(&heavy, &one, 16 << 20);
-        assert_eq!((largest.len(), heavy.room()), (1, 0));
+        assert_eq!((largest.len(), heavy.room(Pace::Prompt)), (1, 0));
         assert!(fill(&heavy, &other, 1).is_empty());
         drop(largest);
         assert_eq!(fill(&heavy, &other, 16 << 20).len(), 1);
@@ -127,9 +132,9 @@ mod tests {
     fn what_is_not_read_yet_holds_the_next_claim_back_and_nothing_longer() {
         let heavy = heavy();
         let mut unread = heavy.take(lane(LaneHealth::Proven), UNREAD);
-        assert_eq!(heavy.room(), 0);
+        assert_eq!(heavy.room(Pace::Prompt), 0);
         unread.is_read();
-        assert_eq!(heavy.room(), UNREAD);
+        assert_eq!(heavy.room(Pace::Prompt), UNREAD);
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! What this dispatcher remembers of the lanes. With it a look costs as much as there is news, and not as much as there are
 //! lanes: a client may have thousands of them.
 //!
-//! A look visits the known lanes that have something due and room for it, and learns of new deliveries by their ids. What
-//! neither of the two tells is found by searching through all lanes, a part in each look. A visit also skips the index entries
-//! of deliveries long gone, which Postgres keeps while somebody holds an old snapshot (a backup, say).
+//! A look visits the known lanes that have something due and room for it, each [pace](Pace) its own. The prompt one also learns of
+//! new deliveries by their ids. What none of this tells is found by searching through all lanes, which the patient one does
+//! a part at a time. A visit also skips the index entries of deliveries long gone, which Postgres keeps while somebody holds
+//! an old snapshot (a backup, say).
 //!
 //! This is for speed only. What a look misses because of it is found by a later search, soon after.
 
 mod visits;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use foreman_runtime::background::Round;
 use foreman_store::{DeliveryId, KnownLane, LaneHead, LaneId, LaneSearch, Lanes};
 
+use super::pace::Pace;
 use super::pool::{CountedLane, Pool};
 use crate::look_at_all::LookAtAll;
 use visits::Visits;
@@ -30,14 +32,14 @@ const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 /// A lane without deliveries for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// A search goes through this many known lanes per look. Each costs Postgres some 30 µs, and everybody waits for a look. With no
-/// more lanes than these, each look searches through all of them.
+/// A search goes through this many known lanes per look. Each costs Postgres some 30 µs. With no more lanes than these, there is
+/// a search after all news.
 const PART: usize = 32;
 
 /// Parts of a search take at most one part in this many of the time.
 const SHARE: u32 = 10;
 
-/// Between the end of a search and the begin of the next one.
+/// Between the end of a search and the begin of the next one, with more lanes than a part has.
 const SEARCH_AGAIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
@@ -50,10 +52,8 @@ pub(super) struct LaneMemory {
     /// When the next search begins, or the next part of this one.
     next_part: Instant,
     look_at_all: LookAtAll,
-    /// The last look left out lanes that have something due, and room for it.
-    left_some_out: bool,
-    /// The number of this pass. A pass is the rounds between two waits of the dispatcher.
-    pass: u64,
+    prompt: Progress,
+    patient: Progress,
 }
 
 #[derive(Debug)]
@@ -63,10 +63,23 @@ struct Remembered {
     since: DateTime<Utc>,
     /// When its first delivery may be claimed, as far as is known. What is due stays due until a visit finds nothing.
     due_at: Option<DateTime<Utc>>,
+    /// When we last heard something of it. A look that began before that knows less, and a claim too.
+    told_at: Instant,
     busy: Instant,
     /// The last pass in which a claim found nothing more here. A webhook that is due may wait for an earlier one of its
     /// job, which another dispatcher sends.
     empty_in: u64,
+}
+
+/// How far one pace is.
+#[derive(Debug)]
+struct Progress {
+    /// The last look left out lanes that have something due, and room for it.
+    left_some_out: bool,
+    /// It found lanes that have something due, and no room for it.
+    is_short: bool,
+    /// The number of this pass. A pass is the rounds between two waits.
+    pass: u64,
 }
 
 #[derive(Debug)]
@@ -87,109 +100,164 @@ impl LaneMemory {
             search: None,
             next_part: now,
             look_at_all: LookAtAll::new(now, LOOK_AT_ALL),
-            left_some_out: false,
-            pass: 1,
+            prompt: Progress::new(),
+            patient: Progress::new(),
         }
+    }
+
+    /// These lanes gave something back. They may have more, or their next attempt or their gate have got another time.
+    /// Returns whether the other pace should look as well.
+    pub(super) fn are_freed(&mut self, pace: Pace, freed: &HashSet<LaneId>, now: Instant) -> bool {
+        let mut is_news_for_other = !freed.is_empty() && self.progress(pace.other()).is_short;
+        for lane in freed {
+            if let Some(lane) = self.lanes.get_mut(lane) {
+                (lane.due_at, lane.told_at, lane.empty_in) = (Some(DateTime::UNIX_EPOCH), now, 0);
+                is_news_for_other |= lane.pace() != pace;
+            }
+        }
+        is_news_for_other
     }
 
     /// What a look at `now` visits; `present` is Postgres' time.
     pub(super) fn search(
         &mut self,
+        pace: Pace,
         now: Instant,
         present: DateTime<Utc>,
         seats: &Pool,
-        freed: &HashSet<LaneId>,
     ) -> LaneSearch {
-        for lane in freed {
-            // It may have more, or its next attempt or its gate have got another time.
-            if let Some(remembered) = self.lanes.get_mut(lane) {
-                (remembered.due_at, remembered.empty_in) = (Some(DateTime::UNIX_EPOCH), 0);
-            }
-        }
-        let (after, before) = self.next_part(now);
+        let (_, last) = LaneSearch::ENDS;
+        let (made_since, (after, before)) = match pace {
+            Pace::Prompt => (self.made_since, (last, last)),
+            Pace::Patient => (DeliveryId::MAX, self.next_part(now)),
+        };
         let looks_at_all = self.search.as_ref().is_some_and(|search| search.looks_at_all);
+        let pass = self.progress(pace).pass;
         let mut known = Vec::new();
-        let mut visits = Visits::new(seats);
+        let mut visits = Visits::new(pace, seats);
         // Chance decides whose turn it is: no lane always comes last and goes without.
         let first = rand::random_range(0..self.lanes.len().max(1));
         for (&id, remembered) in self.lanes.iter().cycle().skip(first).take(self.lanes.len()) {
             if id > after && id < before {
                 let since = if looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
                 known.push(KnownLane { lane: id, since });
-            } else if remembered.is_due(present) && remembered.empty_in < self.pass {
+            } else if remembered.pace() == pace && remembered.is_due(present) && remembered.empty_in < pass {
                 visits.add(remembered);
             }
         }
-        let (visits, left_some_out) = visits.chosen();
-        self.left_some_out = left_some_out;
-        known.extend(visits.into_iter().map(|lane| KnownLane { lane, since: self.since(lane) }));
-        LaneSearch { known, made_since: self.made_since, after, before }
+        let visits = visits.chosen();
+        let progress = self.progress_mut(pace);
+        (progress.left_some_out, progress.is_short) = (visits.left_some_out, visits.is_short);
+        known.extend(visits.lanes.into_iter().map(|lane| KnownLane { lane, since: self.since(lane) }));
+        LaneSearch { known, made_since, after, before }
     }
 
-    /// Leaves those of these lanes from which the next claim takes. The others follow with the next look.
-    pub(super) fn choose(&mut self, due: &mut Vec<LaneHead>, seats: &Pool) {
-        let mut chosen = Visits::new(seats);
-        due.iter().filter_map(|head| self.lanes.get(&head.lane)).for_each(|lane| chosen.add(lane));
-        let (chosen, left_some_out) = chosen.chosen();
-        self.left_some_out |= left_some_out;
-        let chosen: HashSet<LaneId> = chosen.into_iter().collect();
+    /// Leaves those of these lanes from which the next claim of this pace takes. The others follow with its next look, but for
+    /// new ones, which the prompt pace leaves to the patient one. Returns whether it leaves such, with room for them or not.
+    pub(super) fn choose(&mut self, pace: Pace, due: &mut Vec<LaneHead>, seats: &Pool) -> bool {
+        let (mut own, mut others) = (Visits::new(pace, seats), Visits::new(pace, seats));
+        for lane in due.iter().filter_map(|head| self.lanes.get(&head.lane)) {
+            match (pace, lane.pace()) {
+                (Pace::Prompt, Pace::Patient) => others.add(lane),
+                (Pace::Patient, Pace::Prompt) => {}
+                _ => own.add(lane),
+            }
+        }
+        let (own, others) = (own.chosen(), others.chosen());
+        self.progress_mut(pace).left_some_out |= own.left_some_out;
+        let chosen: HashSet<LaneId> = own.lanes.into_iter().chain(others.lanes).collect();
         due.retain(|head| chosen.contains(&head.lane));
+        others.left_some_out || others.is_short
     }
 
-    /// A claim found no more in these lanes than it took.
-    pub(super) fn are_empty(&mut self, lanes: &[LaneId]) {
+    /// A claim brought nothing for seats that were reserved for it. Returns whether the other pace should look, because it may
+    /// have waited for them.
+    pub(super) fn were_reserved_in_vain(&self, pace: Pace) -> bool {
+        // They were for lanes of the patient pace.
+        pace == Pace::Prompt || self.prompt.is_short
+    }
+
+    /// There were fewer seats than lanes to claim from.
+    pub(super) fn was_short(&mut self) {
+        (self.prompt.is_short, self.patient.is_short) = (true, true);
+    }
+
+    /// A claim that began at `began` found no more in these lanes than it took.
+    pub(super) fn are_empty(&mut self, pace: Pace, lanes: &[LaneId], began: Instant) {
+        let pass = self.progress(pace).pass;
         for lane in lanes {
-            if let Some(remembered) = self.lanes.get_mut(lane) {
-                remembered.empty_in = self.pass;
+            if let Some(lane) = self.lanes.get_mut(lane)
+                && lane.pace() == pace
+                && lane.told_at <= began
+            {
+                lane.empty_in = pass;
             }
         }
     }
 
-    /// The dispatcher waits for news now. After that the lanes that were empty are worth a visit again.
-    pub(super) fn pass_ends(&mut self) {
-        self.pass += 1;
+    /// The loop waits for news now. After that the lanes that were empty are worth a visit again.
+    pub(super) fn pass_ends(&mut self, pace: Pace) {
+        self.progress_mut(pace).pass += 1;
     }
 
     /// The part of all lanes that a look at `now` searches through.
     fn next_part(&mut self, now: Instant) -> (LaneId, LaneId) {
         let (first, last) = LaneSearch::ENDS;
-        if now < self.next_part && self.lanes.len() > PART {
+        let looks_at_all = self.look_at_all.is_due(now);
+        let new = Search { began: now, after: first, looks_at_all };
+        // With few lanes all news begin a search. Its time comes soon, and it may find what the news was about.
+        if now < self.next_part {
+            if self.lanes.len() <= PART {
+                self.search.get_or_insert(new);
+            }
             return (last, last);
         }
-        let looks_at_all = self.look_at_all.is_due(now);
-        let search = self.search.get_or_insert(Search { began: now, after: first, looks_at_all });
+        let search = self.search.get_or_insert(new);
         let before = self.lanes.range((Excluded(search.after), Unbounded)).nth(PART);
         (search.after, before.map_or(last, |(lane, _)| *lane))
     }
 
-    /// Learns from this look, which began at `began` and ended now.
-    pub(super) fn learn(&mut self, look: &LaneSearch, lanes: &Lanes, began: Instant, ended: Instant) {
-        self.made_since = lanes.made_since;
-        self.left_some_out |= lanes.has_more_new;
+    /// Learns from this look, which began at `began` and ended now. Returns whether the other pace should look as well.
+    pub(super) fn learn(
+        &mut self,
+        pace: Pace,
+        look: &LaneSearch,
+        lanes: &Lanes,
+        began: Instant,
+        ended: Instant,
+    ) -> bool {
+        if pace == Pace::Prompt {
+            self.made_since = lanes.made_since;
+            self.prompt.left_some_out |= lanes.has_more_new;
+        }
         let behind = lanes.now - BEHIND;
+        let mut were_due_at = HashMap::new();
         for known in &look.known {
-            if let Some(remembered) = self.lanes.get_mut(&known.lane) {
-                (remembered.since, remembered.due_at) = (behind, None);
+            if let Some(lane) = self.lanes.get_mut(&known.lane)
+                && lane.told_at <= began
+            {
+                lane.since = behind;
+                were_due_at.insert(known.lane, lane.due_at.take());
             }
         }
+        let mut is_news_for_other = false;
         for head in &lanes.heads {
             let lane =
                 CountedLane { lane: head.lane, client: head.client, destination: None, health: head.health };
-            let new = Remembered {
-                lane: lane.clone(),
-                since: DateTime::UNIX_EPOCH,
-                due_at: None,
-                busy: ended,
-                empty_in: 0,
-            };
-            let remembered = self.lanes.entry(head.lane).or_insert(new);
-            let due_at = (!head.is_disabled).then(|| head.claimable_at());
-            remembered.due_at = remembered.due_at.into_iter().chain(due_at).min();
-            remembered.since = remembered.since.min(head.first_at);
-            (remembered.lane, remembered.busy) = (lane, ended);
+            let remembered =
+                self.lanes.entry(head.lane).or_insert_with(|| Remembered::new(lane.clone(), ended));
+            let was_due_at = were_due_at.remove(&head.lane).flatten().or(remembered.due_at);
+            let (was_pace, is_new) =
+                (remembered.pace(), was_due_at.is_none_or(|at| at > head.claimable_at()));
+            remembered.learn(head, lane, ended);
+            // What is new and due the prompt pace claims itself.
+            let is_claimed_now = pace == Pace::Prompt && remembered.is_due(lanes.now);
+            let is_for_other = remembered.pace() != pace && remembered.due_at.is_some() && !is_claimed_now;
+            is_news_for_other |= is_for_other && (is_new || remembered.pace() != was_pace);
         }
         self.lanes.retain(|_, remembered| ended < remembered.busy + FORGET_AFTER);
         self.end_part(look, lanes, began, ended);
+        is_news_for_other
     }
 
     fn end_part(&mut self, look: &LaneSearch, lanes: &Lanes, began: Instant, ended: Instant) {
@@ -203,22 +271,25 @@ impl LaneMemory {
         if look.before < last {
             let passed = self.lanes.range(..look.before).next_back();
             search.after = passed.map_or(search.after, |(lane, _)| *lane);
-        } else {
-            self.look_at_all.looked(search.began, ended);
-            self.search = None;
+            return;
+        }
+        self.look_at_all.looked(search.began, ended);
+        self.search = None;
+        if self.lanes.len() > PART {
             self.next_part = self.next_part.max(ended + SEARCH_AGAIN);
         }
     }
 
     /// When the next look is due, because something comes due by then or was left out by the last look.
-    pub(super) fn next_look(&self, now: Instant, present: DateTime<Utc>) -> Round {
-        if self.left_some_out {
+    pub(super) fn next_look(&self, pace: Pace, now: Instant, present: DateTime<Utc>) -> Round {
+        if self.progress(pace).left_some_out {
             return Round::More;
         }
-        let later = self.lanes.values().filter_map(|remembered| remembered.due_at).filter(|at| *at > present);
-        let later = later.min().map(|at| now + (at - present).to_std().unwrap_or_default());
-        let next = later.into_iter().chain(self.search.as_ref().map(|_| self.next_part)).min();
-        next.map_or(Round::Idle, |moment| Round::Until(moment.into()))
+        let own = self.lanes.values().filter(|lane| lane.pace() == pace);
+        let later = own.filter_map(|lane| lane.due_at).filter(|at| *at > present).min();
+        let later = later.map(|at| now + (at - present).to_std().unwrap_or_default());
+        let part = self.search.as_ref().filter(|_| pace == Pace::Patient).map(|_| self.next_part);
+        later.into_iter().chain(part).min().map_or(Round::Idle, |moment| Round::Until(moment.into()))
     }
 
     /// Whether a lane has something due, with room for it or not.
@@ -230,11 +301,51 @@ impl LaneMemory {
     pub(super) fn since(&self, lane: LaneId) -> DateTime<Utc> {
         self.lanes.get(&lane).map_or(DateTime::UNIX_EPOCH, |remembered| remembered.since)
     }
+
+    fn progress(&self, pace: Pace) -> &Progress {
+        match pace {
+            Pace::Prompt => &self.prompt,
+            Pace::Patient => &self.patient,
+        }
+    }
+
+    fn progress_mut(&mut self, pace: Pace) -> &mut Progress {
+        match pace {
+            Pace::Prompt => &mut self.prompt,
+            Pace::Patient => &mut self.patient,
+        }
+    }
 }
 
 impl Remembered {
+    fn new(lane: CountedLane, now: Instant) -> Self {
+        Self { lane, since: DateTime::UNIX_EPOCH, due_at: None, told_at: now, busy: now, empty_in: 0 }
+    }
+
+    /// Learns what a look found that ended at `now`.
+    fn learn(&mut self, head: &LaneHead, lane: CountedLane, now: Instant) {
+        let due_at = (!head.is_disabled).then(|| head.claimable_at());
+        self.due_at = self.due_at.into_iter().chain(due_at).min();
+        self.since = self.since.min(head.first_at);
+        if Pace::of(lane.health) != self.pace() {
+            self.empty_in = 0;
+        }
+        (self.lane, self.told_at, self.busy) = (lane, now, now);
+    }
+
+    /// Whose lane it is.
+    fn pace(&self) -> Pace {
+        Pace::of(self.lane.health)
+    }
+
     fn is_due(&self, present: DateTime<Utc>) -> bool {
         self.due_at.is_some_and(|due_at| due_at <= present)
+    }
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { left_some_out: false, is_short: false, pass: 1 }
     }
 }
 

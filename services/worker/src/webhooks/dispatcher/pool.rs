@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::destination::Destination;
 use super::freed::Freed;
+use super::pace::Pace;
 use foreman_store::{ClientId, LaneHealth, LaneId};
 
 /// A proven lane that uses something and has given nothing back for this long counts as unproven until it does: it may have
@@ -53,7 +54,7 @@ enum Counted {
 }
 
 /// What each of these uses. An entry at zero goes, so that the map is no larger than what is in use.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Tally {
     used: HashMap<Counted, u64>,
     /// When each lane that uses something last began to do so or gave something back.
@@ -75,7 +76,17 @@ pub(super) struct Part {
     pool: Pool,
     lane: CountedLane,
     amount: u64,
-    may_be_told_later: bool,
+    /// Who hears when it is given back.
+    word: Word,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    /// At once, unless nothing can be waiting for it.
+    Now,
+    Later,
+    /// Nobody needs to: it was not used.
+    None,
 }
 
 impl Limits {
@@ -131,13 +142,26 @@ impl Tally {
     }
 
     fn add(&mut self, limits: &Limits, lane: &CountedLane, amount: u64, now: Instant) {
-        for (counted, _) in limits.of(lane) {
-            *self.used.entry(counted).or_default() += amount;
-        }
+        self.count(limits, lane, amount);
         self.moved.entry(lane.lane).or_insert(now);
     }
 
     fn subtract(&mut self, limits: &Limits, lane: &CountedLane, amount: u64, now: Instant) {
+        self.discount(limits, lane, amount);
+        if self.used(&Counted::Lane(lane.lane)) == 0 {
+            self.moved.remove(&lane.lane);
+        } else {
+            self.moved.insert(lane.lane, now);
+        }
+    }
+
+    fn count(&mut self, limits: &Limits, lane: &CountedLane, amount: u64) {
+        for (counted, _) in limits.of(lane) {
+            *self.used.entry(counted).or_default() += amount;
+        }
+    }
+
+    fn discount(&mut self, limits: &Limits, lane: &CountedLane, amount: u64) {
         for (counted, _) in limits.of(lane) {
             if let Entry::Occupied(mut used) = self.used.entry(counted) {
                 *used.get_mut() -= amount;
@@ -145,11 +169,6 @@ impl Tally {
                     used.remove();
                 }
             }
-        }
-        if self.used(&Counted::Lane(lane.lane)) == 0 {
-            self.moved.remove(&lane.lane);
-        } else {
-            self.moved.insert(lane.lane, now);
         }
     }
 
@@ -182,14 +201,14 @@ impl Pool {
     /// turn, from the lane at `first` on; those that fail come last. This goes on until there is no room for any of them.
     pub(super) fn offer(&self, lanes: &[CountedLane], first: usize) -> Vec<u64> {
         let now = Instant::now();
-        let mut trial = self.tally().clone();
+        let mut tally = self.tally();
         let mut offered = vec![0; lanes.len()];
         let mut hungry = by_client(lanes, first);
         while !hungry.is_empty() {
             hungry.retain_mut(|line| {
                 while let Some(index) = line.pop_front() {
-                    if trial.room(&self.limits, &lanes[index], now) > 0 {
-                        trial.add(&self.limits, &lanes[index], 1, now);
+                    if tally.room(&self.limits, &lanes[index], now) > 0 {
+                        tally.count(&self.limits, &lanes[index], 1);
                         offered[index] += 1;
                         line.push_back(index);
                         return true;
@@ -198,13 +217,30 @@ impl Pool {
                 false
             });
         }
+        // What was counted up to here nobody uses yet.
+        for (lane, offered) in lanes.iter().zip(&offered) {
+            tally.discount(&self.limits, lane, *offered);
+        }
         offered
     }
 
     /// Takes a part, also where it is larger than the room left.
     pub(super) fn take(&self, lane: CountedLane, amount: u64) -> Part {
         self.tally().add(&self.limits, &lane, amount, Instant::now());
-        Part { pool: self.clone(), lane, amount, may_be_told_later: false }
+        self.part(lane, amount)
+    }
+
+    /// Takes one, if there is room for it.
+    pub(super) fn reserve(&self, lane: &CountedLane) -> Option<Part> {
+        let (mut tally, now) = (self.tally(), Instant::now());
+        (tally.room(&self.limits, lane, now) > 0).then(|| {
+            tally.add(&self.limits, lane, 1, now);
+            self.part(lane.clone(), 1)
+        })
+    }
+
+    fn part(&self, lane: CountedLane, amount: u64) -> Part {
+        Part { pool: self.clone(), lane, amount, word: Word::Now }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -232,9 +268,18 @@ fn by_client(lanes: &[CountedLane], first: usize) -> Vec<VecDeque<usize>> {
 }
 
 impl Part {
+    pub(super) fn lane(&self) -> &CountedLane {
+        &self.lane
+    }
+
     /// When it is given back, the dispatcher may hear of that a moment later.
     pub(super) fn may_be_told_later(&mut self) {
-        self.may_be_told_later = true;
+        self.word = Word::Later;
+    }
+
+    /// Gives back a part that was reserved in vain.
+    pub(super) fn was_not_used(mut self) {
+        self.word = Word::None;
     }
 }
 
@@ -243,13 +288,14 @@ impl Drop for Part {
         let (limits, now) = (&self.pool.limits, Instant::now());
         let mut tally = self.pool.tally();
         // While the lane has room, nothing waits for this part. Its next look only tells when its next attempt is due.
-        let may_be_told_later = self.may_be_told_later || tally.room(limits, &self.lane, now) > 0;
+        let has_room = tally.room(limits, &self.lane, now) > 0;
         tally.subtract(limits, &self.lane, self.amount, now);
         drop(tally);
-        if may_be_told_later {
-            self.pool.freed.tell_later(self.lane.lane);
-        } else {
-            self.pool.freed.tell(self.lane.lane);
+        let freed = self.pool.freed.to(Pace::of(self.lane.health));
+        match self.word {
+            Word::Now if !has_room => freed.tell(self.lane.lane),
+            Word::Now | Word::Later => freed.tell_later(self.lane.lane),
+            Word::None => {}
         }
     }
 }

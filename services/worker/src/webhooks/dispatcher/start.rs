@@ -12,7 +12,7 @@ use super::TASK;
 use super::attempt::{Attempted, Context, release};
 use super::choice::Choice;
 use super::heavy::Heavy;
-use super::pool::{CountedLane, Part, Pool};
+use super::pool::{Part, Pool};
 use super::receivers::{Receivers, Withheld};
 use crate::worker::Worker;
 
@@ -55,7 +55,7 @@ impl Starter {
         &mut self,
         deliveries: Vec<Delivery>,
         claimed: Instant,
-        choice: &Choice,
+        choice: &mut Choice,
     ) -> Result<(), StoreError> {
         let mut failed = {
             let owners = deliveries.iter().map(|delivery| delivery.receiver.signed_by);
@@ -88,14 +88,14 @@ impl Starter {
 
     /// Begins one attempt. It keeps its seat at least until its report is on its way to the settler, who takes only so many:
     /// so what is under way stays bounded even where Postgres is slow to write.
-    async fn start(&self, delivery: Delivery, claimed: Instant, choice: &Choice) {
+    async fn start(&self, delivery: Delivery, claimed: Instant, choice: &mut Choice) {
         let address = match self.receivers.address(&delivery.receiver) {
             Ok(address) => address,
             Err(Withheld { wait }) => return self.release(delivery, claimed, wait, choice).await,
         };
-        let lane = lane_of(&delivery, choice);
-        let seat = self.seats.take(lane.clone(), 1);
-        let weight = delivery.is_heavy().then(|| self.heavy.take(lane.clone(), delivery.artifact_bytes));
+        let seat = choice.seat(delivery.receiver.lane, &self.seats);
+        let weight =
+            delivery.is_heavy().then(|| self.heavy.take(seat.lane().clone(), delivery.artifact_bytes));
         // Every line that the attempt logs names its job by this span, which is as grave as an error so that every FOREMAN_LOG
         // keeps it.
         let (job, seq, number) = (delivery.job, delivery.event.seq, delivery.attempt);
@@ -113,14 +113,10 @@ impl Starter {
         self.worker.shutdown.spawn_work("delivery", run.instrument(span));
     }
 
-    async fn release(&self, delivery: Delivery, claimed: Instant, wait: Duration, choice: &Choice) {
-        let seat = self.seats.take(lane_of(&delivery, choice).clone(), 1);
+    async fn release(&self, delivery: Delivery, claimed: Instant, wait: Duration, choice: &mut Choice) {
+        let seat = choice.seat(delivery.receiver.lane, &self.seats);
         tell(&self.over, release(delivery, claimed, wait), seat).await;
     }
-}
-
-fn lane_of<'a>(delivery: &Delivery, choice: &'a Choice) -> &'a CountedLane {
-    choice.lanes.get(&delivery.receiver.lane).expect("a claim takes from these lanes alone")
 }
 
 /// Hands a report to the settler, who listens until the end of the grace for as long as anybody can report.

@@ -1,25 +1,32 @@
-//! Which of the lanes with something due a look visits, or a claim takes from. Everybody waits for both, so they are kept
-//! short: receivers that hang, fail or drip must not delay the others by their number. Pure.
+//! Which of the lanes with something due a look visits, or a claim takes from. Everybody of a pace waits for both, so they are
+//! kept short. Pure.
 
 use std::collections::HashMap;
 
 use foreman_store::{ClientId, LaneHealth, LaneId};
 
 use super::Remembered;
+use crate::webhooks::dispatcher::pace::Pace;
 use crate::webhooks::dispatcher::pool::{CountedLane, Pool};
 
 /// Proven lanes of one client.
 pub(super) const PROVEN: usize = 128;
 
-/// Lanes that are not proven, of all clients together. A look and a claim of eight cost hardly more than those of one, and
-/// a few thousand such lanes still have their turn in each second.
+/// Lanes that are not proven, of all clients together, in a claim of the prompt pace. A claim of eight costs hardly more than
+/// one of one.
 pub(super) const UNPROVEN: usize = 8;
+
+/// The same for the patient pace, where nobody waits who is not as slow.
+pub(super) const PATIENT: usize = 64;
 
 pub(super) struct Visits<'a> {
     seats: &'a Pool,
+    /// Lanes that are not proven.
+    unproven_at_most: usize,
     /// A lane whose row is gone has no client.
     clients: HashMap<Option<ClientId>, OfClient<'a>>,
     left_some_out: bool,
+    is_short: bool,
 }
 
 #[derive(Default)]
@@ -32,9 +39,22 @@ struct OfClient<'a> {
     is_full: bool,
 }
 
+/// The lanes to visit.
+pub(super) struct Chosen {
+    pub(super) lanes: Vec<LaneId>,
+    /// Others with room are left out.
+    pub(super) left_some_out: bool,
+    /// There was no room for others.
+    pub(super) is_short: bool,
+}
+
 impl<'a> Visits<'a> {
-    pub(super) fn new(seats: &'a Pool) -> Self {
-        Self { seats, clients: HashMap::new(), left_some_out: false }
+    pub(super) fn new(pace: Pace, seats: &'a Pool) -> Self {
+        let unproven_at_most = match pace {
+            Pace::Prompt => UNPROVEN,
+            Pace::Patient => PATIENT,
+        };
+        Self { seats, unproven_at_most, clients: HashMap::new(), left_some_out: false, is_short: false }
     }
 
     /// Proposes a lane with something due.
@@ -46,32 +66,42 @@ impl<'a> Visits<'a> {
             .entry(lane.client)
             .or_insert_with(|| OfClient { is_full: is_full(), ..OfClient::default() });
         if lane.health != LaneHealth::Proven {
-            if !client.is_full {
+            if client.is_full {
+                self.is_short = true;
+            } else {
                 client.unproven.push((remembered.empty_in, lane));
             }
-        } else if self.seats.room_at(lane) > 0 {
-            if client.proven.len() < PROVEN {
-                client.proven.push(lane.lane);
-            } else {
-                self.left_some_out = true;
-            }
+        } else if self.seats.room_at(lane) == 0 {
+            self.is_short = true;
+        } else if client.proven.len() < PROVEN {
+            client.proven.push(lane.lane);
+        } else {
+            self.left_some_out = true;
         }
     }
 
-    /// The lanes to visit, and whether others with room are left out. Of the unproven ones the clients have one each in turn,
-    /// and those that were empty last come last.
-    pub(super) fn chosen(mut self) -> (Vec<LaneId>, bool) {
-        let mut chosen = Vec::new();
+    /// Of the unproven lanes the clients have one each in turn, and those that were empty last come last.
+    pub(super) fn chosen(mut self) -> Chosen {
+        let mut lanes = Vec::new();
         for client in self.clients.values_mut() {
             client.unproven.sort_by_key(|(empty_in, _)| *empty_in);
-            chosen.append(&mut client.proven);
+            lanes.append(&mut client.proven);
         }
         let lines: Vec<_> = self.clients.values().map(|client| &client.unproven).collect();
         let longest = lines.iter().map(|line| line.len()).max().unwrap_or_default();
         let in_turn = (0..longest).flat_map(|nth| lines.iter().filter_map(move |line| line.get(nth)));
+        let at_most = lanes.len() + self.unproven_at_most;
         // There may be thousands, so no more of them are asked for their room than necessary.
-        let mut unproven = in_turn.map(|(_, lane)| lane).filter(|lane| self.seats.room_at(lane) > 0);
-        chosen.extend(unproven.by_ref().take(UNPROVEN).map(|lane| lane.lane));
-        (chosen, self.left_some_out || unproven.next().is_some())
+        for (_, lane) in in_turn {
+            if self.seats.room_at(lane) == 0 {
+                self.is_short = true;
+            } else if lanes.len() < at_most {
+                lanes.push(lane.lane);
+            } else {
+                self.left_some_out = true;
+                break;
+            }
+        }
+        Chosen { lanes, left_some_out: self.left_some_out, is_short: self.is_short }
     }
 }
