@@ -1,6 +1,7 @@
 //! Writes the reports of attempts. Reports that arrive while one batch is written go with the next, so batches grow with the
-//! load. Under high load the loop also waits a moment between two batches. When Postgres refuses a batch, its reports are
-//! written one by one beside the loop.
+//! load. Under high load the loop also waits a moment between two batches. Reports of what went badly wait a moment longer
+//! for others: receivers that fail or drip must not keep Postgres busy by their number. When Postgres refuses a batch, its
+//! reports are written one by one beside the loop.
 
 use std::slice::from_ref;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use super::attempt::Attempted;
 use super::{ATTEMPT_SECONDS, DELIVERIES, GATHER, LAG_SECONDS};
 use crate::alone::Alone;
+use crate::gather::receive;
 use crate::stale::STALE_WRITES;
 use crate::tries::Tries;
 use crate::worker::Worker;
@@ -23,6 +25,9 @@ const TASK: &str = "settle-deliveries";
 /// Reports per statement.
 const BATCH: usize = 256;
 
+/// So long a batch in which all reports are bad waits for others.
+const BAD_WAIT: Duration = Duration::from_millis(50);
+
 /// Writes until the last sender is gone. When a report cannot be written by the end of the grace, its claim lapses, and the
 /// webhook is sent again.
 pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>) -> anyhow::Result<()> {
@@ -30,7 +35,8 @@ pub(super) async fn run(worker: Arc<Worker>, mut over: mpsc::Receiver<Attempted>
     let settler = Settler { store: worker.store.on_own_connection(), worker };
     let mut batch: Vec<Attempted> = Vec::with_capacity(BATCH);
     let mut gather = GATHER;
-    while over.recv_many(&mut batch, BATCH).await > 0 {
+    let is_bad = |attempted: &Attempted| attempted.report.news.is_bad();
+    while receive(&mut over, &mut batch, BATCH, is_bad, BAD_WAIT).await {
         let (reports, (lags, seats)): (Vec<_>, (Vec<_>, Vec<_>)) =
             batch.drain(..).map(|attempted| (attempted.report, (attempted.lag, attempted.seat))).unzip();
         let written = reports.len();
