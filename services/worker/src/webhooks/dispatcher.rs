@@ -222,7 +222,12 @@ impl Dispatcher {
         let brought = claimed.to_send.len();
         let empty = choice.empty(&claimed.to_send);
         let may_have_more = empty.len() < choice.offers.len();
-        self.desk.memory().are_empty(self.pace, &empty, claimed_at);
+        {
+            let mut memory = self.desk.memory();
+            memory.are_empty(self.pace, &empty, claimed_at);
+            // Before they begin: word of a seat that is free again may come at once.
+            memory.begin_attempts(claimed.to_send.iter().map(|delivery| delivery.receiver.lane));
+        }
         self.starter.begin(claimed.to_send, claimed_at, &mut choice).await?;
         if choice.end() && self.desk.memory().were_reserved_in_vain(self.pace) {
             self.desk.freed.to(self.pace.other()).call();

@@ -66,6 +66,8 @@ struct Remembered {
     /// When we last heard something of it. A look that began before that knows less, and a claim too.
     told_at: Instant,
     busy: Instant,
+    /// It is not proven, and its one seat is taken. Word of it comes once that is free.
+    is_full: bool,
     /// The last pass in which a claim found nothing more here. A webhook that is due may wait for an earlier one of its
     /// job, which another dispatcher sends.
     empty_in: u64,
@@ -111,7 +113,8 @@ impl LaneMemory {
         let mut is_news_for_other = !freed.is_empty() && self.progress(pace.other()).is_short;
         for lane in freed {
             if let Some(lane) = self.lanes.get_mut(lane) {
-                (lane.due_at, lane.told_at, lane.empty_in) = (Some(DateTime::UNIX_EPOCH), now, 0);
+                (lane.due_at, lane.told_at) = (Some(DateTime::UNIX_EPOCH), now);
+                (lane.empty_in, lane.is_full) = (0, false);
                 is_news_for_other |= lane.pace() != pace;
             }
         }
@@ -141,7 +144,11 @@ impl LaneMemory {
             if id > after && id < before {
                 let since = if looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
                 known.push(KnownLane { lane: id, since });
-            } else if remembered.pace() == pace && remembered.is_due(present) && remembered.empty_in < pass {
+            } else if remembered.pace() == pace
+                && remembered.is_due(present)
+                && remembered.empty_in < pass
+                && !remembered.is_full
+            {
                 visits.add(remembered);
             }
         }
@@ -156,7 +163,8 @@ impl LaneMemory {
     /// new ones, which the prompt pace leaves to the patient one. Returns whether it leaves such, with room for them or not.
     pub(super) fn choose(&mut self, pace: Pace, due: &mut Vec<LaneHead>, seats: &Pool) -> bool {
         let (mut own, mut others) = (Visits::new(pace, seats), Visits::new(pace, seats));
-        for lane in due.iter().filter_map(|head| self.lanes.get(&head.lane)) {
+        let lanes = due.iter().filter_map(|head| self.lanes.get(&head.lane));
+        for lane in lanes.filter(|lane| !lane.is_full) {
             match (pace, lane.pace()) {
                 (Pace::Prompt, Pace::Patient) => others.add(lane),
                 (Pace::Patient, Pace::Prompt) => {}
@@ -180,6 +188,15 @@ impl LaneMemory {
     /// There were fewer seats than lanes to claim from.
     pub(super) fn was_short(&mut self) {
         (self.prompt.is_short, self.patient.is_short) = (true, true);
+    }
+
+    /// An attempt is about to begin in each of these lanes.
+    pub(super) fn begin_attempts(&mut self, lanes: impl Iterator<Item = LaneId>) {
+        for lane in lanes {
+            if let Some(lane) = self.lanes.get_mut(&lane) {
+                lane.is_full = lane.pace() == Pace::Patient;
+            }
+        }
     }
 
     /// A claim that began at `began` found no more in these lanes than it took.
@@ -319,7 +336,15 @@ impl LaneMemory {
 
 impl Remembered {
     fn new(lane: CountedLane, now: Instant) -> Self {
-        Self { lane, since: DateTime::UNIX_EPOCH, due_at: None, told_at: now, busy: now, empty_in: 0 }
+        Self {
+            lane,
+            since: DateTime::UNIX_EPOCH,
+            due_at: None,
+            told_at: now,
+            busy: now,
+            is_full: false,
+            empty_in: 0,
+        }
     }
 
     /// Learns what a look found that ended at `now`.
@@ -328,7 +353,7 @@ impl Remembered {
         self.due_at = self.due_at.into_iter().chain(due_at).min();
         self.since = self.since.min(head.first_at);
         if Pace::of(lane.health) != self.pace() {
-            self.empty_in = 0;
+            (self.empty_in, self.is_full) = (0, false);
         }
         (self.lane, self.told_at, self.busy) = (lane, now, now);
     }

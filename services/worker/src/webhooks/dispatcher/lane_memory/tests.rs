@@ -365,6 +365,31 @@ fn what_one_pace_frees_is_news_for_the_other_if_that_is_short_of_room_or_has_the
     assert!(rig.memory.are_freed(Prompt, &elsewhere, rig.now), "it found no room for the first");
 }
 
+#[test]
+fn a_lane_whose_one_seat_is_taken_is_left_alone_until_word_of_it_comes() {
+    let mut rig = Rig::new();
+    let mut heads = rig.heads(500, rig.present);
+    rig.know(&heads);
+    let [first, second] = [heads[0].lane, heads[1].lane];
+    heads.truncate(2);
+    rig.memory.lanes.retain(|lane, _| *lane <= second);
+    rig.memory.next_part = rig.now + LOOK_AT_ALL;
+    rig.memory.search = None;
+    rig.memory.begin_attempts([first].into_iter());
+    assert_eq!(rig.look(Patient, &heads), [second]);
+    let mut due = heads.clone();
+    assert!(!rig.memory.choose(Prompt, &mut due, &rig.seats), "nothing is left to the other pace");
+    assert_eq!(due, heads[1..]);
+    rig.memory.are_freed(Patient, &HashSet::from([first]), rig.now);
+    assert_eq!(rig.look(Patient, &heads), [first, second]);
+
+    rig.memory.begin_attempts([first].into_iter());
+    heads[0].health = LaneHealth::Proven;
+    let search = rig.search(Prompt);
+    rig.learn(Prompt, &search, &heads[..1]);
+    assert_eq!(rig.look(Prompt, &heads), [first], "a proven lane has more seats");
+}
+
 /// Everything that a look visits, which finds these lanes due.
 fn visit_all(rig: &mut Rig, heads: &[LaneHead]) -> Vec<Vec<LaneId>> {
     let mut visits = Vec::new();
