@@ -164,7 +164,7 @@ impl Dispatcher {
     /// Looks which lanes have something due. Returns those to claim from.
     async fn look(&self) -> Result<Vec<LaneHead>, StoreError> {
         let (pace, desk, began) = (self.pace, &*self.desk, Instant::now());
-        let freed = desk.freed.to(pace).take();
+        let freed = desk.freed[pace].take();
         let (search, mut is_news_for_other) = {
             let mut memory = desk.memory();
             let is_news_for_other = memory.are_freed(pace, &freed, began);
@@ -181,7 +181,7 @@ impl Dispatcher {
             is_news_for_other |= memory.choose(pace, &mut due, &desk.seats);
         }
         if is_news_for_other {
-            desk.freed.to(pace.other()).call();
+            desk.freed[pace.other()].call();
         }
         Ok(due)
     }
@@ -230,7 +230,7 @@ impl Dispatcher {
         }
         self.starter.begin(claimed.to_send, claimed_at, &mut choice).await?;
         if choice.end() && self.desk.memory().were_reserved_in_vain(self.pace) {
-            self.desk.freed.to(self.pace.other()).call();
+            self.desk.freed[self.pace.other()].call();
         }
         self.gather.after(brought).await;
         Ok(if may_have_more && self.desk.seats.room() > 0 { Round::More } else { self.next_look() })
@@ -243,7 +243,7 @@ impl Dispatcher {
             Pace::Prompt if self.desk.memory().has_due(self.store.clock().now()) => {}
             Pace::Prompt => self.last.end(),
             // It may have seen to what was left, but what is new only the other loop sees.
-            Pace::Patient => self.desk.freed.to(Pace::Prompt).call(),
+            Pace::Patient => self.desk.freed[Pace::Prompt].call(),
         }
     }
 }
@@ -273,7 +273,7 @@ impl Rounds for Dispatcher {
         };
         tokio::select! {
             () = self.news.changed() => {}
-            () = self.desk.freed.to(self.pace).changed() => {}
+            () = self.desk.freed[self.pace].changed() => {}
             () = last_rounds_begin => {}
         }
     }

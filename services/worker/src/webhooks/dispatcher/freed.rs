@@ -15,16 +15,12 @@ use foreman_store::LaneId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::pace::Pace;
+use super::pace::PerPace;
 
 /// So long after the first of them the loop hears of all that may be told later.
 const GATHER_FOR: Duration = Duration::from_millis(50);
 
-#[derive(Debug, Default)]
-pub(super) struct Freed {
-    prompt: Word,
-    patient: Word,
-}
+pub(super) type Freed = PerPace<Word>;
 
 /// What one pace hears.
 #[derive(Debug, Default)]
@@ -40,15 +36,6 @@ struct Told {
     /// When `later` is for now.
     ripe_at: Option<Instant>,
     is_called: bool,
-}
-
-impl Freed {
-    pub(super) fn to(&self, pace: Pace) -> &Word {
-        match pace {
-            Pace::Prompt => &self.prompt,
-            Pace::Patient => &self.patient,
-        }
-    }
 }
 
 impl Word {

@@ -18,7 +18,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use foreman_runtime::background::Round;
 use foreman_store::{DeliveryId, KnownLane, LaneHead, LaneId, LaneSearch, Lanes};
 
-use super::pace::Pace;
+use super::pace::{Pace, PerPace};
 use super::pool::{CountedLane, Pool};
 use crate::look_at_all::LookAtAll;
 use visits::Visits;
@@ -52,8 +52,7 @@ pub(super) struct LaneMemory {
     /// When the next search begins, or the next part of this one.
     next_part: Instant,
     look_at_all: LookAtAll,
-    prompt: Progress,
-    patient: Progress,
+    progress: PerPace<Progress>,
 }
 
 #[derive(Debug)]
@@ -102,15 +101,14 @@ impl LaneMemory {
             search: None,
             next_part: now,
             look_at_all: LookAtAll::new(now, LOOK_AT_ALL),
-            prompt: Progress::new(),
-            patient: Progress::new(),
+            progress: PerPace::default(),
         }
     }
 
     /// These lanes gave something back. They may have more, or their next attempt or their gate have got another time.
     /// Returns whether the other pace should look as well.
     pub(super) fn are_freed(&mut self, pace: Pace, freed: &HashSet<LaneId>, now: Instant) -> bool {
-        let mut is_news_for_other = !freed.is_empty() && self.progress(pace.other()).is_short;
+        let mut is_news_for_other = !freed.is_empty() && self.progress[pace.other()].is_short;
         for lane in freed {
             if let Some(lane) = self.lanes.get_mut(lane) {
                 (lane.due_at, lane.told_at) = (Some(DateTime::UNIX_EPOCH), now);
@@ -135,7 +133,7 @@ impl LaneMemory {
             Pace::Patient => (DeliveryId::MAX, self.next_part(now)),
         };
         let looks_at_all = self.search.as_ref().is_some_and(|search| search.looks_at_all);
-        let pass = self.progress(pace).pass;
+        let pass = self.progress[pace].pass;
         let mut known = Vec::new();
         let mut visits = Visits::new(pace, seats);
         // Chance decides whose turn it is: no lane always comes last and goes without.
@@ -153,7 +151,7 @@ impl LaneMemory {
             }
         }
         let visits = visits.chosen();
-        let progress = self.progress_mut(pace);
+        let progress = &mut self.progress[pace];
         (progress.left_some_out, progress.is_short) = (visits.left_some_out, visits.is_short);
         known.extend(visits.lanes.into_iter().map(|lane| KnownLane { lane, since: self.since(lane) }));
         LaneSearch { known, made_since, after, before }
@@ -172,7 +170,7 @@ impl LaneMemory {
             }
         }
         let (own, others) = (own.chosen(), others.chosen());
-        self.progress_mut(pace).left_some_out |= own.left_some_out;
+        self.progress[pace].left_some_out |= own.left_some_out;
         let chosen: HashSet<LaneId> = own.lanes.into_iter().chain(others.lanes).collect();
         due.retain(|head| chosen.contains(&head.lane));
         others.left_some_out || others.is_short
@@ -182,12 +180,14 @@ impl LaneMemory {
     /// have waited for them.
     pub(super) fn were_reserved_in_vain(&self, pace: Pace) -> bool {
         // They were for lanes of the patient pace.
-        pace == Pace::Prompt || self.prompt.is_short
+        pace == Pace::Prompt || self.progress[Pace::Prompt].is_short
     }
 
     /// There were fewer seats than lanes to claim from.
     pub(super) fn was_short(&mut self) {
-        (self.prompt.is_short, self.patient.is_short) = (true, true);
+        for pace in [Pace::Prompt, Pace::Patient] {
+            self.progress[pace].is_short = true;
+        }
     }
 
     /// An attempt is about to begin in each of these lanes.
@@ -201,7 +201,7 @@ impl LaneMemory {
 
     /// A claim that began at `began` found no more in these lanes than it took.
     pub(super) fn are_empty(&mut self, pace: Pace, lanes: &[LaneId], began: Instant) {
-        let pass = self.progress(pace).pass;
+        let pass = self.progress[pace].pass;
         for lane in lanes {
             if let Some(lane) = self.lanes.get_mut(lane)
                 && lane.pace() == pace
@@ -214,7 +214,7 @@ impl LaneMemory {
 
     /// The loop waits for news now. After that the lanes that were empty are worth a visit again.
     pub(super) fn pass_ends(&mut self, pace: Pace) {
-        self.progress_mut(pace).pass += 1;
+        self.progress[pace].pass += 1;
     }
 
     /// The part of all lanes that a look at `now` searches through.
@@ -245,7 +245,7 @@ impl LaneMemory {
     ) -> bool {
         if pace == Pace::Prompt {
             self.made_since = lanes.made_since;
-            self.prompt.left_some_out |= lanes.has_more_new;
+            self.progress[Pace::Prompt].left_some_out |= lanes.has_more_new;
         }
         let behind = lanes.now - BEHIND;
         let mut were_due_at = HashMap::new();
@@ -299,7 +299,7 @@ impl LaneMemory {
 
     /// When the next look is due, because something comes due by then or was left out by the last look.
     pub(super) fn next_look(&self, pace: Pace, now: Instant, present: DateTime<Utc>) -> Round {
-        if self.progress(pace).left_some_out {
+        if self.progress[pace].left_some_out {
             return Round::More;
         }
         let own = self.lanes.values().filter(|lane| lane.pace() == pace);
@@ -317,20 +317,6 @@ impl LaneMemory {
     /// The moment from which on to claim in a lane.
     pub(super) fn since(&self, lane: LaneId) -> DateTime<Utc> {
         self.lanes.get(&lane).map_or(DateTime::UNIX_EPOCH, |remembered| remembered.since)
-    }
-
-    fn progress(&self, pace: Pace) -> &Progress {
-        match pace {
-            Pace::Prompt => &self.prompt,
-            Pace::Patient => &self.patient,
-        }
-    }
-
-    fn progress_mut(&mut self, pace: Pace) -> &mut Progress {
-        match pace {
-            Pace::Prompt => &mut self.prompt,
-            Pace::Patient => &mut self.patient,
-        }
     }
 }
 
@@ -368,8 +354,8 @@ impl Remembered {
     }
 }
 
-impl Progress {
-    fn new() -> Self {
+impl Default for Progress {
+    fn default() -> Self {
         Self { left_some_out: false, is_short: false, pass: 1 }
     }
 }

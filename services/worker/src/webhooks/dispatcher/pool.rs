@@ -76,17 +76,17 @@ pub(super) struct Part {
     pool: Pool,
     lane: CountedLane,
     amount: u64,
-    /// Who hears when it is given back.
-    word: Word,
+    /// When the dispatcher hears that it is given back.
+    notice: Notice,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Word {
+enum Notice {
     /// At once, unless nothing can be waiting for it.
     Now,
     Later,
-    /// Nobody needs to: it was not used.
-    None,
+    /// Never: it was not used.
+    Never,
 }
 
 impl Limits {
@@ -240,7 +240,7 @@ impl Pool {
     }
 
     fn part(&self, lane: CountedLane, amount: u64) -> Part {
-        Part { pool: self.clone(), lane, amount, word: Word::Now }
+        Part { pool: self.clone(), lane, amount, notice: Notice::Now }
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -274,12 +274,12 @@ impl Part {
 
     /// When it is given back, the dispatcher may hear of that a moment later.
     pub(super) fn may_be_told_later(&mut self) {
-        self.word = Word::Later;
+        self.notice = Notice::Later;
     }
 
     /// Gives back a part that was reserved in vain.
     pub(super) fn was_not_used(mut self) {
-        self.word = Word::None;
+        self.notice = Notice::Never;
     }
 }
 
@@ -291,11 +291,11 @@ impl Drop for Part {
         let has_room = tally.room(limits, &self.lane, now) > 0;
         tally.subtract(limits, &self.lane, self.amount, now);
         drop(tally);
-        let freed = self.pool.freed.to(Pace::of(self.lane.health));
-        match self.word {
-            Word::Now if !has_room => freed.tell(self.lane.lane),
-            Word::Now | Word::Later => freed.tell_later(self.lane.lane),
-            Word::None => {}
+        let freed = &self.pool.freed[Pace::of(self.lane.health)];
+        match self.notice {
+            Notice::Now if !has_room => freed.tell(self.lane.lane),
+            Notice::Now | Notice::Later => freed.tell_later(self.lane.lane),
+            Notice::Never => {}
         }
     }
 }

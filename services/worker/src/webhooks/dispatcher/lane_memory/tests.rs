@@ -50,20 +50,19 @@ impl Rig {
     }
 
     fn search(&mut self, pace: Pace) -> LaneSearch {
-        let freed = self.freed.to(pace).take();
+        let freed = self.freed[pace].take();
         self.memory.are_freed(pace, &freed, self.now);
         self.memory.search(pace, self.now, self.present, &self.seats)
     }
 
+    /// What a look finds.
+    fn lanes(&self, heads: Vec<LaneHead>) -> Lanes {
+        Lanes { now: self.present, heads, made_since: DeliveryId::MAX, has_more_new: false, is_cut: false }
+    }
+
     /// A look finds these lanes.
     fn learn(&mut self, pace: Pace, search: &LaneSearch, heads: &[LaneHead]) -> bool {
-        let lanes = Lanes {
-            now: self.present,
-            heads: heads.to_vec(),
-            made_since: DeliveryId::MAX,
-            has_more_new: false,
-            is_cut: false,
-        };
+        let lanes = self.lanes(heads.to_vec());
         self.memory.learn(pace, search, &lanes, self.now, self.now)
     }
 
@@ -129,13 +128,7 @@ fn now_and_then_everything_is_looked_at_and_more_seldom_where_that_is_slow() {
     assert_eq!(search.known[0].since, DateTime::UNIX_EPOCH);
     let began = rig.now;
     rig.pass(Duration::from_secs(1));
-    let lanes = Lanes {
-        now: rig.present,
-        heads: heads.to_vec(),
-        made_since: DeliveryId::MAX,
-        has_more_new: false,
-        is_cut: false,
-    };
+    let lanes = rig.lanes(heads.to_vec());
     rig.memory.learn(Patient, &search, &lanes, began, rig.now);
     for (wait, is_all) in [(0, false), (19, false), (1, true)] {
         rig.pass(Duration::from_secs(wait));
@@ -201,13 +194,7 @@ fn a_search_takes_a_part_of_the_time() {
     let search = rig.search(Patient);
     let began = rig.now;
     rig.pass(Duration::from_millis(3));
-    let lanes = Lanes {
-        now: rig.present,
-        heads: Vec::new(),
-        made_since: DeliveryId::MAX,
-        has_more_new: false,
-        is_cut: false,
-    };
+    let lanes = rig.lanes(Vec::new());
     rig.memory.learn(Patient, &search, &lanes, began, rig.now);
     assert!(rig.search(Patient).known.is_empty());
     assert_eq!(
@@ -222,13 +209,7 @@ fn a_search_takes_a_part_of_the_time() {
 fn a_part_with_more_unknown_lanes_than_a_look_finds_is_searched_again() {
     let mut rig = Rig::new();
     let heads = rig.heads(PART + 10, rig.present + TimeDelta::hours(1));
-    let lanes = Lanes {
-        now: rig.present,
-        heads: heads.clone(),
-        made_since: DeliveryId::MAX,
-        has_more_new: false,
-        is_cut: true,
-    };
+    let lanes = Lanes { is_cut: true, ..rig.lanes(heads.clone()) };
     let search = rig.search(Patient);
     rig.memory.learn(Patient, &search, &lanes, rig.now, rig.now);
     let search = rig.search(Patient);
@@ -331,13 +312,7 @@ fn a_look_does_not_undo_what_was_told_since_it_began() {
     rig.pass(Duration::from_millis(1));
     let news = rig.search(Prompt);
     rig.learn(Prompt, &news, &heads);
-    let none = Lanes {
-        now: rig.present,
-        heads: Vec::new(),
-        made_since: DeliveryId::MAX,
-        has_more_new: false,
-        is_cut: false,
-    };
+    let none = rig.lanes(Vec::new());
     rig.memory.learn(Patient, &search, &none, began, rig.now);
     rig.memory.are_empty(Patient, &[heads[0].lane], began);
     assert!(rig.memory.has_due(rig.present));
