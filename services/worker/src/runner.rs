@@ -1,6 +1,7 @@
 //! The role `run`: it claims jobs for one Ollama host, runs them there, and records how each one ended.
 //!
 //! [`decider`] decides, [`floor`] carries the decisions out, [`attempt`] runs one job, and [`record`] writes to Postgres.
+//! Floor and attempts have a [`thread`] of their own.
 //! [`scan`], [`cancel`] and [`host_watch`] watch Postgres and Ollama, and tell the floor what they see.
 
 mod answer;
@@ -23,6 +24,7 @@ mod questions;
 mod record;
 mod scan;
 mod signal;
+mod thread;
 mod told_times;
 mod trouble;
 mod unload;
@@ -95,7 +97,8 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         ),
     ];
     let context = Context {
-        ollama,
+        // A client of its own, so that its connections belong to the floor's thread: a connection stays where it was opened.
+        ollama: Client::new(ollama.host().clone())?,
         recorder,
         large_reads: worker.large_reads.clone(),
         limits: worker.config.limits.clone(),
@@ -104,7 +107,8 @@ pub(crate) async fn run(worker: Arc<Worker>, ollama: Client) -> anyhow::Result<(
         told,
     };
     let looks = Looks { at_host: look_at_host, for_jobs: scan_now };
-    Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), looks, plans, forecasts).run().await;
+    let floor = Floor::new(Arc::clone(&worker), context, holder, (signals, inbox), looks, plans, forecasts);
+    thread::start()?.spawn(floor.run()).await?;
     watchers.iter().for_each(AbortHandle::abort);
     worker.live.close();
     Ok(())

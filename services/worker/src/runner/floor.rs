@@ -122,8 +122,9 @@ impl Floor {
         let begins = self.decider.begins(now);
         if !begins.is_empty() {
             begins.into_iter().for_each(|action| self.carry_out(action));
-            // The runtime does what is ready first, and so sends the requests.
-            yield_now().await;
+            // The thread first does what is ready, and so sends the requests. A task of its own yields: the next event would
+            // end a yield of the floor itself.
+            _ = tokio::spawn(yield_now()).await;
         }
         let clock = &self.context.clock;
         for action in self.decider.decide(|| ulid_floor(clock.now() - LATE_COMMITS), now) {
