@@ -223,9 +223,11 @@ impl<'a> Gpu<'a> {
             sim.until(|log| log.completed > 5).await;
         }
         let (key, began) = (&keys[usize::from(is_client)], Instant::now());
-        let mut ids = Vec::new();
+        // At random moments of a second. At whole seconds they would all come at much the same point of a flood's job.
+        let (mut random, mut ids) = (seeded(), Vec::new());
         for nth in 0..self.single {
-            sleep_until((began + Duration::from_secs(nth as u64)).into()).await;
+            let at = Duration::from_secs(nth as u64) + Duration::from_millis(random.random_range(0..1_000));
+            sleep_until((began + at).into()).await;
             let answer = post("/jobs", key, "single", flooding(1_000_000 + nth, RUN_BESIDE)).await?;
             let answer: serde_json::Value = serde_json::from_str(&answer)?;
             let id: JobId = answer["job_id"].as_str().context("a job without an id")?.parse()?;
