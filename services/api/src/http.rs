@@ -3,6 +3,7 @@
 pub(crate) mod etag;
 pub(crate) mod body;
 pub(crate) mod framing;
+pub(crate) mod object;
 pub(crate) mod observe;
 pub(crate) mod outgoing;
 pub(crate) mod path;

@@ -3,10 +3,10 @@
 use foreman_ollama::ModelName;
 use foreman_store::{EndpointHeaders, EndpointSettings, JobState};
 use foreman_webhook::ReceiverUrl;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::headers;
-use crate::http::values;
+use crate::http::{object, values};
 use crate::refusal::Refusal;
 
 const MAX_DESCRIPTION: usize = 200;
@@ -30,7 +30,7 @@ pub(crate) struct Fields {
 impl Fields {
     /// Reads the body of a request on Foreman's own routes. `null` clears a field (RFC 7396).
     pub(crate) fn parse(body: &[u8]) -> Result<Self, Refusal> {
-        let body = only(object(body)?, &NAMES)?;
+        let body = object::only(object::read(body)?, &NAMES)?;
         let given = |name| body.get(name);
         Ok(Self {
             url: given("url").map(url).transpose()?,
@@ -82,32 +82,6 @@ impl Fields {
         if let Some(disabled) = self.disabled {
             settings.is_disabled = disabled;
         }
-    }
-}
-
-/// The body of a request that needs none. If there is one, it must be a JSON object.
-pub(crate) fn optional_object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
-    if body.is_empty() { Ok(Map::new()) } else { object(body) }
-}
-
-/// The same for Foreman's own routes, where the body must have no other fields than these.
-pub(crate) fn optional_fields(body: &[u8], names: &[&str]) -> Result<Map<String, Value>, Refusal> {
-    only(optional_object(body)?, names)
-}
-
-/// A misspelt field would otherwise be taken for one that is missing, and the request would do what nobody asked for.
-fn only(body: Map<String, Value>, names: &[&str]) -> Result<Map<String, Value>, Refusal> {
-    let Some(name) = body.keys().find(|name| !names.contains(&name.as_str())) else { return Ok(body) };
-    let (name, known) = (values::excerpt(name), names.join(", "));
-    let error = format!("the field {name:?} is unknown here; the body may have {known}");
-    Err(Refusal::bad_request("unknown_field", error))
-}
-
-/// The body of a request, which must be a JSON object.
-pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => Ok(object),
-        _ => Err(Refusal::bad_request("invalid_json", "the body must be a JSON object")),
     }
 }
 

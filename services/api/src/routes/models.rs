@@ -15,9 +15,8 @@ use utoipa::ToSchema;
 use super::caller::Operator;
 use super::{job, show};
 use crate::app::Shared;
-use crate::endpoints::fields;
 use crate::http::path::ModelPath;
-use crate::http::{body, observe, outgoing, values};
+use crate::http::{body, object, observe, outgoing, values};
 use crate::intake::Intake;
 use crate::refusal::Refusal;
 
@@ -56,7 +55,7 @@ pub(crate) async fn warm(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let run_at = match fields::optional_fields(&read.bytes, &["run_at"])?.get("run_at") {
+    let run_at = match object::optional_fields(&read.bytes, &["run_at"])?.get("run_at") {
         None | Some(Value::Null) => None,
         Some(at) => Some(values::moment("run_at", "invalid_run_at", at.as_str())?),
     };

@@ -16,10 +16,10 @@ use super::{show, webhooks};
 use crate::access::auth::Caller;
 use crate::app::Shared;
 use crate::describe::schema;
-use crate::endpoints::{self, MAX_OVERLAP, OVERLAP, example, fields};
+use crate::endpoints::{self, MAX_OVERLAP, OVERLAP, example};
 use crate::http::path::EndpointPath;
 use crate::http::query::{Parameters, cut_to_page};
-use crate::http::{body, outgoing, values};
+use crate::http::{body, object, outgoing, values};
 use crate::refusal::Refusal;
 
 /// How to rotate a secret. The body may be missing.
@@ -108,7 +108,7 @@ pub(crate) async fn rotate(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let overlap = match fields::optional_fields(&read.bytes, &["overlap_seconds"])?.get("overlap_seconds") {
+    let overlap = match object::optional_fields(&read.bytes, &["overlap_seconds"])?.get("overlap_seconds") {
         None | Some(Value::Null) => OVERLAP,
         Some(seconds) => {
             let overlap = seconds.as_u64().map(Duration::from_secs).filter(|overlap| *overlap <= MAX_OVERLAP);
@@ -147,7 +147,7 @@ pub(crate) async fn test(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let state = match fields::optional_fields(&read.bytes, &["event"])?.get("event") {
+    let state = match object::optional_fields(&read.bytes, &["event"])?.get("event") {
         None | Some(Value::Null) => JobState::Done,
         Some(name) => name.as_str().and_then(|name| name.parse().ok()).ok_or_else(|| {
             let error = format!("`event` must be one of {}", values::state_names());
@@ -187,7 +187,7 @@ pub(crate) async fn recover(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let given = fields::optional_fields(&read.bytes, &["since"])?;
+    let given = object::optional_fields(&read.bytes, &["since"])?;
     let since = values::moment("since", "invalid_since", given.get("since").and_then(Value::as_str))?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let recovered = endpoints::recover(&app, caller.scope(), id, since).await?;

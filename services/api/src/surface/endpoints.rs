@@ -17,7 +17,7 @@ use crate::endpoints::fields::{self, Fields};
 use crate::endpoints::{self, OVERLAP, example};
 use crate::http::path::EndpointPath;
 use crate::http::query::{Parameters, cut_to_page};
-use crate::http::{body, outgoing, values};
+use crate::http::{body, object, outgoing, values};
 use crate::refusal::Refusal;
 
 const DEFAULT_PAGE: usize = 20;
@@ -61,7 +61,7 @@ struct List<'a> {
 
 async fn create(caller: Caller, State(app): State<Shared>, body: Body) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let given = fields::object(&read.bytes)?;
+    let given = object::read(&read.bytes)?;
     for name in ["name", "url", "event_types"] {
         if given.get(name).is_none_or(Value::is_null) {
             let error = format!("Missing required parameter: '{name}'.");
@@ -105,7 +105,7 @@ async fn update(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let given = fields::object(&read.bytes)?;
+    let given = object::read(&read.bytes)?;
     let changed = endpoints::change(&app, &caller, id, parse(&given)?).await?;
     Ok(answer(&endpoint(&changed)))
 }
@@ -129,7 +129,7 @@ async fn rotate_secret(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let keep = match fields::optional_object(&read.bytes)?.get("keep_old_secret_active_for_24_hours") {
+    let keep = match object::read_optional(&read.bytes)?.get("keep_old_secret_active_for_24_hours") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(keep)) => *keep,
         Some(_) => {
@@ -150,7 +150,7 @@ async fn test(
     body: Body,
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
-    let given = fields::optional_object(&read.bytes)?;
+    let given = object::read_optional(&read.bytes)?;
     let event = given.get("event_type").and_then(Value::as_str).unwrap_or_default();
     let state = event.strip_prefix(PREFIX).and_then(|state| state.parse().ok()).ok_or_else(event_refused)?;
     let sent = example::send(&app, &caller, id, state).await?;
