@@ -1,5 +1,8 @@
 //! Reads bodies that are one small JSON object. The body of a job is none of them: `foreman_ollama` reads that one.
 
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::values;
@@ -7,8 +10,16 @@ use crate::refusal::Refusal;
 
 /// The body of a request, which must be a JSON object.
 pub(crate) fn read(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => Ok(object),
+    let mut repeated = None;
+    let mut text = serde_json::Deserializer::from_slice(body);
+    let read = Unrepeated(&mut repeated).deserialize(&mut text);
+    let read = read.and_then(|value| text.end().map(|()| value));
+    match (read, repeated) {
+        (_, Some(key)) => {
+            let error = format!("the key `{}` is given more than once: give it once", values::excerpt(&key));
+            Err(Refusal::bad_request("repeated_key", error))
+        }
+        (Ok(Value::Object(object)), None) => Ok(object),
         _ => Err(Refusal::bad_request("invalid_json", "the body must be a JSON object")),
     }
 }
@@ -29,4 +40,69 @@ pub(crate) fn only(body: Map<String, Value>, names: &[&str]) -> Result<Map<Strin
     let (name, known) = (values::excerpt(name), names.join(", "));
     let error = format!("the field {name:?} is unknown here; the body may have {known}");
     Err(Refusal::bad_request("unknown_field", error))
+}
+
+/// Reads a value as serde_json does, but ends at a key that its object has already, and keeps that key. serde_json would take the
+/// last of them, and the sender may mean the first.
+struct Unrepeated<'a>(&'a mut Option<String>);
+
+impl<'de> DeserializeSeed<'de> for Unrepeated<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Unrepeated<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = array.next_element_seed(Unrepeated(self.0))? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some(key) = object.next_key::<String>()? {
+            if members.contains_key(&key) {
+                *self.0 = Some(key);
+                return Err(A::Error::custom("a key is repeated"));
+            }
+            let value = object.next_value_seed(Unrepeated(self.0))?;
+            members.insert(key, value);
+        }
+        Ok(members.into())
+    }
 }

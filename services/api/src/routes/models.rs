@@ -40,7 +40,7 @@ pub(crate) struct Warming {
     responses(
         (status = 202, description = "`job_id`: the job that loads the model.", body = Object,
          headers(("Location" = String, description = "The job."))),
-        (status = 400, description = "`invalid_json`, `unknown_field`, `invalid_run_at`, `model_only_embeds`"),
+        (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`, `invalid_run_at`, `model_only_embeds`"),
         (status = 403, description = "`administrators_only`"),
         (status = 404, description = "`unknown_model`"),
         (status = 429, description = "`queue_full`"),

@@ -96,7 +96,7 @@ pub(crate) struct DeliveryToEndpoint<'a> {
     request_body = Option<Rotation>,
     responses(
         (status = 200, description = "The endpoint, with its new secret.", body = webhooks::Endpoint),
-        (status = 400, description = "`invalid_json`, `unknown_field`, `invalid_overlap`"),
+        (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`, `invalid_overlap`"),
         (status = 404, description = "`no_such_endpoint`"),
         (status = 503, description = "`no_secret_key`"),
     ),
@@ -134,7 +134,7 @@ pub(crate) async fn rotate(
     request_body = Option<Example>,
     responses(
         (status = 200, description = "What came of it.", body = ExampleAnswer),
-        (status = 400, description = "`invalid_json`, `unknown_field`, `invalid_event`"),
+        (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`, `invalid_event`"),
         (status = 404, description = "`no_such_endpoint`"),
         (status = 429, description = "`too_many_examples`"),
         (status = 503, description = "`no_sender`, `example_unsent`, `example_unanswered`"),
@@ -174,7 +174,7 @@ pub(crate) async fn test(
     request_body = Recovery,
     responses(
         (status = 200, description = "`recovered`: how many webhooks wait now because of this.", body = Object),
-        (status = 400, description = "`invalid_json`, `unknown_field`, `invalid_since`"),
+        (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`, `invalid_since`"),
         (status = 404, description = "`no_such_endpoint`"),
         (status = 429, description = "`too_many_reads`"),
         (status = 503, description = "`busy`"),

@@ -93,6 +93,19 @@ async fn bodies_that_are_no_job_are_refused_each_with_its_code() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_given_twice_is_refused_in_small_bodies_too() {
+    let (_db, api) = start(&[]).await;
+    let twice =
+        r#"{"name":"x","url":"https://a.example","url":"https://b.example","event_types":["job.done"]}"#;
+    assert_eq!(problem(post(&api, "/webhooks", twice).await, 400, "ours").await, "repeated_key");
+    let refused = json(post(&api, "/v1/webhook_endpoints", twice).await).await;
+    assert!(
+        refused["error"]["message"].as_str().unwrap().contains("`url` is given more than once"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn odd_but_correct_jobs_are_accepted() {
     let (_db, api) = start(&[]).await;
     for body in [
