@@ -37,8 +37,12 @@ pub(crate) fn optional_fields(body: &[u8], names: &[&str]) -> Result<Map<String,
 /// A misspelt field would otherwise be taken for one that is missing, and the request would do what nobody asked for.
 pub(crate) fn only(body: Map<String, Value>, names: &[&str]) -> Result<Map<String, Value>, Refusal> {
     let Some(name) = body.keys().find(|name| !names.contains(&name.as_str())) else { return Ok(body) };
-    let (name, known) = (values::excerpt(name), names.join(", "));
-    let error = format!("the field {name:?} is unknown here; the body may have {known}");
+    let name = values::excerpt(name);
+    let error = if names.is_empty() {
+        format!("the field {name:?} is unknown here; send no body")
+    } else {
+        format!("the field {name:?} is unknown here; the body may have {}", names.join(", "))
+    };
     Err(Refusal::bad_request("unknown_field", error))
 }
 

@@ -1,5 +1,6 @@
 //! `/hosts`: the Ollama hosts, and which of them take jobs. For administrators.
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -11,8 +12,8 @@ use utoipa::ToSchema;
 use super::caller::Operator;
 use super::show;
 use crate::app::{App, Shared};
-use crate::http::outgoing;
 use crate::http::path::HostPath;
+use crate::http::{body, object, outgoing};
 use crate::refusal::Refusal;
 
 /// A refusal names at most this many hosts, so that its sentence stays one that people read.
@@ -69,15 +70,19 @@ pub(crate) async fn list(Operator(_): Operator, State(app): State<Shared>) -> Re
     params(("id" = String, Path, description = "The host's id, with `/` written as `%2F`.")),
     responses(
         (status = 200, description = "The host. From this answer on nothing is claimed there.", body = Host),
+        (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`"),
         (status = 403, description = "`administrators_only`"),
         (status = 404, description = "`no_such_host`"),
     ),
 )]
 pub(crate) async fn drain(
-    Operator(_): Operator,
+    Operator(caller): Operator,
     HostPath(id): HostPath,
     State(app): State<Shared>,
+    body: Body,
 ) -> Result<Response, Refusal> {
+    let read = body::read(&app, caller.client, body).await?;
+    object::optional_fields(&read.bytes, &[])?;
     let is_there = app.store.drain_host(&id).await?;
     tracing::info!(host = id, is_there, "an administrator drains a host");
     changed(&app, &id).await
@@ -91,15 +96,19 @@ pub(crate) async fn drain(
     params(("id" = String, Path, description = "The host's id, with `/` written as `%2F`.")),
     responses(
         (status = 200, description = "The host.", body = Host),
+        (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`"),
         (status = 403, description = "`administrators_only`"),
         (status = 404, description = "`no_such_host`"),
     ),
 )]
 pub(crate) async fn resume(
-    Operator(_): Operator,
+    Operator(caller): Operator,
     HostPath(id): HostPath,
     State(app): State<Shared>,
+    body: Body,
 ) -> Result<Response, Refusal> {
+    let read = body::read(&app, caller.client, body).await?;
+    object::optional_fields(&read.bytes, &[])?;
     let is_there = app.store.resume_host(&id).await?;
     tracing::info!(host = id, is_there, "an administrator lets a host take jobs again");
     changed(&app, &id).await

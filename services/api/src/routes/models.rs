@@ -88,16 +88,20 @@ pub(crate) struct Unloading {
     params(("model" = String, Path, description = "The model, with `/` written as `%2F`.")),
     responses(
         (status = 202, description = "The hosts are asked.", body = Unloading),
+        (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`"),
         (status = 403, description = "`administrators_only`"),
         (status = 404, description = "`unknown_model`"),
         (status = 503, description = "`no_inventory`"),
     ),
 )]
 pub(crate) async fn unload(
-    Operator(_): Operator,
+    Operator(caller): Operator,
     ModelPath(name): ModelPath,
     State(app): State<Shared>,
+    body: Body,
 ) -> Result<Response, Refusal> {
+    let read = body::read(&app, caller.client, body).await?;
+    object::optional_fields(&read.bytes, &[])?;
     let known = app.inventory.find_any(&name, Instant::now()).await?;
     let is_cloud = name.is_cloud();
     let hosts = if is_cloud { Vec::new() } else { app.store.ask_for_unload(name.as_str()).await? };

@@ -106,6 +106,24 @@ async fn a_key_that_is_given_twice_is_refused_in_small_bodies_too() {
 }
 
 #[tokio::test]
+async fn what_an_operator_asks_without_fields_refuses_every_field_and_takes_an_empty_body() {
+    let (_db, api) = start(&[]).await;
+    for path in ["/hosts/gpu/drain", "/hosts/gpu/resume", "/models/tiny-a/unload"] {
+        for (body, code) in [(r#"{"until":"noon"}"#, "unknown_field"), ("7", "invalid_json")] {
+            assert_eq!(problem(post(&api, path, body).await, 400, path).await, code);
+        }
+        assert_eq!(json(get(&api, "/hosts").await).await["data"][0]["drained_at"], serde_json::Value::Null);
+    }
+    for (path, status) in
+        [("/hosts/gpu/drain", 200), ("/hosts/gpu/resume", 200), ("/models/tiny-a/unload", 202)]
+    {
+        for body in ["", "{}"] {
+            assert_eq!(post(&api, path, body).await.status(), status, "{path} {body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn odd_but_correct_jobs_are_accepted() {
     let (_db, api) = start(&[]).await;
     for body in [

@@ -280,9 +280,9 @@ async fn the_answers_are_as_described() {
     }
     contract.ask(&api, get.clone(), "/hosts", "/hosts", &[], "").await;
     for action in ["drain", "resume"] {
-        for id in ["gpu", "no%2Fhost"] {
+        for (id, body) in [("gpu", ""), ("gpu", "7"), ("no%2Fhost", "{}")] {
             let of = format!("/hosts/{{id}}/{action}");
-            contract.ask(&api, post.clone(), &format!("/hosts/{id}/{action}"), &of, &[], "").await;
+            contract.ask(&api, post.clone(), &format!("/hosts/{id}/{action}"), &of, &[], body).await;
         }
     }
     let of = "/models/{model}/warm";
@@ -290,8 +290,8 @@ async fn the_answers_are_as_described() {
         contract.ask(&api, post.clone(), &format!("/models/{model}/warm"), of, &[], body).await;
     }
     let of = "/models/{model}/unload";
-    for model in ["tiny-a", "no%2Fmodel"] {
-        contract.ask(&api, post.clone(), &format!("/models/{model}/unload"), of, &[], "").await;
+    for (model, body) in [("tiny-a", ""), ("tiny-a", "7"), ("no%2Fmodel", "{}")] {
+        contract.ask(&api, post.clone(), &format!("/models/{model}/unload"), of, &[], body).await;
     }
     let nobody = &[("x-foreman-user", "x".repeat(129))].map(|(name, value)| (name, &*value.leak()));
     let of = "/jobs/{id}/retry";
