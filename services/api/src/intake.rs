@@ -87,7 +87,7 @@ impl Intake {
         let parse = move || {
             let body = JobBody::parse(&bytes)
                 .map_err(|error| Refusal::bad_request(error.code(), error.to_string()))?;
-            let key = idempotency_key(&self.headers, &body, &bytes)?;
+            let key = idempotency_key(&self.headers, body.own("idempotency_key"), &bytes)?;
             // From here on only the payload within `body` is in memory.
             drop(bytes);
             Ok::<_, Refusal>((body, key))
@@ -109,7 +109,7 @@ impl Intake {
     }
 
     /// The same, with a refusal in our words.
-    pub(crate) async fn known_model(&self, body: &SyncBody) -> Result<KnownModel, Refusal> {
+    async fn known_model(&self, body: &SyncBody) -> Result<KnownModel, Refusal> {
         let (inventory, name) = (&self.app.inventory, body.load_key.model());
         if body.route.embeds() {
             inventory.find_any(name, self.began).await
@@ -155,19 +155,44 @@ impl Intake {
         Ok(Accepting::new(app.submitter.offer(submission)?, app.hang_ups.clone(), client))
     }
 
-    /// Takes in the request of a sync call for whose answer nobody waits. It runs at `run_at`, or at once.
+    /// Takes in the request of a sync call for whose answer nobody waits.
     pub(crate) async fn take_in_sync_body(
         &self,
         body: SyncBody,
         model: KnownModel,
-        run_at: Option<DateTime<Utc>>,
         held: Arc<Holding>,
-    ) -> Result<JobId, Refusal> {
-        let times = Times::from(run_at, self.app.store.clock().now(), self.app.job_ttl)?;
+    ) -> Result<TakenIn, Refusal> {
+        let times = Times::from_now(self.app.store.clock().now(), self.app.job_ttl);
         let request = self.sync_request(body, model);
-        let accepted = self.offer(self.admit(request, times, None, None, held).await?)?.accepted().await?;
-        let (Accepted::New(job) | Accepted::Replayed(job)) = accepted;
-        Ok(job)
+        self.offer(self.admit(request, times, None, None, held).await?)
+    }
+
+    /// Takes in the load of a model, which begins at `run_at`, or at once. An idempotency key stands for the model and for
+    /// `asked`, the bytes of the request.
+    pub(crate) async fn take_in_load(
+        &self,
+        load: SyncBody,
+        run_at: Option<DateTime<Utc>>,
+        asked: &[u8],
+        held: Arc<Holding>,
+    ) -> Result<TakenIn, Refusal> {
+        let key = idempotency_key(&self.headers, None, &[load.payload.as_bytes(), asked].concat())?;
+        match self.check_load(load, run_at, key.clone(), held).await {
+            Ok(submission) => self.offer(submission),
+            Err(refusal) => self.replay(key.as_ref(), refusal).await.map(TakenIn::Replayed),
+        }
+    }
+
+    async fn check_load(
+        &self,
+        load: SyncBody,
+        run_at: Option<DateTime<Utc>>,
+        idempotency: Option<IdempotencyKey>,
+        held: Arc<Holding>,
+    ) -> Result<Submission, Refusal> {
+        let times = Times::from(run_at, self.app.store.clock().now(), self.app.job_ttl)?;
+        let model = self.known_model(&load).await?;
+        self.admit(self.sync_request(load, model), times, None, idempotency, held).await
     }
 
     fn sync_request(&self, body: SyncBody, model: KnownModel) -> JobRequest {

@@ -87,18 +87,18 @@ impl ParsedJob {
     }
 }
 
-/// The idempotency key of a job, with the digest of the job's bytes. The key comes in the header or in the job itself: a line
-/// of a batch has no header, so it carries its own key.
+/// The idempotency key of a request, with the digest of the bytes that it stands for. The key comes in the header or in the job
+/// itself: a line of a batch has no header, so it carries its own key.
 pub(crate) fn idempotency_key(
     headers: &HeaderMap,
-    body: &JobBody,
+    in_job: Option<&RawValue>,
     bytes: &[u8],
 ) -> Result<Option<IdempotencyKey>, Refusal> {
     let mut in_headers = headers.get_all("idempotency-key").iter();
     let in_header = in_headers.next().map(|key| key.to_str().map_err(|_| key_unfit())).transpose()?;
-    let in_body = body.own("idempotency_key").filter(|raw| raw.get() != "null");
-    let in_body: Option<String> = in_body.map(|raw| read(raw).ok_or_else(key_unfit)).transpose()?;
-    let key = match (in_header, in_body) {
+    let in_job = in_job.filter(|raw| raw.get() != "null");
+    let in_job: Option<String> = in_job.map(|raw| read(raw).ok_or_else(key_unfit)).transpose()?;
+    let key = match (in_header, in_job) {
         (None, None) => return Ok(None),
         (Some(one), Some(other)) if one != other => return Err(key_unfit()),
         (Some(key), _) => key.to_owned(),

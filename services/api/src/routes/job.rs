@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use foreman_store::{Cancelling, JobId, JobState, JobView, Progress, StoreError};
 use serde_json::json;
@@ -23,6 +23,8 @@ use crate::intake::Intake;
 use crate::intake::submit::Accepted;
 use crate::refusal::Refusal;
 use crate::watch::Until;
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// A job that the caller may see, with its artifacts up to the inline limit.
 pub(super) async fn view(app: &App, caller: Caller, id: JobId) -> Result<Option<JobView>, StoreError> {
@@ -48,6 +50,13 @@ pub(crate) fn queued(app: &App, job: JobId) -> Response {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
+}
+
+/// Says whether the job was there before, under the same idempotency key.
+pub(super) fn tell_replayed(response: &mut Response, accepted: &Accepted) {
+    if matches!(accepted, Accepted::Replayed(_)) {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
 }
 
 /// Shows a job, at once or after a wait.

@@ -24,7 +24,6 @@ use crate::intake::submit::Accepted;
 use crate::refusal::Refusal;
 use crate::watch::Until;
 
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Submits a job.
@@ -89,9 +88,7 @@ pub(crate) async fn submit(
             response
         }
     };
-    if matches!(accepted, Accepted::Replayed(_)) {
-        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    }
+    job::tell_replayed(&mut response, &accepted);
     Ok(response)
 }
 

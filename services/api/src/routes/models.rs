@@ -18,6 +18,7 @@ use crate::app::Shared;
 use crate::http::path::ModelPath;
 use crate::http::{body, object, observe, outgoing, values};
 use crate::intake::Intake;
+use crate::intake::submit::Accepted;
 use crate::refusal::Refusal;
 
 /// When to load a model. The body may be missing.
@@ -35,16 +36,20 @@ pub(crate) struct Warming {
     post,
     path = "/models/{model}/warm",
     tag = "hosts",
-    params(("model" = String, Path, description = "The model, with `/` written as `%2F`.")),
+    params(
+        ("model" = String, Path, description = "The model, with `/` written as `%2F`."),
+        ("Idempotency-Key" = Option<String>, Header, max_length = 255, description = "For 24 hours, the same key with the same model and bytes gives the same job."),
+    ),
     request_body = Option<Warming>,
     responses(
         (status = 202, description = "`job_id`: the job that loads the model.", body = Object,
-         headers(("Location" = String, description = "The job."))),
-        (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`, `invalid_run_at`, `model_only_embeds`"),
+         headers(("Location" = String, description = "The job."), ("Idempotency-Replayed" = String, description = "`true` for a job that was there before."))),
+        (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`, `invalid_run_at`, `model_only_embeds`, `invalid_idempotency_key`, `invalid_user`"),
         (status = 403, description = "`administrators_only`"),
         (status = 404, description = "`unknown_model`"),
+        (status = 422, description = "`idempotency_key_reused`"),
         (status = 429, description = "`queue_full`"),
-        (status = 503, description = "`no_inventory`"),
+        (status = 503, description = "`no_inventory`, `not_accepted`, `acceptance_unknown`, `busy`"),
     ),
 )]
 pub(crate) async fn warm(
@@ -63,10 +68,13 @@ pub(crate) async fn warm(
     let load = json!({ "model": model, "messages": [], "stream": false }).to_string();
     let load = SyncBody::read(Route::Chat, load.as_bytes())?;
     let intake = Intake::new(Shared::clone(&app), caller, headers)?;
-    let known = intake.known_model(&load).await?;
-    let id = intake.take_in_sync_body(load, known, run_at, Arc::new(read.held)).await?;
+    let accepted =
+        intake.take_in_load(load, run_at, &read.bytes, Arc::new(read.held)).await?.accepted().await?;
+    let (Accepted::New(id) | Accepted::Replayed(id)) = accepted;
     observe::is_about(id);
-    Ok(job::queued(&app, id))
+    let mut response = job::queued(&app, id);
+    job::tell_replayed(&mut response, &accepted);
+    Ok(response)
 }
 
 /// A model that is to be unloaded.

@@ -286,8 +286,11 @@ async fn the_answers_are_as_described() {
         }
     }
     let of = "/models/{model}/warm";
-    for (model, body) in [("tiny-a", ""), ("tiny-a", "7"), ("no%2Fmodel", r#"{"run_at":null}"#)] {
-        contract.ask(&api, post.clone(), &format!("/models/{model}/warm"), of, &[], body).await;
+    let key = &[("idempotency-key", "k")];
+    for (model, body) in
+        [("tiny-a", ""), ("tiny-a", "{}"), ("tiny-a", "7"), ("no%2Fmodel", r#"{"run_at":null}"#)]
+    {
+        contract.ask(&api, post.clone(), &format!("/models/{model}/warm"), of, key, body).await;
     }
     let of = "/models/{model}/unload";
     for (model, body) in [("tiny-a", ""), ("tiny-a", "7"), ("no%2Fmodel", "{}")] {

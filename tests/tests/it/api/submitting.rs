@@ -87,6 +87,27 @@ async fn a_key_stays_with_its_job_even_where_the_job_would_be_refused_now() {
 }
 
 #[tokio::test]
+async fn the_same_key_with_the_same_model_is_the_same_load_even_where_the_queue_is_full() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    db.run("INSERT INTO host_model VALUES ('gpu', 'tiny-b:latest', 'tiny-b:latest', true)").await;
+    let api = Api::start(&db, &[("FOREMAN_CLIENT_MAX_QUEUED", "2")]).await;
+    let warm = async |model: &str| {
+        let request = ask(&api, Method::POST, &format!("/models/{model}/warm"));
+        request.header("idempotency-key", "at eight").send().await.unwrap()
+    };
+    let first = warm("tiny-a").await;
+    assert_eq!((first.status().as_u16(), header(&first, "idempotency-replayed")), (202, ""));
+    let id = json(first).await["job_id"].clone();
+    assert_eq!(problem(warm("tiny-b").await, 422, "another model").await, "idempotency_key_reused");
+    submit(&api, JOB).await;
+    let again = warm("Tiny-A").await;
+    assert_eq!((again.status().as_u16(), header(&again, "idempotency-replayed")), (202, "true"));
+    assert_eq!(json(again).await["job_id"], id);
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM job").await, 2);
+}
+
+#[tokio::test]
 async fn one_key_in_a_race_over_two_apis_makes_one_job() {
     let db = Db::fresh().await;
     publish(&db).await;
