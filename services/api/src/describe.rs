@@ -41,7 +41,8 @@ const OPTIONAL: [(&str, &[&str]); 4] = [
 ];
 
 /// Types that only requests have.
-const INCOMING: &[&str] = &["NewJob", "EndpointFields", "Rotation", "Example", "Recovery", "Warming"];
+const INCOMING: &[&str] =
+    &["NewJob", "EndpointFields", "Rotation", "Example", "Recovery", "Warming", "NoFields"];
 
 /// The problems of every route that needs a key.
 const EVERYWHERE: [(&str, &str); 4] = [
@@ -52,6 +53,15 @@ const EVERYWHERE: [(&str, &str); 4] = [
     ),
     ("500", "`internal`"),
     ("503", "`database_away`, `too_many_strangers`"),
+];
+
+/// The further problems of every route that reads a body.
+const WITH_A_BODY: [(&str, &str); 5] = [
+    ("400", "`body_incomplete`"),
+    ("408", "`body_too_slow`"),
+    ("413", "`body_too_large`"),
+    ("429", "`too_much_under_way`"),
+    ("503", "`busy`"),
 ];
 
 #[derive(OpenApi)]
@@ -115,7 +125,10 @@ impl Modify for Common {
                     operation.tags.as_ref().is_some_and(|tags| tags.iter().any(|tag| tag == "about"));
                 if !is_open {
                     operation.security = Some(any_key.clone());
-                    add_common_problems(&mut operation.responses.responses);
+                    add_problems(&mut operation.responses.responses, &EVERYWHERE);
+                }
+                if operation.request_body.is_some() {
+                    add_problems(&mut operation.responses.responses, &WITH_A_BODY);
                 }
                 for (status, response) in &mut operation.responses.responses {
                     let RefOr::T(response) = response else { continue };
@@ -160,11 +173,11 @@ fn require_all(name: &str, schema: &mut RefOr<Schema>) {
         object.properties.keys().filter(|field| !optional.contains(&field.as_str())).cloned().collect();
 }
 
-fn add_common_problems(responses: &mut BTreeMap<String, RefOr<Response>>) {
-    for (status, codes) in EVERYWHERE {
-        match responses.get_mut(status) {
+fn add_problems(responses: &mut BTreeMap<String, RefOr<Response>>, problems: &[(&str, &str)]) {
+    for (status, codes) in problems {
+        match responses.get_mut(*status) {
             Some(RefOr::T(response)) => response.description = format!("{}, {codes}", response.description),
-            _ => _ = responses.insert(status.to_owned(), Response::new(codes).into()),
+            _ => _ = responses.insert((*status).to_owned(), Response::new(*codes).into()),
         }
     }
 }

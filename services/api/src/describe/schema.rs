@@ -70,6 +70,10 @@ pub(crate) struct NewJob {
     idempotency_key: Option<String>,
 }
 
+/// A body without fields. It may be missing.
+#[derive(ToSchema)]
+pub(crate) struct NoFields {}
+
 /// A job that was accepted.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only its shape is used")]

@@ -66,11 +66,8 @@ pub(crate) struct BatchLine<'a> {
     ),
     responses(
         (status = 200, description = "One line for each job, in order.", body = BatchLine, content_type = "application/x-ndjson"),
-        (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `trailing_data`, `invalid_idempotency_key`, `invalid_user`"),
-        (status = 408, description = "`body_too_slow`"),
-        (status = 413, description = "`too_many_jobs`, `body_too_large`"),
-        (status = 429, description = "`too_much_under_way`"),
-        (status = 503, description = "`busy`"),
+        (status = 400, description = "`body_missing`, `not_utf8`, `not_json`, `trailing_data`, `invalid_idempotency_key`, `invalid_user`"),
+        (status = 413, description = "`too_many_jobs`"),
     ),
 )]
 pub(crate) async fn submit(

@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::caller::Operator;
 use super::show;
 use crate::app::{App, Shared};
+use crate::describe::schema;
 use crate::http::path::HostPath;
 use crate::http::{body, object, outgoing};
 use crate::refusal::Refusal;
@@ -68,6 +69,7 @@ pub(crate) async fn list(Operator(_): Operator, State(app): State<Shared>) -> Re
     path = "/hosts/{id}/drain",
     tag = "hosts",
     params(("id" = String, Path, description = "The host's id, with `/` written as `%2F`.")),
+    request_body = Option<schema::NoFields>,
     responses(
         (status = 200, description = "The host. From this answer on nothing is claimed there.", body = Host),
         (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`"),
@@ -94,6 +96,7 @@ pub(crate) async fn drain(
     path = "/hosts/{id}/resume",
     tag = "hosts",
     params(("id" = String, Path, description = "The host's id, with `/` written as `%2F`.")),
+    request_body = Option<schema::NoFields>,
     responses(
         (status = 200, description = "The host.", body = Host),
         (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`"),

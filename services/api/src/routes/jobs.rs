@@ -46,13 +46,11 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
             headers(("Preference-Applied" = String, description = "The wait."), ("Idempotency-Replayed" = String, description = "`true` for a job that was there before."))),
         (status = 202, description = "The job is in the queue, for good.", body = schema::JobRef,
             headers(("Location" = String, description = "The job's URL."), ("Idempotency-Replayed" = String, description = "`true` for a job that was there before."))),
-        (status = 400, description = "`body_missing`, `body_incomplete`, `not_utf8`, `not_json`, `not_an_object`, `trailing_data`, `too_deep`, `too_many_keys`, `repeated_key`, `key_in_other_case`, `model_missing`, `invalid_model`, `model_only_embeds`, `nothing_to_run`, `two_things_to_run`, `invalid_messages`, `invalid_prompt`, `invalid_stream`, `invalid_options`, `invalid_priority`, `invalid_max_attempts`, `invalid_metadata`, `invalid_run_at`, `invalid_expires_at`, `invalid_webhook_url`, `invalid_webhook_events`, `webhook_url_missing`, `invalid_idempotency_key`, `invalid_user`, `not_storable`"),
+        (status = 400, description = "`body_missing`, `not_utf8`, `not_json`, `not_an_object`, `trailing_data`, `too_deep`, `too_many_keys`, `repeated_key`, `key_in_other_case`, `model_missing`, `invalid_model`, `model_only_embeds`, `nothing_to_run`, `two_things_to_run`, `invalid_messages`, `invalid_prompt`, `invalid_stream`, `invalid_options`, `invalid_priority`, `invalid_max_attempts`, `invalid_metadata`, `invalid_run_at`, `invalid_expires_at`, `invalid_webhook_url`, `invalid_webhook_events`, `webhook_url_missing`, `invalid_idempotency_key`, `invalid_user`, `not_storable`"),
         (status = 404, description = "`unknown_model`"),
-        (status = 408, description = "`body_too_slow`"),
-        (status = 413, description = "`body_too_large`"),
         (status = 422, description = "`idempotency_key_reused`, and URLs that may not be called, each with a code of its own"),
-        (status = 429, description = "`queue_full`, `too_much_under_way`"),
-        (status = 503, description = "`no_inventory`, `not_accepted`, `acceptance_unknown`, `busy`"),
+        (status = 429, description = "`queue_full`"),
+        (status = 503, description = "`no_inventory`, `not_accepted`, `acceptance_unknown`"),
     ),
 )]
 pub(crate) async fn submit(

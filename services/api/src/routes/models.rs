@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use super::caller::Operator;
 use super::{job, show};
 use crate::app::Shared;
+use crate::describe::schema;
 use crate::http::path::ModelPath;
 use crate::http::{body, object, observe, outgoing, values};
 use crate::intake::Intake;
@@ -49,7 +50,7 @@ pub(crate) struct Warming {
         (status = 404, description = "`unknown_model`"),
         (status = 422, description = "`idempotency_key_reused`"),
         (status = 429, description = "`queue_full`"),
-        (status = 503, description = "`no_inventory`, `not_accepted`, `acceptance_unknown`, `busy`"),
+        (status = 503, description = "`no_inventory`, `not_accepted`, `acceptance_unknown`"),
     ),
 )]
 pub(crate) async fn warm(
@@ -94,6 +95,7 @@ pub(crate) struct Unloading {
     path = "/models/{model}/unload",
     tag = "hosts",
     params(("model" = String, Path, description = "The model, with `/` written as `%2F`.")),
+    request_body = Option<schema::NoFields>,
     responses(
         (status = 202, description = "The hosts are asked.", body = Unloading),
         (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`"),

@@ -177,7 +177,6 @@ pub(crate) async fn test(
         (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`, `invalid_since`"),
         (status = 404, description = "`no_such_endpoint`"),
         (status = 429, description = "`too_many_reads`"),
-        (status = 503, description = "`busy`"),
     ),
 )]
 pub(crate) async fn recover(

@@ -89,9 +89,7 @@ pub(crate) struct Health<'a> {
         (status = 201, description = "The endpoint, with its secret.", body = Endpoint),
         (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`, `url_missing`, or `invalid_` and the name of a field"),
         (status = 409, description = "`too_many_endpoints`"),
-        (status = 413, description = "`body_too_large`"),
         (status = 422, description = "the URL may not be called"),
-        (status = 429, description = "`too_much_under_way`"),
         (status = 503, description = "`no_secret_key`"),
     ),
 )]
@@ -173,9 +171,7 @@ pub(crate) async fn show(
         (status = 200, description = "The endpoint as it is now.", body = Endpoint),
         (status = 400, description = "`invalid_json`, `repeated_key`, `unknown_field`, or `invalid_` and the name of a field"),
         (status = 404, description = "`no_such_endpoint`"),
-        (status = 413, description = "`body_too_large`"),
         (status = 422, description = "the URL may not be called"),
-        (status = 429, description = "`too_much_under_way`"),
         (status = 503, description = "`no_secret_key`"),
     ),
 )]
