@@ -107,7 +107,7 @@ impl QueueLimits {
         loop {
             match self.check(&queue, bytes) {
                 QueueCheck::Reserved(reservation) => return Ok(reservation),
-                QueueCheck::Full => return Err(full(self.max_of(&queue.estimate()))),
+                QueueCheck::Full => return Err(full(self.max_of(&queue.estimate()), bytes)),
                 QueueCheck::CountFirst => {}
             }
             let _one_at_a_time = queue.counting.lock().await;
@@ -167,11 +167,17 @@ impl QueueLimits {
     }
 }
 
-fn full(max: ClientBacklog) -> Refusal {
+/// Refuses a job of this many bytes.
+fn full(max: ClientBacklog, bytes: u64) -> Refusal {
+    let ClientBacklog { jobs, bytes: max_bytes } = max;
+    let advice = if jobs == 0 || bytes > max_bytes {
+        format!("this client may have {jobs} jobs and {max_bytes} bytes queued, too few for this job alone;")
+    } else {
+        format!("this client has its {jobs} jobs or {max_bytes} bytes queued; wait until some have run, or")
+    };
     let error = format!(
-        "this client has its {} jobs or {} bytes queued; wait until some have run, or have FOREMAN_CLIENT_MAX_QUEUED or \
-         FOREMAN_CLIENT_MAX_QUEUED_BYTES raised, or the client's own ceilings with `foreman client set`",
-        max.jobs, max.bytes
+        "{advice} have FOREMAN_CLIENT_MAX_QUEUED or FOREMAN_CLIENT_MAX_QUEUED_BYTES raised, or the client's own ceilings with \
+         `foreman client set`"
     );
     Refusal::too_many("queue_full", error).retry_after(Duration::from_secs(2))
 }

@@ -80,7 +80,10 @@ async fn a_clients_own_ceilings_go_before_the_settings() {
     set(Term::Is(1_000), Term::Default).await;
     is_answered(202, "job_id").await;
     set(Term::Is(1_000), Term::Is(1)).await;
-    is_answered(429, "its 1000 jobs or 1 bytes").await;
+    // However long the client waits, there is no room.
+    is_answered(429, "may have 1000 jobs and 1 bytes queued, too few for this job alone; have").await;
+    set(Term::Is(0), Term::Default).await;
+    is_answered(429, "may have 0 jobs and").await;
     set(Term::Default, Term::Default).await;
     is_answered(429, "its 5 jobs or").await;
 }
