@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use foreman_runtime::{Env, settings::cli};
+use foreman_store::{InvalidUserName, UserName};
 use reqwest::header::HeaderValue;
 use serde_json::value::RawValue;
 
@@ -63,7 +64,7 @@ pub(crate) struct Args {
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i64>,
     /// Which of your users the jobs are for
-    #[arg(long, value_name = "NAME", value_parser = header)]
+    #[arg(long, value_name = "NAME", value_parser = user)]
     user: Option<HeaderValue>,
     /// A JSON object that comes back with every webhook; with --file, for lines that have none
     #[arg(long, value_name = "JSON", value_parser = json)]
@@ -90,8 +91,9 @@ fn json(text: &str) -> Result<Json, String> {
     serde_json::from_str::<Box<RawValue>>(text).map(Json::from).map_err(|error| format!("no JSON: {error}"))
 }
 
-fn header(text: &str) -> Result<HeaderValue, String> {
-    HeaderValue::from_bytes(text.as_bytes()).map_err(|_| "a name has no control characters".to_owned())
+fn user(text: &str) -> Result<HeaderValue, InvalidUserName> {
+    let name: UserName = text.parse()?;
+    HeaderValue::from_bytes(name.as_str().as_bytes()).map_err(|_| InvalidUserName)
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {

@@ -16,7 +16,7 @@ pub(crate) fn user(headers: &HeaderMap) -> Result<UserName, Refusal> {
     let user = std::str::from_utf8(value.as_bytes()).ok().and_then(|text| text.parse().ok());
     user.ok_or_else(|| {
         let error = format!(
-            "the header `{name}` must name a user in at most {} bytes of printable UTF-8",
+            "the header `{name}` must name a user in at most {} bytes of printable UTF-8, not only blanks",
             UserName::MAX_BYTES
         );
         Refusal::bad_request("invalid_user", error)
@@ -47,8 +47,13 @@ mod tests {
     fn a_name_that_cannot_be_shown_is_refused() {
         let longest = "é".repeat(64);
         assert_eq!(user_of(&[("x-foreman-user", longest.as_bytes())]), Some(longest.clone()));
-        for bytes in [format!("{longest}a").as_bytes(), b"tab\there", b"latin-1 \xe9", "c1 \u{85}".as_bytes()]
-        {
+        for bytes in [
+            format!("{longest}a").as_bytes(),
+            b"tab\there",
+            b"latin-1 \xe9",
+            "c1 \u{85}".as_bytes(),
+            "\u{3000}".as_bytes(),
+        ] {
             assert_eq!(user_of(&[("x-foreman-user", bytes)]), None, "{bytes:?}");
         }
     }

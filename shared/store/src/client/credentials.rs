@@ -70,7 +70,9 @@ pub struct Client {
 /// Why a client could not be made or changed. The text is for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("a client's name is 1 to {MAX_NAME_CHARS} characters without control characters; choose another")]
+    #[error(
+        "a client's name is 1 to {MAX_NAME_CHARS} characters, without control characters and not only blanks; choose another"
+    )]
     InvalidName,
     #[error("names that begin with `{ADDRESS_PREFIX}` belong to source addresses; choose another")]
     ReservedName,
@@ -98,7 +100,10 @@ impl Store {
         name: &str,
         is_admin: bool,
     ) -> Result<Credentials, ClientError> {
-        if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name.chars().any(char::is_control) {
+        if name.trim().is_empty()
+            || name.chars().count() > MAX_NAME_CHARS
+            || name.chars().any(char::is_control)
+        {
             return Err(ClientError::InvalidName);
         }
         if name.starts_with(ADDRESS_PREFIX) {

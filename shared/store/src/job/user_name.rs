@@ -14,7 +14,10 @@ pub struct UserName(Arc<str>);
 
 /// The text is no name of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a user's name has at most {} bytes and no control characters", UserName::MAX_BYTES)]
+#[error(
+    "a user's name has at most {} bytes, no control characters, and not only blanks; choose another",
+    UserName::MAX_BYTES
+)]
 pub struct InvalidUserName;
 
 impl UserName {
@@ -41,7 +44,8 @@ impl FromStr for UserName {
     type Err = InvalidUserName;
 
     fn from_str(text: &str) -> Result<Self, InvalidUserName> {
-        if text.len() > Self::MAX_BYTES || text.contains(char::is_control) {
+        let is_blank = !text.is_empty() && text.trim().is_empty();
+        if is_blank || text.len() > Self::MAX_BYTES || text.contains(char::is_control) {
             return Err(InvalidUserName);
         }
         Ok(Self(text.into()))
@@ -64,7 +68,7 @@ mod tests {
         for name in ["", "ada", "Ada Lovelace", "ada@example.com", &longest] {
             assert_eq!(name.parse::<UserName>().unwrap().as_str(), name);
         }
-        for text in [&format!("{longest}a"), "a\0b", "a\nb", "\u{85}"] {
+        for text in [&format!("{longest}a"), "a\0b", "a\nb", "\u{85}", " ", "\u{a0}\u{3000}"] {
             assert_eq!(text.parse::<UserName>(), Err(InvalidUserName), "{text:?}");
         }
         assert_eq!(UserName::default().named(), None);

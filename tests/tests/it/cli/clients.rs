@@ -82,6 +82,10 @@ async fn a_client_signs_in_with_what_was_shown_once_until_it_is_revoked() {
     let first = key_of(&foreman(&["client", "create", "reports", "--json"], &settings).await);
     assert_eq!(status(&first).await, 200);
 
+    let blank = foreman(&["client", "create", " \u{3000}"], &settings).await;
+    assert_eq!(blank.status.code(), Some(1));
+    assert!(sentence(&blank).contains("not only blanks"), "{}", sentence(&blank));
+
     let twice = foreman(&["client", "create", "reports"], &settings).await;
     assert_eq!(twice.status.code(), Some(1));
     assert!(sentence(&twice).contains("reports"));

@@ -84,7 +84,7 @@ async fn a_key_that_is_missing_or_wrong_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_arguments_and_settings_are_misuse() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
-    let arguments: [&[&str]; 18] = [
+    let arguments: [&[&str]; 19] = [
         &[],
         &["submit"],
         &["submit", "hello"],
@@ -95,6 +95,7 @@ async fn wrong_arguments_and_settings_are_misuse() {
         &["submit", "--file", "x", "hello"],
         &["submit", "--file", "x", "--wait"],
         &["submit", "--file", "x", "--idempotency-key", "k"],
+        &["submit", "--model", "x", "--user", " ", "hello"],
         &["watch"],
         &["watch", ".."],
         &["cancel", JOB, "x"],
