@@ -51,6 +51,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   foreman webhook update 01JD8Z6Q2M5V0R3N7K4T9W1XYA --url https://example.org/new
+  foreman webhook update 01JD8Z6Q2M5V0R3N7K4T9W1XYA --event done --all-models
   foreman webhook update 01JD8Z6Q2M5V0R3N7K4T9W1XYA --disable")]
     Update {
         #[arg(value_name = "ID", value_parser = endpoint_id)]
@@ -60,6 +61,8 @@ Examples:
         url: Option<String>,
         #[command(flatten)]
         fields: Fields,
+        #[command(flatten)]
+        cleared: Cleared,
         /// Gather its webhooks until it is enabled
         #[arg(long, conflicts_with = "enable")]
         disable: bool,
@@ -134,6 +137,23 @@ pub(crate) struct Fields {
     rate_limit: Option<u32>,
 }
 
+/// What an endpoint is to have no longer.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cleared {
+    /// Tell of all states again
+    #[arg(long, conflicts_with = "events")]
+    all_events: bool,
+    /// Tell of the jobs of all models again
+    #[arg(long, conflicts_with = "models")]
+    all_models: bool,
+    /// Send no headers along any more
+    #[arg(long, conflicts_with = "headers")]
+    no_headers: bool,
+    /// Send as many webhooks per second as there are
+    #[arg(long, conflicts_with = "rate_limit")]
+    no_rate_limit: bool,
+}
+
 pub(crate) fn help() -> String {
     help::after(
         "Example: foreman webhook create https://example.org/hook --event done",
@@ -152,8 +172,9 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::List { json } => show::list(&api, json).await?,
         Command::Show { id, json } => show::endpoint(&api.endpoint(&id).await?, json)?,
-        Command::Update { id, url, fields, disable, enable, json } => {
+        Command::Update { id, url, fields, cleared, disable, enable, json } => {
             let mut fields = fields.into_json();
+            fields.extend(cleared.names().map(|name| (name.to_owned(), Value::Null)));
             fields.extend(url.map(|url| ("url".to_owned(), url.into())));
             if disable || enable {
                 fields.insert("disabled".to_owned(), disable.into());
@@ -201,6 +222,19 @@ impl Fields {
         add("headers", (!headers.is_empty()).then(|| headers.into()));
         add("rate_limit", self.rate_limit.map(Value::from));
         fields
+    }
+}
+
+impl Cleared {
+    /// The fields that were named.
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            ("events", self.all_events),
+            ("models", self.all_models),
+            ("headers", self.no_headers),
+            ("rate_limit", self.no_rate_limit),
+        ];
+        all.into_iter().filter_map(|(name, is_cleared)| is_cleared.then_some(name))
     }
 }
 

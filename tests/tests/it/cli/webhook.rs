@@ -2,7 +2,7 @@
 
 use foreman_tests::{Api, Db, Receiver, Worker, eventually};
 use ollama_sim::{Config, Sim};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{foreman, sentence, stdout};
 
@@ -59,6 +59,20 @@ async fn an_endpoint_is_made_tried_rotated_changed_recovered_and_deleted() {
     assert!(rotated.contains("whsec_") && rotated.contains("old secret"), "{rotated}");
     let disabled = ok(&["webhook", "update", id, "--disable"]).await;
     assert!(disabled.contains("until it is enabled"), "{disabled}");
+    let clear = [
+        "webhook",
+        "update",
+        id,
+        "--all-events",
+        "--all-models",
+        "--no-headers",
+        "--no-rate-limit",
+        "--json",
+    ];
+    let cleared: Value = serde_json::from_str(&ok(&clear).await).unwrap();
+    assert_eq!((&cleared["events"], &cleared["models"]), (&Value::Null, &Value::Null), "{cleared}");
+    assert_eq!((&cleared["header_names"], &cleared["rate_limit"]), (&json!([]), &Value::Null), "{cleared}");
+    assert_eq!(cleared["description"], "mine", "what is not named stays");
     let nowhere = ok(&["webhook", "update", id, "--enable", "--url", "http://127.0.0.1:9/"]).await;
     assert!(nowhere.contains("http://127.0.0.1:9/"), "{nowhere}");
     let unsent = run(&["webhook", "test", id]).await;
@@ -80,6 +94,7 @@ async fn an_endpoint_is_made_tried_rotated_changed_recovered_and_deleted() {
     for wrong in [
         &["webhook", "create", "x", "--header", "nothing"][..],
         &["webhook", "show", "../jobs"],
+        &["webhook", "update", id, "--model", "tiny-a", "--all-models"],
         &["webhook", "rotate", id, "--overlap", "long"],
         &["webhook", "recover", id, "--since", "yesterday"],
     ] {
