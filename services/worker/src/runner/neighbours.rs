@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::signal::Signal;
-use crate::scheduling::key::Key;
+use crate::scheduling::key::{self, Key};
 use crate::scheduling::neighbours::{Intent, Neighbour};
-use crate::scheduling::plan;
+use crate::scheduling::plan::publication;
 use crate::worker::Worker;
 
 /// The time between two looks. The others publish as often what they do.
@@ -50,7 +50,7 @@ async fn read(worker: &Worker) -> Result<(Vec<Neighbour>, HashMap<Key, Intent>),
     let intents = worker.store.host_intents().await?.into_iter();
     let intents = intents.filter_map(|intent| {
         let foreman_store::HostIntent { load_key, host, number, is_new } = intent;
-        Some((plan::read(&load_key)?, Intent { host, number, is_new }))
+        Some((key::read(&load_key)?, Intent { host, number, is_new }))
     });
     Ok((hosts.into_iter().map(neighbour).collect(), intents.collect()))
 }
@@ -58,13 +58,13 @@ async fn read(worker: &Worker) -> Result<(Vec<Neighbour>, HashMap<Key, Intent>),
 fn neighbour(host: NeighbourHost) -> Neighbour {
     let NeighbourHost { id, slots, models, plan } = host;
     let measured = plan.runners.iter();
-    let measured = measured.filter_map(|one| Some((plan::read(&one.load_key)?, plan::measured(one))));
+    let measured = measured.filter_map(|one| Some((key::read(&one.load_key)?, publication::measured(one))));
     Neighbour {
         id,
         slots,
         models: models.iter().filter_map(|model| ModelName::parse(model).ok()).collect(),
         // What has the turn is loaded, or will be in a moment.
-        loaded: plan.turn.iter().chain(&plan.loaded).filter_map(|runner| plan::read(runner)).collect(),
+        loaded: plan.turn.iter().chain(&plan.loaded).filter_map(|runner| key::read(runner)).collect(),
         measured: measured.collect(),
     }
 }

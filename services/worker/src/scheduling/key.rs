@@ -15,3 +15,8 @@ pub(crate) enum RunsOn {
     /// Ollama's cloud. The job needs a slot, but no loaded model.
     Cloud,
 }
+
+/// The key with this text, if it is one.
+pub(crate) fn read(load_key: &str) -> Option<Key> {
+    load_key.parse().ok().map(Arc::new)
+}

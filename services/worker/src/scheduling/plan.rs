@@ -2,24 +2,22 @@
 
 pub(crate) mod forecast;
 mod outlook;
+pub(crate) mod publication;
 mod unloading;
 mod waiting;
 mod work;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use foreman_ollama::ModelName;
-use foreman_store::{
-    Claimed, ClientId, ClientTerms, HostPlan, JobId, MeasuredContext, MeasuredRunner, Offer, Permit, UserName,
-};
+use foreman_store::{Claimed, ClientId, ClientTerms, JobId, Offer, Permit, UserName};
 use tokio::time::Instant;
 
 use super::backlog::{Group, ScanNo};
-use super::contexts::{Contexts, Lengths};
+use super::contexts::Contexts;
 use super::division::Division;
-use super::estimates::{Estimates, Measured};
+use super::estimates::Estimates;
 use super::fairness::Picking;
 use super::key::{Key, RunsOn};
 use super::neighbours::{Intent, Neighbour, Neighbours, Word};
@@ -32,9 +30,6 @@ use work::Work;
 /// without waiting for Postgres. During a longer run the job would be held for long, and the wait for a claim is short
 /// beside it.
 const HOLD_AHEAD_OF: Duration = Duration::from_secs(1);
-
-/// Publish the measures of at most this many runners: clients can make up load keys without end.
-const MAX_PUBLISHED: usize = 256;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -218,38 +213,6 @@ impl Plan {
         self.division.got(&charge.client, self.work.fairness.weight(charge.client), gpu_seconds);
         let more = gpu_seconds - charge.gpu_seconds;
         self.work.ended(charge, more);
-    }
-
-    /// What others are told of the plan. `held` gives client and runner of each held job.
-    pub(crate) fn publication(&self, held: impl Iterator<Item = (ClientId, Key)>, now: Instant) -> HostPlan {
-        let runners = self.estimates.all().take(MAX_PUBLISHED);
-        let contexts = self.work.contexts.all().take(MAX_PUBLISHED);
-        let turn = self.rotation.turn();
-        HostPlan {
-            turn: turn.map(|runner| runner.as_str().to_owned()),
-            loaded: self.resident.iter().map(|runner| runner.as_str().to_owned()).collect(),
-            longest_wait_ms: u64::try_from(self.longest_wait().as_millis()).ok(),
-            runners: runners.map(|(runner, measured)| published_runner(runner, measured)).collect(),
-            contexts: contexts.map(|(base, lengths)| published_context(base, lengths)).collect(),
-            turns: self.turns(held, now),
-        }
-    }
-
-    /// Takes what the holder before this one has published.
-    pub(crate) fn remember(&mut self, plan: &HostPlan) {
-        for runner in &plan.runners {
-            if let Some(key) = read(&runner.load_key) {
-                self.estimates.remember(key, measured(runner));
-            }
-        }
-        for MeasuredContext { load_key, automatic, longest } in &plan.contexts {
-            if let Some(base) = read(load_key) {
-                self.work.contexts.remember(base, Lengths { automatic: *automatic, longest: *longest });
-            }
-        }
-        if let Some(turn) = plan.turn.as_deref().filter(|_| plan.turn_is_loaded()).and_then(read) {
-            self.rotation.remember(turn);
-        }
     }
 
     /// The longest time that a client of weight 1 with work waits for its next claim.
@@ -437,35 +400,6 @@ impl Plan {
         let permit = if needs_no_load { Permit::SendAhead } else { Permit::Ask };
         (limit > 0).then_some(Wish { runner, runs_on, first: None, limit, permit })
     }
-}
-
-pub(crate) fn read(load_key: &str) -> Option<Key> {
-    load_key.parse().ok().map(Arc::new)
-}
-
-pub(crate) fn measured(runner: &MeasuredRunner) -> Measured {
-    let duration = |seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    Measured {
-        load: duration(runner.load),
-        longest_run: duration(runner.longest_run),
-        usual_run: runner.usual_run,
-        usual_gpu_seconds: runner.gpu_seconds,
-    }
-}
-
-fn published_runner(runner: &Key, measured: &Measured) -> MeasuredRunner {
-    MeasuredRunner {
-        load_key: runner.as_str().to_owned(),
-        load: measured.load.as_secs_f64(),
-        longest_run: measured.longest_run.as_secs_f64(),
-        usual_run: measured.usual_run,
-        gpu_seconds: measured.usual_gpu_seconds,
-    }
-}
-
-fn published_context(base: &Key, lengths: &Lengths) -> MeasuredContext {
-    let Lengths { automatic, longest } = *lengths;
-    MeasuredContext { load_key: base.as_str().to_owned(), automatic, longest }
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use crate::runner::attempt::Attempt;
 use crate::runner::fate::{Ending, Past, reason};
 use crate::runner::job::{Job, JobWithEnding, Leave, Running};
 use crate::runner::metrics::FIRST_COME_LOADS;
-use crate::scheduling::key::{Key, RunsOn};
-use crate::scheduling::plan::{self, Order};
+use crate::scheduling::key::{self, Key, RunsOn};
+use crate::scheduling::plan::Order;
 
 impl Decider {
     /// A claim has brought these jobs.
@@ -25,7 +25,7 @@ impl Decider {
         let may_begin = self.right(now).is_some() && spell.goes_on() && is_loaded;
         for (job, charge) in claimed.into_iter().zip(charges) {
             // Jobs whose load key this version cannot read are never offered.
-            let load_key = plan::read(&job.load_key);
+            let load_key = key::read(&job.load_key);
             if let Some(load_key) = load_key.as_ref().filter(|_| order.runs_on == RunsOn::Gpu) {
                 self.count_first_come_loads(&job, load_key);
             }

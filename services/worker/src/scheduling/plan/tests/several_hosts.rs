@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::scheduling::contexts;
 use crate::scheduling::gpu_clock::{GpuClock, Reading};
+use crate::scheduling::key::read;
+use crate::scheduling::plan::publication::measured;
 
 const LOOK: Duration = Duration::from_secs(1);
 
