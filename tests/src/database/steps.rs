@@ -14,6 +14,9 @@ use super::Db;
 /// The load key of [`Db::new_job`].
 pub const LOAD_KEY: &str = "tiny-a";
 
+/// The TTL of [`Db::holder`]. No test renews its row, and a busy machine may take long for the steps between.
+const TTL: Duration = Duration::from_secs(120);
+
 /// The Ollama host that [`Db::holder`] holds.
 const HOST: &str = "test-host";
 
@@ -84,7 +87,7 @@ impl Db {
             .collect()
     }
 
-    /// A live worker with a TTL of 20 s, which takes the test's host over from any other worker.
+    /// A live worker with a TTL of two minutes, which takes the test's host over from any other worker.
     pub async fn holder(&self) -> Holder {
         self.holder_of(HOST).await
     }
@@ -92,13 +95,12 @@ impl Db {
     /// The same with another host.
     pub async fn holder_of(&self, host: &str) -> Holder {
         let worker = WorkerId::generate();
-        let ttl = Duration::from_secs(20);
         self.store
-            .register_worker(worker, host, &["run", "janitor"], ttl, None)
+            .register_worker(worker, host, &["run", "janitor"], TTL, None)
             .await
             .expect("a worker row can be written");
         self.run(&format!("UPDATE host SET holder = NULL WHERE id = '{host}'")).await;
-        let offer = HostOffer { id: host, url: "http://127.0.0.1:11434", slots: 4, ttl };
+        let offer = HostOffer { id: host, url: "http://127.0.0.1:11434", slots: 4, ttl: TTL };
         self.store
             .take_host(worker, &offer, &[])
             .await

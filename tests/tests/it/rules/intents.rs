@@ -62,6 +62,6 @@ async fn only_hosts_that_take_jobs_are_neighbours() {
     };
     assert_eq!(neighbours().await, ["there"]);
     assert_eq!(db.store.neighbours("me").await.unwrap()[0].models, [KEY]);
-    db.run("UPDATE host SET renewed_at = now() - interval '1 minute'").await;
+    db.run("UPDATE host SET renewed_at = now() - interval '1 hour'").await;
     assert_eq!(neighbours().await, [""; 0]);
 }

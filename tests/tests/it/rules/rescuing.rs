@@ -25,7 +25,7 @@ async fn only_the_dead_are_rescued_from() {
 async fn a_worker_says_how_long_it_may_be_silent_and_is_dead_when_somebody_has_seen_that() {
     let db = Db::fresh().await;
     let holder = db.holder().await;
-    assert_eq!(db.heartbeat(&holder).await.ttl, Duration::from_secs(20));
+    assert_eq!(db.heartbeat(&holder).await.ttl, Duration::from_secs(120));
     db.silence(&holder).await;
     assert_eq!(db.store.rescue(&[]).await.unwrap(), Rescued::default(), "nobody has seen it be silent");
     assert_eq!(db.rescue_from(&holder).await.workers, 1);
