@@ -21,7 +21,8 @@ struct Made {
 }
 
 impl Host<'_> {
-    /// Makes the forecast when its time has come. A scan comes before it, as it does each second.
+    /// Makes the forecast when its time has come. A scan comes before it, as it does each second, and the host decides
+    /// again after it: the plan may have waited for a group of which a full claim had brought the last job.
     pub(super) fn foretell(&mut self) {
         if self.forecasting.as_ref().is_none_or(|asked| asked.made.is_some() || self.now < asked.at) {
             return;
@@ -32,6 +33,7 @@ impl Host<'_> {
         let forecast = start.foretell(groups, || true).forecast;
         let made = Made { at: self.now, begun: self.seen.begun.len(), forecast };
         self.forecasting.as_mut().unwrap().made = Some(made);
+        while self.claim() {}
     }
 
     fn read(&self, group: Group) -> Read {
