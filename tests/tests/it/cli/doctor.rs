@@ -18,7 +18,7 @@ use ollama_sim::{Config, Sim};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use super::{foreman, stdout};
+use super::{foreman, program, stdout};
 
 /// 32 bytes in base64.
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -31,6 +31,8 @@ struct House {
 
 impl House {
     async fn sound() -> Self {
+        // Build `foreman` before a holder is written: a build may last longer than the TTL of the holder.
+        program();
         // That of the other tests has fsync off.
         static DURABLE: OnceCell<Cluster> = OnceCell::const_new();
         let db = Db::on(DURABLE.get_or_init(Cluster::durable).await).await;
