@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use foreman_store::{
-    DeliveryId, DeliveryOutcome, EndedUnsent, LaneHealth, LaneId, Redelivery, ReportSettled, Scope,
+    DeliveryId, DeliveryOutcome, EndedUnsent, LaneHealth, LaneId, NewJob, Redelivery, ReportSettled, Scope,
+    ulid_floor,
 };
 use foreman_tests::{Db, eventually};
 
@@ -47,6 +49,20 @@ async fn the_events_of_a_job_are_claimed_one_after_the_other_and_those_of_others
     }
     assert!(claim(&db.store).await.to_send.is_empty());
     assert_eq!(db.value::<i64>("SELECT count(*) FROM webhook_delivery").await, 0);
+}
+
+#[tokio::test]
+async fn a_claim_takes_webhooks_of_the_days_that_the_look_has_seen_and_the_next_one_those_of_others() {
+    let db = Db::fresh().await;
+    let yesterday = ulid_floor(Utc::now() - TimeDelta::days(1));
+    let of_yesterday = NewJob { id: yesterday, ..job_to(&db, URL) };
+    let others = [job_to(&db, URL), job_to(&db, "http://127.0.0.1:9/other")];
+    for job in [of_yesterday].into_iter().chain(others) {
+        db.accept_all(&[job]).await;
+        relay(&db.store).await;
+    }
+    assert_eq!(claim_one(&db.store).await.job, yesterday);
+    assert_eq!(claim(&db.store).await.to_send.len(), 2);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use foreman_store::{ClientId, LaneHead, LaneHealth};
+use foreman_store::{ClientId, JobDays, JobId, LaneHead, LaneHealth};
 
 use super::Pace::{Patient, Prompt};
 use super::visits::{PATIENT, PROVEN, UNPROVEN};
@@ -38,6 +38,7 @@ impl Rig {
             health: LaneHealth::NeverTried,
             is_disabled: false,
             first_at,
+            jobs: JobDays::of(JobId::generate(), JobId::generate()),
             opens_at: None,
         }
     }
