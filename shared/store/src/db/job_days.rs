@@ -1,33 +1,32 @@
-//! Which days a statement asks for. The tables of jobs have a partition for each day, most of them in the future. Postgres prepares
-//! to search all of them each time, unless it is told the days before it begins: then a claim of one webhook costs half.
+//! Up to which day a statement asks for jobs. The tables of jobs have a partition for each day, two weeks of the future included.
+//! Postgres prepares to search all of them each time, unless it is told the last day before it begins: then a claim of one
+//! webhook costs half.
 
+use chrono::{DateTime, Utc};
 use ulid::Ulid;
 
 use crate::id::JobId;
 
 const DAY: u64 = 24 * 3_600 * 1_000;
 
-/// Whole days of jobs, by their ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// All days up to one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobDays {
-    /// The lowest id of the first day.
-    pub(crate) from: JobId,
     /// The lowest id after the last day.
-    pub(crate) to: JobId,
+    pub(crate) end: JobId,
 }
 
 impl JobDays {
-    /// From the day of the job `first` to the day of the job `last`.
-    pub fn of(first: JobId, last: JobId) -> Self {
-        let lowest_of = |day: u64| JobId::from_ulid(Ulid::from_parts(day * DAY, 0));
-        let day_of = |job: JobId| job.timestamp_ms() / DAY;
-        Self { from: lowest_of(day_of(first)), to: lowest_of(day_of(last) + 1) }
+    /// Up to today, or up to the day of this job if that is later: a clock may have been wrong.
+    pub fn up_to(job: JobId, now: DateTime<Utc>) -> Self {
+        let now = now.timestamp_millis().try_into().unwrap_or_default();
+        let last = job.timestamp_ms().max(now) / DAY;
+        Self { end: JobId::from_ulid(Ulid::from_parts((last + 1) * DAY, 0)) }
     }
 
-    /// The days from the first to the last of all these; no day if there are none.
-    pub(crate) fn around(days: impl IntoIterator<Item = Self>) -> Self {
-        let both = |a: Self, b: Self| Self { from: a.from.min(b.from), to: a.to.max(b.to) };
-        days.into_iter().reduce(both).unwrap_or(Self { from: JobId::MAX, to: JobId::MAX })
+    /// The days of all these; no day if there are none.
+    pub(crate) fn of_all(days: impl IntoIterator<Item = Self>) -> Self {
+        days.into_iter().max().unwrap_or(Self { end: JobId::from_ulid(Ulid::nil()) })
     }
 }
 
@@ -35,18 +34,16 @@ impl JobDays {
 mod tests {
     use super::*;
 
-    fn job(ms: u64, low: u128) -> JobId {
-        JobId::from_ulid(Ulid::from_parts(ms, low))
-    }
-
     #[test]
-    fn days_are_whole_and_have_no_gap() {
-        let days = JobDays::of(job(3 * DAY - 1, 7), job(3 * DAY, u128::MAX >> 48));
-        assert_eq!((days.from, days.to), (job(2 * DAY, 0), job(4 * DAY, 0)));
-        let later = JobDays::of(job(9 * DAY, 0), job(9 * DAY, 0));
-        let around = JobDays::around([later, days]);
-        assert_eq!((around.from, around.to), (days.from, later.to));
-        let none = JobDays::around([]);
-        assert!(none.from >= none.to);
+    fn the_last_day_is_whole_and_is_today_or_later() {
+        let (epoch, start) =
+            (DateTime::UNIX_EPOCH, |day: u64| JobId::from_ulid(Ulid::from_parts(day * DAY, 0)));
+        let now = epoch + chrono::TimeDelta::days(3);
+        assert_eq!(JobDays::up_to(start(1), now).end, start(4));
+        assert_eq!(JobDays::up_to(start(9), now).end, start(10));
+        let before = JobId::from_ulid(Ulid::from_parts(4 * DAY - 1, u128::MAX >> 48));
+        assert_eq!(JobDays::up_to(before, epoch), JobDays::up_to(start(1), now));
+        let all = JobDays::of_all([JobDays::up_to(start(9), now), JobDays::up_to(start(1), now)]);
+        assert_eq!(all.end, start(10));
     }
 }

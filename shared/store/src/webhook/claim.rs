@@ -121,9 +121,6 @@ impl Store {
     /// A lane that is held back gives one delivery from its `not_before` on, whatever was offered, and an endpoint with a rate
     /// limit as many as have slots. Their rows are locked meanwhile, so this holds for all dispatchers together.
     ///
-    /// Only deliveries of jobs of the days that the offers name are claimed. The others follow when a look finds them at the head of
-    /// their lanes.
-    ///
     /// Heavy deliveries are taken from the lanes in turn: the first of each lane, then the second of each, and so on,
     /// while those before bring fewer than `heavy_bytes` in all.
     pub async fn claim_deliveries(
@@ -136,7 +133,7 @@ impl Store {
         let since: Vec<_> = offers.iter().map(|offer| offer.since).collect();
         let at_most: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
         let of_lane: Vec<_> = offers.iter().map(|offer| offer.heavy_bytes).collect();
-        let jobs = JobDays::around(offers.iter().map(|offer| offer.jobs));
+        let jobs = JobDays::of_all(offers.iter().map(|offer| offer.jobs));
         // Where the job's id leads to a row, lanes are compared with IS TRUE, because no index matches that form.
         // Otherwise a plan made while the tables were small might use an index on the lane, and read all rows of a lane.
         let rows = query_with_receivers!(
@@ -184,7 +181,7 @@ impl Store {
                     FROM webhook_delivery q
                     WHERE q.lane_id = offer.lane_id
                       AND q.next_attempt_at >= offer.since AND q.next_attempt_at <= now()
-                      AND q.job_id >= $12 AND q.job_id < $13
+                      AND q.job_id < $12
                       AND (q.claim_no IS NULL OR q.claimed_until <= now())
                       AND (q.redelivery OR NOT EXISTS (
                           SELECT FROM webhook_delivery e
@@ -203,20 +200,20 @@ impl Store {
                                 SELECT FROM webhook_attempt a
                                 WHERE a.job_id = p.job_id AND a.outcome = 'failed' AND a.error_code = 'gone'
                                   AND (a.lane_id = p.lane_id) IS TRUE
-                                  AND a.job_id >= $12 AND a.job_id < $13)
+                                  AND a.job_id < $12)
                             THEN 'gone'
                             WHEN receiver.deleted THEN 'endpoint_deleted'
                        END AS ends_as
                 FROM picked p
-                CROSS JOIN LATERAL (SELECT * FROM job WHERE id = p.job_id AND id >= $12 AND id < $13 LIMIT 1) AS j
+                CROSS JOIN LATERAL (SELECT * FROM job WHERE id = p.job_id AND id < $12 LIMIT 1) AS j
                 CROSS JOIN "# + RECEIVER OF "p.lane_id" + r#"
                 CROSS JOIN LATERAL (
                     SELECT attempt, state, previous_state, error, at FROM job_event
-                    WHERE job_id = p.job_id AND seq = p.seq AND job_id >= $12 AND job_id < $13 LIMIT 1
+                    WHERE job_id = p.job_id AND seq = p.seq AND job_id < $12 LIMIT 1
                 ) AS e
                 CROSS JOIN LATERAL (
                     SELECT coalesce(sum(size), 0)::bigint AS bytes FROM artifact
-                    WHERE p.terminal AND job_id = p.job_id AND size <= $10 AND job_id >= $12 AND job_id < $13
+                    WHERE p.terminal AND job_id = p.job_id AND size <= $10 AND job_id < $12
                 ) AS made
             ), of_lane AS (
                 SELECT *, row_number() OVER line AS nth, sum(heavy) OVER line - heavy AS before
@@ -273,8 +270,7 @@ impl Store {
             LIGHT,                       // $9 bytes of a light one
             terms.inline_limit,          // $10 inline_limit
             OPENS_AT,                    // $11 failures of an open lane
-            jobs.from.uuid(),            // $12 the lowest id of the jobs
-            jobs.to.uuid(),              // $13 the lowest id after them
+            jobs.end.uuid(),             // $12 the lowest id after the last day
         )
         .fetch_all(self.once())
         .await?;

@@ -64,7 +64,7 @@ pub struct LaneHead {
     /// It belongs to a disabled endpoint, so nothing is claimed there for now.
     pub is_disabled: bool,
     pub first_at: DateTime<Utc>,
-    /// Of its job, and of those of the other deliveries that the look has seen.
+    /// All days that its deliveries may be of.
     pub jobs: JobDays,
     /// Until then the lane is held back.
     pub opens_at: Option<DateTime<Utc>>,
@@ -174,7 +174,7 @@ impl Store {
                 ) AS d
                 WHERE unknown.nth < $7
             ), head AS (
-                SELECT lane_id, min(next_attempt_at) AS next_attempt_at, min(job_id::text)::uuid AS first_job,
+                SELECT lane_id, min(next_attempt_at) AS next_attempt_at,
                        max(job_id::text)::uuid AS last_job
                 FROM (SELECT lane_id, job_id, next_attempt_at FROM unknown
                       UNION ALL
@@ -190,7 +190,7 @@ impl Store {
                 GROUP BY lane_id
             )
             SELECT now() AS "now!", head.lane_id AS "lane?: LaneId", head.next_attempt_at AS "first_at?",
-                   head.first_job AS "first_job?: JobId", head.last_job AS "last_job?: JobId",
+                   head.last_job AS "last_job?: JobId",
                    l.client_id AS "client?: ClientId", l.origin AS "origin?", l.healthy AS "healthy?",
                    w.disabled_at IS NOT NULL AS "is_disabled!",
                    greatest(l.not_before, l.next_slot_at + slots.spacing) AS "opens_at?",
@@ -233,7 +233,7 @@ impl Store {
                 health: LaneHealth::from_column(row.healthy),
                 is_disabled: row.is_disabled,
                 first_at: row.first_at?,
-                jobs: JobDays::of(row.first_job?, row.last_job?),
+                jobs: JobDays::up_to(row.last_job?, now),
                 opens_at: row.opens_at,
             })
         });

@@ -149,7 +149,7 @@ mod tests {
             is_disabled: false,
             opens_at: None,
             first_at: DateTime::UNIX_EPOCH,
-            jobs: JobDays::of(JobId::generate(), JobId::generate()),
+            jobs: JobDays::up_to(JobId::generate(), Utc::now()),
         }
     }
 

@@ -38,7 +38,7 @@ impl Rig {
             health: LaneHealth::NeverTried,
             is_disabled: false,
             first_at,
-            jobs: JobDays::of(JobId::generate(), JobId::generate()),
+            jobs: JobDays::up_to(JobId::generate(), Utc::now()),
             opens_at: None,
         }
     }
