@@ -7,7 +7,6 @@ pub(crate) mod once;
 pub(crate) mod own_connection;
 pub(crate) mod deadline;
 pub(crate) mod drain_bound;
-pub(crate) mod job_days;
 pub(crate) mod error;
 pub(crate) mod clock;
 pub(crate) mod schema;

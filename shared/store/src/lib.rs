@@ -33,7 +33,6 @@ pub use db::conn::Conn;
 pub use db::connect::{ConnectOptions, Store};
 pub use db::drain_bound::DrainBound;
 pub use db::error::StoreError;
-pub use db::job_days::JobDays;
 pub use db::partition::{PartitionUpkeep, days_ahead_needed};
 pub use db::schema::{MigrateError, schema_version_needed};
 pub use db::wake;

@@ -84,7 +84,6 @@ pub(crate) async fn claim(store: &Store) -> ClaimedDeliveries {
             lane: head.lane,
             since: DateTime::UNIX_EPOCH,
             at_most: 1_000,
-            jobs: head.jobs,
             heavy_bytes: HEAVY,
         })
         .collect();

@@ -8,7 +8,6 @@ use chrono::{DateTime, Utc};
 use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::db::job_days::JobDays;
 use crate::db::wake::Write;
 use crate::id::{ClientId, DeliveryId, EndpointId, JobId, LaneId};
 use crate::job::history::JobEvent;
@@ -27,8 +26,6 @@ pub struct LaneOffer {
     /// See [`KnownLane`](crate::KnownLane).
     pub since: DateTime<Utc>,
     pub at_most: i32,
-    /// As the look says ([`LaneHead`](crate::LaneHead)).
-    pub jobs: JobDays,
     /// A heavy delivery of the lane is claimed if those claimed before it bring fewer bytes than this. So the first one
     /// fits, whatever its size, where this is above zero.
     pub heavy_bytes: i64,
@@ -133,7 +130,6 @@ impl Store {
         let since: Vec<_> = offers.iter().map(|offer| offer.since).collect();
         let at_most: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
         let of_lane: Vec<_> = offers.iter().map(|offer| offer.heavy_bytes).collect();
-        let jobs = JobDays::of_all(offers.iter().map(|offer| offer.jobs));
         // Where the job's id leads to a row, lanes are compared with IS TRUE, because no index matches that form.
         // Otherwise a plan made while the tables were small might use an index on the lane, and read all rows of a lane.
         let rows = query_with_receivers!(
@@ -181,7 +177,6 @@ impl Store {
                     FROM webhook_delivery q
                     WHERE q.lane_id = offer.lane_id
                       AND q.next_attempt_at >= offer.since AND q.next_attempt_at <= now()
-                      AND q.job_id < $12
                       AND (q.claim_no IS NULL OR q.claimed_until <= now())
                       AND (q.redelivery OR NOT EXISTS (
                           SELECT FROM webhook_delivery e
@@ -199,21 +194,20 @@ impl Store {
                             WHEN NOT p.redelivery AND EXISTS (
                                 SELECT FROM webhook_attempt a
                                 WHERE a.job_id = p.job_id AND a.outcome = 'failed' AND a.error_code = 'gone'
-                                  AND (a.lane_id = p.lane_id) IS TRUE
-                                  AND a.job_id < $12)
+                                  AND (a.lane_id = p.lane_id) IS TRUE)
                             THEN 'gone'
                             WHEN receiver.deleted THEN 'endpoint_deleted'
                        END AS ends_as
                 FROM picked p
-                CROSS JOIN LATERAL (SELECT * FROM job WHERE id = p.job_id AND id < $12 LIMIT 1) AS j
+                CROSS JOIN LATERAL (SELECT * FROM job WHERE id = p.job_id LIMIT 1) AS j
                 CROSS JOIN "# + RECEIVER OF "p.lane_id" + r#"
                 CROSS JOIN LATERAL (
                     SELECT attempt, state, previous_state, error, at FROM job_event
-                    WHERE job_id = p.job_id AND seq = p.seq AND job_id < $12 LIMIT 1
+                    WHERE job_id = p.job_id AND seq = p.seq LIMIT 1
                 ) AS e
                 CROSS JOIN LATERAL (
                     SELECT coalesce(sum(size), 0)::bigint AS bytes FROM artifact
-                    WHERE p.terminal AND job_id = p.job_id AND size <= $10 AND job_id < $12
+                    WHERE p.terminal AND job_id = p.job_id AND size <= $10
                 ) AS made
             ), of_lane AS (
                 SELECT *, row_number() OVER line AS nth, sum(heavy) OVER line - heavy AS before
@@ -270,7 +264,6 @@ impl Store {
             LIGHT,                       // $9 bytes of a light one
             terms.inline_limit,          // $10 inline_limit
             OPENS_AT,                    // $11 failures of an open lane
-            jobs.end.uuid(),             // $12 the lowest id after the last day
         )
         .fetch_all(self.once())
         .await?;

@@ -8,8 +8,7 @@ use uuid::Uuid;
 
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
-use crate::db::job_days::JobDays;
-use crate::id::{ClientId, DeliveryId, JobId, LaneId};
+use crate::id::{ClientId, DeliveryId, LaneId};
 
 /// A lane that was seen before. As far as the caller knows, none of its deliveries is due before `since`. Index entries
 /// before that belong to deliveries long gone, which Postgres keeps while somebody holds an old snapshot (a backup, say).
@@ -64,8 +63,6 @@ pub struct LaneHead {
     /// It belongs to a disabled endpoint, so nothing is claimed there for now.
     pub is_disabled: bool,
     pub first_at: DateTime<Utc>,
-    /// All days that its deliveries may be of.
-    pub jobs: JobDays,
     /// Until then the lane is held back.
     pub opens_at: Option<DateTime<Utc>>,
 }
@@ -150,7 +147,7 @@ impl Store {
             WITH RECURSIVE known AS MATERIALIZED (
                 SELECT lane_id, since FROM unnest($1::uuid[], $2::timestamptz[]) AS t (lane_id, since)
             ), made AS MATERIALIZED (
-                SELECT id, lane_id, job_id, next_attempt_at, claim_no FROM webhook_delivery
+                SELECT id, lane_id, next_attempt_at, claim_no FROM webhook_delivery
                 WHERE id >= $3 ORDER BY id LIMIT $4
             ), gap AS (
                 SELECT lane_id AS low, lead(lane_id, 1, $6::uuid) OVER (ORDER BY lane_id) AS high
@@ -158,31 +155,30 @@ impl Store {
                       UNION ALL
                       SELECT lane_id FROM known WHERE lane_id > $5 AND lane_id < $6) AS ends
             ), unknown AS (
-                SELECT d.lane_id, d.job_id, d.next_attempt_at, gap.high, 1 AS nth
+                SELECT d.lane_id, d.next_attempt_at, gap.high, 1 AS nth
                 FROM gap CROSS JOIN LATERAL (
-                    SELECT lane_id, job_id, next_attempt_at FROM webhook_delivery
+                    SELECT lane_id, next_attempt_at FROM webhook_delivery
                     WHERE lane_id > gap.low AND lane_id < gap.high AND (claim_no IS NULL OR claimed_until <= now())
                     ORDER BY lane_id, next_attempt_at LIMIT 1
                 ) AS d
                 UNION ALL
-                SELECT d.lane_id, d.job_id, d.next_attempt_at, unknown.high, unknown.nth + 1
+                SELECT d.lane_id, d.next_attempt_at, unknown.high, unknown.nth + 1
                 FROM unknown CROSS JOIN LATERAL (
-                    SELECT lane_id, job_id, next_attempt_at FROM webhook_delivery
+                    SELECT lane_id, next_attempt_at FROM webhook_delivery
                     WHERE lane_id > unknown.lane_id AND lane_id < unknown.high
                       AND (claim_no IS NULL OR claimed_until <= now())
                     ORDER BY lane_id, next_attempt_at LIMIT 1
                 ) AS d
                 WHERE unknown.nth < $7
             ), head AS (
-                SELECT lane_id, min(next_attempt_at) AS next_attempt_at,
-                       max(job_id::text)::uuid AS last_job
-                FROM (SELECT lane_id, job_id, next_attempt_at FROM unknown
+                SELECT lane_id, min(next_attempt_at) AS next_attempt_at
+                FROM (SELECT lane_id, next_attempt_at FROM unknown
                       UNION ALL
-                      SELECT lane_id, job_id, next_attempt_at FROM made WHERE claim_no IS NULL
+                      SELECT lane_id, next_attempt_at FROM made WHERE claim_no IS NULL
                       UNION ALL
-                      SELECT known.lane_id, d.job_id, d.next_attempt_at
+                      SELECT known.lane_id, d.next_attempt_at
                       FROM known CROSS JOIN LATERAL (
-                          SELECT job_id, next_attempt_at FROM webhook_delivery
+                          SELECT next_attempt_at FROM webhook_delivery
                           WHERE lane_id = known.lane_id AND next_attempt_at >= known.since
                             AND (claim_no IS NULL OR claimed_until <= now())
                           ORDER BY next_attempt_at LIMIT 1
@@ -190,7 +186,6 @@ impl Store {
                 GROUP BY lane_id
             )
             SELECT now() AS "now!", head.lane_id AS "lane?: LaneId", head.next_attempt_at AS "first_at?",
-                   head.last_job AS "last_job?: JobId",
                    l.client_id AS "client?: ClientId", l.origin AS "origin?", l.healthy AS "healthy?",
                    w.disabled_at IS NOT NULL AS "is_disabled!",
                    greatest(l.not_before, l.next_slot_at + slots.spacing) AS "opens_at?",
@@ -233,7 +228,6 @@ impl Store {
                 health: LaneHealth::from_column(row.healthy),
                 is_disabled: row.is_disabled,
                 first_at: row.first_at?,
-                jobs: JobDays::up_to(row.last_job?, now),
                 opens_at: row.opens_at,
             })
         });

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
 use foreman_store::{
-    DeliveryId, DeliveryOutcome, EndedUnsent, LaneHealth, LaneId, NewJob, Redelivery, ReportSettled, Scope,
-    ulid_floor,
+    DeliveryId, DeliveryOutcome, EndedUnsent, LaneHealth, LaneId, Redelivery, ReportSettled, Scope,
 };
 use foreman_tests::{Db, eventually};
 
@@ -49,22 +47,6 @@ async fn the_events_of_a_job_are_claimed_one_after_the_other_and_those_of_others
     }
     assert!(claim(&db.store).await.to_send.is_empty());
     assert_eq!(db.value::<i64>("SELECT count(*) FROM webhook_delivery").await, 0);
-}
-
-#[tokio::test]
-async fn a_claim_takes_webhooks_of_all_days_that_were_and_of_the_day_that_a_wrong_clock_has_stamped() {
-    let db = Db::fresh().await;
-    let of_day = |days| NewJob { id: ulid_floor(Utc::now() + TimeDelta::days(days)), ..job_to(&db, URL) };
-    let jobs = [-1, 0, 1].map(of_day);
-    db.accept_all(&jobs).await;
-    relay(&db.store).await;
-    let claimed = claim(&db.store).await.to_send;
-    let mut claimed: Vec<_> = claimed.iter().map(|delivery| delivery.job).collect();
-    while claimed.len() < 3 {
-        claimed.push(claim_one(&db.store).await.job);
-    }
-    claimed.sort_unstable();
-    assert_eq!(claimed, jobs.map(|job| job.id));
 }
 
 #[tokio::test]

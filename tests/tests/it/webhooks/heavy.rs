@@ -35,13 +35,7 @@ async fn claimed_sizes(db: &Db, heavy_of_lane: i64, heavy: i64) -> Vec<u64> {
     let offers: Vec<LaneOffer> = lanes
         .heads
         .iter()
-        .map(|head| LaneOffer {
-            lane: head.lane,
-            since,
-            at_most: 100,
-            jobs: head.jobs,
-            heavy_bytes: heavy_of_lane,
-        })
+        .map(|head| LaneOffer { lane: head.lane, since, at_most: 100, heavy_bytes: heavy_of_lane })
         .collect();
     let claimed = db.store.claim_deliveries(&offers, heavy, TERMS).await.unwrap();
     let mut sizes: Vec<u64> = claimed.to_send.iter().map(|one| one.artifact_bytes / 1_000 * 1_000).collect();

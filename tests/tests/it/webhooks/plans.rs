@@ -20,13 +20,7 @@ async fn work(db: &Db, store: &Store) {
         let lanes = store.look_at_lanes(&LaneSearch::everywhere(known)).await.unwrap();
         let due = lanes.heads.iter().filter(|head| head.first_at <= lanes.now);
         let offers: Vec<LaneOffer> = due
-            .map(|head| LaneOffer {
-                lane: head.lane,
-                since: head.first_at,
-                at_most: 10,
-                jobs: head.jobs,
-                heavy_bytes: HEAVY,
-            })
+            .map(|head| LaneOffer { lane: head.lane, since: head.first_at, at_most: 10, heavy_bytes: HEAVY })
             .collect();
         let mut claimed = store.claim_deliveries(&offers, HEAVY, TERMS).await.unwrap().to_send;
         store.add_artifacts(&mut claimed, 100).await.unwrap();

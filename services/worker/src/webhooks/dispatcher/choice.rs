@@ -44,8 +44,9 @@ impl Choice {
             .collect();
         let mut offers = Vec::new();
         let mut reserved = HashMap::new();
-        let offered = lanes.iter().zip(due).zip(seats.offer(&lanes, first));
-        for ((lane, head), at_most) in offered.filter(|(_, at_most)| *at_most > 0) {
+        for (lane, at_most) in
+            lanes.iter().zip(seats.offer(&lanes, first)).filter(|(_, at_most)| *at_most > 0)
+        {
             if Pace::of(lane.health) == Pace::Patient {
                 let Some(seat) = seats.reserve(lane) else { continue };
                 reserved.insert(lane.lane, seat);
@@ -54,7 +55,6 @@ impl Choice {
                 lane: lane.lane,
                 since: memory.since(lane.lane),
                 at_most: i32::try_from(at_most).unwrap_or(i32::MAX),
-                jobs: head.jobs,
                 heavy_bytes: i64::try_from(heavy.room_at(lane)).unwrap_or(i64::MAX),
             });
         }
@@ -91,7 +91,7 @@ mod tests {
     use std::time::Instant;
 
     use chrono::{DateTime, TimeDelta, Utc};
-    use foreman_store::{ClientId, DeliveryId, JobDays, JobId, LaneHealth, LaneSearch, Lanes};
+    use foreman_store::{ClientId, DeliveryId, LaneHealth, LaneSearch, Lanes};
 
     use super::*;
     use crate::webhooks::dispatcher::heavy::Weight;
@@ -149,7 +149,6 @@ mod tests {
             is_disabled: false,
             opens_at: None,
             first_at: DateTime::UNIX_EPOCH,
-            jobs: JobDays::up_to(JobId::generate(), Utc::now()),
         }
     }
 
@@ -204,8 +203,7 @@ mod tests {
     #[test]
     fn with_more_lanes_than_seats_the_first_ones_from_a_moving_start_get_one_each() {
         let rig = Rig::new();
-        let head = |number| due(&format!("https://{number}.example"), LaneHealth::Proven);
-        let due: Vec<LaneHead> = (0..4_200).map(head).collect();
+        let due: [LaneHead; 4_200] = several(LaneHealth::Proven);
         let choice = rig.choose_from(&due, 4_000);
         assert_eq!((choice.offers.len(), choice.lanes.len()), (4_096, 4_200));
         assert!(choice.offers.iter().all(|offer| offer.at_most == 1));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use foreman_store::{ClientId, JobDays, JobId, LaneHead, LaneHealth};
+use foreman_store::{ClientId, LaneHead, LaneHealth};
 
 use super::Pace::{Patient, Prompt};
 use super::visits::{PATIENT, PROVEN, UNPROVEN};
@@ -38,7 +38,6 @@ impl Rig {
             health: LaneHealth::NeverTried,
             is_disabled: false,
             first_at,
-            jobs: JobDays::up_to(JobId::generate(), Utc::now()),
             opens_at: None,
         }
     }
