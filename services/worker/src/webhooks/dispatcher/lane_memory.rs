@@ -8,10 +8,10 @@
 //!
 //! This is for speed only. What a look misses because of it is found by a later search, soon after.
 
-mod lanes;
 mod visits;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -21,7 +21,6 @@ use foreman_store::{DeliveryId, KnownLane, LaneHead, LaneId, LaneSearch, Lanes};
 use super::pace::{Pace, PerPace};
 use super::pool::{CountedLane, Pool};
 use crate::look_at_all::LookAtAll;
-use lanes::RememberedLanes;
 use visits::Visits;
 
 /// How far the memory stays behind the present. Whatever transaction made a delivery this long ago has committed.
@@ -45,7 +44,7 @@ const SEARCH_AGAIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) struct LaneMemory {
-    lanes: RememberedLanes,
+    lanes: BTreeMap<LaneId, Remembered>,
     /// Deliveries with lower ids are no news.
     made_since: DeliveryId,
     /// The search that is under way.
@@ -97,7 +96,7 @@ impl LaneMemory {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
-            lanes: RememberedLanes::default(),
+            lanes: BTreeMap::new(),
             made_since: DeliveryId::MAX,
             search: None,
             next_part: now,
@@ -111,12 +110,11 @@ impl LaneMemory {
     pub(super) fn are_freed(&mut self, pace: Pace, freed: &HashSet<LaneId>, now: Instant) -> bool {
         let mut is_news_for_other = !freed.is_empty() && self.progress[pace.other()].is_short;
         for lane in freed {
-            let is_for_other = self.lanes.change(*lane, |lane| {
+            if let Some(lane) = self.lanes.get_mut(lane) {
                 (lane.due_at, lane.told_at) = (Some(DateTime::UNIX_EPOCH), now);
                 (lane.empty_in, lane.is_full) = (0, false);
-                lane.pace() != pace
-            });
-            is_news_for_other |= is_for_other.unwrap_or_default();
+                is_news_for_other |= lane.pace() != pace;
+            }
         }
         is_news_for_other
     }
@@ -135,27 +133,23 @@ impl LaneMemory {
             Pace::Patient => (DeliveryId::MAX, self.next_part(now)),
         };
         let looks_at_all = self.search.as_ref().is_some_and(|search| search.looks_at_all);
-        let part = self.lanes.after(after).take_while(|(lane, _)| *lane < before);
-        let mut known: Vec<KnownLane> = part
-            .map(|(lane, remembered)| {
-                let since = if looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
-                KnownLane { lane, since }
-            })
-            .collect();
         let pass = self.progress[pace].pass;
-        let is_apart = |lane: LaneId| lane <= after || lane >= before;
-        let due = self.lanes.due(pace, present);
-        let mut due: Vec<&Remembered> = due
-            .filter(|(lane, remembered)| is_apart(*lane) && remembered.empty_in < pass)
-            .map(|(_, remembered)| remembered)
-            .collect();
-        if !due.is_empty() {
-            // Chance decides whose turn it is: no lane always comes last and goes without.
-            let first = rand::random_range(0..due.len());
-            due.rotate_left(first);
-        }
+        let mut known = Vec::new();
         let mut visits = Visits::new(pace, seats);
-        due.into_iter().for_each(|remembered| visits.add(remembered));
+        // Chance decides whose turn it is: no lane always comes last and goes without.
+        let first = rand::random_range(0..self.lanes.len().max(1));
+        for (&id, remembered) in self.lanes.iter().cycle().skip(first).take(self.lanes.len()) {
+            if id > after && id < before {
+                let since = if looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
+                known.push(KnownLane { lane: id, since });
+            } else if remembered.pace() == pace
+                && remembered.is_due(present)
+                && remembered.empty_in < pass
+                && !remembered.is_full
+            {
+                visits.add(remembered);
+            }
+        }
         let visits = visits.chosen();
         let progress = &mut self.progress[pace];
         (progress.left_some_out, progress.is_short) = (visits.left_some_out, visits.is_short);
@@ -167,7 +161,7 @@ impl LaneMemory {
     /// new ones, which the prompt pace leaves to the patient one. Returns whether it leaves such, with room for them or not.
     pub(super) fn choose(&mut self, pace: Pace, due: &mut Vec<LaneHead>, seats: &Pool) -> bool {
         let (mut own, mut others) = (Visits::new(pace, seats), Visits::new(pace, seats));
-        let lanes = due.iter().filter_map(|head| self.lanes.get(head.lane));
+        let lanes = due.iter().filter_map(|head| self.lanes.get(&head.lane));
         for lane in lanes.filter(|lane| !lane.is_full) {
             match (pace, lane.pace()) {
                 (Pace::Prompt, Pace::Patient) => others.add(lane),
@@ -199,7 +193,9 @@ impl LaneMemory {
     /// An attempt is about to begin in each of these lanes.
     pub(super) fn begin_attempts(&mut self, lanes: impl Iterator<Item = LaneId>) {
         for lane in lanes {
-            self.lanes.change(lane, |lane| lane.is_full = lane.pace() == Pace::Patient);
+            if let Some(lane) = self.lanes.get_mut(&lane) {
+                lane.is_full = lane.pace() == Pace::Patient;
+            }
         }
     }
 
@@ -207,11 +203,12 @@ impl LaneMemory {
     pub(super) fn are_empty(&mut self, pace: Pace, lanes: &[LaneId], began: Instant) {
         let pass = self.progress[pace].pass;
         for lane in lanes {
-            self.lanes.change(*lane, |lane| {
-                if lane.pace() == pace && lane.told_at <= began {
-                    lane.empty_in = pass;
-                }
-            });
+            if let Some(lane) = self.lanes.get_mut(lane)
+                && lane.pace() == pace
+                && lane.told_at <= began
+            {
+                lane.empty_in = pass;
+            }
         }
     }
 
@@ -233,8 +230,8 @@ impl LaneMemory {
             return (last, last);
         }
         let search = self.search.get_or_insert(new);
-        let before = self.lanes.after(search.after).nth(PART);
-        (search.after, before.map_or(last, |(lane, _)| lane))
+        let before = self.lanes.range((Excluded(search.after), Unbounded)).nth(PART);
+        (search.after, before.map_or(last, |(lane, _)| *lane))
     }
 
     /// Learns from this look, which began at `began` and ended now. Returns whether the other pace should look as well.
@@ -253,30 +250,29 @@ impl LaneMemory {
         let behind = lanes.now - BEHIND;
         let mut were_due_at = HashMap::new();
         for known in &look.known {
-            self.lanes.change(known.lane, |lane| {
-                if lane.told_at <= began {
-                    lane.since = behind;
-                    were_due_at.insert(known.lane, lane.due_at.take());
-                }
-            });
+            if let Some(lane) = self.lanes.get_mut(&known.lane)
+                && lane.told_at <= began
+            {
+                lane.since = behind;
+                were_due_at.insert(known.lane, lane.due_at.take());
+            }
         }
         let mut is_news_for_other = false;
         for head in &lanes.heads {
             let lane =
                 CountedLane { lane: head.lane, client: head.client, destination: None, health: head.health };
-            let new = Remembered::new(lane.clone(), ended);
-            is_news_for_other |= self.lanes.change_or_add(head.lane, new, |remembered| {
-                let was_due_at = were_due_at.remove(&head.lane).flatten().or(remembered.due_at);
-                let (was_pace, is_new) =
-                    (remembered.pace(), was_due_at.is_none_or(|at| at > head.claimable_at()));
-                remembered.learn(head, lane, ended);
-                // What is new and due the prompt pace claims itself.
-                let is_claimed_now = pace == Pace::Prompt && remembered.is_due(lanes.now);
-                let is_for_other =
-                    remembered.pace() != pace && remembered.due_at.is_some() && !is_claimed_now;
-                is_for_other && (is_new || remembered.pace() != was_pace)
-            });
+            let remembered =
+                self.lanes.entry(head.lane).or_insert_with(|| Remembered::new(lane.clone(), ended));
+            let was_due_at = were_due_at.remove(&head.lane).flatten().or(remembered.due_at);
+            let (was_pace, is_new) =
+                (remembered.pace(), was_due_at.is_none_or(|at| at > head.claimable_at()));
+            remembered.learn(head, lane, ended);
+            // What is new and due the prompt pace claims itself.
+            let is_claimed_now = pace == Pace::Prompt && remembered.is_due(lanes.now);
+            let is_for_other = remembered.pace() != pace && remembered.due_at.is_some() && !is_claimed_now;
+            is_news_for_other |= is_for_other && (is_new || remembered.pace() != was_pace);
         }
+        self.lanes.retain(|_, remembered| ended < remembered.busy + FORGET_AFTER);
         self.end_part(look, lanes, began, ended);
         is_news_for_other
     }
@@ -290,12 +286,12 @@ impl LaneMemory {
             return;
         }
         if look.before < last {
-            search.after = self.lanes.last_before(look.before).unwrap_or(search.after);
+            let passed = self.lanes.range(..look.before).next_back();
+            search.after = passed.map_or(search.after, |(lane, _)| *lane);
             return;
         }
         self.look_at_all.looked(search.began, ended);
         self.search = None;
-        self.lanes.retain(|_, remembered| ended < remembered.busy + FORGET_AFTER);
         if self.lanes.len() > PART {
             self.next_part = self.next_part.max(ended + SEARCH_AGAIN);
         }
@@ -306,20 +302,21 @@ impl LaneMemory {
         if self.progress[pace].left_some_out {
             return Round::More;
         }
-        let later =
-            self.lanes.next_due(pace, present).map(|at| now + (at - present).to_std().unwrap_or_default());
+        let own = self.lanes.values().filter(|lane| lane.pace() == pace);
+        let later = own.filter_map(|lane| lane.due_at).filter(|at| *at > present).min();
+        let later = later.map(|at| now + (at - present).to_std().unwrap_or_default());
         let part = self.search.as_ref().filter(|_| pace == Pace::Patient).map(|_| self.next_part);
         later.into_iter().chain(part).min().map_or(Round::Idle, |moment| Round::Until(moment.into()))
     }
 
     /// Whether a lane has something due, with room for it or not.
     pub(super) fn has_due(&self, present: DateTime<Utc>) -> bool {
-        self.lanes.iter().any(|remembered| remembered.is_due(present))
+        self.lanes.values().any(|remembered| remembered.is_due(present))
     }
 
     /// The moment from which on to claim in a lane.
     pub(super) fn since(&self, lane: LaneId) -> DateTime<Utc> {
-        self.lanes.get(lane).map_or(DateTime::UNIX_EPOCH, |remembered| remembered.since)
+        self.lanes.get(&lane).map_or(DateTime::UNIX_EPOCH, |remembered| remembered.since)
     }
 }
 
@@ -350,11 +347,6 @@ impl Remembered {
     /// Whose lane it is.
     fn pace(&self) -> Pace {
         Pace::of(self.lane.health)
-    }
-
-    /// Whose turn it is here, and from when on; `None` while nobody may claim.
-    fn is_for(&self) -> Option<(Pace, DateTime<Utc>)> {
-        self.due_at.filter(|_| !self.is_full).map(|at| (self.pace(), at))
     }
 
     fn is_due(&self, present: DateTime<Utc>) -> bool {

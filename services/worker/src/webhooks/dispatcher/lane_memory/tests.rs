@@ -92,7 +92,7 @@ impl Rig {
     }
 
     fn take_seat(&self, head: &LaneHead) -> Part {
-        self.seats.take(self.memory.lanes.get(head.lane).unwrap().lane.clone(), 1)
+        self.seats.take(self.memory.lanes[&head.lane].lane.clone(), 1)
     }
 }
 
@@ -280,7 +280,7 @@ fn what_is_new_the_prompt_pace_claims_and_leaves_to_the_patient_one_what_is_too_
     much_later.first_at += TimeDelta::hours(1);
     rig.learn(Prompt, &search, std::slice::from_ref(&much_later));
     assert_eq!(
-        rig.memory.lanes.get(much_later.lane).unwrap().due_at,
+        rig.memory.lanes[&much_later.lane].due_at,
         Some(later),
         "what waits there already comes first"
     );
@@ -347,7 +347,7 @@ fn a_lane_whose_one_seat_is_taken_is_left_alone_until_word_of_it_comes() {
     rig.know(&heads);
     let [first, second] = [heads[0].lane, heads[1].lane];
     heads.truncate(2);
-    rig.memory.lanes.retain(|lane, _| lane <= second);
+    rig.memory.lanes.retain(|lane, _| *lane <= second);
     rig.memory.next_part = rig.now + LOOK_AT_ALL;
     rig.memory.search = None;
     rig.memory.begin_attempts([first].into_iter());
