@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use foreman_store::JobRequest;
 use foreman_tests::{Api, Db, Worker, eventually, within};
+use futures_util::future::join_all;
 use ollama_sim::{Config, Happening, Kind, Sim};
 
 use crate::chat;
@@ -114,9 +115,8 @@ async fn four_models_settle_on_two_hosts_and_nothing_runs_twice() {
     let config = Config { load_delay: Duration::from_millis(300), ..Config::default() }.models(models);
     // A short quantum, so that the hosts change their models often.
     let (sims, api, _workers) = two_hosts(&db, &config, &[("FOREMAN_LOAD_SHARE", "40%")]).await;
-    for model in models {
-        submit(&api, model, 60).await;
-    }
+    // All at the same time: a host that is idle rightly helps with a model while there is no other.
+    join_all(models.map(|model| submit(&api, model, 60))).await;
     sims[0].until(|log| log.completed >= 60).await;
     sims[1].until(|log| log.completed >= 60).await;
     let settled = [loads(&sims[0]), loads(&sims[1])];
