@@ -8,6 +8,7 @@
 mod reader;
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -214,7 +215,11 @@ impl LiveAnswer {
 
     /// Lets readers have what there is, and what comes. From now on no other attempt may answer a caller.
     pub(crate) fn give_out(&self) {
-        self.0.state().is_given_out = true;
+        let was_given_out = mem::replace(&mut self.0.state().is_given_out, true);
+        if !was_given_out {
+            // A reader may have looked at the first piece before it could have it.
+            self.0.changes.send_replace(());
+        }
     }
 
     /// All bytes of the answer so far.

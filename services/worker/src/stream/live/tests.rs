@@ -1,3 +1,5 @@
+use std::pin::pin;
+
 use bytes::BytesMut;
 use foreman_live::{Frame, Frames};
 use foreman_store::{Completion, Reason};
@@ -66,6 +68,17 @@ async fn every_reader_gets_all_bytes_from_its_own_place_on() {
         assert_eq!(read(reader).await, (Some(200), text.to_owned(), Some(End::Done)));
     }
     assert!(answers.follow(job, Some(2), 0).is_none(), "another attempt");
+}
+
+#[tokio::test]
+async fn a_reader_that_looked_too_early_hears_when_the_first_piece_is_given_out() {
+    let (_answers, _job, live, mut readers) = begun(&[0]);
+    live.head(Some(&STREAM));
+    live.push(Bytes::from_static(b"ab"));
+    let mut next = pin!(readers[0].next());
+    assert!(next.as_mut().now_or_never().is_none(), "it is held back");
+    live.give_out();
+    assert!(next.now_or_never().is_some(), "it is given out");
 }
 
 #[tokio::test]
