@@ -59,6 +59,13 @@ pub(crate) enum Accepted {
     Replayed(JobId),
 }
 
+impl Accepted {
+    pub(crate) fn job(self) -> JobId {
+        let (Self::New(job) | Self::Replayed(job)) = self;
+        job
+    }
+}
+
 /// Why a job is not in the queue, or may not be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NotAccepted {

@@ -144,7 +144,7 @@ impl Accepting {
         let pending = self.pending.as_mut().ok_or(NotAccepted::Unknown)?;
         let reply = pending.wait().await;
         self.pending = None;
-        let (Accepted::New(job) | Accepted::Replayed(job)) = reply?;
+        let job = reply?.job();
         Ok(Guard::new(self.hang_ups.clone(), self.client, job))
     }
 }

@@ -179,6 +179,6 @@ pub(crate) async fn retry(
         app.store.request(caller.scope(), id, size.bytes).await?.ok_or_else(Refusal::no_such_job)?;
     drop(permit);
     let taken = Intake::new(Shared::clone(&app), caller, headers)?.take_in_again(id, request, held).await?;
-    let (Accepted::New(id) | Accepted::Replayed(id)) = taken.accepted().await?;
+    let id = taken.accepted().await?.job();
     Ok(queued(&app, id))
 }

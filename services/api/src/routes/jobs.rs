@@ -20,7 +20,6 @@ use crate::http::outgoing;
 use crate::http::prefer::preferred_wait;
 use crate::http::query::Parameters;
 use crate::intake::Intake;
-use crate::intake::submit::Accepted;
 use crate::refusal::Refusal;
 use crate::watch::Until;
 
@@ -68,7 +67,7 @@ pub(crate) async fn submit(
         .await?
         .accepted()
         .await?;
-    let (Accepted::New(id) | Accepted::Replayed(id)) = accepted;
+    let id = accepted.job();
     observe::is_about(id);
     let finished = match wait {
         None => None,

@@ -19,7 +19,6 @@ use crate::describe::schema;
 use crate::http::path::ModelPath;
 use crate::http::{body, object, observe, outgoing, values};
 use crate::intake::Intake;
-use crate::intake::submit::Accepted;
 use crate::refusal::Refusal;
 
 /// When to load a model. The body may be missing.
@@ -71,7 +70,7 @@ pub(crate) async fn warm(
     let intake = Intake::new(Shared::clone(&app), caller, headers)?;
     let accepted =
         intake.take_in_load(load, run_at, &read.bytes, Arc::new(read.held)).await?.accepted().await?;
-    let (Accepted::New(id) | Accepted::Replayed(id)) = accepted;
+    let id = accepted.job();
     observe::is_about(id);
     let mut response = job::queued(&app, id);
     job::tell_replayed(&mut response, &accepted);

@@ -25,7 +25,6 @@ use crate::http::body::{self, Bounded};
 use crate::http::observe;
 use crate::http::prefer;
 use crate::intake::Intake;
-use crate::intake::submit::Accepted;
 use crate::live::call::{Call, News};
 use crate::refusal::Refusal;
 use crate::routes::job;
@@ -70,8 +69,7 @@ pub(crate) async fn call(
         return Ok((StatusCode::OK, [(header::CONTENT_TYPE, content_type)], json).into_response());
     }
     if async_wanted {
-        let accepted = intake.take_in_sync_body(body, model, held).await?.accepted().await?;
-        let (Accepted::New(id) | Accepted::Replayed(id)) = accepted;
+        let id = intake.take_in_sync_body(body, model, held).await?.accepted().await?.job();
         observe::is_about(id);
         return Ok(job::queued(&app, id));
     }
