@@ -246,6 +246,12 @@ fn midnight(day: NaiveDate) -> DateTime<Utc> {
     day.and_time(NaiveTime::MIN).and_utc()
 }
 
+/// The lowest id of the day after tomorrow. A statement that looks up many jobs is told that there is none from it on:
+/// otherwise Postgres prepares to search the partitions of all days to come, which takes longer than the search.
+pub(crate) fn end_of_tomorrow(now: DateTime<Utc>) -> JobId {
+    ulid_floor(midnight(now.date_naive() + Days::new(2)))
+}
+
 /// The range of ids of a day: from its first id, up to and without the first id of the next day.
 fn bounds(day: NaiveDate) -> (JobId, JobId) {
     (ulid_floor(midnight(day)), ulid_floor(midnight(day + Days::new(1))))

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use crate::db::clock::seconds;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
+use crate::db::partition::end_of_tomorrow;
 use crate::db::wake::Write;
 use crate::id::{ClientId, DeliveryId, EndpointId, JobId, LaneId};
 use crate::job::history::JobEvent;
@@ -177,6 +178,7 @@ impl Store {
                     FROM webhook_delivery q
                     WHERE q.lane_id = offer.lane_id
                       AND q.next_attempt_at >= offer.since AND q.next_attempt_at <= now()
+                      AND q.job_id < $12
                       AND (q.claim_no IS NULL OR q.claimed_until <= now())
                       AND (q.redelivery OR NOT EXISTS (
                           SELECT FROM webhook_delivery e
@@ -194,20 +196,20 @@ impl Store {
                             WHEN NOT p.redelivery AND EXISTS (
                                 SELECT FROM webhook_attempt a
                                 WHERE a.job_id = p.job_id AND a.outcome = 'failed' AND a.error_code = 'gone'
-                                  AND (a.lane_id = p.lane_id) IS TRUE)
+                                  AND (a.lane_id = p.lane_id) IS TRUE AND a.job_id < $12)
                             THEN 'gone'
                             WHEN receiver.deleted THEN 'endpoint_deleted'
                        END AS ends_as
                 FROM picked p
-                CROSS JOIN LATERAL (SELECT * FROM job WHERE id = p.job_id LIMIT 1) AS j
+                CROSS JOIN LATERAL (SELECT * FROM job WHERE id = p.job_id AND id < $12 LIMIT 1) AS j
                 CROSS JOIN "# + RECEIVER OF "p.lane_id" + r#"
                 CROSS JOIN LATERAL (
                     SELECT attempt, state, previous_state, error, at FROM job_event
-                    WHERE job_id = p.job_id AND seq = p.seq LIMIT 1
+                    WHERE job_id = p.job_id AND seq = p.seq AND job_id < $12 LIMIT 1
                 ) AS e
                 CROSS JOIN LATERAL (
                     SELECT coalesce(sum(size), 0)::bigint AS bytes FROM artifact
-                    WHERE p.terminal AND job_id = p.job_id AND size <= $10
+                    WHERE p.terminal AND job_id = p.job_id AND size <= $10 AND job_id < $12
                 ) AS made
             ), of_lane AS (
                 SELECT *, row_number() OVER line AS nth, sum(heavy) OVER line - heavy AS before
@@ -264,6 +266,7 @@ impl Store {
             LIGHT,                       // $9 bytes of a light one
             terms.inline_limit,          // $10 inline_limit
             OPENS_AT,                    // $11 failures of an open lane
+            end_of_tomorrow(self.clock().now()).uuid(), // $12 no job is of a later day
         )
         .fetch_all(self.once())
         .await?;
