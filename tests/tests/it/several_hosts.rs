@@ -2,11 +2,11 @@
 //! one that has died.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use foreman_store::JobRequest;
-use foreman_tests::{Api, Db, Worker, eventually, within};
-use futures_util::future::join_all;
+use foreman_tests::{Api, Db, Worker, eventually, http, within};
 use ollama_sim::{Config, Happening, Kind, Sim};
 
 use crate::chat;
@@ -20,6 +20,21 @@ async fn submit(api: &Api, model: &str, count: usize) {
         job["model"] = model.into();
         api.submit(&job).await;
     }
+}
+
+/// The same for several models in one request, so that both hosts see all of the jobs at once.
+async fn submit_together(api: &Api, models: &[&str], count: usize) {
+    let mut lines = String::new();
+    for nth in 0..count {
+        for model in models {
+            let mut job = chat(&format!("job {nth} sim:tokens=5 sim:token-delay=10ms"));
+            job["model"] = (*model).into();
+            writeln!(lines, "{job}").unwrap();
+        }
+    }
+    let answer = http().post(format!("{}/jobs/batch", api.url)).body(lines).send().await.unwrap();
+    let answer = answer.text().await.unwrap();
+    assert_eq!(answer.matches("job_id").count(), count * models.len(), "{answer}");
 }
 
 /// Two hosts with a model each, one of which is away for so long while both have work.
@@ -115,8 +130,8 @@ async fn four_models_settle_on_two_hosts_and_nothing_runs_twice() {
     let config = Config { load_delay: Duration::from_millis(300), ..Config::default() }.models(models);
     // A short quantum, so that the hosts change their models often.
     let (sims, api, _workers) = two_hosts(&db, &config, &[("FOREMAN_LOAD_SHARE", "40%")]).await;
-    // All at the same time: a host that is idle rightly helps with a model while there is no other.
-    join_all(models.map(|model| submit(&api, model, 60))).await;
+    // A host that is idle rightly helps with a model while there is no other.
+    submit_together(&api, &models, 60).await;
     sims[0].until(|log| log.completed >= 60).await;
     sims[1].until(|log| log.completed >= 60).await;
     let settled = [loads(&sims[0]), loads(&sims[1])];
