@@ -8,17 +8,22 @@ use std::time::Duration;
 use foreman_store::JobRequest;
 use foreman_tests::{Api, Db, Worker, eventually, http, within};
 use ollama_sim::{Config, Happening, Kind, Sim};
+use serde_json::Value;
 
 use crate::chat;
 
 /// Jobs of each model.
 const JOBS: usize = 40;
 
+fn job(model: &str, nth: usize) -> Value {
+    let mut job = chat(&format!("job {nth} sim:tokens=5 sim:token-delay=10ms"));
+    job["model"] = model.into();
+    job
+}
+
 async fn submit(api: &Api, model: &str, count: usize) {
     for nth in 0..count {
-        let mut job = chat(&format!("job {nth} sim:tokens=5 sim:token-delay=10ms"));
-        job["model"] = model.into();
-        api.submit(&job).await;
+        api.submit(&job(model, nth)).await;
     }
 }
 
@@ -27,9 +32,7 @@ async fn submit_together(api: &Api, models: &[&str], count: usize) {
     let mut lines = String::new();
     for nth in 0..count {
         for model in models {
-            let mut job = chat(&format!("job {nth} sim:tokens=5 sim:token-delay=10ms"));
-            job["model"] = (*model).into();
-            writeln!(lines, "{job}").unwrap();
+            writeln!(lines, "{}", job(model, nth)).unwrap();
         }
     }
     let answer = http().post(format!("{}/jobs/batch", api.url)).body(lines).send().await.unwrap();

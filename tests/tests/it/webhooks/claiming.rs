@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::{TimeDelta, Utc};
 use foreman_store::{
-    DeliveryId, DeliveryOutcome, EndedUnsent, LaneHealth, LaneId, Redelivery, ReportSettled, Scope,
+    DeliveryId, DeliveryOutcome, EndedUnsent, LaneHealth, LaneId, NewJob, Redelivery, ReportSettled, Scope,
+    ulid_floor,
 };
 use foreman_tests::{Db, eventually};
 
@@ -47,6 +49,21 @@ async fn the_events_of_a_job_are_claimed_one_after_the_other_and_those_of_others
     }
     assert!(claim(&db.store).await.to_send.is_empty());
     assert_eq!(db.value::<i64>("SELECT count(*) FROM webhook_delivery").await, 0);
+}
+
+#[tokio::test]
+async fn a_webhook_of_a_later_day_than_tomorrow_waits_for_that_day_and_holds_up_no_other() {
+    let db = Db::fresh().await;
+    let of_day = |days| NewJob { id: ulid_floor(Utc::now() + TimeDelta::days(days)), ..job_to(&db, URL) };
+    let jobs = [-1, 0, 1, 3].map(of_day);
+    db.accept_all(&jobs).await;
+    relay(&db.store).await;
+    let mut claimed: Vec<_> = claim(&db.store).await.to_send.iter().map(|delivery| delivery.job).collect();
+    claimed.sort_unstable();
+    let claimable: Vec<_> = jobs[..3].iter().map(|job| job.id).collect();
+    assert_eq!(claimed, claimable);
+    let waits: i64 = db.value("SELECT count(*) FROM webhook_delivery WHERE claim_no IS NULL").await;
+    assert_eq!(waits, 1);
 }
 
 #[tokio::test]
