@@ -10,7 +10,7 @@ use std::{
 };
 
 use sqlx::postgres::PgListener;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use super::{Topic, Wakeups};
 use crate::db::connect::Store;
@@ -18,8 +18,13 @@ use crate::db::error::StoreError;
 
 const CHANNEL: &str = "foreman";
 
-/// The pause between two notifications of one process. Postgres delivers notifications one at a time, under a lock.
+/// The pause between two notifications of one process that sends many. Postgres delivers notifications one at a time, under a
+/// lock.
 const SPACING: Duration = Duration::from_millis(2);
+
+/// A process that sends few sends so many of them without a pause: the second of two commits need not wait because they
+/// came together.
+const AT_ONCE: u32 = 8;
 
 /// How often a process sends a beat that it must hear itself. Only a missing beat shows that one of the two
 /// connections is silent, because nobody knows when a wake-up should have come.
@@ -81,6 +86,7 @@ impl Wakeups {
         self.0.to_tell.notify_one();
         let mut beats = interval(BEAT);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut spaced = Spaced { until: Instant::now() };
         loop {
             let mut words: Vec<String> = Vec::new();
             tokio::select! {
@@ -103,8 +109,22 @@ impl Wakeups {
             if let Some(row) = told.first() {
                 teller.store(row.teller.unsigned_abs(), Ordering::Release);
             }
-            sleep(SPACING).await;
+            sleep_until(spaced.sent(Instant::now())).await;
         }
+    }
+}
+
+/// The notifications that were sent, as if each had come [`SPACING`] after the one before.
+struct Spaced {
+    /// When the next one would come. It may be sent [`AT_ONCE`] of them earlier.
+    until: Instant,
+}
+
+impl Spaced {
+    /// Counts a notification that was sent at `now`. Returns when the next one may be sent.
+    fn sent(&mut self, now: Instant) -> Instant {
+        self.until = self.until.max(now) + SPACING;
+        self.until - SPACING * AT_ONCE
     }
 }
 
@@ -119,4 +139,26 @@ async fn answered<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Re
 fn silent() -> StoreError {
     let said = format!("Postgres was silent for {} s", SILENCE.as_secs());
     StoreError::Away(std::io::Error::new(std::io::ErrorKind::TimedOut, said).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_notifications_have_no_pause_between_them_and_many_have() {
+        let mut now = Instant::now();
+        let mut spaced = Spaced { until: now };
+        for _ in 1..AT_ONCE {
+            assert!(spaced.sent(now) < now);
+        }
+        for _ in 0..100 {
+            let next = spaced.sent(now).max(now);
+            assert!(next <= now + SPACING);
+            now = next;
+        }
+        assert_eq!(spaced.sent(now), now + SPACING);
+        now += SPACING * AT_ONCE;
+        assert!(spaced.sent(now) < now, "after a while it sends few again");
+    }
 }
