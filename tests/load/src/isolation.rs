@@ -13,7 +13,7 @@ use foreman_tests::{Cluster, Db};
 use foreman_webhook::ReceiverUrl;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::Response;
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 
 use crate::bad_receivers::{BadReceivers, Manner};
 use crate::measure::millis;
@@ -168,15 +168,14 @@ impl<'a> Isolation<'a> {
         }
         // Gives the worker time to call as many of them as it will.
         sleep(self.length / 10).await;
-        let more = jobs(first..case.receivers);
-        let steps = 50;
-        let step = self.length / steps;
-        let per_step = more.len().div_ceil(usize::try_from(steps)?).max(1);
+        let more: Vec<_> = (first..case.receivers).map(|receiver| jobs(receiver..receiver + 1)).collect();
+        let gap = self.length / u32::try_from(more.len().max(1))?;
         let theirs = store.clone();
         let coming = tokio::spawn(async move {
-            for some in more.chunks(per_step) {
-                theirs.accept(some).await.expect("the jobs can be accepted");
-                sleep(step).await;
+            let mut next = interval(gap);
+            for receiver in more {
+                next.tick().await;
+                theirs.accept(&receiver).await.expect("the jobs can be accepted");
             }
         });
         let beside = self.send(&db, &store, beside, count, pause).await?;
@@ -193,8 +192,8 @@ impl<'a> Isolation<'a> {
         })
     }
 
-    /// Makes this many state changes, in turn for each of these receivers, and waits for their webhooks. Returns how long
-    /// each took.
+    /// Makes this many state changes, in turn for each of these receivers and on average `pause` apart, and waits for their
+    /// webhooks. Returns how long each took.
     async fn send(
         &self,
         db: &Db,
@@ -212,8 +211,8 @@ impl<'a> Isolation<'a> {
                 store.accept(&[job]).await?;
                 anyhow::Ok(Instant::now())
             }));
-            // Not quite evenly, so that no loop of the worker keeps in step with us.
-            sleep(pause.mul_f64(if number % 2 == 0 { 0.7 } else { 1.3 })).await;
+            // At random moments, as events have that do not know of each other.
+            sleep(pause.mul_f64(-(1.0 - rand::random::<f64>()).ln())).await;
         }
         let mut moments = Vec::with_capacity(count);
         for committed in committed {

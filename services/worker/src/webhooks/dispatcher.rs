@@ -167,7 +167,8 @@ impl Dispatcher {
         let freed = desk.freed[pace].take();
         let (search, mut is_news_for_other) = {
             let mut memory = desk.memory();
-            let is_news_for_other = memory.are_freed(pace, &freed, began);
+            let is_news_for_other = memory.are_freed(pace, &freed, began)
+                | (pace == Pace::Prompt && memory.are_news_for_patient(began));
             (memory.search(pace, began, self.store.clock().now(), &desk.seats), is_news_for_other)
         };
         let mut due = Vec::new();
@@ -265,16 +266,19 @@ impl Rounds for Dispatcher {
     }
 
     async fn woken(&mut self) {
-        let last_rounds_begin = async {
+        // The patient loop hears from the prompt one what news mean for it.
+        let news = async {
             match self.pace {
-                Pace::Prompt => self.last.begin().await,
+                Pace::Prompt => tokio::select! {
+                    () = self.news.changed() => {}
+                    () = self.last.begin() => {}
+                },
                 Pace::Patient => pending().await,
             }
         };
         tokio::select! {
-            () = self.news.changed() => {}
+            () = news => {}
             () = self.desk.freed[self.pace].changed() => {}
-            () = last_rounds_begin => {}
         }
     }
 }

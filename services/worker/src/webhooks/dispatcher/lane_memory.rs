@@ -8,10 +8,10 @@
 //!
 //! This is for speed only. What a look misses because of it is found by a later search, soon after.
 
+mod known;
 mod visits;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::Bound::{Excluded, Unbounded};
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -21,6 +21,7 @@ use foreman_store::{DeliveryId, KnownLane, LaneHead, LaneId, LaneSearch, Lanes};
 use super::pace::{Pace, PerPace};
 use super::pool::{CountedLane, Pool};
 use crate::look_at_all::LookAtAll;
+use known::{KnownLanes, Remembered};
 use visits::Visits;
 
 /// How far the memory stays behind the present. Whatever transaction made a delivery this long ago has committed.
@@ -44,7 +45,7 @@ const SEARCH_AGAIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) struct LaneMemory {
-    lanes: BTreeMap<LaneId, Remembered>,
+    lanes: KnownLanes,
     /// Deliveries with lower ids are no news.
     made_since: DeliveryId,
     /// The search that is under way.
@@ -53,23 +54,6 @@ pub(super) struct LaneMemory {
     next_part: Instant,
     look_at_all: LookAtAll,
     progress: PerPace<Progress>,
-}
-
-#[derive(Debug)]
-struct Remembered {
-    lane: CountedLane,
-    /// None of its deliveries is due before this.
-    since: DateTime<Utc>,
-    /// When its first delivery may be claimed, as far as is known. What is due stays due until a visit finds nothing.
-    due_at: Option<DateTime<Utc>>,
-    /// When we last heard something of it. A look that began before that knows less, and a claim too.
-    told_at: Instant,
-    busy: Instant,
-    /// It is not proven, and its one seat is taken. Word of it comes once that is free.
-    is_full: bool,
-    /// The last pass in which a claim found nothing more here. A webhook that is due may wait for an earlier one of its
-    /// job, which another dispatcher sends.
-    empty_in: u64,
 }
 
 /// How far one pace is.
@@ -81,6 +65,8 @@ struct Progress {
     is_short: bool,
     /// The number of this pass. A pass is the rounds between two waits.
     pass: u64,
+    /// The last pass in which claims found lanes empty.
+    empty_in: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -96,7 +82,7 @@ impl LaneMemory {
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
-            lanes: BTreeMap::new(),
+            lanes: KnownLanes::default(),
             made_since: DeliveryId::MAX,
             search: None,
             next_part: now,
@@ -110,13 +96,24 @@ impl LaneMemory {
     pub(super) fn are_freed(&mut self, pace: Pace, freed: &HashSet<LaneId>, now: Instant) -> bool {
         let mut is_news_for_other = !freed.is_empty() && self.progress[pace.other()].is_short;
         for lane in freed {
-            if let Some(lane) = self.lanes.get_mut(lane) {
+            let is_of_other = self.lanes.change(*lane, |lane| {
                 (lane.due_at, lane.told_at) = (Some(DateTime::UNIX_EPOCH), now);
                 (lane.empty_in, lane.is_full) = (0, false);
-                is_news_for_other |= lane.pace() != pace;
-            }
+                lane.pace() != pace
+            });
+            is_news_for_other |= is_of_other.unwrap_or_default();
         }
         is_news_for_other
+    }
+
+    /// The prompt pace heard news. Returns whether the patient one should look as well: with few lanes all news begin a search,
+    /// which may find what they were about, and a lane that was empty may be so no more.
+    pub(super) fn are_news_for_patient(&mut self, now: Instant) -> bool {
+        let begins_search = self.search.is_none() && self.lanes.len() <= PART;
+        if begins_search {
+            self.search = Some(Search::new(now, &self.look_at_all));
+        }
+        begins_search || self.progress[Pace::Patient].were_just_empty()
     }
 
     /// What a look at `now` visits; `present` is Postgres' time.
@@ -133,23 +130,20 @@ impl LaneMemory {
             Pace::Patient => (DeliveryId::MAX, self.next_part(now)),
         };
         let looks_at_all = self.search.as_ref().is_some_and(|search| search.looks_at_all);
+        let part = self.lanes.between(after, before).map(|(lane, remembered)| {
+            let since = if looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
+            KnownLane { lane, since }
+        });
+        let mut known: Vec<KnownLane> = part.collect();
         let pass = self.progress[pace].pass;
-        let mut known = Vec::new();
-        let mut visits = Visits::new(pace, seats);
+        let is_in_part = |lane: LaneId| lane > after && lane < before;
+        let due = self.lanes.to_visit(pace, present);
+        let due: Vec<&Remembered> =
+            due.filter(|due| due.empty_in < pass && !is_in_part(due.lane.lane)).collect();
         // Chance decides whose turn it is: no lane always comes last and goes without.
-        let first = rand::random_range(0..self.lanes.len().max(1));
-        for (&id, remembered) in self.lanes.iter().cycle().skip(first).take(self.lanes.len()) {
-            if id > after && id < before {
-                let since = if looks_at_all { DateTime::UNIX_EPOCH } else { remembered.since };
-                known.push(KnownLane { lane: id, since });
-            } else if remembered.pace() == pace
-                && remembered.is_due(present)
-                && remembered.empty_in < pass
-                && !remembered.is_full
-            {
-                visits.add(remembered);
-            }
-        }
+        let (later, sooner) = due.split_at(rand::random_range(0..due.len().max(1)));
+        let mut visits = Visits::new(pace, seats);
+        sooner.iter().chain(later).for_each(|due| visits.add(due));
         let visits = visits.chosen();
         let progress = &mut self.progress[pace];
         (progress.left_some_out, progress.is_short) = (visits.left_some_out, visits.is_short);
@@ -158,10 +152,10 @@ impl LaneMemory {
     }
 
     /// Leaves those of these lanes from which the next claim of this pace takes. The others follow with its next look, but for
-    /// new ones, which the prompt pace leaves to the patient one. Returns whether it leaves such, with room for them or not.
+    /// new ones, which the prompt pace leaves to the patient one. Returns whether it leaves such for which there is room.
     pub(super) fn choose(&mut self, pace: Pace, due: &mut Vec<LaneHead>, seats: &Pool) -> bool {
         let (mut own, mut others) = (Visits::new(pace, seats), Visits::new(pace, seats));
-        let lanes = due.iter().filter_map(|head| self.lanes.get(&head.lane));
+        let lanes = due.iter().filter_map(|head| self.lanes.get(head.lane));
         for lane in lanes.filter(|lane| !lane.is_full) {
             match (pace, lane.pace()) {
                 (Pace::Prompt, Pace::Patient) => others.add(lane),
@@ -171,9 +165,11 @@ impl LaneMemory {
         }
         let (own, others) = (own.chosen(), others.chosen());
         self.progress[pace].left_some_out |= own.left_some_out;
+        // For these the other pace looks once something is given back.
+        self.progress[pace.other()].is_short |= others.is_short;
         let chosen: HashSet<LaneId> = own.lanes.into_iter().chain(others.lanes).collect();
         due.retain(|head| chosen.contains(&head.lane));
-        others.left_some_out || others.is_short
+        others.left_some_out
     }
 
     /// A claim brought nothing for seats that were reserved for it. Returns whether the other pace should look, because it may
@@ -193,9 +189,7 @@ impl LaneMemory {
     /// An attempt is about to begin in each of these lanes.
     pub(super) fn begin_attempts(&mut self, lanes: impl Iterator<Item = LaneId>) {
         for lane in lanes {
-            if let Some(lane) = self.lanes.get_mut(&lane) {
-                lane.is_full = lane.pace() == Pace::Patient;
-            }
+            self.lanes.change(lane, |lane| lane.is_full = lane.pace() == Pace::Patient);
         }
     }
 
@@ -203,11 +197,15 @@ impl LaneMemory {
     pub(super) fn are_empty(&mut self, pace: Pace, lanes: &[LaneId], began: Instant) {
         let pass = self.progress[pace].pass;
         for lane in lanes {
-            if let Some(lane) = self.lanes.get_mut(lane)
-                && lane.pace() == pace
-                && lane.told_at <= began
-            {
-                lane.empty_in = pass;
+            let is_empty = self.lanes.change(*lane, |lane| {
+                let is_empty = lane.pace() == pace && lane.told_at <= began;
+                if is_empty {
+                    lane.empty_in = pass;
+                }
+                is_empty
+            });
+            if is_empty == Some(true) {
+                self.progress[pace].empty_in = Some(pass);
             }
         }
     }
@@ -219,19 +217,13 @@ impl LaneMemory {
 
     /// The part of all lanes that a look at `now` searches through.
     fn next_part(&mut self, now: Instant) -> (LaneId, LaneId) {
-        let (first, last) = LaneSearch::ENDS;
-        let looks_at_all = self.look_at_all.is_due(now);
-        let new = Search { began: now, after: first, looks_at_all };
-        // With few lanes all news begin a search. Its time comes soon, and it may find what the news was about.
+        let (_, last) = LaneSearch::ENDS;
         if now < self.next_part {
-            if self.lanes.len() <= PART {
-                self.search.get_or_insert(new);
-            }
             return (last, last);
         }
-        let search = self.search.get_or_insert(new);
-        let before = self.lanes.range((Excluded(search.after), Unbounded)).nth(PART);
-        (search.after, before.map_or(last, |(lane, _)| *lane))
+        let search = self.search.get_or_insert_with(|| Search::new(now, &self.look_at_all));
+        let before = self.lanes.between(search.after, last).nth(PART);
+        (search.after, before.map_or(last, |(lane, _)| lane))
     }
 
     /// Learns from this look, which began at `began` and ended now. Returns whether the other pace should look as well.
@@ -250,29 +242,32 @@ impl LaneMemory {
         let behind = lanes.now - BEHIND;
         let mut were_due_at = HashMap::new();
         for known in &look.known {
-            if let Some(lane) = self.lanes.get_mut(&known.lane)
-                && lane.told_at <= began
-            {
-                lane.since = behind;
-                were_due_at.insert(known.lane, lane.due_at.take());
-            }
+            self.lanes.change(known.lane, |lane| {
+                if lane.told_at <= began {
+                    lane.since = behind;
+                    were_due_at.insert(known.lane, lane.due_at.take());
+                }
+            });
         }
         let mut is_news_for_other = false;
         for head in &lanes.heads {
             let lane =
                 CountedLane { lane: head.lane, client: head.client, destination: None, health: head.health };
-            let remembered =
-                self.lanes.entry(head.lane).or_insert_with(|| Remembered::new(lane.clone(), ended));
-            let was_due_at = were_due_at.remove(&head.lane).flatten().or(remembered.due_at);
-            let (was_pace, is_new) =
-                (remembered.pace(), was_due_at.is_none_or(|at| at > head.claimable_at()));
-            remembered.learn(head, lane, ended);
-            // What is new and due the prompt pace claims itself.
-            let is_claimed_now = pace == Pace::Prompt && remembered.is_due(lanes.now);
-            let is_for_other = remembered.pace() != pace && remembered.due_at.is_some() && !is_claimed_now;
-            is_news_for_other |= is_for_other && (is_new || remembered.pace() != was_pace);
+            let was_due_at = were_due_at.remove(&head.lane).flatten();
+            self.lanes.add(&lane, ended);
+            let is_for_other = self.lanes.change(head.lane, |remembered| {
+                let was_due_at = was_due_at.or(remembered.due_at);
+                let (was_pace, is_new) =
+                    (remembered.pace(), was_due_at.is_none_or(|at| at > head.claimable_at()));
+                remembered.learn(head, lane, ended);
+                // What is new and due the prompt pace claims itself.
+                let is_claimed_now = pace == Pace::Prompt && remembered.is_due(lanes.now);
+                let is_for_other =
+                    remembered.pace() != pace && remembered.due_at.is_some() && !is_claimed_now;
+                is_for_other && (is_new || remembered.pace() != was_pace)
+            });
+            is_news_for_other |= is_for_other.unwrap_or_default();
         }
-        self.lanes.retain(|_, remembered| ended < remembered.busy + FORGET_AFTER);
         self.end_part(look, lanes, began, ended);
         is_news_for_other
     }
@@ -286,12 +281,13 @@ impl LaneMemory {
             return;
         }
         if look.before < last {
-            let passed = self.lanes.range(..look.before).next_back();
-            search.after = passed.map_or(search.after, |(lane, _)| *lane);
+            let passed = self.lanes.between(search.after, look.before).last();
+            search.after = passed.map_or(search.after, |(lane, _)| lane);
             return;
         }
         self.look_at_all.looked(search.began, ended);
         self.search = None;
+        self.lanes.forget(|remembered| ended >= remembered.busy + FORGET_AFTER);
         if self.lanes.len() > PART {
             self.next_part = self.next_part.max(ended + SEARCH_AGAIN);
         }
@@ -302,61 +298,41 @@ impl LaneMemory {
         if self.progress[pace].left_some_out {
             return Round::More;
         }
-        let own = self.lanes.values().filter(|lane| lane.pace() == pace);
-        let later = own.filter_map(|lane| lane.due_at).filter(|at| *at > present).min();
+        let later = self.lanes.next_visit(pace, present);
         let later = later.map(|at| now + (at - present).to_std().unwrap_or_default());
-        let part = self.search.as_ref().filter(|_| pace == Pace::Patient).map(|_| self.next_part);
+        let is_searched = pace == Pace::Patient && (self.search.is_some() || self.lanes.len() > PART);
+        let part = is_searched.then_some(self.next_part);
         later.into_iter().chain(part).min().map_or(Round::Idle, |moment| Round::Until(moment.into()))
     }
 
     /// Whether a lane has something due, with room for it or not.
     pub(super) fn has_due(&self, present: DateTime<Utc>) -> bool {
-        self.lanes.values().any(|remembered| remembered.is_due(present))
+        self.lanes.have_due(present)
     }
 
     /// The moment from which on to claim in a lane.
     pub(super) fn since(&self, lane: LaneId) -> DateTime<Utc> {
-        self.lanes.get(&lane).map_or(DateTime::UNIX_EPOCH, |remembered| remembered.since)
+        self.lanes.get(lane).map_or(DateTime::UNIX_EPOCH, |remembered| remembered.since)
     }
 }
 
-impl Remembered {
-    fn new(lane: CountedLane, now: Instant) -> Self {
-        Self {
-            lane,
-            since: DateTime::UNIX_EPOCH,
-            due_at: None,
-            told_at: now,
-            busy: now,
-            is_full: false,
-            empty_in: 0,
-        }
+impl Search {
+    fn new(now: Instant, look_at_all: &LookAtAll) -> Self {
+        let (after, _) = LaneSearch::ENDS;
+        Self { began: now, after, looks_at_all: look_at_all.is_due(now) }
     }
+}
 
-    /// Learns what a look found that ended at `now`.
-    fn learn(&mut self, head: &LaneHead, lane: CountedLane, now: Instant) {
-        let due_at = (!head.is_disabled).then(|| head.claimable_at());
-        self.due_at = self.due_at.into_iter().chain(due_at).min();
-        self.since = self.since.min(head.first_at);
-        if Pace::of(lane.health) != self.pace() {
-            (self.empty_in, self.is_full) = (0, false);
-        }
-        (self.lane, self.told_at, self.busy) = (lane, now, now);
-    }
-
-    /// Whose lane it is.
-    fn pace(&self) -> Pace {
-        Pace::of(self.lane.health)
-    }
-
-    fn is_due(&self, present: DateTime<Utc>) -> bool {
-        self.due_at.is_some_and(|due_at| due_at <= present)
+impl Progress {
+    /// Claims found lanes empty in this pass, or in the one before.
+    fn were_just_empty(&self) -> bool {
+        self.empty_in.is_some_and(|pass| pass + 1 >= self.pass)
     }
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { left_some_out: false, is_short: false, pass: 1 }
+        Self { left_some_out: false, is_short: false, pass: 1, empty_in: None }
     }
 }
 

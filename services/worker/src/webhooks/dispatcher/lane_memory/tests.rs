@@ -92,7 +92,7 @@ impl Rig {
     }
 
     fn take_seat(&self, head: &LaneHead) -> Part {
-        self.seats.take(self.memory.lanes[&head.lane].lane.clone(), 1)
+        self.seats.take(self.memory.lanes.get(head.lane).unwrap().lane.clone(), 1)
     }
 }
 
@@ -227,10 +227,11 @@ fn of_many_lanes_those_are_visited_that_have_something_due_and_room() {
     }
     rig.know(&heads);
     let wait = Duration::from_secs(1);
+    assert_eq!(rig.memory.next_look(Patient, rig.now, rig.present), until(rig.now + SEARCH_AGAIN));
+    rig.memory.next_part = rig.now + 2 * wait;
     assert_eq!(rig.memory.next_look(Patient, rig.now, rig.present), until(rig.now + wait));
     assert!(rig.look(Patient, &heads).is_empty());
     rig.pass(wait);
-    rig.memory.next_part = rig.now + wait;
     let due: Vec<LaneId> = heads[..5].iter().map(|head| head.lane).collect();
     assert_eq!(rig.look(Patient, &heads), due);
     let sending = rig.take_seat(&heads[0]);
@@ -248,6 +249,9 @@ fn with_few_lanes_all_news_begin_a_search_and_it_takes_a_part_of_the_time() {
     rig.know(&heads);
     rig.memory.next_part = rig.now + Duration::from_millis(9);
     assert!(rig.search(Patient).is_empty());
+    assert!(rig.memory.search.is_none(), "there are no news");
+    assert!(rig.memory.are_news_for_patient(rig.now));
+    assert!(!rig.memory.are_news_for_patient(rig.now), "it knows that a search has begun");
     assert_eq!(rig.memory.next_look(Patient, rig.now, rig.present), until(rig.memory.next_part));
     rig.pass(Duration::from_millis(9));
     assert_eq!(rig.look(Patient, &heads).len(), PART);
@@ -280,7 +284,7 @@ fn what_is_new_the_prompt_pace_claims_and_leaves_to_the_patient_one_what_is_too_
     much_later.first_at += TimeDelta::hours(1);
     rig.learn(Prompt, &search, std::slice::from_ref(&much_later));
     assert_eq!(
-        rig.memory.lanes[&much_later.lane].due_at,
+        rig.memory.lanes.get(much_later.lane).unwrap().due_at,
         Some(later),
         "what waits there already comes first"
     );
@@ -347,7 +351,7 @@ fn a_lane_whose_one_seat_is_taken_is_left_alone_until_word_of_it_comes() {
     rig.know(&heads);
     let [first, second] = [heads[0].lane, heads[1].lane];
     heads.truncate(2);
-    rig.memory.lanes.retain(|lane, _| *lane <= second);
+    rig.memory.lanes.forget(|remembered| remembered.lane.lane > second);
     rig.memory.next_part = rig.now + LOOK_AT_ALL;
     rig.memory.search = None;
     rig.memory.begin_attempts([first].into_iter());
@@ -395,7 +399,11 @@ fn few_unproven_lanes_are_visited_at_a_time_and_none_twice_before_the_loop_waits
         rig.memory.pass_ends(Prompt);
         assert!(rig.look(Patient, &heads).is_empty(), "the other loop's waits say nothing");
         rig.memory.pass_ends(Patient);
+        assert!(rig.memory.are_news_for_patient(rig.now), "they may have ended that wait");
     }
+    rig.look(Patient, &[]);
+    rig.memory.pass_ends(Patient);
+    assert!(!rig.memory.are_news_for_patient(rig.now), "nothing is known to wait");
 }
 
 #[test]
