@@ -151,8 +151,8 @@ impl Store {
                 FROM lane
                 JOIN webhook_lane l ON l.id = lane.lane_id
                 LEFT JOIN LATERAL (
-                    SELECT slots.spacing, slots.burst
-                    FROM webhook_endpoint w, LATERAL rate_slots(w.rate_limit) AS slots
+                    SELECT rate_spacing(w.rate_limit) AS spacing, rate_burst(w.rate_limit) AS burst
+                    FROM webhook_endpoint w
                     WHERE w.id = lane.lane_id AND w.rate_limit IS NOT NULL
                 ) AS limited ON true
                 WHERE lane.is_gated

@@ -188,7 +188,7 @@ impl Store {
             SELECT now() AS "now!", head.lane_id AS "lane?: LaneId", head.next_attempt_at AS "first_at?",
                    l.client_id AS "client?: ClientId", l.origin AS "origin?", l.healthy AS "healthy?",
                    w.disabled_at IS NOT NULL AS "is_disabled!",
-                   greatest(l.not_before, l.next_slot_at + slots.spacing) AS "opens_at?",
+                   greatest(l.not_before, l.next_slot_at + rate_spacing(w.rate_limit)) AS "opens_at?",
                    (SELECT id FROM made ORDER BY id DESC LIMIT 1) AS "newest?: DeliveryId",
                    (SELECT count(*) FROM made) >= $4 AS "has_more_new!",
                    EXISTS (SELECT FROM unknown WHERE nth >= $7) AS "is_cut!"
@@ -200,8 +200,7 @@ impl Store {
             ) AS l ON true
             LEFT JOIN LATERAL (
                 SELECT disabled_at, rate_limit FROM webhook_endpoint WHERE id = head.lane_id LIMIT 1
-            ) AS w ON true
-            LEFT JOIN LATERAL rate_slots(w.rate_limit) AS slots ON true"#,
+            ) AS w ON true"#,
             &lanes,
             &since,
             search.made_since.uuid(),
