@@ -65,7 +65,7 @@ struct Progress {
     is_short: bool,
     /// The number of this pass. A pass is the rounds between two waits.
     pass: u64,
-    /// The last pass in which claims found lanes empty.
+    /// The last pass in which claims, of either pace, found lanes of this one empty.
     empty_in: Option<u64>,
 }
 
@@ -197,15 +197,17 @@ impl LaneMemory {
     pub(super) fn are_empty(&mut self, pace: Pace, lanes: &[LaneId], began: Instant) {
         let pass = self.progress[pace].pass;
         for lane in lanes {
-            let is_empty = self.lanes.change(*lane, |lane| {
-                let is_empty = lane.pace() == pace && lane.told_at <= began;
-                if is_empty {
+            let empty = self.lanes.change(*lane, |lane| {
+                if lane.told_at > began {
+                    return None;
+                }
+                if lane.pace() == pace {
                     lane.empty_in = pass;
                 }
-                is_empty
+                Some(lane.pace())
             });
-            if is_empty == Some(true) {
-                self.progress[pace].empty_in = Some(pass);
+            if let Some(of) = empty.flatten() {
+                self.progress[of].empty_in = Some(self.progress[of].pass);
             }
         }
     }

@@ -291,6 +291,23 @@ fn what_is_new_the_prompt_pace_claims_and_leaves_to_the_patient_one_what_is_too_
 }
 
 #[test]
+fn a_new_lane_that_the_prompt_pace_finds_empty_is_visited_again_after_news() {
+    let mut rig = Rig::new();
+    rig.know(&rig.heads(500, rig.present + TimeDelta::hours(1)));
+    let new = [rig.head(1_000, rig.present)];
+    let search = rig.search(Prompt);
+    assert!(!rig.learn(Prompt, &search, &new));
+    assert!(!rig.memory.are_news_for_patient(rig.now));
+    rig.memory.are_empty(Prompt, &[new[0].lane], rig.now);
+    for _ in 0..2 {
+        assert!(rig.memory.are_news_for_patient(rig.now), "of an earlier webhook of its job, say");
+        assert_eq!(rig.look(Patient, &new), [new[0].lane]);
+        rig.memory.are_empty(Patient, &[new[0].lane], rig.now);
+        rig.memory.pass_ends(Patient);
+    }
+}
+
+#[test]
 fn a_lane_passes_to_the_other_pace_with_its_health() {
     let mut rig = Rig::new();
     let mut heads = rig.heads(2, rig.present);
