@@ -17,6 +17,7 @@ use tokio::time::{interval, sleep};
 
 use crate::bad_receivers::{BadReceivers, Manner};
 use crate::measure::millis;
+use crate::mixed::{between_arrivals, seeded};
 use crate::programs::Programs;
 use crate::services::Worker;
 use crate::{Scale, cpu, say, server};
@@ -203,6 +204,7 @@ impl<'a> Isolation<'a> {
         pause: Duration,
     ) -> anyhow::Result<Vec<Duration>> {
         *note(&self.came) = vec![None; count];
+        let mut random = seeded();
         let mut committed = Vec::with_capacity(count);
         for number in 0..count {
             let url = format!("http://{}/{number}", receivers[number % receivers.len()]);
@@ -212,7 +214,7 @@ impl<'a> Isolation<'a> {
                 anyhow::Ok(Instant::now())
             }));
             // At random moments, as events have that do not know of each other.
-            sleep(pause.mul_f64(-(1.0 - rand::random::<f64>()).ln())).await;
+            sleep(between_arrivals(&mut random, pause.as_secs_f64())).await;
         }
         let mut moments = Vec::with_capacity(count);
         for committed in committed {
