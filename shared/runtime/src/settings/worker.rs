@@ -85,8 +85,11 @@ pub const WEBHOOK_RETRY_SCHEDULE: Setting = Setting::with_default(
     "5s,5m,30m,2h,5h,10h,14h,20h,24h",
     "waits before attempt 2, 3, … of a webhook",
 );
-pub const WEBHOOK_TIMEOUT: Setting =
-    Setting::with_default("FOREMAN_WEBHOOK_TIMEOUT", "15s", "longest wait for a receiver's answer");
+pub const WEBHOOK_TIMEOUT: Setting = Setting::with_default(
+    "FOREMAN_WEBHOOK_TIMEOUT",
+    "15s",
+    "time for a receiver to answer; each attempt gets up to a fifth more, by chance",
+);
 
 pub const ALL: &[Setting] = &[
     OLLAMA_HOST,

@@ -22,7 +22,7 @@ use super::sender::{Received, Sender, Webhook};
 use crate::large_reads::LargeReads;
 use crate::worker::Worker;
 
-/// A claim holds for the timeout of its attempt and this much more: half of it to begin, half to write the report.
+/// A claim holds for the longest attempt and this much more: half of it to begin, half to write the report.
 const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
 /// A delivery that was claimed this long ago and has not begun is given back: its claim might end while it is being sent.
@@ -76,7 +76,7 @@ impl Context {
         let schedule = settings.schedule.clone();
         let at_most = |terminal| i16::try_from(schedule.max_attempts(terminal)).unwrap_or(i16::MAX);
         let terms = DeliveryTerms {
-            lease: settings.timeout + LEASE_MARGIN,
+            lease: sender.longest_attempt() + LEASE_MARGIN,
             max_attempts_terminal: at_most(true),
             max_attempts: at_most(false),
             inline_limit: i64::try_from(settings.inline_limit).unwrap_or(i64::MAX),

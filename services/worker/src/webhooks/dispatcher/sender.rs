@@ -24,6 +24,10 @@ const KEPT: usize = 1_024;
 /// Bytes of the answer's body that are read. The connection of a longer answer is closed and not used again.
 const READ_AT_MOST: usize = 64 * 1_024;
 
+/// The most that one attempt may take, in timeouts; each draws its own part of it. A thousand attempts that began together
+/// would else time out in one moment, and other webhooks would wait until all their reports are written.
+const LONGEST: f64 = 1.2;
+
 /// How long the body may take after the status has come. The body decides nothing.
 const READ_FOR: Duration = Duration::from_secs(2);
 
@@ -84,6 +88,11 @@ impl Sender {
         self.destinations.clone()
     }
 
+    /// The longest that an attempt may take.
+    pub(super) fn longest_attempt(&self) -> Duration {
+        self.timeout.mul_f64(LONGEST)
+    }
+
     /// Signs a webhook with the present time, and sends it.
     pub(super) async fn send(&self, address: &Address, webhook: Webhook<'_>) -> Received {
         let Some(url) = &address.url else { return Received::none(Failure::InvalidUrl) };
@@ -94,7 +103,7 @@ impl Sender {
         }
         let message = sign::message_id(job_id, seq.into());
         let signature = sign::headers(&signing.secrets, &message, self.clock.now().timestamp(), &body);
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout.mul_f64(rand::random_range(1.0..=LONGEST));
         // The HTTP client asks the resolver only about names. An address in the URL is checked here.
         if let Err(refused) = self.guard.check(url) {
             return Received::none(Failure::of_url(&refused));
