@@ -168,7 +168,7 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
     shutdown.spawn_infallible("hang-ups", {
         let (store, last_hang_up) = (store.clone(), last_hang_up.clone());
         async move {
-            HangUps::run(&store, gone, last_flush).await;
+            HangUps::run(&store, api, gone, last_flush).await;
             last_hang_up.cancel();
         }
     });

@@ -190,7 +190,7 @@ async fn readers_come_late_and_at_an_offset_and_one_that_never_reads_slows_nothi
     assert_eq!(late.lines(2).await, three[offset..]);
     let other = http().get(format!("{}/answers/{job}?attempt=2", house.url)).send().await.unwrap();
     assert_eq!(other.status(), StatusCode::NOT_FOUND);
-    house.db.store.cancel_all(&[(house.db.client, job)]).await.unwrap();
+    house.db.store.cancel_all(&[(house.db.client, job)], None).await.unwrap();
     for reader in [early, late] {
         assert_eq!(reader.whole().await.2, End::Cancelled);
     }

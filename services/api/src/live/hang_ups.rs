@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use foreman_runtime::background::jittered;
 use foreman_runtime::{background_error, stalls};
-use foreman_store::{ClientId, JobId, Store};
+use foreman_store::{ApiId, ClientId, JobId, Store};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -55,10 +55,11 @@ impl HangUps {
     /// Cancels what comes until `last`, and then what is left. Each statement takes all that has gathered.
     pub(crate) async fn run(
         store: &Store,
+        api: ApiId,
         mut gone: UnboundedReceiver<(ClientId, JobId)>,
         last: CancellationToken,
     ) {
-        let mut gathered = Vec::new();
+        let (mut gathered, waited_at) = (Vec::new(), [api]);
         loop {
             tokio::select! {
                 biased;
@@ -70,8 +71,8 @@ impl HangUps {
                 }
                 () = last.cancelled() => return,
             }
-            while let Err(error) = stalls::round("hang_ups", stalls::USUAL, store.cancel_all(&gathered)).await
-            {
+            let cancel = || store.cancel_all(&gathered, Some(&waited_at));
+            while let Err(error) = stalls::round("hang_ups", stalls::USUAL, cancel()).await {
                 background_error!(
                     "hang_ups",
                     error,

@@ -76,7 +76,8 @@ impl Store {
             return Ok(Orphaned::default());
         }
         let orphans = self.orphaned_jobs(dead).await?;
-        self.cancel_all(&orphans).await?;
+        let apis: Vec<_> = dead.iter().map(|api| api.id).collect();
+        self.cancel_all(&orphans, Some(&apis)).await?;
         Ok(Orphaned { apis: self.bury_apis(dead).await?, jobs: orphans.len() })
     }
 

@@ -50,17 +50,25 @@ impl Store {
     /// Makes this api the one whose caller waits for a sync call. Returns false if the job has ended meanwhile, or if
     /// somebody asked to cancel it.
     pub async fn adopt(&self, job: JobId, api: ApiId) -> Result<bool, StoreError> {
-        let adopted = sqlx::query!(
+        // Waits for a cancel of this job to commit: only the next statement can see it.
+        sqlx::query!(
             "-- adopt
-            UPDATE job SET api_id = $2
-            WHERE id = $1 AND api_id IS NOT NULL
-              AND NOT EXISTS (SELECT FROM job_done d WHERE d.job_id = $1)
-              AND NOT EXISTS (SELECT FROM job_lease l WHERE l.job_id = $1 AND l.cancel)",
+            UPDATE job SET api_id = $2 WHERE id = $1 AND api_id IS NOT NULL",
             job.uuid(),
             api.uuid(),
         )
         .execute(self.once())
         .await?;
-        Ok(adopted.rows_affected() > 0)
+        let is_adopted = sqlx::query_scalar!(
+            r#"-- is_adopted
+            SELECT EXISTS (SELECT FROM job WHERE id = $1 AND api_id = $2)
+               AND NOT EXISTS (SELECT FROM job_done d WHERE d.job_id = $1)
+               AND NOT EXISTS (SELECT FROM job_lease l WHERE l.job_id = $1 AND l.cancel) AS "is_adopted!""#,
+            job.uuid(),
+            api.uuid(),
+        )
+        .fetch_one(self.once())
+        .await?;
+        Ok(is_adopted)
     }
 }

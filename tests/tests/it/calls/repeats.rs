@@ -63,3 +63,25 @@ async fn a_repeat_finds_its_job_at_any_api_and_its_first_caller_may_go() {
     assert_eq!(jobs(&house.api, 2).await.len(), 2);
     house.db.every_job_has_one_room().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_caller_that_goes_late_leaves_the_job_to_the_caller_at_another_api() {
+    let house = House::start(&[], &[]).await;
+    let other = Api::start(&house.db, &[]).await;
+    let occupied =
+        tokio::spawn(http().post(format!("{}{PATH}", house.api.url)).body(body("sim:fault=hang")).send());
+    jobs(&house.api, 1).await;
+    let first = tokio::spawn(http().post(format!("{}{PATH}", house.api.url)).body(body("hello")).send());
+    jobs(&house.api, 2).await;
+    let url = other.url.clone();
+    let repeat = tokio::spawn(async move { call(&url, "hello", 1).await });
+    waiting(&other, 1).await;
+    first.abort();
+    waiting(&house.api, 1).await;
+    // Hang-ups are cancelled in turn, so what the first one did is over when this one is cancelled.
+    occupied.abort();
+    let (job, answer) = repeat.await.unwrap();
+    assert!(answer["choices"][0]["message"]["content"].is_string(), "{answer}");
+    assert_eq!(other.get(&format!("/jobs/{job}")).await["state"], "done");
+    house.db.every_job_has_one_room().await;
+}

@@ -24,7 +24,7 @@ async fn race(prepare: impl AsyncFn(&Db, &Holder, &[JobId]), mover: impl AsyncFn
             let (db, piece) =
                 (Arc::clone(&db), piece.iter().map(|&job| (db.client, job)).collect::<Vec<_>>());
             tokio::spawn(async move {
-                let answers = db.store.cancel_all(&piece).await.unwrap();
+                let answers = db.store.cancel_all(&piece, None).await.unwrap();
                 piece.into_iter().map(|(_, job)| job).zip(answers).collect::<Vec<_>>()
             })
         });
@@ -45,7 +45,7 @@ async fn race(prepare: impl AsyncFn(&Db, &Holder, &[JobId]), mover: impl AsyncFn
                 Cancelling::Cancelled => by_us += 1,
                 Cancelling::Asked => asked += 1,
                 Cancelling::Ended => ended += 1,
-                Cancelling::Missing => panic!("{job} was there all the time"),
+                Cancelling::Missing | Cancelling::Adopted => panic!("{job} was there all the time"),
             }
             let may_have_succeeded = matches!(answer, Cancelling::Asked | Cancelling::Ended);
             assert!(
@@ -170,14 +170,14 @@ async fn many_are_cancelled_at_once_and_each_is_answered_in_its_place() {
     let stranger = (ClientId::generate(), waiting);
     let asked = [ours(ended), ours(JobId::generate()), ours(leased), stranger, ours(waiting), ours(waiting)];
     use Cancelling::{Asked, Cancelled, Ended, Missing};
-    let answers = db.store.cancel_all(&asked).await.unwrap();
+    let answers = db.store.cancel_all(&asked, None).await.unwrap();
     assert_eq!(answers, [Ended, Missing, Asked, Missing, Cancelled, Cancelled]);
     assert_eq!(db.store.cancelled_leases(holder.worker).await.unwrap(), [lease.no]);
-    assert_eq!(db.store.cancel_all(&[]).await.unwrap(), []);
+    assert_eq!(db.store.cancel_all(&[], None).await.unwrap(), []);
 
     let many = db.accept(1_200).await;
     let many: Vec<_> = many.into_iter().map(ours).collect();
-    assert!(db.store.cancel_all(&many).await.unwrap().iter().all(|&answer| answer == Cancelled));
+    assert!(db.store.cancel_all(&many, None).await.unwrap().iter().all(|&answer| answer == Cancelled));
     db.every_job_has_one_room().await;
 }
 
@@ -189,7 +189,8 @@ async fn two_that_cancel_the_same_jobs_do_not_deadlock() {
     for _ in 0..20 {
         let jobs: Vec<_> = db.accept(200).await.into_iter().map(|job| (db.client, job)).collect();
         let backwards: Vec<_> = jobs.iter().copied().rev().collect();
-        let (one, another) = tokio::join!(db.store.cancel_all(&jobs), other.cancel_all(&backwards));
+        let (one, another) =
+            tokio::join!(db.store.cancel_all(&jobs, None), other.cancel_all(&backwards, None));
         let cancelled = |answers: Vec<Cancelling>| {
             answers.iter().filter(|&&answer| answer == Cancelling::Cancelled).count()
         };

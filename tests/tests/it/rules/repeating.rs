@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use foreman_store::{ApiId, ClientId, JobId, JobRequest, NewJob, UserName};
+use foreman_store::{ApiId, Cancelling, ClientId, JobId, JobRequest, NewJob, UserName};
 use foreman_tests::{Db, success};
+use tokio::join;
 
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -61,4 +62,44 @@ async fn nobody_adopts_a_job_that_no_caller_waited_for() {
     let job = db.accept(1).await[0];
     assert!(!db.store.adopt(job, ApiId::generate()).await.unwrap());
     assert!(!db.store.adopt(JobId::generate(), ApiId::generate()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_caller_that_has_gone_takes_no_adopted_job_with_it() {
+    let db = Db::fresh().await;
+    let holder = db.holder().await;
+    let (first, second) = (ApiId::generate(), ApiId::generate());
+    let gone = async |job, api| db.store.cancel_all(&[(db.client, job)], Some(&[api])).await.unwrap();
+    for is_leased in [false, true] {
+        let request = JobRequest { body: "{}".to_owned(), ..db.request() };
+        let job = db.accept_all(&[NewJob { api: Some(first), ..db.job(request) }]).await[0];
+        if is_leased {
+            db.start(&holder).await;
+        }
+        assert!(db.store.adopt(job, second).await.unwrap());
+        assert_eq!(gone(job, first).await, [Cancelling::Adopted]);
+        assert_eq!(repeat_of(&db, "{}").await, Some(job), "it goes on");
+        let asked = if is_leased { Cancelling::Asked } else { Cancelling::Cancelled };
+        assert_eq!(gone(job, second).await, [asked]);
+    }
+    let nobodys = db.accept(1).await[0];
+    assert_eq!(gone(nobodys, first).await, [Cancelling::Adopted], "nobody waits for it, so nobody has gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_hang_up_and_an_adoption_at_the_same_time_one_wins() {
+    let db = Db::fresh().await;
+    let (first, second) = (ApiId::generate(), ApiId::generate());
+    let mut adoptions = 0;
+    for _ in 0..300 {
+        let job = db.accept_all(&[NewJob { api: Some(first), ..db.new_job() }]).await[0];
+        let (jobs, waited_at) = ([(db.client, job)], [first]);
+        let gone = db.store.cancel_all(&jobs, Some(&waited_at));
+        let (adopted, gone) = join!(db.store.adopt(job, second), gone);
+        let (adopted, gone) = (adopted.unwrap(), gone.unwrap());
+        let expected = if adopted { Cancelling::Adopted } else { Cancelling::Cancelled };
+        assert_eq!(gone, [expected]);
+        adoptions += u32::from(adopted);
+    }
+    assert!((1..300).contains(&adoptions), "they never met: {adoptions} of 300 were adopted");
 }
