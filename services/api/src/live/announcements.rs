@@ -13,7 +13,7 @@ use foreman_store::{ApiId, JobId, StreamAddress};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use reqwest::Method;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 use tokio_util::sync::CancellationToken;
@@ -104,6 +104,7 @@ impl Attempts {
     pub(crate) async fn run(&self, api: ApiId, workers: &Workers, stop: &CancellationToken) {
         let mut addresses = workers.addresses();
         let mut listeners: HashMap<String, AbortOnDropHandle<()>> = HashMap::new();
+        let mut forget = interval(KEPT_FOR);
         while !stop.is_cancelled() {
             let known = addresses.borrow_and_update().clone();
             listeners.retain(|url, _| known.iter().any(|address| address.url == *url));
@@ -117,7 +118,7 @@ impl Attempts {
             tokio::select! {
                 () = stop.cancelled() => {}
                 _ = addresses.changed() => {}
-                () = sleep(jittered(KEPT_FOR)) => self.forget_old(),
+                _ = forget.tick() => self.forget_old(),
             }
         }
     }

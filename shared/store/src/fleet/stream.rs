@@ -26,13 +26,13 @@ pub struct Place {
 }
 
 impl Store {
-    /// The addresses of all workers that give out live answers, dead workers included.
+    /// The addresses of all workers that give out live answers, dead workers included, always in the same order.
     pub async fn stream_addresses(&self) -> Result<Vec<StreamAddress>, StoreError> {
         let addresses = sqlx::query_as!(
             StreamAddress,
             r#"-- stream_addresses
             SELECT id AS "worker: WorkerId", host_id AS host, stream_url AS "url!"
-            FROM worker WHERE stream_url IS NOT NULL"#
+            FROM worker WHERE stream_url IS NOT NULL ORDER BY id"#
         )
         .fetch_all(self.once())
         .await?;

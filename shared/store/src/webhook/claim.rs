@@ -322,18 +322,32 @@ impl Store {
         Ok(claimed)
     }
 
-    /// Makes a claim hold for `lease` from now on. Returns false if the claim is no longer in force.
-    pub async fn extend_claim(&self, claim: &DeliveryClaim, lease: Duration) -> Result<bool, StoreError> {
-        let extended = sqlx::query!(
-            "-- extend_claim
-            UPDATE webhook_delivery SET claimed_until = now() + make_interval(secs => $3)
-            WHERE id = $1 AND claim_no = $2",
+    /// Makes a claim hold for `lease` from now on, and with it the gate of a lane that it tries out. Returns false if the claim
+    /// is no longer in force.
+    pub async fn extend_claim(
+        &self,
+        claim: &DeliveryClaim,
+        is_probe: bool,
+        lease: Duration,
+    ) -> Result<bool, StoreError> {
+        let extended = sqlx::query_scalar!(
+            r#"-- extend_claim
+            WITH extended AS (
+                UPDATE webhook_delivery SET claimed_until = now() + make_interval(secs => $3)
+                WHERE id = $1 AND claim_no = $2
+                RETURNING lane_id, claimed_until
+            ), gate AS (
+                UPDATE webhook_lane l SET not_before = e.claimed_until
+                FROM extended e WHERE $4 AND l.id = e.lane_id AND l.not_before < e.claimed_until
+            )
+            SELECT EXISTS (SELECT FROM extended) AS "extended!""#,
             claim.id.uuid(),
             claim.no,
             lease.as_secs_f64(),
+            is_probe,
         )
-        .execute(self.once())
+        .fetch_one(self.once())
         .await?;
-        Ok(extended.rows_affected() > 0)
+        Ok(extended)
     }
 }

@@ -177,7 +177,8 @@ async fn write_reports(
     // In `followers`: when an event must wait for a retry, postpone the job's later events with it, and bring them forward
     // when it has ended. This is for speed only: the claim checks the order itself.
     // In `changed`: lock the lanes in the order of their ids, so that two settlers cannot wait for each other. A lane that
-    // goes on as before is left alone. In `news`: only probes make a lane worse than just open, so that many attempts that
+    // goes on as before is left alone. A report that was written before says nothing again, and neither does an answer from
+    // where an endpoint was until somebody gave it another URL. In `news`: only probes make a lane worse than just open, so that many attempts that
     // were under way together do not make it wait for longer. Only a probe ends the time in which a lane is held back.
     let rows = sqlx::query_scalar!(
         r#"-- settle_deliveries
@@ -226,8 +227,10 @@ async fn write_reports(
                         $20::boolean[])
                 AS n (id, succeeded, failures, hold, last_error, probed, unproven)
             JOIN webhook_lane l ON l.id = n.id
-            WHERE n.failures > 0 OR n.unproven OR l.failures > 0 OR l.not_before IS NOT NULL OR l.healthy IS DISTINCT FROM true
-               OR l.last_used_at < now() - interval '1 hour'
+            WHERE (n.failures > 0 OR n.unproven OR l.failures > 0 OR l.not_before IS NOT NULL OR l.healthy IS DISTINCT FROM true
+                   OR l.last_used_at < now() - interval '1 hour')
+              AND n.id IN (SELECT h.lane_id FROM held h LEFT JOIN webhook_endpoint w ON w.id = h.endpoint_id
+                           WHERE w.url IS NULL OR w.url = h.url)
             ORDER BY l.id FOR NO KEY UPDATE OF l
         ), lanes AS (
             UPDATE webhook_lane l
@@ -248,7 +251,7 @@ async fn write_reports(
             FROM changed c WHERE l.id = c.id
         ), refused_for_ever AS (
             UPDATE webhook_endpoint w SET disabled_at = now(), disabled_because = 'gone', updated_at = now()
-            FROM held h WHERE w.id = h.endpoint_id AND h.error_code = 'gone' AND w.disabled_at IS NULL
+            FROM held h WHERE w.id = h.endpoint_id AND w.url = h.url AND h.error_code = 'gone' AND w.disabled_at IS NULL
               AND w.deleted_at IS NULL
         )
         SELECT id AS "id!: DeliveryId" FROM held"#,

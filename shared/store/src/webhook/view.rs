@@ -227,6 +227,15 @@ impl Store {
     /// Makes a new delivery of one that has ended, unless one like that is still pending, or nothing is sent to its receiver any
     /// more. The row of a deleted endpoint goes some day, so a receiver without a row is a deleted endpoint too.
     async fn deliver_again(&self, scope: Scope, delivery: DeliveryId) -> Result<Redelivery, StoreError> {
+        // Of two that ask at the same time, the second waits here, and then sees what the first has made.
+        let mut conn = self.open_transaction().await?;
+        sqlx::query!(
+            "-- lock_job_of_delivery
+            SELECT FROM job WHERE id IN (SELECT job_id FROM webhook_attempt WHERE delivery_id = $1) FOR UPDATE",
+            delivery.uuid(),
+        )
+        .execute(&mut conn)
+        .await?;
         // The lane may have been pruned since. The id of a delivery contains the time at which it was made, so `recent`
         // reads the job's deliveries of the last minute and no others.
         let found = query_with_receivers!(
@@ -265,8 +274,9 @@ impl Store {
             scope.client(),
             DELIVERIES_PER_EVENT_AND_MINUTE,
         )
-        .fetch_optional(self.once())
+        .fetch_optional(&mut conn)
         .await?;
+        conn.done().await?;
         Ok(match found {
             None => Redelivery::Missing,
             Some(row) if row.receiver_deleted => Redelivery::ReceiverDeleted,

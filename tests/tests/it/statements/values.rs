@@ -97,7 +97,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("endpoint_health", Few, &["filled.id(1), 1000, 10"]),
     values("endpoint_receiver", Few, &["filled.id(500001)"]),
     values("exports_gauges", Few, &["filled.ids(1, 2), array[now(), now()]"]),
-    values("extend_claim", Few, &["filled.delivery(60000), 1, 25"]),
+    values("extend_claim", Few, &["filled.delivery(60000), 1, 25, true"]),
     values("fail_for_want_of_model", BATCH, &["'{tiny-b}', '{gone}', '{model_gone}', 100"]),
     values("find_endpoints", Few, &["filled.id(1), NULL, filled.id(900001), 51", "filled.id(1), filled.id(500001), filled.id(900001), 1", "NULL, NULL, filled.id(900001), 51"]),
     values("find_jobs", Few, &[
@@ -139,6 +139,7 @@ pub(crate) const VALUES: &[Values] = &[
         '{1,0,1,0}', '{e,e,e,NULL}', '{c,c,c,NULL}', '{NULL,NULL,NULL,NULL}', '{NULL,NULL,NULL,NULL}', '{1,1,1,1}', '{1,1,1,1}', '{NULL,NULL,NULL,NULL}', \
         '{0,1,0,2}', '{0,0,1,0}', '{4096,NULL,4096,NULL}'"]),
     values("lock_dead_workers", Few, &["filled.ids(1, 2), array[now(), now()]"]),
+    values("lock_job_of_delivery", Few, &["filled.delivery(60000)"]),
     values("lock_endpoint", Few, &["filled.id(500001), filled.id(1)"]),
     values("lock_endpoints_of_client", Few, &["filled.id(1)"]),
     values("look_at_lanes", Pages(1_500.0, "100 lanes have something, each is looked up twice"), &[

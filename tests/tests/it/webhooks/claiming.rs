@@ -1,5 +1,6 @@
 //! A claim is leased, numbered and counted before anything is sent, and keeps the order of each job's events.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
@@ -8,6 +9,7 @@ use foreman_store::{
     ulid_floor,
 };
 use foreman_tests::{Db, eventually};
+use futures_util::future::join_all;
 
 use super::{RETRY, URL, claim, claim_one, done_jobs_to, job_to, log, look, relay, settle};
 
@@ -79,6 +81,26 @@ async fn an_event_that_waits_for_its_retry_holds_back_the_later_ones() {
     db.run(COME_DUE).await;
     let again = claim_one(&db.store).await;
     assert_eq!((again.event.seq, again.attempt), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_many_ask_for_again_at_the_same_time_is_sent_once_more() {
+    let db = Db::fresh().await;
+    done_jobs_to(&db, URL, 1).await;
+    relay(&db.store).await;
+    let first = claim_one(&db.store).await;
+    let id = first.claim.id;
+    settle(&db.store, first, DeliveryOutcome::Delivered).await;
+    let asked = join_all((0..8).map(|_| db.store.redeliver(Scope::Everyone, id))).await;
+    let made: HashSet<_> = asked
+        .into_iter()
+        .map(|again| match again.unwrap() {
+            Redelivery::Due(id) => id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(made.len(), 1);
+    assert_eq!(db.value::<i64>("SELECT count(*) FROM webhook_delivery WHERE redelivery").await, 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use foreman_store::{ClientId, Delivery, EndpointSettings, LaneNews, Seal, Store};
+use foreman_store::{
+    Delivery, EndpointId, EndpointSettings, LaneHealth, LaneNews, Scope, Seal, Store, StoreError,
+};
 use foreman_tests::{Db, Receiver, ReceiverAnswer, eventually};
 
 use super::{DeliveryOutcome, RETRY, URL, claim, dispatcher, done_jobs_to, look, relay, report};
@@ -46,6 +48,34 @@ async fn opened(jobs: usize) -> Db {
     settle_all(&db.store, first, RETRY, FAILED).await;
     settle_all(&db.store, rest, DeliveryOutcome::Release { wait: Duration::ZERO }, LaneNews::Unknown).await;
     db
+}
+
+/// Makes an endpoint at `URL` that takes this many webhooks a second.
+async fn endpoint(db: &Db, rate_limit: Option<i32>) -> EndpointId {
+    let settings = EndpointSettings {
+        url: URL.to_owned(),
+        origin: "http://127.0.0.1:9".to_owned(),
+        description: String::new(),
+        events: None,
+        models: None,
+        rate_limit,
+        is_disabled: false,
+    };
+    let made = db
+        .store
+        .create_endpoint(&Seal::new(&[1; 32]), db.client, &settings, &Vec::new())
+        .await
+        .unwrap()
+        .unwrap();
+    made.endpoint.id
+}
+
+async fn change(db: &Db, id: EndpointId, change: impl FnOnce(&mut EndpointSettings)) {
+    let change = |settings: &mut EndpointSettings| {
+        change(settings);
+        Ok::<_, StoreError>(())
+    };
+    db.store.change_endpoint(&Seal::new(&[1; 32]), Scope::Everyone, id, None, change).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -154,17 +184,7 @@ async fn a_probe_that_was_lost_is_not_a_last_attempt() {
 async fn a_rate_limit_holds_over_several_dispatchers() {
     const RATE: usize = 20;
     let db = Db::fresh().await;
-    let client: ClientId = db.request().client;
-    let settings = EndpointSettings {
-        url: URL.to_owned(),
-        origin: "http://127.0.0.1:9".to_owned(),
-        description: String::new(),
-        events: None,
-        models: None,
-        rate_limit: Some(i32::try_from(RATE).unwrap()),
-        is_disabled: false,
-    };
-    db.store.create_endpoint(&Seal::new(&[1; 32]), client, &settings, &Vec::new()).await.unwrap().unwrap();
+    endpoint(&db, Some(i32::try_from(RATE).unwrap())).await;
     db.accept(100).await;
     relay(&db.store).await;
     let dispatchers = [db.store.clone(), db.another_store(), db.another_store()];
@@ -182,6 +202,59 @@ async fn a_rate_limit_holds_over_several_dispatchers() {
         let took = window[RATE] - window[0];
         assert!(took >= TimeDelta::seconds(1), "{} webhooks within {took}", RATE + 1);
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_disabled_and_enabled_again_and_again_gets_no_more_than_its_limit() {
+    let db = Db::fresh().await;
+    let id = endpoint(&db, Some(1)).await;
+    db.accept(20).await;
+    relay(&db.store).await;
+    let began = db.now().await;
+    for _ in 0..10 {
+        claim(&db.store).await;
+        change(&db, id, |settings| settings.is_disabled = true).await;
+        change(&db, id, |settings| settings.is_disabled = false).await;
+    }
+    let took = (db.now().await - began).num_seconds();
+    let claimed: i64 = db.value("SELECT count(*) FROM webhook_delivery WHERE claim_no IS NOT NULL").await;
+    assert!(claimed <= took + 2, "{claimed} webhooks in {took} s");
+}
+
+#[tokio::test]
+async fn an_answer_from_where_an_endpoint_was_before_says_nothing_of_its_new_receiver() {
+    let db = Db::fresh().await;
+    let id = endpoint(&db, None).await;
+    db.accept(4).await;
+    relay(&db.store).await;
+    let mut under_way = claim(&db.store).await.to_send;
+    change(&db, id, |settings| settings.url = format!("{URL}new")).await;
+    let gone = DeliveryOutcome::Retry { wait: Duration::ZERO, code: "gone" };
+    let good = under_way.split_off(3);
+    settle_all(&db.store, good, DeliveryOutcome::Delivered, LaneNews::Succeeded).await;
+    settle_all(&db.store, under_way, gone, LaneNews::Failed { code: "gone", hold: None }).await;
+    assert!(!db.value::<bool>("SELECT disabled_at IS NOT NULL FROM webhook_endpoint").await);
+    assert_eq!(look(&db.store).await.heads[0].health, LaneHealth::NeverTried);
+    assert_eq!(lane(&db).await, (0, None));
+    let again = claim(&db.store).await.to_send;
+    assert_eq!(again.len(), 3);
+    settle_all(&db.store, again, gone, LaneNews::Failed { code: "gone", hold: None }).await;
+    assert!(
+        db.value::<bool>("SELECT disabled_at IS NOT NULL FROM webhook_endpoint").await,
+        "it says so itself"
+    );
+}
+
+#[tokio::test]
+async fn a_probe_whose_claim_is_extended_stays_the_only_one() {
+    let db = opened(15).await;
+    hold_ends(&db).await;
+    let probe = claim(&db.store).await.to_send.pop().unwrap();
+    hold_ends(&db).await;
+    let lease = Duration::from_secs(30);
+    assert!(db.store.extend_claim(&probe.claim, probe.is_probe, lease).await.unwrap());
+    assert_eq!(claim(&db.store).await.to_send.len(), 0);
+    assert!(lane(&db).await.1.unwrap() > 25.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,7 +68,7 @@ async fn a_claim_is_extended_for_as_long_as_it_is_in_force() {
     let paused = claim_one(&db.store).await;
     assert!(paused.is_heavy());
     db.run("UPDATE webhook_delivery SET claimed_until = now() + interval '1 s'").await;
-    assert!(db.store.extend_claim(&paused.claim, TERMS.lease).await.unwrap());
+    assert!(db.store.extend_claim(&paused.claim, false, TERMS.lease).await.unwrap());
     let extended = "SELECT claimed_until > now() + interval '20 s' FROM webhook_delivery";
     assert!(db.value::<bool>(extended).await);
     let made = db.store.artifacts(paused.job, 1, paused.artifact_bytes, 1 << 20).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_claim_is_extended_for_as_long_as_it_is_in_force() {
 
     db.run("UPDATE webhook_delivery SET claimed_until = now()").await;
     let successor = claim_one(&db.store).await;
-    assert!(!db.store.extend_claim(&paused.claim, TERMS.lease).await.unwrap(), "it is another's");
+    assert!(!db.store.extend_claim(&paused.claim, false, TERMS.lease).await.unwrap(), "it is another's");
     let stale = DeliveryOutcome::Release { wait: Duration::ZERO };
     db.store.settle_deliveries(&[report(paused, stale)]).await.unwrap();
     assert!(claim(&db.store).await.to_send.is_empty(), "and stays the other's");

@@ -67,9 +67,13 @@ async fn a_report_whose_commit_was_lost_is_recognised_and_not_repeated() {
         .map(|(one, outcome)| report(one, outcome))
         .collect();
     assert_eq!(db.store.settle_deliveries(&reports).await.unwrap(), [ReportSettled::Written; 3]);
-    let written = log(&db).await;
-    assert_eq!(db.store.settle_deliveries(&reports).await.unwrap(), [ReportSettled::Already; 3]);
+    let lane = "SELECT failures || ' ' || coalesce(healthy::text, 'unknown') FROM webhook_lane";
+    let (written, standing) = (log(&db).await, db.value::<String>(lane).await);
+    for _ in 0..3 {
+        assert_eq!(db.store.settle_deliveries(&reports).await.unwrap(), [ReportSettled::Already; 3]);
+    }
     assert_eq!(log(&db).await, written);
+    assert_eq!((standing.as_str(), db.value::<String>(lane).await.as_str()), ("2 true", "2 true"));
 }
 
 #[tokio::test]

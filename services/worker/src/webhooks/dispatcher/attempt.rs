@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use foreman_runtime::background_error;
 use foreman_store::{
-    Delivery, DeliveryClaim, DeliveryOutcome, DeliveryReport, DeliveryTerms, EndpointId, LaneNews, Store,
-    StoreError,
+    Delivery, DeliveryOutcome, DeliveryReport, DeliveryTerms, EndpointId, LaneNews, Store, StoreError,
 };
 use foreman_webhook::schedule::{self, Jitter};
 use foreman_webhook::{DeliveryDecision, Reaction, RetrySchedule};
@@ -44,7 +43,6 @@ pub(super) struct Context {
     pub(super) terms: DeliveryTerms,
     sender: Sender,
     schedule: RetrySchedule,
-    /// Bytes.
     public_url: Option<String>,
     /// Reads the artifacts of heavy webhooks.
     large_reads: LargeReads,
@@ -163,18 +161,18 @@ impl Context {
                     delivery.event.artifacts = read?;
                     break;
                 }
-                () = sleep(EXTEND_EVERY) => self.extend(&delivery.claim, &mut confirmed).await,
+                () = sleep(EXTEND_EVERY) => self.extend(delivery, &mut confirmed).await,
             }
         }
         if confirmed.elapsed() > EXTEND_EVERY {
-            self.extend(&delivery.claim, &mut confirmed).await;
+            self.extend(delivery, &mut confirmed).await;
         }
         Ok(confirmed)
     }
 
-    async fn extend(&self, claim: &DeliveryClaim, confirmed: &mut Instant) {
+    async fn extend(&self, delivery: &Delivery, confirmed: &mut Instant) {
         let asked = Instant::now();
-        match self.store.extend_claim(claim, self.terms.lease).await {
+        match self.store.extend_claim(&delivery.claim, delivery.is_probe, self.terms.lease).await {
             Ok(true) => *confirmed = asked,
             // Another dispatcher may have it by now. The caller finds `confirmed` too old, and gives the delivery back.
             Ok(false) => {}

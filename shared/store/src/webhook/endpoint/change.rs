@@ -16,7 +16,8 @@ impl Store {
     /// locked. If it fails, nothing is changed. With `headers` these take the place of the old ones. `None` without such an
     /// endpoint.
     ///
-    /// A receiver with another URL, and one that is enabled again, counts as never tried.
+    /// A receiver with another URL, and one that is enabled again, counts as never tried. What it has had of its rate limit counts
+    /// on.
     pub async fn change_endpoint<E: From<StoreError>>(
         &self,
         seal: &Seal,
@@ -50,7 +51,7 @@ impl Store {
                 WHERE id = $1
             )
             UPDATE webhook_lane
-            SET origin = $3, healthy = NULL, failures = 0, not_before = NULL, next_slot_at = NULL, last_error = NULL
+            SET origin = $3, healthy = NULL, failures = 0, not_before = NULL, last_error = NULL
             WHERE id = $1 AND $12"#,
             id.uuid(),                                    // $1 id
             after.url,                                    // $2 url

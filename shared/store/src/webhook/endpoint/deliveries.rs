@@ -99,13 +99,13 @@ impl Store {
                 (SELECT id, job_id, seq, NULL::text AS outcome, attempts, next_attempt_at
                  FROM webhook_delivery
                  WHERE coalesce($2, 'pending') = 'pending' AND lane_id = $1
-                   AND id < $4 AND id >= ulid_floor(coalesce($3::timestamptz, 'epoch'))
+                   AND id < $4 AND id >= ulid_floor(greatest($3::timestamptz, 'epoch'))
                  ORDER BY id DESC LIMIT $5)
                 UNION ALL
                 (SELECT delivery_id, job_id, seq, outcome, attempt, NULL
                  FROM webhook_attempt
                  WHERE coalesce($2, outcome) = outcome AND endpoint_id = $1 AND outcome <> 'retry'
-                   AND delivery_id < $4 AND delivery_id >= ulid_floor(coalesce($3::timestamptz, 'epoch'))
+                   AND delivery_id < $4 AND delivery_id >= ulid_floor(greatest($3::timestamptz, 'epoch'))
                  ORDER BY endpoint_id, delivery_id DESC LIMIT $5)
                 ORDER BY id DESC LIMIT $5
             )
