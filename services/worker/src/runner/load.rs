@@ -1,7 +1,7 @@
 //! One load of a model. Every attempt that needs the model has a handle to the load and waits for it.
 //!
-//! The load begins when the first attempt waits. Dropping the last handle closes the connection, and Ollama then
-//! aborts the load. By then Ollama may have unloaded the model that was resident before. So the last handle must be
+//! The load begins when the first attempt waits, and then goes on in a task of its own, whoever still waits. Dropping the last
+//! handle closes the connection, and Ollama then aborts the load. By then Ollama may have unloaded the model that was resident before. So the last handle must be
 //! dropped only when no job wants this load any more.
 
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::signal::Signal;
 use crate::scheduling::key::Key;
@@ -50,21 +52,23 @@ impl Load {
         signals: UnboundedSender<Signal>,
     ) -> Self {
         let (asked, to_floor, ollama) = (Arc::clone(&key), signals.clone(), client.clone());
-        let outcome = async move {
-            for victim in unload {
-                // If Ollama cannot unload it, the load itself tells whether there is room.
-                if let Err(failure) = ollama.unload(&victim, Route::Generate).await {
-                    background_error!("unload", failure, model = %victim.model());
+        let load = async move {
+            let unload_and_load = async {
+                for victim in unload {
+                    // If Ollama cannot unload it, the load itself tells whether there is room.
+                    if let Err(failure) = ollama.unload(&victim, Route::Generate).await {
+                        background_error!("unload", failure, model = %victim.model());
+                    }
                 }
-            }
-            let began = Instant::now();
-            let outcome = match timeout(limit, ollama.preload(&asked, route)).await {
+                let began = Instant::now();
+                ollama.preload(&asked, route).await.map(|()| began.elapsed())
+            };
+            let outcome = match timeout(limit, unload_and_load).await {
                 Ok(outcome) => outcome.map_err(|failure| LoadFailure::Ollama(Arc::new(failure))),
                 Err(_elapsed) => Err(LoadFailure::TimedOut(limit)),
             };
-            let took = began.elapsed();
             let told = match outcome {
-                Ok(()) => {
+                Ok(took) => {
                     let listed = listed(&ollama).await;
                     Signal::Loaded { took, context: context_of(&asked, &listed), listed, key: asked }
                 }
@@ -72,7 +76,11 @@ impl Load {
             };
             // Sending fails only when the floor has ended. Then no job is left that needs the model.
             _ = to_floor.send(told);
-            outcome
+            outcome.map(|_took| ())
+        };
+        let outcome = async {
+            let task = AbortOnDropHandle::new(tokio::spawn(load.in_current_span()));
+            task.await.expect("a load never panics, and is not aborted while somebody waits")
         };
         Self { key, route, client, limit, signals, outcome: outcome.boxed().shared() }
     }
@@ -102,4 +110,26 @@ fn context_of(runner: &Key, listed: &[RunningModel]) -> Option<i64> {
         several => several.iter().find(|model| model.is(runner.model())),
     };
     its?.context()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::scheduling::samples::key;
+
+    #[tokio::test]
+    async fn a_load_that_hangs_ends_in_time_although_nobody_waits_any_more() {
+        foreman_runtime::tls::install();
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = silent.local_addr().unwrap().to_string().parse().unwrap();
+        let (signals, mut heard) = mpsc::unbounded_channel();
+        let (client, limit) = (Client::new(host).unwrap(), Duration::from_millis(50));
+        let load = Load::new(client, key("tiny-a"), Route::Chat, limit, vec![key("tiny-b")], signals);
+        assert!(timeout(Duration::from_millis(1), load.done()).await.is_err());
+        assert!(matches!(heard.recv().await, Some(Signal::LoadFailed { .. })));
+        assert!(matches!(load.done().await, Err(LoadFailure::TimedOut(_))));
+    }
 }

@@ -1,6 +1,7 @@
 //! Records that leased jobs begin to load or to work.
 //!
-//! A holder must never send a request to Ollama before `begin` has answered [`Begin::Go`] for it.
+//! A holder must never send a request to Ollama before `begin` has answered [`Begin::Go`] for it, unless the claim has let it
+//! ([`Permit`](crate::Permit)).
 
 use std::collections::HashMap;
 
