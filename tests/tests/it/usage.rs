@@ -1,7 +1,9 @@
 //! What clients, users and models use, as `GET /usage` and `foreman usage` tell it of jobs that real workers run.
 
+use std::time::Duration;
+
 use foreman_tests::{Api, Db, Worker, eventually, http};
-use ollama_sim::{Config, Sim};
+use ollama_sim::{Config, LoadDelay, Sim};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -73,6 +75,39 @@ async fn the_jobs_of_users_and_models_are_told_apart_and_counted_as_they_ended()
     );
     assert_eq!(sums(&house, "to=2020-01-01T00:00:00Z").await.len(), 0);
     house.db.every_end_is_counted_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_counts_for_who_caused_it_also_if_it_is_cancelled() {
+    let slow = LoadDelay { model: "tiny-b:latest".into(), num_ctx: None, delay: Duration::from_secs(60) };
+    let ollama =
+        Config { load_delay: Duration::from_millis(400), load_delays: vec![slow], ..Config::default() };
+    let house = House::before(ollama, &[], &[]).await;
+    for user in ["ada", "bob"] {
+        assert_eq!(run_for(&house, user, &chat("sim:tokens=1")).await["state"], "done");
+    }
+    let mut never = chat("sim:tokens=1");
+    never["model"] = "tiny-b".into();
+    let url = format!("{}/jobs", house.api.url);
+    let submitted =
+        http().post(url).header("x-foreman-user", "eve").body(never.to_string()).send().await.unwrap();
+    let submitted: Value = serde_json::from_str(&submitted.text().await.unwrap()).unwrap();
+    let path = format!("/jobs/{}", submitted["job_id"].as_str().unwrap());
+    let becomes = async |state: &str| {
+        let job = house.api.get(&path).await;
+        if job["state"] == state { Ok(()) } else { Err(job) }
+    };
+    eventually("the load", async || becomes("loading").await).await;
+    http().post(format!("{}{path}/cancel", house.api.url)).send().await.unwrap();
+    eventually("the cancelled job", async || becomes("cancelled").await).await;
+    let users = sums(&house, "by=user").await;
+    let gpu = |user: &str| {
+        let sum = users.iter().find(|sum| sum["user"] == user).unwrap_or_else(|| panic!("{users:?}"));
+        (sum["gpu_seconds"].as_f64().unwrap(), sum["loads"].as_u64().unwrap())
+    };
+    let ((ada, one), (bob, none), (eve, another)) = (gpu("ada"), gpu("bob"), gpu("eve"));
+    assert_eq!((one, none, another), (1, 0, 1));
+    assert!(ada >= 0.4 && bob < ada && eve > 0.0, "{ada} {bob} {eve}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

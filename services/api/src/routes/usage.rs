@@ -62,7 +62,7 @@ pub(crate) struct UsageSum {
     #[schema(format = DateTime)]
     hour: Option<String>,
     jobs: EndedJobs,
-    /// The GPU's time, of all attempts.
+    /// The GPU's time, of all attempts and of the loads that they caused.
     #[schema(minimum = 0)]
     gpu_seconds: f64,
     /// Loads of models that its jobs have caused.

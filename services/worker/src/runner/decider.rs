@@ -105,7 +105,7 @@ impl Decider {
         Self {
             standing: Standing::default(),
             host: Host::new(turns.models_together),
-            plan: Plan::new(turns),
+            plan: Plan::new(turns, slots),
             ledger: Ledger::new(slots),
             claims: Claims::new(now),
             gpu: GpuClock::new(now),
@@ -161,7 +161,10 @@ impl Decider {
         let may_begin = self.right(now).is_some();
         self.unload(now);
         let (ledger, plan) = (&self.ledger, &self.plan);
-        self.host.keep_load_if(|key| ledger.needs(key) || (may_begin && plan.goes_on_with(key)));
+        let is_wanted = |key: &Key| ledger.needs(key) || (may_begin && plan.goes_on_with(key));
+        if let Some((key, since)) = self.host.keep_load_if(is_wanted) {
+            self.plan.load_given_up(&key, now.saturating_duration_since(since));
+        }
         self.plan.are_resident(self.host.residents(|key| ledger.runs(key), now));
         let mut next = self.next(now);
         if self.serve_held(&next, may_begin, now) {
@@ -365,8 +368,8 @@ impl Decider {
                 }
             }
             Signal::LoadFailed { key } => {
-                self.plan.load_failed(&key, now);
-                self.host.load_failed(&key);
+                let began = self.host.load_failed(&key).unwrap_or(now);
+                self.plan.load_failed(&key, now.saturating_duration_since(began), now);
             }
             Signal::Unloaded => self.host.unloads.ended(),
             Signal::UnloadFailed => {
@@ -390,7 +393,7 @@ impl Decider {
     }
 
     fn ended(&mut self, mut running: Running, finished: Finished, now: Instant) {
-        let loads = running.caused_load.into();
+        let (loads, loading) = (running.loading_since.is_some().into(), running.loading(now));
         let gpu_seconds = running.answered(&mut self.gpu, now);
         let Running { lease, charge, runner, runs_on, on_gpu_since, past, model_label, .. } = running;
         let Finished { ending, ran, given_out } = finished;
@@ -409,17 +412,17 @@ impl Decider {
             }
             self.actions.push(Action::LookAtHost);
         }
-        let gpu = Duration::try_from_secs_f64(gpu_seconds).unwrap_or_default();
+        let gpu = loading + Duration::try_from_secs_f64(gpu_seconds).unwrap_or_default();
         let used = Used { gpu, loads, context: on_gpu_since.and(context) };
         let charge = Some(charge);
-        self.settle(JobWithEnding { lease, past, ending, used, model_label, charge });
+        self.settle(JobWithEnding { lease, past, ending, ran: gpu_seconds, used, model_label, charge });
     }
 
     /// Has the job's fate written. The lease counts as ours until Postgres has the fate.
     fn settle(&mut self, job: JobWithEnding) {
-        let JobWithEnding { lease, past, ending, used, model_label, charge } = job;
+        let JobWithEnding { lease, past, ending, ran, used, model_label, charge } = job;
         if let Some(charge) = charge {
-            self.plan.ended(&charge, used.gpu.as_secs_f64());
+            self.plan.ended(&charge, ran);
         }
         if let Some(exit) = ending.fate(past) {
             self.ledger.settling(lease.no, exit.bytes());

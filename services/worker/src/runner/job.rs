@@ -1,5 +1,7 @@
 //! A job of ours in each of its states: claimed, running, and ended.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use foreman_ollama::{LoadKey, Route};
 use foreman_store::{AHEAD_FOR, ApiId, Claimed, Lease, Permit, Used};
@@ -75,7 +77,15 @@ impl Job {
                 let ending = Ending::never(reason("unknown_route", &unknown.to_string()));
                 let Claimed { lease, model_label, .. } = claimed;
                 let (used, charge) = (Used::default(), Some(charge));
-                return Err(Box::new(JobWithEnding { lease, past, ending, used, model_label, charge }));
+                return Err(Box::new(JobWithEnding {
+                    lease,
+                    past,
+                    ending,
+                    ran: 0.0,
+                    used,
+                    model_label,
+                    charge,
+                }));
             }
         };
         let rewrite = load_key.and_then(|key| Contexts::rewrite(order.runner.context(), key.context()));
@@ -105,7 +115,7 @@ impl Job {
     pub(crate) fn with_ending(self, ending: Ending) -> JobWithEnding {
         let Self { lease, past, model_label, charge, .. } = self;
         let (used, charge) = (Used::default(), Some(charge));
-        JobWithEnding { lease, past, ending, used, model_label, charge }
+        JobWithEnding { lease, past, ending, ran: 0.0, used, model_label, charge }
     }
 
     /// Gives the job back to the queue, because it has no slot, no turn or no right to begin any more.
@@ -120,6 +130,8 @@ pub(crate) struct JobWithEnding {
     pub lease: Lease,
     pub past: Past,
     pub ending: Ending,
+    /// The GPU-seconds of its run, without a load: that was charged when it ended.
+    pub ran: f64,
     pub used: Used,
     pub model_label: String,
     /// What its claim charged. `None` for a job of a lost claim, which was charged to nobody.
@@ -139,8 +151,8 @@ pub(crate) struct Running {
     pub gpu_seconds: Option<f64>,
     pub past: Past,
     pub model_label: String,
-    /// Whether its model is loaded on account of this attempt.
-    pub caused_load: bool,
+    /// When the load of its model began, if that is on account of this attempt.
+    pub loading_since: Option<Instant>,
     pub abort: watch::Sender<Option<Abort>>,
 }
 
@@ -148,6 +160,12 @@ impl Running {
     /// Whether it waits for its runner to be loaded.
     pub(crate) fn waits_for_load(&self) -> bool {
         self.runs_on == RunsOn::Gpu && self.on_gpu_since.is_none()
+    }
+
+    /// How long the load has taken that is on account of this attempt, as far as the attempt has waited for it.
+    pub(crate) fn loading(&self, now: Instant) -> Duration {
+        let until = self.on_gpu_since.map_or(now, |reading| reading.at);
+        self.loading_since.map_or(Duration::ZERO, |since| until.saturating_duration_since(since))
     }
 
     /// Whether Ollama's answer has not ended yet.

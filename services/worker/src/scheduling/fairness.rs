@@ -26,8 +26,10 @@ const SPARE_OFFERS: usize = 16;
 /// With more clients than this, forget those that have no ready job now.
 const MAX_CLIENTS: usize = 4_096;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Fairness {
+    /// How many jobs the host runs at the same time.
+    slots: usize,
     clients: Shares<ClientId>,
     members: HashMap<ClientId, Members>,
     terms: HashMap<ClientId, ClientTerms>,
@@ -64,6 +66,10 @@ pub(crate) struct Picking {
 }
 
 impl Fairness {
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { slots, clients: Shares::default(), members: HashMap::new(), terms: HashMap::new() }
+    }
+
     /// These clients have terms of their own. All others have a weight of 1, and neither a ceiling nor a budget.
     pub(crate) fn agreed(&mut self, terms: Vec<ClientTerms>) {
         self.terms = terms.into_iter().map(|terms| (terms.client, terms)).collect();
@@ -98,10 +104,12 @@ impl Fairness {
         goes_last.then_some(HeldBack::OverBudget)
     }
 
+    /// How many jobs more of the client may be claimed. A job that is held ahead of its slot counts, but a ceiling that the
+    /// slots keep anyway holds nothing back.
     fn room(&self, client: ClientId) -> usize {
-        let ceiling = self.terms.get(&client).and_then(|terms| terms.max_running);
+        let ceiling = self.terms.get(&client).and_then(|terms| terms.max_running).map(|most| most as usize);
         let in_flight = self.members.get(&client).map_or(0, |members| members.in_flight);
-        ceiling.map_or(usize::MAX, |ceiling| (ceiling as usize).saturating_sub(in_flight))
+        ceiling.filter(|most| *most < self.slots).map_or(usize::MAX, |most| most.saturating_sub(in_flight))
     }
 
     /// A scan has found who waits.
@@ -288,13 +296,13 @@ mod tests {
     fn clients_share_the_gpu_and_not_the_number_of_jobs() {
         let groups = [group(1, "", 9, 1), group(2, "", 0, 2)];
         let cost = |offer: &Offer| if offer.client == client(1) { 3.0 } else { 1.0 };
-        let served = served(&mut Fairness::default(), &groups, 40, cost);
+        let served = served(&mut Fairness::new(4), &groups, 40, cost);
         assert_eq!((count(&served, 1), count(&served, 2)), (10, 30));
     }
 
     #[test]
     fn a_client_of_twice_the_weight_gets_twice_as_much() {
-        let mut fairness = Fairness::default();
+        let mut fairness = Fairness::new(4);
         let terms = ClientTerms { weight: 2.0, ..terms(1) };
         fairness.agreed(vec![terms]);
         let served = served(&mut fairness, &[group(1, "", 0, 1), group(2, "", 0, 2)], 30, |_| 1.0);
@@ -307,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_client_past_its_budget_comes_last() {
-        let mut fairness = Fairness::default();
+        let mut fairness = Fairness::new(4);
         fairness.agreed(vec![ClientTerms { is_over_budget: true, ..terms(1) }]);
         let served = served(&mut fairness, &[group(1, "", 0, 1), group(2, "", 0, 2)], 10, |_| 1.0);
         assert_eq!((count(&served, 1), count(&served, 2)), (0, 10));
@@ -316,7 +324,7 @@ mod tests {
     #[test]
     fn users_of_a_client_share_alike_and_take_nothing_from_another_client() {
         let groups = [group(1, "ada", 0, 1), group(1, "bob", 9, 2), group(2, "", 0, 3)];
-        let served = served(&mut Fairness::default(), &groups, 40, |_| 1.0);
+        let served = served(&mut Fairness::new(4), &groups, 40, |_| 1.0);
         assert_eq!((count(&served, 1), count(&served, 2)), (20, 20));
         let of = |user: &str| served.iter().filter(|offer| offer.user.as_str() == user).count();
         assert_eq!((of("ada"), of("bob")), (10, 10));
@@ -325,7 +333,7 @@ mod tests {
     #[test]
     fn priority_decides_within_a_user_and_every_tenth_time_age() {
         let groups = [group(1, "", 5, 20), group(1, "", -5, 10)];
-        let served = served(&mut Fairness::default(), &groups, 20, |_| 1.0);
+        let served = served(&mut Fairness::new(4), &groups, 20, |_| 1.0);
         let choices: Vec<i16> = served.iter().map(|offer| offer.priority).collect();
         let high = |priorities: &[i16]| priorities.iter().all(|priority| *priority == 5);
         assert!(high(&choices[..9]) && high(&choices[10..19]), "{choices:?}");
@@ -335,7 +343,7 @@ mod tests {
     #[test]
     fn several_slots_are_shared_and_one_may_fill_what_another_leaves() {
         let (fairness, groups) =
-            (&mut Fairness::default(), [group(1, "", 5, 1), group(1, "", 0, 1), group(2, "", 0, 2)]);
+            (&mut Fairness::new(4), [group(1, "", 5, 1), group(1, "", 0, 1), group(2, "", 0, 2)]);
         let backlog = scanned(&groups, fairness);
         let offers = offers(fairness, &backlog, &picking(3));
         let (one, two) = (client(1), client(2));
@@ -344,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_client_at_its_ceiling_waits_and_a_claim_brings_no_more_than_its_room() {
-        let mut fairness = Fairness::default();
+        let mut fairness = Fairness::new(4);
         fairness.agreed(vec![ClientTerms { max_running: Some(2), ..terms(1) }]);
         let mut backlog =
             scanned(&[group(1, "", 0, 1), group(1, "", 1, 1), group(2, "", 0, 2)], &mut fairness);
@@ -362,8 +370,21 @@ mod tests {
     }
 
     #[test]
+    fn a_ceiling_that_the_slots_keep_anyway_takes_nothing_from_a_weight() {
+        let mut fairness = Fairness::new(2);
+        fairness.agreed(vec![ClientTerms { max_running: Some(2), weight: 100.0, ..terms(1) }]);
+        let mut backlog = scanned(&[group(1, "", 0, 1), group(2, "", 0, 2)], &mut fairness);
+        // Two run, and the third is held until a slot is free.
+        for number in [1, 2, 1] {
+            fairness.claimed(client(number), &UserName::default(), 1.0, &mut backlog);
+        }
+        assert_eq!(offers(&fairness, &backlog, &picking(1))[0].client, client(1));
+        assert_eq!(fairness.held_back(client(1), [client(2)].into_iter()), None);
+    }
+
+    #[test]
     fn a_claim_for_the_turn_of_a_client_offers_its_job_first_and_then_who_has_had_least() {
-        let mut fairness = Fairness::default();
+        let mut fairness = Fairness::new(4);
         let groups: Vec<Group> = (1..=3).map(|number| group(number, "", 0, 1)).collect();
         let mut backlog = scanned(&groups, &mut fairness);
         for (number, cost) in [(1, 9.0), (2, 5.0)] {
@@ -376,7 +397,7 @@ mod tests {
 
     #[test]
     fn bounds_stay_below_what_may_still_commit() {
-        let fairness = &mut Fairness::default();
+        let fairness = &mut Fairness::new(4);
         let backlog = scanned(&[group(1, "", 0, 5), group(2, "", 0, 50)], fairness);
         let picking = Picking { lowest_uncommitted: id(20), ..picking(2) };
         let bounds: Vec<JobId> =
@@ -386,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_claim_makes_few_offers_however_many_users_wait() {
-        let mut fairness = Fairness::default();
+        let mut fairness = Fairness::new(4);
         let groups: Vec<Group> = (0..10_000).map(|user| group(1, &user.to_string(), 0, 1)).collect();
         let backlog = scanned(&groups, &mut fairness);
         assert_eq!(offers(&fairness, &backlog, &picking(2)).len(), 2 + SPARE_OFFERS);

@@ -177,8 +177,9 @@ impl Neighbours {
         self.granted = Some(word.base);
     }
 
-    /// The turn of this runner has begun. For its next load this host must say so again.
-    pub(crate) fn begun(&mut self, runner: &Key) {
+    /// A claim for this runner was answered. For its next load this host must say so again, also where the claim brought
+    /// nothing: by then it may have another home.
+    pub(crate) fn claimed(&mut self, runner: &Key) {
         let base = contexts::base(runner);
         self.granted.take_if(|granted| *granted == base);
     }

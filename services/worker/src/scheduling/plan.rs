@@ -105,9 +105,10 @@ impl Charge {
 }
 
 impl Plan {
-    pub(crate) fn new(turns: &config::Turns) -> Self {
+    /// For a host that runs as many jobs at the same time as it has slots.
+    pub(crate) fn new(turns: &config::Turns, slots: usize) -> Self {
         Self {
-            work: Work::new(Contexts::new(turns.context_fit, turns.context_max)),
+            work: Work::new(Contexts::new(turns.context_fit, turns.context_max), slots),
             rotation: Rotation::new(turns.load_share, turns.max_model_wait),
             estimates: Estimates::default(),
             division: Division::default(),
@@ -160,10 +161,7 @@ impl Plan {
     /// A runner was loaded. If it has the turn, the load was for the client whose turn it is.
     pub(crate) fn loaded(&mut self, runner: &Key, took: Duration, now: Instant) {
         self.estimates.loaded(runner, took);
-        if let Some(client) = self.rotation.client().filter(|_| self.rotation.has_turn(runner)) {
-            self.work.fairness.loaded(*client, took.as_secs_f64());
-            self.division.got(client, self.work.fairness.weight(*client), took.as_secs_f64());
-        }
+        self.load_has_had(runner, took);
         self.rotation.loaded(now);
         self.is_loaded(runner, now);
     }
@@ -195,9 +193,24 @@ impl Plan {
         self.work.contexts.doubt();
     }
 
-    /// The load of this runner failed. If it has the turn, the turn ends: otherwise a model that cannot be loaded
-    /// would keep its turn until its whole queue has failed.
-    pub(crate) fn load_failed(&mut self, runner: &Key, now: Instant) {
+    /// The load of this runner was given up after this long, because nobody wanted it any more. If it has the turn, the load was
+    /// for the client whose turn it is.
+    pub(crate) fn load_given_up(&mut self, runner: &Key, after: Duration) {
+        self.load_has_had(runner, after);
+    }
+
+    /// A load has had this much of the GPU's time.
+    fn load_has_had(&mut self, runner: &Key, time: Duration) {
+        if let Some(client) = self.rotation.client().filter(|_| self.rotation.has_turn(runner)) {
+            self.work.fairness.loaded(*client, time.as_secs_f64());
+            self.division.got(client, self.work.fairness.weight(*client), time.as_secs_f64());
+        }
+    }
+
+    /// The load of this runner failed after this long. If it has the turn, the turn ends: otherwise a model that cannot be
+    /// loaded would keep its turn until its whole queue has failed.
+    pub(crate) fn load_failed(&mut self, runner: &Key, after: Duration, now: Instant) {
+        self.load_has_had(runner, after);
         if self.rotation.has_turn(runner) {
             self.rotation.leave(now);
         }
@@ -330,9 +343,7 @@ impl Plan {
         self.work.claimed(order, &brought, gpu_seconds);
         if order.runs_on == RunsOn::Gpu {
             brought.iter().for_each(|job| self.rotation.claimed(job.client, &order.runner, now));
-            if !brought.is_empty() {
-                self.neighbours.begun(&order.runner);
-            }
+            self.neighbours.claimed(&order.runner);
         }
         let charge = |Brought { client, user, .. }: Brought| Charge { client, user, gpu_seconds };
         brought.into_iter().map(charge).collect()

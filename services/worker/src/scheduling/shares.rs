@@ -9,6 +9,10 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::Hash;
 
+/// What this many have had is kept one by one. Beyond that, half of them are forgotten, those with the least: users may come
+/// without end, each with a name of its own.
+const MOST_KEPT: usize = 4_096;
+
 /// GPU-seconds for each unit of weight.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Had(f64);
@@ -42,7 +46,16 @@ impl<T: Clone + Eq + Hash> Shares<T> {
     /// Charges GPU-seconds to one of this weight. A negative number gives back what an estimate charged too much.
     pub(crate) fn charge(&mut self, one: &T, gpu_seconds: f64, weight: f64) {
         let had = self.had(one).and(gpu_seconds, weight);
-        self.had.insert(one.clone(), had);
+        if had > self.least {
+            self.had.insert(one.clone(), had);
+        } else {
+            self.had.remove(one);
+        }
+        if self.had.len() > MOST_KEPT {
+            let mut all: Vec<Had> = self.had.values().copied().collect();
+            let (_, middle, _) = all.select_nth_unstable(MOST_KEPT / 2);
+            self.had.retain(|_, had| had > middle);
+        }
     }
 
     /// Of those who wait now, one has had this, and none has had less.
@@ -100,6 +113,20 @@ mod tests {
         shares.charge(&'a', 10.0, 1.0);
         shares.charge(&'a', -4.0, 1.0);
         assert_eq!(shares.had(&'a'), Had(6.0));
+    }
+
+    #[test]
+    fn users_without_end_are_not_kept_and_the_one_with_the_most_is() {
+        let mut shares = Shares::default();
+        shares.charge(&u64::MAX, 1e6, 1.0);
+        for user in 0..100_000_u64 {
+            // A newcomer waits at every scan, so nobody has had more than nothing at the least.
+            shares.wait_from(shares.had(&user));
+            shares.charge(&user, 1.0 + user as f64 * 1e-6, 1.0);
+            assert!(shares.had.len() <= MOST_KEPT);
+        }
+        assert_eq!(shares.had(&u64::MAX), Had(1e6));
+        assert!(shares.had(&99_999) > shares.least, "and the newest of them");
     }
 
     proptest! {

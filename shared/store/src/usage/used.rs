@@ -5,7 +5,7 @@ use std::time::Duration;
 /// What an attempt has used by its end, whatever becomes of its job. The default is nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Used {
-    /// The GPU's time.
+    /// The GPU's time, that of the load which it caused included.
     pub gpu: Duration,
     /// How many loads of a model it caused.
     pub loads: i32,

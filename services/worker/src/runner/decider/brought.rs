@@ -54,6 +54,7 @@ impl Decider {
             lease,
             past: Past::default(),
             ending: Ending::GivenBack(why),
+            ran: 0.0,
             used: Used::default(),
             model_label,
             charge: None,
@@ -87,7 +88,7 @@ impl Decider {
             gpu_seconds: None,
             past: job.past,
             model_label: job.model_label,
-            caused_load: matches!(loading, Loading::New { .. }),
+            loading_since: matches!(loading, Loading::New { .. }).then_some(now),
             abort,
         });
         self.actions.push(Action::Begin { attempt, body: job.body, loading });

@@ -125,17 +125,18 @@ impl Host {
         is_switch
     }
 
-    pub(super) fn load_failed(&mut self, key: &Key) {
-        self.loading.take_if(|(loading, _)| loading == key);
+    /// Returns when the load began that has failed.
+    pub(super) fn load_failed(&mut self, key: &Key) -> Option<Instant> {
         self.residency.lost();
+        self.loading.take_if(|(loading, _)| loading == key).map(|(_, began)| began)
     }
 
-    /// Gives up the load under way unless it `is_wanted`. The floor then closes its connection to Ollama.
-    pub(super) fn keep_load_if(&mut self, is_wanted: impl FnOnce(&Key) -> bool) {
-        if self.loading.as_ref().is_some_and(|(key, _)| !is_wanted(key)) {
-            self.loading = None;
-            self.residency.lost();
-        }
+    /// Gives up the load under way unless it `is_wanted`. The floor then closes its connection to Ollama. Returns what was given
+    /// up, and since when it was under way.
+    pub(super) fn keep_load_if(&mut self, is_wanted: impl FnOnce(&Key) -> bool) -> Option<(Key, Instant)> {
+        let given_up = self.loading.take_if(|(key, _)| !is_wanted(key))?;
+        self.residency.lost();
+        Some(given_up)
     }
 
     /// Begins the next unload, of a model that does not run, unless a load is under way. The model no longer counts as

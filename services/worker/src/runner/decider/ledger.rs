@@ -253,7 +253,7 @@ mod tests {
             gpu_seconds: None,
             past: Past::default(),
             model_label: String::new(),
-            caused_load: false,
+            loading_since: None,
             abort,
         };
         (running, aborted)

@@ -93,7 +93,7 @@ mod tests {
 
     /// A plan in which each of these clients waits for a model of its own.
     fn plan(clients: &[u128], now: Instant) -> Plan {
-        let mut plan = Plan::new(&turns());
+        let mut plan = Plan::new(&turns(), 2);
         let model = |number: u128| format!("m{number}:latest");
         plan.published(clients.iter().map(|number| key(&model(*number)).model().clone()).collect());
         plan.scanned(clients.iter().map(|number| group(&model(*number), *number, 1)).collect(), now);

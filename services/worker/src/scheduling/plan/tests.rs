@@ -26,7 +26,7 @@ fn group(text: &str, number: u128) -> Group {
 
 /// A plan in which client 1 has ready jobs of each of these keys. The host has all of their models.
 fn plan(keys: &[&str]) -> Plan {
-    let mut plan = Plan::new(&turns());
+    let mut plan = Plan::new(&turns(), 2);
     plan.published(keys.iter().map(|text| key(text).model().clone()).collect());
     plan.scanned(ready(keys), Instant::now());
     plan
@@ -172,9 +172,16 @@ fn a_load_is_charged_to_the_client_that_it_was_for() {
     let order = order(&mut plan, next, TWO_FREE_SLOTS).unwrap();
     let first = order.offers[0].client;
     plan.rotation.claimed(first, &order.runner, now);
-    plan.loaded(&order.runner, Duration::from_secs(7), now);
     let other = client(if first == client(1) { 2 } else { 1 });
-    assert!(plan.work.fairness.standing(other) < plan.work.fairness.standing(first));
+    plan.load_given_up(&order.runner, Duration::from_secs(3));
+    assert!(
+        plan.work.fairness.standing(other) < plan.work.fairness.standing(first),
+        "although it never ended"
+    );
+    plan.loaded(&order.runner, Duration::from_secs(7), now);
+    let standing = plan.work.fairness.standing(first);
+    plan.load_failed(&order.runner, Duration::from_secs(5), now);
+    assert!(standing < plan.work.fairness.standing(first));
 }
 
 mod cost;

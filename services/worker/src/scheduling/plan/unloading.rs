@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn an_unload_ends_the_turn_of_its_own_model_alone() {
-        let mut plan = Plan::new(&config::Turns { models_together: 2, ..turns() });
+        let mut plan = Plan::new(&config::Turns { models_together: 2, ..turns() }, 2);
         let turn = "a:latest num_ctx=8192".to_owned();
         plan.remember(&HostPlan {
             loaded: vec![turn.clone()],

@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn clients_and_runners_tell_the_same_of_each_other_and_only_of_what_can_run_here() {
-        let mut plan = Plan::new(&turns());
+        let mut plan = Plan::new(&turns(), 2);
         plan.published(
             ["a:latest", "b:latest", "far:120b-cloud"].map(|name| key(name).model().clone()).into(),
         );

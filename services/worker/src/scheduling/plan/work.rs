@@ -21,11 +21,11 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(contexts: Contexts) -> Self {
+    pub(super) fn new(contexts: Contexts, slots: usize) -> Self {
         Self {
             presence: Presence::default(),
             contexts,
-            fairness: Fairness::default(),
+            fairness: Fairness::new(slots),
             backlog: Backlog::default(),
         }
     }

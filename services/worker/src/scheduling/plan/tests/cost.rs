@@ -27,7 +27,7 @@ fn groups(count: usize) -> Vec<Group> {
 
 fn show(count: usize, together: usize, after: Duration) {
     let start = Instant::now();
-    let mut plan = Plan::new(&turns());
+    let mut plan = Plan::new(&turns(), 2);
     plan.published((0..MODELS).map(|number| key(&model(number)).model().clone()).collect());
     let found = groups(count);
     let began = Instant::now();

@@ -97,7 +97,7 @@ impl Workload {
 
     fn host(&self, turns: &config::Turns, terms: Vec<ClientTerms>) -> Host<'_> {
         let start = Instant::now();
-        let mut plan = Plan::new(turns);
+        let mut plan = Plan::new(turns, self.slots);
         let models = 0..self.loads.len();
         plan.published(models.map(|model| key(&format!("m{model}:latest")).model().clone()).collect());
         plan.agreed(terms);

@@ -80,7 +80,7 @@ impl Workload {
     fn run(&self) -> World<'_> {
         let start = Instant::now();
         let host = |slots: &usize| {
-            let mut plan = Plan::new(&turns());
+            let mut plan = Plan::new(&turns(), *slots);
             plan.published((0..self.models.len()).map(|model| base(model).model().clone()).collect());
             Host {
                 plan,
