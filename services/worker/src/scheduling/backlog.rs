@@ -12,8 +12,8 @@ use super::contexts;
 use super::key::Key;
 use super::shares::Had;
 
-/// A job's id is made up to this long before its commit. So no lower bound may be newer than this, or a claim would
-/// skip a job that commits late.
+/// A job's id is made before its commit, by less than this unless Postgres is slow. So no lower bound may be newer than this, or
+/// a claim would skip a job that commits late. One that commits even later waits for the next look at everything.
 pub(crate) const LATE_COMMITS: TimeDelta = TimeDelta::seconds(2);
 
 /// The ready jobs of one client, user and load key that have the same priority, and are sync calls or not.

@@ -127,7 +127,8 @@ const FOUND_AT_MOST: i32 = 256;
 /// The bits of a delivery's id that tell in which turn of the relay it was made: the time to a quarter of a microsecond.
 const TURN: u128 = !0 << 68;
 
-/// Transactions take less time than this. So a delivery that was made this long ago is visible, or was undone.
+/// A turn of the relay takes less time than this, unless Postgres is slow. So a delivery that was made this long ago is visible,
+/// or was undone. One that becomes visible even later is found by the search through all lanes.
 const LONGEST_TURN: TimeDelta = TimeDelta::seconds(2);
 
 impl Store {

@@ -133,7 +133,7 @@ impl Exits {
                 Settled::Into(_) | Settled::Already => count_tokens(label, exit),
                 Settled::Stale => {
                     counter!(STALE_WRITES.name).increment(1);
-                    tracing::warn!(job.id = %lease.job_id, "an outcome came too late: another worker has the job");
+                    tracing::warn!(job.id = %lease.job_id, "an outcome came too late: its lease is not there any more");
                 }
             }
             // Sending cannot fail: the floor ends only after it has heard of every lease.

@@ -14,8 +14,12 @@ impl Store {
     pub async fn drop_leases_without_request(&self, worker: WorkerId) -> Result<Vec<JobId>, StoreError> {
         let dropped = sqlx::query_scalar!(
             r#"-- drop_leases_without_request
-            DELETE FROM job_lease l
-            WHERE l.worker_id = $1 AND NOT EXISTS (SELECT FROM job j WHERE j.id = l.job_id)
+            WITH gone AS MATERIALIZED (
+                SELECT l.job_id FROM job_lease l
+                WHERE l.worker_id = $1 AND NOT EXISTS (SELECT FROM job j WHERE j.id = l.job_id)
+                ORDER BY l.job_id FOR UPDATE OF l
+            )
+            DELETE FROM job_lease l USING gone WHERE l.job_id = gone.job_id
             RETURNING l.job_id AS "job_id: JobId""#,
             worker.uuid(),
         )

@@ -58,16 +58,16 @@ pub enum Settled {
     /// The job went from the lease to this state. It is `cancelled` if somebody asked for that meanwhile, unless the
     /// job succeeded.
     Into(JobState),
-    /// The outcome had been written before under the same number; the answer to that COMMIT was lost.
+    /// The job's end had been written before under the same number; the answer to that COMMIT was lost.
     Already,
-    /// The lease belongs to another holder now, so the outcome was not written. Callers count these.
+    /// The lease is there no more, or belongs to another holder, so the outcome was not written. Callers count these.
     Stale,
 }
 
 impl Store {
     /// Ends leases, each with its own exit, in one statement. The answers stand in the given order. If the outcome is
-    /// unknown, call this again with the same exits: an outcome that was already written under the same number is
-    /// found and not repeated.
+    /// unknown, call this again with the same exits: nothing is written twice under one number. The end of a job that was
+    /// written before is found, and of a job that went back to the queue the answer is [`Settled::Stale`].
     ///
     /// `used` has what the attempts have used, except those that used nothing. It counts together with the exit.
     pub async fn settle(

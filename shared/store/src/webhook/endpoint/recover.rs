@@ -36,7 +36,6 @@ impl Store {
         let mut conn = self.open_transaction().await?;
         // Two recoveries at once would each make the same webhooks. The second statement sees what the first one wrote.
         let Some(client) = lock_endpoint(&mut conn, scope, id).await? else { return Ok(None) };
-        // Jobs have their ids from the moment of their acceptance, and wait for at most 30 days and 30 more.
         let row = query_with_receivers!(
             r#"-- recover_deliveries
             WITH jobs AS MATERIALIZED (
