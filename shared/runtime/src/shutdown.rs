@@ -138,7 +138,7 @@ impl Shutdown {
 
     fn track(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let shutdown = self.clone();
-        let entry = Running::enter(self, name);
+        let entry = TaskEntry::enter(self, name);
         let task = self.0.tasks.spawn(async move {
             let _entry = entry;
             // A panic leaves no broken state: the work's own state is dropped, and shared state guards itself against
@@ -168,12 +168,12 @@ impl Shutdown {
 }
 
 /// The entry of one task in `running`, for as long as its future lives.
-struct Running {
+struct TaskEntry {
     shutdown: Shutdown,
     name: &'static str,
 }
 
-impl Running {
+impl TaskEntry {
     fn enter(shutdown: &Shutdown, name: &'static str) -> Self {
         let mut running = shutdown.0.running.lock().unwrap_or_else(PoisonError::into_inner);
         *running.entry(name).or_default() += 1;
@@ -182,7 +182,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for TaskEntry {
     fn drop(&mut self) {
         let mut running = self.shutdown.0.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = running.get_mut(self.name) {

@@ -45,7 +45,7 @@ pub use fleet::host_plan::{HostPlan, MeasuredContext, MeasuredRunner};
 pub use fleet::host_row::HostRow;
 pub use fleet::host_turns::{GpuPart, HostTurns, NextTurn, Why};
 pub use fleet::inventory::{Inventory, KnownModel};
-pub use fleet::stream::{Place, StreamAddress};
+pub use fleet::stream::{LeaseAddress, StreamAddress};
 pub use fleet::unload::Unload;
 pub use fleet::worker::{OwnLease, Renewal};
 pub use gauges::{DeliveryBacklog, ModelBacklog};
@@ -89,7 +89,7 @@ pub use webhook::lane_news::LaneNews;
 pub use webhook::receiver::{JobReceiver, Receiver, SecretOwner};
 pub use webhook::relay::{EndedJobs, Relayed};
 pub use webhook::settle::{DeliveryOutcome, DeliveryReport, ReportSettled};
-pub use webhook::signing_secrets::Signing;
+pub use webhook::signing_secrets::StoredSigning;
 pub use webhook::view::{
     AttemptView, DELIVERIES_PER_EVENT_AND_MINUTE, DeliveryPage, DeliveryState, DeliveryView, Redelivery,
     UnknownDeliveryState,

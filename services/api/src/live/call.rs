@@ -133,7 +133,7 @@ impl Call {
     /// The job runs already, perhaps for another api, which alone hears of its attempt.
     pub(crate) async fn catch_up(&mut self) -> Result<(), StoreError> {
         let place = self.app.store.place_of(Scope::Client(self.client), self.job()).await?;
-        if let Some(foreman_store::Place { url: Some(url), attempt, .. }) = place {
+        if let Some(foreman_store::LeaseAddress { url: Some(url), attempt, .. }) = place {
             self.follow(Place { url: url.into(), attempt }).await;
         }
         Ok(())

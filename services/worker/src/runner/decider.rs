@@ -2,17 +2,17 @@
 //! and returns actions for the floor to carry out. Pure: it waits for nothing and talks to nobody, so that a test can
 //! run it against a scripted world.
 //!
-//! Its knowledge has five parts. [`standing`] knows whether this worker may claim. [`host`] knows how Ollama is.
+//! Its knowledge has five parts. [`authority`] knows whether this worker may claim. [`host`] knows how Ollama is.
 //! [`Plan`] knows what to claim next. [`ledger`] knows which jobs are ours. [`claims`] knows whether Postgres may be
 //! asked now.
 //!
 //! [`brought`] decides what becomes of the jobs that claims bring.
 
+mod authority;
 mod brought;
 pub(super) mod claims;
 mod host;
 mod ledger;
-mod standing;
 mod unloads;
 
 use std::time::Duration;
@@ -37,16 +37,16 @@ use crate::scheduling::key::{Key, RunsOn};
 use crate::scheduling::plan::forecast::Start;
 use crate::scheduling::plan::{Capacity, Plan};
 use crate::scheduling::rotation::Next;
+use authority::Authority;
 use claims::{Claims, Question, Reply};
 use host::Host;
 use ledger::Ledger;
-use standing::Standing;
 
 pub(super) use host::Loading;
 
 #[derive(Debug)]
 pub(super) struct Decider {
-    standing: Standing,
+    authority: Authority,
     host: Host,
     plan: Plan,
     ledger: Ledger,
@@ -103,7 +103,7 @@ pub(super) enum Action {
 impl Decider {
     pub(super) fn new(slots: usize, turns: &config::Turns, max_attempts: i16, now: Instant) -> Self {
         Self {
-            standing: Standing::default(),
+            authority: Authority::default(),
             host: Host::new(turns.models_together),
             plan: Plan::new(turns, slots),
             ledger: Ledger::new(slots),
@@ -119,15 +119,15 @@ impl Decider {
     }
 
     /// Learns as whom this worker may act from now on. The floor tells it before each event and before the first decision.
-    pub(super) fn learn_standing(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
-        self.standing.update(holder, spell);
+    pub(super) fn learn_authority(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
+        self.authority.update(holder, spell);
     }
 
     pub(super) fn learn(&mut self, event: Event, now: Instant) {
         match event {
-            Event::SoftStop => self.standing.stop_softly(),
+            Event::SoftStop => self.authority.stop_softly(),
             Event::HardStop => {
-                self.standing.stop_hard();
+                self.authority.stop_hard();
                 self.ledger.stop_all();
             }
             Event::Signal(signal) => self.heard(signal, now),
@@ -189,7 +189,7 @@ impl Decider {
         if std::mem::replace(&mut self.knew_work, work_waits) && !work_waits {
             self.actions.push(Action::LookForJobs);
         }
-        let is_idle = self.ledger.is_idle() && self.standing.serves_host() && work_waits;
+        let is_idle = self.ledger.is_idle() && self.authority.serves_host() && work_waits;
         let idle_seconds = self.idle.note(is_idle, now);
         counter!(GPU_IDLE.name).increment(idle_seconds);
         std::mem::take(&mut self.actions)
@@ -199,7 +199,7 @@ impl Decider {
     pub(super) fn publication(&self, now: Instant) -> HostPlan {
         let mut plan = self.plan.publication(self.ledger.held_for_gpu(), now);
         (plan.turns.running, plan.turns.slots) = self.ledger.occupancy();
-        if self.standing.is_drained() {
+        if self.authority.is_drained() {
             // Nothing is claimed, and nobody can tell for how long.
             plan.longest_wait_ms = None;
             plan.turns.is_drained = true;
@@ -234,23 +234,23 @@ impl Decider {
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.standing.is_stopping()
+        self.authority.is_stopping()
     }
 
     pub(super) fn is_out_of_time(&self) -> bool {
-        self.standing.is_out_of_time()
+        self.authority.is_out_of_time()
     }
 
     /// Whether the process stops and no job, question or doubt is left.
     pub(super) fn is_over(&self) -> bool {
-        let knows_its_leases = !self.claims.is_in_doubt() || self.standing.is_out_of_time();
+        let knows_its_leases = !self.claims.is_in_doubt() || self.authority.is_out_of_time();
         let has_nothing = self.ledger.is_empty() && !self.claims.is_asking();
-        self.standing.is_stopping() && has_nothing && knows_its_leases
+        self.authority.is_stopping() && has_nothing && knows_its_leases
     }
 
     /// As whom this worker may claim and begin jobs now. `None` if it may not.
     fn right(&self, now: Instant) -> Option<(&Holder, &Spell)> {
-        self.standing.right().filter(|_| self.host.takes_jobs(now))
+        self.authority.right().filter(|_| self.host.takes_jobs(now))
     }
 
     /// Which key has the GPU next.
@@ -280,7 +280,7 @@ impl Decider {
     fn unload(&mut self, now: Instant) {
         self.plan.are_unloading(self.host.unloads.models(now).cloned().collect());
         let ledger = &self.ledger;
-        if self.standing.right_to_host().is_none() || self.claims.is_asking() || ledger.waits_for_load() {
+        if self.authority.right_to_host().is_none() || self.claims.is_asking() || ledger.waits_for_load() {
             return;
         }
         if let Some(unload) = self.host.begin_unload(|model| ledger.runs_model(model), now) {
@@ -321,7 +321,7 @@ impl Decider {
         now: Instant,
     ) -> Option<Question> {
         if self.claims.is_in_doubt() {
-            let (worker, known) = (self.standing.worker()?, self.ledger.leases());
+            let (worker, known) = (self.authority.worker()?, self.ledger.leases());
             return Some(Question::OwnLeases { worker, known });
         }
         let (holder, spell) = self.right(now).filter(|_| !self.ledger.waits_for_postgres())?;
@@ -347,7 +347,7 @@ impl Decider {
             Signal::Remembered(plan) => self.plan.remember(&plan),
             Signal::Agreed(terms) => self.plan.agreed(terms),
             Signal::Neighbours(hosts, intents) => self.plan.looked_around(hosts, intents),
-            Signal::Drained(is_drained) => self.standing.drain(is_drained),
+            Signal::Drained(is_drained) => self.authority.drain(is_drained),
             Signal::UnloadsAsked(asked) => self.host.unloads.told(asked),
             Signal::Answered(lease) => self.ledger.answered(lease, &mut self.gpu, now),
             Signal::Settled(lease) => self.ledger.settled(lease),

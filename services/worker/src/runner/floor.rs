@@ -101,7 +101,7 @@ impl Floor {
     /// Runs until the process stops and Postgres has the outcome of every claimed job.
     pub(crate) async fn run(mut self) {
         let mut renewals = self.worker.liveness.renewals();
-        self.tell_standing();
+        self.tell_authority();
         loop {
             let now = Instant::now();
             self.decide(now).await;
@@ -109,7 +109,7 @@ impl Floor {
                 return;
             }
             let event = self.next_event(&mut renewals, now).await;
-            self.tell_standing();
+            self.tell_authority();
             if let Some(event) = event {
                 self.decider.learn(event, Instant::now());
             }
@@ -141,8 +141,8 @@ impl Floor {
     }
 
     /// Tells the decider as whom this worker may act now.
-    fn tell_standing(&mut self) {
-        self.decider.learn_standing(self.holder.borrow().clone(), self.worker.liveness.spell());
+    fn tell_authority(&mut self) {
+        self.decider.learn_authority(self.holder.borrow().clone(), self.worker.liveness.spell());
     }
 
     /// Waits for the next event. Returns `None` when nothing happened but it is time to decide again.

@@ -78,7 +78,7 @@ enum Rank {
 }
 
 /// Where a key is, as this host sees it.
-enum Place<'a> {
+enum Home<'a> {
     /// It has its home here, or nowhere.
     Free,
     /// It has its home at another host, which has not loaded it now.
@@ -136,10 +136,10 @@ impl Neighbours {
         if self.refused.contains(&base) {
             return None;
         }
-        match self.place(&base) {
-            Place::Free => Some(Rank::Own),
-            Place::Away => Some(Rank::Away),
-            Place::Kept(by) => worth_a_load(&by, runner, &base, own).map(|_jobs| Rank::Help),
+        match self.home(&base) {
+            Home::Free => Some(Rank::Own),
+            Home::Away => Some(Rank::Away),
+            Home::Kept(by) => worth_a_load(&by, runner, &base, own).map(|_jobs| Rank::Help),
         }
     }
 
@@ -157,10 +157,10 @@ impl Neighbours {
         if is_ours || !self.are_there() {
             return None;
         }
-        let at_least = match self.place(&base) {
-            Place::Free | Place::Away => 0,
+        let at_least = match self.home(&base) {
+            Home::Free | Home::Away => 0,
             // Nobody chooses a runner that is not worth a load.
-            Place::Kept(by) => worth_a_load(&by, runner, &base, own).unwrap_or(MAX_COUNTED),
+            Home::Kept(by) => worth_a_load(&by, runner, &base, own).unwrap_or(MAX_COUNTED),
         };
         let seen = self.intents.get(&base).map_or(0, |intent| intent.number);
         Some(Word { base, seen, load_keys: load_keys.cloned().collect(), at_least })
@@ -184,7 +184,7 @@ impl Neighbours {
         self.granted.take_if(|granted| *granted == base);
     }
 
-    fn place(&self, base: &Key) -> Place<'_> {
+    fn home(&self, base: &Key) -> Home<'_> {
         let intent = self.intents.get(base);
         let has_it = |host: &&Neighbour| host.models.contains(base.model());
         let is_home = |host: &Neighbour| intent.is_some_and(|intent| intent.host == host.id);
@@ -194,11 +194,11 @@ impl Neighbours {
         };
         let kept: Vec<_> = self.hosts.iter().filter(has_it).filter(keeps).collect();
         if !kept.is_empty() {
-            Place::Kept(kept)
+            Home::Kept(kept)
         } else if self.hosts.iter().filter(has_it).any(is_home) {
-            Place::Away
+            Home::Away
         } else {
-            Place::Free
+            Home::Free
         }
     }
 }

@@ -39,14 +39,14 @@ pub(crate) struct LiveAnswers(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    running: Mutex<Running>,
+    current: Mutex<Current>,
     ended: Cache<JobId, Arc<Answer>>,
     /// No attempt will begin here any more.
     closed: CancellationToken,
 }
 
 #[derive(Debug, Default)]
-struct Running {
+struct Current {
     answers: HashMap<JobId, Arc<Answer>>,
     listeners: Vec<(ApiId, mpsc::Sender<Announcement>)>,
 }
@@ -82,7 +82,7 @@ impl Default for LiveAnswers {
             .weigher(|_, answer: &Arc<Answer>| u32::try_from(answer.state().bytes()).unwrap_or(u32::MAX))
             .time_to_live(KEPT_FOR)
             .build();
-        Self(Arc::new(Inner { running: Mutex::default(), ended, closed: CancellationToken::new() }))
+        Self(Arc::new(Inner { current: Mutex::default(), ended, closed: CancellationToken::new() }))
     }
 }
 
@@ -91,10 +91,10 @@ impl LiveAnswers {
     pub(crate) fn begin(&self, job: JobId, attempt: i32, api: Option<ApiId>) -> LiveAnswer {
         let (changes, _) = watch::channel(());
         let answer = Arc::new(Answer { attempt, api, state: Mutex::default(), changes });
-        let mut running = self.running();
-        running.answers.insert(job, Arc::clone(&answer));
+        let mut current = self.current();
+        current.answers.insert(job, Arc::clone(&answer));
         if let Some(api) = api {
-            running.listeners.retain(|(listener, sender)| {
+            current.listeners.retain(|(listener, sender)| {
                 *listener != api || sender.try_send(announcement(job, attempt)).is_ok()
             });
         }
@@ -122,7 +122,7 @@ impl LiveAnswers {
     }
 
     fn end(&self, job: JobId, end: End, keep: bool) {
-        let Some(answer) = self.running().answers.remove(&job) else { return };
+        let Some(answer) = self.current().answers.remove(&job) else { return };
         answer.end(end);
         // Nobody waits for the answer of another job so impatiently.
         if keep && answer.api.is_some() {
@@ -133,7 +133,7 @@ impl LiveAnswers {
     /// Follows the answer of this attempt, or of the attempt that runs now, from a byte on. Says which attempt it is. `None` if
     /// there is no such attempt here.
     pub(crate) fn follow(&self, job: JobId, attempt: Option<i32>, from: u64) -> Option<(i32, Reader)> {
-        let running = self.running().answers.get(&job).cloned();
+        let running = self.current().answers.get(&job).cloned();
         let fits = |answer: &Arc<Answer>| attempt.is_none_or(|attempt| attempt == answer.attempt);
         let answer = running.filter(fits).or_else(|| self.0.ended.get(&job).filter(fits))?;
         Some((answer.attempt, Reader::new(answer, from)))
@@ -141,8 +141,8 @@ impl LiveAnswers {
 
     /// Announces the attempts of this api's calls: those that run now, and those that begin later.
     pub(crate) fn listen(&self, api: ApiId) -> mpsc::Receiver<Announcement> {
-        let mut running = self.running();
-        let now: Vec<Announcement> = running
+        let mut current = self.current();
+        let now: Vec<Announcement> = current
             .answers
             .iter()
             .filter(|(_, answer)| answer.api == Some(api))
@@ -153,19 +153,19 @@ impl LiveAnswers {
             // There is room for all of them.
             _ = sender.try_send(announcement);
         }
-        running.listeners.retain(|(_, sender)| !sender.is_closed());
+        current.listeners.retain(|(_, sender)| !sender.is_closed());
         if !self.0.closed.is_cancelled() {
-            running.listeners.push((api, sender));
+            current.listeners.push((api, sender));
         }
         receiver
     }
 
     /// No attempt will begin here any more. Ends all announcements, and every answer that has not ended.
     pub(crate) fn close(&self) {
-        let mut running = self.running();
+        let mut current = self.current();
         self.0.closed.cancel();
-        running.listeners.clear();
-        for (_, answer) in running.answers.drain() {
+        current.listeners.clear();
+        for (_, answer) in current.answers.drain() {
             answer.end(End::Again);
         }
     }
@@ -178,11 +178,11 @@ impl LiveAnswers {
     /// Whether a caller may have a part of the answer of the attempt that runs.
     pub(crate) fn has_begun_for_a_caller(&self, job: JobId) -> bool {
         let of_a_caller = |answer: &Arc<Answer>| answer.api.is_some() && answer.state().is_given_out;
-        self.running().answers.get(&job).is_some_and(of_a_caller)
+        self.current().answers.get(&job).is_some_and(of_a_caller)
     }
 
-    fn running(&self) -> MutexGuard<'_, Running> {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.0.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

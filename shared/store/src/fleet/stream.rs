@@ -18,7 +18,7 @@ pub struct StreamAddress {
 
 /// Where a leased job is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct LeaseAddress {
     /// Where its worker gives out live answers. `None` if that worker gives none, or has no row any more.
     pub url: Option<String>,
     pub attempt: i32,
@@ -40,9 +40,9 @@ impl Store {
     }
 
     /// Where a job is. `None` if no worker holds it.
-    pub async fn place_of(&self, scope: Scope, job: JobId) -> Result<Option<Place>, StoreError> {
+    pub async fn place_of(&self, scope: Scope, job: JobId) -> Result<Option<LeaseAddress>, StoreError> {
         let place = sqlx::query_as!(
-            Place,
+            LeaseAddress,
             r#"-- place_of
             SELECT w.stream_url AS "url?", l.attempt, l.phase AS "phase: Phase"
             FROM job_lease l LEFT JOIN worker w ON w.id = l.worker_id

@@ -13,14 +13,14 @@ use crate::webhook::receiver::SecretOwner;
 
 /// The secrets of an owner, the current one first, then the old one during a rotation; and the headers of an endpoint.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Signing {
+pub struct StoredSigning {
     pub secrets: Vec<String>,
     pub headers: EndpointHeaders,
 }
 
-impl fmt::Debug for Signing {
+impl fmt::Debug for StoredSigning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signing").finish_non_exhaustive()
+        f.debug_struct("StoredSigning").finish_non_exhaustive()
     }
 }
 
@@ -34,7 +34,7 @@ impl Store {
         &self,
         seal: Option<&Seal>,
         owners: &[SecretOwner],
-    ) -> Result<HashMap<SecretOwner, Result<Signing, UnsealError>>, StoreError> {
+    ) -> Result<HashMap<SecretOwner, Result<StoredSigning, UnsealError>>, StoreError> {
         let ids: Vec<_> = owners.iter().map(|owner| owner.0).collect();
         let rows = sqlx::query!(
             r#"-- signing_secrets
@@ -60,7 +60,7 @@ impl Store {
                     Some(sealed) => unseal(row.owner, sealed)
                         .and_then(|text| serde_json::from_str(&text).map_err(|_| UnsealError::Damaged)),
                 };
-                let signing = secrets.and_then(|secrets| Ok(Signing { secrets, headers: headers? }));
+                let signing = secrets.and_then(|secrets| Ok(StoredSigning { secrets, headers: headers? }));
                 (row.owner, signing)
             })
             .collect())

@@ -66,14 +66,14 @@ pub enum LookupError {
     NotAName,
 }
 
-type Answer = Result<Arc<[IpAddr]>, LookupError>;
+type Resolved = Result<Arc<[IpAddr]>, LookupError>;
 
-type UnderWay = HashMap<(Asker, String), Arc<OnceCell<Answer>>>;
+type UnderWay = HashMap<(Asker, String), Arc<OnceCell<Resolved>>>;
 
 /// An answer with the time for which it is used.
 #[derive(Debug, Clone)]
 struct Remembered {
-    answer: Answer,
+    answer: Resolved,
     ttl: Duration,
 }
 
@@ -117,7 +117,7 @@ impl Names {
 
     /// The addresses of a name, of which there is at least one. A look-up goes on where its caller stops waiting, so that its
     /// answer serves the next one.
-    pub(super) async fn addresses(self: &Arc<Self>, asker: Asker, host: &str) -> Answer {
+    pub(super) async fn addresses(self: &Arc<Self>, asker: Asker, host: &str) -> Resolved {
         if let Some(remembered) = self.remembered.get(host) {
             return remembered.answer;
         }
@@ -131,7 +131,7 @@ impl Names {
         asked.await.unwrap_or(Err(LookupError::Failed))
     }
 
-    async fn ask_in_time(&self, asker: Asker, host: &str) -> Answer {
+    async fn ask_in_time(&self, asker: Asker, host: &str) -> Resolved {
         let remembered = timeout(LOOKUP_TIMEOUT, self.ask(asker, host))
             .await
             .unwrap_or(Remembered { answer: Err(LookupError::TimedOut), ttl: FAILURE_TTL });

@@ -1,6 +1,6 @@
 //! Tests which client may see which jobs: with keys, with addresses, and from foreign pages.
 
-use foreman_store::{AddressClient, JobRequest, Seal, SecretOwner, Signing, Term, TermsChange};
+use foreman_store::{AddressClient, JobRequest, Seal, SecretOwner, StoredSigning, Term, TermsChange};
 use foreman_tests::{Api, Db, eventually, http};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -153,7 +153,7 @@ async fn secrets_are_stored_sealed_and_both_sign_during_a_rotation() {
     let owner = SecretOwner::from(old.client);
     let secrets = db.store.signing_secrets(Some(&seal()), &[owner]).await.unwrap();
     let both = vec![new.secret.clone(), old.secret.clone()];
-    assert_eq!(secrets[&owner], Ok(Signing { secrets: both, headers: Vec::new() }));
+    assert_eq!(secrets[&owner], Ok(StoredSigning { secrets: both, headers: Vec::new() }));
     let stored: String =
         db.value("SELECT encode(secret, 'escape') || encode(key_digest, 'escape') FROM client").await;
     assert!(!stored.contains("whsec_") && !stored.contains(&new.key));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_store::{ApiId, Heartbeat, JobId, NewJob, Orphaned, Phase, Place, Scope, StreamAddress};
+use foreman_store::{ApiId, Heartbeat, JobId, LeaseAddress, NewJob, Orphaned, Phase, Scope, StreamAddress};
 use foreman_tests::{Db, Worker, eventually};
 use ollama_sim::{Config, Sim};
 
@@ -110,7 +110,7 @@ async fn an_api_finds_the_worker_that_has_a_job() {
     let place = async |scope, job| db.store.place_of(scope, job).await.unwrap();
     assert_eq!(place(Scope::Everyone, job).await, None, "no worker has it");
     db.start(&holder).await;
-    let mut found = Place { url: None, attempt: 1, phase: Phase::Working };
+    let mut found = LeaseAddress { url: None, attempt: 1, phase: Phase::Working };
     assert_eq!(place(Scope::Everyone, job).await, Some(found.clone()));
     assert_eq!(db.store.stream_addresses().await.unwrap(), []);
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use foreman_runtime::background_error;
-use foreman_store::{Receiver, Seal, SecretOwner, Signing as Stored, Store, StoreError, UnsealError};
+use foreman_store::{Receiver, Seal, SecretOwner, Store, StoreError, StoredSigning, UnsealError};
 use foreman_webhook::guard::Asker;
 use foreman_webhook::secret::SecretError;
 use foreman_webhook::{ReceiverUrl, SigningSecret};
@@ -99,7 +99,7 @@ impl Receivers {
         let mut stored = store.signing_secrets(self.seal.as_ref(), &unknown).await?;
         let mut unreadable = None;
         for owner in unknown {
-            let stored = stored.remove(&owner).unwrap_or_else(|| Ok(Stored::default()));
+            let stored = stored.remove(&owner).unwrap_or_else(|| Ok(StoredSigning::default()));
             let signing = match self.parse(stored) {
                 Ok(signing) => Some(Arc::new(signing)),
                 Err(why) => {
@@ -125,7 +125,7 @@ impl Receivers {
         Ok(Address { url: ReceiverUrl::parse(&receiver.url).ok(), signing, asker })
     }
 
-    fn parse(&self, stored: Result<Stored, UnsealError>) -> Result<Signing, Unreadable> {
+    fn parse(&self, stored: Result<StoredSigning, UnsealError>) -> Result<Signing, Unreadable> {
         let stored = stored.map_err(Unreadable::Sealed)?;
         let secrets: Result<Vec<_>, _> =
             stored.secrets.iter().map(|text| SigningSecret::parse(text)).collect();

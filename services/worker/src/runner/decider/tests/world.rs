@@ -313,7 +313,7 @@ impl World {
     fn stand(&mut self) {
         let holder = self.holds_host.then(|| self.holder());
         let spell = self.spell.as_ref().map(|(spell, _)| spell.clone()).filter(Spell::goes_on);
-        self.decider.learn_standing(holder, spell);
+        self.decider.learn_authority(holder, spell);
     }
 
     fn holder(&self) -> Holder {

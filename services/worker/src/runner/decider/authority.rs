@@ -6,7 +6,7 @@ use foreman_store::{Holder, WorkerId};
 use crate::membership::liveness::Spell;
 
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct Authority {
     holder: Option<Holder>,
     spell: Option<Spell>,
     is_drained: bool,
@@ -21,7 +21,7 @@ enum Stop {
     Hard,
 }
 
-impl Standing {
+impl Authority {
     /// Takes the host lease that this worker has now, and its present spell.
     pub(super) fn update(&mut self, holder: Option<Holder>, spell: Option<Spell>) {
         (self.holder, self.spell) = (holder, spell);
