@@ -45,7 +45,8 @@ const INCOMING: &[&str] =
     &["NewJob", "EndpointFields", "Rotation", "Example", "Recovery", "Warming", "NoFields"];
 
 /// The problems of every route that needs a key.
-const EVERYWHERE: [(&str, &str); 4] = [
+const EVERYWHERE: [(&str, &str); 5] = [
+    ("400", "`invalid_parameter`, `invalid_query`"),
     ("401", "`key_missing`, `key_wrong`, `key_ambiguous`"),
     (
         "403",
@@ -69,7 +70,8 @@ const WITH_A_BODY: [(&str, &str); 5] = [
     info(
         title = "Foreman",
         description = "A durable queue in front of Ollama. Errors are RFC 9457 problems with a stable `code` and, in `error`, \
-                       one sentence with the mend; 429 and 503 carry `Retry-After`. A webhook's body is an `Event`.",
+                       one sentence with the mend; 429 and 503 carry `Retry-After`. A query parameter that a route does not \
+                       know, or that is there twice, is refused with `invalid_parameter`. A webhook's body is an `Event`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(

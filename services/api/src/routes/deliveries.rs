@@ -29,7 +29,6 @@ use crate::refusal::Refusal;
     ),
     responses(
         (status = 200, description = "A page.", body = show::Page<show::Delivery>),
-        (status = 400, description = "`invalid_parameter`, `invalid_query`"),
         (status = 404, description = "`no_such_job`"),
         (status = 429, description = "`too_many_reads`, `too_much_unread`"),
         (status = 503, description = "`busy`"),

@@ -73,7 +73,6 @@ pub(super) fn tell_replayed(response: &mut Response, accepted: &Accepted) {
     responses(
         (status = 200, description = "The job as it stands.", body = show::Job, headers(("ETag" = String, description = "Of these bytes."))),
         (status = 304, description = "The client has it already."),
-        (status = 400, description = "`invalid_parameter`, `invalid_query`"),
         (status = 404, description = "`no_such_job`: not there, or another client's"),
         (status = 429, description = "`too_many_waiting`, `too_many_reads`, `too_much_unread`"),
         (status = 503, description = "`too_many_waiting`, `busy`"),

@@ -102,7 +102,6 @@ pub(crate) async fn submit(
     ),
     responses(
         (status = 200, description = "A page; jobs without `result`, artifacts without `data`.", body = show::Page<show::Job>),
-        (status = 400, description = "`invalid_parameter`, `invalid_query`"),
         (status = 429, description = "`too_many_reads`, `too_much_unread`"),
         (status = 503, description = "`busy`"),
     ),

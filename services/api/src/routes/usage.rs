@@ -102,7 +102,6 @@ pub(crate) struct EndedJobs {
     ),
     responses(
         (status = 200, description = "The sums.", body = UsageReport),
-        (status = 400, description = "`invalid_parameter`, `invalid_query`"),
         (status = 429, description = "`too_many_reads`, `too_much_unread`"),
         (status = 503, description = "`busy`"),
     ),

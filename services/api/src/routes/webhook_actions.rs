@@ -207,7 +207,6 @@ pub(crate) async fn recover(
     ),
     responses(
         (status = 200, description = "A page.", body = show::Page<DeliveryToEndpoint>),
-        (status = 400, description = "`invalid_parameter`, `invalid_query`"),
         (status = 404, description = "`no_such_endpoint`"),
         (status = 429, description = "`too_many_reads`, `too_much_unread`"),
         (status = 503, description = "`busy`"),

@@ -115,7 +115,6 @@ pub(crate) async fn create(
     ),
     responses(
         (status = 200, description = "A page.", body = show::Page<Endpoint>),
-        (status = 400, description = "`invalid_parameter`, `invalid_query`"),
         (status = 429, description = "`too_many_reads`, `too_much_unread`"),
         (status = 503, description = "`busy`"),
     ),

@@ -102,6 +102,18 @@ impl Contract {
 }
 
 impl Contract {
+    /// Asks every route that needs a key with a parameter that no route knows.
+    async fn unknown_parameters(&mut self, api: &Api) {
+        let of_all = self.operations().filter(|(.., operation)| operation["security"].is_array());
+        let all: Vec<(String, Method)> = of_all
+            .map(|(path, method, _)| (path.to_owned(), method.to_uppercase().parse().unwrap()))
+            .collect();
+        for (path, method) in all {
+            self.ask(api, method, &format!("{path}?nobody=1"), &path, &[], "").await;
+            assert!(self.seen.iter().any(|(of, _, status)| (of, *status) == (&path, 400)), "{path}");
+        }
+    }
+
     /// Asks the routes of endpoints for all that they answer.
     async fn endpoints(&mut self, api: &Api) {
         let (get, post, patch, delete) = (Method::GET, Method::POST, Method::PATCH, Method::DELETE);
@@ -306,6 +318,7 @@ async fn the_answers_are_as_described() {
         }
     }
     contract.what_a_client_may_not(&db).await;
+    contract.unknown_parameters(&api).await;
 
     // Other tests cover the answers that need slow senders, many readers, a defect or an outage.
     let needs_a_crowd = [
