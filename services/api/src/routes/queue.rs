@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use foreman_store::{ClientId, HostPlan, QueueShare, Scope};
+use foreman_store::{ClientId, QueueShare, Scope};
 use foreman_webhook::rfc3339;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ use super::show;
 use crate::access::auth::Caller;
 use crate::app::Shared;
 use crate::http::outgoing;
-use crate::queue::QueueReading;
+use crate::queue::{Hosts, QueueReading};
 use crate::refusal::Refusal;
 use parts::ClientPart;
 use turns::QueueHost;
@@ -54,9 +54,9 @@ pub(crate) struct QueuedModel {
     oldest: Option<String>,
     /// The hosts that have the model loaded.
     resident_on: Vec<String>,
-    /// The longest time in milliseconds that a client with jobs waits until one of them begins, by what the hosts have
-    /// measured so far. It counts for a client of weight 1 within its ceilings and its budget. `null` while no host has
-    /// told it.
+    /// The longest time in milliseconds that a client with jobs waits until one of them begins, by what the hosts that have
+    /// the model and take jobs have measured so far. It counts for a client of weight 1 within its ceilings and its budget.
+    /// `null` while no such host has told it.
     #[schema(minimum = 0)]
     longest_wait_ms: Option<u64>,
     own: Share,
@@ -105,7 +105,7 @@ pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Re
     let viewer = Viewer { app: &app, caller, reading: &reading };
     let queue = Queue {
         as_of: rfc3339(reading.jobs.as_of),
-        models: models.map(|shares| model(&app, caller, shares, &reading.hosts.plans)).collect(),
+        models: models.map(|shares| model(&app, caller, shares, &reading.hosts)).collect(),
         hosts: reading.hosts.plans.iter().map(|(host, plan)| turns::host(&viewer, host, plan)).collect(),
         clients: viewer.clients(),
     };
@@ -134,7 +134,7 @@ impl Viewer<'_> {
 }
 
 /// Adds up the shares of one model. `shares` has at least one of them.
-fn model(app: &Shared, caller: Caller, shares: &[QueueShare], plans: &[(String, HostPlan)]) -> QueuedModel {
+fn model(app: &Shared, caller: Caller, shares: &[QueueShare], hosts: &Hosts) -> QueuedModel {
     let (own, others): (Vec<_>, Vec<_>) = shares.iter().partition(|share| share.client == caller.client);
     let (own, others) = (sum(&own), sum(&others));
     let oldest: Option<DateTime<Utc>> = shares.iter().filter_map(|share| share.oldest).min();
@@ -152,12 +152,13 @@ fn model(app: &Shared, caller: Caller, shares: &[QueueShare], plans: &[(String, 
         queued: own.queued + others.queued,
         running: own.running + others.running,
         oldest: oldest.map(rfc3339),
-        resident_on: plans
+        resident_on: hosts
+            .plans
             .iter()
             .filter(|(_, plan)| plan.loaded().any(|model| model == name))
             .map(|(host, _)| host.clone())
             .collect(),
-        longest_wait_ms: plans.iter().filter_map(|(_, plan)| plan.longest_wait_ms).max(),
+        longest_wait_ms: hosts.longest_waits.get(name).copied(),
         own,
         others,
         clients,
