@@ -25,6 +25,8 @@ const USE_FOR: Duration = Duration::from_millis(500);
 /// A forecast older than this is not believed any more. Its host makes a new one every ten seconds at the latest.
 const MAX_AGE: TimeDelta = TimeDelta::seconds(30);
 
+const GONE: &str =
+    "no host has the model any more: the job fails soon, unless somebody pulls the model again";
 const NOT_UP: &str = "no host is up that has the model";
 const DRAINED: &str = "an operator has drained every host that has the model";
 
@@ -170,8 +172,7 @@ impl Reading {
             return Prospect { position: None, eta, waiting_for: Some(waiting_for) };
         }
         if !takes_jobs {
-            let sentence = |model: Readiness| if model.is_up { DRAINED } else { NOT_UP };
-            let waiting_for = readiness.map(|model| sentence(model).to_owned());
+            let waiting_for = readiness.map(|model| why_not_run(model).to_owned());
             return Prospect { waiting_for, ..Prospect::default() };
         }
         let places = self.0.iter().filter_map(|host| Some((host, *host.places.get(&job.job)?)));
@@ -186,6 +187,15 @@ impl Reading {
             eta: together(places.map(|(host, place)| host.begins(place)), now),
             waiting_for: host.reason(place, |model| inventory.label(model)),
         }
+    }
+}
+
+/// Why a job waits whose model no host can run now.
+fn why_not_run(model: Readiness) -> &'static str {
+    match model {
+        Readiness { is_gone: true, .. } => GONE,
+        Readiness { is_up: false, .. } => NOT_UP,
+        Readiness { .. } => DRAINED,
     }
 }
 

@@ -134,12 +134,18 @@ async fn a_job_whose_model_no_host_can_run_is_told_so() {
     publish(&db).await;
     let api = Api::start(&db, &[]).await;
     let id = api.submit(&chat("nobody runs it")).await;
-    let told = eventually("a reason", async || match api.get(&format!("/jobs/{id}")).await {
-        job if job["waiting_for"] == "no host is up that has the model" => Ok(job),
-        job => Err(job.to_string()),
-    })
-    .await;
-    assert_eq!((&told["position"], &told["eta"]), (&Value::Null, &Value::Null));
+    let waits_for = async |reason: &str| {
+        let told = eventually("a reason", async || match api.get(&format!("/jobs/{id}")).await {
+            job if job["waiting_for"] == reason => Ok(job),
+            job => Err(job.to_string()),
+        })
+        .await;
+        assert_eq!((&told["position"], &told["eta"]), (&Value::Null, &Value::Null));
+    };
+    waits_for("no host is up that has the model").await;
+    db.run("DELETE FROM host_model").await;
+    waits_for("no host has the model any more: the job fails soon, unless somebody pulls the model again")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,6 +35,8 @@ pub(crate) const ONLY_EMBEDS: &str = "model_only_embeds";
 /// Whether jobs of a model can run now.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Readiness {
+    /// No host has the model, not even one that is away.
+    pub(crate) is_gone: bool,
     /// A host that is up has the model.
     pub(crate) is_up: bool,
     /// And no operator has drained that host.
@@ -104,6 +106,7 @@ impl Inventory {
         known.read_at?;
         let model = known.models.get(name);
         Some(Readiness {
+            is_gone: known.is_published && model.is_none(),
             is_up: model.is_some_and(|model| model.is_up),
             takes_jobs: model.is_some_and(|model| model.takes_jobs),
         })
