@@ -37,6 +37,8 @@ pub(crate) struct Jobs {
 pub(crate) struct Hosts {
     /// How each host goes about its work, with the host's id.
     pub(crate) plans: Vec<(String, HostPlan)>,
+    /// The hosts that a worker holds and whose Ollama does not answer.
+    pub(crate) away: Vec<HostRow>,
     /// The longest wait of each model in milliseconds: the longest among the hosts that have it and take jobs. Models are
     /// named as Ollama compares them.
     pub(crate) longest_waits: BTreeMap<String, u64>,
@@ -68,7 +70,9 @@ impl QueueReader {
             let rows = self.store.hosts().await?;
             let clients = self.store.queue_clients(&clients(&jobs.shares, &plans)).await?;
             let longest_waits = longest_waits(&rows, &plans);
-            Ok::<_, StoreError>(Hosts { plans, longest_waits, clients })
+            let is_away = |row: &HostRow| row.holder.is_some() && !row.is_reachable;
+            let away = rows.into_iter().filter(is_away).collect();
+            Ok::<_, StoreError>(Hosts { plans, away, longest_waits, clients })
         };
         let hosts = self.hosts.get(read_hosts).await?;
         Ok(QueueReading { jobs, hosts })

@@ -31,7 +31,7 @@ pub(crate) struct Queue {
     #[schema(format = DateTime)]
     as_of: String,
     models: Vec<QueuedModel>,
-    /// The hosts that a worker holds and whose Ollama answers, as they were a moment ago.
+    /// The hosts that a worker holds, as they were a moment ago.
     hosts: Vec<QueueHost>,
     /// The clients that have jobs, or had some of the GPU lately: all of them for an administrator, and otherwise the
     /// caller alone.
@@ -106,7 +106,7 @@ pub(crate) async fn show(caller: Caller, State(app): State<Shared>) -> Result<Re
     let queue = Queue {
         as_of: rfc3339(reading.jobs.as_of),
         models: models.map(|shares| model(&app, caller, shares, &reading.hosts)).collect(),
-        hosts: reading.hosts.plans.iter().map(|(host, plan)| turns::host(&viewer, host, plan)).collect(),
+        hosts: viewer.hosts(),
         clients: viewer.clients(),
     };
     Ok(outgoing::small_json(StatusCode::OK, show::json(&queue)))
@@ -125,6 +125,16 @@ impl Viewer<'_> {
     /// The model of a load key, as `/api/tags` names it.
     fn model(&self, load_key: &str) -> String {
         self.app.inventory.label(load_key.split(' ').next().unwrap_or_default())
+    }
+
+    fn hosts(&self) -> Vec<QueueHost> {
+        let Hosts { plans, away, .. } = &*self.reading.hosts;
+        // A host may be in both lists if its Ollama went away between the two readings.
+        let answering = plans.iter().filter(|(host, _)| away.iter().all(|row| row.id != *host));
+        let mut hosts: Vec<_> = answering.map(|(host, plan)| turns::host(self, host, plan)).collect();
+        hosts.extend(away.iter().map(turns::away));
+        hosts.sort_by(|one, other| one.host.cmp(&other.host));
+        hosts
     }
 
     fn clients(&self) -> Vec<ClientPart> {

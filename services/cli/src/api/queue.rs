@@ -26,6 +26,7 @@ pub(crate) struct QueueModel {
 #[derive(Deserialize)]
 pub(crate) struct QueueHost {
     pub(crate) host: String,
+    pub(crate) is_reachable: bool,
     pub(crate) turn: Option<Turn>,
     pub(crate) next: Vec<LaterTurn>,
     pub(crate) is_drained: bool,

@@ -25,13 +25,17 @@ pub(crate) fn text(queue: &Queue, now: DateTime<Utc>, columns: Option<u16>) -> S
 
 fn hosts(hosts: &[QueueHost], columns: Option<u16>) -> String {
     if hosts.is_empty() {
-        return "No worker holds a host whose Ollama answers.".to_owned();
+        return "No worker holds a host.".to_owned();
     }
     let header = ["HOST", "BUSY", "LONGEST WAIT", "MODEL", "CONTEXT", "TURN", "CLIENT", "WHY"];
     let mut table = table::with_header(header);
     for host in hosts {
         let busy = format!("{}/{}", host.running, host.slots);
-        let longest = if host.is_drained { "drained".to_owned() } else { wait(host.longest_wait_ms) };
+        let longest = match host {
+            QueueHost { is_reachable: false, .. } => "away".to_owned(),
+            QueueHost { is_drained: true, .. } => "drained".to_owned(),
+            host => wait(host.longest_wait_ms),
+        };
         let mut first = [host.host.clone(), busy, longest];
         // The columns of the host stand in its first row alone.
         let mut add = |[model, context, turn, client, why]: [String; 5]| {
@@ -46,7 +50,10 @@ fn hosts(hosts: &[QueueHost], columns: Option<u16>) -> String {
                 turn.client.clone().unwrap_or_default(),
                 turn.reason.clone(),
             ]),
-            None => add(<[String; 5]>::default()),
+            None => {
+                let why = if host.is_reachable { "" } else { "its Ollama is away" };
+                add([String::new(), String::new(), String::new(), String::new(), why.to_owned()]);
+            }
         }
         for LaterTurn { model, context, client, reason } in &host.next {
             add([model.clone(), number(*context), "next".to_owned(), client.clone(), reason.clone()]);
@@ -123,10 +130,13 @@ mod tests {
                         "resident_on": [], "longest_wait_ms": 90_000}],
             "hosts": [{
                 "host": "gpu-1", "running": 1, "slots": 4, "longest_wait_ms": 90_000, "max_wait_ms": 60_000,
-                "keeps_max_wait": false, "is_drained": false,
+                "keeps_max_wait": false, "is_drained": false, "is_reachable": true,
                 "turn": {"model": "llama3.2:latest", "context": 4096, "is_loaded": true, "client": null,
                          "reason": "its quantum is not over"},
                 "next": [{"model": "qwen3:latest", "context": null, "client": "ada\u{1b}[2J", "reason": "no other client waits"}],
+            }, {
+                "host": "gpu-2", "running": 0, "slots": 2, "longest_wait_ms": null, "max_wait_ms": null,
+                "keeps_max_wait": true, "is_drained": false, "is_reachable": false, "turn": null, "next": [],
             }],
             "clients": [{"name": "ada", "queued": 3, "running": 0, "weight": 1.5, "share_due": 0.5, "share_got": 0.254, "gpu_seconds": 7200.0,
                          "max_running": null, "gpu_seconds_a_day": 60.0, "gpu_seconds_left": 42.0}],
@@ -137,6 +147,7 @@ mod tests {
 HOST   BUSY  LONGEST WAIT  MODEL            CONTEXT  TURN    CLIENT   WHY
 gpu-1  1/4   2m            llama3.2:latest  4096     loaded           its quantum is not over
                            qwen3:latest              next    ada [2J  no other client waits
+gpu-2  0/2   away                                                     its Ollama is away
 
 gpu-1 cannot keep FOREMAN_MAX_MODEL_WAIT (60s) now.
 

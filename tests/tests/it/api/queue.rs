@@ -138,12 +138,38 @@ async fn turns_and_parts_are_told_and_nobody_is_named_to_another_client() {
     );
     assert!(!seen.to_string().contains("secret"), "{seen:#}");
 
+    assert_eq!(host["is_reachable"], true);
+
     let seen = queue(&api, &admin.key).await;
     assert_eq!(seen["hosts"][0]["turn"]["client"], "secret");
     assert_eq!(seen["hosts"][0]["next"][1]["client"], "secret");
     let names: Vec<&Value> = seen["clients"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
     assert_eq!(names, ["mine", "secret"]);
     assert_eq!(seen["clients"][1]["gpu_seconds_left"], json!(null));
+}
+
+#[tokio::test]
+async fn a_host_whose_ollama_is_away_is_shown_without_turns() {
+    let db = Db::fresh().await;
+    publish(&db).await;
+    let holder = db.holder().await;
+    let plan = HostPlan { turn: Some("tiny-a:latest".to_owned()), ..HostPlan::default() };
+    db.store.publish_plan(&holder, &plan).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let shows = async |is_reachable: bool| {
+        db.run(&format!("UPDATE host SET reachable = {is_reachable}")).await;
+        eventually("the host", async || {
+            let host = api.get("/queue").await["hosts"][0].clone();
+            if host["is_reachable"] == is_reachable { Ok(host) } else { Err(host.to_string()) }
+        })
+        .await
+    };
+    let away = shows(false).await;
+    assert_eq!(
+        (&away["host"], &away["turn"], &away["next"]),
+        (&json!("test-host"), &Value::Null, &json!([]))
+    );
+    assert_eq!(shows(true).await["turn"]["model"], "tiny-a:latest");
 }
 
 #[tokio::test]

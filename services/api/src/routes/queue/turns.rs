@@ -1,17 +1,20 @@
 //! The hosts in `GET /queue`: who has the GPU and why, and who comes next. Must never name another client to a client.
 
-use foreman_store::{HostPlan, HostTurns, NextTurn, Why};
+use foreman_store::{HostPlan, HostRow, HostTurns, NextTurn, Why};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Viewer;
 
+const UNLOADED: &str = "no more jobs wait for it";
 const DRAINED: &str = "an administrator has drained the host: no job begins there until it is resumed";
 
 /// A host, by what the worker that holds it has told within the last seconds.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct QueueHost {
-    host: String,
+    pub(super) host: String,
+    /// Whether its Ollama answers. While it does not, no job runs there, and nothing is told of turns.
+    is_reachable: bool,
     /// The runner that has the GPU: a model, loaded with a context and options. `null` before the first one.
     turn: Option<Turn>,
     /// The turns that come next, as things stand, at most 16: those that would follow if each of them cost the same.
@@ -78,10 +81,16 @@ pub(super) fn host(viewer: &Viewer<'_>, host: &str, plan: &HostPlan) -> QueueHos
         context: *context,
         is_loaded: plan.turn_is_loaded(),
         client: client.map(|client| viewer.name(client)),
-        reason: if *is_drained { DRAINED } else { words(*why) },
+        reason: match why {
+            _ if *is_drained => DRAINED,
+            // While it is being loaded, and after it was unloaded, it does not stay loaded.
+            Why::NoMoreJobs if !plan.turn_is_loaded() => UNLOADED,
+            why => words(*why),
+        },
     });
     QueueHost {
         host: host.to_owned(),
+        is_reachable: true,
         turn,
         next: next.iter().map(|next| later(viewer, next)).collect(),
         is_drained: *is_drained,
@@ -90,6 +99,22 @@ pub(super) fn host(viewer: &Viewer<'_>, host: &str, plan: &HostPlan) -> QueueHos
         longest_wait_ms: *longest_wait_ms,
         max_wait_ms: *max_wait_ms,
         keeps_max_wait: longest_wait_ms.zip(*max_wait_ms).is_none_or(|(longest, max)| longest <= max),
+    }
+}
+
+/// A host whose Ollama does not answer.
+pub(super) fn away(row: &HostRow) -> QueueHost {
+    QueueHost {
+        host: row.id.clone(),
+        is_reachable: false,
+        turn: None,
+        next: Vec::new(),
+        is_drained: row.drained_at.is_some(),
+        running: usize::try_from(row.running).unwrap_or_default(),
+        slots: usize::try_from(row.slots).unwrap_or_default(),
+        longest_wait_ms: None,
+        max_wait_ms: None,
+        keeps_max_wait: true,
     }
 }
 
