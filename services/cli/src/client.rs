@@ -197,7 +197,7 @@ impl Listed<'_> {
             self.weight.map(|weight| format!("weight {weight}")),
             self.max_queued.map(|jobs| format!("at most {jobs} jobs queued")),
             self.max_queued_bytes.map(|size| format!("at most {} queued", bytes(size))),
-            self.max_running.map(|jobs| format!("at most {jobs} running")),
+            self.max_running.map(|jobs| format!("at most {jobs} running on each host")),
             self.gpu_seconds_a_day.map(|seconds| format!("{seconds} GPU-seconds a day")),
         ]
         .into_iter()

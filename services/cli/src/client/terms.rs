@@ -19,7 +19,8 @@ pub(crate) struct TermsArgs {
     /// How many bytes they may have, such as 1GiB [default: FOREMAN_CLIENT_MAX_QUEUED_BYTES]
     #[arg(long, value_name = "B", value_parser = bytes, allow_negative_numbers = true)]
     max_queued_bytes: Option<Term<i64>>,
-    /// How many of its jobs may run at the same time; the others wait
+    /// How many of its jobs may run at the same time on each host; the others wait. Less than the number of slots may cost it
+    /// a part of its share, because a job that waits for a slot counts already
     #[arg(long, value_name = "N", value_parser = running, allow_negative_numbers = true)]
     max_running: Option<Term<i32>>,
     /// After this much of the GPU's time in a day it goes last

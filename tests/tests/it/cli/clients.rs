@@ -127,7 +127,7 @@ async fn a_clients_terms_are_set_shown_and_taken_back() {
     assert!(!kept[0].is_over_budget, "it has used nothing yet");
 
     let listed = stdout(&client(&["list"]).await);
-    let words = "weight 2.5, at most 50 jobs queued, at most 1.0 MiB queued, at most 3 running, 3600 GPU-seconds a day";
+    let words = "weight 2.5, at most 50 jobs queued, at most 1.0 MiB queued, at most 3 running on each host, 3600 GPU-seconds a day";
     assert!(listed.contains(words), "{listed}");
 
     let back = ["--weight", "default", "--max-running", "default", "--gpu-seconds-a-day", "default"];

@@ -28,7 +28,8 @@ pub(crate) struct ClientPart {
     /// The GPU-seconds that it got.
     #[schema(minimum = 0)]
     gpu_seconds: f64,
-    /// How many of its jobs may run at the same time; `null` is no limit.
+    /// How many of its jobs may run at the same time on each host; `null` is no limit. Less than the number of slots may cost
+    /// it a part of its share, because a job that waits for a slot counts already.
     #[schema(minimum = 1)]
     max_running: Option<i32>,
     /// Its budget of GPU-seconds a day. Past it, its jobs go last.
