@@ -85,15 +85,15 @@ pub fn byte_size(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<u64, Str
     }
 }
 
-/// `10%`, returned as a fraction. 0% and 100% are refused, because no setting makes sense with either.
+/// `10%`, returned as a fraction. 0% and 100% are refused, because no setting makes sense with either. The sign is needed,
+/// because 0.1 could mean a tenth or a thousandth.
 pub fn percent(value: &str) -> Result<f64, String> {
-    let number = value.strip_suffix('%').unwrap_or(value).trim_end();
-    number
-        .parse::<f64>()
-        .ok()
+    value
+        .strip_suffix('%')
+        .and_then(|number| number.trim_end().parse::<f64>().ok())
         .filter(|percent| *percent > 0.0 && *percent < 100.0)
         .map(|percent| percent / 100.0)
-        .ok_or_else(|| "expected a percentage between 0% and 100%, such as 10%".to_owned())
+        .ok_or_else(|| "write 10% for a tenth; more than 0% and less than 100%".to_owned())
 }
 
 pub fn socket_addr(value: &str) -> Result<SocketAddr, String> {
