@@ -35,7 +35,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
     tag = "jobs",
     params(
         ("Idempotency-Key" = Option<String>, Header, max_length = 255, description = "For 24 hours, the same key with the same bytes gives the same job."),
-        ("X-Foreman-User" = Option<String>, Header, description = "For which of its users the client asks, in at most 128 bytes. `X-OpenWebUI-User-Id` counts where this is missing."),
+        ("X-Foreman-User" = Option<String>, Header, description = "For which of its users the client asks, in at most 128 bytes. `X-OpenWebUI-User-Id` counts where this is missing or empty."),
         ("Prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 60, for the job's end.", example = "wait=30"),
         ("traceparent" = Option<String>, Header, description = "W3C Trace Context; passed on to webhooks."),
     ),
