@@ -5,6 +5,9 @@ use std::str::FromStr;
 use bytesize::ByteSize;
 use foreman_store::{Term, TermsChange};
 
+/// The seconds that a thousand GPUs have in a day. Whoever asks for more has mistyped.
+const MOST_GPU_SECONDS: f64 = 86_400_000.0;
+
 /// Takes a term back to what every client has.
 const DEFAULT: &str = "default";
 
@@ -61,7 +64,9 @@ fn running(text: &str) -> Result<Term<i32>, String> {
 }
 
 fn seconds(text: &str) -> Result<Term<f64>, String> {
-    term(text, "a number of seconds", |seconds| (0.0..f64::INFINITY).contains(seconds))
+    let form =
+        format!("a number of seconds from 0 to {MOST_GPU_SECONDS}, which a thousand GPUs have in a day");
+    term(text, &form, |seconds| (0.0..=MOST_GPU_SECONDS).contains(seconds))
 }
 
 fn term<T: FromStr>(text: &str, form: &str, is_valid: impl Fn(&T) -> bool) -> Result<Term<T>, String> {
@@ -86,9 +91,15 @@ mod tests {
         assert_eq!(bytes("1GiB"), Ok(Term::Is(1 << 30)));
         assert_eq!(jobs("0"), Ok(Term::Is(0)));
         assert_eq!(seconds("3600.5"), Ok(Term::Is(3_600.5)));
-        for refused in
-            [weight("0"), weight("101"), weight("NaN"), weight("Default"), seconds("inf"), seconds("-1")]
-        {
+        for refused in [
+            weight("0"),
+            weight("101"),
+            weight("NaN"),
+            weight("Default"),
+            seconds("inf"),
+            seconds("-1"),
+            seconds("86400001"),
+        ] {
             refused.unwrap_err();
         }
         running("0").unwrap_err();
