@@ -13,7 +13,7 @@ const MAX_HEADERS: usize = 20;
 const MAX_SIZE: usize = 8 << 10;
 
 /// What the sender writes itself, what frames a message, and what belongs to one connection (RFC 9110, 7.6.1).
-const RESERVED: [&str; 14] = [
+const RESERVED: [&str; 16] = [
     "host",
     "content-length",
     "content-type",
@@ -26,6 +26,8 @@ const RESERVED: [&str; 14] = [
     "upgrade",
     "expect",
     "proxy-connection",
+    "proxy-authorization",
+    "http2-settings",
     "traceparent",
     "tracestate",
 ];
@@ -46,9 +48,7 @@ pub(super) fn parse(value: &Value) -> Result<EndpointHeaders, Refusal> {
         let parsed = parsed
             .map_err(|_| refused(format!("{:?} is no name of a header; mend it", values::excerpt(name))))?;
         let name = parsed.as_str().to_owned();
-        if RESERVED.contains(&name.as_str())
-            || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        {
+        if is_reserved(&name) {
             return Err(refused(format!("the header `{name}` belongs to the sender; choose another")));
         }
         let value = value
@@ -71,6 +71,12 @@ pub(super) fn parse(value: &Value) -> Result<EndpointHeaders, Refusal> {
     Ok(headers)
 }
 
+/// A receiver behind CGI reads `-` and `_` in a name as the same (RFC 3875, 4.1.18).
+fn is_reserved(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    RESERVED.contains(&name.as_str()) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 fn refused(error: String) -> Refusal {
     Refusal::bad_request("invalid_headers", error)
 }
@@ -90,6 +96,11 @@ mod tests {
             json!({"Webhook-Id": "x"}),
             json!({"x-foreman-signature": "x"}),
             json!({"content-length": "1"}),
+            json!({"Webhook_Id": "x"}),
+            json!({"content_length": "1"}),
+            json!({"x_foreman-signature": "x"}),
+            json!({"proxy-authorization": "x"}),
+            json!({"HTTP2-Settings": "x"}),
             json!({"a b": "x"}),
             json!({"": "x"}),
             json!({"a": 7}),
