@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use clap::error::ErrorKind;
 use foreman_runtime::{Env, settings::cli};
 use serde_json::{Map, Value, json};
 
@@ -165,7 +166,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let api = Api::from_env(&Env::from_process())?;
     match command {
         Command::Create { url, fields, json } => {
-            let mut fields = fields.into_json();
+            let mut fields = fields.into_json().unwrap_or_else(|error| error.exit());
             fields.insert("url".to_owned(), url.into());
             let made = api.create_endpoint(&fields.into()).await?;
             show::endpoint(&made, json)?;
@@ -173,7 +174,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::List { json } => show::list(&api, json).await?,
         Command::Show { id, json } => show::endpoint(&api.endpoint(&id).await?, json)?,
         Command::Update { id, url, fields, cleared, disable, enable, json } => {
-            let mut fields = fields.into_json();
+            let mut fields = fields.into_json().unwrap_or_else(|error| error.exit());
             fields.extend(cleared.names().map(|name| (name.to_owned(), Value::Null)));
             fields.extend(url.map(|url| ("url".to_owned(), url.into())));
             if disable || enable {
@@ -209,7 +210,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 impl Fields {
     /// The fields that were named.
-    fn into_json(self) -> Map<String, Value> {
+    fn into_json(self) -> Result<Map<String, Value>, clap::Error> {
         let mut fields = Map::new();
         let mut add = |name: &str, value: Option<Value>| {
             fields.extend(value.map(|value| (name.to_owned(), value)));
@@ -217,11 +218,17 @@ impl Fields {
         add("description", self.description.map(Value::from));
         add("events", (!self.events.is_empty()).then(|| self.events.into()));
         add("models", (!self.models.is_empty()).then(|| self.models.into()));
-        let headers: Map<String, Value> =
-            self.headers.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let mut headers: Map<String, Value> = Map::new();
+        for (name, value) in self.headers {
+            if headers.keys().any(|other| other.eq_ignore_ascii_case(&name)) {
+                let error = format!("the header {name} is named twice; name it once\n");
+                return Err(clap::Error::raw(ErrorKind::ValueValidation, error));
+            }
+            headers.insert(name, value.into());
+        }
         add("headers", (!headers.is_empty()).then(|| headers.into()));
         add("rate_limit", self.rate_limit.map(Value::from));
-        fields
+        Ok(fields)
     }
 }
 

@@ -93,6 +93,7 @@ async fn an_endpoint_is_made_tried_rotated_changed_recovered_and_deleted() {
 
     for wrong in [
         &["webhook", "create", "x", "--header", "nothing"][..],
+        &["webhook", "create", "x", "--header", "x-a: 1", "--header", "X-A: 2"],
         &["webhook", "show", "../jobs"],
         &["webhook", "update", id, "--model", "tiny-a", "--all-models"],
         &["webhook", "rotate", id, "--overlap", "long"],
