@@ -144,13 +144,13 @@ pub(crate) struct Artifact {
     url: String,
 }
 
-/// The fields of an endpoint that a request gives. On a change, `null` clears a field and a missing field stays.
+/// The fields of an endpoint that a request gives. On a change, a missing field stays, and `null` clears any but `url`.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "only its shape is used")]
 pub(crate) struct EndpointFields {
-    /// Where the webhooks go: http or https, at most 2,048 bytes. A new endpoint needs one.
-    #[schema(required = false, max_length = 2048)]
-    url: Option<String>,
+    /// Where the webhooks go: http or https, at most 2,048 bytes. A new endpoint needs it, and no change clears it.
+    #[schema(required = false, nullable = false, max_length = 2048)]
+    url: String,
     #[schema(required = false, max_length = 200)]
     description: Option<String>,
     /// The states to send; all states if this is missing.

@@ -87,7 +87,7 @@ impl Fields {
 
 pub(crate) fn url(value: &Value) -> Result<ReceiverUrl, Refusal> {
     let text = value.as_str().ok_or_else(|| {
-        Refusal::bad_request("invalid_url", "`url` must be a string; it can be changed but not cleared")
+        Refusal::bad_request("invalid_url", "`url` must be a string: an endpoint always has a URL")
     })?;
     Ok(ReceiverUrl::parse(text)?)
 }
