@@ -19,7 +19,7 @@ use foreman_webhook::rfc3339;
 use crate::intake::inventory::{Inventory, Readiness};
 use crate::shared_reading::SharedReading;
 
-/// A reading is used for this long. Hosts tell something new once a second.
+/// A reading is used for this long. Hosts tell something new once a second at most.
 const USE_FOR: Duration = Duration::from_millis(500);
 
 /// A forecast older than this is not believed any more. Its host makes a new one every ten seconds at the latest.

@@ -61,7 +61,10 @@ The word default takes a term back to what every client has. A change has its ef
         json: bool,
     },
     /// Give a client a new key and secret; those of before stay good for a day
-    #[command(after_help = "Example: foreman client rotate reports")]
+    #[command(after_help = "\
+Example: foreman client rotate reports
+
+A second rotation within that day ends the key and the secret from before the first one at once.")]
     Rotate {
         name: String,
         /// Print {"client","key","secret"}

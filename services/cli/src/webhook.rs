@@ -53,7 +53,9 @@ Examples:
 Examples:
   foreman webhook update 01JD8Z6Q2M5V0R3N7K4T9W1XYA --url https://example.org/new
   foreman webhook update 01JD8Z6Q2M5V0R3N7K4T9W1XYA --event done --all-models
-  foreman webhook update 01JD8Z6Q2M5V0R3N7K4T9W1XYA --disable")]
+  foreman webhook update 01JD8Z6Q2M5V0R3N7K4T9W1XYA --disable
+
+The headers that --header names replace all that the endpoint has. The same holds for --event and --model.")]
     Update {
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: String,
@@ -74,14 +76,17 @@ Examples:
         #[arg(long)]
         json: bool,
     },
-    /// Delete an endpoint; what waits for it ends as endpoint_deleted
+    /// Delete an endpoint; what waits for it ends as endpoint_deleted at the time of its next attempt
     #[command(after_help = "Example: foreman webhook delete 01JD8Z6Q2M5V0R3N7K4T9W1XYA")]
     Delete {
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: String,
     },
     /// Give an endpoint a new secret; the old one signs too for a while
-    #[command(after_help = "Example: foreman webhook rotate 01JD8Z6Q2M5V0R3N7K4T9W1XYA --overlap 1h")]
+    #[command(after_help = "\
+Example: foreman webhook rotate 01JD8Z6Q2M5V0R3N7K4T9W1XYA --overlap 1h
+
+A second rotation within the overlap ends the secret from before the first one at once.")]
     Rotate {
         #[arg(value_name = "ID", value_parser = endpoint_id)]
         id: String,

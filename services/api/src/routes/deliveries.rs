@@ -48,7 +48,8 @@ pub(crate) async fn list(
     outgoing::json(&app, caller.client, StatusCode::OK, page)
 }
 
-/// Sends a webhook again. A webhook that still waits is sent at once.
+/// Sends a webhook again, or at once if it still waits. It waits all the same while the receiver has asked for time, while the
+/// `rate_limit` of the endpoint is used up, and while the endpoint is disabled.
 #[utoipa::path(
     post,
     path = "/deliveries/{id}/redeliver",

@@ -52,7 +52,8 @@ pub(crate) struct Job<'a> {
     artifacts: Vec<Artifact<'a>>,
     /// Its place among the jobs that wait for a host: 1 is next. Jobs that come later can still go before it, because the
     /// GPU is shared between clients. `null` while the job does not wait, while it waits for a time, behind the first 1,000
-    /// jobs, where no host has told it yet (they do each second), and where no host takes jobs.
+    /// jobs, where no host has told it yet (they do each second, and beside very long queues up to ten seconds apart), and
+    /// where no host takes jobs.
     #[schema(minimum = 1)]
     position: Option<u64>,
     /// When the job is expected to begin, by what the hosts have measured so far. A job that waits for a time begins then at

@@ -87,7 +87,8 @@ pub(crate) struct DeliveryToEndpoint<'a> {
     error_code: Option<&'a str>,
 }
 
-/// Gives an endpoint a new secret. For a while webhooks carry the signatures of both.
+/// Gives an endpoint a new secret. For a while webhooks carry the signatures of both. A second rotation within that time ends
+/// the secret from before the first one at once.
 #[utoipa::path(
     post,
     path = "/webhooks/{id}/rotate",

@@ -63,8 +63,9 @@ pub(crate) struct Endpoint<'a> {
 /// How an endpoint answers, and what waits for it.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Health<'a> {
-    /// `never_tried`, `proven` (it takes webhooks), `failing` (the last three attempts failed), or `open`: it failed ten times in
-    /// a row, so one webhook at a time tries it out, and no failure counts.
+    /// `never_tried` (it has accepted no webhook yet, and fewer than three attempts in a row failed), `proven` (it takes
+    /// webhooks), `failing` (the last three attempts failed), or `open`: it failed ten times in a row, so one webhook at a time
+    /// tries it out, and no failure counts.
     state: &'static str,
     /// Until then nothing is sent there, because it asked for that or because it is open.
     #[schema(format = DateTime)]
@@ -159,7 +160,7 @@ pub(crate) async fn show(
     Ok(outgoing::small_json(StatusCode::OK, json))
 }
 
-/// Changes those fields of an endpoint that are given (RFC 7396). A new URL counts as never tried.
+/// Changes those fields of an endpoint that are given. `headers` is replaced as a whole. A new URL counts as never tried.
 #[utoipa::path(
     patch,
     path = "/webhooks/{id}",
@@ -185,7 +186,7 @@ pub(crate) async fn change(
     Ok(outgoing::small_json(StatusCode::OK, show::json(&endpoint(&changed))))
 }
 
-/// Deletes an endpoint. What still waits for it ends as `endpoint_deleted`.
+/// Deletes an endpoint. A webhook that still waits for it ends as `endpoint_deleted` at the time of its next attempt.
 #[utoipa::path(
     delete,
     path = "/webhooks/{id}",
