@@ -168,7 +168,7 @@ impl Follower {
                 Source::Postgres(stored, cutter) => {
                     let attempt = stored.attempt;
                     let waiting = cutter.as_ref().map_or(0, Cutter::waiting) as u64;
-                    match stored.next(self.place.bytes + waiting).await.ok()? {
+                    match stored.next(self.place.bytes + waiting).await.map_err(Refusal::from).ok()? {
                         Frame::Head(head) => {
                             let pieces = Pieces::of(head.content_type.as_deref().unwrap_or_default());
                             // What was joined has other bytes than what was streamed.
@@ -205,12 +205,14 @@ impl Follower {
         None
     }
 
-    /// Finds out where the answer is. Returns whether anything has changed. `None` if Postgres does not answer.
+    /// Finds out where the answer is. Returns whether anything has changed. `None` if Postgres does not answer;
+    /// `Refusal::from` logs why.
     async fn look(&mut self, events: &mut Vec<u8>) -> Option<bool> {
         let store = &self.app.store;
-        let progress = store.progress(&[(self.owner, self.id)]).await.ok()?.pop()?;
+        let progress = store.progress(&[(self.owner, self.id)]).await.map_err(Refusal::from).ok()?.pop()?;
         if progress.has_ended {
-            if let Some(ended) = stored::ended(store, self.owner, self.id).await.ok()? {
+            let ended = stored::ended(store, self.owner, self.id).await.map_err(Refusal::from).ok()?;
+            if let Some(ended) = ended {
                 match ended.outcome {
                     Outcome::Answer(stored) => self.source = Source::Postgres(stored, None),
                     Outcome::None(end) => self.ended(events, ended.attempt, &end),
@@ -218,7 +220,7 @@ impl Follower {
             }
             return Some(true);
         }
-        let place = store.place_of(Scope::Client(self.owner), self.id).await.ok()?;
+        let place = store.place_of(Scope::Client(self.owner), self.id).await.map_err(Refusal::from).ok()?;
         let mut wait = HEARTBEAT_EVERY;
         if let Some(place) = place.filter(|place| place.attempt != self.unfollowable)
             && let Some(url) = place.url
