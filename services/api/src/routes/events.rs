@@ -8,15 +8,16 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use foreman_store::{ClientId, JobHistory, JobId};
+use foreman_store::{ClientId, JobHistory, JobId, JobState};
 use foreman_webhook::rfc3339;
 use futures_util::stream::{self, Stream, StreamExt};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
 
-use super::{job, show};
+use super::show;
 use crate::access::auth::Caller;
+use crate::access::reads::ReadPermit;
 use crate::app::{App, Shared};
 use crate::describe::schema;
 use crate::forecasts::{Prospect, QueuedJob};
@@ -31,6 +32,9 @@ const ROOM_POLL: Duration = Duration::from_secs(2);
 
 /// The time between two looks at where a job that waits stands.
 const TELL_EVERY: Duration = Duration::from_secs(2);
+
+/// An inline limit that leaves the data of all artifacts out: no artifact is as small as this.
+const NO_DATA: i64 = -1;
 
 /// Shows a job's history, or follows it.
 ///
@@ -103,12 +107,12 @@ async fn follow(app: Shared, caller: Caller, id: JobId, last: i32) -> Result<Res
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
     }
-    drop(permit);
     let until = Instant::now() + LONGEST;
     let (waiting, told) = (None, Prospect::default());
     let mut follower =
         Follower { app, caller, id, owner, wait_permit, last, has_ended: false, until, waiting, told };
-    follower.look_whether_it_waits().await;
+    follower.look_whether_it_waits(&history, &permit).await;
+    drop(permit);
     // Write the first events before the head is sent, so that a client without room for them gets a refusal, and no stream
     // without events.
     let begun = follower.write(sse::COME_BACK, &history)?;
@@ -135,7 +139,8 @@ struct Follower {
 
 /// The result of one wait for events.
 enum News {
-    Events(JobHistory),
+    /// With the permit that they were read with.
+    Events(JobHistory, ReadPermit),
     /// Where the job stands now.
     Told(Bytes),
     /// No event yet.
@@ -164,13 +169,16 @@ impl Follower {
         }
         match self.news().await {
             News::Told(bytes) => return Some(bytes),
-            News::Events(history) => match self.write("", &history) {
+            News::Events(history, permit) => match self.write("", &history) {
                 Ok(bytes) => {
-                    self.look_whether_it_waits().await;
+                    self.look_whether_it_waits(&history, &permit).await;
                     return Some(bytes);
                 }
                 // The client's share has no room for these events. They are read again a moment later.
-                Err(_) if Instant::now() < self.until => sleep(ROOM_POLL).await,
+                Err(_) if Instant::now() < self.until => {
+                    drop(permit);
+                    sleep(ROOM_POLL).await;
+                }
                 Err(_) => return None,
             },
             News::Silence => {}
@@ -230,20 +238,25 @@ impl Follower {
         Some(format!("event: waiting\ndata: {data}\n\n").into())
     }
 
-    /// Learns whether the job waits. Without an answer nothing is told of its place.
-    async fn look_whether_it_waits(&mut self) {
-        let job = job::view(&self.app, self.caller, self.id).await.ok().flatten();
-        self.waiting = job.as_ref().and_then(QueuedJob::of);
+    /// Learns whether the job waits after these events. Without an answer nothing is told of its place.
+    async fn look_whether_it_waits(&mut self, history: &JobHistory, _: &ReadPermit) {
+        self.waiting = None;
+        let last = history.events.last();
+        if last.is_some_and(|event| event.state != JobState::Queued) {
+            return;
+        }
+        let job = self.app.store.job(self.caller.scope(), self.id, NO_DATA).await.map_err(Refusal::from);
+        self.waiting = job.ok().flatten().as_ref().and_then(QueuedJob::of);
     }
 
     async fn reached(&self, waited: Waited) -> News {
         match waited {
             Waited::Reached { .. } => {
-                let Ok(_permit) = self.app.reads.permit_midway(self.caller.client).await else {
+                let Ok(permit) = self.app.reads.permit_midway(self.caller.client).await else {
                     return News::End;
                 };
                 match history(&self.app, self.caller, self.id, self.last).await {
-                    Ok(history) if !history.events.is_empty() => News::Events(history),
+                    Ok(history) if !history.events.is_empty() => News::Events(history, permit),
                     // The job is gone, or the database is away and the failure is logged already.
                     Ok(_) | Err(_) => News::End,
                 }
