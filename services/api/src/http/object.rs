@@ -1,5 +1,6 @@
 //! Reads bodies that are one small JSON object. The body of a job is none of them: `foreman_ollama` reads that one.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -10,18 +11,29 @@ use crate::refusal::Refusal;
 
 /// The body of a request, which must be a JSON object.
 pub(crate) fn read(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
+    if body.is_empty() {
+        return Err(invalid("the request has no body: send one JSON object"));
+    }
+    let text = std::str::from_utf8(body).map_err(|error| {
+        invalid(format!("the body is not UTF-8 from byte {} on: encode it as UTF-8", error.valid_up_to()))
+    })?;
     let mut repeated = None;
-    let mut text = serde_json::Deserializer::from_slice(body);
-    let read = Unrepeated(&mut repeated).deserialize(&mut text);
-    let read = read.and_then(|value| text.end().map(|()| value));
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = Unrepeated(&mut repeated).deserialize(&mut json);
+    let read = read.and_then(|value| json.end().map(|()| value));
     match (read, repeated) {
         (_, Some(key)) => {
             let error = format!("the key `{}` is given more than once: give it once", values::excerpt(&key));
             Err(Refusal::bad_request("repeated_key", error))
         }
         (Ok(Value::Object(object)), None) => Ok(object),
-        _ => Err(Refusal::bad_request("invalid_json", "the body must be a JSON object")),
+        (Ok(_), None) => Err(invalid("the body must be a JSON object")),
+        (Err(error), None) => Err(invalid(format!("the body is not JSON: {error}"))),
     }
+}
+
+fn invalid(error: impl Into<Cow<'static, str>>) -> Refusal {
+    Refusal::bad_request("invalid_json", error)
 }
 
 /// The same for a request that needs no body.
@@ -108,5 +120,24 @@ impl<'de> Visitor<'de> for Unrepeated<'_> {
             members.insert(key, value);
         }
         Ok(members.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_where_the_json_breaks() {
+        for (body, sentence) in [
+            (&b""[..], "the request has no body: send one JSON object"),
+            (b"{\"a\": 1,}", "the body is not JSON: trailing comma at line 1 column 9"),
+            (b"{\n\"a\": 1} x", "the body is not JSON: trailing characters at line 2 column 9"),
+            (b"{\"a\": \"\xe9\"}", "the body is not UTF-8 from byte 7 on: encode it as UTF-8"),
+            (b"[]", "the body must be a JSON object"),
+        ] {
+            let refusal = read(body).unwrap_err();
+            assert_eq!((refusal.code(), refusal.sentence()), ("invalid_json", sentence));
+        }
     }
 }

@@ -188,7 +188,12 @@ pub(crate) async fn recover(
 ) -> Result<Response, Refusal> {
     let read = body::read(&app, caller.client, body).await?;
     let given = object::optional_fields(&read.bytes, &["since"])?;
-    let since = values::moment("since", "invalid_since", given.get("since").and_then(Value::as_str))?;
+    let Some(since) = given.get("since").filter(|since| !since.is_null()) else {
+        let error =
+            "`since` is missing; it says from when on to look, as in {\"since\": \"2027-01-31T08:00:00Z\"}";
+        return Err(Refusal::bad_request("invalid_since", error));
+    };
+    let since = values::moment("since", "invalid_since", since.as_str())?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let recovered = endpoints::recover(&app, caller.scope(), id, since).await?;
     Ok(outgoing::small_json(StatusCode::OK, show::json(&json!({ "recovered": recovered }))))

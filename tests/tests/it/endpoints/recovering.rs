@@ -70,4 +70,6 @@ async fn what_failed_is_sent_again_and_what_the_filters_leave_out_is_not() {
         let (status, refused) = house.post(&endpoint, "recover", json!({"since": since})).await;
         assert_eq!((status.as_u16(), &refused["code"]), (400, &json!("invalid_since")));
     }
+    let (_, refused) = house.post(&endpoint, "recover", json!({})).await;
+    assert!(refused["error"].as_str().unwrap().starts_with("`since` is missing"), "{refused}");
 }
