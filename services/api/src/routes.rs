@@ -76,7 +76,7 @@ routes! {
     "/jobs/{id}/events" => get(events::show []),
     "/jobs/{id}/stream" => get(stream::follow []),
     "/jobs/{id}/artifacts/{name}" => get(artifacts::show []),
-    "/jobs/{id}/deliveries" => get(deliveries::list ["limit", "after"]),
+    "/jobs/{id}/deliveries" => get(deliveries::list ["status", "since", "limit", "after"]),
     "/queue" => get(queue::show []),
     "/usage" => get(usage::show ["from", "to", "by", "limit"]),
     "/hosts" => get(hosts::list []),

@@ -81,7 +81,7 @@ pub use usage::{
 pub use webhook::claim::{ClaimedDeliveries, Delivery, DeliveryClaim, DeliveryTerms, EndedUnsent, LaneOffer};
 pub use webhook::endpoint::{
     EndpointHeaders, EndpointSettings, EndpointView, EndpointWithSecret, MAX_ENDPOINTS,
-    deliveries::{COUNTED_PENDING, EndpointDelivery, EndpointDeliveryFilter, EndpointHealth},
+    deliveries::{COUNTED_PENDING, EndpointDelivery, EndpointHealth},
     recover::Recovered,
 };
 pub use webhook::lane::{KnownLane, LaneHead, LaneHealth, LaneSearch, Lanes};
@@ -91,6 +91,6 @@ pub use webhook::relay::{EndedJobs, Relayed};
 pub use webhook::settle::{DeliveryOutcome, DeliveryReport, ReportSettled};
 pub use webhook::signing_secrets::StoredSigning;
 pub use webhook::view::{
-    AttemptView, DELIVERIES_PER_EVENT_AND_MINUTE, DeliveryPage, DeliveryState, DeliveryView, Redelivery,
-    UnknownDeliveryState,
+    AttemptView, DELIVERIES_PER_EVENT_AND_MINUTE, DeliveryFilter, DeliveryPage, DeliveryState, DeliveryView,
+    Redelivery, UnknownDeliveryState,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use foreman_store::{DELIVERIES_PER_EVENT_AND_MINUTE, Redelivery};
+use foreman_store::{DELIVERIES_PER_EVENT_AND_MINUTE, DeliveryFilter, Redelivery};
 use serde_json::json;
 
 use super::show;
@@ -24,6 +24,8 @@ use crate::refusal::Refusal;
     tag = "webhooks",
     params(
         ("id" = String, Path, description = "The job's ULID."),
+        ("status" = Option<schema::DeliveryState>, Query, description = "Only deliveries in this state."),
+        ("since" = Option<String>, Query, format = DateTime, description = "Only deliveries made since then (RFC 3339)."),
         ("limit" = Option<u16>, Query, minimum = 1, maximum = 500, description = "Deliveries on the page; 50 if missing."),
         ("after" = Option<String>, Query, description = "The `last_id` of the page before."),
     ),
@@ -40,12 +42,21 @@ pub(crate) async fn list(
     State(app): State<Shared>,
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
-    let after = parameters.read("after", "the `last_id` of the page before")?;
+    let filter = filter(&parameters)?;
     let limit = parameters.page_size()?;
     let _permit = app.reads.page_permit(caller.client).await?;
-    let page = app.store.deliveries(caller.scope(), id, after, limit).await?;
+    let page = app.store.deliveries(caller.scope(), id, &filter, limit).await?;
     let page = show::deliveries(&page.ok_or_else(Refusal::no_such_job)?);
     outgoing::json(&app, caller.client, StatusCode::OK, page)
+}
+
+/// Which deliveries the request wants.
+pub(super) fn filter(parameters: &Parameters) -> Result<DeliveryFilter, Refusal> {
+    Ok(DeliveryFilter {
+        state: parameters.read("status", "`pending`, `delivered` or `failed`")?,
+        since: parameters.moment("since")?,
+        after: parameters.read("after", "the `last_id` of the page before")?,
+    })
 }
 
 /// Sends a webhook again, or at once if it still waits. It waits all the same while the receiver has asked for time, while the

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use foreman_store::{EndpointDelivery, EndpointDeliveryFilter, JobState};
+use foreman_store::{EndpointDelivery, JobState};
 use foreman_webhook::rfc3339;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -224,11 +224,7 @@ pub(crate) async fn deliveries(
     State(app): State<Shared>,
     parameters: Parameters,
 ) -> Result<Response, Refusal> {
-    let filter = EndpointDeliveryFilter {
-        state: parameters.read("status", "`pending`, `delivered` or `failed`")?,
-        since: parameters.moment("since")?,
-        before: parameters.read("after", "the `last_id` of the page before")?,
-    };
+    let filter = super::deliveries::filter(&parameters)?;
     let limit = parameters.page_size()?;
     let _permit = app.reads.page_permit(caller.client).await?;
     let found = app.store.endpoint_deliveries(caller.scope(), id, &filter, limit + 1).await?;

@@ -26,6 +26,8 @@ pub(crate) struct QueueModel {
 #[derive(Deserialize)]
 pub(crate) struct QueueHost {
     pub(crate) host: String,
+    /// An older api lists no others.
+    #[serde(default = "yes")]
     pub(crate) is_reachable: bool,
     pub(crate) turn: Option<Turn>,
     pub(crate) next: Vec<LaterTurn>,
@@ -35,6 +37,10 @@ pub(crate) struct QueueHost {
     pub(crate) longest_wait_ms: Option<u64>,
     pub(crate) max_wait_ms: Option<u64>,
     pub(crate) keeps_max_wait: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]

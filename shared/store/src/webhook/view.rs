@@ -53,6 +53,16 @@ impl DeliveryState {
     }
 }
 
+/// Which deliveries to list.
+#[derive(Debug, Default)]
+pub struct DeliveryFilter {
+    pub state: Option<DeliveryState>,
+    /// Those made from this moment on.
+    pub since: Option<DateTime<Utc>>,
+    /// Those behind this one, the last of the page before.
+    pub after: Option<DeliveryId>,
+}
+
 /// No state of a delivery has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a delivery is pending, delivered or failed")]
@@ -101,25 +111,26 @@ pub enum Redelivery {
 pub const DELIVERIES_PER_EVENT_AND_MINUTE: i64 = 5;
 
 impl Store {
-    /// At most `limit` deliveries of a job in the order of its events, from behind `after` on, or `None` without such a job.
+    /// At most `limit` deliveries of a job in the order of its events, or `None` without such a job.
     ///
     /// A client may ask for redeliveries without end, so the whole list has no bound.
     pub async fn deliveries(
         &self,
         scope: Scope,
         job: JobId,
-        after: Option<DeliveryId>,
+        filter: &DeliveryFilter,
         limit: usize,
     ) -> Result<Option<DeliveryPage>, StoreError> {
         let rows = query_with_receivers!(
             r#"-- deliveries
             WITH every AS MATERIALIZED (
-                SELECT id, seq, lane_id, next_attempt_at FROM webhook_delivery WHERE job_id = $1
+                SELECT id, seq, lane_id, next_attempt_at, 'pending' AS state FROM webhook_delivery WHERE job_id = $1
                 UNION ALL
-                SELECT delivery_id, seq, lane_id, NULL FROM webhook_attempt WHERE job_id = $1 AND outcome <> 'retry'
+                SELECT delivery_id, seq, lane_id, NULL, outcome FROM webhook_attempt WHERE job_id = $1 AND outcome <> 'retry'
             ), page AS MATERIALIZED (
                 SELECT id, seq, lane_id, next_attempt_at FROM every
-                WHERE $3::uuid IS NULL OR (seq, id) > (SELECT seq, id FROM every WHERE id = $3)
+                WHERE ($3::uuid IS NULL OR (seq, id) > (SELECT seq, id FROM every WHERE id = $3))
+                  AND state = coalesce($5, state) AND id >= ulid_floor(greatest($6::timestamptz, 'epoch'))
                 ORDER BY seq, id LIMIT $4
             )
             SELECT d.id AS "id?: DeliveryId", d.seq AS "seq?", d.next_attempt_at AS "next_attempt_at?",
@@ -137,8 +148,10 @@ impl Store {
             ORDER BY d.seq, d.id, a.attempt"#,
             job.uuid(),
             scope.client(),
-            after.map(DeliveryId::uuid),
+            filter.after.map(DeliveryId::uuid),
             i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1,
+            filter.state.map(DeliveryState::as_str),
+            filter.since,
         )
         .fetch_all(self.once())
         .await?;

@@ -54,7 +54,16 @@ async fn deliveries_come_in_pages_that_together_have_each_once_and_in_order() {
     assert!(found.is_sorted(), "all are of one event");
     found.dedup();
     assert_eq!(found.len(), 121);
-    for wrong in ["limit=0", "limit=501", "after=x"] {
+    let listed = async |query: &str| ids(&api.get(&format!("{path}?limit=500&{query}")).await).len();
+    assert_eq!(listed("status=pending").await, 1);
+    assert_eq!(listed("status=delivered").await + listed("status=failed").await, 120);
+    assert_eq!(
+        (listed("since=0001-01-01T00:00:00Z").await, listed("since=2100-01-01T00:00:00Z").await),
+        (121, 0)
+    );
+    let failed = api.get(&format!("{path}?status=pending&after={}", found[0])).await;
+    assert_eq!(ids(&failed), found[120..], "behind one that the filter leaves out");
+    for wrong in ["limit=0", "limit=501", "after=x", "status=sent", "since=yesterday", "state=pending"] {
         let answer = get(&api, &format!("{path}?{wrong}")).await;
         assert_eq!(problem(answer, 400, wrong).await, "invalid_parameter");
     }

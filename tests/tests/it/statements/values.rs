@@ -83,7 +83,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("day_is_live", DROPPED_DAY, &["filled.job(1), filled.job(86400000)", "filled.job(-86400000), filled.job(0)"]),
     values("delete_endpoint", Few, &["filled.id(500001), filled.id(1)"]),
     values("deliver_again", Few, &["filled.delivery(120000), filled.id(1), 10"]),
-    values("deliveries", Few, &["filled.job(120000), filled.id(1), filled.id(0), 51"]),
+    values("deliveries", Few, &["filled.job(120000), filled.id(1), filled.id(0), 51, NULL, NULL", "filled.job(120000), filled.id(1), NULL, 51, 'delivered', now()"]),
     values("delivery_backlog", WholeRooms("one worker counts, and rests in proportion"), &["10"]),
     values("deregister_api", Few, &["filled.id(3)"]),
     values("deregister_worker", Few, &["filled.id(3)"]),

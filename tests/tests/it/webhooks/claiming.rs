@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use foreman_store::{
-    DeliveryId, DeliveryOutcome, EndedUnsent, LaneHealth, LaneId, NewJob, Redelivery, ReportSettled, Scope,
-    ulid_floor,
+    DeliveryFilter, DeliveryId, DeliveryOutcome, EndedUnsent, LaneHealth, LaneId, NewJob, Redelivery,
+    ReportSettled, Scope, ulid_floor,
 };
 use foreman_tests::{Db, eventually};
 use futures_util::future::join_all;
@@ -114,7 +114,13 @@ async fn what_is_sent_again_by_hand_neither_waits_nor_is_waited_for() {
     }
     let held = claim_one(&db.store).await;
     assert_eq!(held.event.seq, 3);
-    let deliveries = db.store.deliveries(Scope::Everyone, job, None, 50).await.unwrap().unwrap().deliveries;
+    let deliveries = db
+        .store
+        .deliveries(Scope::Everyone, job, &DeliveryFilter::default(), 50)
+        .await
+        .unwrap()
+        .unwrap()
+        .deliveries;
     let first = deliveries.iter().find(|delivery| delivery.seq == 1).unwrap().id;
     assert!(matches!(db.store.redeliver(Scope::Everyone, first).await.unwrap(), Redelivery::Due(_)));
 
@@ -191,8 +197,13 @@ async fn after_a_410_the_jobs_other_events_end_unsent_and_visible_and_other_jobs
     );
 
     // Who asks for it by hand gets it sent all the same.
-    let deliveries =
-        db.store.deliveries(Scope::Everyone, jobs[0], None, 50).await.unwrap().unwrap().deliveries;
+    let deliveries = db
+        .store
+        .deliveries(Scope::Everyone, jobs[0], &DeliveryFilter::default(), 50)
+        .await
+        .unwrap()
+        .unwrap()
+        .deliveries;
     db.store.redeliver(Scope::Everyone, deliveries[3].id).await.unwrap();
     assert_eq!(claim_one(&db.store).await.event.seq, 4);
 }

@@ -7,7 +7,7 @@ use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{DeliveryId, EndpointId, JobId};
 use crate::webhook::lane::{LaneHealth, OPENS_AT};
-use crate::webhook::view::DeliveryState;
+use crate::webhook::view::{DeliveryFilter, DeliveryState};
 
 /// Deliveries that wait are counted up to here.
 pub const COUNTED_PENDING: i64 = 1_000;
@@ -26,16 +26,6 @@ pub struct EndpointHealth {
     pub pending: i64,
     /// Since when the oldest of them is due.
     pub oldest_due_at: Option<DateTime<Utc>>,
-}
-
-/// Which deliveries of an endpoint to list, newest first.
-#[derive(Debug, Default)]
-pub struct EndpointDeliveryFilter {
-    pub state: Option<DeliveryState>,
-    /// Those made from this moment on.
-    pub since: Option<DateTime<Utc>>,
-    /// Those made before this one.
-    pub before: Option<DeliveryId>,
 }
 
 /// One webhook to an endpoint, with its last attempt.
@@ -82,12 +72,12 @@ impl Store {
         })
     }
 
-    /// At most `limit` deliveries to an endpoint. `None` without such an endpoint.
+    /// At most `limit` deliveries to an endpoint, the newest first. `None` without such an endpoint.
     pub async fn endpoint_deliveries(
         &self,
         scope: Scope,
         id: EndpointId,
-        filter: &EndpointDeliveryFilter,
+        filter: &DeliveryFilter,
         limit: usize,
     ) -> Result<Option<Vec<EndpointDelivery>>, StoreError> {
         if self.endpoint(scope, id).await?.is_none() {
@@ -122,7 +112,7 @@ impl Store {
             id.uuid(),                                                // $1 endpoint_id
             filter.state.map(DeliveryState::as_str),                  // $2 state
             filter.since,                                             // $3 since
-            filter.before.unwrap_or(DeliveryId::MAX).uuid(),          // $4 before
+            filter.after.unwrap_or(DeliveryId::MAX).uuid(),           // $4 after
             i64::try_from(limit).unwrap_or(i64::MAX),                 // $5 limit
         )
         .fetch_all(self.once())
