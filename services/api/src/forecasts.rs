@@ -44,12 +44,12 @@ pub(crate) struct Reading(Vec<Host>);
 struct Host {
     at: DateTime<Utc>,
     forecast: Forecast,
-    places: HashMap<JobId, Place>,
+    places: HashMap<JobId, InLine>,
 }
 
 /// Where a job stands in the line of a host.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct InLine {
     /// Its number in the forecast, from 0. So many jobs go before it.
     before: usize,
     /// How many of these are its own client's.
@@ -119,18 +119,18 @@ impl Host {
         for (before, foreseen) in forecast.jobs.iter().enumerate() {
             let Some(group) = forecast.groups.get(foreseen.group) else { continue };
             let own = own.entry(group.client).or_default();
-            places.insert(foreseen.job, Place { before, own: *own });
+            places.insert(foreseen.job, InLine { before, own: *own });
             *own += 1;
         }
         Self { at, forecast, places }
     }
 
-    fn begins(&self, place: Place) -> Option<DateTime<Utc>> {
+    fn begins(&self, place: InLine) -> Option<DateTime<Utc>> {
         let ms = self.forecast.jobs.get(place.before)?.begins_in_ms?;
         self.at.checked_add_signed(TimeDelta::milliseconds(i64::try_from(ms).ok()?))
     }
 
-    fn group(&self, place: Place) -> Option<&ForeseenGroup> {
+    fn group(&self, place: InLine) -> Option<&ForeseenGroup> {
         self.forecast.groups.get(self.forecast.jobs.get(place.before)?.group)
     }
 
@@ -215,7 +215,7 @@ fn together(times: impl Iterator<Item = Option<DateTime<Utc>>>, now: DateTime<Ut
 
 impl Host {
     /// Why the job at this place waits, in a plain sentence.
-    fn reason(&self, place: Place, label: impl Fn(&str) -> String) -> Option<String> {
+    fn reason(&self, place: InLine, label: impl Fn(&str) -> String) -> Option<String> {
         let Forecast { loading, running, jobs, .. } = &self.forecast;
         let group = self.group(place)?;
         let model = label(&group.model);
@@ -252,7 +252,7 @@ impl Host {
     }
 }
 
-fn before(Place { before, own }: Place) -> String {
+fn before(InLine { before, own }: InLine) -> String {
     let (jobs, go) = if before == 1 { ("job", "goes") } else { ("jobs", "go") };
     match own {
         own if own == before => format!("{before} {jobs} of this client {go} before it"),

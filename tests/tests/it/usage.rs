@@ -107,7 +107,7 @@ async fn a_load_counts_for_who_caused_it_also_if_it_is_cancelled() {
     };
     let ((ada, one), (bob, none), (eve, another)) = (gpu("ada"), gpu("bob"), gpu("eve"));
     assert_eq!((one, none, another), (1, 0, 1));
-    assert!(ada >= 0.4 && bob < ada && eve > 0.0, "{ada} {bob} {eve}");
+    assert!(ada >= 0.4 && bob > 0.0 && eve > 0.0, "{ada} {bob} {eve}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

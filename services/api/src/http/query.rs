@@ -1,5 +1,5 @@
-//! Reads query parameters. Foreman's own routes refuse parameters that they do not know; the routes in the shapes of OpenAI's
-//! clients ignore them.
+//! Reads query parameters. Foreman's own routes that need a key refuse parameters that they do not know, before they look at
+//! the key; the routes in the shapes of OpenAI's clients ignore them.
 
 use std::fmt::Display;
 use std::str::FromStr;

@@ -47,7 +47,7 @@ enum HearingError {
 
 /// Where an attempt runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct AttemptAddress {
     /// The stream address of the worker.
     pub(crate) url: Arc<str>,
     pub(crate) attempt: i32,
@@ -58,7 +58,7 @@ pub(crate) struct Place {
 pub(crate) struct Attempts(Arc<Mutex<HashMap<JobId, Entry>>>);
 
 struct Entry {
-    place: watch::Sender<Option<Place>>,
+    place: watch::Sender<Option<AttemptAddress>>,
     came: Instant,
 }
 
@@ -66,7 +66,7 @@ struct Entry {
 pub(crate) struct Expected {
     attempts: Attempts,
     job: JobId,
-    place: watch::Receiver<Option<Place>>,
+    place: watch::Receiver<Option<AttemptAddress>>,
     /// The last attempt that was returned.
     returned: i32,
 }
@@ -78,7 +78,7 @@ impl Attempts {
         Expected { attempts: self.clone(), job, place, returned: 0 }
     }
 
-    fn announced(&self, job: JobId, place: Place) {
+    fn announced(&self, job: JobId, place: AttemptAddress) {
         let mut entries = self.entries();
         let entry = entries.entry(job).or_insert_with(Entry::new);
         entry.place.send_if_modified(|known| {
@@ -147,7 +147,7 @@ impl Attempts {
                 continue;
             }
             let Announcement { job, attempt } = serde_json::from_str(&line)?;
-            self.announced(job.parse()?, Place { url: Arc::clone(url), attempt });
+            self.announced(job.parse()?, AttemptAddress { url: Arc::clone(url), attempt });
         }
         Ok(())
     }
@@ -166,9 +166,10 @@ impl Expected {
     }
 
     /// Waits for an attempt that has not been returned yet. May be dropped and called again.
-    pub(crate) async fn next(&mut self) -> Place {
+    pub(crate) async fn next(&mut self) -> AttemptAddress {
         let returned = self.returned;
-        let is_news = |place: &Option<Place>| place.as_ref().is_some_and(|place| place.attempt > returned);
+        let is_news =
+            |place: &Option<AttemptAddress>| place.as_ref().is_some_and(|place| place.attempt > returned);
         // An error would mean that the entry is gone, and it stays as long as this receiver.
         let place = self.place.wait_for(is_news).await.ok().and_then(|place| place.clone());
         match place {

@@ -19,7 +19,7 @@ use metrics::gauge;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Signs;
-use super::announcements::{Expected, Place};
+use super::announcements::{AttemptAddress, Expected};
 use super::following::{FollowError, Following};
 use super::hang_ups::Guard;
 use super::stored::{self, Ended, Outcome, Stored};
@@ -104,7 +104,7 @@ impl Drop for Waiting {
 enum Source {
     /// No attempt is followed.
     Nothing,
-    Worker(Following, Place),
+    Worker(Following, AttemptAddress),
     Postgres(Box<Stored>),
 }
 
@@ -134,7 +134,7 @@ impl Call {
     pub(crate) async fn catch_up(&mut self) -> Result<(), StoreError> {
         let place = self.app.store.place_of(Scope::Client(self.client), self.job()).await?;
         if let Some(foreman_store::LeaseAddress { url: Some(url), attempt, .. }) = place {
-            self.follow(Place { url: url.into(), attempt }).await;
+            self.follow(AttemptAddress { url: url.into(), attempt }).await;
         }
         Ok(())
     }
@@ -249,7 +249,7 @@ impl Call {
     }
 
     /// Begins to follow an attempt. If that fails, the call waits for the next attempt or for the end in Postgres.
-    async fn follow(&mut self, place: Place) -> Option<News> {
+    async fn follow(&mut self, place: AttemptAddress) -> Option<News> {
         self.waited.get_or_insert(self.asked_at.elapsed());
         match self.open(&place).await {
             Ok(following) => self.source = Source::Worker(following, place),
@@ -262,7 +262,7 @@ impl Call {
 
     /// The connection to the worker has broken. Without a byte of the answer the call waits on. Otherwise it must go on with the
     /// same attempt, or end.
-    async fn broken_off(&mut self, place: Place) -> Option<News> {
+    async fn broken_off(&mut self, place: AttemptAddress) -> Option<News> {
         self.source = Source::Nothing;
         self.listen();
         if self.given == 0 {
@@ -328,7 +328,7 @@ impl Call {
         }
         let addresses = self.app.workers.addresses().borrow().clone();
         for address in addresses {
-            let place = Place { url: address.url.into(), attempt };
+            let place = AttemptAddress { url: address.url.into(), attempt };
             if let Ok(following) = self.open(&place).await {
                 self.source = Source::Worker(following, place);
                 return true;
@@ -338,7 +338,7 @@ impl Call {
     }
 
     /// Opens the answer of an attempt after the bytes that were given out.
-    async fn open(&mut self, place: &Place) -> Result<Following, FollowError> {
+    async fn open(&mut self, place: &AttemptAddress) -> Result<Following, FollowError> {
         Following::open(&self.app.workers, &place.url, self.job(), place.attempt, self.given).await
     }
 

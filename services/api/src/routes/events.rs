@@ -138,7 +138,7 @@ struct Follower {
 }
 
 /// The result of one wait for events.
-enum News {
+enum Heard {
     /// With the permit that they were read with.
     Events(JobHistory, ReadPermit),
     /// Where the job stands now.
@@ -168,8 +168,8 @@ impl Follower {
             return None;
         }
         match self.news().await {
-            News::Told(bytes) => return Some(bytes),
-            News::Events(history, permit) => match self.write("", &history) {
+            Heard::Told(bytes) => return Some(bytes),
+            Heard::Events(history, permit) => match self.write("", &history) {
                 Ok(bytes) => {
                     self.look_whether_it_waits(&history, &permit).await;
                     return Some(bytes);
@@ -181,8 +181,8 @@ impl Follower {
                 }
                 Err(_) => return None,
             },
-            News::Silence => {}
-            News::End => return None,
+            Heard::Silence => {}
+            Heard::End => return None,
         }
         Some(Bytes::from_static(sse::HEARTBEAT.as_bytes()))
     }
@@ -203,7 +203,7 @@ impl Follower {
 
     /// Waits for the next events and reads them. The wait begins with a look at the job, so no event is lost between the read
     /// before and this wait.
-    async fn news(&mut self) -> News {
+    async fn news(&mut self) -> Heard {
         let heartbeat = self.until.min(Instant::now() + HEARTBEAT_EVERY);
         loop {
             let deadline = match &self.waiting {
@@ -215,7 +215,7 @@ impl Follower {
                 return self.reached(waited).await;
             }
             if let Some(told) = self.tell().await {
-                return News::Told(told);
+                return Heard::Told(told);
             }
             if Instant::now() >= heartbeat {
                 return self.reached(waited).await;
@@ -249,20 +249,20 @@ impl Follower {
         self.waiting = job.ok().flatten().as_ref().and_then(QueuedJob::of);
     }
 
-    async fn reached(&self, waited: Waited) -> News {
+    async fn reached(&self, waited: Waited) -> Heard {
         match waited {
             Waited::Reached { .. } => {
                 let Ok(permit) = self.app.reads.permit_midway(self.caller.client).await else {
-                    return News::End;
+                    return Heard::End;
                 };
                 match history(&self.app, self.caller, self.id, self.last).await {
-                    Ok(history) if !history.events.is_empty() => News::Events(history, permit),
+                    Ok(history) if !history.events.is_empty() => Heard::Events(history, permit),
                     // The job is gone, or the database is away and the failure is logged already.
-                    Ok(_) | Err(_) => News::End,
+                    Ok(_) | Err(_) => Heard::End,
                 }
             }
-            Waited::TimedOut if Instant::now() < self.until => News::Silence,
-            Waited::TimedOut | Waited::Stopping => News::End,
+            Waited::TimedOut if Instant::now() < self.until => Heard::Silence,
+            Waited::TimedOut | Waited::Stopping => Heard::End,
         }
     }
 }

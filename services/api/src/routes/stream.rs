@@ -62,7 +62,7 @@ pub(crate) async fn follow(
     State(app): State<Shared>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let Some(place) = Place::read(sse::last_event_id(&headers)?)? else {
+    let Some(place) = Cursor::read(sse::last_event_id(&headers)?)? else {
         // Only 204 stops a browser from asking again.
         return Ok(StatusCode::NO_CONTENT.into_response());
     };
@@ -89,13 +89,13 @@ pub(crate) async fn follow(
 
 /// Where a client is in the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct Cursor {
     attempt: i32,
     /// Bytes of the answer that the client has.
     bytes: u64,
 }
 
-impl Place {
+impl Cursor {
     /// The place that the id of an event names. `None` if that event was the last one.
     fn read(id: Option<&str>) -> Result<Option<Self>, Refusal> {
         let Some(id) = id else { return Ok(Some(Self { attempt: 0, bytes: 0 })) };
@@ -120,7 +120,7 @@ struct Follower {
     owner: ClientId,
     id: JobId,
     wait_permit: WaitPermit,
-    place: Place,
+    place: Cursor,
     source: Source,
     /// An attempt whose answer has become too long to follow.
     unfollowable: i32,
@@ -255,7 +255,7 @@ impl Follower {
     }
 
     fn restart(&mut self, events: &mut Vec<u8>, attempt: i32) {
-        self.place = Place { attempt, bytes: 0 };
+        self.place = Cursor { attempt, bytes: 0 };
         events.extend_from_slice(b"event: restart\n");
         sse::write(events, format_args!("{attempt}:0"), b"{}");
     }
@@ -309,9 +309,9 @@ mod tests {
 
     #[test]
     fn an_id_names_an_attempt_and_a_byte() {
-        let read = |id| Place::read(id).map_err(|refusal| refusal.code());
-        assert_eq!(read(None), Ok(Some(Place { attempt: 0, bytes: 0 })));
-        assert_eq!(read(Some("2:4096")), Ok(Some(Place { attempt: 2, bytes: 4096 })));
+        let read = |id| Cursor::read(id).map_err(|refusal| refusal.code());
+        assert_eq!(read(None), Ok(Some(Cursor { attempt: 0, bytes: 0 })));
+        assert_eq!(read(Some("2:4096")), Ok(Some(Cursor { attempt: 2, bytes: 4096 })));
         assert_eq!(read(Some("2:end")), Ok(None));
         for id in ["", "2", "2:", "x:1", "-1:5", "1:-5", "1:2:3", "99999999999:1"] {
             assert_eq!(read(Some(id)), Err("invalid_last_event_id"), "{id}");

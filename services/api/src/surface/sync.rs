@@ -101,7 +101,7 @@ async fn answer(mut call: Call, form: Form) -> Response {
     match call.next().await {
         News::Head(head) => {
             let waited = call.waited();
-            let body = Answer { call, form, began: Began::WithHead };
+            let body = AnswerBody { call, form, began: Began::WithHead };
             let mut response = relay(&head, body.into_body());
             if let Some(waited) = waited {
                 tell(&mut response, WAIT_MS, &waited.as_millis().to_string());
@@ -112,7 +112,7 @@ async fn answer(mut call: Call, form: Form) -> Response {
             let content_type = HeaderValue::from_static(form.content_type());
             let prospect = prospect(&mut call, &form, runs).await;
             let sign = form.sign(call.job(), runs, &prospect, call.now());
-            let body = Answer { call, form, began: Began::WithSign(Some(sign)) };
+            let body = AnswerBody { call, form, began: Began::WithSign(Some(sign)) };
             let mut response =
                 (StatusCode::OK, [(header::CONTENT_TYPE, content_type)], body.into_body()).into_response();
             if let Some(position) = prospect.position {
@@ -184,7 +184,7 @@ fn refusal(end: &End) -> Refusal {
 }
 
 /// The body of an answer while it is sent.
-struct Answer {
+struct AnswerBody {
     call: Call,
     form: Form,
     began: Began,
@@ -201,7 +201,7 @@ enum Began {
     Over,
 }
 
-impl Answer {
+impl AnswerBody {
     fn into_body(self) -> Body {
         let request = Span::current();
         Body::from_stream(stream::unfold(self, move |mut answer| {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{Api, ApiError, LATER};
 
 /// An answer on its way. Dropping it hangs up, which cancels the job.
-pub(crate) struct Answer<'a> {
+pub(crate) struct ChatAnswer<'a> {
     api: &'a Api,
     bytes: BoxStream<'static, reqwest::Result<Bytes>>,
     lines: Cutter,
@@ -36,7 +36,7 @@ pub(crate) struct Said {
 
 impl Api {
     /// Begins a chat. Returns once the answer begins, or its first sign of life comes.
-    pub(crate) async fn chat(&self, body: String) -> Result<Answer<'_>, ApiError> {
+    pub(crate) async fn chat(&self, body: String) -> Result<ChatAnswer<'_>, ApiError> {
         let request = self.request(Method::POST, "api/chat").header(header::CONTENT_TYPE, "application/json");
         let request = self.build(request.body(body))?;
         let answer = self.http.execute(request).await.map_err(|error| self.unanswered(&error))?;
@@ -46,11 +46,11 @@ impl Api {
             let chunk: Option<Chunk> = serde_json::from_slice(&body).ok();
             return Err(self.refusal(status, chunk.and_then(|chunk| chunk.error), LATER));
         }
-        Ok(Answer { api: self, bytes: answer.bytes_stream().boxed(), lines: Cutter::new(Pieces::Lines) })
+        Ok(ChatAnswer { api: self, bytes: answer.bytes_stream().boxed(), lines: Cutter::new(Pieces::Lines) })
     }
 }
 
-impl Answer<'_> {
+impl ChatAnswer<'_> {
     /// The next line, or `None` if the connection ended.
     pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, ApiError> {
         loop {

@@ -26,7 +26,7 @@ pub(crate) struct Sum {
     pub(crate) user: Option<String>,
     pub(crate) model: Option<String>,
     pub(crate) hour: Option<String>,
-    pub(crate) jobs: Ended,
+    pub(crate) jobs: EndedJobs,
     pub(crate) gpu_seconds: f64,
     pub(crate) loads: u64,
     pub(crate) prompt_tokens: u64,
@@ -34,7 +34,7 @@ pub(crate) struct Sum {
 }
 
 #[derive(Deserialize)]
-pub(crate) struct Ended {
+pub(crate) struct EndedJobs {
     pub(crate) done: u64,
     pub(crate) failed: u64,
     pub(crate) cancelled: u64,

@@ -162,8 +162,8 @@ impl Decider {
         self.unload(now);
         let (ledger, plan) = (&self.ledger, &self.plan);
         let is_wanted = |key: &Key| ledger.needs(key) || (may_begin && plan.goes_on_with(key));
-        if let Some((key, since)) = self.host.keep_load_if(is_wanted) {
-            self.plan.load_given_up(&key, now.saturating_duration_since(since));
+        if let Some((key, began)) = self.host.keep_load_if(is_wanted) {
+            self.plan.charge_load(&key, now.saturating_duration_since(began));
         }
         self.plan.are_resident(self.host.residents(|key| ledger.runs(key), now));
         let mut next = self.next(now);
@@ -356,7 +356,15 @@ impl Decider {
                     self.settle(job.with_ending(Ending::Cancelled));
                 }
             }
+            Signal::LoadBegins { key } => {
+                self.host.load_begins(&key, now);
+                self.ledger.load_begins(&key, now);
+            }
             Signal::Loaded { key, took, context, listed } => {
+                // A load that was given up is charged already, even if its end came in the same moment.
+                if self.host.loads(&key) {
+                    self.plan.charge_load(&key, took);
+                }
                 self.plan.loaded(&key, took, now);
                 if let Some(length) = context {
                     self.plan.has_context(&key, length);
@@ -368,8 +376,10 @@ impl Decider {
                 }
             }
             Signal::LoadFailed { key } => {
-                let began = self.host.load_failed(&key).unwrap_or(now);
-                self.plan.load_failed(&key, now.saturating_duration_since(began), now);
+                if let Some(began) = self.host.load_failed(&key) {
+                    self.plan.charge_load(&key, now.saturating_duration_since(began));
+                }
+                self.plan.load_failed(&key, now);
             }
             Signal::Unloaded => self.host.unloads.ended(),
             Signal::UnloadFailed => {
@@ -393,7 +403,10 @@ impl Decider {
     }
 
     fn ended(&mut self, mut running: Running, finished: Finished, now: Instant) {
-        let (loads, loading) = (running.loading_since.is_some().into(), running.loading(now));
+        let (loads, loading) = (running.caused_load().into(), running.load_time(now));
+        if running.load.is_some() && running.waits_for_load() {
+            self.ledger.load_goes_on(&running.runner, now);
+        }
         let gpu_seconds = running.answered(&mut self.gpu, now);
         let Running { lease, charge, runner, runs_on, on_gpu_since, past, model_label, .. } = running;
         let Finished { ending, ran, given_out } = finished;

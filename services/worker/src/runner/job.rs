@@ -151,9 +151,17 @@ pub(crate) struct Running {
     pub gpu_seconds: Option<f64>,
     pub past: Past,
     pub model_label: String,
-    /// When the load of its model began, if that is on account of this attempt.
-    pub loading_since: Option<Instant>,
+    /// What of the load that it waits for, or has waited for, counts for this attempt.
+    pub load: Option<LoadPart>,
     pub abort: watch::Sender<Option<Abort>>,
+}
+
+/// The part of a load that counts for one attempt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoadPart {
+    pub(crate) since: Instant,
+    /// Whether the load itself counts for it, and not only a part of its time.
+    pub(crate) is_cause: bool,
 }
 
 impl Running {
@@ -162,10 +170,15 @@ impl Running {
         self.runs_on == RunsOn::Gpu && self.on_gpu_since.is_none()
     }
 
-    /// How long the load has taken that is on account of this attempt, as far as the attempt has waited for it.
-    pub(crate) fn loading(&self, now: Instant) -> Duration {
+    /// Whether its model was loaded on account of this attempt.
+    pub(crate) fn caused_load(&self) -> bool {
+        self.load.is_some_and(|load| load.is_cause)
+    }
+
+    /// How much of a load's time counts for this attempt. It counts until the load has ended, or the attempt.
+    pub(crate) fn load_time(&self, now: Instant) -> Duration {
         let until = self.on_gpu_since.map_or(now, |reading| reading.at);
-        self.loading_since.map_or(Duration::ZERO, |since| until.saturating_duration_since(since))
+        self.load.map_or(Duration::ZERO, |load| until.saturating_duration_since(load.since))
     }
 
     /// Whether Ollama's answer has not ended yet.

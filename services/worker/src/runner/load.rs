@@ -1,7 +1,7 @@
 //! One load of a model. Every attempt that needs the model has a handle to the load and waits for it.
 //!
-//! The load begins when the first attempt waits, and then goes on in a task of its own, whoever still waits. Dropping the last
-//! handle closes the connection, and Ollama then aborts the load. By then Ollama may have unloaded the model that was resident before. So the last handle must be
+//! The load begins when the first attempt waits, and then goes on in a task of its own, whoever still waits. Dropping
+//! the last handle closes the connection, and Ollama then aborts the load. By then Ollama may have unloaded the model that was resident before. So the last handle must be
 //! dropped only when no job wants this load any more.
 
 use std::sync::Arc;
@@ -42,7 +42,8 @@ pub(crate) enum LoadFailure {
 }
 
 impl Load {
-    /// Makes a load, before which these others are unloaded. It begins when the first attempt waits for it, and tells the floor how it ended.
+    /// Makes a load, before which these others are unloaded. It begins when the first attempt waits for it, and tells the
+    /// floor when that is and how it ended.
     pub(crate) fn new(
         client: Client,
         key: Key,
@@ -53,6 +54,8 @@ impl Load {
     ) -> Self {
         let (asked, to_floor, ollama) = (Arc::clone(&key), signals.clone(), client.clone());
         let load = async move {
+            // Sending fails only when the floor has ended. Then no job is left that needs the model.
+            _ = to_floor.send(Signal::LoadBegins { key: Arc::clone(&asked) });
             let unload_and_load = async {
                 for victim in unload {
                     // If Ollama cannot unload it, the load itself tells whether there is room.
@@ -74,7 +77,6 @@ impl Load {
                 }
                 Err(_) => Signal::LoadFailed { key: asked },
             };
-            // Sending fails only when the floor has ended. Then no job is left that needs the model.
             _ = to_floor.send(told);
             outcome.map(|_took| ())
         };
@@ -129,6 +131,7 @@ mod tests {
         let (client, limit) = (Client::new(host).unwrap(), Duration::from_millis(50));
         let load = Load::new(client, key("tiny-a"), Route::Chat, limit, vec![key("tiny-b")], signals);
         assert!(timeout(Duration::from_millis(1), load.done()).await.is_err());
+        assert!(matches!(heard.recv().await, Some(Signal::LoadBegins { .. })));
         assert!(matches!(heard.recv().await, Some(Signal::LoadFailed { .. })));
         assert!(matches!(load.done().await, Err(LoadFailure::TimedOut(_))));
     }

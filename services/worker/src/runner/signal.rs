@@ -31,6 +31,10 @@ pub(crate) enum Signal {
     Answered(LeaseNo),
     /// Postgres has stored the outcome of this lease, or has refused it for good. The lease is ours no longer.
     Settled(LeaseNo),
+    /// Ollama is asked for a load from now on.
+    LoadBegins {
+        key: Key,
+    },
     Loaded {
         key: Key,
         took: Duration,

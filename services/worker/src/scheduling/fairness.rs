@@ -104,8 +104,8 @@ impl Fairness {
         goes_last.then_some(HeldBack::OverBudget)
     }
 
-    /// How many jobs more of the client may be claimed. A job that is held ahead of its slot counts, but a ceiling that the
-    /// slots keep anyway holds nothing back.
+    /// How many jobs more of the client may be claimed. A job that is held ahead of its slot counts, so a ceiling that is not
+    /// below the number of slots is ignored.
     fn room(&self, client: ClientId) -> usize {
         let ceiling = self.terms.get(&client).and_then(|terms| terms.max_running).map(|most| most as usize);
         let in_flight = self.members.get(&client).map_or(0, |members| members.in_flight);
@@ -118,9 +118,11 @@ impl Fairness {
         if let Some(least) = ready.iter().map(|client| self.clients.had(client)).min() {
             self.clients.wait_from(least);
         }
+        self.clients.forget(|client| ready.contains(client));
         for client in &ready {
             if let (Some(members), Some(least)) = (self.members.get_mut(client), backlog.least(*client)) {
                 members.users.wait_from(least);
+                members.users.forget(|user| backlog.has(*client, user));
                 members.claims.retain(|user, _| backlog.has(*client, user));
             }
         }
@@ -403,6 +405,36 @@ mod tests {
         let bounds: Vec<JobId> =
             offers(fairness, &backlog, &picking).iter().map(|offer| offer.lower_bound).collect();
         assert_eq!(bounds, [id(5), id(20)]);
+    }
+
+    #[test]
+    fn of_many_users_who_wait_all_are_served() {
+        const USERS: usize = 6_000;
+        let mut fairness = Fairness::new(1);
+        let groups: Vec<Group> = (0..USERS).map(|user| group(1, &user.to_string(), 0, 1)).collect();
+        let (mut served, mut backlog) = (vec![0; USERS], scanned(&groups, &mut fairness));
+        for turn in 0..2 * USERS {
+            if turn % 500 == 0 {
+                backlog = scanned(&groups, &mut fairness);
+            }
+            let offer = offers(&fairness, &backlog, &picking(1)).swap_remove(0);
+            served[offer.user.as_str().parse::<usize>().unwrap()] += 1;
+            fairness.claimed(client(1), &offer.user, 0.5 + (turn * 7 % 10) as f64 / 10.0, &mut backlog);
+        }
+        assert!(served.iter().all(|turns| (1..=5).contains(turns)), "{:?}", served.iter().max());
+    }
+
+    #[test]
+    fn users_without_end_are_not_kept() {
+        let mut fairness = Fairness::new(1);
+        for user in 0..20_000 {
+            // Another user always waits, so nobody has had more than nothing at the least.
+            let groups = [group(1, &user.to_string(), 0, 1), group(1, "another", 0, 1)];
+            let mut backlog = scanned(&groups, &mut fairness);
+            fairness.claimed(client(1), &groups[0].user, 1.0, &mut backlog);
+            fairness.ended(client(1), &groups[0].user, 0.0, &mut backlog);
+        }
+        assert!(fairness.members[&client(1)].users.len() <= 4_097);
     }
 
     #[test]

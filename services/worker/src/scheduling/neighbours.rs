@@ -178,7 +178,7 @@ impl Neighbours {
     }
 
     /// A claim for this runner was answered. For its next load this host must say so again, also where the claim brought
-    /// nothing: by then it may have another home.
+    /// nothing: by then the model may have its home at another host.
     pub(crate) fn claimed(&mut self, runner: &Key) {
         let base = contexts::base(runner);
         self.granted.take_if(|granted| *granted == base);

@@ -158,10 +158,9 @@ impl Plan {
         self.work.presence.missed(runner.model());
     }
 
-    /// A runner was loaded. If it has the turn, the load was for the client whose turn it is.
+    /// A runner was loaded.
     pub(crate) fn loaded(&mut self, runner: &Key, took: Duration, now: Instant) {
         self.estimates.loaded(runner, took);
-        self.load_has_had(runner, took);
         self.rotation.loaded(now);
         self.is_loaded(runner, now);
     }
@@ -193,24 +192,18 @@ impl Plan {
         self.work.contexts.doubt();
     }
 
-    /// The load of this runner was given up after this long, because nobody wanted it any more. If it has the turn, the load was
-    /// for the client whose turn it is.
-    pub(crate) fn load_given_up(&mut self, runner: &Key, after: Duration) {
-        self.load_has_had(runner, after);
-    }
-
-    /// A load has had this much of the GPU's time.
-    fn load_has_had(&mut self, runner: &Key, time: Duration) {
+    /// A load of this runner is over, whatever came of it, and has had this much of the GPU's time. If the runner has the turn,
+    /// the load was for the client whose turn it is.
+    pub(crate) fn charge_load(&mut self, runner: &Key, time: Duration) {
         if let Some(client) = self.rotation.client().filter(|_| self.rotation.has_turn(runner)) {
             self.work.fairness.loaded(*client, time.as_secs_f64());
             self.division.got(client, self.work.fairness.weight(*client), time.as_secs_f64());
         }
     }
 
-    /// The load of this runner failed after this long. If it has the turn, the turn ends: otherwise a model that cannot be
-    /// loaded would keep its turn until its whole queue has failed.
-    pub(crate) fn load_failed(&mut self, runner: &Key, after: Duration, now: Instant) {
-        self.load_has_had(runner, after);
+    /// The load of this runner failed. If it has the turn, the turn ends: otherwise a model that cannot be loaded
+    /// would keep its turn until its whole queue has failed.
+    pub(crate) fn load_failed(&mut self, runner: &Key, now: Instant) {
         if self.rotation.has_turn(runner) {
             self.rotation.leave(now);
         }

@@ -9,9 +9,8 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// What this many have had is kept one by one. Beyond that, half of them are forgotten, those with the least: users may come
-/// without end, each with a name of its own.
-const MOST_KEPT: usize = 4_096;
+/// With more entries than this, those who do not wait are forgotten: users may come without end, each with a name of its own.
+const MANY: usize = 4_096;
 
 /// GPU-seconds for each unit of weight.
 #[derive(Debug, Clone, Copy, Default)]
@@ -19,7 +18,7 @@ pub(crate) struct Had(f64);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Shares<T> {
-    /// What those have had who have had more than `least`.
+    /// What those have had who have had more than `least`, unless they were forgotten.
     had: HashMap<T, Had>,
     /// What everybody counts as having had, at the least.
     least: Had,
@@ -51,11 +50,18 @@ impl<T: Clone + Eq + Hash> Shares<T> {
         } else {
             self.had.remove(one);
         }
-        if self.had.len() > MOST_KEPT {
-            let mut all: Vec<Had> = self.had.values().copied().collect();
-            let (_, middle, _) = all.select_nth_unstable(MOST_KEPT / 2);
-            self.had.retain(|_, had| had > middle);
+    }
+
+    /// Forgets those who do not wait, if there are many entries.
+    pub(crate) fn forget(&mut self, waits: impl Fn(&T) -> bool) {
+        if self.had.len() > MANY {
+            self.had.retain(|one, _| waits(one));
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.had.len()
     }
 
     /// Of those who wait now, one has had this, and none has had less.
@@ -113,20 +119,6 @@ mod tests {
         shares.charge(&'a', 10.0, 1.0);
         shares.charge(&'a', -4.0, 1.0);
         assert_eq!(shares.had(&'a'), Had(6.0));
-    }
-
-    #[test]
-    fn users_without_end_are_not_kept_and_the_one_with_the_most_is() {
-        let mut shares = Shares::default();
-        shares.charge(&u64::MAX, 1e6, 1.0);
-        for user in 0..100_000_u64 {
-            // A newcomer waits at every scan, so nobody has had more than nothing at the least.
-            shares.wait_from(shares.had(&user));
-            shares.charge(&user, 1.0 + user as f64 * 1e-6, 1.0);
-            assert!(shares.had.len() <= MOST_KEPT);
-        }
-        assert_eq!(shares.had(&u64::MAX), Had(1e6));
-        assert!(shares.had(&99_999) > shares.least, "and the newest of them");
     }
 
     proptest! {

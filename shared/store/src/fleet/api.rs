@@ -2,6 +2,7 @@
 //!
 //! Must never cancel the jobs of an api that has renewed its row since it was seen.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use crate::db::clock::seconds;
@@ -76,15 +77,19 @@ impl Store {
             return Ok(Orphaned::default());
         }
         let orphans = self.orphaned_jobs(dead).await?;
-        let apis: Vec<_> = dead.iter().map(|api| api.id).collect();
-        self.cancel_all(&orphans, Some(&apis)).await?;
+        let apis: BTreeSet<_> = orphans.iter().map(|(_, _, api)| *api).collect();
+        let jobs: Vec<_> = orphans.iter().map(|(client, job, _)| (*client, *job)).collect();
+        self.cancel_all(&jobs, Some(&apis.into_iter().collect::<Vec<_>>())).await?;
         Ok(Orphaned { apis: self.bury_apis(dead).await?, jobs: orphans.len() })
     }
 
-    /// The unfinished jobs of dead apis. One statement reads all rooms, because between two statements a job may move
+    /// The unfinished jobs of dead apis, each with its api. One statement reads all rooms, because between two statements a job may move
     /// from a room not yet read to a room already read. It looks up the request of every unfinished job, which takes
     /// about 2 s for a million, once for each dead api.
-    async fn orphaned_jobs(&self, dead: &[Heartbeat<ApiId>]) -> Result<Vec<(ClientId, JobId)>, StoreError> {
+    async fn orphaned_jobs(
+        &self,
+        dead: &[Heartbeat<ApiId>],
+    ) -> Result<Vec<(ClientId, JobId, ApiId)>, StoreError> {
         let (dead, seen) = dead_columns(dead);
         let mut conn = self.open_for_upkeep().await?;
         let rows = sqlx::query!(
@@ -94,7 +99,7 @@ impl Store {
                 JOIN unnest($1::uuid[], $2::timestamptz[]) AS dead (id, renewed_at)
                   ON dead.id = a.id AND dead.renewed_at = a.renewed_at
             )
-            SELECT j.client_id AS "client: ClientId", j.id AS "job: JobId"
+            SELECT j.client_id AS "client: ClientId", j.id AS "job: JobId", j.api_id AS "api!: ApiId"
             FROM (SELECT job_id FROM job_ready
                   UNION ALL SELECT job_id FROM job_scheduled
                   UNION ALL SELECT job_id FROM job_lease) AS room
@@ -106,7 +111,7 @@ impl Store {
         .fetch_all(&mut conn)
         .await?;
         conn.done().await?;
-        Ok(rows.into_iter().map(|row| (row.client, row.job)).collect())
+        Ok(rows.into_iter().map(|row| (row.client, row.job, row.api)).collect())
     }
 
     async fn bury_apis(&self, dead: &[Heartbeat<ApiId>]) -> Result<u64, StoreError> {

@@ -61,11 +61,10 @@ impl Store {
         .await?;
         let is_adopted = sqlx::query_scalar!(
             r#"-- is_adopted
-            SELECT EXISTS (SELECT FROM job WHERE id = $1 AND api_id = $2)
+            SELECT EXISTS (SELECT FROM job WHERE id = $1 AND api_id IS NOT NULL)
                AND NOT EXISTS (SELECT FROM job_done d WHERE d.job_id = $1)
                AND NOT EXISTS (SELECT FROM job_lease l WHERE l.job_id = $1 AND l.cancel) AS "is_adopted!""#,
             job.uuid(),
-            api.uuid(),
         )
         .fetch_one(self.once())
         .await?;

@@ -29,8 +29,10 @@ impl LaneNews {
 }
 
 /// What the reports of one batch say of a lane.
-pub(crate) struct OfLane {
+pub(crate) struct OfLane<'a> {
     pub(crate) id: LaneId,
+    /// Where the lane's endpoint was, if it has one: the answers of two URLs are told apart.
+    pub(crate) url: Option<&'a str>,
     pub(crate) succeeded: bool,
     /// The last success does not prove the lane.
     pub(crate) unproven: bool,
@@ -41,15 +43,19 @@ pub(crate) struct OfLane {
     pub(crate) probed: bool,
 }
 
-/// Adds up the news of attempts in the order in which they ended, each with whether it was a probe.
-pub(crate) fn of_lanes(attempts: impl IntoIterator<Item = (LaneId, LaneNews, bool)>) -> Vec<OfLane> {
-    let mut lanes: BTreeMap<LaneId, OfLane> = BTreeMap::new();
-    for (id, news, is_probe) in attempts {
+/// Adds up the news of attempts in the order in which they ended, each with its lane, the URL of its endpoint if it has one, and
+/// whether it was a probe.
+pub(crate) fn of_lanes<'a>(
+    attempts: impl IntoIterator<Item = ((LaneId, Option<&'a str>), LaneNews, bool)>,
+) -> Vec<OfLane<'a>> {
+    let mut lanes: BTreeMap<(LaneId, Option<&str>), OfLane<'_>> = BTreeMap::new();
+    for ((id, url), news, is_probe) in attempts {
         if news == LaneNews::Unknown && !is_probe {
             continue;
         }
-        let lane = lanes.entry(id).or_insert(OfLane {
+        let lane = lanes.entry((id, url)).or_insert(OfLane {
             id,
+            url,
             succeeded: false,
             unproven: false,
             failures: 0,

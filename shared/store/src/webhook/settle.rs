@@ -153,7 +153,10 @@ async fn write_reports(
     // bound would find it.
     let wait =
         |report: &DeliveryReport| Some((report.outcome.wait()?.as_secs_f64() - ago(report.ended)).max(0.0));
-    let lanes = of_lanes(reports.iter().map(|report| (report.receiver.lane, report.news, report.is_probe)));
+    let lanes = of_lanes(reports.iter().map(|report| {
+        let Receiver { lane, endpoint, url, .. } = &report.receiver;
+        ((*lane, endpoint.map(|_| url.as_str())), report.news, report.is_probe)
+    }));
     let ids: Vec<_> = reports.iter().map(|report| report.claim.id.uuid()).collect();
     let numbers: Vec<_> = reports.iter().map(|report| report.claim.no).collect();
     let outcomes: Vec<_> = reports.iter().map(|report| report.outcome.outcome()).collect();
@@ -168,6 +171,7 @@ async fn write_reports(
     let endpoints: Vec<_> =
         reports.iter().map(|report| report.receiver.endpoint.map(EndpointId::uuid)).collect();
     let lane_ids: Vec<_> = lanes.iter().map(|lane| lane.id.uuid()).collect();
+    let lane_urls: Vec<_> = lanes.iter().map(|lane| lane.url).collect();
     let succeeded: Vec<_> = lanes.iter().map(|lane| lane.succeeded).collect();
     let unproven: Vec<_> = lanes.iter().map(|lane| lane.unproven).collect();
     let failures: Vec<_> = lanes.iter().map(|lane| lane.failures).collect();
@@ -177,8 +181,8 @@ async fn write_reports(
     // In `followers`: when an event must wait for a retry, postpone the job's later events with it, and bring them forward
     // when it has ended. This is for speed only: the claim checks the order itself.
     // In `changed`: lock the lanes in the order of their ids, so that two settlers cannot wait for each other. A lane that
-    // goes on as before is left alone. A report that was written before says nothing again, and neither does an answer from
-    // where an endpoint was until somebody gave it another URL. In `news`: only probes make a lane worse than just open, so that many attempts that
+    // goes on as before is left alone. A report that was written before says nothing again, and an answer from an endpoint's
+    // former URL says nothing of the new one, unless the URL changes at this very moment. In `news`: only probes make a lane worse than just open, so that many attempts that
     // were under way together do not make it wait for longer. Only a probe ends the time in which a lane is held back.
     let rows = sqlx::query_scalar!(
         r#"-- settle_deliveries
@@ -224,13 +228,13 @@ async fn write_reports(
                         WHEN n.probed THEN l.failures + n.failures
                         ELSE least(l.failures + n.failures, greatest(l.failures, $19)) END AS failures
             FROM unnest($12::uuid[], $13::boolean[], $15::integer[], $16::float8[], $17::text[], $18::boolean[],
-                        $20::boolean[])
-                AS n (id, succeeded, failures, hold, last_error, probed, unproven)
+                        $20::boolean[], $21::text[])
+                AS n (id, succeeded, failures, hold, last_error, probed, unproven, url)
             JOIN webhook_lane l ON l.id = n.id
             WHERE (n.failures > 0 OR n.unproven OR l.failures > 0 OR l.not_before IS NOT NULL OR l.healthy IS DISTINCT FROM true
                    OR l.last_used_at < now() - interval '1 hour')
-              AND n.id IN (SELECT h.lane_id FROM held h LEFT JOIN webhook_endpoint w ON w.id = h.endpoint_id
-                           WHERE w.url IS NULL OR w.url = h.url)
+              AND n.id IN (SELECT lane_id FROM held)
+              AND (n.url IS NULL OR EXISTS (SELECT FROM webhook_endpoint w WHERE w.id = n.id AND w.url = n.url))
             ORDER BY l.id FOR NO KEY UPDATE OF l
         ), lanes AS (
             UPDATE webhook_lane l
@@ -275,6 +279,7 @@ async fn write_reports(
         &probed,                        // $18 probed
         OPENS_AT,                       // $19 failures of an open lane
         &unproven,                      // $20 the last success does not prove the lane
+        &lane_urls as &[Option<&str>],  // $21 where an endpoint was then
     )
     .fetch_all(conn)
     .await?;

@@ -264,7 +264,7 @@ async fn ids_that_do_not_exist_are_not_found() {
 }
 
 #[tokio::test]
-async fn parameters_are_checked_and_unknown_ones_ignored() {
+async fn parameters_are_checked_and_unknown_ones_refused() {
     let (_db, api) = start(&[]).await;
     let job = submit(&api, JOB).await;
     for query in [

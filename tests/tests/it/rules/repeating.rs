@@ -91,15 +91,26 @@ async fn of_a_hang_up_and_an_adoption_at_the_same_time_one_wins() {
     let db = Db::fresh().await;
     let (first, second) = (ApiId::generate(), ApiId::generate());
     let mut adoptions = 0;
-    for _ in 0..300 {
+    for round in 0..300 {
         let job = db.accept_all(&[NewJob { api: Some(first), ..db.new_job() }]).await[0];
         let (jobs, waited_at) = ([(db.client, job)], [first]);
         let gone = db.store.cancel_all(&jobs, Some(&waited_at));
-        let (adopted, gone) = join!(db.store.adopt(job, second), gone);
-        let (adopted, gone) = (adopted.unwrap(), gone.unwrap());
+        let adopted = db.store.adopt(job, second);
+        // One after the other begins first, so that each wins sometimes.
+        let (adopted, gone) = match round % 3 {
+            0 => (adopted.await.unwrap(), gone.await.unwrap()),
+            1 => {
+                let gone = gone.await.unwrap();
+                (adopted.await.unwrap(), gone)
+            }
+            _ => {
+                let (adopted, gone) = join!(adopted, gone);
+                (adopted.unwrap(), gone.unwrap())
+            }
+        };
         let expected = if adopted { Cancelling::Adopted } else { Cancelling::Cancelled };
         assert_eq!(gone, [expected]);
         adoptions += u32::from(adopted);
     }
-    assert!((1..300).contains(&adoptions), "they never met: {adoptions} of 300 were adopted");
+    assert!((100..=200).contains(&adoptions), "{adoptions} of 300 were adopted");
 }

@@ -124,7 +124,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("introduce_host", Few, &["'host 3', 'http://127.0.0.1:11434', 20, 4"]),
     values("inventory", Few, BARE),
     values("is_drained", Few, &["'host 3'"]),
-    values("is_adopted", Few, &["filled.job(40000), filled.id(2)", "filled.job(100100), filled.id(2)"]),
+    values("is_adopted", Few, &["filled.job(40000)", "filled.job(100100)"]),
     values("job_body", Few, &["filled.job(150000)"]),
     values("job_history", Few, &["filled.job(150000), filled.id(2), 100, 0"]),
     values("job_views", Pages(1_200.0, "a page of 50 jobs, each looked up in all rooms"), &[
@@ -211,7 +211,8 @@ pub(crate) const VALUES: &[Values] = &[
     values("settle_deliveries", BATCH, &["filled.deliveries(50001, 10), array_fill(1::bigint, '{10}'), array_fill('delivered'::text, '{5}') || array_fill('retry'::text, '{5}'), array_fill(500::smallint, '{10}'), \
         array_fill(NULL::text, '{5}') || array_fill('status_5xx'::text, '{5}'), array_fill(1, '{10}'), array_fill(NULL::bytea, '{10}'), array_fill(1::float8, '{10}'), array_fill(60::float8, '{10}'), \
         array_fill('http://127.0.0.1:9/'::text, '{10}'), array_fill('queued'::text, '{10}'), filled.ids(2, 10), array_fill(false, '{10}'), array_fill(NULL::uuid, '{5}') || array_fill(filled.id(500001), '{5}'), \
-        array_fill(1, '{10}'), array_fill(1::float8, '{10}'), array_fill('status_5xx'::text, '{10}'), array_fill(true, '{10}'), 10, array_fill(false, '{10}')"]),
+        array_fill(1, '{10}'), array_fill(1::float8, '{10}'), array_fill('status_5xx'::text, '{10}'), array_fill(true, '{10}'), 10, array_fill(false, '{10}'), \
+        array_fill(NULL::text, '{5}') || array_fill('http://127.0.0.1:9/'::text, '{5}')"]),
     values("settled_already", BATCH, &["filled.jobs(150000, 100), ARRAY[150000,150001]::bigint[] || array_fill(1::bigint, '{98}')"]),
     values("sign_in", Few, &["decode(lpad('3', 64, '0'), 'hex')"]),
     values("sign_in_as", Few, &["'client 1'"]),

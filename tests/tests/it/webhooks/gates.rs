@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
-    Delivery, EndpointId, EndpointSettings, LaneHealth, LaneNews, Scope, Seal, Store, StoreError,
+    Delivery, DeliveryReport, EndpointId, EndpointSettings, LaneHealth, LaneNews, Scope, Seal, Store,
+    StoreError,
 };
 use foreman_tests::{Db, Receiver, ReceiverAnswer, eventually};
 
@@ -17,10 +18,8 @@ const PROBED: DeliveryOutcome = DeliveryOutcome::Release { wait: Duration::ZERO 
 
 /// Writes what became of attempts, with what it says of the receiver.
 async fn settle_all(store: &Store, deliveries: Vec<Delivery>, outcome: DeliveryOutcome, news: LaneNews) {
-    let reports: Vec<_> = deliveries
-        .into_iter()
-        .map(|delivery| foreman_store::DeliveryReport { news, ..report(delivery, outcome) })
-        .collect();
+    let reports: Vec<_> =
+        deliveries.into_iter().map(|delivery| DeliveryReport { news, ..report(delivery, outcome) }).collect();
     store.settle_deliveries(&reports).await.unwrap();
 }
 
@@ -236,12 +235,25 @@ async fn an_answer_from_where_an_endpoint_was_before_says_nothing_of_its_new_rec
     assert!(!db.value::<bool>("SELECT disabled_at IS NOT NULL FROM webhook_endpoint").await);
     assert_eq!(look(&db.store).await.heads[0].health, LaneHealth::NeverTried);
     assert_eq!(lane(&db).await, (0, None));
-    let again = claim(&db.store).await.to_send;
-    assert_eq!(again.len(), 3);
+    let mut mixed = claim(&db.store).await.to_send;
+    assert_eq!(mixed.len(), 3);
+    // In one batch the old receiver fails, and the new one takes what it gets.
+    let mut again = mixed.split_off(1);
+    let taken = |delivery| DeliveryReport {
+        news: LaneNews::Succeeded,
+        ..report(delivery, DeliveryOutcome::Delivered)
+    };
+    let mut reports: Vec<_> = mixed.into_iter().map(taken).collect();
+    for mut delivery in again.split_off(1) {
+        URL.clone_into(&mut delivery.receiver.url);
+        reports.push(DeliveryReport { news: FAILED, ..report(delivery, RETRY) });
+    }
+    db.store.settle_deliveries(&reports).await.unwrap();
+    assert_eq!((lane(&db).await, look(&db.store).await.heads[0].health), ((0, None), LaneHealth::Proven));
     settle_all(&db.store, again, gone, LaneNews::Failed { code: "gone", hold: None }).await;
     assert!(
         db.value::<bool>("SELECT disabled_at IS NOT NULL FROM webhook_endpoint").await,
-        "it says so itself"
+        "the new one says so"
     );
 }
 

@@ -9,11 +9,12 @@ use super::Viewer;
 const UNLOADED: &str = "no more jobs wait for it";
 const DRAINED: &str = "an administrator has drained the host: no job begins there until it is resumed";
 
-/// A host, by what the worker that holds it has told within the last seconds.
+/// A host, by what the worker that holds it has told within the last seconds. Of a host whose Ollama does not answer nothing is
+/// told of turns and waits.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct QueueHost {
     pub(super) host: String,
-    /// Whether its Ollama answers. While it does not, no job runs there, and nothing is told of turns.
+    /// Whether its Ollama answers. While it does not, no job begins there.
     is_reachable: bool,
     /// The runner that has the GPU: a model, loaded with a context and options. `null` before the first one.
     turn: Option<Turn>,
@@ -31,10 +32,11 @@ pub(crate) struct QueueHost {
     /// host has measured so far.
     #[schema(minimum = 0)]
     longest_wait_ms: Option<u64>,
-    /// The worker's `FOREMAN_MAX_MODEL_WAIT` in milliseconds.
+    /// The worker's `FOREMAN_MAX_MODEL_WAIT` in milliseconds; `null` as well while its Ollama does not answer.
     #[schema(minimum = 0)]
     max_wait_ms: Option<u64>,
-    /// Whether that wait can be kept now. With many clients and long loads it cannot, however short the turns are.
+    /// Whether that wait can be kept now, or none is told. With many clients and long loads it cannot, however short the turns
+    /// are.
     keeps_max_wait: bool,
 }
 

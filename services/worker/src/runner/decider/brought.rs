@@ -88,7 +88,7 @@ impl Decider {
             gpu_seconds: None,
             past: job.past,
             model_label: job.model_label,
-            loading_since: matches!(loading, Loading::New { .. }).then_some(now),
+            load: None,
             abort,
         });
         self.actions.push(Action::Begin { attempt, body: job.body, loading });

@@ -17,12 +17,21 @@ use crate::scheduling::residency::Residency;
 pub(super) struct Host {
     is_up: bool,
     residency: Residency,
-    /// The key whose load is under way, and since when.
-    loading: Option<(Key, Instant)>,
+    loading: Option<UnderWay>,
     loaded_last: Option<Key>,
     pub(super) unloads: Unloads,
     vanished: Vanished,
     pause: Pause,
+}
+
+/// The load under way.
+#[derive(Debug)]
+struct UnderWay {
+    key: Key,
+    /// When it was decided on.
+    since: Instant,
+    /// When Ollama was asked for it.
+    began: Option<Instant>,
 }
 
 /// Which load a new attempt must wait for.
@@ -67,7 +76,7 @@ impl Host {
 
     /// Whether the load under way is for this key.
     pub(super) fn loads(&self, key: &Key) -> bool {
-        self.loading.as_ref().is_some_and(|(loading, _)| loading == key)
+        self.loading.as_ref().is_some_and(|loading| loading.key == *key)
     }
 
     pub(super) fn residency(&self) -> &Residency {
@@ -76,7 +85,9 @@ impl Host {
 
     /// The key whose load is under way, and since when.
     pub(super) fn loading(&self) -> Option<(Key, Instant)> {
-        self.loading.clone()
+        self.loading
+            .as_ref()
+            .map(|loading| (Key::clone(&loading.key), loading.began.unwrap_or(loading.since)))
     }
 
     /// Whether jobs may begin on this host now.
@@ -110,33 +121,41 @@ impl Host {
         if self.loads(key) {
             return Loading::UnderWay;
         }
-        if self.loading.replace((Key::clone(key), now)).is_some() {
+        let loading = UnderWay { key: Key::clone(key), since: now, began: None };
+        if self.loading.replace(loading).is_some() {
             // Nobody knows what the load that it replaces has left.
             self.residency.lost();
         }
         Loading::New { unload: self.residency.make_room(key, waits_since, now) }
     }
 
+    /// Ollama is asked for the load of this key from now on.
+    pub(super) fn load_begins(&mut self, key: &Key, now: Instant) {
+        if let Some(loading) = self.loading.as_mut().filter(|loading| loading.key == *key) {
+            loading.began = Some(now);
+        }
+    }
+
     /// A load has succeeded, and Ollama lists these models. Returns whether the load before it was for another key.
     pub(super) fn loaded(&mut self, key: Key, listed: &[RunningModel], now: Instant) -> bool {
-        self.loading.take_if(|(loading, _)| *loading == key);
+        self.loading.take_if(|loading| loading.key == key);
         let is_switch = self.loaded_last.replace(Key::clone(&key)).is_some_and(|last| last != key);
         self.residency.loaded(key, listed, now);
         is_switch
     }
 
-    /// Returns when the load began that has failed.
+    /// Returns when the load under way began, if it is this one that has failed.
     pub(super) fn load_failed(&mut self, key: &Key) -> Option<Instant> {
         self.residency.lost();
-        self.loading.take_if(|(loading, _)| loading == key).map(|(_, began)| began)
+        self.loading.take_if(|loading| loading.key == *key)?.began
     }
 
-    /// Gives up the load under way unless it `is_wanted`. The floor then closes its connection to Ollama. Returns what was given
-    /// up, and since when it was under way.
+    /// Gives up the load under way unless it `is_wanted`. The floor then closes its connection to Ollama. Returns which load was
+    /// given up, and when it began, if it had.
     pub(super) fn keep_load_if(&mut self, is_wanted: impl FnOnce(&Key) -> bool) -> Option<(Key, Instant)> {
-        let given_up = self.loading.take_if(|(key, _)| !is_wanted(key))?;
+        let given_up = self.loading.take_if(|loading| !is_wanted(&loading.key))?;
         self.residency.lost();
-        Some(given_up)
+        given_up.began.map(|began| (given_up.key, began))
     }
 
     /// Begins the next unload, of a model that does not run, unless a load is under way. The model no longer counts as

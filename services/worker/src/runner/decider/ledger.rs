@@ -8,7 +8,7 @@ use foreman_store::{ClientId, JobId, LeaseNo};
 use tokio::time::Instant;
 
 use crate::runner::fate::Abort;
-use crate::runner::job::{Job, Running};
+use crate::runner::job::{Job, LoadPart, Running};
 use crate::scheduling::gpu_clock::GpuClock;
 use crate::scheduling::key::{Key, RunsOn};
 use crate::scheduling::plan::forecast::UnderWay;
@@ -53,6 +53,23 @@ impl Ledger {
 
     pub(super) fn begun(&mut self, running: Running) {
         self.running.insert(running.lease.no, running);
+    }
+
+    /// Ollama is asked for the load of this runner from now on. The load counts for the first of the jobs that wait for it.
+    pub(super) fn load_begins(&mut self, runner: &Key, now: Instant) {
+        self.count_load(runner, LoadPart { since: now, is_cause: true });
+    }
+
+    /// The job for which the load of this runner counted waits no more. From now on its time counts for the next one.
+    pub(super) fn load_goes_on(&mut self, runner: &Key, now: Instant) {
+        self.count_load(runner, LoadPart { since: now, is_cause: false });
+    }
+
+    fn count_load(&mut self, runner: &Key, part: LoadPart) {
+        let waiting = self.running.values_mut().filter(|job| job.waits_for_load() && job.runner == *runner);
+        if let Some(first) = waiting.filter(|job| job.load.is_none()).min_by_key(|job| job.lease.no.0) {
+            first.load = Some(part);
+        }
     }
 
     /// The runner is loaded. The jobs that waited for it are on the GPU from now on.
@@ -193,6 +210,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use chrono::{DateTime, Utc};
     use foreman_ollama::Route;
@@ -253,7 +271,7 @@ mod tests {
             gpu_seconds: None,
             past: Past::default(),
             model_label: String::new(),
-            loading_since: None,
+            load: None,
             abort,
         };
         (running, aborted)
@@ -306,6 +324,23 @@ mod tests {
         ledger.loaded(&mut clock, now);
         assert!(ledger.ended(LeaseNo(1)).is_some_and(|running| running.on_gpu_since.is_some()));
         assert!(ledger.ended(LeaseNo(2)).is_some_and(|running| running.on_gpu_since.is_none()), "never");
+    }
+
+    #[tokio::test]
+    async fn a_load_counts_for_the_first_who_waits_and_its_rest_for_the_next() {
+        let (mut ledger, start) = (Ledger::new(3), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut clock = GpuClock::new(start);
+        [2, 1, 3].into_iter().for_each(|number| ledger.begun(running(number, key(ONE)).0));
+        ledger.load_begins(&key("other:latest"), start);
+        ledger.load_begins(&key(ONE), start);
+        let first = ledger.ended(LeaseNo(1)).unwrap();
+        assert_eq!((first.caused_load(), first.load_time(at(5))), (true, Duration::from_secs(5)));
+        ledger.load_goes_on(&key(ONE), at(5));
+        ledger.loaded(&mut clock, at(12));
+        let [second, third] = [2, 3].map(|number| ledger.ended(LeaseNo(number)).unwrap());
+        assert_eq!((second.caused_load(), second.load_time(at(20))), (false, Duration::from_secs(7)));
+        assert_eq!((third.caused_load(), third.load_time(at(20))), (false, Duration::ZERO));
     }
 
     #[test]

@@ -221,6 +221,7 @@ impl Ahead {
             self.residency.used(&run.runner, now);
         }
         if let Some(load) = self.loading.take_if(|load| load.ends <= self.now) {
+            self.plan.charge_load(&load.runner, load.took);
             self.plan.loaded(&load.runner, load.took, now);
             self.residency.loaded(Key::clone(&load.runner), &[], now);
             for charge in load.jobs {

@@ -173,15 +173,8 @@ fn a_load_is_charged_to_the_client_that_it_was_for() {
     let first = order.offers[0].client;
     plan.rotation.claimed(first, &order.runner, now);
     let other = client(if first == client(1) { 2 } else { 1 });
-    plan.load_given_up(&order.runner, Duration::from_secs(3));
-    assert!(
-        plan.work.fairness.standing(other) < plan.work.fairness.standing(first),
-        "although it never ended"
-    );
-    plan.loaded(&order.runner, Duration::from_secs(7), now);
-    let standing = plan.work.fairness.standing(first);
-    plan.load_failed(&order.runner, Duration::from_secs(5), now);
-    assert!(standing < plan.work.fairness.standing(first));
+    plan.charge_load(&order.runner, Duration::from_secs(7));
+    assert!(plan.work.fairness.standing(other) < plan.work.fairness.standing(first));
 }
 
 mod cost;

@@ -24,8 +24,8 @@ const KEPT: usize = 1_024;
 /// Bytes of the answer's body that are read. The connection of a longer answer is closed and not used again.
 const READ_AT_MOST: usize = 64 * 1_024;
 
-/// The most that one attempt may take, in timeouts; each draws its own part of it. A thousand attempts that began together
-/// would else time out in one moment, and other webhooks would wait until all their reports are written.
+/// Each attempt draws its own limit, between one and this many timeouts. Otherwise a thousand attempts that began together
+/// would time out in one moment, and other webhooks would wait until all their reports are written.
 const LONGEST: f64 = 1.2;
 
 /// How long the body may take after the status has come. The body decides nothing.

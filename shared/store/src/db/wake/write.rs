@@ -70,7 +70,9 @@ impl Write {
             | Self::Reported
             | Self::Redelivered
             | Self::EndpointChanged => &[Delivery],
-            Self::HostFreed | Self::DrainChanged | Self::UnloadAsked => &[Host],
+            Self::HostFreed | Self::UnloadAsked => &[Host],
+            // An api tells whoever waits which models a host takes jobs of.
+            Self::DrainChanged => &[Host, Published],
             Self::Published => &[Published],
         }
     }

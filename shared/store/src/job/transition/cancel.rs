@@ -41,9 +41,8 @@ impl Store {
         answers.into_iter().next().ok_or(StoreError::Contended(sqlx::Error::RowNotFound))
     }
 
-    /// Cancels jobs in whichever rooms they stand. With `waited_at`, the callers of the jobs have gone that waited at one of these
-    /// apis: a job whose call was repeated at another api meanwhile has a caller there, and goes on. The answers stand in the
-    /// given order.
+    /// Cancels jobs in whichever rooms they stand. With `waited_at`, the callers at these apis have gone: a job that another api
+    /// has adopted meanwhile has a caller there, and is left alone. The answers stand in the given order.
     pub async fn cancel_all(
         &self,
         jobs: &[(ClientId, JobId)],
@@ -90,8 +89,8 @@ impl Store {
         Err(StoreError::Contended(sqlx::Error::RowNotFound))
     }
 
-    /// Ends those of the jobs that wait. Returns them. The lock on a job's request has an api that adopts the job at the same
-    /// time come before this statement, or after it.
+    /// Ends those of the jobs that wait. Returns them. An api that adopts one of them waits for the lock on its request, and so
+    /// adopts it before this statement or not at all.
     async fn cancel_waiting(
         &self,
         jobs: &[(ClientId, JobId)],

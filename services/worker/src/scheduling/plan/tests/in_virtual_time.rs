@@ -201,6 +201,7 @@ impl Host<'_> {
                 Context::Automatic | Context::Any => AUTOMATIC,
             };
             let took = self.load_of(&runner);
+            self.plan.charge_load(&runner, took);
             self.plan.loaded(&runner, took, now);
             self.plan.has_context(&runner, length);
             self.residency.loaded(Key::clone(&runner), &[], now);

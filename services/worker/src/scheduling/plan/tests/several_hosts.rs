@@ -207,6 +207,7 @@ impl World<'_> {
         }
         if let Some((_, runner, jobs)) = host.loading.take_if(|load| load.0 <= now) {
             let Model { load, run } = models[number(&runner)];
+            host.plan.charge_load(&runner, load);
             host.plan.loaded(&runner, load, time);
             host.resident = Some(Key::clone(&runner));
             for charge in jobs {
