@@ -94,8 +94,13 @@ async fn without_a_measured_run_there_is_a_place_and_no_time() {
     let hangs = submit(&house, "tiny-a", HANGS).await;
     has_state(&house, &hangs, "working").await;
     let next = submit(&house, "tiny-a", HANGS).await;
-    let told = waits_for(&house, &next, "it is next, when a job that runs now ends").await;
-    assert_eq!((&told["position"], &told["eta"]), (&json!(1), &Value::Null));
+    waits_for(&house, &next, "it is next, when a job that runs now ends").await;
+    // A forecast of the moment in which the first job began may still name a time.
+    eventually("a place and no time", async || {
+        let told = job(&house, &next).await;
+        if (&told["position"], &told["eta"]) == (&json!(1), &Value::Null) { Ok(()) } else { Err(told) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -101,7 +101,7 @@ struct Ahead {
     waiting: Vec<Read>,
     by_name: HashMap<GroupName, usize>,
     usual: Usual,
-    /// The time after which everything depends on a time that nobody has measured.
+    /// From this time on everything depends on a time that nobody has measured.
     known_until: Option<Duration>,
     loads: u32,
     needs_more: bool,
@@ -324,7 +324,7 @@ impl Ahead {
     fn foresee(&mut self, job: JobId, client: ClientId, runner: &Key, loads: u32) {
         let held_back = self.held_back.get(&client).copied().flatten();
         let group = ForeseenGroup { client, model: model(runner), held_back };
-        let is_known = self.known_until.is_none_or(|known| self.now <= known);
+        let is_known = self.known_until.is_none_or(|known| self.now < known);
         self.foreseen.push((job, group, is_known.then_some(self.now), self.loads + loads));
     }
 
