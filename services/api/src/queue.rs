@@ -70,7 +70,7 @@ impl QueueReader {
             let rows = self.store.hosts().await?;
             let clients = self.store.queue_clients(&clients(&jobs.shares, &plans)).await?;
             let longest_waits = longest_waits(&rows, &plans);
-            let is_away = |row: &HostRow| row.holder.is_some() && !row.is_reachable;
+            let is_away = |row: &HostRow| row.holder.is_some() && !row.is_up();
             let away = rows.into_iter().filter(is_away).collect();
             Ok::<_, StoreError>(Hosts { plans, away, longest_waits, clients })
         };
@@ -82,7 +82,8 @@ impl QueueReader {
 fn longest_waits(rows: &[HostRow], plans: &[(String, HostPlan)]) -> BTreeMap<String, u64> {
     let mut longest = BTreeMap::new();
     for (host, plan) in plans {
-        let row = rows.iter().find(|row| row.id == *host && takes_jobs(row));
+        let takes_jobs = |row: &&HostRow| row.is_up() && row.drained_at.is_none();
+        let row = rows.iter().filter(takes_jobs).find(|row| row.id == *host);
         let (Some(row), Some(wait)) = (row, plan.longest_wait_ms) else { continue };
         for label in &row.models {
             let of_model = longest.entry(ModelName::canonical(label)).or_insert(wait);
@@ -90,10 +91,6 @@ fn longest_waits(rows: &[HostRow], plans: &[(String, HostPlan)]) -> BTreeMap<Str
         }
     }
     longest
-}
-
-fn takes_jobs(host: &HostRow) -> bool {
-    host.holder.is_some() && host.is_reachable && host.drained_at.is_none()
 }
 
 /// The clients that these tell of.

@@ -19,8 +19,8 @@ Examples:
 
 Of each host it shows the model that has the GPU, and below it those whose turns come next, with the reasons. LONGEST WAIT is the
 longest time that a client with jobs waits until one of them begins, by what was measured so far. MAX is how many jobs of a client
-may run at the same time on each host. DUE is the part of the GPUs' time in the last hour that belonged to a client by its weight, GOT what it
-got. An administrator's key shows every client. With --json it is the answer of GET /queue.", &[cli::URL, cli::API_KEY]))]
+may run at the same time on each host. DUE is the part of the GPUs' time in the last hour that belonged to a client by its
+weight, GOT what it got. An administrator's key shows every client. With --json it is the answer of GET /queue.", &[cli::URL, cli::API_KEY]))]
 pub(crate) struct Args {
     /// Print the api's answer
     #[arg(long)]

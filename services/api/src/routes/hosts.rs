@@ -134,8 +134,8 @@ async fn read(app: &App) -> Result<Vec<Host>, Refusal> {
 fn shown(app: &App, host: HostRow, plans: &[(String, HostPlan)]) -> Host {
     let plan = plans.iter().find(|(of, _)| *of == host.id).map(|(_, plan)| plan);
     Host {
+        reachable: host.is_up(),
         worker: host.holder.map(|worker| worker.to_string()),
-        reachable: host.holder.is_some() && host.is_reachable,
         slots: host.slots,
         running: host.running,
         resident: plan

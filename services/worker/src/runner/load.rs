@@ -1,8 +1,8 @@
 //! One load of a model. Every attempt that needs the model has a handle to the load and waits for it.
 //!
 //! The load begins when the first attempt waits, and then goes on in a task of its own, whoever still waits. Dropping
-//! the last handle closes the connection, and Ollama then aborts the load. By then Ollama may have unloaded the model that was resident before. So the last handle must be
-//! dropped only when no job wants this load any more.
+//! the last handle closes the connection, and Ollama then aborts the load. By then Ollama may have unloaded the model
+//! that was resident before. So the last handle must be dropped only when no job wants this load any more.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -83,9 +83,9 @@ impl Store {
         Ok(Orphaned { apis: self.bury_apis(dead).await?, jobs: orphans.len() })
     }
 
-    /// The unfinished jobs of dead apis, each with its api. One statement reads all rooms, because between two statements a job may move
-    /// from a room not yet read to a room already read. It looks up the request of every unfinished job, which takes
-    /// about 2 s for a million, once for each dead api.
+    /// The unfinished jobs of dead apis, each with its api. One statement reads all rooms, because between two statements
+    /// a job may move from a room not yet read to a room already read. It looks up the request of every unfinished job,
+    /// which takes about 2 s for a million, once for each dead api.
     async fn orphaned_jobs(
         &self,
         dead: &[Heartbeat<ApiId>],

@@ -30,6 +30,13 @@ pub struct HostRow {
     pub published: Option<Duration>,
 }
 
+impl HostRow {
+    /// Whether a live worker holds it and its Ollama answers.
+    pub fn is_up(&self) -> bool {
+        self.holder.is_some() && self.is_reachable
+    }
+}
+
 impl Store {
     /// Every host that a worker ever held.
     pub async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {

@@ -182,8 +182,9 @@ async fn write_reports(
     // when it has ended. This is for speed only: the claim checks the order itself.
     // In `changed`: lock the lanes in the order of their ids, so that two settlers cannot wait for each other. A lane that
     // goes on as before is left alone. A report that was written before says nothing again, and an answer from an endpoint's
-    // former URL says nothing of the new one, unless the URL changes at this very moment. In `news`: only probes make a lane worse than just open, so that many attempts that
-    // were under way together do not make it wait for longer. Only a probe ends the time in which a lane is held back.
+    // former URL says nothing of the new one, unless the URL changes at this very moment. In `news`: only probes make a lane
+    // worse than just open, so that many attempts that were under way together do not make it wait for longer. Only a probe
+    // ends the time in which a lane is held back.
     let rows = sqlx::query_scalar!(
         r#"-- settle_deliveries
         WITH input AS (

@@ -2,6 +2,7 @@
 
 use foreman_tests::{Api, eventually, http};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use super::House;
 
@@ -39,15 +40,25 @@ async fn waiting(api: &Api, count: usize) {
     .await;
 }
 
+type Sent = JoinHandle<reqwest::Result<reqwest::Response>>;
+
+/// One call runs, and a second one waits behind it.
+async fn occupied(house: &House) -> (Sent, Sent) {
+    let send = |prompt: &str| {
+        tokio::spawn(http().post(format!("{}{PATH}", house.api.url)).body(body(prompt)).send())
+    };
+    let running = send("sim:fault=hang");
+    jobs(&house.api, 1).await;
+    let waiting = send("hello");
+    jobs(&house.api, 2).await;
+    (running, waiting)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_finds_its_job_at_any_api_and_its_first_caller_may_go() {
     let house = House::start(&[], &[]).await;
     let other = Api::start(&house.db, &[]).await;
-    let occupied =
-        tokio::spawn(http().post(format!("{}{PATH}", house.api.url)).body(body("sim:fault=hang")).send());
-    jobs(&house.api, 1).await;
-    let first = tokio::spawn(http().post(format!("{}{PATH}", house.api.url)).body(body("hello")).send());
-    jobs(&house.api, 2).await;
+    let (occupied, first) = occupied(&house).await;
     let repeats = tokio::spawn({
         let urls = [house.api.url.clone(), other.url.clone()];
         async move { tokio::join!(call(&urls[0], "hello", 1), call(&urls[1], "hello", 2)) }
@@ -68,11 +79,7 @@ async fn a_repeat_finds_its_job_at_any_api_and_its_first_caller_may_go() {
 async fn a_first_caller_that_goes_late_leaves_the_job_to_the_caller_at_another_api() {
     let house = House::start(&[], &[]).await;
     let other = Api::start(&house.db, &[]).await;
-    let occupied =
-        tokio::spawn(http().post(format!("{}{PATH}", house.api.url)).body(body("sim:fault=hang")).send());
-    jobs(&house.api, 1).await;
-    let first = tokio::spawn(http().post(format!("{}{PATH}", house.api.url)).body(body("hello")).send());
-    jobs(&house.api, 2).await;
+    let (occupied, first) = occupied(&house).await;
     let url = other.url.clone();
     let repeat = tokio::spawn(async move { call(&url, "hello", 1).await });
     waiting(&other, 1).await;
