@@ -17,27 +17,32 @@ use super::{DeliveryOutcome, RETRY, URL, claim, dispatcher, done_jobs_to, look, 
 const PROBED: DeliveryOutcome = DeliveryOutcome::Release { wait: Duration::ZERO };
 
 /// Writes what became of attempts, with what it says of the receiver.
-async fn settle_all(store: &Store, deliveries: Vec<Delivery>, outcome: DeliveryOutcome, news: LaneNews) {
+pub(super) async fn settle_all(
+    store: &Store,
+    deliveries: Vec<Delivery>,
+    outcome: DeliveryOutcome,
+    news: LaneNews,
+) {
     let reports: Vec<_> =
         deliveries.into_iter().map(|delivery| DeliveryReport { news, ..report(delivery, outcome) }).collect();
     store.settle_deliveries(&reports).await.unwrap();
 }
 
-const FAILED: LaneNews = LaneNews::Failed { code: "status_5xx", hold: None };
+pub(super) const FAILED: LaneNews = LaneNews::Failed { code: "status_5xx", hold: None };
 
-async fn lane(db: &Db) -> (i32, Option<f64>) {
+pub(super) async fn lane(db: &Db) -> (i32, Option<f64>) {
     let sql = "SELECT failures FROM webhook_lane";
     let wait = "SELECT extract(epoch FROM not_before - now())::float8 FROM webhook_lane";
     (db.value(sql).await, db.value(wait).await)
 }
 
-async fn hold_ends(db: &Db) {
+pub(super) async fn hold_ends(db: &Db) {
     db.run("UPDATE webhook_lane SET not_before = now() - interval '1 second' WHERE not_before IS NOT NULL")
         .await;
 }
 
 /// Opens the lane of `URL`, to which this many jobs have webhooks.
-async fn opened(jobs: usize) -> Db {
+pub(super) async fn opened(jobs: usize) -> Db {
     let db = Db::fresh().await;
     done_jobs_to(&db, URL, jobs).await;
     relay(&db.store).await;
@@ -50,7 +55,7 @@ async fn opened(jobs: usize) -> Db {
 }
 
 /// Makes an endpoint at `URL` that takes this many webhooks a second.
-async fn endpoint(db: &Db, rate_limit: Option<i32>) -> EndpointId {
+pub(super) async fn endpoint(db: &Db, rate_limit: Option<i32>) -> EndpointId {
     let settings = EndpointSettings {
         url: URL.to_owned(),
         origin: "http://127.0.0.1:9".to_owned(),
@@ -69,7 +74,7 @@ async fn endpoint(db: &Db, rate_limit: Option<i32>) -> EndpointId {
     made.endpoint.id
 }
 
-async fn change(db: &Db, id: EndpointId, change: impl FnOnce(&mut EndpointSettings)) {
+pub(super) async fn change(db: &Db, id: EndpointId, change: impl FnOnce(&mut EndpointSettings)) {
     let change = |settings: &mut EndpointSettings| {
         change(settings);
         Ok::<_, StoreError>(())
@@ -307,6 +312,42 @@ async fn a_receiver_that_comes_back_gets_everything_in_order_without_a_poll() {
     .await;
     let delivered = "SELECT count(*) FROM webhook_attempt WHERE outcome = 'delivered'";
     assert_eq!(db.value::<i64>(delivered).await, 80, "nothing is dropped");
+}
+
+/// As the documents advise: a receiver answers 410 to the jobs that it does not want, and works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_410_opens_no_lane_and_proves_none_and_lets_the_next_probe_go_at_once() {
+    let db = Db::fresh().await;
+    let receiver = Receiver::answering(|webhook, _| {
+        ReceiverAnswer::Status(if webhook.path == "/unwanted" { 410 } else { 200 })
+    });
+    let receiver = receiver.await;
+    done_jobs_to(&db, &receiver.url("/unwanted"), 20).await;
+    let _dispatcher = dispatcher(&db, &[]).await;
+    let all_end = async || {
+        eventually("the end of all webhooks", async || {
+            let left = "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM webhook_delivery)";
+            match db.value::<i64>(left).await {
+                0 => Ok(()),
+                left => Err(left),
+            }
+        })
+        .await;
+    };
+    all_end().await;
+    assert_eq!(receiver.count(), 20, "one webhook of each job");
+    assert_eq!(lane(&db).await, (0, None));
+    assert_eq!(db.value::<Option<bool>>("SELECT healthy FROM webhook_lane").await, None);
+
+    // Open, as after ten failures of another kind. Each of these probes is answered 410.
+    db.run("UPDATE webhook_lane SET failures = 10, not_before = now()").await;
+    done_jobs_to(&db, &receiver.url("/unwanted"), 20).await;
+    all_end().await;
+    assert_eq!(receiver.count(), 40);
+    assert_eq!(lane(&db).await.0, 10, "neither a failure nor a success");
+    done_jobs_to(&db, &receiver.url("/wanted"), 1).await;
+    all_end().await;
+    assert_eq!(lane(&db).await, (0, None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -204,9 +204,13 @@ fn report(delivery: Delivery, at: Instant, outcome: DeliveryOutcome) -> Delivery
     }
 }
 
-/// What came back says this of the receiver.
+/// What came back says this of the receiver. A 410 is the answer of a receiver that works, about one job. It does not prove the
+/// lane either: whoever answers 410 to everything takes no webhook.
 fn news(received: &Received) -> LaneNews {
     let reaction = &received.reaction;
+    if reaction.is_gone() {
+        return LaneNews::Unknown;
+    }
     let Some(code) = reaction.error_code() else {
         return if received.was_cut_off { LaneNews::SucceededWithoutEnd } else { LaneNews::Succeeded };
     };
