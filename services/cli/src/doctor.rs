@@ -231,7 +231,7 @@ async fn examine_database(
         // Behind a pooler, its pools bound the connections, not Postgres.
         report.found("connections", server::connections(server, database.pool, fleet.alive().count()))?;
     }
-    report.look("secrets", secrets::clients(store, secrets.keys.as_ref())).await?;
+    report.look("secrets", secrets::stored(store, secrets.keys.as_ref())).await?;
     report.look("sealing", secrets::sealing(store, secrets.keys.as_ref())).await?;
     report.look("signing", secrets::unsigned(store, secrets.webhook.as_ref())).await?;
     Ok(fleet)

@@ -12,5 +12,5 @@ mod fleet;
 pub use fleet::{OrphanedLeases, WorkerRow};
 pub use reach::{DatabaseAddress, Reached, Unreachable};
 pub use schema::SchemaState;
-pub use secrets::{ClientSecret, SealedSecret};
+pub use secrets::{ClientSecret, EndpointSecrets, SealedSecret};
 pub use server::{OpenTransaction, Rights, Server};

@@ -18,8 +18,8 @@ mod usage;
 mod checkup;
 
 pub use checkup::{
-    ClientSecret, DatabaseAddress, OpenTransaction, OrphanedLeases, Reached, Rights, SchemaState,
-    SealedSecret, Server, Unreachable, WorkerRow,
+    ClientSecret, DatabaseAddress, EndpointSecrets, OpenTransaction, OrphanedLeases, Reached, Rights,
+    SchemaState, SealedSecret, Server, Unreachable, WorkerRow,
 };
 pub use client::address::AddressClient;
 pub use client::credentials::{Client, ClientError, Credentials};

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use foreman_runtime::config::SecretKeys;
-use foreman_store::{ClientSecret, SealedSecret, Store, StoreError, UnsealError};
+use foreman_store::{ClientSecret, EndpointSecrets, SealedSecret, Store, StoreError, UnsealError};
 use foreman_webhook::SigningSecret;
 use foreman_webhook::secret::PREFIX;
 
@@ -47,25 +47,36 @@ pub(super) fn key(site: &Installation) -> (Finding, Option<SecretKeys>) {
     }
 }
 
-/// Whether the key opens the clients' secrets.
-pub(super) async fn clients(store: &Store, keys: Option<&SecretKeys>) -> Result<Vec<Finding>, StoreError> {
+/// Whether the key opens what the webhooks of clients and endpoints need.
+pub(super) async fn stored(store: &Store, keys: Option<&SecretKeys>) -> Result<Vec<Finding>, StoreError> {
     let seal = keys.map(seal);
-    let clients = store.client_secrets(seal.as_ref()).await?;
+    let mut found = of_clients(&store.client_secrets(seal.as_ref()).await?);
+    found.extend(of_endpoints(&store.endpoint_secrets(seal.as_ref()).await?));
+    Ok(found)
+}
+
+/// Names that a finding tells. Of more it tells the number.
+const NAMED: usize = 5;
+
+/// What cannot be opened of these values, each with the name of its owner. `sealed` says of how many owners the values are sealed,
+/// and `renew` is the command that makes a new value for one of them.
+fn unopened<'a>(
+    values: impl Iterator<Item = (&'a str, &'a SealedSecret)> + Clone,
+    sealed: impl Fn(usize) -> String,
+    whose: &str,
+    renew: impl Fn(&str) -> String,
+) -> Vec<Finding> {
     let mut found = Vec::new();
     for failure in [UnsealError::NoKey, UnsealError::OtherKey, UnsealError::Damaged] {
-        let mut names = Vec::new();
-        let mut key_ids = BTreeSet::new();
-        for ClientSecret { client, secret } in &clients {
-            if let Some(SealedSecret { key_id, unsealed }) = secret
-                && *unsealed == Err(failure)
-            {
-                names.push(client.as_str());
-                key_ids.extend(key_id.as_deref());
-            }
+        let failed = values.clone().filter(|(_, secret)| secret.unsealed == Err(failure));
+        let (mut names, mut key_ids) = (Vec::new(), BTreeSet::new());
+        for (name, secret) in failed {
+            names.push(name);
+            key_ids.extend(secret.key_id.as_deref());
         }
         let Some(first) = names.first() else { continue };
         let key_ids = key_ids.into_iter().collect::<Vec<_>>().join(" and ");
-        let rotate = format!("foreman client rotate {first}");
+        let renew = renew(first);
         let (why, mend) = match failure {
             UnsealError::NoKey => (
                 ", and FOREMAN_SECRET_KEY is not set".to_owned(),
@@ -73,14 +84,29 @@ pub(super) async fn clients(store: &Store, keys: Option<&SecretKeys>) -> Result<
             ),
             UnsealError::OtherKey => (
                 format!(" with another FOREMAN_SECRET_KEY (id {key_ids})"),
-                format!("set that key again for api and worker; if it is lost: {rotate}"),
+                format!("set that key again for api and worker; if it is lost: {renew}"),
             ),
-            UnsealError::Damaged => (", and damaged".to_owned(), rotate),
+            UnsealError::Damaged => (", and damaged".to_owned(), renew),
         };
-        let sealed = plural(names.len(), "client's secret is sealed", "clients' secrets are sealed");
-        let names = names.join(", ");
-        found.push(Finding::trouble(format!("{sealed}{why}; the webhooks of {names} wait."), mend));
+        let sealed = sealed(names.len());
+        let more = names.len().saturating_sub(NAMED);
+        names.truncate(NAMED);
+        let mut names = names.join(", ");
+        if more > 0 {
+            names.push_str(&format!(" and {more} more"));
+        }
+        found.push(Finding::trouble(format!("{sealed}{why}; {whose} {names} wait."), mend));
     }
+    found
+}
+
+fn of_clients(clients: &[ClientSecret]) -> Vec<Finding> {
+    let mut found = unopened(
+        clients.iter().filter_map(|client| Some((client.client.as_str(), client.secret.as_ref()?))),
+        |count| plural(count, "client's secret is sealed", "clients' secrets are sealed"),
+        "the webhooks of",
+        |name| format!("foreman client rotate {name}"),
+    );
     let without: Vec<_> = clients
         .iter()
         .filter(|client| client.secret.is_none())
@@ -101,7 +127,29 @@ pub(super) async fn clients(store: &Store, keys: Option<&SecretKeys>) -> Result<
             }
         });
     }
-    Ok(found)
+    found
+}
+
+fn of_endpoints(endpoints: &[EndpointSecrets]) -> Vec<Finding> {
+    let ids: Vec<String> = endpoints.iter().map(|one| one.endpoint.to_string()).collect();
+    let named = || ids.iter().map(String::as_str).zip(endpoints);
+    let mut found = unopened(
+        named().map(|(id, one)| (id, &one.secret)),
+        |count| plural(count, "endpoint's secret is sealed", "endpoints' secrets are sealed"),
+        "the webhooks to",
+        |id| format!("foreman webhook rotate {id}"),
+    );
+    found.extend(unopened(
+        named().filter_map(|(id, one)| Some((id, one.headers.as_ref()?))),
+        |count| format!("The headers of {} are sealed", plural(count, "endpoint", "endpoints")),
+        "the webhooks to",
+        |id| format!("foreman webhook update {id} --header 'NAME: VALUE'"),
+    ));
+    if found.is_empty() && !endpoints.is_empty() {
+        let count = plural(endpoints.len(), "endpoint", "endpoints");
+        found.push(Finding::ok(format!("FOREMAN_SECRET_KEY opens the secrets and headers of {count}.")));
+    }
+    found
 }
 
 /// Whether a key of before is still needed.
@@ -116,7 +164,7 @@ pub(super) async fn sealing(store: &Store, keys: Option<&SecretKeys>) -> Result<
         let values = plural(count, "stored secret is", "stored secrets are");
         let told =
             format!("{values} sealed with another key than FOREMAN_SECRET_KEY (id {}).", ids.join(" and "));
-        let mend = "foreman secrets rotate  (with that key as FOREMAN_PREVIOUS_SECRET_KEY)";
+        let mend = "foreman secrets rotate  (with that key as FOREMAN_PREVIOUS_SECRET_KEY; if it is lost, make new secrets)";
         return Ok(Finding::note(told, mend));
     }
     Ok(match keys.previous {

@@ -2,9 +2,12 @@
 //!
 //! Must never give a secret out.
 
+use uuid::Uuid;
+
 use crate::client::seal::{Seal, UnsealError};
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
+use crate::id::EndpointId;
 
 /// A client that signs in with a key, and whether its webhooks can be signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +17,15 @@ pub struct ClientSecret {
     pub secret: Option<SealedSecret>,
 }
 
+/// An endpoint, and whether its webhooks can be signed and sent with its headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSecrets {
+    pub endpoint: EndpointId,
+    pub secret: SealedSecret,
+    /// `None` if it has no headers.
+    pub headers: Option<SealedSecret>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedSecret {
     /// The id of the key that sealed the secret, as [`Seal::key_id`] gives it.
@@ -21,9 +33,21 @@ pub struct SealedSecret {
     pub unsealed: Result<(), UnsealError>,
 }
 
+impl SealedSecret {
+    /// Nobody looks at the opened secret.
+    fn look(seal: Option<&Seal>, owner: Uuid, sealed: &[u8]) -> Self {
+        Self {
+            key_id: Seal::key_id_of(sealed),
+            unsealed: match seal {
+                None => Err(UnsealError::NoKey),
+                Some(seal) => seal.unseal(owner, sealed).map(drop),
+            },
+        }
+    }
+}
+
 impl Store {
-    /// The clients that sign in with a key, and whether `seal` opens their secrets. Nobody looks at the opened
-    /// secrets.
+    /// The clients that sign in with a key, and whether `seal` opens their secrets.
     pub async fn client_secrets(&self, seal: Option<&Seal>) -> Result<Vec<ClientSecret>, StoreError> {
         let rows = sqlx::query!(
             r#"-- client_secrets
@@ -31,19 +55,28 @@ impl Store {
         )
         .fetch_all(self.once())
         .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| ClientSecret {
-                client: row.name,
-                secret: row.secret.map(|sealed| SealedSecret {
-                    key_id: Seal::key_id_of(&sealed),
-                    unsealed: match seal {
-                        None => Err(UnsealError::NoKey),
-                        Some(seal) => seal.unseal(row.id, &sealed).map(drop),
-                    },
-                }),
-            })
-            .collect())
+        let client = |id, name, secret: Option<Vec<u8>>| ClientSecret {
+            client: name,
+            secret: secret.map(|sealed| SealedSecret::look(seal, id, &sealed)),
+        };
+        Ok(rows.into_iter().map(|row| client(row.id, row.name, row.secret)).collect())
+    }
+
+    /// The endpoints, and whether `seal` opens what their webhooks need: not the secrets from before a rotation, which are left
+    /// out where nobody can read them.
+    pub async fn endpoint_secrets(&self, seal: Option<&Seal>) -> Result<Vec<EndpointSecrets>, StoreError> {
+        let rows = sqlx::query!(
+            r#"-- endpoint_secrets
+            SELECT id AS "id: EndpointId", secret, headers FROM webhook_endpoint WHERE deleted_at IS NULL ORDER BY id"#
+        )
+        .fetch_all(self.once())
+        .await?;
+        let endpoint = |id: EndpointId, secret: &[u8], headers: Option<&[u8]>| EndpointSecrets {
+            endpoint: id,
+            secret: SealedSecret::look(seal, id.uuid(), secret),
+            headers: headers.map(|sealed| SealedSecret::look(seal, id.uuid(), sealed)),
+        };
+        Ok(rows.iter().map(|row| endpoint(row.id, &row.secret, row.headers.as_deref())).collect())
     }
 
     /// How many receivers belong to clients without a secret of their own.

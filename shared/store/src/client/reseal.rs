@@ -1,6 +1,7 @@
 //! Everything that is stored sealed, and the change to another `FOREMAN_SECRET_KEY`.
 //!
-//! Each place in which sealed values stand has one line in each of the two statements below, and no other.
+//! Each place in which sealed values stand has one line in each of the two statements below, and no other. A secret from before
+//! a rotation whose overlap has ended is left as it is: nobody reads it any more.
 
 use std::collections::BTreeMap;
 
@@ -94,9 +95,9 @@ impl Store {
             r#"-- sealed_values
             SELECT place AS "column!", owner AS "owner!", sealed AS "sealed!" FROM (
                 SELECT 'client.secret' AS place, id AS owner, secret AS sealed FROM client
-                UNION ALL SELECT 'client.previous_secret', id, previous_secret FROM client
+                UNION ALL SELECT 'client.previous_secret', id, previous_secret FROM client WHERE previous_until > now()
                 UNION ALL SELECT 'webhook_endpoint.secret', id, secret FROM webhook_endpoint
-                UNION ALL SELECT 'webhook_endpoint.previous_secret', id, previous_secret FROM webhook_endpoint
+                UNION ALL SELECT 'webhook_endpoint.previous_secret', id, previous_secret FROM webhook_endpoint WHERE previous_until > now()
                 UNION ALL SELECT 'webhook_endpoint.headers', id, headers FROM webhook_endpoint
             ) AS stored WHERE sealed IS NOT NULL"#
         )

@@ -43,10 +43,12 @@ pub enum UnsealError {
     )]
     NoKey,
     #[error(
-        "a secret was sealed with another FOREMAN_SECRET_KEY; set FOREMAN_PREVIOUS_SECRET_KEY to that key, or rotate the client to make a new secret"
+        "a secret was sealed with another FOREMAN_SECRET_KEY; set FOREMAN_PREVIOUS_SECRET_KEY to that key, or rotate the client or endpoint to make a new secret"
     )]
     OtherKey,
-    #[error("a sealed secret is damaged or belongs to another row; rotate the client to make a new one")]
+    #[error(
+        "a sealed secret is damaged or belongs to another row; rotate the client or endpoint to make a new one"
+    )]
     Damaged,
 }
 

@@ -11,11 +11,21 @@ use crate::db::error::StoreError;
 use crate::webhook::endpoint::EndpointHeaders;
 use crate::webhook::receiver::SecretOwner;
 
-/// The secrets of an owner, the current one first, then the old one during a rotation; and the headers of an endpoint.
-#[derive(Clone, Default, PartialEq, Eq)]
+/// What an owner has stored. Each value that cannot be read stands for itself, so that the caller decides what depends on it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct StoredSigning {
-    pub secrets: Vec<String>,
-    pub headers: EndpointHeaders,
+    /// `None` if the owner has none.
+    pub secret: Option<Result<String, UnsealError>>,
+    /// During a rotation the one from before it.
+    pub previous: Option<Result<String, UnsealError>>,
+    /// An endpoint's.
+    pub headers: Result<EndpointHeaders, UnsealError>,
+}
+
+impl Default for StoredSigning {
+    fn default() -> Self {
+        Self { secret: None, previous: None, headers: Ok(Vec::new()) }
+    }
 }
 
 impl fmt::Debug for StoredSigning {
@@ -25,16 +35,13 @@ impl fmt::Debug for StoredSigning {
 }
 
 impl Store {
-    /// What each owner's webhooks are sent with.
-    ///
-    /// An owner without a secret, such as a client that is a source address, has none or is missing. An owner
-    /// whose secrets cannot be read gets an error of its own: its webhooks must not be sent unsigned, and must not hold
-    /// up those of other owners.
+    /// What each owner's webhooks are sent with. An owner without a secret, such as a client that is a source address, has none
+    /// or is missing.
     pub async fn signing_secrets(
         &self,
         seal: Option<&Seal>,
         owners: &[SecretOwner],
-    ) -> Result<HashMap<SecretOwner, Result<StoredSigning, UnsealError>>, StoreError> {
+    ) -> Result<HashMap<SecretOwner, StoredSigning>, StoreError> {
         let ids: Vec<_> = owners.iter().map(|owner| owner.0).collect();
         let rows = sqlx::query!(
             r#"-- signing_secrets
@@ -53,14 +60,15 @@ impl Store {
         Ok(rows
             .into_iter()
             .map(|row| {
-                let sealed = row.secret.iter().chain(&row.previous);
-                let secrets = sealed.map(|sealed| unseal(row.owner, sealed)).collect::<Result<Vec<_>, _>>();
-                let headers = match &row.headers {
-                    None => Ok(Vec::new()),
-                    Some(sealed) => unseal(row.owner, sealed)
-                        .and_then(|text| serde_json::from_str(&text).map_err(|_| UnsealError::Damaged)),
+                let unseal = |sealed: Vec<u8>| unseal(row.owner, &sealed);
+                let headers = row.headers.map_or(Ok(Vec::new()), |sealed| {
+                    serde_json::from_str(&unseal(sealed)?).map_err(|_| UnsealError::Damaged)
+                });
+                let signing = StoredSigning {
+                    secret: row.secret.map(unseal),
+                    previous: row.previous.map(unseal),
+                    headers,
                 };
-                let signing = secrets.and_then(|secrets| Ok(StoredSigning { secrets, headers: headers? }));
                 (row.owner, signing)
             })
             .collect())

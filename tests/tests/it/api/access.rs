@@ -152,15 +152,19 @@ async fn secrets_are_stored_sealed_and_both_sign_during_a_rotation() {
     let new = db.store.rotate_client(&seal(), "team").await.unwrap();
     let owner = SecretOwner::from(old.client);
     let secrets = db.store.signing_secrets(Some(&seal()), &[owner]).await.unwrap();
-    let both = vec![new.secret.clone(), old.secret.clone()];
-    assert_eq!(secrets[&owner], Ok(StoredSigning { secrets: both, headers: Vec::new() }));
+    let both = StoredSigning {
+        secret: Some(Ok(new.secret.clone())),
+        previous: Some(Ok(old.secret.clone())),
+        ..StoredSigning::default()
+    };
+    assert_eq!(secrets[&owner], both);
     let stored: String =
         db.value("SELECT encode(secret, 'escape') || encode(key_digest, 'escape') FROM client").await;
     assert!(!stored.contains("whsec_") && !stored.contains(&new.key));
     let other = db.store.signing_secrets(Some(&Seal::new(&[8; 32])), &[owner]).await.unwrap();
-    assert_eq!(other[&owner], Err(foreman_store::UnsealError::OtherKey));
+    assert_eq!(other[&owner].secret, Some(Err(foreman_store::UnsealError::OtherKey)));
     let none = db.store.signing_secrets(None, &[owner]).await.unwrap();
-    assert_eq!(none[&owner], Err(foreman_store::UnsealError::NoKey));
+    assert_eq!(none[&owner].secret, Some(Err(foreman_store::UnsealError::NoKey)));
     let names = db.store.create_client(&seal(), "team", false).await.unwrap_err().to_string();
     assert!(names.contains("already"), "{names}");
 }

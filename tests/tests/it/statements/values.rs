@@ -96,6 +96,7 @@ pub(crate) const VALUES: &[Values] = &[
         "filled.id(500001), 'delivered', NULL, filled.id(900001), 51", "filled.id(1), 'pending', now() - interval '1 hour', filled.id(900001), 51"]),
     values("endpoint_health", Few, &["filled.id(1), 1000, 10"]),
     values("endpoint_receiver", Few, &["filled.id(500001)"]),
+    values("endpoint_secrets", DOCTOR, BARE),
     values("exports_gauges", Few, &["filled.ids(1, 2), array[now(), now()]"]),
     values("extend_claim", Few, &["filled.delivery(60000), 1, 25, true"]),
     values("fail_for_want_of_model", BATCH, &["'{tiny-b}', '{gone}', '{model_gone}', 100"]),

@@ -1,8 +1,12 @@
 //! Who has a secret gets no webhook without its signature. (That somebody else's library verifies the signatures is
 //! shown beside the README's lines.)
 
-use foreman_store::{ClientId, JobRequest, NewJob, Seal};
-use foreman_tests::{Db, Receiver, eventually};
+use std::slice::from_ref;
+use std::time::Duration;
+
+use foreman_store::{ClientId, EndpointSettings, JobRequest, NewJob, Scope, Seal, StoreError};
+use foreman_tests::{Db, Received, Receiver, eventually};
+use foreman_webhook::{SigningSecret, sign};
 
 use super::{dispatcher, job_to, logged};
 
@@ -47,6 +51,73 @@ async fn a_webhook_whose_secret_cannot_be_read_waits_unsent_until_it_can() {
     let webhook = &receiver.received()[0];
     assert!(webhook.header("webhook-signature").starts_with("v1,"));
     assert!(webhook.header("x-foreman-signature").starts_with("sha256="));
+}
+
+/// The signature of this webhook with this secret alone.
+fn signature(webhook: &Received, secret: &str) -> String {
+    let secret = SigningSecret::parse(secret).unwrap();
+    let timestamp = webhook.header("webhook-timestamp").parse().unwrap();
+    let headers = sign::headers(from_ref(&secret), webhook.header("webhook-id"), timestamp, &webhook.body);
+    headers.into_iter().find(|(name, _)| *name == "webhook-signature").unwrap().1
+}
+
+/// As `docs/operations.md` tells whoever has lost `FOREMAN_SECRET_KEY`.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_key_was_lost_new_secrets_and_new_headers_let_the_webhooks_go() {
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    let (db, receiver) = (Db::fresh().await, Receiver::start().await);
+    let lost = Seal::new(&[7; 32]);
+    let client = db.store.create_client(&lost, "tenant", false).await.unwrap().client;
+    let token = |value: &str| vec![("x-token".to_owned(), value.to_owned())];
+    let mut endpoints = Vec::new();
+    for (path, headers) in [("/plain", Vec::new()), ("/headers", token("old"))] {
+        let url = receiver.url(path);
+        let settings = EndpointSettings {
+            origin: url.trim_end_matches(path).to_owned(),
+            url,
+            description: String::new(),
+            events: None,
+            models: None,
+            rate_limit: None,
+            is_disabled: false,
+        };
+        let made = db.store.create_endpoint(&lost, client, &settings, &headers).await.unwrap().unwrap();
+        endpoints.push(made.endpoint.id);
+    }
+    let own = db.store.rotate_client(&seal(), "tenant").await.unwrap().secret;
+    let mut secrets = vec![("/own", own)];
+    for (path, id) in ["/plain", "/headers"].into_iter().zip(&endpoints) {
+        let rotated = db.store.rotate_endpoint(&seal(), Scope::Everyone, *id, DAY).await.unwrap().unwrap();
+        secrets.push((path, rotated.secret));
+    }
+    db.accept_all(&[job_of(client, &db, &receiver.url("/own"))]).await;
+    let dispatcher = dispatcher(&db, &[("FOREMAN_SECRET_KEY", KEY)]).await;
+    assert_eq!(logged(&db, 2).await.len(), 2, "all but the one with headers");
+    eventually("a webhook that waits for its headers", async || {
+        let waits = "SELECT count(*) FROM webhook_delivery WHERE attempts = 0 AND next_attempt_at > now()";
+        match db.value::<i64>(waits).await {
+            1 => Ok(()),
+            waits => Err(waits),
+        }
+    })
+    .await;
+    let log = dispatcher.process.log();
+    assert!(log.contains("foreman webhook update"), "the log names the mend: {log}");
+    // Each loop of the dispatcher reads secrets, and tells it once of each receiver.
+    let told = log.matches("from before the last rotation").count();
+    assert!((2..=6).contains(&told), "{told} lines in {log}");
+
+    let renew = |_: &mut EndpointSettings| Ok::<_, StoreError>(());
+    let fresh = token("new");
+    db.store.change_endpoint(&seal(), Scope::Everyone, endpoints[1], Some(&fresh), renew).await.unwrap();
+    db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
+    logged(&db, 3).await;
+    for (path, secret) in secrets {
+        let received = receiver.received();
+        let webhook = received.iter().find(|webhook| webhook.path == path).unwrap();
+        assert_eq!(webhook.header("webhook-signature"), signature(webhook, &secret), "{path}");
+        assert_eq!(webhook.header("x-token"), if path == "/headers" { "new" } else { "" });
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,9 @@
 //! Where claimed deliveries go: to which URL, signed with which secrets, with which headers, or why not yet. Every attempt gets
 //! its receiver from here, whatever kind of receiver that is. A webhook is never sent unsigned where its receiver has a secret:
-//! it waits while that secret cannot be read.
+//! it waits while that secret cannot be read, and while its headers cannot. A secret from before a rotation is left out then.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,10 +52,15 @@ pub(super) struct Withheld {
 #[derive(Debug, thiserror::Error)]
 enum Unreadable {
     #[error(
-        "a signing secret cannot be unsealed; give the worker the FOREMAN_SECRET_KEY it was made with, \
-         its webhooks wait for that"
+        "a signing secret cannot be unsealed, and its webhooks wait; give the worker the FOREMAN_SECRET_KEY it was made with, \
+         or make a new secret with `foreman client rotate` or `foreman webhook rotate`"
     )]
     Sealed(#[source] UnsealError),
+    #[error(
+        "the headers of an endpoint cannot be unsealed, and its webhooks wait; give the worker the FOREMAN_SECRET_KEY they were \
+         stored with, or set them anew with `foreman webhook update ID --header`"
+    )]
+    Headers(#[source] UnsealError),
     #[error(
         "a signing secret is stored in no form that signs; rotate it with `foreman client rotate` or `foreman webhook rotate`"
     )]
@@ -67,6 +73,8 @@ pub(super) struct Receivers {
     /// For owners without a secret of their own.
     installation: Option<SigningSecret>,
     known: HashMap<SecretOwner, Known>,
+    /// Whose previous secret was found unreadable and told of. After a rotation nobody need do anything about it.
+    told: HashSet<SecretOwner>,
 }
 
 #[derive(Debug)]
@@ -78,7 +86,7 @@ struct Known {
 
 impl Receivers {
     pub(super) fn new(seal: Option<Seal>, installation: Option<SigningSecret>) -> Self {
-        Self { seal, installation, known: HashMap::new() }
+        Self { seal, installation, known: HashMap::new(), told: HashSet::new() }
     }
 
     /// Reads what is needed for these owners and was not read just now, in one statement.
@@ -99,7 +107,17 @@ impl Receivers {
         let mut stored = store.signing_secrets(self.seal.as_ref(), &unknown).await?;
         let mut unreadable = None;
         for owner in unknown {
-            let stored = stored.remove(&owner).unwrap_or_else(|| Ok(StoredSigning::default()));
+            let stored = stored.remove(&owner).unwrap_or_default();
+            if let Some(Err(why)) = stored.previous
+                && self.told.insert(owner)
+            {
+                let why: &dyn Error = &why;
+                tracing::warn!(
+                    error = why,
+                    ?owner,
+                    "a secret from before the last rotation cannot be unsealed; webhooks go out without its signature"
+                );
+            }
             let signing = match self.parse(stored) {
                 Ok(signing) => Some(Arc::new(signing)),
                 Err(why) => {
@@ -125,16 +143,18 @@ impl Receivers {
         Ok(Address { url: ReceiverUrl::parse(&receiver.url).ok(), signing, asker })
     }
 
-    fn parse(&self, stored: Result<StoredSigning, UnsealError>) -> Result<Signing, Unreadable> {
-        let stored = stored.map_err(Unreadable::Sealed)?;
-        let secrets: Result<Vec<_>, _> =
-            stored.secrets.iter().map(|text| SigningSecret::parse(text)).collect();
-        let mut secrets = secrets.map_err(Unreadable::Malformed)?;
+    fn parse(&self, stored: StoredSigning) -> Result<Signing, Unreadable> {
+        let secret = stored.secret.transpose().map_err(Unreadable::Sealed)?;
+        let secret =
+            secret.map(|text| SigningSecret::parse(&text)).transpose().map_err(Unreadable::Malformed)?;
+        let previous = stored.previous.and_then(Result::ok).and_then(|text| SigningSecret::parse(&text).ok());
+        let headers = stored.headers.map_err(Unreadable::Headers)?;
+        let mut secrets: Vec<SigningSecret> = secret.into_iter().chain(previous).collect();
         if secrets.is_empty() {
             secrets.extend(self.installation.clone());
         }
         // The api has checked them before it stored them.
-        let headers = stored.headers.iter().filter_map(|(name, value)| {
+        let headers = headers.iter().filter_map(|(name, value)| {
             Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?))
         });
         Ok(Signing { secrets, headers: headers.collect() })

@@ -1,7 +1,9 @@
 //! Broken outside of Postgres: Ollama, the api, the secrets.
 
+use std::time::Duration;
+
 use foreman_runtime::config::SecretKey;
-use foreman_store::Seal;
+use foreman_store::{EndpointSettings, Scope, Seal, StoreError};
 use foreman_tests::{Api, free_port};
 use ollama_sim::{Config, Sim};
 
@@ -77,6 +79,42 @@ async fn a_secret_key_that_is_missing_or_is_another() {
 
     house.db.run("UPDATE client SET secret = overlay(secret PLACING '\\x00' FROM 30)").await;
     house.examined(&[]).await.only_trouble("secrets", "damaged", "foreman client rotate reports");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_whose_secret_or_headers_the_key_does_not_open() {
+    let house = House::sound().await;
+    let lost = Seal::new(&[7; 32]);
+    let seal = Seal::new(SecretKey::parse(KEY).unwrap().bytes());
+    let client = house.db.store.create_client(&seal, "reports", false).await.unwrap().client;
+    let settings = EndpointSettings {
+        url: "http://127.0.0.1:9/".to_owned(),
+        origin: "http://127.0.0.1:9".to_owned(),
+        description: String::new(),
+        events: None,
+        models: None,
+        rate_limit: None,
+        is_disabled: false,
+    };
+    let headers = vec![("x-token".to_owned(), "hush".to_owned())];
+    let made = house.db.store.create_endpoint(&lost, client, &settings, &headers).await.unwrap().unwrap();
+    let id = made.endpoint.id;
+    let examined = house.examined(&[]).await;
+    examined.trouble("secrets", "1 endpoint's secret is sealed", &format!("foreman webhook rotate {id}"));
+    examined.trouble(
+        "secrets",
+        "The headers of 1 endpoint are sealed",
+        &format!("foreman webhook update {id}"),
+    );
+
+    // What the documents advise. The old secret is no trouble: webhooks go out without its signature.
+    let day = Duration::from_secs(24 * 3_600);
+    house.db.store.rotate_endpoint(&seal, Scope::Everyone, id, day).await.unwrap();
+    house.examined(&[]).await.only_trouble("secrets", "The headers of", "foreman webhook update");
+    let keep = |_: &mut EndpointSettings| Ok::<_, StoreError>(());
+    house.db.store.change_endpoint(&seal, Scope::Everyone, id, Some(&headers), keep).await.unwrap();
+    let examined = house.examined(&[]).await;
+    assert!(examined.checks("trouble").is_empty(), "{examined:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
