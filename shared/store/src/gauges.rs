@@ -11,6 +11,10 @@ use crate::fleet::heartbeat::{Heartbeat, dead_columns};
 use crate::id::WorkerId;
 use crate::webhook::lane::OPENS_AT;
 
+/// An endpoint with a rate limit always has something that waits for a slot. It is being worked off as long as no slot has been
+/// free for this long.
+const WORKED_OFF: Duration = Duration::from_secs(10);
+
 /// The waiting jobs of one model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelBacklog {
@@ -27,7 +31,8 @@ pub struct DeliveryBacklog {
     /// Deliveries that wait for a sender or for an earlier event of their job.
     pub due: i64,
     pub oldest_due: Duration,
-    /// Lanes that failed so often that only one delivery at a time tries them out.
+    /// Lanes that failed so often that only one delivery at a time tries them out, and where something waits. Not those of
+    /// endpoints that are disabled or deleted.
     pub lanes_open: i64,
 }
 
@@ -92,18 +97,29 @@ impl Store {
         Ok(rows.into_iter().map(|row| backlog((row.model, row.queued, row.oldest))).collect())
     }
 
-    /// Deliveries that could be sent now: due, and neither of a lane that is held back nor of a disabled endpoint.
+    /// Deliveries that could be sent now: due, and neither of a lane that is held back nor of a disabled endpoint. What waits for
+    /// the rate limit of its endpoint is not among them, unless slots have been free for ten seconds already.
     pub async fn delivery_backlog(&self) -> Result<DeliveryBacklog, StoreError> {
         let row = sqlx::query!(
             r#"-- delivery_backlog
             SELECT count(*) AS "due!",
                    coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0)::float8 AS "oldest!",
-                   (SELECT count(*) FROM webhook_lane WHERE failures >= $1) AS "lanes_open!"
+                   (SELECT count(*)
+                    FROM webhook_lane l
+                    CROSS JOIN LATERAL (SELECT FROM webhook_delivery WHERE lane_id = l.id LIMIT 1) AS waits
+                    WHERE l.failures >= $1
+                      AND NOT EXISTS (SELECT FROM webhook_endpoint w
+                                      WHERE w.id = l.id AND (w.disabled_at IS NOT NULL OR w.deleted_at IS NOT NULL)))
+                   AS "lanes_open!"
             FROM webhook_delivery d
             WHERE next_attempt_at <= now() AND (claim_no IS NULL OR claimed_until <= now())
               AND NOT EXISTS (SELECT FROM webhook_lane l WHERE l.id = d.lane_id AND l.not_before > now())
-              AND NOT EXISTS (SELECT FROM webhook_endpoint w WHERE w.id = d.lane_id AND w.disabled_at IS NOT NULL)"#,
-            OPENS_AT,
+              AND NOT EXISTS (SELECT FROM webhook_endpoint w WHERE w.id = d.lane_id AND w.disabled_at IS NOT NULL)
+              AND NOT EXISTS (SELECT FROM webhook_lane l JOIN webhook_endpoint w ON w.id = l.id
+                              WHERE l.id = d.lane_id
+                                AND l.next_slot_at + rate_spacing(w.rate_limit) > now() - make_interval(secs => $2))"#,
+            OPENS_AT,                 // $1 failures of an open lane
+            WORKED_OFF.as_secs_f64(), // $2 seconds
         )
         .fetch_one(self.once())
         .await?;

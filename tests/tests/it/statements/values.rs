@@ -84,7 +84,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("delete_endpoint", Few, &["filled.id(500001), filled.id(1)"]),
     values("deliver_again", Few, &["filled.delivery(120000), filled.id(1), 10"]),
     values("deliveries", Few, &["filled.job(120000), filled.id(1), filled.id(0), 51, NULL, NULL", "filled.job(120000), filled.id(1), NULL, 51, 'delivered', now()"]),
-    values("delivery_backlog", WholeRooms("one worker counts, and rests in proportion"), &["10"]),
+    values("delivery_backlog", WholeRooms("one worker counts, and rests in proportion"), &["10, 10"]),
     values("deregister_api", Few, &["filled.id(3)"]),
     values("deregister_worker", Few, &["filled.id(3)"]),
     values("drain_host", Few, &["'host 3'"]),
