@@ -12,6 +12,7 @@ mod lanes;
 mod names;
 mod ordering;
 mod plans;
+mod rate_limits;
 mod receivers;
 mod relaying;
 mod retrying;
