@@ -13,11 +13,12 @@ const MAX_HEADERS: usize = 20;
 const MAX_SIZE: usize = 8 << 10;
 
 /// What the sender writes itself, what frames a message, and what belongs to one connection (RFC 9110, 7.6.1).
-const RESERVED: [&str; 16] = [
+const RESERVED: [&str; 17] = [
     "host",
     "content-length",
     "content-type",
     "content-encoding",
+    "user-agent",
     "transfer-encoding",
     "connection",
     "keep-alive",
@@ -101,6 +102,8 @@ mod tests {
             json!({"x_foreman-signature": "x"}),
             json!({"proxy-authorization": "x"}),
             json!({"HTTP2-Settings": "x"}),
+            json!({"User-Agent": "x"}),
+            json!({"user_agent": "x"}),
             json!({"a b": "x"}),
             json!({"": "x"}),
             json!({"a": 7}),
