@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import urllib.request
 
 import openai
 
@@ -18,6 +19,12 @@ def status(call):
     return 200
 
 
+def shown(id):
+    """How Foreman's own routes show the endpoint."""
+    with urllib.request.urlopen(f"{os.environ['FOREMAN_URL']}/webhooks/{id}") as answer:
+        return json.load(answer)
+
+
 def life(url, moved):
     created = webhooks.create(name="mine", url=url, event_types=["job.done", "job.failed"])
     id = created.id
@@ -29,6 +36,9 @@ def life(url, moved):
         "listed": list(webhooks.list(limit=2)),
         "updated": webhooks.update(id, name="ours", url=moved, event_types=["job.queued"]),
         "rotated": webhooks.rotate_secret(id, keep_old_secret_active_for_24_hours=True),
+        "kept": shown(id),
+        "rotated_at_once": webhooks.rotate_secret(id),
+        "dropped": shown(id),
         "tested": webhooks.test(id, event_type="job.queued"),
         "types": webhooks.event_types.list().data,
         "refused": [

@@ -2,9 +2,9 @@
 
 use foreman_runtime::config::SecretKey;
 use foreman_store::{EndpointSettings, Seal};
-use foreman_tests::{Api, Db, Process, Receiver, Worker, eventually, http};
+use foreman_tests::{Api, Db, Process, Received, Receiver, ReceiverAnswer, Worker, eventually, http};
 use ollama_sim::{Config, Sim};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::Connection as _;
 
 use super::{foreman, sentence, stdout};
@@ -13,6 +13,10 @@ use super::{foreman, sentence, stdout};
 const OLD: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const NEW: &str = "/////////////////////////////////////////w8=";
 const LOST: &str = "Dw8PDw8PDw8PDw8PDw8PDw8PDw8PDw8PDw8PDw8PDw8=";
+
+/// The secret of the installation, and the value of an endpoint's header.
+const INSTALLATION: &str = "whsec_aG91c2UtaG91c2UtaG91c2UtaG91c2UtaG91c2U=";
+const HEADER: &str = "Bearer hush-hush";
 
 fn seal(key: &str) -> Seal {
     Seal::new(SecretKey::parse(key).unwrap().bytes())
@@ -130,15 +134,35 @@ async fn a_previous_key_without_a_new_one_is_refused() {
 /// Everything is in use: keys, secrets, headers, both encryption keys. Then everything that operators read is searched.
 #[tokio::test(flavor = "multi_thread")]
 async fn webhooks_are_signed_while_the_key_changes_and_no_secret_is_told() {
-    let (db, receiver) = (Db::fresh().await, Receiver::start().await);
+    let answers = |request: &Received, _| {
+        ReceiverAnswer::Status(if request.path.starts_with("/fails") { 500 } else { 200 })
+    };
+    let (db, receiver) = (Db::fresh().await, Receiver::answering(answers).await);
     let sim = Sim::start(Config::default()).await.unwrap();
     let made = db.store.create_client(&seal(OLD), "reports", false).await.unwrap();
     let ollama = sim.url();
-    let keys = [("FOREMAN_SECRET_KEY", NEW), ("FOREMAN_PREVIOUS_SECRET_KEY", OLD), ("FOREMAN_LOG", "debug")];
+    let keys = [
+        ("FOREMAN_SECRET_KEY", NEW),
+        ("FOREMAN_PREVIOUS_SECRET_KEY", OLD),
+        ("FOREMAN_WEBHOOK_SECRET", INSTALLATION),
+        ("FOREMAN_LOG", "debug"),
+    ];
     let required = [&keys[..], &[("FOREMAN_AUTH", "required")]].concat();
     // The worker has both keys, and the api has still the old one alone.
     let late = [("FOREMAN_SECRET_KEY", OLD), ("FOREMAN_AUTH", "required"), ("FOREMAN_LOG", "debug")];
     let (api, worker) = tokio::join!(Api::start(&db, &late), Worker::start(&db, &ollama, &keys));
+    // An endpoint whose receiver fails, with a header.
+    let endpoint = json!({
+        "url": receiver.url("/fails/endpoint-token"), "events": ["queued"], "headers": {"authorization": HEADER}
+    });
+    let post = async |path: &str, body: String| -> Value {
+        let asked = http().post(format!("{}/webhooks{path}", api.url)).bearer_auth(&made.key).body(body);
+        serde_json::from_str(&asked.send().await.unwrap().text().await.unwrap()).unwrap()
+    };
+    let endpoint = post("", endpoint.to_string()).await;
+    let rotate = format!("/{}/rotate", endpoint["endpoint_id"].as_str().unwrap());
+    let of_endpoint = [endpoint, post(&rotate, String::new()).await];
+    let of_endpoint: Vec<&str> = of_endpoint.iter().map(|made| made["secret"].as_str().unwrap()).collect();
     let url = receiver.url("/in/path-token");
     let job = json!({"model": "tiny-a", "prompt": "sim:echo hello", "state_webhook_url": url});
     let ask = async |api: &Api| {
@@ -152,8 +176,16 @@ async fn webhooks_are_signed_while_the_key_changes_and_no_secret_is_told() {
     let signed = async |count: usize| {
         eventually("signed webhooks", async || {
             let received = receiver.received();
-            let signed = received.iter().filter(|one| one.header("webhook-signature").starts_with("v1,"));
-            if signed.count() == count && received.len() == count { Ok(()) } else { Err(received.len()) }
+            assert!(received.iter().all(|one| one.header("webhook-signature").starts_with("v1,")));
+            let failed =
+                received.iter().filter(|one| one.path == "/fails/endpoint-token").collect::<Vec<_>>();
+            assert!(failed.iter().all(|one| one.header("authorization") == HEADER));
+            let good = received.len() - failed.len();
+            if good == count && !failed.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{good}, and {} that failed", failed.len()))
+            }
         })
         .await;
     };
@@ -166,19 +198,28 @@ async fn webhooks_are_signed_while_the_key_changes_and_no_secret_is_told() {
     signed(8).await;
 
     let mut told = vec![api.process.log(), newer.process.log(), worker.process.log(), format!("{rotated:?}")];
-    let doctor = foreman(&["doctor"], &[&settings(&db, OLD)[..], &[("OLLAMA_HOST", &ollama)]].concat()).await;
+    let looked_over = [("OLLAMA_HOST", &*ollama), ("FOREMAN_WEBHOOK_SECRET", INSTALLATION)];
+    let doctor = foreman(&["doctor"], &[&settings(&db, OLD)[..], &looked_over].concat()).await;
     told.push(format!("{doctor:?}"));
     for ops in [&api.ops_url, &newer.ops_url, &worker.ops_url] {
         told.push(http().get(format!("{ops}/metrics")).send().await.unwrap().text().await.unwrap());
     }
-    // The database as a dump shows it. It has the receiver's URL, and nothing else of these.
+    for path in ["webhooks", "v1/webhook_endpoints"] {
+        let listed = http().get(format!("{}/{path}", newer.url)).bearer_auth(&made.key).send().await.unwrap();
+        let listed = listed.text().await.unwrap();
+        assert!(
+            ![HEADER, of_endpoint[0], of_endpoint[1]].iter().any(|secret| listed.contains(secret)),
+            "{listed}"
+        );
+    }
+    // The database as a dump shows it. It has the receivers' URLs, and nothing else of these.
     let dump: String = db.value("SELECT schema_to_xml('public', true, false, '')::text").await;
-    let secrets = [NEW, OLD, &made.key, &made.secret];
+    let secrets = [NEW, OLD, &made.key, &made.secret, of_endpoint[0], of_endpoint[1], INSTALLATION, HEADER];
     for text in &told {
-        for secret in secrets.iter().chain(&["path-token"]) {
+        for secret in secrets.iter().chain(&["path-token", "endpoint-token"]) {
             assert!(!text.contains(secret), "{secret} is told in {text}");
         }
     }
-    assert!(dump.contains("path-token"), "nothing was dumped");
+    assert!(dump.contains("path-token") && dump.contains("endpoint-token"), "nothing was dumped");
     assert!(secrets.iter().all(|secret| !dump.contains(secret)), "a secret stands in the database");
 }

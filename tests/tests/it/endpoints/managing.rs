@@ -63,6 +63,66 @@ async fn a_job_is_told_to_its_own_url_and_to_every_endpoint_that_wants_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_health_of_an_endpoint_tells_that_its_receiver_fails_or_asks_for_time() {
+    let answers = |request: &Received, _| match request.path.as_str() {
+        "/asks" => ReceiverAnswer::With(503, "retry-after", "3600".to_owned()),
+        // As of something in front of a receiver that is away.
+        _ => ReceiverAnswer::Status(502),
+    };
+    let house = House::with(Receiver::answering(answers).await, &[KEY, QUICK]).await;
+    let fails = house.endpoint("/fails", json!({"events": ["queued"]})).await;
+    let health = async |endpoint: &Value| house.api.get(&path_of(endpoint)).await["health"].clone();
+    assert_eq!(
+        health(&fails).await,
+        json!({"state": "never_tried", "held_until": null, "last_error": null, "pending": 0, "oldest_due_at": null})
+    );
+    // An event before the last has four attempts.
+    house.run(job()).await;
+    house.until_all_is_sent().await;
+    assert_eq!(
+        health(&fails).await,
+        json!({
+            "state": "failing", "held_until": null, "last_error": "status_5xx", "pending": 0, "oldest_due_at": null
+        })
+    );
+    for _ in 0..2 {
+        house.run(job()).await;
+    }
+    // What it tells beside its state, and whether that is there.
+    let told = |health: &Value| {
+        let is_told = |name: &str| health[name].is_string();
+        (
+            is_told("held_until"),
+            health["last_error"].clone(),
+            health["pending"].clone(),
+            is_told("oldest_due_at"),
+        )
+    };
+    eventually("an open lane", async || {
+        let health = health(&fails).await;
+        let is_open =
+            health["state"] == "open" && told(&health) == (true, json!("status_5xx"), json!(1), true);
+        if is_open { Ok(()) } else { Err(health) }
+    })
+    .await;
+
+    let asks = house.endpoint("/asks", json!({"events": ["queued"]})).await;
+    house.run(job()).await;
+    eventually("a receiver that asked for time", async || {
+        let health = health(&asks).await;
+        let is_held =
+            health["state"] == "never_tried" && told(&health) == (true, json!("status_503"), json!(1), false);
+        if is_held { Ok(()) } else { Err(health) }
+    })
+    .await;
+    let held: bool = house
+        .db
+        .value("SELECT bool_and(not_before > now() + interval '50 minutes') FROM webhook_lane WHERE last_error = 'status_503'")
+        .await;
+    assert!(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_went_to_an_endpoint_is_not_sent_again_once_that_is_deleted() {
     let house = House::start().await;
     let made = house.endpoint("/in", json!({"events": ["done"]})).await;
@@ -261,6 +321,22 @@ async fn an_example_is_signed_and_sent_and_its_answer_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_asks_for_example_after_example_is_told_to_wait() {
+    let house = House::start().await;
+    let endpoint = house.endpoint("/in", json!({})).await;
+    let mut refused = None;
+    for _ in 0..40 {
+        let (status, answer) = house.post(&endpoint, "test", Value::Null).await;
+        if status != 200 {
+            refused = Some((status.as_u16(), answer["code"].clone()));
+            break;
+        }
+    }
+    assert_eq!(refused, Some((429, json!("too_many_examples"))));
+    assert!(house.receiver.count() >= 20, "{} examples", house.receiver.count());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn during_a_rotation_webhooks_have_the_signatures_of_both_secrets() {
     let house = House::start().await;
     let made = house.endpoint("/in", json!({"events": ["queued"]})).await;
@@ -269,7 +345,13 @@ async fn during_a_rotation_webhooks_have_the_signatures_of_both_secrets() {
     assert_eq!(before.header("webhook-signature"), signature(&before, &made["secret"]));
     let (status, rotated) = house.post(&made, "rotate", Value::Null).await;
     assert_eq!(status, 200);
-    assert!(rotated["previous_secret_until"].is_string());
+    let overlap =
+        "SELECT extract(epoch FROM previous_until - updated_at)::float8 / 3600 FROM webhook_endpoint";
+    assert_eq!(house.db.value::<f64>(overlap).await, 24.0);
+    let until: String = house.db.value(
+        "SELECT to_char(previous_until AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI') FROM webhook_endpoint"
+    ).await;
+    assert!(rotated["previous_secret_until"].as_str().unwrap().starts_with(&until), "{rotated}");
     // The worker uses a secret that it has read for a moment longer, and the old secret is good meanwhile.
     eventually("a webhook with both signatures", async || {
         let sent = house.receiver.count();

@@ -24,6 +24,13 @@ async fn openais_client_manages_endpoints() {
         (&json!("ours"), &json!(["job.queued"]))
     );
     assert_ne!(life["rotated"]["signing_secret"], life["created"]["signing_secret"]);
+    assert!(life["kept"]["previous_secret_until"].is_string());
+    assert_ne!(life["rotated_at_once"]["signing_secret"], life["rotated"]["signing_secret"]);
+    assert_eq!(
+        life["dropped"]["previous_secret_until"],
+        Value::Null,
+        "the old secret ends unless it is kept"
+    );
     assert_eq!((&life["tested"]["status_code"], &life["tested"]["success"]), (&json!(200), &json!(true)));
     assert_eq!(life["types"].as_array().unwrap().len(), 7);
     assert_eq!((&life["deleted"]["deleted"], &life["missing"]), (&json!(true), &json!(404)));
