@@ -43,12 +43,12 @@ fn generating(db: &Db, prompt: &str) -> JobRequest {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_varies_options_costs_another_about_one_turn() {
+/// Queues three hundred jobs of `ada`, each of which needs a load of its own, and then the job of `another` for another model.
+/// Tells how many of them went before that one.
+async fn before_another(another: impl AsyncFn(&Db, JobRequest) -> JobRequest) -> i64 {
     let db = Db::fresh().await;
     let config = Config { load_delay: Duration::from_millis(200), ..Config::default() };
     let sim = Sim::start(config.models(["tiny-a", "tiny-b"])).await.unwrap();
-    let api = Api::start(&db, &[]).await;
     let _worker = Worker::start(&db, &sim.url(), &[("FOREMAN_MAX_MODEL_WAIT", "10s")]).await;
     let varied = (1..=300).map(|num_batch| JobRequest {
         load_key: format!("tiny-a:latest num_batch={num_batch}"),
@@ -56,17 +56,93 @@ async fn a_client_that_varies_options_costs_another_about_one_turn() {
             r#"{{"model":"tiny-a","prompt":"sim:tokens=1 sim:token-delay=10ms","options":{{"num_batch":{num_batch}}},"stream":true}}"#
         ),
         path: "/api/generate".to_owned(),
+        user: "ada".parse().unwrap(),
         ..db.request()
     });
     db.accept_all(&varied.map(|request| db.job(request)).collect::<Vec<_>>()).await;
     // Its line is long, and its jobs run one by one.
     sim.until(|log| log.completed >= 3).await;
-    let mut job = chat("hello");
-    job["model"] = "tiny-b".into();
-    let id = api.submit(&job).await;
-    done(&api, &id).await;
-    let before = went_before(&db, &id).await;
+    let request = for_model("tiny-b", generating(&db, "hello"));
+    let job = db.job(another(&db, request).await);
+    let id = db.accept_all(&[job]).await[0];
+    let is_done = format!("SELECT count(*) FROM job_done WHERE job_id = '{}'", id.uuid());
+    eventually("the end of the job", async || {
+        if db.value::<i64>(&is_done).await == 1 { Ok(()) } else { Err("it waits or runs") }
+    })
+    .await;
+    went_before(&db, &id.to_string()).await
+}
+
+fn for_model(model: &str, request: JobRequest) -> JobRequest {
+    let body = request.body.replace("tiny-a", model);
+    let load_key = format!("{model}:latest");
+    JobRequest { model: model.to_owned(), model_label: load_key.clone(), load_key, body, ..request }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_varies_options_costs_another_about_one_turn() {
+    let before = before_another(async |db, request| {
+        let client = db.new_client("another", false).await.client;
+        JobRequest { client, ..request }
+    });
+    let before = before.await;
     assert!(before <= 5, "{before} of 300 jobs went first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_varies_options_costs_another_user_about_one_turn() {
+    let before = before_another(async |_, request| JobRequest { user: "bob".parse().unwrap(), ..request });
+    let before = before.await;
+    assert!(before <= 5, "{before} of 300 jobs went first");
+}
+
+/// Four clients have jobs for three models each all the time. Before that every model has been loaded and has run.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_client_waits_longer_than_the_queue_tells() {
+    const MODELS: [&str; 3] = ["tiny-a", "tiny-b", "tiny-c"];
+    const EACH: usize = 10;
+    let db = Db::fresh().await;
+    let config = Config { load_delay: Duration::from_millis(100), ..Config::default() };
+    let sim = Sim::start(config.models(MODELS)).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let _worker = Worker::start(&db, &sim.url(), &[("FOREMAN_LOAD_SHARE", "30%")]).await;
+    let mut clients = vec![db.client];
+    for name in ["two", "three", "four"] {
+        clients.push(db.new_client(name, false).await.client);
+    }
+    let job = |client: usize, model: &str| {
+        let prompt = format!("client {client} sim:tokens=2 sim:token-delay=10ms");
+        let request = for_model(model, generating(&db, &prompt));
+        db.job(JobRequest { client: clients[client], ..request })
+    };
+    db.accept_all(&MODELS.map(|model| job(0, model))).await;
+    db.every_job_ends().await;
+    let measured = sim.log().runs().len();
+    let jobs =
+        (0..EACH).flat_map(|_| (0..clients.len()).flat_map(|client| MODELS.map(|model| (client, model))));
+    let jobs: Vec<NewJob> = jobs.map(|(client, model)| job(client, model)).collect();
+    let all = i64::try_from(jobs.len() + measured).unwrap();
+    db.accept_all(&jobs).await;
+    let mut bound = 0;
+    eventually("the end of every job", async || {
+        let told = api.get("/queue").await["hosts"][0]["longest_wait_ms"].as_u64();
+        bound = bound.max(told.unwrap_or_default());
+        let done = db.value::<i64>("SELECT count(*) FROM job_done").await;
+        if done == all { Ok(()) } else { Err(format!("{done} of {all}")) }
+    })
+    .await;
+    let log = sim.log();
+    let runs = log.runs().split_off(measured);
+    // From when all of them could have begun on, or from its last begin until its next one.
+    let mut waits_since = vec![runs[0].started.unwrap(); clients.len()];
+    for run in runs {
+        let body = str::from_utf8(&run.body).unwrap();
+        let client: usize = body.split("client ").nth(1).unwrap()[..1].parse().unwrap();
+        let started = run.started.unwrap();
+        let waited = (started - waits_since[client]).as_millis();
+        assert!(waited <= u128::from(bound), "client {client} waited {waited} ms, and {bound} ms were told");
+        waits_since[client] = started;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,10 +364,7 @@ async fn the_queue_tells_whose_turn_it_is_who_comes_next_and_who_got_how_much() 
         .map(|nth| {
             let (client, model) = if nth % 2 == 0 { (db.client, "tiny-a") } else { (another, "tiny-b") };
             let request = generating(&db, &format!("{nth} sim:tokens=2 sim:token-delay=20ms"));
-            let body = request.body.replace("tiny-a", model);
-            let load_key = format!("{model}:latest");
-            let (model, model_label) = (model.to_owned(), load_key.clone());
-            db.job(JobRequest { client, model, model_label, load_key, body, ..request })
+            db.job(JobRequest { client, ..for_model(model, request) })
         })
         .collect();
     db.accept_all(&jobs).await;

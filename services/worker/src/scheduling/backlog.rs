@@ -62,11 +62,13 @@ pub(crate) struct Queue {
 #[derive(Debug, Clone, Default)]
 struct Keys(BTreeMap<Key, Waiting>);
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Waiting {
     groups: usize,
     /// Of these, the groups of sync calls.
     sync: usize,
+    /// The user of all groups that the last scan found. `None` if it found several users.
+    only_user: Option<UserName>,
 }
 
 impl Backlog {
@@ -133,6 +135,11 @@ impl Backlog {
         bases.filter_map(move |base| Some((base, self.models.get(base)?.queues.get(&client)?)))
     }
 
+    /// The ready jobs of a client for a model.
+    pub(crate) fn queue(&self, client: ClientId, base: &Key) -> Option<&Queue> {
+        self.models.get(base)?.queues.get(&client)
+    }
+
     /// Whether this user has ready jobs.
     pub(crate) fn has(&self, client: ClientId, user: &UserName) -> bool {
         self.queues(client).any(|(_, queue)| queue.users.contains_key(user))
@@ -146,9 +153,13 @@ impl Backlog {
         }
     }
 
-    /// The least that a waiting user of this client has had.
-    pub(crate) fn least(&self, client: ClientId) -> Option<Had> {
-        self.queues(client).filter_map(|(_, queue)| queue.line.first()).map(|(had, _)| *had).min()
+    /// The least that a user of this client has had who waits for one of these load keys.
+    pub(crate) fn least(&self, client: ClientId, is_one: impl Fn(&Key) -> bool) -> Option<Had> {
+        let of_queue = |(_, queue): (_, &Queue)| {
+            let waits = |user: &UserName| queue.groups(user).iter().any(|group| is_one(&group.key));
+            queue.line().find(|(_, user)| waits(user)).map(|(had, _)| *had)
+        };
+        self.queues(client).filter_map(of_queue).min()
     }
 
     /// Learns what a claim of at most `limit` jobs brought: for each job, for which offer, and its id. Lower bounds rise,
@@ -219,6 +230,11 @@ impl Queue {
         self.keys.0.keys()
     }
 
+    /// The user that waits for this load key, if it is a single one.
+    pub(crate) fn only_user(&self, key: &Key) -> Option<&UserName> {
+        self.keys.0.get(key).and_then(|waiting| waiting.only_user.as_ref())
+    }
+
     /// Whether jobs wait for this load key.
     pub(crate) fn has(&self, key: &Key) -> bool {
         self.keys.0.contains_key(key)
@@ -268,9 +284,14 @@ impl Queue {
 
 impl Keys {
     fn add(&mut self, group: &Group) {
-        let waiting = self.0.entry(Key::clone(&group.key)).or_default();
+        let waiting = self.0.entry(Key::clone(&group.key)).or_insert_with(|| Waiting {
+            groups: 0,
+            sync: 0,
+            only_user: Some(group.user.clone()),
+        });
         waiting.groups += 1;
         waiting.sync += usize::from(group.sync);
+        waiting.only_user.take_if(|user| *user != group.user);
     }
 
     fn remove(&mut self, group: &Group) {
@@ -357,9 +378,11 @@ mod tests {
         assert_eq!(groups(&backlog, "a:latest"), [ada.clone(), bob.clone()]);
         backlog.moved(client(1), &ada.user, Had::default().and(2.0, 1.0));
         assert_eq!(groups(&backlog, "a:latest"), [bob.clone(), ada]);
-        assert_eq!(backlog.least(client(1)), Some(Had::default()));
+        let least =
+            |backlog: &Backlog, of: &str| backlog.least(client(1), |load_key| load_key.as_str() == of);
+        assert_eq!((least(&backlog, SHORT), least(&backlog, LONG)), (Some(Had::default()), None));
         backlog.claimed(&key("a:latest"), &[offer(&bob, 1)], 2, &[], backlog.last_scan());
-        assert_eq!(backlog.least(client(1)), Some(Had::default().and(2.0, 1.0)));
+        assert_eq!(least(&backlog, SHORT), Some(Had::default().and(2.0, 1.0)));
         assert!(!backlog.has(client(1), &bob.user));
     }
 

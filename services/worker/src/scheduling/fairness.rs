@@ -1,5 +1,5 @@
-//! Who is served next: clients share the GPU by their weights, the users of a client share alike, and a user's jobs go
-//! by priority. Decided at each claim, from the GPU time that each has had. A restart forgets that: everybody begins
+//! Who is served next: clients share the GPU by their weights, the users of a client share a runner alike, and a user's
+//! jobs go by priority. Decided at each claim, from the GPU time that each has had. A restart forgets that: everybody begins
 //! anew. Pure.
 
 mod picks;
@@ -112,16 +112,29 @@ impl Fairness {
         ceiling.filter(|most| *most < self.slots).map_or(usize::MAX, |most| most.saturating_sub(in_flight))
     }
 
-    /// A scan has found who waits.
-    pub(crate) fn scanned(&mut self, backlog: &Backlog) {
-        let ready: BTreeSet<ClientId> = backlog.clients().collect();
-        if let Some(least) = ready.iter().map(|client| self.clients.had(client)).min() {
-            self.clients.wait_from(least);
+    /// A scan has found who waits. The host serves ready jobs of the clients in `least`, each with the least that a user of such
+    /// a job has had.
+    ///
+    /// Who is not served now does not count for the least that others are held to, though it may have had less: otherwise
+    /// whoever comes back meanwhile would have saved up all the time since.
+    pub(crate) fn scanned(&mut self, backlog: &Backlog, least: &[(ClientId, Had)]) {
+        let clients = || least.iter().map(|(client, _)| *client);
+        let place = |client| (!self.may_run_more(client), self.standing(client).is_over_budget);
+        if let Some(first) = clients().map(place).min() {
+            let served = clients().filter(|client| place(*client) == first);
+            if let Some(had) = served.map(|client| self.clients.had(&client)).min() {
+                self.clients.wait_from(had);
+            }
         }
+        for (client, had) in least {
+            if let Some(members) = self.members.get_mut(client) {
+                members.users.wait_from(*had);
+            }
+        }
+        let ready: BTreeSet<ClientId> = backlog.clients().collect();
         self.clients.forget(|client| ready.contains(client));
         for client in &ready {
-            if let (Some(members), Some(least)) = (self.members.get_mut(client), backlog.least(*client)) {
-                members.users.wait_from(least);
+            if let Some(members) = self.members.get_mut(client) {
                 members.users.forget(|user| backlog.has(*client, user));
                 members.claims.retain(|user, _| backlog.has(*client, user));
             }
@@ -147,9 +160,18 @@ impl Fairness {
         self.charge(client, user, more, backlog);
     }
 
-    /// A load that was made for this client has taken so many seconds of the GPU.
-    pub(crate) fn loaded(&mut self, client: ClientId, seconds: f64) {
-        self.clients.charge(&client, seconds, self.weight(client));
+    /// A load has taken so many seconds of the GPU. It was made for this client, and for this user of it if it alone waited.
+    pub(crate) fn loaded(
+        &mut self,
+        client: ClientId,
+        user: Option<&UserName>,
+        seconds: f64,
+        backlog: &mut Backlog,
+    ) {
+        match user {
+            Some(user) => self.charge(client, user, seconds, backlog),
+            None => self.clients.charge(&client, seconds, self.weight(client)),
+        }
     }
 
     /// How many turns these clients may have between two claims of a client of weight 1: each one to catch up, as many
@@ -252,7 +274,9 @@ mod tests {
     fn scanned(groups: &[Group], fairness: &mut Fairness) -> Backlog {
         let mut backlog = Backlog::default();
         backlog.scanned(groups.to_vec(), |client, user| fairness.user_had(client, user));
-        fairness.scanned(&backlog);
+        let least = |client| Some((client, backlog.least(client, |_| true)?));
+        let least: Vec<_> = backlog.clients().filter_map(least).collect();
+        fairness.scanned(&backlog, &least);
         backlog
     }
 
@@ -321,6 +345,38 @@ mod tests {
         fairness.agreed(vec![ClientTerms { is_over_budget: true, ..terms(1) }]);
         let served = served(&mut fairness, &[group(1, "", 0, 1), group(2, "", 0, 2)], 10, |_| 1.0);
         assert_eq!((count(&served, 1), count(&served, 2)), (0, 10));
+    }
+
+    /// Client 2 is served alone for long, because something keeps client 1 back, and then client 3 comes.
+    fn shares_beside_one_that_is_kept_back(fairness: &mut Fairness) -> (usize, usize) {
+        let groups = [group(1, "", 0, 1), group(2, "", 0, 2)];
+        served(fairness, &groups, 100, |_| 1.0);
+        scanned(&groups, fairness);
+        let groups: Vec<Group> = (1..=3).map(|number| group(number, "", 0, 1)).collect();
+        let served = served(fairness, &groups, 20, |_| 1.0);
+        (count(&served, 2), count(&served, 3))
+    }
+
+    #[test]
+    fn whoever_comes_back_has_saved_nothing_up_beside_one_past_its_budget_or_at_its_ceiling() {
+        let mut fairness = Fairness::new(4);
+        fairness.agreed(vec![ClientTerms { is_over_budget: true, ..terms(1) }]);
+        assert_eq!(shares_beside_one_that_is_kept_back(&mut fairness), (10, 10));
+
+        let mut fairness = Fairness::new(4);
+        fairness.agreed(vec![ClientTerms { max_running: Some(1), ..terms(1) }]);
+        fairness.claimed(client(1), &UserName::default(), 1.0, &mut Backlog::default());
+        assert_eq!(shares_beside_one_that_is_kept_back(&mut fairness), (10, 10));
+    }
+
+    #[test]
+    fn whoever_comes_back_has_saved_nothing_up_while_one_at_its_ceiling_was_alone() {
+        let mut fairness = Fairness::new(4);
+        fairness.agreed(vec![ClientTerms { max_running: Some(1), ..terms(1) }]);
+        let mut backlog = Backlog::default();
+        fairness.claimed(client(1), &UserName::default(), 100.0, &mut backlog);
+        scanned(&[group(1, "", 0, 1)], &mut fairness);
+        assert_eq!(fairness.standing(client(2)), fairness.standing(client(1)));
     }
 
     #[test]

@@ -34,7 +34,7 @@ const HOLD_AHEAD_OF: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     work: Work,
-    rotation: Rotation<ClientId, Key>,
+    rotation: Rotation<ClientId, UserName, Key>,
     estimates: Estimates<Key>,
     division: Division<ClientId>,
     /// The runners whose requests need no load before them.
@@ -121,10 +121,15 @@ impl Plan {
 
     /// A scan found ready jobs in these groups, and in no others.
     pub(crate) fn scanned(&mut self, groups: Vec<Group>, now: Instant) {
+        // Whoever is new in it counts as the least of those who have waited until now.
+        self.work.wait(&self.waiting(&[], self.goes_on(&[])).least());
         self.work.scanned(groups);
         let (here, goes_on) = (self.here(), self.goes_on(&[]));
         let waiting = WaitingForGpu::new(&self.work, &[], &here, goes_on, &self.neighbours, &self.estimates);
         self.rotation.line_up(&waiting, now);
+        let least = waiting.least();
+        self.work.wait(&least);
+        self.rotation.forget_turns(|client, user| self.work.backlog.has(*client, user));
         let weight = |client: &ClientId| (*client, self.work.fairness.weight(*client));
         self.division.scanned(self.rotation.clients().map(weight), now);
     }
@@ -193,10 +198,10 @@ impl Plan {
     }
 
     /// A load of this runner is over, whatever came of it, and has had this much of the GPU's time. If the runner has the turn,
-    /// the load was for the client whose turn it is.
+    /// the load was for the client whose turn it is, and for the user that alone waited for it.
     pub(crate) fn charge_load(&mut self, runner: &Key, time: Duration) {
         if let Some(client) = self.rotation.client().filter(|_| self.rotation.has_turn(runner)) {
-            self.work.fairness.loaded(*client, time.as_secs_f64());
+            self.work.loaded(*client, self.rotation.user(), time.as_secs_f64());
             self.division.got(client, self.work.fairness.weight(*client), time.as_secs_f64());
         }
     }
@@ -333,11 +338,14 @@ impl Plan {
             RunsOn::Gpu => self.estimates.gpu_seconds(&order.runner),
             RunsOn::Cloud => 0.0,
         };
-        self.work.claimed(order, &brought, gpu_seconds);
         if order.runs_on == RunsOn::Gpu {
-            brought.iter().for_each(|job| self.rotation.claimed(job.client, &order.runner, now));
+            for job in &brought {
+                let only_user = || self.work.only_user(job.client, &order.runner);
+                self.rotation.claimed(job.client, only_user, &order.runner, now);
+            }
             self.neighbours.claimed(&order.runner);
         }
+        self.work.claimed(order, &brought, gpu_seconds);
         let charge = |Brought { client, user, .. }: Brought| Charge { client, user, gpu_seconds };
         brought.into_iter().map(charge).collect()
     }

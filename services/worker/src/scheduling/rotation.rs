@@ -2,10 +2,11 @@
 //! claims and loads nothing.
 //!
 //! A turn makes one runner resident for one client. Turns go round the clients first, and round the runners of each
-//! client second. So a client gains nothing by making many load keys.
+//! client second. So a client gains nothing by making many load keys, and none of its users does.
 //!
 //! - The next turn goes to the client that has had the least GPU time for its weight, loads made for it included.
-//! - Of that client's runners, the one whose last turn ended longest ago is next.
+//! - Of that client's runners, the one whose last turn ended longest ago is next. One that a single user waits for waits
+//!   since the last turn of a runner that this user alone waited for, if that ended later.
 //! - The runner that has the turn serves all clients that share it.
 //! - It keeps the turn while it has work. It loses the turn when another client or runner waits and it has been
 //!   resident for its quantum. While a caller waits for another runner, the quantum is only as long as the load was.
@@ -21,8 +22,12 @@
 //! of them may go beyond it by one turn, `(N-1)(Q'+S+L)` again. Then a turn of its own runner may have just begun, and
 //! its claim waits for one more load and one more run; and because what is under way counts by an estimate, somebody may
 //! go one run too far. A client that comes anew waits for the second part alone. Of
-//! different weights, another client of weight w catches up `w/own` turns instead of one. While only one client has
-//! work, its runners go round, the one left longest ago first, and it is `(N-1)(Q'+S+L) + S + 2L` with their number.
+//! different weights, another client of weight w catches up `w/own` turns instead of one.
+//!
+//! While only one client has work, each of its users waits at most `(N-1)(Q'+S+L) + S + 2L`, with N the number of its
+//! runners: before the user's own, each of the others has one turn at most. A runner waits longer than that where the bound
+//! of its client or user lets others go before each of its turns: a client with K runners comes to each of them with every
+//! Kth turn that it gets.
 
 mod outlook;
 
@@ -66,13 +71,15 @@ pub(crate) enum Stays {
 }
 
 /// Who waits for which runner. One client or runner may come several times.
-pub(crate) trait Waiting<C, K> {
+pub(crate) trait Waiting<C, U, K> {
     fn clients(&self) -> impl Iterator<Item = C>;
 
     /// The runners that clients wait for, each with whether callers wait for it on their connections.
     fn runners(&self) -> impl Iterator<Item = (K, bool)>;
 
-    fn runners_of(&self, client: C) -> impl Iterator<Item = K>;
+    /// The runners that a client waits for, each with its user if a single one waits for it. Of one that comes several
+    /// times, each waits with a user of its own.
+    fn runners_of(&self, client: C) -> impl Iterator<Item = (K, Option<U>)>;
 
     fn clients_of(&self, runner: &K) -> impl Iterator<Item = C>;
 }
@@ -88,23 +95,27 @@ pub(crate) struct Gpu<'a, K> {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Rotation<C, K> {
+pub(crate) struct Rotation<C, U, K> {
     load_share: f64,
     max_wait: Duration,
-    turn: Option<Turn<C, K>>,
+    turn: Option<Turn<C, U, K>>,
     /// When the last load ended.
     loaded_at: Option<Instant>,
     /// When a claim last brought a job of each client.
     clients: Line<C>,
     /// When the last turn of each runner ended.
     keys: Line<K>,
+    /// When the last turn ended that was for this user of this client alone.
+    users: HashMap<(C, U), Instant>,
 }
 
 #[derive(Debug, Clone)]
-struct Turn<C, K> {
+struct Turn<C, U, K> {
     /// The client that the runner was loaded for. Other clients that share it are served as well. `None` where an
     /// earlier holder of the host has loaded it.
     client: Option<C>,
+    /// The user of that client that alone waited for the runner.
+    user: Option<U>,
     key: K,
     /// Since when nothing was loaded. `None` until the runner is loaded, because the quantum counts only time for work.
     resident_since: Option<Instant>,
@@ -124,7 +135,7 @@ struct Longest {
     run: Duration,
 }
 
-impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
+impl<C: Clone + Eq + Hash, U: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, U, K> {
     /// `load_share` is ε, between 0 and 1. Quanta are made shorter where the bound would exceed `max_wait`.
     pub(crate) fn new(load_share: f64, max_wait: Duration) -> Self {
         Self {
@@ -134,12 +145,13 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
             loaded_at: None,
             clients: Line::default(),
             keys: Line::default(),
+            users: HashMap::new(),
         }
     }
 
     /// What to do now. `goes_on` tells whether the runner that has the turn has work; `waiting` tells what every client
     /// waits for, and is asked only where that matters; `standing` orders the clients, the least first.
-    pub(crate) fn next<S: Ord, W: Waiting<C, K>>(
+    pub(crate) fn next<S: Ord, W: Waiting<C, U, K>>(
         &mut self,
         goes_on: bool,
         waiting: impl FnOnce() -> W,
@@ -166,7 +178,8 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         let next_key = next.as_ref().map(|(_, key)| key);
         if goes_on && self.why_it_stays(next_key, &waiting, &gpu, now).is_some() {
             let clients = loaded.iter().flat_map(|key| waiting.clients_of(key));
-            let keys = |client: &C| waiting.runners_of(client.clone()).filter(|key| loaded.contains(key));
+            let keys =
+                |client: &C| waiting.runners_of(client.clone()).filter(|(key, _)| loaded.contains(key));
             return match (self.next_in_line(clients, keys, &standing), turn) {
                 (Some((_, key)), Some(turn)) if key == turn => Next::Stay(turn),
                 (Some((client, key)), _) => Next::Resident { client, key },
@@ -184,7 +197,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     fn why_it_stays(
         &self,
         next: Option<&K>,
-        waiting: &impl Waiting<C, K>,
+        waiting: &impl Waiting<C, U, K>,
         gpu: &Gpu<'_, K>,
         now: Instant,
     ) -> Option<Stays> {
@@ -206,24 +219,36 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     }
 
     /// These clients wait for these runners.
-    pub(crate) fn line_up(&mut self, waiting: &impl Waiting<C, K>, now: Instant) {
+    pub(crate) fn line_up(&mut self, waiting: &impl Waiting<C, U, K>, now: Instant) {
         self.clients.line_up(waiting.clients(), now);
         self.keys.line_up(waiting.runners().map(|(key, _)| key), now);
     }
 
+    /// Only these users still wait.
+    pub(crate) fn forget_turns(&mut self, waits: impl Fn(&C, &U) -> bool) {
+        self.users.retain(|(client, user), _| waits(client, user));
+    }
+
     /// A claim brought a job of this client for this runner. If the runner does not have the turn yet, this client's
-    /// turn with it begins.
-    pub(crate) fn claimed(&mut self, client: C, key: &K, now: Instant) {
+    /// turn with it begins. `only_user` tells which of its users alone waited for the runner.
+    pub(crate) fn claimed(
+        &mut self,
+        client: C,
+        only_user: impl FnOnce() -> Option<U>,
+        key: &K,
+        now: Instant,
+    ) {
         self.clients.served(&client, now);
         if !self.has_turn(key) {
             self.leave(now);
-            self.turn = Some(Turn { client: Some(client), key: key.clone(), resident_since: None });
+            let (client, user) = (Some(client), only_user());
+            self.turn = Some(Turn { client, user, key: key.clone(), resident_since: None });
         }
     }
 
     /// An earlier holder of the host gave this runner the turn.
     pub(crate) fn remember(&mut self, key: K) {
-        self.turn.get_or_insert(Turn { client: None, key, resident_since: None });
+        self.turn.get_or_insert(Turn { client: None, user: None, key, resident_since: None });
     }
 
     /// A load has ended.
@@ -240,8 +265,9 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
 
     /// Ends the turn, possibly before its quantum is over.
     pub(crate) fn leave(&mut self, now: Instant) {
-        if let Some(turn) = self.turn.take() {
-            self.keys.served(&turn.key, now);
+        if let Some(Turn { client, user, key, .. }) = self.turn.take() {
+            self.keys.served(&key, now);
+            self.users.extend(client.zip(user).map(|whose| (whose, now)));
         }
     }
 
@@ -269,6 +295,11 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         self.turn.as_ref().and_then(|turn| turn.client.as_ref())
     }
 
+    /// The user of that client that the turn is for alone.
+    pub(crate) fn user(&self) -> Option<&U> {
+        self.turn.as_ref().and_then(|turn| turn.user.as_ref())
+    }
+
     /// The longest time that a client with work waits for its next claim, as far as loads and runs are measured.
     /// `others` is the sum of `1 + their weight / its own weight` over the other clients that wait.
     pub(crate) fn bound(&self, others: f64, estimates: &Estimates<K>) -> Duration {
@@ -282,21 +313,22 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     /// Whose turn comes next, and with which runner.
     fn next_of_all<S: Ord>(
         &self,
-        waiting: &impl Waiting<C, K>,
+        waiting: &impl Waiting<C, U, K>,
         standing: impl Fn(&C) -> S,
     ) -> Option<(C, K)> {
         self.next_in_line(waiting.clients(), |client| waiting.runners_of(client.clone()), standing)
     }
 
     /// The same, of these clients, each of which waits for some runners.
-    fn next_in_line<S: Ord, I: Iterator<Item = K>>(
+    fn next_in_line<S: Ord, I: Iterator<Item = (K, Option<U>)>>(
         &self,
         clients: impl Iterator<Item = C>,
         runners_of: impl Fn(&C) -> I,
         standing: impl Fn(&C) -> S,
     ) -> Option<(C, K)> {
         let client = clients.min_by_key(|client| self.client_place(client, &standing))?;
-        let key = runners_of(&client).min_by_key(|key| self.key_place(key))?;
+        let place = |(key, user): &(K, Option<U>)| self.key_place(&client, key, user.as_ref());
+        let (key, _) = runners_of(&client).min_by_key(place)?;
         Some((client, key))
     }
 
@@ -305,10 +337,16 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         (standing(client), self.client() == Some(client), self.clients.since(client))
     }
 
-    /// The place of a runner among those of its client. The resident runner comes last, because its turn has not even
-    /// ended yet.
-    fn key_place(&self, key: &K) -> (bool, Option<Instant>) {
-        (self.has_turn(key), self.keys.since(key))
+    /// The place of a runner among those of its client, with the user that alone waits for it. The resident runner comes
+    /// last, because its turn has not even ended yet, and before it come others for the user that the turn is for.
+    fn key_place(&self, client: &C, key: &K, user: Option<&U>) -> impl Ord + use<C, U, K> {
+        let since = self.keys.since(key);
+        let user_has_turn = user.is_some() && self.user() == user && self.client() == Some(client);
+        // Most users have had no turn of their own, and no name is copied for them.
+        let last_turn = user
+            .filter(|_| !self.users.is_empty())
+            .and_then(|user| self.users.get(&(client.clone(), user.clone())).copied());
+        (self.has_turn(key), user_has_turn, since.max(last_turn), since)
     }
 
     /// Whether the quantum is over. Without a turn there is none.

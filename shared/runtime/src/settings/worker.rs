@@ -55,7 +55,7 @@ pub const MAX_RESULT: Setting =
 pub const MAX_MODEL_WAIT: Setting = Setting::with_default(
     "FOREMAN_MAX_MODEL_WAIT",
     "10m",
-    "longest time that a model should wait for its turn while other models have work",
+    "longest time that a client should wait for its turn; where one user waits alone, a model",
 );
 pub const LOAD_SHARE: Setting = Setting::with_default(
     "FOREMAN_LOAD_SHARE",

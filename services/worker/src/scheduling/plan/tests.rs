@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::scheduling::samples::{self, client, id, key, turns};
+use crate::scheduling::shares::Had;
 
 const ONE: &str = "one:latest";
 const TWO: &str = "two:latest";
@@ -9,6 +10,7 @@ const CLOUD: &str = "far:120b-cloud";
 const OTHER_CLOUD: &str = "wide:480b-cloud";
 
 const NO_FREE_SLOT: Capacity = Capacity { free_slots: 0, holds_job: false };
+const ONE_FREE_SLOT: Capacity = Capacity { free_slots: 1, holds_job: false };
 const TWO_FREE_SLOTS: Capacity = Capacity { free_slots: 2, holds_job: false };
 
 fn lowest() -> JobId {
@@ -171,10 +173,63 @@ fn a_load_is_charged_to_the_client_that_it_was_for() {
     let next = plan.next(std::iter::empty(), false, now);
     let order = order(&mut plan, next, TWO_FREE_SLOTS).unwrap();
     let first = order.offers[0].client;
-    plan.rotation.claimed(first, &order.runner, now);
+    plan.rotation.claimed(first, || None, &order.runner, now);
     let other = client(if first == client(1) { 2 } else { 1 });
     plan.charge_load(&order.runner, Duration::from_secs(7));
     assert!(plan.work.fairness.standing(other) < plan.work.fairness.standing(first));
+}
+
+/// Claims a job of [`ONE`] so many times, each for a second of the GPU, and tells whose.
+fn served(plan: &mut Plan, groups: &[Group], jobs: usize) -> Vec<(ClientId, UserName)> {
+    let mut served = Vec::new();
+    for _ in 0..jobs {
+        plan.scanned(groups.to_vec(), Instant::now());
+        let order = order_resident(plan, stay(ONE), ONE_FREE_SLOT).unwrap();
+        let Offer { client, user, .. } = order.offers[0].clone();
+        served.push((client, user.clone()));
+        let brought = Brought { job: id(1), offer: Some(0), client, user };
+        let charges = plan.brought(&order, vec![brought], Instant::now());
+        charges.iter().for_each(|charge| plan.ended(charge, 1.0));
+    }
+    served
+}
+
+#[test]
+fn whoever_comes_back_has_saved_nothing_up_beside_jobs_that_this_host_does_not_run() {
+    let mut plan = plan(&[ONE, CLOUD]);
+    let elsewhere = [group(TWO, 1), group(CLOUD, 4)];
+    served(&mut plan, &[&elsewhere[..], &[group(ONE, 2)]].concat(), 100);
+    let served = served(&mut plan, &[&elsewhere[..], &[group(ONE, 2), group(ONE, 3)]].concat(), 20);
+    let count = |number| served.iter().filter(|(whose, _)| *whose == client(number)).count();
+    assert_eq!((count(2), count(3), count(4)), (5, 5, 10), "GPU and cloud take turns");
+}
+
+#[test]
+fn a_user_that_comes_back_has_saved_nothing_up_beside_jobs_that_this_host_does_not_run() {
+    let mut plan = plan(&[ONE]);
+    let of = |text, user: &str| Group { user: user.parse().unwrap(), ..group(text, 1) };
+    served(&mut plan, &[of(TWO, "ada"), of(ONE, "bob")], 100);
+    let served = served(&mut plan, &[of(TWO, "ada"), of(ONE, "bob"), of(ONE, "cleo")], 20);
+    assert_eq!(served.iter().filter(|(_, user)| user.as_str() == "bob").count(), 10);
+}
+
+#[test]
+fn a_load_is_charged_to_the_user_that_alone_waited_for_it() {
+    let of = |text, user: &str| Group { user: user.parse().unwrap(), ..group(text, 1) };
+    let had = |waiting: &[Group]| {
+        let mut plan = plan(&[ONE]);
+        plan.scanned(waiting.to_vec(), Instant::now());
+        let next = plan.next(std::iter::empty(), false, Instant::now());
+        let order = order(&mut plan, next, TWO_FREE_SLOTS).unwrap();
+        let Offer { client, user, .. } = order.offers[0].clone();
+        let brought = Brought { job: id(1), offer: Some(0), client, user: user.clone() };
+        let charges = plan.brought(&order, vec![brought], Instant::now());
+        charges.iter().for_each(|charge| plan.ended(charge, 0.0));
+        plan.charge_load(&order.runner, Duration::from_secs(7));
+        plan.work.fairness.user_had(client, &user)
+    };
+    assert_eq!(had(&[of(ONE, "ada")]), Had::default().and(7.0, 1.0));
+    assert_eq!(had(&[of(ONE, "ada"), of(ONE, "bob")]), Had::default());
 }
 
 mod cost;

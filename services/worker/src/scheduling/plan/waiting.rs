@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use foreman_store::ClientId;
+use foreman_store::{ClientId, UserName};
 
 use super::work::Work;
 use crate::scheduling::contexts;
@@ -11,10 +11,11 @@ use crate::scheduling::estimates::Estimates;
 use crate::scheduling::key::Key;
 use crate::scheduling::neighbours::Neighbours;
 use crate::scheduling::rotation::Waiting;
+use crate::scheduling::shares::Had;
 
 pub(super) struct WaitingForGpu<'a> {
     work: &'a Work,
-    /// By load key that somebody waits for.
+    /// By load key that somebody waits for, even if that client may have no other job run now.
     served: BTreeMap<&'a Key, Served<'a>>,
     /// Client and runner of each held job.
     held: &'a [(ClientId, Key)],
@@ -25,7 +26,9 @@ struct Served<'a> {
     /// The load key without its context.
     base: &'a Key,
     runner: Key,
-    /// Whether callers wait for it.
+    /// Whether a client waits for it that may have another job run.
+    is_wanted: bool,
+    /// Whether callers of such clients wait for it.
     sync: bool,
 }
 
@@ -49,27 +52,35 @@ impl<'a> WaitingForGpu<'a> {
             }
             let asked = work.backlog.keys(base).map(|key| key.context());
             let need = work.contexts.longest_need(base, asked);
-            for key in work.backlog.keys(base).filter(|key| work.who_waits(base, key).next().is_some()) {
+            for key in work.backlog.keys(base) {
                 let serves = |(its, runner): &&(Key, &Key)| its == base && work.serves(base, runner, key);
                 let runner = here_of.iter().find(serves).map_or_else(
                     || contexts::with(base, work.contexts.runner_for(base, key.context(), need)),
                     |(_, runner)| Key::clone(runner),
                 );
+                let is_wanted = work.who_waits(base, key).next().is_some();
                 let mut waiting = work.who_waits(base, key);
                 let sync = work.backlog.has_sync(base, key) && waiting.any(|(_, queue)| queue.has_sync(key));
-                served.insert(key, Served { base, runner, sync });
+                served.insert(key, Served { base, runner, is_wanted, sync });
             }
         }
         if neighbours.are_there() {
-            let runners = served.values().map(|served| &served.runner);
+            let runners = served.values().filter(|served| served.is_wanted).map(|served| &served.runner);
             let kept = neighbours.keep(runners, here.iter(), goes_on, estimates);
-            served.retain(|_, served| kept.contains(&served.runner));
+            served.retain(|_, served| !served.is_wanted || kept.contains(&served.runner));
         }
         Self { work, served, held }
     }
+
+    /// The clients whose ready jobs this host serves, each with the least that a user of such a job has had.
+    pub(super) fn least(&self) -> Vec<(ClientId, Had)> {
+        let backlog = &self.work.backlog;
+        let least = |client| backlog.least(client, |key| self.served.contains_key(key));
+        backlog.clients().filter_map(|client| Some((client, least(client)?))).collect()
+    }
 }
 
-impl Waiting<ClientId, Key> for WaitingForGpu<'_> {
+impl Waiting<ClientId, UserName, Key> for WaitingForGpu<'_> {
     fn clients(&self) -> impl Iterator<Item = ClientId> {
         let backlog = &self.work.backlog;
         let waits = |client: &ClientId| {
@@ -80,16 +91,20 @@ impl Waiting<ClientId, Key> for WaitingForGpu<'_> {
     }
 
     fn runners(&self) -> impl Iterator<Item = (Key, bool)> {
-        let ready = self.served.values().map(|served| (Key::clone(&served.runner), served.sync));
+        let wanted = self.served.values().filter(|served| served.is_wanted);
+        let ready = wanted.map(|served| (Key::clone(&served.runner), served.sync));
         ready.chain(self.held.iter().map(|(_, runner)| (Key::clone(runner), false)))
     }
 
-    fn runners_of(&self, client: ClientId) -> impl Iterator<Item = Key> {
+    fn runners_of(&self, client: ClientId) -> impl Iterator<Item = (Key, Option<UserName>)> {
         let may_run_more = self.work.fairness.may_run_more(client);
         let queues = self.work.backlog.queues(client).filter(move |_| may_run_more);
-        let served = queues.flat_map(|(_, queue)| queue.keys()).filter_map(|key| self.served.get(key));
-        let held = self.held.iter().filter(move |(of, _)| *of == client).map(|(_, runner)| runner);
-        served.map(|served| &served.runner).chain(held).cloned()
+        let keys = queues.flat_map(|(_, queue)| queue.keys().map(move |key| (key, queue)));
+        let ready = keys.filter_map(|(key, queue)| {
+            Some((Key::clone(&self.served.get(key)?.runner), queue.only_user(key).cloned()))
+        });
+        let held = self.held.iter().filter(move |(of, _)| *of == client);
+        ready.chain(held.map(|(_, runner)| (Key::clone(runner), None)))
     }
 
     fn clients_of(&self, runner: &Key) -> impl Iterator<Item = ClientId> {
@@ -137,7 +152,7 @@ mod tests {
         let (any, fitted, b) = (key("a:latest"), key("a:latest num_ctx=512"), key("b:latest"));
         let expected = [(1, &any), (2, &fitted), (2, &b), (4, &b)];
         let expected = BTreeSet::from(expected.map(|(number, runner)| (client(number), Key::clone(runner))));
-        let of = |one: ClientId| waiting.runners_of(one).map(move |runner| (one, runner));
+        let of = |one: ClientId| waiting.runners_of(one).map(move |(runner, _)| (one, runner));
         assert_eq!(waiting.clients().flat_map(of).collect::<BTreeSet<_>>(), expected);
         let of = |(runner, _): (Key, bool)| {
             let clients: Vec<_> = waiting.clients_of(&runner).collect();

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use foreman_store::{Claimed, ClientId, Offer};
+use foreman_store::{Claimed, ClientId, Offer, UserName};
 
 use crate::scheduling::backlog::{Backlog, Group, Queue, ScanNo};
 use crate::scheduling::contexts::{self, Contexts};
 use crate::scheduling::fairness::{Fairness, Picking};
 use crate::scheduling::key::Key;
 use crate::scheduling::presence::Presence;
+use crate::scheduling::shares::Had;
 
 use super::{Brought, Charge, Order};
 
@@ -34,7 +35,21 @@ impl Work {
     pub(super) fn scanned(&mut self, groups: Vec<Group>) {
         let fairness = &self.fairness;
         self.backlog.scanned(groups, |client, user| fairness.user_had(client, user));
-        self.fairness.scanned(&self.backlog);
+    }
+
+    /// The host serves ready jobs of these clients, each with the least that a user of such a job has had.
+    pub(super) fn wait(&mut self, least: &[(ClientId, Had)]) {
+        self.fairness.scanned(&self.backlog, least);
+    }
+
+    /// The user of this client that alone waits for this runner, if it is a single one.
+    pub(super) fn only_user(&self, client: ClientId, runner: &Key) -> Option<UserName> {
+        let base = contexts::base(runner);
+        let queue = self.backlog.queue(client, &base)?;
+        let mut users =
+            queue.keys().filter(|key| self.serves(&base, runner, key)).map(|key| queue.only_user(key));
+        let first = users.next()??;
+        users.all(|user| user == Some(first)).then(|| first.clone())
     }
 
     pub(super) fn last_scan(&self) -> ScanNo {
@@ -101,6 +116,11 @@ impl Work {
         for job in brought {
             self.fairness.claimed(job.client, &job.user, gpu_seconds, &mut self.backlog);
         }
+    }
+
+    /// A load took so many seconds of the GPU. It was made for this client, and for this user of it if it alone waited.
+    pub(super) fn loaded(&mut self, client: ClientId, user: Option<&UserName>, seconds: f64) {
+        self.fairness.loaded(client, user, seconds, &mut self.backlog);
     }
 
     /// A claimed job is ours no longer. It has had so many GPU-seconds more than it was charged.

@@ -1,7 +1,7 @@
 //! Tells people why a runner has the turn and which turns come next, by the same comparisons that decide it. Must never
 //! change the rotation.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Duration, Gpu, Hash, Instant, Rotation, Stays, Waiting};
 
@@ -37,11 +37,11 @@ pub(crate) enum Compared {
     Wait,
 }
 
-impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
+impl<C: Clone + Eq + Hash, U: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, U, K> {
     /// Why the runner that has the turn keeps it while it has work. `None` if its turn is over.
     pub(crate) fn stays<S: Ord>(
         &self,
-        waiting: &impl Waiting<C, K>,
+        waiting: &impl Waiting<C, U, K>,
         standing: impl Fn(&C) -> S,
         gpu: &Gpu<'_, K>,
         now: Instant,
@@ -55,7 +55,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
     /// several runners. What is loaded is left out.
     pub(crate) fn coming<S: Ord>(
         &self,
-        waiting: &impl Waiting<C, K>,
+        waiting: &impl Waiting<C, U, K>,
         standing: impl Fn(&C) -> S,
         gpu: &Gpu<'_, K>,
         at_most: usize,
@@ -70,7 +70,7 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
             let mut is_last = true;
             for (nth, client) in clients.iter().enumerate() {
                 if round == 0 {
-                    runners.push(self.in_turn(waiting.runners_of(client.clone())));
+                    runners.push(self.in_turn(client, waiting.runners_of(client.clone())));
                 }
                 let Some(key) = runners[nth].get(round) else { continue };
                 is_last = false;
@@ -95,12 +95,22 @@ impl<C: Clone + Eq + Hash, K: Clone + Eq + Hash> Rotation<C, K> {
         coming
     }
 
-    /// The runners of one client, each once, in the order of their turns.
-    fn in_turn(&self, runners: impl Iterator<Item = K>) -> Vec<K> {
-        let mut seen = HashSet::new();
-        let mut runners: Vec<K> = runners.filter(|key| seen.insert(key.clone())).collect();
-        runners.sort_by_key(|key| self.key_place(key));
-        runners
+    /// The runners of one client, each once, in the order of their turns. After a turn for one user alone, those of the others
+    /// come before its next one.
+    fn in_turn(&self, client: &C, runners: impl Iterator<Item = (K, Option<U>)>) -> Vec<K> {
+        let mut runners: Vec<_> = runners.collect();
+        runners.sort_by_cached_key(|(key, user)| self.key_place(client, key, user.as_ref()));
+        let (mut seen, mut turns) = (HashSet::new(), HashMap::new());
+        let mut in_turn: Vec<(usize, K)> = Vec::new();
+        for (key, user) in runners {
+            if seen.insert(key.clone()) {
+                let turns = user.map(|user| turns.entry(user).or_default());
+                in_turn.push((turns.as_deref().copied().unwrap_or_default(), key));
+                turns.into_iter().for_each(|turns| *turns += 1);
+            }
+        }
+        in_turn.sort_by_key(|(nth, _)| *nth);
+        in_turn.into_iter().map(|(_, key)| key).collect()
     }
 
     fn compared<S: Ord>(&self, one: &C, other: &C, standing: impl Fn(&C) -> S) -> Compared {

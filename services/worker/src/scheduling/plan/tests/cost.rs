@@ -35,7 +35,7 @@ fn show(count: usize, together: usize, after: Duration) {
     let scanned = began.elapsed();
     let resident: Vec<Key> = (0..together).map(|number| key(&format!("model-{number}:latest"))).collect();
     for runner in &resident {
-        plan.rotation.claimed(client(0), runner, start);
+        plan.rotation.claimed(client(0), || None, runner, start);
         plan.loaded(runner, Duration::from_secs(10), start);
     }
     plan.are_resident(resident.clone());
