@@ -5,12 +5,14 @@
 //! which runner serves which jobs, [`residency`] which runners are loaded, [`rotation`] which client and runner have the next turn, [`fairness`] whose jobs come
 //! first in a claim, and [`estimates`] how long loads and runs take. [`shares`] and [`gpu_clock`] count what everybody
 //! has had, [`division`] tells people of it, and
-//! [`first_come`] which loads were saved. [`group_memory`] helps the scan to find ready jobs.
+//! [`first_come`] which loads were saved. [`excerpts`] holds the groups that
+//! the scan has found, and [`group_memory`] helps it to find them quickly.
 
 pub(crate) mod backlog;
 pub(crate) mod contexts;
 pub(crate) mod division;
 pub(crate) mod estimates;
+pub(crate) mod excerpts;
 pub(crate) mod fairness;
 pub(crate) mod first_come;
 pub(crate) mod gpu_clock;

@@ -57,7 +57,7 @@ pub use job::lease::{Holder, Lease};
 pub use job::new_job::{IdempotencyKey, JobRequest, NewJob};
 pub use job::progress::Progress;
 pub use job::queue_shares::{QueueClient, QueueShare};
-pub use job::ready_groups::ReadyGroup;
+pub use job::ready_groups::{FoundGroups, GroupPlace, ReadyGroup};
 pub use job::request::RequestSize;
 pub use job::rooms::Misplaced;
 pub use job::state::{JobState, Phase};

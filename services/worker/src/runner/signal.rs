@@ -13,7 +13,7 @@ use crate::scheduling::neighbours::{Intent, Neighbour};
 
 #[derive(Debug)]
 pub(crate) enum Signal {
-    /// A scan found ready jobs in these groups, and in no others.
+    /// There are ready jobs in these groups, and in no others that are known.
     Scanned(Vec<Group>),
     /// What the holder before this one has published.
     Remembered(Box<HostPlan>),

@@ -5,6 +5,7 @@
 //! The memory only saves time, and is used only while looks at everything are slow. It may miss jobs of groups that
 //! it does not know, and jobs that came back with an id below their group's bound. The next look at everything finds
 //! those. While very many groups wait, a look with the memory would cost as much as one at everything, so there is none.
+//! Where one look at everything does not find all groups, the memory has only those that the last look found.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -85,10 +86,12 @@ impl GroupMemory {
     }
 
     /// Learns what a look has found. `lowest_uncommitted` is the lowest id that a job not yet committed could have
-    /// when the look began.
+    /// when the look began. `is_partial` tells whether it left groups out that may be remembered: they are forgotten,
+    /// because nobody knows their lowest ids any more.
     pub(crate) fn learn(
         &mut self,
         found: &[ReadyGroup],
+        is_partial: bool,
         lowest_uncommitted: JobId,
         began: Instant,
         ended: Instant,
@@ -103,7 +106,8 @@ impl GroupMemory {
             let remembered = Remembered { lowest: lowest_uncommitted.min(*lowest), last_seen: ended };
             self.groups.insert((load_key.clone(), *client, user.clone(), *priority, *sync), remembered);
         }
-        let forget_after = if self.groups.len() > MAX_GROUPS { Duration::ZERO } else { FORGET_AFTER };
+        let forget_now = is_partial || self.groups.len() > MAX_GROUPS;
+        let forget_after = if forget_now { Duration::ZERO } else { FORGET_AFTER };
         self.groups.retain(|_, remembered| ended <= remembered.last_seen + forget_after);
     }
 
@@ -146,7 +150,7 @@ mod tests {
         let mut pause_after = |took: Duration| {
             let began = now;
             now += took;
-            memory.learn(&[group("a", 5)], id(10), began, now);
+            memory.learn(&[group("a", 5)], false, id(10), began, now);
             let pause = memory.look_at_all_in(now);
             assert_eq!(memory.known(now), (!pause.is_zero()).then(|| vec![group("a", 5)]));
             now += pause;
@@ -167,15 +171,15 @@ mod tests {
         let began = Instant::now();
         let ended = began + SLOW;
         let mut memory = GroupMemory::new(began);
-        memory.learn(found, id(10), began, ended);
-        memory.learn(found, id(10), ended, ended + SLOW);
+        memory.learn(found, false, id(10), began, ended);
+        memory.learn(found, false, id(10), ended, ended + SLOW);
         (memory, ended + SLOW)
     }
 
     #[test]
     fn a_bound_passes_neither_a_ready_job_nor_one_that_can_still_come() {
         let (mut memory, now) = slow(&[group("backlog", 5), group("fresh", 15), group("emptied", 5)]);
-        memory.learn(&[group("backlog", 6), group("fresh", 25)], id(20), now, now);
+        memory.learn(&[group("backlog", 6), group("fresh", 25)], false, id(20), now, now);
         let known = [group("backlog", 6), group("emptied", 20), group("fresh", 20)];
         assert_eq!(memory.known(now), Some(known.to_vec()));
     }
@@ -186,7 +190,7 @@ mod tests {
         let mut known_after = |found: &[ReadyGroup], pause: Duration| {
             let began = now + pause;
             now = began + SLOW;
-            memory.learn(found, id(10), began, now);
+            memory.learn(found, false, id(10), began, now);
             memory.known(now).unwrap().len()
         };
         assert_eq!(known_after(&[group("busy", 5)], FORGET_AFTER - SLOW), 2);
@@ -203,7 +207,7 @@ mod tests {
         assert!(memory.has_too_many() && memory.look_at_all_in(now) == 20 * SLOW);
         memory.look_at_all_next(now);
         assert_eq!((memory.look_at_all_in(now), memory.known(now)), (Duration::ZERO, None));
-        memory.learn(&many[1..], id(10), now, now + SLOW);
+        memory.learn(&many[1..], false, id(10), now, now + SLOW);
         assert!(!memory.has_too_many() && memory.look_at_all_in(now + SLOW) == 20 * SLOW);
     }
 }

@@ -1,6 +1,8 @@
 //! The groups of ready jobs that a scan chooses from.
 //!
-//! Must never read every ready job: the cost of a look is the number of groups.
+//! Must never read every ready job, nor every group: clients can make groups without end.
+
+use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
@@ -8,6 +10,14 @@ use crate::db::connect::Store;
 use crate::db::error::StoreError;
 use crate::id::{ClientId, JobId};
 use crate::job::user_name::UserName;
+
+/// In a look at everything the clients share this many groups, each the same. A step from group to group takes about
+/// 6 µs.
+const GROUPS: i64 = 1_000;
+/// Each client gets this many groups in a look, however many clients there are. So a look at most clients finds all.
+const OF_EACH_AT_LEAST: i64 = 10;
+/// And no client gets more, however few there are.
+const OF_EACH_AT_MOST: i64 = 500;
 
 /// The ready jobs of one client and user with one load key and one priority: its sync calls, or its other jobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +30,37 @@ pub struct ReadyGroup {
     pub sync: bool,
     /// The oldest job that was seen in the group.
     pub lowest: JobId,
+}
+
+/// A place among the groups of a client: behind the group of these values. GroupPlaces are ordered as Postgres orders the
+/// groups.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct GroupPlace {
+    pub user: UserName,
+    pub load_key: String,
+    pub priority: i16,
+    pub sync: bool,
+}
+
+impl ReadyGroup {
+    /// The place behind this group.
+    pub fn place(&self) -> GroupPlace {
+        let Self { user, load_key, priority, sync, .. } = self;
+        GroupPlace { user: user.clone(), load_key: load_key.clone(), priority: *priority, sync: *sync }
+    }
+
+    fn order(&self) -> (ClientId, &UserName, &str, i16, bool) {
+        (self.client, &self.user, &self.load_key, self.priority, self.sync)
+    }
+}
+
+/// What a look at everything has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundGroups {
+    /// Sorted by client, and by their places within each client.
+    pub groups: Vec<ReadyGroup>,
+    /// The clients of which there may be more groups behind the last one found.
+    pub have_more: BTreeSet<ClientId>,
 }
 
 /// Groups as Postgres takes them: one array for each column.
@@ -46,42 +87,82 @@ impl<'a> Columns<'a> {
 }
 
 impl Store {
-    /// All groups, each with its oldest job. The statement steps from group to group over the index of the claim, so
-    /// its cost is the number of groups, not of jobs. It skips expired jobs, which the janitor ends.
-    pub async fn ready_groups(&self) -> Result<Vec<ReadyGroup>, StoreError> {
-        // Each step looks for the next priority or kind of the user, and for the next user, client or load key, and takes
-        // the nearer of the two. Priority and `sync` stand in descending order in the index, so no single comparison can
-        // say "after this".
-        let groups = sqlx::query_as!(
-            ReadyGroup,
+    /// Groups of every client, each with its oldest job. The look at a client begins at its first group, or at the place
+    /// that `goes_on` names. The clients in `goes_on` share as many groups as all the others. The statement steps from group
+    /// to group over an index, so its cost is bounded, whatever the clients have queued. It skips expired jobs, which the
+    /// janitor ends.
+    pub async fn ready_groups(&self, goes_on: &[(ClientId, GroupPlace)]) -> Result<FoundGroups, StoreError> {
+        let clients: Vec<_> = goes_on.iter().map(|(client, _)| client.uuid()).collect();
+        let users: Vec<_> = goes_on.iter().map(|(_, place)| place.user.as_str()).collect();
+        let load_keys: Vec<_> = goes_on.iter().map(|(_, place)| place.load_key.as_str()).collect();
+        let priorities: Vec<_> = goes_on.iter().map(|(_, place)| place.priority).collect();
+        let syncs: Vec<_> = goes_on.iter().map(|(_, place)| place.sync).collect();
+        let rows = sqlx::query!(
             r#"-- ready_groups
-            WITH RECURSIVE ready_group AS (
-                (SELECT load_key, client_id, user_name, priority, sync, job_id FROM job_ready
-                 WHERE expires_at > clock_timestamp()
-                 ORDER BY load_key, client_id, user_name, priority DESC, sync DESC, job_id LIMIT 1)
+            WITH RECURSIVE client AS (
+                (SELECT client_id FROM job_ready WHERE expires_at > clock_timestamp() ORDER BY client_id LIMIT 1)
                 UNION ALL
-                SELECT next.load_key, next.client_id, next.user_name, next.priority, next.sync, next.job_id
-                FROM ready_group g CROSS JOIN LATERAL (
-                    (SELECT 1 AS nearness, r.load_key, r.client_id, r.user_name, r.priority, r.sync, r.job_id
-                     FROM job_ready r
-                     WHERE r.load_key = g.load_key AND r.client_id = g.client_id AND r.user_name = g.user_name
-                       AND (r.priority, r.sync) < (g.priority, g.sync) AND r.expires_at > clock_timestamp()
-                     ORDER BY r.load_key, r.client_id, r.user_name, r.priority DESC, r.sync DESC, r.job_id LIMIT 1)
-                    UNION ALL
-                    (SELECT 2, r.load_key, r.client_id, r.user_name, r.priority, r.sync, r.job_id FROM job_ready r
-                     WHERE (r.load_key, r.client_id, r.user_name) > (g.load_key, g.client_id, g.user_name)
-                       AND r.expires_at > clock_timestamp()
-                     ORDER BY r.load_key, r.client_id, r.user_name, r.priority DESC, r.sync DESC, r.job_id LIMIT 1)
-                    ORDER BY nearness LIMIT 1
+                SELECT next.client_id FROM client c CROSS JOIN LATERAL (
+                    SELECT r.client_id FROM job_ready r
+                    WHERE r.client_id > c.client_id AND r.expires_at > clock_timestamp()
+                    ORDER BY r.client_id LIMIT 1
                 ) AS next
+            ), look AS MATERIALIZED (
+                SELECT c.client_id, coalesce(g.user_name, '') AS user_name, coalesce(g.load_key, '') AS load_key,
+                       coalesce(g.priority, 0::smallint) AS priority, coalesce(g.sync, false) AS sync,
+                       least(greatest($6 / CASE WHEN g.client_id IS NULL THEN (SELECT count(*) FROM client)
+                                                ELSE cardinality($1) END, $7), $8) AS at_most
+                FROM client c
+                LEFT JOIN unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::boolean[])
+                    AS g (client_id, user_name, load_key, priority, sync) ON g.client_id = c.client_id
             )
-            SELECT load_key AS "load_key!", client_id AS "client!: ClientId", user_name AS "user!: UserName",
-                   priority AS "priority!", sync AS "sync!", job_id AS "lowest!: JobId"
-            FROM ready_group"#,
+            SELECT look.client_id AS "client!: ClientId", found.user_name AS "user!: UserName",
+                   found.load_key AS "load_key!", found.priority AS "priority!", found.sync AS "sync!",
+                   found.job_id AS "lowest!: JobId", found.nth = look.at_most AS "is_last!"
+            FROM look CROSS JOIN LATERAL (
+                WITH RECURSIVE ready_group AS (
+                    (SELECT 1 AS nth, r.user_name, r.load_key, r.priority, r.sync, r.job_id FROM job_ready r
+                     WHERE r.client_id = look.client_id AND r.expires_at > clock_timestamp()
+                       AND (r.user_name, r.load_key, r.priority, r.sync)
+                         > (look.user_name, look.load_key, look.priority, look.sync)
+                     ORDER BY r.user_name, r.load_key, r.priority, r.sync, r.job_id LIMIT 1)
+                    UNION ALL
+                    SELECT g.nth + 1, next.* FROM ready_group g CROSS JOIN LATERAL (
+                        SELECT r.user_name, r.load_key, r.priority, r.sync, r.job_id FROM job_ready r
+                        WHERE r.client_id = look.client_id AND r.expires_at > clock_timestamp()
+                          AND (r.user_name, r.load_key, r.priority, r.sync)
+                            > (g.user_name, g.load_key, g.priority, g.sync)
+                        ORDER BY r.user_name, r.load_key, r.priority, r.sync, r.job_id LIMIT 1
+                    ) AS next
+                    WHERE g.nth < look.at_most
+                )
+                SELECT * FROM ready_group
+            ) AS found"#,
+            &clients,              // $1 client_id
+            &users as &[&str],     // $2 user_name
+            &load_keys as &[&str], // $3 load_key
+            &priorities,           // $4 priority
+            &syncs,                // $5 sync
+            GROUPS,                // $6 groups
+            OF_EACH_AT_LEAST,      // $7 at_least
+            OF_EACH_AT_MOST,       // $8 at_most
         )
         .fetch_all(self.once())
         .await?;
-        Ok(groups)
+        let have_more = rows.iter().filter(|row| row.is_last).map(|row| row.client).collect();
+        let mut groups: Vec<_> = rows
+            .into_iter()
+            .map(|row| ReadyGroup {
+                load_key: row.load_key,
+                client: row.client,
+                user: row.user,
+                priority: row.priority,
+                sync: row.sync,
+                lowest: row.lowest,
+            })
+            .collect();
+        groups.sort_unstable_by(|one, other| one.order().cmp(&other.order()));
+        Ok(FoundGroups { groups, have_more })
     }
 
     /// Those of the `known` groups that still have ready jobs. Each look begins at the group's `lowest` job, so that

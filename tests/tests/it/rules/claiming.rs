@@ -179,7 +179,7 @@ async fn a_bare_bound_skips_what_commits_late_until_it_is_lowered() {
     let bounded = Offer { lower_bound: early.id, ..db.offer(9) };
     assert!(db.store.claim(&holder, &[bounded], 9, Permit::Ask).await.unwrap().is_empty());
     // The rescan of the holder finds the job again.
-    let groups = db.store.ready_groups().await.unwrap();
+    let groups = db.store.ready_groups(&[]).await.unwrap().groups;
     assert_eq!((groups.len(), groups[0].lowest), (1, late.id));
     let rescanned = Offer { lower_bound: groups[0].lowest, ..db.offer(9) };
     assert_eq!(db.store.claim(&holder, &[rescanned], 9, Permit::Ask).await.unwrap().len(), 1);
@@ -205,12 +205,12 @@ async fn every_place_with_work_is_found() {
         }
     }
     db.accept_all(&jobs).await;
-    let mut groups = db.store.ready_groups().await.unwrap();
+    let mut groups = db.store.ready_groups(&[]).await.unwrap().groups;
     assert_eq!(groups.len(), 4 * 3 * 9);
     assert_eq!(db.store.ready_groups_at(&groups).await.unwrap(), groups);
     groups[0].lowest = db.new_job().id;
     assert_eq!(db.store.ready_groups_at(&groups).await.unwrap(), groups[1..], "nothing is as young there");
-    for group in db.store.ready_groups().await.unwrap() {
+    for group in db.store.ready_groups(&[]).await.unwrap().groups {
         let here = |job: &&NewJob| {
             let request = &job.request;
             (&request.load_key, request.client, &request.user) == (&group.load_key, group.client, &group.user)
@@ -218,6 +218,40 @@ async fn every_place_with_work_is_found() {
         };
         assert_eq!(jobs.iter().find(here).unwrap().id, group.lowest, "the oldest there");
     }
+}
+
+#[tokio::test]
+async fn a_client_with_many_groups_is_looked_at_part_by_part_and_another_client_each_time() {
+    let db = Db::fresh().await;
+    let other = ClientId::generate();
+    let of_user = |user: usize| {
+        let user = format!("user {user:03}").parse().unwrap();
+        db.job(JobRequest { user, ..db.request() })
+    };
+    let mut jobs: Vec<NewJob> = (0..600).map(of_user).collect();
+    jobs.push(db.job(JobRequest { client: other, ..db.request() }));
+    db.accept_all(&jobs).await;
+
+    let mut found = 0;
+    let mut goes_on = Vec::new();
+    for more in [true, false] {
+        let look = db.store.ready_groups(&goes_on).await.unwrap();
+        assert_eq!(
+            look.have_more.into_iter().collect::<Vec<_>>(),
+            if more { vec![db.client] } else { vec![] }
+        );
+        let (mine, others): (Vec<_>, Vec<_>) =
+            look.groups.into_iter().partition(|group| group.client == db.client);
+        assert_eq!(others.len(), 1);
+        for (group, user) in mine.iter().zip(found..) {
+            assert_eq!(group.user.as_str(), format!("user {user:03}"));
+        }
+        found += mine.len();
+        goes_on = vec![(db.client, mine[mine.len() - 1].place())];
+    }
+    assert_eq!(found, 600);
+    let clients = db.store.ready_groups(&goes_on).await.unwrap().groups.into_iter().map(|group| group.client);
+    assert_eq!(clients.collect::<Vec<_>>(), [other], "behind the last group there is nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ fn of_user(request: foreman_store::JobRequest) -> foreman_store::JobRequest {
 
 /// Claims the one ready job, as a sync call of the user.
 async fn claim(db: &Db, holder: &Holder) -> Lease {
-    let groups = db.store.ready_groups().await.unwrap();
+    let groups = db.store.ready_groups(&[]).await.unwrap().groups;
     let [group] = groups.try_into().unwrap();
     assert_eq!((&*group.load_key, group.user.as_str(), group.sync), (LOAD_KEY, USER, true));
     let offer = Offer { user: group.user, sync: group.sync, ..db.offer(1) };
@@ -72,6 +72,6 @@ async fn a_retry_of_a_sync_call_is_for_the_same_user_but_nobody_waits_for_it() {
     let bytes = u32::try_from(call.request.body.len()).unwrap();
     let request = db.store.request(Scope::Client(db.client), job, bytes).await.unwrap().unwrap();
     db.accept_all(&[NewJob { retry_of: Some(job), ..db.job(request) }]).await;
-    let groups = db.store.ready_groups().await.unwrap();
+    let groups = db.store.ready_groups(&[]).await.unwrap().groups;
     assert_eq!((groups.len(), groups[0].user.as_str(), groups[0].sync), (1, USER, false));
 }

@@ -181,7 +181,9 @@ pub(crate) const VALUES: &[Values] = &[
     values("queue", WholeRooms("`GET /queue` is kept and shared, and rests in proportion"), BARE),
     values("queue_clients", Few, &["filled.ids(1, 5)"]),
     values("client_backlog", Pages(2_000.0, "a client's waiting jobs are counted up to a limit"), &["filled.id(2), 1000", "filled.id(1), 1000"]),
-    values("ready_groups", Few, BARE),
+    values("ready_groups", Few, &[
+        "'{}', '{}', '{}', '{}', '{}', 1000, 10, 500",
+        "filled.ids(1, 2), array['user 1',''], '{tiny-a,tiny-b}', '{0,0}', '{f,f}', 1000, 10, 500"]),
     values("ready_groups_at", Few, &[
         "'{tiny-a,tiny-b,gone}', filled.ids(1, 3), array['user 2','',''], '{0,0,0}', '{f,t,f}', array_fill('00000000-0000-0000-0000-000000000000'::uuid, '{3}')",
         "array_fill('tiny-a'::text, '{50}'), array_fill(filled.id(1), '{50}'), array_fill('user 1'::text, '{50}'), array_fill(0::smallint, '{50}'), array_fill(false, '{50}'), filled.jobs(79951, 50)"]),
