@@ -187,7 +187,7 @@ impl Store {
                     ORDER BY q.next_attempt_at LIMIT offer.at_most FOR UPDATE SKIP LOCKED
                 ) AS d
             ), judged AS MATERIALIZED (
-                SELECT p.*, receiver.url, receiver.signed_by, receiver.endpoint_id, j.client_id, j.model, j.metadata, j.traceparent,
+                SELECT p.*, receiver.url, receiver.signed_by, receiver.endpoint_id, receiver.changed_at, j.client_id, j.model, j.metadata, j.traceparent,
                        e.attempt, e.state, e.previous_state, e.error, e.at, made.bytes,
                        CASE WHEN made.bytes > $9 THEN made.bytes ELSE 0 END AS heavy,
                        CASE WHEN p.claim_no IS NOT NULL AND NOT p.is_open
@@ -248,7 +248,7 @@ impl Store {
                    lane_id AS "lane!: LaneId", client_id AS "client!: ClientId", terminal AS "terminal!", redelivery AS "redelivery!",
                    extract(epoch FROM now() - created_at)::float8 AS "age!",
                    extract(epoch FROM now() - at)::float8 AS "event_age!",
-                   url AS "url!", signed_by AS "signed_by!: SecretOwner", endpoint_id AS "endpoint: EndpointId", traceparent, job_id AS "job!: JobId",
+                   url AS "url!", signed_by AS "signed_by!: SecretOwner", endpoint_id AS "endpoint: EndpointId", changed_at AS "changed_at?", traceparent, job_id AS "job!: JobId",
                    model AS "model!", metadata, seq AS "seq!", attempt AS "attempt!", state AS "state!: JobState",
                    previous_state AS "previous_state!", error, at AS "at!", bytes AS "bytes!", is_open AS "is_open!",
                    is_probe AS "is_probe!"
@@ -282,6 +282,7 @@ impl Store {
                         url: row.url,
                         signed_by: row.signed_by,
                         endpoint: row.endpoint,
+                        changed_at: row.changed_at,
                     },
                     traceparent: row.traceparent,
                     attempt,

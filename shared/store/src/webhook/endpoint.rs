@@ -147,7 +147,7 @@ impl Store {
     pub async fn endpoint_receiver(&self, id: EndpointId) -> Result<Option<Receiver>, StoreError> {
         let found = sqlx::query!(
             r#"-- endpoint_receiver
-            SELECT client_id AS "client: ClientId", url FROM webhook_endpoint WHERE id = $1 AND deleted_at IS NULL"#,
+            SELECT client_id AS "client: ClientId", url, updated_at FROM webhook_endpoint WHERE id = $1 AND deleted_at IS NULL"#,
             id.uuid()
         )
         .fetch_optional(self.once())
@@ -158,6 +158,7 @@ impl Store {
             url: row.url,
             signed_by: SecretOwner::from(id),
             endpoint: Some(id),
+            changed_at: Some(row.updated_at),
         }))
     }
 }

@@ -2,6 +2,7 @@
 //! says where receivers come from. Every statement that needs the receivers of a job takes them from
 //! [`query_with_receivers`], so that a further kind of receiver is one more `SELECT` there.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::id::{ClientId, EndpointId, LaneId};
@@ -27,6 +28,8 @@ pub struct Receiver {
     pub signed_by: SecretOwner,
     /// `None` for a URL that the job names.
     pub endpoint: Option<EndpointId>,
+    /// When its endpoint was last changed. Only the secrets and headers of that moment belong to this URL.
+    pub changed_at: Option<DateTime<Utc>>,
 }
 
 /// Whose secrets sign the webhooks to a receiver. A registered endpoint has its own. For a URL that a job names these are the
@@ -41,7 +44,7 @@ pub struct SecretOwner(pub(crate) Uuid);
 /// `receiver` for each receiver:
 ///
 /// - `lane_id`, `origin`: the lane
-/// - `url`, `signed_by`, `endpoint_id`: what a claimed delivery needs, see [`Receiver`]
+/// - `url`, `signed_by`, `endpoint_id`, `changed_at`: what a claimed delivery needs, see [`Receiver`]
 /// - `events`, `models`: the states and the models to tell of, NULL for all of them
 /// - `deleted`: whether nothing may be sent there any more
 ///
@@ -65,11 +68,11 @@ macro_rules! query_with_receivers {
         sqlx::query!(
             $before + "LATERAL (
                 SELECT j.webhook_lane AS lane_id, j.webhook_origin AS origin, j.webhook_url AS url,
-                       j.client_id AS signed_by, NULL::uuid AS endpoint_id, j.webhook_events AS events,
-                       NULL::text[] AS models, false AS deleted
+                       j.client_id AS signed_by, NULL::uuid AS endpoint_id, NULL::timestamptz AS changed_at,
+                       j.webhook_events AS events, NULL::text[] AS models, false AS deleted
                 WHERE " + $($of_job)* + "
                 UNION ALL
-                SELECT w.id, w.origin, w.url, w.id, w.id, w.events, w.models, w.deleted_at IS NOT NULL
+                SELECT w.id, w.origin, w.url, w.id, w.id, w.updated_at, w.events, w.models, w.deleted_at IS NOT NULL
                 FROM webhook_endpoint w WHERE " + $($of_client)* + "
             ) AS receiver" + $after
             $($arguments)*

@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use chrono::{DateTime, Utc};
+
 use crate::client::seal::{Seal, UnsealError};
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
@@ -20,11 +22,13 @@ pub struct StoredSigning {
     pub previous: Option<Result<String, UnsealError>>,
     /// An endpoint's.
     pub headers: Result<EndpointHeaders, UnsealError>,
+    /// When the endpoint was last changed, as [`Receiver`](crate::Receiver) has it.
+    pub changed_at: Option<DateTime<Utc>>,
 }
 
 impl Default for StoredSigning {
     fn default() -> Self {
-        Self { secret: None, previous: None, headers: Ok(Vec::new()) }
+        Self { secret: None, previous: None, headers: Ok(Vec::new()), changed_at: None }
     }
 }
 
@@ -46,10 +50,10 @@ impl Store {
         let rows = sqlx::query!(
             r#"-- signing_secrets
             SELECT id AS "owner!: SecretOwner", secret, CASE WHEN previous_until > now() THEN previous_secret END AS previous,
-                   NULL::bytea AS headers
+                   NULL::bytea AS headers, NULL::timestamptz AS "changed_at?"
             FROM client WHERE id = ANY($1)
             UNION ALL
-            SELECT id, secret, CASE WHEN previous_until > now() THEN previous_secret END, headers
+            SELECT id, secret, CASE WHEN previous_until > now() THEN previous_secret END, headers, updated_at
             FROM webhook_endpoint WHERE id = ANY($1)"#,
             &ids
         )
@@ -68,6 +72,7 @@ impl Store {
                     secret: row.secret.map(unseal),
                     previous: row.previous.map(unseal),
                     headers,
+                    changed_at: row.changed_at,
                 };
                 (row.owner, signing)
             })

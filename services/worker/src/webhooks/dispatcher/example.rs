@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use foreman_live::ExampleSent;
-use foreman_store::{EndpointId, JobId, JobState, SecretOwner, Store, StoreError};
+use foreman_store::{EndpointId, JobId, JobState, Store, StoreError};
 use foreman_webhook::Event;
 use tokio::sync::{Mutex, Semaphore};
 
@@ -39,7 +39,7 @@ pub(crate) enum Unsent {
     NoEndpoint,
     #[error("this worker sends as many examples as it may at the same time")]
     Busy,
-    #[error("the secret of the endpoint cannot be read")]
+    #[error("the secret or the headers of the endpoint cannot be read, or it was changed at this moment")]
     Withheld,
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -61,7 +61,7 @@ impl Examples {
         let receiver = self.store.endpoint_receiver(endpoint).await?.ok_or(Unsent::NoEndpoint)?;
         let address = {
             let mut receivers = self.receivers.lock().await;
-            receivers.read(TASK, &self.store, [SecretOwner::from(endpoint)].into_iter()).await?;
+            receivers.read(TASK, &self.store, [&receiver].into_iter()).await?;
             receivers.address(&receiver).map_err(|Withheld { .. }| Unsent::Withheld)?
         };
         let job_id = JobId::generate().to_string();

@@ -7,6 +7,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use foreman_runtime::background_error;
 use foreman_store::{Receiver, Seal, SecretOwner, Store, StoreError, StoredSigning, UnsealError};
 use foreman_webhook::guard::Asker;
@@ -14,7 +15,7 @@ use foreman_webhook::secret::SecretError;
 use foreman_webhook::{ReceiverUrl, SigningSecret};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-/// How long secrets that were read are used. A rotated secret signs this much later.
+/// How long secrets that were read are used, unless their endpoint is changed. A client's rotated secret signs this much later.
 const USED_FOR: Duration = Duration::from_secs(2);
 
 /// How long a webhook waits whose secrets are unreadable. Somebody must mend the settings first.
@@ -81,6 +82,8 @@ pub(super) struct Receivers {
 struct Known {
     /// `None` if it is unreadable.
     signing: Option<Arc<Signing>>,
+    /// As [`Receiver`] has it.
+    changed_at: Option<DateTime<Utc>>,
     until: Instant,
 }
 
@@ -89,16 +92,20 @@ impl Receivers {
         Self { seal, installation, known: HashMap::new(), told: HashSet::new() }
     }
 
-    /// Reads what is needed for these owners and was not read just now, in one statement.
-    pub(super) async fn read(
+    /// Reads what is needed for these receivers and was not read just now, in one statement.
+    pub(super) async fn read<'a>(
         &mut self,
         task: &'static str,
         store: &Store,
-        owners: impl Iterator<Item = SecretOwner>,
+        receivers: impl Iterator<Item = &'a Receiver>,
     ) -> Result<(), StoreError> {
         let now = Instant::now();
         self.known.retain(|_, known| known.until > now);
-        let mut unknown: Vec<SecretOwner> = owners.filter(|owner| !self.known.contains_key(owner)).collect();
+        let is_known = |receiver: &Receiver| {
+            self.known.get(&receiver.signed_by).is_some_and(|known| known.changed_at == receiver.changed_at)
+        };
+        let mut unknown: Vec<SecretOwner> =
+            receivers.filter(|receiver| !is_known(receiver)).map(|receiver| receiver.signed_by).collect();
         unknown.sort_unstable();
         unknown.dedup();
         if unknown.is_empty() {
@@ -118,6 +125,7 @@ impl Receivers {
                     "a secret from before the last rotation cannot be unsealed; webhooks go out without its signature"
                 );
             }
+            let changed_at = stored.changed_at;
             let signing = match self.parse(stored) {
                 Ok(signing) => Some(Arc::new(signing)),
                 Err(why) => {
@@ -125,7 +133,7 @@ impl Receivers {
                     None
                 }
             };
-            self.known.insert(owner, Known { signing, until: now + USED_FOR });
+            self.known.insert(owner, Known { signing, changed_at, until: now + USED_FOR });
         }
         // The cause is the same for most of them, so one stands for all.
         if let Some(why) = unreadable {
@@ -137,6 +145,11 @@ impl Receivers {
     /// Where to send what this receiver gets, after [`read`](Self::read).
     pub(super) fn address(&self, receiver: &Receiver) -> Result<Address, Withheld> {
         let known = self.known.get(&receiver.signed_by).ok_or(Withheld { wait: UNREAD_FOR })?;
+        // The endpoint was changed between the claim and the reading. It is claimed again as it is now: what was stored for one URL
+        // must never go to another.
+        if known.changed_at != receiver.changed_at {
+            return Err(Withheld { wait: Duration::ZERO });
+        }
         let signing = known.signing.clone().ok_or(Withheld { wait: UNREADABLE_FOR })?;
         // Not of the endpoint: a client with many of them would take all look-ups.
         let asker = Asker::of(receiver.client);

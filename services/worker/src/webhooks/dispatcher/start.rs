@@ -58,8 +58,8 @@ impl Starter {
         choice: &mut Choice,
     ) -> Result<(), StoreError> {
         let mut failed = {
-            let owners = deliveries.iter().map(|delivery| delivery.receiver.signed_by);
-            self.receivers.read(TASK, &self.store, owners).await.err()
+            let receivers = deliveries.iter().map(|delivery| &delivery.receiver);
+            self.receivers.read(TASK, &self.store, receivers).await.err()
         };
         let is_read_here = |one: &Delivery| one.event.state == JobState::Done && !one.is_heavy();
         let (mut light, others): (Vec<Delivery>, Vec<Delivery>) =
