@@ -56,14 +56,14 @@ pub(crate) async fn change(
     id: EndpointId,
     mut fields: Fields,
 ) -> Result<EndpointView, Refusal> {
-    let seal = seal(app)?;
-    check_url(app, caller, &fields).await?;
     let headers = fields.headers.take();
+    let headers = headers.as_ref().map(|headers| Ok::<_, Refusal>((seal(app)?, headers))).transpose()?;
+    check_url(app, caller, &fields).await?;
     let apply = |settings: &mut _| {
         fields.apply(settings);
         Ok::<_, Refusal>(())
     };
-    let changed = app.store.change_endpoint(seal, caller.scope(), id, headers.as_ref(), apply).await?;
+    let changed = app.store.change_endpoint(caller.scope(), id, headers, apply).await?;
     changed.ok_or_else(Refusal::no_such_endpoint)
 }
 

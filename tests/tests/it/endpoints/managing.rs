@@ -1,7 +1,7 @@
 //! Making, changing and deleting endpoints, and what they are sent.
 
 use foreman_store::Seal;
-use foreman_tests::{Received, Receiver, ReceiverAnswer, eventually, http};
+use foreman_tests::{Api, Received, Receiver, ReceiverAnswer, eventually, http};
 use foreman_webhook::{SigningSecret, sign};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -300,6 +300,16 @@ async fn nothing_secret_is_stored_readably_and_without_a_key_no_endpoint_is_made
     let house = House::start().await;
     let made = house.endpoint("/in", json!({"headers": {"x-token": "hush-hush"}})).await;
     house.post(&made, "rotate", Value::Null).await;
+    let keyless = Api::start(&house.db, &[]).await;
+    for (fields, expected) in [
+        (json!({"disabled": true, "description": "the key is away"}), 200),
+        (json!({"headers": {"x-token": "another"}}), 503),
+    ] {
+        let url = format!("{}{}", keyless.url, path_of(&made));
+        let changed = http().patch(url).body(fields.to_string()).send().await.unwrap();
+        assert_eq!(changed.status(), expected, "{fields}");
+    }
+    assert!(house.api.get(&path_of(&made)).await["disabled_at"].is_string());
     let row: String = house.db.value("SELECT row_to_json(w)::text FROM webhook_endpoint w").await;
     let bytes: Vec<u8> =
         house.db.value("SELECT secret || previous_secret || headers FROM webhook_endpoint").await;

@@ -79,7 +79,7 @@ pub(super) async fn change(db: &Db, id: EndpointId, change: impl FnOnce(&mut End
         change(settings);
         Ok::<_, StoreError>(())
     };
-    db.store.change_endpoint(&Seal::new(&[1; 32]), Scope::Everyone, id, None, change).await.unwrap().unwrap();
+    db.store.change_endpoint(Scope::Everyone, id, None, change).await.unwrap().unwrap();
 }
 
 #[tokio::test]

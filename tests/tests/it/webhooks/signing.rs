@@ -109,7 +109,7 @@ async fn after_the_key_was_lost_new_secrets_and_new_headers_let_the_webhooks_go(
 
     let renew = |_: &mut EndpointSettings| Ok::<_, StoreError>(());
     let fresh = token("new");
-    db.store.change_endpoint(&seal(), Scope::Everyone, endpoints[1], Some(&fresh), renew).await.unwrap();
+    db.store.change_endpoint(Scope::Everyone, endpoints[1], Some((&seal(), &fresh)), renew).await.unwrap();
     db.run("UPDATE webhook_delivery SET next_attempt_at = now()").await;
     logged(&db, 3).await;
     for (path, secret) in secrets {

@@ -13,17 +13,16 @@ use crate::webhook::endpoint::{
 
 impl Store {
     /// Lets `change` change the settings of an endpoint, and stores the result. `change` is called once, with the endpoint
-    /// locked. If it fails, nothing is changed. With `headers` these take the place of the old ones. `None` without such an
-    /// endpoint.
+    /// locked. If it fails, nothing is changed. With `headers` these take the place of the old ones, sealed with this seal: nothing
+    /// else needs one. `None` without such an endpoint.
     ///
     /// A receiver with another URL, and one that is enabled again, counts as never tried. What it has had of its rate limit counts
     /// on.
     pub async fn change_endpoint<E: From<StoreError>>(
         &self,
-        seal: &Seal,
         scope: Scope,
         id: EndpointId,
-        headers: Option<&EndpointHeaders>,
+        headers: Option<(&Seal, &EndpointHeaders)>,
         change: impl FnOnce(&mut EndpointSettings) -> Result<(), E>,
     ) -> Result<Option<EndpointView>, E> {
         let mut conn = self.open_transaction().await?;
@@ -36,7 +35,7 @@ impl Store {
         let before = found.settings;
         let mut after = before.clone();
         change(&mut after)?;
-        let (names, sealed) = headers.map(|headers| sealed_headers(seal, id, headers)).unzip();
+        let (names, sealed) = headers.map(|(seal, headers)| sealed_headers(seal, id, headers)).unzip();
         let is_another = before.url != after.url || (before.is_disabled && !after.is_disabled);
         sqlx::query!(
             r#"-- change_endpoint

@@ -112,7 +112,7 @@ async fn an_endpoint_whose_secret_or_headers_the_key_does_not_open() {
     house.db.store.rotate_endpoint(&seal, Scope::Everyone, id, day).await.unwrap();
     house.examined(&[]).await.only_trouble("secrets", "The headers of", "foreman webhook update");
     let keep = |_: &mut EndpointSettings| Ok::<_, StoreError>(());
-    house.db.store.change_endpoint(&seal, Scope::Everyone, id, Some(&headers), keep).await.unwrap();
+    house.db.store.change_endpoint(Scope::Everyone, id, Some((&seal, &headers)), keep).await.unwrap();
     let examined = house.examined(&[]).await;
     assert!(examined.checks("trouble").is_empty(), "{examined:#?}");
 }
