@@ -69,7 +69,7 @@ fn row(delivery: Delivery, now: DateTime<Utc>) -> [String; 8] {
         delivery.attempts.len().to_string(),
         answer.unwrap_or_default(),
         last.map(|last| from_now(last.at, now)).unwrap_or_default(),
-        delivery.next_attempt_at.map(|at| from_now(at, now)).unwrap_or_default(),
+        delivery.next_attempt_at.max(delivery.held_until).map(|at| from_now(at, now)).unwrap_or_default(),
         delivery.url,
     ]
 }

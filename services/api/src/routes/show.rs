@@ -141,6 +141,9 @@ pub(crate) struct Delivery<'a> {
     state: &'static str,
     #[schema(format = DateTime)]
     next_attempt_at: Option<String>,
+    /// Until then nothing is sent to this receiver: it asked for time, or failed ten times in a row.
+    #[schema(format = DateTime)]
+    held_until: Option<String>,
     attempts: Vec<Attempt<'a>>,
 }
 
@@ -284,6 +287,7 @@ fn delivery(view: &DeliveryView) -> Delivery<'_> {
         url: &view.url,
         state: view.state.as_str(),
         next_attempt_at: view.next_attempt_at.map(rfc3339),
+        held_until: view.held_until.map(rfc3339),
         attempts: attempts.collect(),
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct Delivery {
     pub(crate) url: String,
     pub(crate) state: String,
     pub(crate) next_attempt_at: Option<DateTime<Utc>>,
+    /// Missing from an older api.
+    pub(crate) held_until: Option<DateTime<Utc>>,
     pub(crate) attempts: Vec<Attempt>,
 }
 

@@ -23,6 +23,8 @@ pub struct DeliveryView {
     pub state: DeliveryState,
     /// When it is tried next, or when the present attempt was due; `None` once it has ended.
     pub next_attempt_at: Option<DateTime<Utc>>,
+    /// Until then nothing is sent to its receiver, whatever `next_attempt_at` says. `None` once the delivery has ended.
+    pub held_until: Option<DateTime<Utc>>,
     pub attempts: Vec<AttemptView>,
 }
 
@@ -134,6 +136,7 @@ impl Store {
                 ORDER BY seq, id LIMIT $4
             )
             SELECT d.id AS "id?: DeliveryId", d.seq AS "seq?", d.next_attempt_at AS "next_attempt_at?",
+                   held.not_before AS "held_until?",
                    coalesce(a.state, e.state) AS "event: JobState", coalesce(a.url, receiver.url) AS url,
                    a.attempt AS "attempt?", a.at AS "at?", a.outcome AS "outcome?", a.status, a.error_code,
                    a.latency_ms, a.response
@@ -144,6 +147,10 @@ impl Store {
                 SELECT * FROM webhook_attempt WHERE job_id = $1 AND delivery_id = d.id OFFSET 0
             ) AS a ON true
             LEFT JOIN LATERAL (SELECT state FROM job_event WHERE job_id = $1 AND seq = d.seq OFFSET 0) AS e ON true
+            LEFT JOIN LATERAL (
+                SELECT not_before FROM webhook_lane
+                WHERE d.next_attempt_at IS NOT NULL AND id = d.lane_id AND not_before > now() LIMIT 1
+            ) AS held ON true
             WHERE j.id = $1 AND ($2::uuid IS NULL OR j.client_id = $2)
             ORDER BY d.seq, d.id, a.attempt"#,
             job.uuid(),
@@ -172,6 +179,7 @@ impl Store {
                     url,
                     state: DeliveryState::Pending,
                     next_attempt_at: row.next_attempt_at,
+                    held_until: row.held_until,
                     attempts: Vec::new(),
                 });
             }

@@ -387,6 +387,7 @@ async fn deliveries_are_shown_with_every_attempt_and_can_be_sent_again() {
         json!({
             "delivery_id": failed, "seq": 1, "type": "job.queued", "url": "http://127.0.0.1:9/", "state": "failed",
             "next_attempt_at": null,
+            "held_until": null,
             "attempts": [{"attempt": 1, "at": null, "status": 500, "error_code": "status_500", "latency_ms": 12, "response": "no\u{fffd}"}],
         })
     );
