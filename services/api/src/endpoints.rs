@@ -81,19 +81,23 @@ pub(crate) async fn rotate(
 /// given up, what was made stays, and the next request makes the rest.
 pub(crate) async fn recover(
     app: &App,
-    scope: Scope,
+    caller: &Caller,
     id: EndpointId,
     since: DateTime<Utc>,
 ) -> Result<u64, Refusal> {
     let (mut made, mut after) = (0, None);
+    // A permit for each part: the client's lists come between two of them, and do not wait for the end.
+    let mut permit = app.reads.page_permit(caller.client).await?;
     loop {
-        let part = app.store.recover(scope, id, since, after, JOBS_AT_ONCE).await?;
+        let part = app.store.recover(caller.scope(), id, since, after, JOBS_AT_ONCE).await?;
         let part = part.ok_or_else(Refusal::no_such_endpoint)?;
         made += part.deliveries;
         match part.next {
             Some(next) => after = Some(next),
             None => return Ok(made),
         }
+        drop(permit);
+        permit = app.reads.page_permit_midway(caller.client).await?;
     }
 }
 

@@ -194,8 +194,7 @@ pub(crate) async fn recover(
         return Err(Refusal::bad_request("invalid_since", error));
     };
     let since = values::moment("since", "invalid_since", since.as_str())?;
-    let _permit = app.reads.page_permit(caller.client).await?;
-    let recovered = endpoints::recover(&app, caller.scope(), id, since).await?;
+    let recovered = endpoints::recover(&app, &caller, id, since).await?;
     Ok(outgoing::small_json(StatusCode::OK, show::json(&json!({ "recovered": recovered }))))
 }
 
