@@ -23,6 +23,8 @@ async fn an_endpoint_is_made_tried_rotated_changed_recovered_and_deleted() {
         stdout(&output)
     };
     assert_eq!(ok(&["webhook", "list"]).await, "");
+    let missed = api.submit(&crate::chat("hello")).await;
+    api.get(&format!("/jobs/{missed}?wait=10")).await;
     let url = receiver.url("/in");
     let made = ok(&[
         "webhook",
@@ -79,14 +81,18 @@ async fn an_endpoint_is_made_tried_rotated_changed_recovered_and_deleted() {
     assert_eq!((unsent.status.code(), stdout(&unsent).starts_with("not delivered: ")), (Some(1), true));
     ok(&["webhook", "update", id, "--url", &url]).await;
 
-    // The endpoint has missed what was before it.
     let job = api.submit(&crate::chat("hello")).await;
     eventually("the end of the job's webhook", async || {
         let job = api.get(&format!("/jobs/{job}/deliveries")).await["data"][0]["state"].clone();
         if job == "delivered" { Ok(()) } else { Err(job) }
     })
     .await;
-    assert_eq!(ok(&["webhook", "recover", id, "--since", "1h"]).await, "0\n");
+    // The endpoint has missed what was before it: four events, two hours ago.
+    let hours_ago = "UPDATE job_event SET at = at - interval '2 hours' WHERE job_id = ";
+    db.run(&format!("{hours_ago} (SELECT min(id::text)::uuid FROM job)")).await;
+    for (since, recovered) in [("1h", "0\n"), ("3h", "4\n"), ("3h", "0\n")] {
+        assert_eq!(ok(&["webhook", "recover", id, "--since", since]).await, recovered, "{since}");
+    }
     ok(&["webhook", "delete", id]).await;
     let missing = run(&["webhook", "show", id]).await;
     assert!(!missing.status.success() && sentence(&missing).contains("no such endpoint"));

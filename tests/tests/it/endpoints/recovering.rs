@@ -73,3 +73,55 @@ async fn what_failed_is_sent_again_and_what_the_filters_leave_out_is_not() {
     let (_, refused) = house.post(&endpoint, "recover", json!({})).await;
     assert!(refused["error"].as_str().unwrap().starts_with("`since` is missing"), "{refused}");
 }
+
+/// Answers of a receiver by the state that a webhook tells of, and 200 to everything once it is well.
+async fn moody(answers: impl Fn(&str) -> u16 + Send + Sync + 'static) -> (Receiver, Arc<AtomicBool>) {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&is_well);
+    let receiver = Receiver::answering(move |webhook, _| {
+        let state = webhook.json()["state"].clone();
+        ReceiverAnswer::Status(if well.load(Ordering::Relaxed) {
+            200
+        } else {
+            answers(state.as_str().unwrap())
+        })
+    });
+    (receiver.await, is_well)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_failed_comes_after_the_later_ones_that_were_delivered() {
+    let (receiver, is_well) = moody(|state| if state == "loading" { 500 } else { 200 }).await;
+    let house = House::with(receiver, &[KEY, FEW]).await;
+    let endpoint = house.endpoint("/in", json!({})).await;
+    house.run(job()).await;
+    house.until_all_is_sent().await;
+    is_well.store(true, Ordering::Relaxed);
+    let before = house.receiver.count();
+    let (_, answer) = house.post(&endpoint, "recover", json!({"since": "2026-01-01T00:00:00Z"})).await;
+    assert_eq!(answer["recovered"], 1);
+    house.until_all_is_sent().await;
+    assert_eq!(house.states_at("/in")[before..], ["loading"]);
+    assert_eq!(house.states_at("/in")[..before], ["queued", "loading", "loading", "working", "done"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_failed_comes_before_the_later_ones_that_wait() {
+    let (receiver, is_well) = moody(|state| if state == "queued" { 500 } else { 410 }).await;
+    let house = House::with(receiver, &[KEY, FEW]).await;
+    let endpoint = house.endpoint("/in", json!({})).await;
+    house.run(job()).await;
+    foreman_tests::eventually("an endpoint that is disabled, and gathers the other three", async || {
+        let shown = house.api.get(&path_of(&endpoint)).await;
+        let gathers = shown["disabled_because"] == "gone" && shown["health"]["pending"] == 3;
+        if gathers { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    is_well.store(true, Ordering::Relaxed);
+    let before = house.receiver.count();
+    let (_, answer) = house.post(&endpoint, "recover", json!({"since": "2026-01-01T00:00:00Z"})).await;
+    assert_eq!(answer["recovered"], 1, "what waits is on its way");
+    house.change(&endpoint, json!({"disabled": false})).await;
+    house.until_all_is_sent().await;
+    assert_eq!(house.states_at("/in")[before..], STATES);
+}
