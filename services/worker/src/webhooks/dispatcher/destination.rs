@@ -2,6 +2,7 @@
 //! dial. So receivers under many names on one server are counted as one.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use foreman_webhook::ReceiverUrl;
 use foreman_webhook::receiver_url::Target;
@@ -21,7 +22,7 @@ pub(super) struct Destination {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Host {
     Address(IpAddr),
-    Name(String),
+    Name(Arc<str>),
 }
 
 /// The addresses that names led to, learned at each dial.
@@ -45,7 +46,7 @@ impl Destinations {
         let url = ReceiverUrl::parse(origin).ok()?;
         let host = match url.target() {
             Target::Address(address) => Host::Address(address),
-            Target::Name(name) => self.0.get(name).map_or_else(|| Host::Name(name.to_owned()), Host::Address),
+            Target::Name(name) => self.0.get(name).map_or_else(|| Host::Name(name.into()), Host::Address),
         };
         Some(Destination { host, port: url.port() })
     }

@@ -38,7 +38,8 @@ pub(super) struct Limits {
     pub(super) per_unproven_lane: u64,
     /// Per client, however many receivers it names.
     pub(super) per_client: u64,
-    /// Per address and port, under however many names and by however many clients it is called.
+    /// Per address and port, under however many names and by however many clients it is called. Of this, too, a client may use as
+    /// much as it leaves free: many receivers may be behind one address.
     pub(super) per_destination: u64,
 }
 
@@ -51,6 +52,7 @@ enum Counted {
     Lane(LaneId),
     Client(ClientId),
     Destination(Destination),
+    DestinationOf(Destination, ClientId),
 }
 
 /// What each of these uses. An entry at zero goes, so that the map is no larger than what is in use.
@@ -103,10 +105,13 @@ impl Limits {
     fn of(&self, lane: &CountedLane) -> impl Iterator<Item = (Counted, u64)> {
         let is_unproven = lane.health != LaneHealth::Proven;
         let per_lane = if is_unproven { self.per_unproven_lane } else { self.per_lane };
-        let destination = lane.destination.clone().map(Counted::Destination);
+        let of_destination = lane.destination.clone().into_iter().flat_map(|destination| {
+            let of_client = lane.client.map(|client| Counted::DestinationOf(destination.clone(), client));
+            of_client.into_iter().chain([Counted::Destination(destination)])
+        });
         self.of_client(lane.client, is_unproven)
             .chain([(Counted::Lane(lane.lane), per_lane)])
-            .chain(destination.map(|destination| (destination, self.per_destination)))
+            .chain(of_destination.map(|counted| (counted, self.per_destination)))
     }
 
     /// The limits that hold for all lanes of a client that are unproven, or for all that are proven.
@@ -134,8 +139,13 @@ impl Tally {
         let left = |(counted, limit): (Counted, u64)| {
             let used = self.used(&counted);
             // What a client uses counts twice: it must leave as much free.
-            let used_by_all =
-                if let Counted::UnprovenOf(_) = counted { self.used(&Counted::Unproven) } else { 0 };
+            let used_by_all = match &counted {
+                Counted::UnprovenOf(_) => self.used(&Counted::Unproven),
+                Counted::DestinationOf(destination, _) => {
+                    self.used(&Counted::Destination(destination.clone()))
+                }
+                _ => 0,
+            };
             limit.saturating_sub(used + used_by_all)
         };
         limits.into_iter().map(left).min().unwrap_or_default()

@@ -17,7 +17,8 @@ const LIMITS: Limits = Limits {
     // So that a client has room for a thousand receivers that hang. One success gives a new receiver all of the above.
     per_unproven_lane: 1,
     per_client: SEATS / 4,
-    per_destination: 64,
+    // A client alone has half of them.
+    per_destination: 128,
 };
 
 pub(super) fn seats(freed: Arc<Freed>) -> Pool {
@@ -83,12 +84,31 @@ mod tests {
         let destination = Destinations::default().of("https://192.0.2.1");
         let same_address: Vec<CountedLane> =
             ten.iter().map(|lane| CountedLane { destination: destination.clone(), ..lane.clone() }).collect();
-        assert_eq!(pool.offer(&same_address, 0).iter().sum::<u64>(), LIMITS.per_destination);
+        let at_address = pool.offer(&same_address, 0).iter().sum::<u64>();
+        assert!((100..=LIMITS.per_destination).contains(&at_address), "{at_address}");
         let client = Some(ClientId::generate());
         let many = lanes(0..100, LaneHealth::Proven);
         let same_client: Vec<CountedLane> =
             many.iter().map(|lane| CountedLane { client, ..lane.clone() }).collect();
         assert_eq!(pool.offer(&same_client, 0).iter().sum::<u64>(), LIMITS.per_client);
+    }
+
+    #[test]
+    fn of_one_address_a_client_takes_no_more_than_it_leaves_to_others() {
+        let pool = new();
+        let destination = Destinations::default().of("https://192.0.2.1");
+        let of_client = |numbers: std::ops::Range<usize>, health| -> Vec<CountedLane> {
+            let client = Some(ClientId::generate());
+            let lanes = lanes(numbers, health).into_iter();
+            lanes.map(|lane| CountedLane { client, destination: destination.clone(), ..lane }).collect()
+        };
+        let hanging = take_all(&pool, &of_client(0..200, LaneHealth::NeverTried));
+        assert_eq!(hanging.len() as u64, LIMITS.per_destination / 2, "a client alone");
+        let another = take_all(&pool, &of_client(200..201, LaneHealth::Proven));
+        assert_eq!(another.len() as u64, LIMITS.per_lane);
+        let one_more = take_all(&pool, &of_client(201..202, LaneHealth::Proven));
+        assert_eq!(one_more.len() as u64, LIMITS.per_destination / 8);
+        assert!(pool.room_at(&of_client(202..203, LaneHealth::NeverTried)[0]) > 0);
     }
 
     #[test]
