@@ -58,6 +58,8 @@ pub(crate) struct Standing {
 pub(crate) struct Picking {
     /// The client whose turn the claim is for. Its first job is offered before all others.
     pub(crate) first: Option<ClientId>,
+    /// No jobs of others are offered.
+    pub(crate) only_first: bool,
     pub(crate) limit: usize,
     /// The GPU-seconds that a job probably takes.
     pub(crate) cost: f64,
@@ -206,7 +208,8 @@ impl Fairness {
         let mut line: BinaryHeap<Reverse<(bool, Standing, ClientId)>> = BinaryHeap::new();
         let mut picks: HashMap<ClientId, Picks<'_, _>> = HashMap::new();
         for (client, queue) in backlog.clients_of(base) {
-            if self.may_run_more(client) && queue.keys().any(&serves) {
+            let is_asked = !picking.only_first || Some(client) == picking.first;
+            if is_asked && self.may_run_more(client) && queue.keys().any(&serves) {
                 line.push(Reverse((Some(client) != picking.first, self.standing(client), client)));
                 let claims = self.members.get(&client).map(|members| &members.claims);
                 picks.insert(client, Picks::new(queue, claims, self.room(client), &serves));
@@ -281,7 +284,7 @@ mod tests {
     }
 
     fn picking(limit: usize) -> Picking {
-        Picking { first: None, limit, cost: 1.0, lowest_uncommitted: id(1_000) }
+        Picking { first: None, only_first: false, limit, cost: 1.0, lowest_uncommitted: id(1_000) }
     }
 
     fn offers(fairness: &Fairness, backlog: &Backlog, picking: &Picking) -> Vec<Offer> {

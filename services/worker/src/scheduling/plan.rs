@@ -75,6 +75,8 @@ struct Wish {
     runs_on: RunsOn,
     /// The client whose turn the claim is for. Its jobs are offered before all others.
     first: Option<ClientId>,
+    /// No jobs of others are offered: if the first client has none any more, its turn must not become one of theirs.
+    only_first: bool,
     limit: usize,
     permit: Permit,
 }
@@ -315,9 +317,11 @@ impl Plan {
         lowest_uncommitted: JobId,
         now: Instant,
     ) -> Option<Order> {
-        let Wish { runner, runs_on, first, limit, permit } = self.wish(next, capacity, needs_no_load)?;
+        let wish = self.wish(next, capacity, needs_no_load)?;
+        let Wish { runner, runs_on, first, only_first, limit, permit } = wish;
         let cost = self.estimates.gpu_seconds(&runner);
-        let offers = self.work.offers(&runner, Picking { first, limit, cost, lowest_uncommitted });
+        let picking = Picking { first, only_first, limit, cost, lowest_uncommitted };
+        let offers = self.work.offers(&runner, picking);
         let scan = self.work.last_scan();
         (!offers.is_empty()).then_some(Order { runner, runs_on, offers, limit, permit, asked_at: now, scan })
     }
@@ -374,7 +378,8 @@ impl Plan {
                 wish(key, RunsOn::Gpu, !cloud_first).map(|wish| Wish { first: Some(client), ..wish })
             }
             Next::Switch { client, key } => {
-                wish(key, RunsOn::Gpu, false).map(|wish| Wish { first: Some(client), ..wish })
+                let only_first = !needs_no_load(&key, RunsOn::Gpu);
+                wish(key, RunsOn::Gpu, false).map(|wish| Wish { first: Some(client), only_first, ..wish })
             }
             Next::WaitForIdle | Next::Rest => None,
         };
@@ -404,13 +409,14 @@ impl Plan {
         // A job that its claim begins must start at once. So it must neither wait for a load nor for a held job
         // before it.
         if free_slots > 0 && needs_no_load && !holds_job {
-            return Some(Wish { runner, runs_on, first: None, limit: free_slots, permit: Permit::Begun });
+            let (limit, permit) = (free_slots, Permit::Begun);
+            return Some(Wish { runner, runs_on, first: None, only_first: false, limit, permit });
         }
         let is_quick = self.estimates.usual_run(&runner).is_some_and(|usual| usual < HOLD_AHEAD_OF);
         let limit = free_slots + usize::from(may_hold && is_quick && !holds_job);
         // Before a load the attempt must record that it loads.
         let permit = if needs_no_load { Permit::SendAhead } else { Permit::Ask };
-        (limit > 0).then_some(Wish { runner, runs_on, first: None, limit, permit })
+        (limit > 0).then_some(Wish { runner, runs_on, first: None, only_first: false, limit, permit })
     }
 }
 

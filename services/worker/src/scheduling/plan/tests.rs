@@ -142,8 +142,14 @@ fn a_switch_offers_the_jobs_of_its_own_client_first() {
     plan.scanned(vec![group(ONE, 1), group(ONE, 2)], Instant::now());
     for number in [1, 2] {
         let switch = Next::Switch { client: client(number), key: key(ONE) };
-        let order = order(&mut plan, switch, TWO_FREE_SLOTS).unwrap();
-        assert_eq!(order.offers[0].client, client(number));
+        let order = order(&mut plan, switch.clone(), TWO_FREE_SLOTS).unwrap();
+        assert!(
+            order.offers.iter().all(|offer| offer.client == client(number)),
+            "others come after the load"
+        );
+        let order = order_resident(&mut plan, switch, TWO_FREE_SLOTS).unwrap();
+        let offered: Vec<ClientId> = order.offers.iter().map(|offer| offer.client).collect();
+        assert!(offered[0] == client(number) && offered.len() == 2, "{offered:?}");
     }
 }
 
