@@ -437,6 +437,22 @@ fn a_new_unproven_lane_is_visited_before_those_that_were_empty() {
 }
 
 #[test]
+fn a_lane_that_was_never_tried_is_visited_before_those_that_failed() {
+    let mut rig = Rig::new();
+    let mut heads = rig.heads(2 * PATIENT, rig.present);
+    for head in &mut heads {
+        head.health = LaneHealth::Failing;
+    }
+    let new = rig.head(1_000, rig.present);
+    heads.push(new.clone());
+    rig.know(&heads);
+    // Each look begins elsewhere.
+    for _ in 0..10 {
+        assert!(rig.look(Patient, &heads).contains(&new.lane));
+    }
+}
+
+#[test]
 fn the_unproven_lanes_of_a_client_leave_visits_to_those_of_others() {
     let mut rig = Rig::new();
     let crowd = rig.heads(2 * PATIENT, rig.present);

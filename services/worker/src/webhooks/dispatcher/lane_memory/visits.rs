@@ -80,11 +80,12 @@ impl<'a> Visits<'a> {
         }
     }
 
-    /// Of the unproven lanes the clients have one each in turn, and those that were empty last come last.
+    /// Of the unproven lanes the clients have one each in turn. Those that were empty last come last, and among equals those that
+    /// fail.
     pub(super) fn chosen(mut self) -> Chosen {
         let mut lanes = Vec::new();
         for client in self.clients.values_mut() {
-            client.unproven.sort_by_key(|(empty_in, _)| *empty_in);
+            client.unproven.sort_by_key(|(empty_in, lane)| (*empty_in, lane.health == LaneHealth::Failing));
             lanes.append(&mut client.proven);
         }
         let lines: Vec<_> = self.clients.values().map(|client| &client.unproven).collect();
