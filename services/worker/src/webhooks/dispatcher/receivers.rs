@@ -173,3 +173,35 @@ impl Receivers {
         Ok(Signing { secrets, headers: headers.collect() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use foreman_store::{ClientId, EndpointId};
+
+    use super::*;
+
+    #[test]
+    fn what_was_read_before_or_after_a_change_of_the_endpoint_is_not_used_with_the_claim() {
+        let (endpoint, claimed) = (EndpointId::generate(), Utc::now());
+        let receiver = Receiver {
+            lane: endpoint.into(),
+            client: ClientId::generate(),
+            url: "https://a.example/".to_owned(),
+            signed_by: endpoint.into(),
+            endpoint: Some(endpoint),
+            changed_at: Some(claimed),
+        };
+        let mut receivers = Receivers::new(None, None);
+        for (read, is_used) in [(-1, false), (0, true), (1, false)] {
+            let known = Known {
+                signing: Some(Arc::new(Signing { secrets: Vec::new(), headers: HeaderMap::new() })),
+                changed_at: Some(claimed + TimeDelta::microseconds(read)),
+                until: Instant::now() + USED_FOR,
+            };
+            receivers.known.insert(receiver.signed_by, known);
+            let wait = receivers.address(&receiver).err().map(|withheld| withheld.wait);
+            assert_eq!(wait, (!is_used).then_some(Duration::ZERO), "{read} µs after the claim's");
+        }
+    }
+}
