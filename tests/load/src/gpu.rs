@@ -6,21 +6,20 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use foreman_store::{JobId, JobRequest};
-use foreman_tests::{Cluster, Db, within};
+use foreman_store::JobRequest;
+use foreman_tests::{Cluster, Db};
 use ollama_sim::Log;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use serde_json::json;
 use tokio::runtime;
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 
 use crate::Scale;
-use crate::measure::{median, millis};
+use crate::measure::{median, millis, quantile};
 use crate::mixed::{
-    CLIENTS, Planned, between_arrivals, clients, ended_after, ollama, prompt, request_of, seeded,
-    send_straight, submit,
+    CLIENTS, Planned, between_arrivals, clients, context_of, ended_after, ollama, request_for, request_of,
+    seeded, send_straight, submit,
 };
 use crate::programs::Programs;
 use crate::services::{Api, Worker, all_are_done, http_client, models_are_known};
@@ -30,19 +29,15 @@ const MODELS: usize = 5;
 const LOADS: [u64; MODELS] = [50, 80, 120, 160, 200];
 /// Runs of real jobs take 0.2 to 5 s.
 const RUNS: std::ops::Range<u64> = 2..50;
-/// How long the jobs of a flood run, and those beside it.
-const RUN_BESIDE: u64 = 20;
-/// Longer than any machine needs.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The default of `FOREMAN_LOAD_SHARE`.
+const LOAD_SHARE: f64 = 0.1;
 
 pub(crate) struct Gpu<'a> {
     cluster: &'a Cluster,
     /// How many jobs a mixed workload has.
     mixed: usize,
-    /// How many jobs the greedy client or user queues.
-    flood: usize,
-    /// How many jobs the other one sends, one a second.
-    single: usize,
+    /// How many jobs a long backlog has at most.
+    backlog: usize,
 }
 
 /// What became of a workload.
@@ -56,23 +51,26 @@ struct Seen {
 
 impl<'a> Gpu<'a> {
     pub(crate) fn new(cluster: &'a Cluster, scale: &Scale) -> Self {
-        Self { cluster, mixed: scale.mixed, flood: scale.flood, single: scale.single }
+        Self { cluster, mixed: scale.mixed, backlog: scale.flood }
     }
 
     /// Loads, waits and shares of the mixed workloads.
     pub(crate) async fn mixed(&self, contenders: &[Programs]) -> anyhow::Result<String> {
         let mut table = String::from(
-            "\n| mixed workload | models resident | | loads | makespan | of direct | a client's waits: p50, p95, longest | Jain |\n\
-             |---|---:|---|---:|---:|---:|---|---:|\n",
+            "\n| mixed workload | models resident | | loads | least loads | makespan | of direct | Jain \
+             | waits of Home Assistant: p50, p95, longest | of LlamaIndex | of aider | of Open WebUI |\n\
+             |---|---:|---|---:|---:|---:|---:|---:|---|---|---|---|\n",
         );
         for (name, workload) in self.workloads() {
             for resident in [1, 2] {
                 let direct = direct(&workload, resident).await.context("straight")?;
-                line(&mut table, name, resident, "direct", &direct, &direct)?;
+                let is_known = resident == 1 && workload.iter().all(|job| job.at == Duration::ZERO);
+                let least = if is_known { least_loads(&workload).to_string() } else { String::new() };
+                line(&mut table, name, resident, "direct", &direct, "", &direct)?;
                 for programs in contenders {
                     let ours = self.through(programs, &workload, resident).await;
                     let ours = ours.with_context(|| programs.to_string())?;
-                    line(&mut table, name, resident, &programs.to_string(), &ours, &direct)?;
+                    line(&mut table, name, resident, &programs.to_string(), &ours, &least, &direct)?;
                 }
             }
         }
@@ -85,7 +83,7 @@ impl<'a> Gpu<'a> {
             "\n| one slot, a long backlog | a job | direct busy | Foreman busy | aim |\n|---|---:|---:|---:|---:|\n",
         );
         for (run, aim) in [(50, 0.98), (20, 0.97), (5, 0.85)] {
-            let jobs = usize::try_from(10_000 / (run + 5)).unwrap_or(usize::MAX).min(self.flood);
+            let jobs = usize::try_from(10_000 / (run + 5)).unwrap_or(usize::MAX).min(self.backlog);
             let (mut direct, mut ours) = (Vec::new(), vec![Vec::new(); contenders.len()]);
             for _ in 0..repeats {
                 direct.push(busy_direct(run, jobs).await?);
@@ -105,21 +103,6 @@ impl<'a> Gpu<'a> {
         Ok(table)
     }
 
-    /// How long single jobs take beside another client, or another user of the same key, who has queued thousands.
-    pub(crate) async fn beside_flood(&self, contenders: &[Programs]) -> anyhow::Result<String> {
-        let mut table = String::from(
-            "\n| a job a second beside a flood | | alone: p50, p95 | beside: p50, p95 | aim of p95 |\n|---|---|---|---|---|\n",
-        );
-        for programs in contenders {
-            for (what, is_client) in [("another client", true), ("another user of the same key", false)] {
-                let alone = self.victim(programs, 0, is_client).await?;
-                let beside = self.victim(programs, self.flood, is_client).await?;
-                writeln!(table, "| {what} | {programs} | {alone} | {beside} | two jobs more, 40 ms |")?;
-            }
-        }
-        Ok(table)
-    }
-
     fn workloads(&self) -> [(&'static str, Vec<Planned>); 3] {
         let mut random = seeded();
         let run = |random: &mut StdRng| random.random_range(RUNS);
@@ -128,6 +111,7 @@ impl<'a> Gpu<'a> {
                 at: Duration::ZERO,
                 client: nth % CLIENTS,
                 model: nth % MODELS,
+                context: None,
                 run: run(&mut random),
             })
             .collect();
@@ -140,6 +124,7 @@ impl<'a> Gpu<'a> {
                     at,
                     client: random.random_range(0..CLIENTS),
                     model: random.random_range(0..MODELS),
+                    context: None,
                     run: run(&mut random),
                 }
             })
@@ -149,10 +134,16 @@ impl<'a> Gpu<'a> {
                 at: Duration::from_secs((nth / 40) as u64 * 2),
                 client: nth / 10 % CLIENTS,
                 model: random.random_range(0..MODELS),
+                context: None,
                 run: run(&mut random),
             })
             .collect();
-        [("alternating", alternating), ("Poisson", poisson), ("bursts", bursts)]
+        let named = |workload: Vec<Planned>| {
+            let mut random = seeded();
+            let named = |job: Planned| Planned { context: context_of(job.client, &mut random), ..job };
+            workload.into_iter().map(named).collect()
+        };
+        [("alternating", named(alternating)), ("Poisson", named(poisson)), ("bursts", named(bursts))]
     }
 
     async fn through(
@@ -188,7 +179,7 @@ impl<'a> Gpu<'a> {
     /// The share of the time in which the GPU had a job, from the first job to the last.
     async fn busy(&self, programs: &Programs, run: u64, jobs: usize) -> anyhow::Result<f64> {
         let (sim, db) = (ollama(1, &LOADS).await?, Db::on(self.cluster).await);
-        let job = |number| db.job(JobRequest { body: flooding(number, run), ..request(&db) });
+        let job = |number| db.job(JobRequest { body: request_for(0, number, run), ..request(&db) });
         db.accept_all(&(0..jobs).map(job).collect::<Vec<_>>()).await;
         let worker = Worker::start(programs, &db, &sim.url(), 1);
         // No question to Postgres takes a processor from what is measured.
@@ -196,58 +187,6 @@ impl<'a> Gpu<'a> {
         all_are_done(&db, jobs).await;
         worker.has_no_complaints()?;
         Ok(busy_share(&sim.log()))
-    }
-
-    /// How long the jobs of one client, or user, take that sends one a second, while another one has `flood` in the queue.
-    async fn victim(&self, programs: &Programs, flood: usize, is_client: bool) -> anyhow::Result<String> {
-        let (sim, db) = (ollama(1, &LOADS).await?, Db::on(self.cluster).await);
-        let api = Api::with_keys(programs, &db).await;
-        let worker = Worker::start(programs, &db, &sim.url(), 1);
-        models_are_known(&db).await;
-        let mut keys = Vec::new();
-        for name in ["greedy", "single"] {
-            keys.push(db.new_client(name, false).await.key);
-        }
-        let http = http_client()?;
-        let post = async |path: &str, key: &str, user: &str, body: String| {
-            let asked = http.post(format!("http://{}{path}", api.address)).bearer_auth(key);
-            let answer = asked.header("x-foreman-user", user).body(body).send().await?.error_for_status()?;
-            anyhow::Ok(answer.text().await?)
-        };
-        let numbers: Vec<usize> = (0..flood).collect();
-        for batch in numbers.chunks(10_000) {
-            let lines: Vec<String> = batch.iter().map(|number| flooding(*number, RUN_BESIDE)).collect();
-            post("/jobs/batch", &keys[0], "greedy", lines.join("\n")).await?;
-        }
-        if flood > 0 {
-            sim.until(|log| log.completed > 5).await;
-        }
-        let (key, began) = (&keys[usize::from(is_client)], Instant::now());
-        // At random moments of a second. At whole seconds they would all come at much the same point of a flood's job.
-        let (mut random, mut ids) = (seeded(), Vec::new());
-        for nth in 0..self.single {
-            let at = Duration::from_secs(nth as u64) + Duration::from_millis(random.random_range(0..1_000));
-            sleep_until((began + at).into()).await;
-            let answer = post("/jobs", key, "single", flooding(1_000_000 + nth, RUN_BESIDE)).await?;
-            let answer: serde_json::Value = serde_json::from_str(&answer)?;
-            let id: JobId = answer["job_id"].as_str().context("a job without an id")?.parse()?;
-            ids.push(format!("'{}'", id.uuid()));
-        }
-        let took = format!(
-            "SELECT (extract(epoch FROM d.completed_at - j.created_at) * 1000000)::bigint
-             FROM job_done d JOIN job j ON j.id = d.job_id WHERE j.id IN ({})",
-            ids.join(",")
-        );
-        let took = within(PATIENCE, "the end of the single jobs", async || {
-            let took: Vec<i64> = db.values(&took).await;
-            if took.len() == ids.len() { Ok(took) } else { Err(format!("{} of them", took.len())) }
-        })
-        .await;
-        worker.has_no_complaints()?;
-        let mut took: Vec<Duration> =
-            took.into_iter().map(|micros| Duration::from_micros(micros.unsigned_abs())).collect();
-        took.sort_unstable();
-        Ok(format!("{}, {}", millis(at(&took, 0.5)), millis(at(&took, 0.95))))
     }
 }
 
@@ -269,7 +208,7 @@ async fn busy_direct(run: u64, jobs: usize) -> anyhow::Result<f64> {
     let client = async move {
         let http = http_client()?;
         for number in 0..jobs {
-            let asked = http.post(&url).body(flooding(number, run));
+            let asked = http.post(&url).body(request_for(0, number, run));
             asked.send().await?.error_for_status()?.bytes().await?;
         }
         anyhow::Ok(())
@@ -277,10 +216,6 @@ async fn busy_direct(run: u64, jobs: usize) -> anyhow::Result<f64> {
     spawn_blocking(|| runtime::Builder::new_current_thread().enable_all().build()?.block_on(client))
         .await??;
     Ok(busy_share(&sim.log()))
-}
-
-fn flooding(number: usize, run: u64) -> String {
-    json!({"model": "model-0", "prompt": prompt(0, number, run), "stream": true}).to_string()
 }
 
 fn request(db: &Db) -> JobRequest {
@@ -312,32 +247,41 @@ fn jain(log: &Log) -> f64 {
     if squares == 0.0 { 0.0 } else { sum * sum / (had.len() as f64 * squares) }
 }
 
+/// The fewest loads with which jobs that all wait at once can run where one model is resident: a model keeps its turn for its
+/// quantum while others wait, so that loading takes its share of the time and no more.
+fn least_loads(workload: &[Planned]) -> u64 {
+    let turns = |model: usize| {
+        let work: u64 = workload.iter().filter(|job| job.model == model).map(|job| job.run).sum();
+        let quantum = LOADS[model] as f64 * (1.0 - LOAD_SHARE) / LOAD_SHARE;
+        (work as f64 / quantum).ceil()
+    };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small whole number")]
+    let turns = (0..MODELS).map(turns).sum::<f64>() as u64;
+    turns
+}
+
 fn line(
     tables: &mut String,
     name: &str,
     resident: usize,
     whose: &str,
     seen: &Seen,
+    least_loads: &str,
     direct: &Seen,
 ) -> anyhow::Result<()> {
-    let mut all: Vec<Duration> = seen.waits.values().flatten().copied().collect();
-    all.sort_unstable();
     let of_direct = seen.makespan.as_secs_f64() / direct.makespan.as_secs_f64();
+    let waits = |client| {
+        let mut waits = seen.waits.get(&client).cloned().unwrap_or_default();
+        let mut at = |part| millis(quantile(&mut waits, part));
+        format!("{}, {}, {}", at(0.5), at(0.95), at(1.0))
+    };
     writeln!(
         tables,
-        "| {name} | {resident} | {whose} | {} | {:.2} s | {of_direct:.2} | {}, {}, {} | {:.3} |",
+        "| {name} | {resident} | {whose} | {} | {least_loads} | {:.2} s | {of_direct:.2} | {:.3} | {} |",
         seen.loads,
         seen.makespan.as_secs_f64(),
-        millis(at(&all, 0.5)),
-        millis(at(&all, 0.95)),
-        millis(at(&all, 1.0)),
         seen.jain,
+        (0..CLIENTS).map(waits).collect::<Vec<_>>().join(" | "),
     )?;
     Ok(())
-}
-
-fn at(sorted: &[Duration], quantile: f64) -> Duration {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of a short list")]
-    let nth = ((sorted.len().saturating_sub(1)) as f64 * quantile).round() as usize;
-    sorted.get(nth).copied().unwrap_or_default()
 }

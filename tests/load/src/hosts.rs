@@ -192,6 +192,7 @@ fn drawn(jobs: usize, between: f64) -> Vec<Planned> {
             at,
             client: random.random_range(0..CLIENTS),
             model: random.random_range(0..LOADS.len()),
+            context: None,
             run: random.random_range(RUNS),
         }
     });

@@ -19,6 +19,7 @@ mod contexts;
 mod cpu;
 mod deliver;
 mod eta;
+mod flood;
 mod gpu;
 mod hosts;
 mod isolation;
@@ -40,6 +41,7 @@ use claims::Claims;
 use contexts::Contexts;
 use deliver::Deliver;
 use eta::Eta;
+use flood::Flood;
 use gpu::Gpu;
 use hosts::Hosts;
 use isolation::Isolation;
@@ -157,7 +159,7 @@ async fn report(
         Name::Idle => gpu.idle(contenders, repeats).await,
         Name::Hosts => Hosts::new(cluster, scale).measure(contenders, repeats).await,
         Name::Eta => Eta::new(cluster, scale).measure(contenders).await,
-        Name::Flood => gpu.beside_flood(contenders).await,
+        Name::Flood => Flood::new(cluster, scale).measure(contenders).await,
         Name::Claims => Claims::new(cluster, scale).measure(contenders, repeats).await,
         Name::Isolation => Isolation::start(cluster, scale)?.measure(contenders, repeats).await,
         Name::Accept | Name::Run | Name::Deliver => unreachable!("their rows are one table"),

@@ -14,8 +14,10 @@ use tokio::time::sleep_until;
 
 use crate::services::{Api, http_client};
 
-/// How many clients send work.
+/// How many clients send work: Home Assistant, LlamaIndex, aider and Open WebUI.
 pub(crate) const CLIENTS: usize = 4;
+/// The longest context of each model.
+const LONGEST_CONTEXT: i64 = 32_768;
 /// The workloads are drawn from this seed.
 const SEED: u64 = 7;
 
@@ -25,6 +27,8 @@ pub(crate) struct Planned {
     pub(crate) at: Duration,
     pub(crate) client: usize,
     pub(crate) model: usize,
+    /// The context that it names.
+    pub(crate) context: Option<u32>,
     /// How many milliseconds it runs.
     pub(crate) run: u64,
 }
@@ -32,6 +36,17 @@ pub(crate) struct Planned {
 /// What all random workloads are drawn from.
 pub(crate) fn seeded() -> StdRng {
     StdRng::seed_from_u64(SEED)
+}
+
+/// The context that a client names in a request. Home Assistant and LlamaIndex name the same each time, aider one that
+/// follows from the length of its prompt, and Open WebUI none.
+pub(crate) fn context_of(client: usize, random: &mut StdRng) -> Option<u32> {
+    match client {
+        0 => Some(8_192),
+        1 => Some(3_900),
+        2 => Some(8_192 + random.random_range(0..8_192)),
+        _ => None,
+    }
 }
 
 /// The time between two arrivals of a Poisson stream, so many seconds on average.
@@ -42,7 +57,8 @@ pub(crate) fn between_arrivals(random: &mut StdRng, average: f64) -> Duration {
 /// An Ollama with models `model-0`, `model-1` and so on, each of which takes so many milliseconds to load.
 pub(crate) async fn ollama(resident: usize, loads: &[u64]) -> anyhow::Result<Sim> {
     let names: Vec<String> = (0..loads.len()).map(|model| format!("model-{model}")).collect();
-    let models = names.iter().map(|name| Model::new(name)).collect();
+    let model = |name: &String| Model { context_length: LONGEST_CONTEXT, ..Model::new(name) };
+    let models = names.iter().map(model).collect();
     let mut config = Config { models, max_loaded: resident, max_queue: 100_000, ..Config::default() };
     for (name, load) in names.iter().zip(loads) {
         config = config.slow_load(name, Duration::from_millis(*load));
@@ -108,15 +124,23 @@ pub(crate) fn ended_after(sims: &[Sim], began: Instant) -> Duration {
 
 fn body(number: usize, job: &Planned, is_job: bool) -> String {
     let (model, prompt) = (format!("model-{}", job.model), prompt(job.client, number, job.run));
-    if is_job {
-        json!({"model": model, "prompt": prompt}).to_string()
-    } else {
-        json!({"model": model, "prompt": prompt, "stream": true}).to_string()
+    let mut body = json!({"model": model, "prompt": prompt});
+    if let Some(context) = job.context {
+        body["options"] = json!({"num_ctx": context});
     }
+    if !is_job {
+        body["stream"] = true.into();
+    }
+    body.to_string()
+}
+
+/// A streamed request of the first client, for a model, that runs for so many milliseconds.
+pub(crate) fn request_for(model: usize, number: usize, run: u64) -> String {
+    json!({"model": format!("model-{model}"), "prompt": prompt(0, number, run), "stream": true}).to_string()
 }
 
 /// The prompt of a request that runs for so many milliseconds.
-pub(crate) fn prompt(client: usize, number: usize, run: u64) -> String {
+fn prompt(client: usize, number: usize, run: u64) -> String {
     format!("{client} {number} sim:tokens=1 sim:prompt-delay={run}ms")
 }
 
