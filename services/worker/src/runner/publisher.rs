@@ -74,18 +74,21 @@ pub(super) async fn remember(
 }
 
 /// The plan, with what may have changed since taken out: what is loaded, unless Ollama lists it, and the automatic
-/// lengths, because another Ollama may have another one.
+/// lengths, because another Ollama may have another one. If Ollama still has the runner that has the turn, with the context
+/// that we gave it, it is the same one.
 fn confirmed(mut plan: HostPlan, loaded: &[RunningModel]) -> HostPlan {
-    plan.contexts.iter_mut().for_each(|context| context.automatic = None);
     let turn = plan.turn.as_deref().and_then(|turn| turn.parse::<LoadKey>().ok());
     let listed = turn.as_ref().and_then(|turn| loaded.iter().find(|model| model.is(turn.model())));
+    let listed = turn.as_ref().zip(listed.and_then(RunningModel::context));
     plan.loaded.retain(|runner| {
         let runner = runner.parse::<LoadKey>();
         runner.is_ok_and(|runner| loaded.iter().any(|model| model.is(runner.model())))
     });
-    if let (Some(turn), Some(length)) = (turn, listed.and_then(RunningModel::context))
-        && turn.context() == Context::Automatic
-    {
+    if listed.is_some_and(|(turn, length)| turn.context() == Context::Length(length)) {
+        return plan;
+    }
+    plan.contexts.iter_mut().for_each(|context| context.automatic = None);
+    if let Some((turn, length)) = listed.filter(|(turn, _)| turn.context() == Context::Automatic) {
         let automatic = Some(length);
         plan.contexts.retain(|context| context.load_key != turn.as_str());
         plan.contexts.push(MeasuredContext { load_key: turn.to_string(), automatic, longest: None });
@@ -121,6 +124,14 @@ mod tests {
         assert!(plan.turn_is_loaded());
         let automatic = |nth: usize| (plan.contexts[nth].load_key.as_str(), plan.contexts[nth].automatic);
         assert_eq!([automatic(0), automatic(1)], [("b:latest", None), ("a:latest", Some(2_048))]);
+        let of_length = |length: i64| HostPlan {
+            turn: Some(format!("a:latest num_ctx={length}")),
+            loaded: vec![format!("a:latest num_ctx={length}")],
+            ..published()
+        };
+        assert_eq!(confirmed(of_length(2_048), &[loaded("a")]).contexts, published().contexts);
+        let others = confirmed(of_length(8_192), &[loaded("a")]).contexts;
+        assert!(others.iter().all(|context| context.automatic.is_none()), "Ollama has loaded it anew");
         assert!(!confirmed(published(), &[loaded("b")]).turn_is_loaded());
         assert!(!confirmed(published(), &[]).turn_is_loaded());
     }
