@@ -29,7 +29,7 @@ pub(crate) struct QueueHost {
     #[schema(minimum = 0)]
     slots: usize,
     /// The longest time in milliseconds that a client of weight 1 with jobs waits until one of them begins, by what the
-    /// host has measured so far.
+    /// host has measured so far and if no other client comes.
     #[schema(minimum = 0)]
     longest_wait_ms: Option<u64>,
     /// The worker's `FOREMAN_MAX_MODEL_WAIT` in milliseconds; `null` as well while its Ollama does not answer.
