@@ -238,6 +238,21 @@ async fn with_fitting_off_each_length_goes_to_ollama_as_it_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_longer_context_is_loaded_than_is_allowed_but_for_a_job_that_asks_for_it() {
+    let db = Db::fresh().await;
+    let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();
+    let api = Api::start(&db, &[]).await;
+    let _worker = Worker::start(&db, &sim.url(), &[("FOREMAN_CONTEXT_MAX", "700")]).await;
+    // Without the setting both would get 1,024.
+    for (asked, got) in [(600, 700), (900, 900)] {
+        let mut job = chat("hello");
+        job["options"] = json!({"num_ctx": asked});
+        let id = api.submit(&job).await;
+        assert_eq!(done(&api, &id).await["context"], got);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_share_the_time_of_the_gpu_and_not_the_number_of_jobs() {
     let db = Db::fresh().await;
     let sim = Sim::start(Config::default().models(["tiny-a"])).await.unwrap();

@@ -29,7 +29,7 @@ pub(crate) const GPU_IDLE: Metric =
     Metric::counter("foreman_gpu_idle_seconds_total", "Seconds in which nothing ran while work waited.");
 pub(crate) const CONTEXT_FITTED: Metric = Metric::counter(
     "foreman_context_fitted_total",
-    "Attempts that ran with a longer context than their job asks for, so that no load was needed.",
+    "Attempts that ran with another context than their job asks for, never a shorter one: that of the runner.",
 );
 
 pub(crate) const ETA_ERROR: Metric = Metric::ratio(

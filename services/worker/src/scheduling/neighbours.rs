@@ -203,8 +203,9 @@ impl Neighbours {
     }
 }
 
-/// How many jobs must wait for this runner, so that the hosts that keep it need longer for them than the load here takes.
-/// `None` while the runs or the load have not been measured.
+/// How many jobs must wait for this runner, so that the hosts that keep it need longer for them than the load here takes, and a
+/// run here takes longer than theirs. So a slow host helps only where its job ends before they would come to it. `None`
+/// while the runs or the load have not been measured.
 fn worth_a_load(kept_by: &[&Neighbour], runner: &Key, base: &Key, own: &Measured) -> Option<u32> {
     let measured = kept_by.iter().flat_map(|host| &host.measured);
     let theirs: Vec<&Measured> =
@@ -213,6 +214,34 @@ fn worth_a_load(kept_by: &[&Neighbour], runner: &Key, base: &Key, own: &Measured
     let load = if own.load.is_zero() { their_load } else { own.load };
     let run = theirs.iter().filter_map(|it| it.usual_run).max_by(f64::total_cmp).or(own.usual_run)?;
     let slots: u32 = kept_by.iter().map(|host| host.slots.max(1)).sum();
-    let jobs = load.as_secs_f64() * f64::from(slots) / run.max(f64::MIN_POSITIVE);
+    let lost_here = load.as_secs_f64() + own.usual_run.map_or(0.0, |own_run| (own_run - run).max(0.0));
+    let jobs = lost_here * f64::from(slots) / run.max(f64::MIN_POSITIVE);
     (!load.is_zero()).then(|| (jobs.min(f64::from(MAX_COUNTED)) as u32).saturating_add(1).min(MAX_COUNTED))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::scheduling::samples::key;
+
+    #[test]
+    fn a_slow_host_helps_only_where_its_runs_are_worth_the_time_too() {
+        let runner = key("a:latest");
+        let measured = |run: Option<f64>| Measured {
+            load: Duration::from_secs(10),
+            usual_run: run,
+            ..Measured::default()
+        };
+        let fast = Neighbour {
+            id: "fast".to_owned(),
+            slots: 1,
+            models: [runner.model().clone()].into(),
+            loaded: vec![Key::clone(&runner)],
+            measured: vec![(Key::clone(&runner), measured(Some(1.0)))],
+        };
+        let jobs = |run| worth_a_load(&[&fast], &runner, &runner, &measured(run));
+        assert_eq!([None, Some(0.5), Some(1.0), Some(60.0)].map(jobs), [11, 11, 11, 70].map(Some));
+    }
 }
