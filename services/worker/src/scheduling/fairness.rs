@@ -114,12 +114,11 @@ impl Fairness {
         ceiling.filter(|most| *most < self.slots).map_or(usize::MAX, |most| most.saturating_sub(in_flight))
     }
 
-    /// A scan has found who waits. The host serves ready jobs of the clients in `least`, each with the least that a user of such
-    /// a job has had.
+    /// The host serves ready jobs of these clients, each with the least that a user of such a job has had.
     ///
     /// Who is not served now does not count for the least that others are held to, though it may have had less: otherwise
     /// whoever comes back meanwhile would have saved up all the time since.
-    pub(crate) fn scanned(&mut self, backlog: &Backlog, least: &[(ClientId, Had)]) {
+    pub(crate) fn wait_from(&mut self, least: &[(ClientId, Had)]) {
         let clients = || least.iter().map(|(client, _)| *client);
         let place = |client| (!self.may_run_more(client), self.standing(client).is_over_budget);
         if let Some(first) = clients().map(place).min() {
@@ -133,6 +132,10 @@ impl Fairness {
                 members.users.wait_from(*had);
             }
         }
+    }
+
+    /// A scan has found who waits. Whoever does not is forgotten, as far as that is due.
+    pub(crate) fn forget(&mut self, backlog: &Backlog) {
         let ready: BTreeSet<ClientId> = backlog.clients().collect();
         self.clients.forget(|client| ready.contains(client));
         for client in &ready {
@@ -279,7 +282,8 @@ mod tests {
         backlog.scanned(groups.to_vec(), |client, user| fairness.user_had(client, user));
         let least = |client| Some((client, backlog.least(client, |_| true)?));
         let least: Vec<_> = backlog.clients().filter_map(least).collect();
-        fairness.scanned(&backlog, &least);
+        fairness.wait_from(&least);
+        fairness.forget(&backlog);
         backlog
     }
 

@@ -124,13 +124,13 @@ impl Plan {
     /// A scan found ready jobs in these groups, and in no others.
     pub(crate) fn scanned(&mut self, groups: Vec<Group>, now: Instant) {
         // Whoever is new in it counts as the least of those who have waited until now.
-        self.work.wait(&self.waiting(&[], self.goes_on(&[])).least());
+        self.work.fairness.wait_from(&self.waiting(&[], self.goes_on(&[])).least());
         self.work.scanned(groups);
         let (here, goes_on) = (self.here(), self.goes_on(&[]));
         let waiting = WaitingForGpu::new(&self.work, &[], &here, goes_on, &self.neighbours, &self.estimates);
         self.rotation.line_up(&waiting, now);
         let least = waiting.least();
-        self.work.wait(&least);
+        self.work.fairness.wait_from(&least);
         self.rotation.forget_turns(|client, user| self.work.backlog.has(*client, user));
         let weight = |client: &ClientId| (*client, self.work.fairness.weight(*client));
         self.division.scanned(self.rotation.clients().map(weight), now);

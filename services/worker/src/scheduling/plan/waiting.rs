@@ -58,8 +58,8 @@ impl<'a> WaitingForGpu<'a> {
                     || contexts::with(base, work.contexts.runner_for(base, key.context(), need)),
                     |(_, runner)| Key::clone(runner),
                 );
-                let is_wanted = work.who_waits(base, key).next().is_some();
-                let mut waiting = work.who_waits(base, key);
+                let mut waiting = work.who_waits(base, key).peekable();
+                let is_wanted = waiting.peek().is_some();
                 let sync = work.backlog.has_sync(base, key) && waiting.any(|(_, queue)| queue.has_sync(key));
                 served.insert(key, Served { base, runner, is_wanted, sync });
             }

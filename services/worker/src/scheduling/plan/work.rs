@@ -9,7 +9,6 @@ use crate::scheduling::contexts::{self, Contexts};
 use crate::scheduling::fairness::{Fairness, Picking};
 use crate::scheduling::key::Key;
 use crate::scheduling::presence::Presence;
-use crate::scheduling::shares::Had;
 
 use super::{Brought, Charge, Order};
 
@@ -35,11 +34,7 @@ impl Work {
     pub(super) fn scanned(&mut self, groups: Vec<Group>) {
         let fairness = &self.fairness;
         self.backlog.scanned(groups, |client, user| fairness.user_had(client, user));
-    }
-
-    /// The host serves ready jobs of these clients, each with the least that a user of such a job has had.
-    pub(super) fn wait(&mut self, least: &[(ClientId, Had)]) {
-        self.fairness.scanned(&self.backlog, least);
+        self.fairness.forget(&self.backlog);
     }
 
     /// The user of this client that alone waits for this runner, if it is a single one.
