@@ -23,7 +23,7 @@ use crate::{
     within,
 };
 
-pub use steps::{LOAD_KEY, copy_of, reason, success};
+pub use steps::{LOAD_KEY, copy_of, endpoint_at, reason, success};
 
 const SKEW: &str = "
     CREATE SCHEMA IF NOT EXISTS skew;

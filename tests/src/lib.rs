@@ -19,7 +19,7 @@ mod wait;
 
 pub use binaries::built_for_release;
 pub use cluster::Cluster;
-pub use database::{Db, LOAD_KEY, copy_of, reason, success};
+pub use database::{Db, LOAD_KEY, copy_of, endpoint_at, reason, success};
 pub use line::Line;
 pub use made::made;
 pub use nameserver::{NameAnswer, NameServer};

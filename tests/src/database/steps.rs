@@ -4,10 +4,12 @@ use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use foreman_store::{
-    Acceptance, Claimed, Completion, Credentials, Exit, Heartbeat, Holder, HostOffer, JobId, JobRequest,
-    Lease, NewJob, Offer, Permit, Phase, Reason, Rescued, Seal, Settled, Store, StoreError, UserName,
-    WorkerId, ulid_floor,
+    Acceptance, Claimed, Completion, Credentials, EndpointSettings, Exit, Heartbeat, Holder, HostOffer,
+    JobId, JobRequest, Lease, NewJob, Offer, Permit, Phase, Reason, Rescued, Seal, Settled, Store,
+    StoreError, UserName, WorkerId, ulid_floor,
 };
+
+use foreman_webhook::ReceiverUrl;
 
 use super::Db;
 
@@ -19,6 +21,19 @@ const TTL: Duration = Duration::from_secs(120);
 
 /// The Ollama host that [`Db::holder`] holds.
 const HOST: &str = "test-host";
+
+/// An endpoint at this URL that gets every event.
+pub fn endpoint_at(url: &str) -> EndpointSettings {
+    EndpointSettings {
+        url: url.to_owned(),
+        origin: ReceiverUrl::parse(url).expect("the URL is one").origin(),
+        description: String::new(),
+        events: None,
+        models: None,
+        rate_limit: None,
+        is_disabled: false,
+    }
+}
 
 impl Db {
     /// A plain chat job of [`Db::client`] that may be changed before it is accepted.

@@ -1,8 +1,10 @@
 //! The change of `FOREMAN_SECRET_KEY`, by an operator who may be interrupted, and that no secret is ever told.
 
 use foreman_runtime::config::SecretKey;
-use foreman_store::{EndpointSettings, Seal};
-use foreman_tests::{Api, Db, Process, Received, Receiver, ReceiverAnswer, Worker, eventually, http};
+use foreman_store::Seal;
+use foreman_tests::{
+    Api, Db, Process, Received, Receiver, ReceiverAnswer, Worker, endpoint_at, eventually, http,
+};
 use ollama_sim::{Config, Sim};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -26,15 +28,7 @@ fn seal(key: &str) -> Seal {
 async fn fill(db: &Db, key: &str, name: &str) {
     let client = db.store.create_client(&seal(key), name, false).await.unwrap().client;
     db.store.rotate_client(&seal(key), name).await.unwrap();
-    let settings = EndpointSettings {
-        url: "http://127.0.0.1:9/".to_owned(),
-        origin: "http://127.0.0.1:9".to_owned(),
-        description: String::new(),
-        events: None,
-        models: None,
-        rate_limit: None,
-        is_disabled: false,
-    };
+    let settings = endpoint_at("http://127.0.0.1:9/");
     let headers = vec![("x-token".to_owned(), "hush".to_owned())];
     db.store.create_endpoint(&seal(key), client, &settings, &headers).await.unwrap().unwrap();
 }

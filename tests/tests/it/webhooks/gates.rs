@@ -10,7 +10,7 @@ use foreman_store::{
     Delivery, DeliveryReport, EndpointId, EndpointSettings, LaneHealth, LaneNews, Scope, Seal, Store,
     StoreError,
 };
-use foreman_tests::{Db, Receiver, ReceiverAnswer, eventually};
+use foreman_tests::{Db, Receiver, ReceiverAnswer, endpoint_at, eventually};
 
 use super::{DeliveryOutcome, RETRY, URL, claim, dispatcher, done_jobs_to, look, relay, report};
 
@@ -56,15 +56,7 @@ pub(super) async fn opened(jobs: usize) -> Db {
 
 /// Makes an endpoint at `URL` that takes this many webhooks a second.
 pub(super) async fn endpoint(db: &Db, rate_limit: Option<i32>) -> EndpointId {
-    let settings = EndpointSettings {
-        url: URL.to_owned(),
-        origin: "http://127.0.0.1:9".to_owned(),
-        description: String::new(),
-        events: None,
-        models: None,
-        rate_limit,
-        is_disabled: false,
-    };
+    let settings = EndpointSettings { rate_limit, ..endpoint_at(URL) };
     let made = db
         .store
         .create_endpoint(&Seal::new(&[1; 32]), db.client, &settings, &Vec::new())

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use foreman_store::{ClientId, EndpointSettings, JobRequest, NewJob, Seal};
-use foreman_tests::{Db, NameAnswer, NameServer, Received, Receiver, ReceiverAnswer, eventually};
+use foreman_store::{ClientId, JobRequest, NewJob, Seal};
+use foreman_tests::{
+    Db, NameAnswer, NameServer, Received, Receiver, ReceiverAnswer, endpoint_at, eventually,
+};
 use foreman_webhook::guard::{Asker, LookupError};
 use foreman_webhook::{Allow, Failure, Guard, GuardError, Nameservers, Policy};
 use tokio::task::JoinSet;
@@ -159,16 +161,7 @@ async fn the_names_of_all_endpoints_of_a_client_are_looked_up_in_one_share() {
     })
     .await;
     for nth in 0..ENDPOINTS {
-        let origin = format!("http://dead{nth}.example:80");
-        let settings = EndpointSettings {
-            url: format!("{origin}/"),
-            origin,
-            description: String::new(),
-            events: None,
-            models: None,
-            rate_limit: None,
-            is_disabled: false,
-        };
+        let settings = endpoint_at(&format!("http://dead{nth}.example:80/"));
         db.store
             .create_endpoint(&Seal::new(&[1; 32]), db.client, &settings, &Vec::new())
             .await

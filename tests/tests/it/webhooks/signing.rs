@@ -5,7 +5,7 @@ use std::slice::from_ref;
 use std::time::Duration;
 
 use foreman_store::{ClientId, EndpointSettings, JobRequest, NewJob, Scope, Seal, StoreError};
-use foreman_tests::{Db, Received, Receiver, eventually};
+use foreman_tests::{Db, Received, Receiver, endpoint_at, eventually};
 use foreman_webhook::{SigningSecret, sign};
 
 use super::{dispatcher, job_to, logged};
@@ -71,16 +71,7 @@ async fn after_the_key_was_lost_new_secrets_and_new_headers_let_the_webhooks_go(
     let token = |value: &str| vec![("x-token".to_owned(), value.to_owned())];
     let mut endpoints = Vec::new();
     for (path, headers) in [("/plain", Vec::new()), ("/headers", token("old"))] {
-        let url = receiver.url(path);
-        let settings = EndpointSettings {
-            origin: url.trim_end_matches(path).to_owned(),
-            url,
-            description: String::new(),
-            events: None,
-            models: None,
-            rate_limit: None,
-            is_disabled: false,
-        };
+        let settings = endpoint_at(&receiver.url(path));
         let made = db.store.create_endpoint(&lost, client, &settings, &headers).await.unwrap().unwrap();
         endpoints.push(made.endpoint.id);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use foreman_runtime::config::SecretKey;
 use foreman_store::{EndpointSettings, Scope, Seal, StoreError};
-use foreman_tests::{Api, free_port};
+use foreman_tests::{Api, endpoint_at, free_port};
 use ollama_sim::{Config, Sim};
 
 use super::{House, KEY};
@@ -87,15 +87,7 @@ async fn an_endpoint_whose_secret_or_headers_the_key_does_not_open() {
     let lost = Seal::new(&[7; 32]);
     let seal = Seal::new(SecretKey::parse(KEY).unwrap().bytes());
     let client = house.db.store.create_client(&seal, "reports", false).await.unwrap().client;
-    let settings = EndpointSettings {
-        url: "http://127.0.0.1:9/".to_owned(),
-        origin: "http://127.0.0.1:9".to_owned(),
-        description: String::new(),
-        events: None,
-        models: None,
-        rate_limit: None,
-        is_disabled: false,
-    };
+    let settings = endpoint_at("http://127.0.0.1:9/");
     let headers = vec![("x-token".to_owned(), "hush".to_owned())];
     let made = house.db.store.create_endpoint(&lost, client, &settings, &headers).await.unwrap().unwrap();
     let id = made.endpoint.id;
