@@ -1,7 +1,7 @@
 //! Calls of programs that this suite cannot run, written down from the programs' sources: their headers, their fields and how
 //! they leave. Each gets through Foreman what its program gets from Ollama itself.
 
-use foreman_tests::{eventually, http};
+use foreman_tests::{Api, eventually, http};
 use ollama_sim::{Config, Model, Record};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -165,7 +165,8 @@ async fn continue_completes_what_is_typed_and_gives_it_up() {
 /// `codex-rs`. It counts events, and an answer without `response.completed` is none for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn codex_waits_for_events_and_sees_the_response_completed() {
-    let house = House::start(&[("FOREMAN_HEARTBEAT", "200ms")], &[]).await;
+    let house = House::start(&[], &[]).await;
+    let hasty = Api::start(&house.db, &[("FOREMAN_HEARTBEAT", "200ms")]).await;
     // It looks for the server without a key.
     let probe = Program { house: &house, headers: Vec::new() };
     probe.lists_models().await;
@@ -195,7 +196,8 @@ async fn codex_waits_for_events_and_sees_the_response_completed() {
     let mut taken = house.call("/api/generate", &hangs).await;
     taken.chunk().await.unwrap().unwrap();
     // The head comes with the first event, while the slot is taken.
-    let waited = codex.post("/v1/responses", &body).send().await.unwrap();
+    let waits = codex.request(&hasty.url, Method::POST, "/v1/responses").body(body.to_string());
+    let waited = waits.send().await.unwrap();
     drop(taken);
     let waited = answered(waited).await;
     let events: Vec<Value> = waited
