@@ -1,7 +1,7 @@
 //! Tells people of the turns: who has the GPU and why, who comes next, and how its time was divided. Must never change
 //! the plan.
 
-use foreman_store::{ClientId, GpuPart, HostTurns, NextTurn, Why};
+use foreman_store::{ClientId, GpuPart, HostTurns, LoadedRunner, NextTurn, Why};
 use tokio::time::Instant;
 
 use super::Plan;
@@ -31,10 +31,13 @@ impl Plan {
             if goes_on { why_now(rotation.stays(&waiting, standing, &gpu, now)) } else { Why::NoMoreJobs };
         let next = rotation.coming(&waiting, standing, &gpu, MAX_NEXT);
         let (gpu_seconds, parts) = self.parts();
+        let loaded =
+            |runner: &Key| LoadedRunner { runner: runner.as_str().to_owned(), context: self.context(runner) };
         HostTurns {
             client: self.rotation.client().copied(),
             context: turn.and_then(|runner| self.context(runner)),
             why,
+            loaded: self.resident.iter().map(loaded).collect(),
             max_wait_ms: u64::try_from(self.rotation.max_wait().as_millis()).ok(),
             next: next.into_iter().map(|coming| self.next_turn(coming)).collect(),
             gpu_seconds,

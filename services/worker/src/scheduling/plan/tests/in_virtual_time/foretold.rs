@@ -38,8 +38,8 @@ impl Host<'_> {
 
     fn read(&self, group: Group) -> Read {
         let is_in = |(_, key, job): &&(JobId, Key, Job)| {
-            let of = (client(job.client as u128), user(job.user), job.sync);
-            *key == group.key && of == (group.client, group.user.clone(), group.sync)
+            let of = (client(job.client as u128), user(job.user), job.priority, job.sync);
+            *key == group.key && of == (group.client, group.user.clone(), group.priority, group.sync)
         };
         let jobs = self.ready.iter().filter(is_in).map(|(id, ..)| *id).collect();
         Read { group, jobs, has_more: false }
@@ -97,7 +97,7 @@ fn alike() -> impl Strategy<Value = Workload> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(cases(192))]
 
     #[test]
     fn a_forecast_is_what_the_host_then_does(
@@ -120,9 +120,10 @@ proptest! {
 #[test]
 fn jobs_of_a_model_that_is_to_be_unloaded_begin_after_what_runs_and_a_load() {
     let run = Duration::from_secs(10);
-    let job = Job { at: Duration::ZERO, client: 0, user: 0, model: 0, context: None, sync: false, run };
+    let job = Job { run, ..Job::default() };
+    let jobs = vec![job.clone(), job];
     let workload =
-        Workload { slots: 1, room: 1, loads: vec![Duration::from_secs(2)], jobs: vec![job.clone(), job] };
+        Workload { slots: 1, room: 1, loads: vec![Duration::from_secs(2)], failing_load: None, jobs };
     let mut host = workload.host(&turns(), Vec::new());
     host.measure(run);
     let jobs = workload.jobs.iter().enumerate();
@@ -145,17 +146,16 @@ fn jobs_of_a_model_that_is_to_be_unloaded_begin_after_what_runs_and_a_load() {
 fn a_forecast_of_a_thousand_jobs_takes_some_milliseconds() {
     for (clients, users, models) in [(1, 1, 1), (4, 1, 5), (100, 1, 10), (1, 2_000, 1)] {
         let job = |nth: usize| Job {
-            at: Duration::ZERO,
             client: nth % clients,
             user: nth / clients % users,
             model: nth / 3 % models,
-            context: None,
-            sync: false,
             run: Duration::from_millis(500),
+            ..Job::default()
         };
         let mut jobs: Vec<Job> = (0..2_000).map(job).collect();
         jobs.sort();
-        let workload = Workload { slots: 1, room: 1, loads: vec![Duration::from_secs(10); models], jobs };
+        let loads = vec![Duration::from_secs(10); models];
+        let workload = Workload { slots: 1, room: 1, loads, failing_load: None, jobs };
         let mut host = workload.host(&turns(), Vec::new());
         host.measure(Duration::from_millis(500));
         host.ready = workload

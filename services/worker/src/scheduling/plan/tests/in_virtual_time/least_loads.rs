@@ -99,18 +99,10 @@ fn small(within: u64) -> impl Strategy<Value = Workload> {
     loads.prop_flat_map(move |loads| {
         let job = (millis(0..within.max(1)), 0..CLIENTS, 0..loads.len(), millis(1..3_000));
         prop::collection::vec(job, 1..=JOBS).prop_map(move |jobs| {
-            let of = |(at, client, model, run)| Job {
-                at,
-                client,
-                user: 0,
-                model,
-                context: None,
-                sync: false,
-                run,
-            };
+            let of = |(at, client, model, run)| Job { at, client, model, run, ..Job::default() };
             let mut jobs: Vec<Job> = jobs.into_iter().map(of).collect();
             jobs.sort();
-            Workload { slots: 1, room: 1, loads: loads.clone(), jobs }
+            Workload { slots: 1, room: 1, loads: loads.clone(), failing_load: None, jobs }
         })
     })
 }
@@ -126,7 +118,7 @@ fn loads(workload: &Workload) -> (usize, usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn work_that_waits_from_the_start_takes_at_most_a_fifth_more_loads_than_the_least(workload in small(0)) {
