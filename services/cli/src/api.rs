@@ -33,7 +33,7 @@ pub(crate) use error::ApiError;
 pub(crate) use hosts::Host;
 pub(crate) use jobs::{Artifact, Event, Filter, Job};
 pub(crate) use models::Unloading;
-pub(crate) use queue::{LaterTurn, Queue, QueueClient, QueueHost, QueueModel};
+pub(crate) use queue::{LaterTurn, Loaded, Queue, QueueClient, QueueHost, QueueModel};
 pub(crate) use usage::{Sum, UsageQuery};
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);

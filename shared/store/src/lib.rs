@@ -43,7 +43,7 @@ pub use fleet::host::{HostOffer, PublishedModel};
 pub use fleet::host_intent::{HostIntent, NeighbourHost};
 pub use fleet::host_plan::{HostPlan, MeasuredContext, MeasuredRunner};
 pub use fleet::host_row::HostRow;
-pub use fleet::host_turns::{GpuPart, HostTurns, NextTurn, Why};
+pub use fleet::host_turns::{GpuPart, HostTurns, LoadedRunner, NextTurn, Why};
 pub use fleet::inventory::{Inventory, KnownModel};
 pub use fleet::stream::{LeaseAddress, StreamAddress};
 pub use fleet::unload::Unload;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use foreman_tests::{Api, Db, Worker};
+use foreman_tests::{Api, Db, Worker, eventually};
 use ollama_sim::{Config, Happening, Log, Sim};
 
 use crate::chat;
@@ -31,6 +31,17 @@ async fn seen<const N: usize>(models: [&str; N], holds: usize, together: &str) -
         }
     }
     db.every_job_ends().await;
+    eventually("the queue tells what is loaded", async || {
+        let queue = api.get("/queue").await;
+        let loaded = queue["hosts"][0]["loaded"].as_array().unwrap();
+        let mut told: Vec<_> = loaded.iter().map(|loaded| loaded["model"].as_str().unwrap()).collect();
+        told.sort_unstable();
+        let mut resident = sim.resident();
+        resident.sort_unstable();
+        let is_right = told == resident && loaded.iter().all(|loaded| loaded["context"] == 2_048);
+        if is_right { Ok(()) } else { Err(format!("{resident:?} {queue}")) }
+    })
+    .await;
     let log = sim.log();
     assert_eq!(log.runs().len(), 30 * N, "each job ran once");
     assert!(log.max_in_flight <= 2, "{} in flight", log.max_in_flight);

@@ -30,6 +30,9 @@ pub(crate) struct QueueHost {
     #[serde(default = "yes")]
     pub(crate) is_reachable: bool,
     pub(crate) turn: Option<Turn>,
+    /// An older api lists none.
+    #[serde(default)]
+    pub(crate) loaded: Vec<Loaded>,
     pub(crate) next: Vec<LaterTurn>,
     pub(crate) is_drained: bool,
     pub(crate) running: u64,
@@ -46,10 +49,18 @@ fn yes() -> bool {
 #[derive(Deserialize)]
 pub(crate) struct Turn {
     pub(crate) model: String,
+    pub(crate) load_key: String,
     pub(crate) context: Option<u64>,
     pub(crate) is_loaded: bool,
     pub(crate) client: Option<String>,
     pub(crate) reason: String,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Loaded {
+    pub(crate) model: String,
+    pub(crate) load_key: String,
+    pub(crate) context: Option<u64>,
 }
 
 #[derive(Deserialize)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::api::{LaterTurn, Queue, QueueClient, QueueHost, QueueModel};
+use crate::api::{LaterTurn, Loaded, Queue, QueueClient, QueueHost, QueueModel};
 use crate::moment::{from_now, in_words};
 use crate::table;
 use crate::terminal::one_line;
@@ -54,6 +54,10 @@ fn hosts(hosts: &[QueueHost], columns: Option<u16>) -> String {
                 let why = if host.is_reachable { "" } else { "its Ollama is away" };
                 add([String::new(), String::new(), String::new(), String::new(), why.to_owned()]);
             }
+        }
+        let has_turn = |key: &String| host.turn.as_ref().is_some_and(|turn| turn.load_key == *key);
+        for Loaded { model, context, .. } in host.loaded.iter().filter(|loaded| !has_turn(&loaded.load_key)) {
+            add([model.clone(), number(*context), "loaded too".to_owned(), String::new(), String::new()]);
         }
         for LaterTurn { model, context, client, reason } in &host.next {
             add([model.clone(), number(*context), "next".to_owned(), client.clone(), reason.clone()]);
@@ -131,8 +135,10 @@ mod tests {
             "hosts": [{
                 "host": "gpu-1", "running": 1, "slots": 4, "longest_wait_ms": 90_000, "max_wait_ms": 60_000,
                 "keeps_max_wait": false, "is_drained": false, "is_reachable": true,
-                "turn": {"model": "llama3.2:latest", "context": 4096, "is_loaded": true, "client": null,
-                         "reason": "its quantum is not over"},
+                "turn": {"model": "llama3.2:latest", "load_key": "llama3.2:latest num_ctx=4096", "context": 4096,
+                         "is_loaded": true, "client": null, "reason": "its quantum is not over"},
+                "loaded": [{"model": "llama3.2:latest", "load_key": "llama3.2:latest num_ctx=4096", "context": 4096},
+                           {"model": "bge-m3:latest", "load_key": "bge-m3:latest", "context": 8192}],
                 "next": [{"model": "qwen3:latest", "context": null, "client": "ada\u{1b}[2J", "reason": "no other client waits"}],
             }, {
                 "host": "gpu-2", "running": 0, "slots": 2, "longest_wait_ms": null, "max_wait_ms": null,
@@ -144,10 +150,11 @@ mod tests {
         let queue: Queue = serde_json::from_value(queue).unwrap();
         let now = "2026-11-29T12:05:00Z".parse().unwrap();
         let expected = "\
-HOST   BUSY  LONGEST WAIT  MODEL            CONTEXT  TURN    CLIENT   WHY
-gpu-1  1/4   2m            llama3.2:latest  4096     loaded           its quantum is not over
-                           qwen3:latest              next    ada [2J  no other client waits
-gpu-2  0/2   away                                                     its Ollama is away
+HOST   BUSY  LONGEST WAIT  MODEL            CONTEXT  TURN        CLIENT   WHY
+gpu-1  1/4   2m            llama3.2:latest  4096     loaded               its quantum is not over
+                           bge-m3:latest    8192     loaded too
+                           qwen3:latest              next        ada [2J  no other client waits
+gpu-2  0/2   away                                                         its Ollama is away
 
 gpu-1 cannot keep FOREMAN_MAX_MODEL_WAIT (60s) now.
 

@@ -16,6 +16,8 @@ pub struct HostTurns {
     pub context: Option<i64>,
     /// Why that runner keeps its turn, or why it ends.
     pub why: Why,
+    /// The runners that are loaded.
+    pub loaded: Vec<LoadedRunner>,
     /// Whether an operator has drained the host. Then no turn comes next.
     pub is_drained: bool,
     /// How many of the host's slots are in use.
@@ -30,6 +32,15 @@ pub struct HostTurns {
     pub gpu_seconds: f64,
     /// How it was divided.
     pub parts: Vec<GpuPart>,
+}
+
+/// A runner that is loaded, whether it has the turn or not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadedRunner {
+    /// A load key, with the context that is loaded.
+    pub runner: String,
+    /// The length of that context, where Ollama has told it.
+    pub context: Option<i64>,
 }
 
 /// A turn that comes later.

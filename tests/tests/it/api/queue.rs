@@ -1,6 +1,6 @@
 //! Tests `GET /queue`: the jobs of each client, whose turn it is, and what of this a client may see.
 
-use foreman_store::{GpuPart, HostPlan, HostTurns, NextTurn, Phase, Term, TermsChange, Why};
+use foreman_store::{GpuPart, HostPlan, HostTurns, LoadedRunner, NextTurn, Phase, Term, TermsChange, Why};
 use foreman_tests::{Api, Db, eventually};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -93,10 +93,12 @@ async fn turns_and_parts_are_told_and_nobody_is_named_to_another_client() {
     db.run("UPDATE host SET reachable = true").await;
     let part = |client, due, got| GpuPart { client, due, got };
     let next = |client, why| NextTurn { runner: "tiny-b:latest".to_owned(), context: None, client, why };
+    let loaded = |runner: &str, context| LoadedRunner { runner: runner.to_owned(), context };
     let turns = HostTurns {
         client: Some(other.client),
         context: Some(4_096),
         why: Why::QuantumIsOver,
+        loaded: vec![loaded("tiny-a:latest num_ctx=4096", Some(4_096)), loaded("tiny-b:latest", None)],
         is_drained: false,
         running: 1,
         slots: 4,
@@ -120,6 +122,13 @@ async fn turns_and_parts_are_told_and_nobody_is_named_to_another_client() {
     assert_eq!(host["turn"]["client"], "another client");
     assert_eq!(host["turn"]["model"], "tiny-a:latest");
     assert_eq!((&host["turn"]["context"], &host["turn"]["is_loaded"]), (&json!(4_096), &json!(true)));
+    assert_eq!(
+        host["loaded"],
+        json!([
+            {"model": "tiny-a:latest", "load_key": "tiny-a:latest num_ctx=4096", "context": 4_096},
+            {"model": "tiny-b:latest", "load_key": "tiny-b:latest", "context": null},
+        ])
+    );
     assert!(host["turn"]["reason"].as_str().unwrap().starts_with("its quantum is over and others wait"));
     let clients: Vec<&Value> = host["next"].as_array().unwrap().iter().map(|next| &next["client"]).collect();
     assert_eq!(clients, ["mine", "another client"]);

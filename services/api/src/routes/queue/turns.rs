@@ -1,6 +1,6 @@
 //! The hosts in `GET /queue`: who has the GPU and why, and who comes next. Must never name another client to a client.
 
-use foreman_store::{HostPlan, HostRow, HostTurns, NextTurn, Why};
+use foreman_store::{HostPlan, HostRow, HostTurns, LoadedRunner, NextTurn, Why};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -18,6 +18,8 @@ pub(crate) struct QueueHost {
     is_reachable: bool,
     /// The runner that has the GPU: a model, loaded with a context and options. `null` before the first one.
     turn: Option<Turn>,
+    /// The runners that are loaded, whether they have the GPU now or not.
+    loaded: Vec<Loaded>,
     /// The turns that come next, as things stand, at most 16: those that would follow if each of them cost the same.
     next: Vec<LaterTurn>,
     /// Whether an administrator has drained it. Then what runs there ends, and no turn comes next.
@@ -58,6 +60,18 @@ pub(crate) struct Turn {
     reason: &'static str,
 }
 
+/// A runner that is loaded.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Loaded {
+    /// As `/api/tags` names it.
+    model: String,
+    /// The model and those options with which it is loaded.
+    load_key: String,
+    /// The length of its context in tokens, where Ollama has told it.
+    #[schema(minimum = 1)]
+    context: Option<i64>,
+}
+
 /// A turn that comes later.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct LaterTurn {
@@ -76,7 +90,12 @@ pub(crate) struct LaterTurn {
 
 pub(super) fn host(viewer: &Viewer<'_>, host: &str, plan: &HostPlan) -> QueueHost {
     let HostPlan { turn, longest_wait_ms, turns, .. } = plan;
-    let HostTurns { client, context, why, is_drained, running, slots, max_wait_ms, next, .. } = turns;
+    let HostTurns { client, context, why, loaded, is_drained, running, slots, max_wait_ms, next, .. } = turns;
+    let is_loaded = |LoadedRunner { runner, context }: &LoadedRunner| Loaded {
+        model: viewer.model(runner),
+        load_key: runner.clone(),
+        context: *context,
+    };
     let turn = turn.as_ref().map(|load_key| Turn {
         model: viewer.model(load_key),
         load_key: load_key.clone(),
@@ -94,6 +113,7 @@ pub(super) fn host(viewer: &Viewer<'_>, host: &str, plan: &HostPlan) -> QueueHos
         host: host.to_owned(),
         is_reachable: true,
         turn,
+        loaded: loaded.iter().map(is_loaded).collect(),
         next: next.iter().map(|next| later(viewer, next)).collect(),
         is_drained: *is_drained,
         running: *running,
@@ -110,6 +130,7 @@ pub(super) fn away(row: &HostRow) -> QueueHost {
         host: row.id.clone(),
         is_reachable: false,
         turn: None,
+        loaded: Vec::new(),
         next: Vec::new(),
         is_drained: row.drained_at.is_some(),
         running: usize::try_from(row.running).unwrap_or_default(),
