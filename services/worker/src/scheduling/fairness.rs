@@ -110,8 +110,12 @@ impl Fairness {
     /// below the number of slots is ignored.
     fn room(&self, client: ClientId) -> usize {
         let ceiling = self.terms.get(&client).and_then(|terms| terms.max_running).map(|most| most as usize);
-        let in_flight = self.members.get(&client).map_or(0, |members| members.in_flight);
+        let in_flight = self.in_flight(client);
         ceiling.filter(|most| *most < self.slots).map_or(usize::MAX, |most| most.saturating_sub(in_flight))
+    }
+
+    fn in_flight(&self, client: ClientId) -> usize {
+        self.members.get(&client).map_or(0, |members| members.in_flight)
     }
 
     /// The host serves ready jobs of these clients, each with the least that a user of such a job has had.
@@ -208,12 +212,14 @@ impl Fairness {
         serves: impl Fn(&Key) -> bool,
         picking: &Picking,
     ) -> Vec<Offer> {
-        let mut line: BinaryHeap<Reverse<(bool, Standing, ClientId)>> = BinaryHeap::new();
+        // Whoever is new has had as much as the least of the others, and goes before them, because it has nothing in flight.
+        let mut line: BinaryHeap<Reverse<(bool, Standing, usize, ClientId)>> = BinaryHeap::new();
         let mut picks: HashMap<ClientId, Picks<'_, _>> = HashMap::new();
         for (client, queue) in backlog.clients_of(base) {
             let is_asked = !picking.only_first || Some(client) == picking.first;
             if is_asked && self.may_run_more(client) && queue.keys().any(&serves) {
-                line.push(Reverse((Some(client) != picking.first, self.standing(client), client)));
+                let (is_first, in_flight) = (Some(client) == picking.first, self.in_flight(client));
+                line.push(Reverse((!is_first, self.standing(client), in_flight, client)));
                 let claims = self.members.get(&client).map(|members| &members.claims);
                 picks.insert(client, Picks::new(queue, claims, self.room(client), &serves));
             }
@@ -221,20 +227,20 @@ impl Fairness {
         let mut offers: Vec<Offer> = Vec::new();
         // First each job that the claim is meant to bring, one after the other.
         for _ in 0..picking.limit {
-            let Some(Reverse((_, standing, client))) = line.pop() else { break };
+            let Some(Reverse((_, standing, in_flight, client))) = line.pop() else { break };
             let Some(group) = picks.get_mut(&client).and_then(|picks| picks.next(picking)) else { continue };
             match offers.iter_mut().find(|offer| group.is_in(offer)) {
                 Some(offer) => offer.at_most += 1,
                 None => offers.push(offer(group, 1, picking)),
             }
             let had = standing.had.and(picking.cost, self.weight(client));
-            line.push(Reverse((true, Standing { had, ..standing }, client)));
+            line.push(Reverse((true, Standing { had, ..standing }, in_flight + 1, client)));
         }
         // Then other groups, in case that some of these have fewer jobs than that. Not for a client with a ceiling: the
         // claim could bring too many of its jobs.
-        line.retain(|Reverse((_, _, client))| self.room(*client) == usize::MAX);
+        line.retain(|Reverse((.., client))| self.room(*client) == usize::MAX);
         let mut order: Vec<ClientId> =
-            line.into_sorted_vec().into_iter().rev().map(|Reverse((_, _, client))| client).collect();
+            line.into_sorted_vec().into_iter().rev().map(|Reverse((.., client))| client).collect();
         let most = offers.len() + SPARE_OFFERS;
         while offers.len() < most && !order.is_empty() {
             order.retain(|client| {
@@ -384,6 +390,18 @@ mod tests {
         fairness.claimed(client(1), &UserName::default(), 100.0, &mut backlog);
         scanned(&[group(1, "", 0, 1)], &mut fairness);
         assert_eq!(fairness.standing(client(2)), fairness.standing(client(1)));
+    }
+
+    #[test]
+    fn whoever_is_new_comes_before_a_client_with_jobs_in_flight() {
+        let mut fairness = Fairness::new(1);
+        let old = group(1, "", 0, 1);
+        fairness.claimed(old.client, &old.user, 1.0, &mut Backlog::default());
+        scanned(std::slice::from_ref(&old), &mut fairness);
+        let backlog = scanned(&[old, group(2, "", 0, 2)], &mut fairness);
+        assert_eq!(fairness.standing(client(1)), fairness.standing(client(2)));
+        let offers = offers(&fairness, &backlog, &picking(2));
+        assert_eq!(offers.iter().map(|offer| offer.client).collect::<Vec<_>>(), [client(2), client(1)]);
     }
 
     #[test]
