@@ -1,5 +1,6 @@
 //! How often a model is loaded when its clients name different contexts: straight at an Ollama, as they do without Foreman, and
-//! through Foreman. Half of the requests are calls, the others are jobs. All of them wait at the same time.
+//! through Foreman. Half of the requests are calls, the others are jobs. All of them wait at the same time, and once the
+//! first one that names no context comes before them.
 //!
 //! Every answer through Foreman must be the one that Ollama gives straight.
 
@@ -29,6 +30,9 @@ const NAMES_NONE: usize = 5;
 const LOAD: Duration = Duration::from_millis(250);
 const TOKEN_EVERY: Duration = Duration::from_millis(5);
 const TOKENS: usize = 10;
+
+/// The first request that names none.
+const FIRST_WITHOUT: usize = NAMES_NONE - 1;
 
 /// One request at a time, as Ollama has it by default.
 const SLOTS: usize = 1;
@@ -103,30 +107,33 @@ impl<'a> Contexts<'a> {
     /// Sends the requests straight to an Ollama, then through each contender, and returns the table.
     pub(crate) async fn measure(&self, contenders: &[Programs]) -> anyhow::Result<String> {
         let mut table = String::from(
-            "\n| contexts | requests | loads | all answered after | a call: p50, p99 |\n|---|---:|---:|---:|---:|\n",
+            "\n| contexts | at first | requests | loads | all answered after | a call: p50, p99 |\n\
+             |---|---|---:|---:|---:|---:|\n",
         );
-        let direct = self.direct().await.context("straight")?;
-        line(&mut table, "direct", &direct);
-        for programs in contenders {
-            let ours = self.through(programs).await.with_context(|| programs.to_string())?;
-            for (number, (ours, direct)) in ours.answers.iter().zip(&direct.answers).enumerate() {
-                ensure!(
-                    words(ours) == words(direct),
-                    "request {number} was answered {ours}, and straight {direct}"
-                );
+        for first in [Some(FIRST_WITHOUT), None] {
+            let direct = self.direct(first).await.context("straight")?;
+            line(&mut table, "direct", first, &direct);
+            for programs in contenders {
+                let ours = self.through(programs, first).await.with_context(|| programs.to_string())?;
+                for (number, (ours, direct)) in ours.answers.iter().zip(&direct.answers).enumerate() {
+                    ensure!(
+                        words(ours) == words(direct),
+                        "request {number} was answered {ours}, and straight {direct}"
+                    );
+                }
+                line(&mut table, &programs.to_string(), first, &ours);
             }
-            line(&mut table, &programs.to_string(), &ours);
         }
         Ok(table)
     }
 
-    async fn direct(&self) -> anyhow::Result<Seen> {
+    async fn direct(&self, first: Option<usize>) -> anyhow::Result<Seen> {
         let sim = ollama().await?;
         let client = http_client()?;
-        self.seen(&sim, |request| call(client.clone(), sim.url(), request)).await
+        self.seen(&sim, first, |request| call(client.clone(), sim.url(), request)).await
     }
 
-    async fn through(&self, programs: &Programs) -> anyhow::Result<Seen> {
+    async fn through(&self, programs: &Programs, first: Option<usize>) -> anyhow::Result<Seen> {
         let (sim, db) = (ollama().await?, Db::on(self.cluster).await);
         let worker = Worker::start(programs, &db, &sim.url(), SLOTS);
         let api = Api::start(programs, &db).await;
@@ -139,15 +146,16 @@ impl<'a> Contexts<'a> {
                 job(client.clone(), url.clone(), request).await
             }
         };
-        let seen = self.seen(&sim, ask).await?;
+        let seen = self.seen(&sim, first, ask).await?;
         worker.has_no_complaints()?;
         Ok(seen)
     }
 
-    /// Makes all requests at the same time.
+    /// Makes all requests at the same time, when `first` has been answered.
     async fn seen(
         &self,
         sim: &Sim,
+        first: Option<usize>,
         ask: impl AsyncFn(Request) -> anyhow::Result<Value>,
     ) -> anyhow::Result<Seen> {
         let began = Instant::now();
@@ -156,7 +164,11 @@ impl<'a> Contexts<'a> {
             let answer = ask(request).await.with_context(|| format!("request {number}"))?;
             anyhow::Ok((request, answer, began.elapsed()))
         };
-        let all = try_join_all((0..self.requests).map(timed)).await?;
+        let before = try_join_all(first.map(timed)).await?;
+        let others = (0..self.requests).filter(|number| Some(*number) != first);
+        let mut all = try_join_all(others.map(timed)).await?;
+        all.extend(before);
+        all.sort_by_key(|(request, ..)| request.number);
         let took = began.elapsed();
         let calls = all.iter().filter(|(request, ..)| request.is_call()).map(|(.., took)| *took).collect();
         let answers = all.into_iter().map(|(_, answer, _)| answer).collect();
@@ -209,9 +221,10 @@ fn words(answer: &Value) -> [&Value; 5] {
     ["message", "response", "done_reason", "prompt_eval_count", "eval_count"].map(|key| &answer[key])
 }
 
-fn line(table: &mut String, contender: &str, seen: &Seen) {
+fn line(table: &mut String, contender: &str, first: Option<usize>, seen: &Seen) {
+    let first = first.map_or("all", |_| "one without a context");
     let (loads, requests) = (seen.loads, seen.answers.len());
     let (took, calls) = (millis(seen.took), median_and_slow(seen.calls.clone()));
     // Writing to a String cannot fail.
-    _ = writeln!(table, "| {contender} | {requests} | {loads} | {took} | {calls} |");
+    _ = writeln!(table, "| {contender} | {first} | {requests} | {loads} | {took} | {calls} |");
 }
