@@ -38,19 +38,6 @@ impl House {
         Self::before(Config { models, ..Config::default() }, settings, &[]).await
     }
 
-    async fn jobs_in(&self, state: &str) -> usize {
-        let jobs = self.api.get(&format!("/jobs?limit=100&state={state}")).await;
-        jobs["data"].as_array().unwrap().len()
-    }
-
-    async fn until_jobs(&self, state: &str, count: usize) {
-        eventually(&format!("{count} jobs that are {state}"), async || match self.jobs_in(state).await {
-            there if there == count => Ok(()),
-            there => Err(format!("{there} are")),
-        })
-        .await;
-    }
-
     /// Sends a call of its own, and does not wait for its answer. It lives as long as the returned task.
     fn occupy(&self, prompt: &str) -> tokio::task::JoinSet<()> {
         let url = format!("{}/api/generate", self.api.url);

@@ -1,6 +1,6 @@
 //! What most tests of sync calls need: an Ollama, a worker before it, and an api.
 
-use foreman_tests::{Api, Db, Worker, http};
+use foreman_tests::{Api, Db, Worker, eventually, http};
 use ollama_sim::{Config, Sim};
 use serde_json::Value;
 
@@ -27,6 +27,19 @@ impl House {
 
     pub(crate) async fn call(&self, path: &str, body: &Value) -> reqwest::Response {
         call(&self.api.url, path, body).await
+    }
+
+    pub(crate) async fn jobs_in(&self, state: &str) -> usize {
+        let jobs = self.api.get(&format!("/jobs?limit=100&state={state}")).await;
+        jobs["data"].as_array().unwrap().len()
+    }
+
+    pub(crate) async fn until_jobs(&self, state: &str, count: usize) {
+        eventually(&format!("{count} jobs that are {state}"), async || match self.jobs_in(state).await {
+            there if there == count => Ok(()),
+            there => Err(format!("{there} are")),
+        })
+        .await;
     }
 }
 

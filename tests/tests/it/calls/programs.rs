@@ -142,16 +142,9 @@ async fn continue_completes_what_is_typed_and_gives_it_up() {
     let mut running = editor.post("/api/generate", &complete("fn a sim:fault=hang@1")).send().await.unwrap();
     running.chunk().await.unwrap().unwrap();
     let waiting = tokio::spawn(editor.post("/api/generate", &complete("fn ab")).send());
-    let until_queued = async |count: usize| {
-        eventually("completions that wait", async || {
-            let queued = house.api.get("/jobs?state=queued").await["data"].as_array().unwrap().len();
-            if queued == count { Ok(()) } else { Err(queued) }
-        })
-        .await;
-    };
-    until_queued(1).await;
+    house.until_jobs("queued", 1).await;
     waiting.abort();
-    until_queued(0).await;
+    house.until_jobs("queued", 0).await;
     drop(running);
     let third = editor.post("/api/generate", &complete("fn abc")).send().await.unwrap();
     assert!(answered(third).await.body.contains(r#""done":true"#));
