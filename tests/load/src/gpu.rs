@@ -11,7 +11,6 @@ use foreman_tests::{Cluster, Db};
 use ollama_sim::{Log, Sim};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use serde_json::json;
 use tokio::runtime;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -196,11 +195,10 @@ impl<'a> Gpu<'a> {
 /// A job without a context for each model, so that Foreman knows the automatic contexts, as it does in an installation that has
 /// been in use. Returns how many loads that took. The last one does not count: its model may be needed at first.
 async fn run_each_model_once(api: &Api, db: &Db, sim: &Sim) -> anyhow::Result<u64> {
-    let (key, http) = (db.new_client("first", false).await.key, http_client()?);
+    let keys = [db.new_client("first", false).await.key];
     for model in 0..MODELS {
-        let job = json!({"model": format!("model-{model}"), "prompt": "first"});
-        let asked = http.post(format!("http://{}/jobs", api.address)).bearer_auth(&key);
-        asked.body(job.to_string()).send().await?.error_for_status()?;
+        let job = Planned { at: Duration::ZERO, client: 0, model, context: None, run: 0 };
+        submit(api, &keys, &[job], Instant::now()).await?;
         all_are_done(db, model + 1).await;
     }
     Ok(sim.log().loads - 1)
