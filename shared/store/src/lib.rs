@@ -78,7 +78,9 @@ pub use usage::{
     report::{UsageBy, UsageFilter, UsageSum},
     used::Used,
 };
-pub use webhook::claim::{ClaimedDeliveries, Delivery, DeliveryClaim, DeliveryTerms, EndedUnsent, LaneOffer};
+pub use webhook::claim::{
+    ClaimedDeliveries, Delivery, DeliveryClaim, DeliveryTerms, EndedUnsent, LaneOffer, PIECE,
+};
 pub use webhook::endpoint::{
     EndpointHeaders, EndpointSettings, EndpointView, EndpointWithSecret, MAX_ENDPOINTS,
     deliveries::{COUNTED_PENDING, EndpointDelivery, EndpointHealth},

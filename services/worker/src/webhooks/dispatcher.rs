@@ -136,7 +136,8 @@ impl Desk {
 struct Dispatcher {
     pace: Pace,
     store: Store,
-    /// A delivery may have become due, or will be due earlier than those that we know.
+    /// The prompt loop hears that a delivery may have become due, or will be due earlier than those that we know. The patient one
+    /// hears that it must search for such.
     news: Wakeup,
     last: Arc<LastRounds>,
     desk: Arc<Desk>,
@@ -149,7 +150,10 @@ impl Dispatcher {
         // When a crash undoes a claim, its webhook is due again, and comes a second time under the same id: as it does when we
         // die before its report is written.
         let store = worker.store.on_own_unflushed_connection();
-        let news = store.wakeups().subscribe(Topic::Delivery);
+        let news = store.wakeups().subscribe(match pace {
+            Pace::Prompt => Topic::Delivery,
+            Pace::Patient => Topic::Lane,
+        });
         let starter = Starter::new(
             Arc::clone(worker),
             store.clone(),
@@ -168,7 +172,7 @@ impl Dispatcher {
         let (search, mut is_news_for_other) = {
             let mut memory = desk.memory();
             let is_news_for_other = memory.are_freed(pace, &freed, began)
-                | (pace == Pace::Prompt && memory.are_news_for_patient(began));
+                | (pace == Pace::Prompt && memory.are_news_for_patient());
             (memory.search(pace, began, self.store.clock().now(), &desk.seats), is_news_for_other)
         };
         let mut due = Vec::new();
@@ -266,18 +270,20 @@ impl Rounds for Dispatcher {
     }
 
     async fn woken(&mut self) {
-        // The patient loop hears from the prompt one what news mean for it.
-        let news = async {
+        let ends = async {
             match self.pace {
-                Pace::Prompt => tokio::select! {
-                    () = self.news.changed() => {}
-                    () = self.last.begin() => {}
-                },
+                Pace::Prompt => self.last.begin().await,
+                // It hears that from the prompt one, and what the other news mean for it.
                 Pace::Patient => pending().await,
             }
         };
         tokio::select! {
-            () = news => {}
+            () = self.news.changed() => {
+                if self.pace == Pace::Patient {
+                    self.desk.memory().search_anew(Instant::now());
+                }
+            }
+            () = ends => {}
             () = self.desk.freed[self.pace].changed() => {}
         }
     }

@@ -31,6 +31,8 @@ pub enum Topic {
     Outbox,
     /// A webhook may be due, now or before the first known one: the dispatcher looks.
     Delivery,
+    /// Webhooks that are there already may be due, in lanes where nobody expects it: the dispatcher searches all lanes.
+    Lane,
     /// Jobs have changed their state: the api answers requests that wait for them, and the next holder of a host
     /// checks whether the former holder has finished.
     Job,
@@ -44,12 +46,13 @@ pub enum Topic {
 }
 
 impl Topic {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ready,
         Self::Scheduled,
         Self::Cancel,
         Self::Outbox,
         Self::Delivery,
+        Self::Lane,
         Self::Job,
         Self::Inventory,
         Self::Published,
@@ -63,6 +66,7 @@ impl Topic {
             Self::Cancel => "cancel",
             Self::Outbox => "outbox",
             Self::Delivery => "delivery",
+            Self::Lane => "lane",
             Self::Job => "job",
             Self::Inventory => "inventory",
             Self::Published => "published",

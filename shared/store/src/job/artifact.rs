@@ -2,6 +2,8 @@
 //!
 //! Must never read the data of an artifact that the caller did not ask for.
 
+use std::iter::zip;
+
 use crate::client::scope::Scope;
 use crate::db::connect::Store;
 use crate::db::error::StoreError;
@@ -29,6 +31,27 @@ impl ArtifactView {
         data: Option<Vec<u8>>,
     ) -> Option<Self> {
         Some(Self { name: name?, content_type: content_type?, size: size?, sha256: sha256?, data })
+    }
+
+    /// Reads the artifacts of one row, a column of each in an array. An array is NULL where there are none.
+    pub(crate) fn of_arrays(
+        names: Option<Vec<String>>,
+        content_types: Option<Vec<String>>,
+        sizes: Option<Vec<i64>>,
+        digests: Option<Vec<Vec<u8>>>,
+        data: Option<Vec<Option<Vec<u8>>>>,
+    ) -> Vec<Self> {
+        let columns = names.zip(content_types).zip(sizes).zip(digests).zip(data);
+        let Some(((((names, content_types), sizes), digests), data)) = columns else { return Vec::new() };
+        zip(zip(zip(names, content_types), zip(sizes, digests)), data)
+            .map(|(((name, content_type), (size, sha256)), data)| Self {
+                name,
+                content_type,
+                size,
+                sha256,
+                data,
+            })
+            .collect()
     }
 }
 

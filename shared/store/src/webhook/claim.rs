@@ -11,6 +11,7 @@ use crate::db::error::StoreError;
 use crate::db::partition::end_of_tomorrow;
 use crate::db::wake::Write;
 use crate::id::{ClientId, DeliveryId, EndpointId, JobId, LaneId};
+use crate::job::artifact::ArtifactView;
 use crate::job::history::JobEvent;
 use crate::job::state::JobState;
 use crate::webhook::lane::OPENS_AT;
@@ -19,6 +20,9 @@ use crate::webhook::receiver::{Receiver, SecretOwner, query_with_receivers};
 /// A delivery with more bytes of artifacts than this is heavy: its artifacts are read by themselves, and its bytes are
 /// bounded, in memory and on the line. For the light ones a bound on their number is enough.
 const LIGHT: i64 = 16 << 10;
+
+/// So many bytes of artifacts are read at once: a thin line is not filled with more than can be sent soon.
+pub const PIECE: u64 = 512 << 10;
 
 /// How much may be claimed of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +77,9 @@ pub struct Delivery {
     pub model: String,
     /// A JSON object as it came.
     pub metadata: Option<String>,
-    /// Without its artifacts, which are read after the claim.
     pub event: JobEvent,
+    /// Whether the event has its artifacts. Otherwise they are read after the claim.
+    pub is_complete: bool,
     /// The bytes of the artifacts that are sent inside the webhook.
     pub artifact_bytes: u64,
     /// Whether it tries out a lane that is held back. Until its report is written, it is the only one there.
@@ -131,6 +136,9 @@ impl Store {
         let since: Vec<_> = offers.iter().map(|offer| offer.since).collect();
         let at_most: Vec<_> = offers.iter().map(|offer| offer.at_most).collect();
         let of_lane: Vec<_> = offers.iter().map(|offer| offer.heavy_bytes).collect();
+        // Few small artifacts come with the claim, which saves a lone webhook the wait for a second answer.
+        let webhooks: i64 = at_most.iter().copied().map(i64::from).sum();
+        let small = (i64::try_from(PIECE).unwrap_or(i64::MAX) / webhooks.max(1)).min(LIGHT);
         // Where the job's id leads to a row, lanes are compared with IS TRUE, because no index matches that form.
         // Otherwise a plan made while the tables were small might use an index on the lane, and read all rows of a lane.
         let rows = query_with_receivers!(
@@ -251,10 +259,18 @@ impl Store {
                    url AS "url!", signed_by AS "signed_by!: SecretOwner", endpoint_id AS "endpoint: EndpointId", changed_at AS "changed_at?", traceparent, job_id AS "job!: JobId",
                    model AS "model!", metadata, seq AS "seq!", attempt AS "attempt!", state AS "state!: JobState",
                    previous_state AS "previous_state!", error, at AS "at!", bytes AS "bytes!", is_open AS "is_open!",
-                   is_probe AS "is_probe!"
+                   is_probe AS "is_probe!", state <> 'done' OR bytes <= $13 AS "is_complete!",
+                   made.names, made.content_types, made.sizes, made.digests, made.data AS "data: Vec<Option<Vec<u8>>>"
             FROM (SELECT * FROM claimed
                   UNION ALL
-                  SELECT fitting.*, NULL, NULL FROM fitting WHERE ends_as IS NOT NULL) AS t"#,
+                  SELECT fitting.*, NULL, NULL FROM fitting WHERE ends_as IS NOT NULL) AS t
+            CROSS JOIN LATERAL (
+                SELECT array_agg(name) AS names, array_agg(content_type) AS content_types, array_agg(size) AS sizes,
+                       array_agg(sha256) AS digests, array_agg(data) AS data
+                FROM (SELECT name, content_type, size, sha256, CASE WHEN size <= $10 THEN data END AS data FROM artifact
+                      WHERE t.state = 'done' AND t.bytes <= $13
+                        AND job_id = t.job_id AND attempt = t.attempt AND job_id < $12 ORDER BY name) AS a
+            ) AS made"#,
             &lanes,                      // $1 lane_id
             &since,                      // $2 since
             &at_most,                    // $3 at_most
@@ -267,6 +283,7 @@ impl Store {
             terms.inline_limit,          // $10 inline_limit
             OPENS_AT,                    // $11 failures of an open lane
             end_of_tomorrow(self.clock().now()).uuid(), // $12 no job is of a later day
+            small,                       // $13 bytes of artifacts that come with the claim
         )
         .fetch_all(self.once())
         .await?;
@@ -303,8 +320,15 @@ impl Store {
                         previous_state: row.previous_state.parse().ok(),
                         error: row.error,
                         at: row.at,
-                        artifacts: Vec::new(),
+                        artifacts: ArtifactView::of_arrays(
+                            row.names,
+                            row.content_types,
+                            row.sizes,
+                            row.digests,
+                            row.data,
+                        ),
                     },
+                    is_complete: row.is_complete,
                 }),
                 _ => claimed.ended.push(EndedUnsent {
                     job: row.job,

@@ -1,4 +1,4 @@
-//! The artifacts that are sent inside webhooks, read after the claim.
+//! The artifacts that are sent inside webhooks, read after the claim unless they came with it.
 
 use std::collections::HashMap;
 

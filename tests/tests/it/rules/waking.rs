@@ -230,11 +230,11 @@ async fn each_step_of_a_webhook_wakes_the_dispatcher_and_the_last_one_nobody() {
         assert_eq!(!ear.told().is_empty(), told, "{outcome:?} of event {seq}");
         if outcome == RETRY {
             store.redeliver(Scope::Everyone, id).await.unwrap();
-            assert_eq!(ear.told(), [Topic::Delivery], "brought forward");
+            assert_eq!(ear.told(), [Topic::Delivery, Topic::Lane], "brought forward");
         }
         if seq == 4 {
             store.redeliver(Scope::Everyone, id).await.unwrap();
-            assert_eq!(ear.told(), [Topic::Delivery], "delivered again");
+            assert_eq!(ear.told(), [Topic::Delivery, Topic::Lane], "delivered again");
         }
     }
     relay(store).await;
@@ -256,7 +256,7 @@ async fn a_webhook_that_ends_unsent_wakes_the_dispatcher_for_the_next_one() {
         claimed,
         "their dispatcher is lost, and it was the last attempt"
     );
-    assert_eq!(ear.told(), [Topic::Delivery]);
+    assert_eq!(ear.told(), [Topic::Delivery, Topic::Lane]);
     db.run(
         "UPDATE webhook_delivery
          SET id = (left(replace(ulid_floor(now() - interval '7 days')::text, '-', ''), 12)
@@ -265,7 +265,7 @@ async fn a_webhook_that_ends_unsent_wakes_the_dispatcher_for_the_next_one() {
     )
     .await;
     assert_eq!(db.store.end_old_deliveries(DateTime::UNIX_EPOCH, 10).await.unwrap().0.len(), 2);
-    assert_eq!(ear.told(), [Topic::Delivery]);
+    assert_eq!(ear.told(), [Topic::Delivery, Topic::Lane]);
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ pub(crate) const VALUES: &[Values] = &[
         "array_fill(filled.id(1), '{100}'), filled.jobs(79951, 100), NULL"]),
     values("cancelled_leases", Few, &["filled.id(3)"]),
     values("change_endpoint", Few, &["filled.id(500001), 'u', 'o', '', '{done}', '{a}', 5, false, true, '{x}', '\\x00', true"]),
-    values("claim_deliveries", BATCH, &["filled.ids(1, 11), array_fill('-infinity'::timestamptz, '{11}'), array_fill(10, '{11}'), 25, 10::smallint, 4::smallint, array_fill(1000000::bigint, '{11}'), 1000000, 16384, 262144, 10, filled.job(172800000)"]),
+    values("claim_deliveries", BATCH, &["filled.ids(1, 11), array_fill('-infinity'::timestamptz, '{11}'), array_fill(10, '{11}'), 25, 10::smallint, 4::smallint, array_fill(1000000::bigint, '{11}'), 1000000, 16384, 262144, 10, filled.job(172800000), 4096"]),
     values("claim_jobs", BATCH, &[
         "filled.id(1), 'host 1', 1, '{tiny-a,tiny-b}', array[filled.id(2), filled.id(1)], array['','user 1'], '{0,0}', '{f,f}', array[filled.job(0), filled.job(0)], '{64,64}', 64, 'held', 1000000, true, 10",
         "filled.id(1), 'host 1', 1, '{tiny-a}', array[filled.id(1)], array['user 0'], '{0}', '{f}', array[filled.job(0)], '{64}', 64, 'working', 1000000, false, 10"]),

@@ -12,6 +12,7 @@ mod known;
 mod visits;
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -33,8 +34,8 @@ const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 /// A lane without deliveries for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// A search goes through this many known lanes per look. Each costs Postgres some 30 µs. With no more lanes than these, there is
-/// a search after all news.
+/// A search goes through this many known lanes per look. Each costs Postgres some 30 µs. With no more lanes than these, each
+/// patient look is a search.
 const PART: usize = 32;
 
 /// Parts of a search take at most one part in this many of the time.
@@ -50,8 +51,12 @@ pub(super) struct LaneMemory {
     made_since: DeliveryId,
     /// The search that is under way.
     search: Option<Search>,
-    /// When the next search begins, or the next part of this one.
+    /// News came since it began, and it may have passed what they are about.
+    is_outdated: bool,
+    /// Before that no part of a search begins.
     next_part: Instant,
+    /// When the next search begins, unless news come.
+    next_search: Instant,
     look_at_all: LookAtAll,
     progress: PerPace<Progress>,
 }
@@ -85,7 +90,9 @@ impl LaneMemory {
             lanes: KnownLanes::default(),
             made_since: DeliveryId::MAX,
             search: None,
+            is_outdated: false,
             next_part: now,
+            next_search: now,
             look_at_all: LookAtAll::new(now, LOOK_AT_ALL),
             progress: PerPace::default(),
         }
@@ -106,14 +113,16 @@ impl LaneMemory {
         is_news_for_other
     }
 
-    /// The prompt pace heard news. Returns whether the patient one should look as well: with few lanes all news begin a search,
-    /// which may find what they were about, and a lane that was empty may be so no more.
-    pub(super) fn are_news_for_patient(&mut self, now: Instant) -> bool {
-        let begins_search = self.search.is_none() && self.lanes.len() <= PART;
-        if begins_search {
-            self.search = Some(Search::new(now, &self.look_at_all));
-        }
-        begins_search || self.progress[Pace::Patient].were_just_empty()
+    /// The prompt pace heard news. Returns whether the patient one should look as well: a lane that was empty may be so no more.
+    pub(super) fn are_news_for_patient(&self) -> bool {
+        self.progress[Pace::Patient].were_just_empty()
+    }
+
+    /// Something may be due in a lane where we do not expect it. So the next search begins now, or after the one that is under
+    /// way.
+    pub(super) fn search_anew(&mut self, now: Instant) {
+        self.is_outdated = self.search.is_some();
+        self.search.get_or_insert_with(|| Search::new(now, &self.look_at_all));
     }
 
     /// What a look at `now` visits; `present` is Postgres' time.
@@ -220,7 +229,7 @@ impl LaneMemory {
     /// The part of all lanes that a look at `now` searches through.
     fn next_part(&mut self, now: Instant) -> (LaneId, LaneId) {
         let (_, last) = LaneSearch::ENDS;
-        if now < self.next_part {
+        if now < self.next_part || (self.search.is_none() && now < self.next_search) {
             return (last, last);
         }
         let search = self.search.get_or_insert_with(|| Search::new(now, &self.look_at_all));
@@ -288,11 +297,9 @@ impl LaneMemory {
             return;
         }
         self.look_at_all.looked(search.began, ended);
-        self.search = None;
+        self.search = mem::take(&mut self.is_outdated).then(|| Search::new(ended, &self.look_at_all));
         self.lanes.forget(|remembered| ended >= remembered.busy + FORGET_AFTER);
-        if self.lanes.len() > PART {
-            self.next_part = self.next_part.max(ended + SEARCH_AGAIN);
-        }
+        self.next_search = if self.lanes.len() > PART { ended + SEARCH_AGAIN } else { ended };
     }
 
     /// When the next look is due, because something comes due by then or was left out by the last look.
@@ -302,8 +309,12 @@ impl LaneMemory {
         }
         let later = self.lanes.next_visit(pace, present);
         let later = later.map(|at| now + (at - present).to_std().unwrap_or_default());
-        let is_searched = pace == Pace::Patient && (self.search.is_some() || self.lanes.len() > PART);
-        let part = is_searched.then_some(self.next_part);
+        let next_part = match &self.search {
+            Some(_) => Some(self.next_part),
+            // With few lanes the poll is soon enough.
+            None => (self.lanes.len() > PART).then(|| self.next_part.max(self.next_search)),
+        };
+        let part = next_part.filter(|_| pace == Pace::Patient);
         later.into_iter().chain(part).min().map_or(Round::Idle, |moment| Round::Until(moment.into()))
     }
 

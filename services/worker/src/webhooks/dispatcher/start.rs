@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use foreman_store::{Delivery, JobState, Store, StoreError};
+use foreman_store::{Delivery, PIECE, Store, StoreError};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
@@ -18,10 +18,6 @@ use crate::worker::Worker;
 
 /// How long deliveries wait whose artifacts Postgres did not give out.
 const UNREAD_FOR: Duration = Duration::from_secs(1);
-
-/// Artifacts of light webhooks are read in pieces of so many bytes, and the webhooks of one piece are sent before the next
-/// piece is read. So on a thin line the first webhooks do not wait for the bytes of the last.
-const PIECE: u64 = 512 << 10;
 
 /// Begins attempts, and gives each what it needs.
 pub(super) struct Starter {
@@ -49,8 +45,10 @@ impl Starter {
 
     /// Begins an attempt for each of these deliveries, which were claimed at `claimed` or a little later.
     ///
-    /// Most begin at once: they send no artifacts, or so many bytes that the attempt reads them itself. The others begin
-    /// as their artifacts come. Deliveries for which something could not be read are given back.
+    /// Most begin at once: they are complete, or have so many bytes of artifacts that the attempt reads them itself. For the
+    /// others these are read in pieces ([`PIECE`]), and the webhooks of one piece are sent before the next one is read: so on a
+    /// thin line the first webhooks do not wait for the bytes of the last. Deliveries for which something could not be read are
+    /// given back.
     pub(super) async fn begin(
         &mut self,
         deliveries: Vec<Delivery>,
@@ -61,7 +59,7 @@ impl Starter {
             let receivers = deliveries.iter().map(|delivery| &delivery.receiver);
             self.receivers.read(TASK, &self.store, receivers).await.err()
         };
-        let is_read_here = |one: &Delivery| one.event.state == JobState::Done && !one.is_heavy();
+        let is_read_here = |one: &Delivery| !one.is_complete && !one.is_heavy();
         let (mut light, others): (Vec<Delivery>, Vec<Delivery>) =
             deliveries.into_iter().partition(is_read_here);
         for delivery in others {

@@ -38,6 +38,8 @@ pub(crate) enum Write {
     Reported,
     /// Somebody asked for a webhook to be sent now.
     Redelivered,
+    /// Webhooks were made that an endpoint had missed.
+    Recovered,
     /// An endpoint was enabled, deleted, or has another URL or limit, so its webhooks may be sent.
     EndpointChanged,
     /// A host has no holder any more.
@@ -53,7 +55,7 @@ pub(crate) enum Write {
 impl Write {
     /// The topics whose waiters this write may concern.
     const fn frees(self) -> &'static [Topic] {
-        use Topic::{Cancel, Delivery, Host, Job, Outbox, Published, Ready, Scheduled};
+        use Topic::{Cancel, Delivery, Host, Job, Lane, Outbox, Published, Ready, Scheduled};
         match self {
             Self::Accepted => &[Ready, Outbox],
             // A `run_at` that has passed makes the job ready at once.
@@ -65,11 +67,11 @@ impl Write {
             Self::CancelAsked => &[Cancel],
             Self::Promoted => &[Ready],
             Self::Rescued => &[Ready, Outbox, Job, Host],
-            Self::Relayed
-            | Self::GivenUpUnsent
-            | Self::Reported
-            | Self::Redelivered
-            | Self::EndpointChanged => &[Delivery],
+            // Each dispatcher knows where its reports free something, and finds what the relay made by the ids.
+            Self::Relayed | Self::Reported => &[Delivery],
+            Self::GivenUpUnsent | Self::Redelivered | Self::Recovered | Self::EndpointChanged => {
+                &[Delivery, Lane]
+            }
             Self::HostFreed | Self::UnloadAsked => &[Host],
             // An api tells whoever waits which models a host takes jobs of.
             Self::DrainChanged => &[Host, Published],
@@ -89,10 +91,11 @@ impl Write {
             Self::CancelAsked => &["cancel_leased"],
             Self::Promoted => &["promote_jobs"],
             Self::Rescued => &["rescue_leases", "bury_workers"],
-            Self::Relayed => &["relay_outbox", "recover_deliveries"],
+            Self::Relayed => &["relay_outbox"],
             Self::GivenUpUnsent => &["claim_deliveries", "end_old_deliveries"],
             Self::Reported => &["settle_deliveries"],
             Self::Redelivered => &["bring_forward", "deliver_again"],
+            Self::Recovered => &["recover_deliveries"],
             Self::EndpointChanged => &["change_endpoint", "delete_endpoint"],
             Self::HostFreed => &["release_host", "deregister_worker"],
             Self::DrainChanged => &["drain_host", "resume_host"],
@@ -118,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Write; 20] = [
+    const ALL: [Write; 21] = [
         Write::Accepted,
         Write::AcceptedForLater,
         Write::Begun,
@@ -134,6 +137,7 @@ mod tests {
         Write::GivenUpUnsent,
         Write::Reported,
         Write::Redelivered,
+        Write::Recovered,
         Write::EndpointChanged,
         Write::HostFreed,
         Write::DrainChanged,

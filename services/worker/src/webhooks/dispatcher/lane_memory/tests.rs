@@ -243,19 +243,35 @@ fn of_many_lanes_those_are_visited_that_have_something_due_and_room() {
 }
 
 #[test]
-fn with_few_lanes_all_news_begin_a_search_and_it_takes_a_part_of_the_time() {
+fn with_few_lanes_nothing_is_searched_for_until_news_come_and_a_search_takes_a_part_of_the_time() {
     let mut rig = Rig::new();
     let heads = rig.heads(PART, rig.present + TimeDelta::hours(1));
     rig.know(&heads);
     rig.memory.next_part = rig.now + Duration::from_millis(9);
     assert!(rig.search(Patient).is_empty());
-    assert!(rig.memory.search.is_none(), "there are no news");
-    assert!(rig.memory.are_news_for_patient(rig.now));
-    assert!(!rig.memory.are_news_for_patient(rig.now), "it knows that a search has begun");
+    assert_ne!(rig.memory.next_look(Patient, rig.now, rig.present), until(rig.memory.next_part));
+    rig.memory.search_anew(rig.now);
     assert_eq!(rig.memory.next_look(Patient, rig.now, rig.present), until(rig.memory.next_part));
+    assert_ne!(rig.memory.next_look(Prompt, rig.now, rig.present), until(rig.memory.next_part));
     rig.pass(Duration::from_millis(9));
     assert_eq!(rig.look(Patient, &heads).len(), PART);
     assert!(rig.memory.search.is_none(), "and ends");
+}
+
+#[test]
+fn after_news_many_lanes_are_searched_at_once_and_news_that_come_meanwhile_begin_another_search() {
+    let mut rig = Rig::new();
+    let heads = rig.heads(3 * PART, rig.present + TimeDelta::hours(1));
+    rig.know(&heads);
+    assert!(rig.look(Patient, &heads).is_empty(), "the next search is not due yet");
+    rig.memory.search_anew(rig.now);
+    assert_eq!(rig.look(Patient, &heads), heads[..PART].iter().map(|head| head.lane).collect::<Vec<_>>());
+    rig.memory.search_anew(rig.now);
+    let mut looks = 0;
+    while !rig.look(Patient, &heads).is_empty() {
+        looks += 1;
+    }
+    assert_eq!(looks, 2 + 3, "the rest, and all of them once more");
 }
 
 #[test]
@@ -297,10 +313,10 @@ fn a_new_lane_that_the_prompt_pace_finds_empty_is_visited_again_after_news() {
     let new = [rig.head(1_000, rig.present)];
     let search = rig.search(Prompt);
     assert!(!rig.learn(Prompt, &search, &new));
-    assert!(!rig.memory.are_news_for_patient(rig.now));
+    assert!(!rig.memory.are_news_for_patient());
     rig.memory.are_empty(Prompt, &[new[0].lane], rig.now);
     for _ in 0..2 {
-        assert!(rig.memory.are_news_for_patient(rig.now), "of an earlier webhook of its job, say");
+        assert!(rig.memory.are_news_for_patient(), "of an earlier webhook of its job, say");
         assert_eq!(rig.look(Patient, &new), [new[0].lane]);
         rig.memory.are_empty(Patient, &[new[0].lane], rig.now);
         rig.memory.pass_ends(Patient);
@@ -416,11 +432,11 @@ fn few_unproven_lanes_are_visited_at_a_time_and_none_twice_before_the_loop_waits
         rig.memory.pass_ends(Prompt);
         assert!(rig.look(Patient, &heads).is_empty(), "the other loop's waits say nothing");
         rig.memory.pass_ends(Patient);
-        assert!(rig.memory.are_news_for_patient(rig.now), "they may have ended that wait");
+        assert!(rig.memory.are_news_for_patient(), "they may have ended that wait");
     }
     rig.look(Patient, &[]);
     rig.memory.pass_ends(Patient);
-    assert!(!rig.memory.are_news_for_patient(rig.now), "nothing is known to wait");
+    assert!(!rig.memory.are_news_for_patient(), "nothing is known to wait");
 }
 
 #[test]
