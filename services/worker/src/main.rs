@@ -41,6 +41,7 @@ use last_rounds::LastRounds;
 use membership::liveness::Liveness;
 use membership::peers::Peers;
 use stream::live::LiveAnswers;
+use webhooks::dispatcher::Desk;
 use webhooks::dispatcher::example::Examples;
 use webhooks::dispatcher::sender::Sender;
 use worker::Worker;
@@ -120,12 +121,13 @@ async fn start(config: Config, process: &Process) -> anyhow::Result<()> {
 /// Starts the roles of this worker, and keeps the worker registered until all of them have ended.
 ///
 /// `sender` is there for the role dispatch.
-fn spawn_roles(worker: &Arc<Worker>, ollama: &Client, mut sender: Option<Sender>) {
+fn spawn_roles(worker: &Arc<Worker>, ollama: &Client, sender: Option<Sender>) {
     let shutdown = &worker.shutdown;
     let roles = TaskTracker::new();
     // The order is that of the work: the relay moves the last events of the runner, and the dispatcher sends the last
     // webhooks of the relay. So each of them ends after the one before it.
     let mut before = None;
+    let (desk, mut reports) = sender.map(|sender| Desk::new(worker, sender)).unzip();
     for role in &worker.config.roles {
         let (name, its) = (role.as_str(), Arc::clone(worker));
         match role {
@@ -141,15 +143,20 @@ fn spawn_roles(worker: &Arc<Worker>, ollama: &Client, mut sender: Option<Sender>
                 let last = LastRounds::new(shutdown, before.clone());
                 shutdown.spawn(
                     name,
-                    roles.track_future(cancelling(ended.clone(), webhooks::relay::run(its, last))),
+                    roles.track_future(cancelling(
+                        ended.clone(),
+                        webhooks::relay::run(its, desk.clone(), last),
+                    )),
                 );
                 before = before.map(|_| ended);
             }
             Role::Dispatch => {
                 let last = LastRounds::new(shutdown, before.clone());
-                let sender =
-                    sender.take().expect("a worker with this role has a sender, and has the role once");
-                shutdown.spawn(name, roles.track_future(webhooks::dispatcher::run(its, sender, last)));
+                let (desk, reports) = desk
+                    .clone()
+                    .zip(reports.take())
+                    .expect("a worker with this role has a sender, and has the role once");
+                shutdown.spawn(name, roles.track_future(webhooks::dispatcher::run(its, desk, reports, last)));
             }
             Role::Janitor => shutdown.spawn(name, roles.track_future(janitor::run(its))),
         }

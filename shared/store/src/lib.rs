@@ -89,7 +89,7 @@ pub use webhook::endpoint::{
 pub use webhook::lane::{KnownLane, LaneHead, LaneHealth, LaneSearch, Lanes};
 pub use webhook::lane_news::LaneNews;
 pub use webhook::receiver::{JobReceiver, Receiver, SecretOwner};
-pub use webhook::relay::{EndedJobs, Relayed};
+pub use webhook::relay::{ClaimOfNew, EndedJobs, Relayed};
 pub use webhook::settle::{DeliveryOutcome, DeliveryReport, ReportSettled};
 pub use webhook::signing_secrets::StoredSigning;
 pub use webhook::view::{

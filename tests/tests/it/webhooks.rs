@@ -1,6 +1,7 @@
 //! Webhooks, from the transition to the receiver: what is promised of them, and the interleavings and receivers that
 //! would break it.
 
+mod at_once;
 mod bodies;
 mod claiming;
 mod dying;

@@ -7,6 +7,7 @@
 
 mod lane_memory;
 
+pub(crate) mod at_once;
 mod choice;
 mod destination;
 mod freed;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 use foreman_runtime::background::{self, Round, Rounds};
 use foreman_runtime::metrics::Metric;
 use foreman_store::wake::{Topic, Wakeup};
-use foreman_store::{ClaimedDeliveries, LaneHead, Store, StoreError};
+use foreman_store::{ClaimedDeliveries, Delivery, LaneHead, Store, StoreError};
 use metrics::counter;
 use tokio::sync::mpsc;
 
@@ -85,14 +86,17 @@ const REPORTS: usize = 1_024;
 
 /// Sends until the process stops and the webhooks of the jobs that ran here are sent. Attempts that are still under way go
 /// on in tasks of their own, which the process waits for.
-pub(crate) async fn run(worker: Arc<Worker>, sender: Sender, last: LastRounds) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    worker: Arc<Worker>,
+    desk: Arc<Desk>,
+    reports: Reports,
+    last: LastRounds,
+) -> anyhow::Result<()> {
     let last = Arc::new(last);
-    let (over, reports) = mpsc::channel(REPORTS);
-    let desk = Arc::new(Desk::new(&worker, sender, over));
     let [prompt, patient] = [Pace::Prompt, Pace::Patient]
         .map(|pace| Dispatcher::new(pace, &worker, Arc::clone(&desk), Arc::clone(&last)));
     drop(desk);
-    worker.shutdown.spawn("settle-deliveries", settler::run(Arc::clone(&worker), reports));
+    worker.shutdown.spawn("settle-deliveries", settler::run(Arc::clone(&worker), reports.0));
     let stop = last.stop().clone();
     worker.shutdown.spawn_infallible(TASK, async move { background::repeat(patient, &stop, POLL).await });
     tokio::select! {
@@ -101,8 +105,11 @@ pub(crate) async fn run(worker: Arc<Worker>, sender: Sender, last: LastRounds) -
     }
 }
 
-/// What the two loops share.
-struct Desk {
+/// The reports of the attempts, for the settler.
+pub(crate) struct Reports(mpsc::Receiver<Attempted>);
+
+/// What the two loops share, and the relay with them.
+pub(crate) struct Desk {
     memory: Mutex<LaneMemory>,
     /// A seat, or bytes of a heavy webhook, were given back, or one loop has news for the other.
     freed: Arc<Freed>,
@@ -114,9 +121,10 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(worker: &Worker, sender: Sender, over: mpsc::Sender<Attempted>) -> Self {
+    pub(crate) fn new(worker: &Worker, sender: Sender) -> (Arc<Self>, Reports) {
         let freed = Arc::<Freed>::default();
-        Self {
+        let (over, reports) = mpsc::channel(REPORTS);
+        let desk = Self {
             memory: Mutex::new(LaneMemory::new()),
             destinations: sender.destinations(),
             seats: seats(Arc::clone(&freed)),
@@ -124,7 +132,27 @@ impl Desk {
             context: Arc::new(Context::new(worker, sender)),
             freed,
             over,
-        }
+        };
+        (Arc::new(desk), Reports(reports))
+    }
+
+    /// Begins attempts, for a task that claims through `store`.
+    fn starter(&self, worker: &Arc<Worker>, store: Store) -> Starter {
+        Starter::new(
+            Arc::clone(worker),
+            store,
+            Arc::clone(&self.context),
+            self.seats.clone(),
+            self.heavy.clone(),
+            self.over.clone(),
+        )
+    }
+
+    /// Takes note that these were claimed. Must be called before their attempts begin: word of a seat that is free again may
+    /// come at once.
+    fn count_begun(&self, claimed: &[Delivery]) {
+        counter!(CLAIMED.name).increment(claimed.len() as u64);
+        self.memory().begin_attempts(claimed.iter().map(|delivery| delivery.receiver.lane));
     }
 
     fn memory(&self) -> MutexGuard<'_, LaneMemory> {
@@ -154,14 +182,7 @@ impl Dispatcher {
             Pace::Prompt => Topic::Delivery,
             Pace::Patient => Topic::Lane,
         });
-        let starter = Starter::new(
-            Arc::clone(worker),
-            store.clone(),
-            Arc::clone(&desk.context),
-            desk.seats.clone(),
-            desk.heavy.clone(),
-            desk.over.clone(),
-        );
+        let starter = desk.starter(worker, store.clone());
         Self { pace, store, news, last, desk, starter, gather: GATHER }
     }
 
@@ -223,16 +244,12 @@ impl Dispatcher {
         let heavy_bytes = i64::try_from(self.desk.heavy.room(self.pace)).unwrap_or(i64::MAX);
         let terms = self.desk.context.terms;
         let claimed = self.store.claim_deliveries(&choice.offers, heavy_bytes, terms).await?;
-        count(&claimed);
+        count_ended(&claimed);
         let brought = claimed.to_send.len();
         let empty = choice.empty(&claimed.to_send);
         let may_have_more = empty.len() < choice.offers.len();
-        {
-            let mut memory = self.desk.memory();
-            memory.are_empty(self.pace, &empty, claimed_at);
-            // Before they begin: word of a seat that is free again may come at once.
-            memory.begin_attempts(claimed.to_send.iter().map(|delivery| delivery.receiver.lane));
-        }
+        self.desk.memory().are_empty(self.pace, &empty, claimed_at);
+        self.desk.count_begun(&claimed.to_send);
         self.starter.begin(claimed.to_send, claimed_at, &mut choice).await?;
         if choice.end() && self.desk.memory().were_reserved_in_vain(self.pace) {
             self.desk.freed[self.pace.other()].call();
@@ -289,8 +306,7 @@ impl Rounds for Dispatcher {
     }
 }
 
-fn count(claimed: &ClaimedDeliveries) {
-    counter!(CLAIMED.name).increment(claimed.to_send.len() as u64);
+fn count_ended(claimed: &ClaimedDeliveries) {
     let lost = claimed.lost - claimed.ended.iter().filter(|ended| ended.code == "dispatcher_lost").count();
     if lost > 0 {
         counter!(DELIVERIES.name, "outcome" => "retry", "code" => "dispatcher_lost").increment(lost as u64);

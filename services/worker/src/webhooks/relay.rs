@@ -1,4 +1,4 @@
-//! Moves transitions from the outbox into the history, and makes the deliveries that follow from them. It must never talk to
+//! Moves transitions from the outbox into the history, and makes the deliveries that follow from them. It must never wait for
 //! a receiver: a slow or dead one must not hold up the history.
 
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use foreman_store::{DrainBound, EndedJobs, Relayed, Store, StoreError};
 use metrics::counter;
 use tokio::time::Instant;
 
+use super::dispatcher::Desk;
+use super::dispatcher::at_once::AtOnce;
 use crate::gather::Gather;
 use crate::last_rounds::LastRounds;
 use crate::worker::Worker;
@@ -37,12 +39,19 @@ const POLL: Duration = Duration::from_millis(500);
 const FORGET_BOUND_AFTER: Duration = Duration::from_secs(5);
 
 /// Takes turns with the relays of the other workers until the process stops, and until what was run here is relayed.
-pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result<()> {
+///
+/// With the desk of a dispatcher in this process, each turn claims for it what can be sent at once.
+pub(crate) async fn run(
+    worker: Arc<Worker>,
+    desk: Option<Arc<Desk>>,
+    last: LastRounds,
+) -> anyhow::Result<()> {
     let last = Arc::new(last);
+    // When a crash undoes a turn, its rows are in the outbox again, and its webhooks are made again under the ids that they had.
+    let store = worker.store.on_own_unflushed_connection();
     let relay = Relay {
-        // When a crash undoes a turn, its rows are in the outbox again, and its webhooks are made again under the ids that
-        // they had.
-        store: worker.store.on_own_unflushed_connection(),
+        at_once: desk.map(|desk| AtOnce::new(&worker, store.clone(), desk)),
+        store,
         bound: DrainBound::default(),
         bound_since: Instant::now(),
         gather: GATHER,
@@ -57,6 +66,7 @@ pub(crate) async fn run(worker: Arc<Worker>, last: LastRounds) -> anyhow::Result
 
 struct Relay {
     store: Store,
+    at_once: Option<AtOnce>,
     bound: DrainBound,
     bound_since: Instant,
     gather: Gather,
@@ -75,13 +85,19 @@ impl Rounds for Relay {
             self.bound_since = Instant::now();
         }
         let is_last = self.last.have_begun();
-        match self.store.relay_from(&mut self.bound, BATCH.into()).await? {
+        let (offered, began) = (self.at_once.as_ref().map(AtOnce::offer), Instant::now());
+        let claim = offered.as_ref().map(|offered| &offered.claim);
+        let (relayed, claimed) = self.store.relay_and_claim(&mut self.bound, BATCH.into(), claim).await?;
+        match relayed {
             // The relay that is at work was woken by the same news, and looks again after its turn.
             Relayed::Busy => Ok(Round::Idle),
             Relayed::Moved { events, ended, .. } => {
                 for EndedJobs { model_label, state, jobs } in ended {
                     counter!(JOBS_FINISHED.name, "model" => model_label, "state" => state.as_str())
                         .increment(jobs);
+                }
+                if let Some((at_once, offered)) = self.at_once.as_mut().zip(offered) {
+                    at_once.begin(claimed, began.into_std(), offered).await?;
                 }
                 if events >= BATCH.into() {
                     return Ok(Round::More);

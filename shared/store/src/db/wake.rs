@@ -126,15 +126,14 @@ impl Wakeups {
 
     /// The same for several topics, which travel together.
     fn tell_all(&self, topics: impl IntoIterator<Item = Topic>) {
-        let mut told = 0;
-        for topic in topics {
-            self.wake(topic);
-            told |= 1 << topic as usize;
-        }
+        let topics: Vec<Topic> = topics.into_iter().collect();
+        let told = topics.iter().fold(0, |told, topic| told | 1 << *topic as usize);
         if told != 0 {
             self.0.pending.fetch_or(told, Ordering::AcqRel);
             self.0.to_tell.notify_one();
         }
+        // After the other processes: of the tasks that one wakes, tokio runs the last first.
+        topics.into_iter().for_each(|topic| self.wake(topic));
     }
 
     fn wake(&self, topic: Topic) {

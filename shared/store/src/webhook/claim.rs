@@ -19,7 +19,7 @@ use crate::webhook::receiver::{Receiver, SecretOwner, query_with_receivers};
 
 /// A delivery with more bytes of artifacts than this is heavy: its artifacts are read by themselves, and its bytes are
 /// bounded, in memory and on the line. For the light ones a bound on their number is enough.
-const LIGHT: i64 = 16 << 10;
+pub(crate) const LIGHT: i64 = 16 << 10;
 
 /// So many bytes of artifacts are read at once: a thin line is not filled with more than can be sent soon.
 pub const PIECE: u64 = 512 << 10;
@@ -94,6 +94,53 @@ impl Delivery {
         self.artifact_bytes > LIGHT.unsigned_abs()
     }
 }
+
+/// The delivery of a row with these columns, for use where `?` returns an `Option`: each column is NULL where a row is about
+/// something else.
+macro_rules! delivery_of {
+    ($row:ident) => {
+        Delivery {
+            claim: DeliveryClaim { id: $row.id?, no: $row.no? },
+            receiver: Receiver {
+                lane: $row.lane?,
+                client: $row.client?,
+                url: $row.url?,
+                signed_by: $row.signed_by?,
+                endpoint: $row.endpoint,
+                changed_at: $row.changed_at,
+            },
+            traceparent: $row.traceparent,
+            attempt: $row.number?,
+            terminal: $row.terminal?,
+            redelivery: $row.redelivery?,
+            age: seconds($row.age?),
+            event_age: seconds($row.event_age?),
+            job: $row.job?,
+            model: $row.model?,
+            metadata: $row.metadata,
+            artifact_bytes: $row.bytes?.unsigned_abs(),
+            is_probe: $row.is_probe?,
+            lane_is_open: $row.is_open?,
+            is_complete: $row.is_complete?,
+            event: JobEvent {
+                seq: $row.seq?,
+                attempt: $row.attempt?,
+                state: $row.state?,
+                previous_state: $row.previous_state?.parse().ok(),
+                error: $row.error,
+                at: $row.at?,
+                artifacts: ArtifactView::of_arrays(
+                    $row.names,
+                    $row.content_types,
+                    $row.sizes,
+                    $row.digests,
+                    $row.data,
+                ),
+            },
+        }
+    };
+}
+pub(crate) use delivery_of;
 
 /// A delivery that the claim ended, because nothing may be sent for it any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,14 +299,13 @@ impl Store {
                   ON taken.lane_id = gate.id
                 WHERE l.id = gate.id
             )
-            SELECT id AS "id!: DeliveryId", no, number, claim_no IS NOT NULL AS "lost!", ends_as,
-                   lane_id AS "lane!: LaneId", client_id AS "client!: ClientId", terminal AS "terminal!", redelivery AS "redelivery!",
-                   extract(epoch FROM now() - created_at)::float8 AS "age!",
-                   extract(epoch FROM now() - at)::float8 AS "event_age!",
-                   url AS "url!", signed_by AS "signed_by!: SecretOwner", endpoint_id AS "endpoint: EndpointId", changed_at AS "changed_at?", traceparent, job_id AS "job!: JobId",
-                   model AS "model!", metadata, seq AS "seq!", attempt AS "attempt!", state AS "state!: JobState",
-                   previous_state AS "previous_state!", error, at AS "at!", bytes AS "bytes!", is_open AS "is_open!",
-                   is_probe AS "is_probe!", state <> 'done' OR bytes <= $13 AS "is_complete!",
+            SELECT id AS "id?: DeliveryId", no, number, claim_no IS NOT NULL AS "lost!", ends_as,
+                   lane_id AS "lane?: LaneId", client_id AS "client?: ClientId", terminal, redelivery,
+                   extract(epoch FROM now() - created_at)::float8 AS age,
+                   extract(epoch FROM now() - at)::float8 AS event_age,
+                   url, signed_by AS "signed_by?: SecretOwner", endpoint_id AS "endpoint: EndpointId", changed_at, traceparent,
+                   job_id AS "job?: JobId", model, metadata, seq, attempt, state AS "state?: JobState", previous_state,
+                   error, at, bytes, is_open, is_probe, state <> 'done' OR bytes <= $13 AS is_complete,
                    made.names, made.content_types, made.sizes, made.digests, made.data AS "data: Vec<Option<Vec<u8>>>"
             FROM (SELECT * FROM claimed
                   UNION ALL
@@ -287,60 +333,21 @@ impl Store {
         )
         .fetch_all(self.once())
         .await?;
-        let mut claimed = ClaimedDeliveries::default();
-        for row in rows {
-            claimed.lost += usize::from(row.lost);
-            match (row.no, row.number) {
-                (Some(no), Some(attempt)) => claimed.to_send.push(Delivery {
-                    claim: DeliveryClaim { id: row.id, no },
-                    receiver: Receiver {
-                        lane: row.lane,
-                        client: row.client,
-                        url: row.url,
-                        signed_by: row.signed_by,
-                        endpoint: row.endpoint,
-                        changed_at: row.changed_at,
-                    },
-                    traceparent: row.traceparent,
-                    attempt,
-                    terminal: row.terminal,
-                    redelivery: row.redelivery,
-                    age: seconds(row.age),
-                    event_age: seconds(row.event_age),
-                    job: row.job,
-                    model: row.model,
-                    metadata: row.metadata,
-                    artifact_bytes: row.bytes.unsigned_abs(),
-                    is_probe: row.is_probe,
-                    lane_is_open: row.is_open,
-                    event: JobEvent {
-                        seq: row.seq,
-                        attempt: row.attempt,
-                        state: row.state,
-                        previous_state: row.previous_state.parse().ok(),
-                        error: row.error,
-                        at: row.at,
-                        artifacts: ArtifactView::of_arrays(
-                            row.names,
-                            row.content_types,
-                            row.sizes,
-                            row.digests,
-                            row.data,
-                        ),
-                    },
-                    is_complete: row.is_complete,
-                }),
-                _ => claimed.ended.push(EndedUnsent {
-                    job: row.job,
-                    seq: row.seq,
-                    code: match row.ends_as.as_deref() {
-                        Some("gone") => "gone",
-                        Some("endpoint_deleted") => "endpoint_deleted",
-                        _ => "dispatcher_lost",
-                    },
-                }),
-            }
-        }
+        let lost = rows.iter().filter(|row| row.lost).count();
+        let (claimed, ended): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.no.is_some());
+        let to_send = claimed.into_iter().filter_map(|row| Some(delivery_of!(row))).collect();
+        let ended = ended.into_iter().filter_map(|row| {
+            Some(EndedUnsent {
+                job: row.job?,
+                seq: row.seq?,
+                code: match row.ends_as.as_deref() {
+                    Some("gone") => "gone",
+                    Some("endpoint_deleted") => "endpoint_deleted",
+                    _ => "dispatcher_lost",
+                },
+            })
+        });
+        let claimed = ClaimedDeliveries { to_send, ended: ended.collect(), lost };
         if !claimed.ended.is_empty() {
             self.tell([Write::GivenUpUnsent]);
         }

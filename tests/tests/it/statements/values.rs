@@ -193,7 +193,7 @@ pub(crate) const VALUES: &[Values] = &[
     values("receivers_without_secret", DOCTOR, BARE),
     values("recover_deliveries", Pages(14_000.0, "500 jobs, each with its events, deliveries and attempts"), &["filled.id(1), filled.id(500001), now() - interval '1 hour', filled.job(150000), 500"]),
     values("register_worker", Few, &["filled.id(900001), 'host 3', '{run}', 20, NULL", "filled.id(3), 'host 3', '{run}', 20, 'http://127.0.0.1:1'"]),
-    values("relay_outbox", Pages(8_000.0, "a batch of 100 events of a client with three endpoints makes 400 webhooks"), &["100, 0"]),
+    values("relay_outbox", Pages(8_000.0, "a batch of 100 events of a client with three endpoints makes 400 webhooks"), &["100, 0, filled.ids(1, 11), 25, 262144, 16384, filled.job(172800000), 16"]),
     values("release_host", Few, &["'host 3', filled.id(3), 3"]),
     values("renew_api", Few, &["filled.id(900001), 20", "filled.id(3), 20"]),
     values("renew_worker", Few, &["filled.id(3), 'host 3', 3"]),

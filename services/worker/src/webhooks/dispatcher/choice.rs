@@ -61,6 +61,11 @@ impl Choice {
         Self { offers, lanes: lanes.into_iter().map(|lane| (lane.lane, lane)).collect(), reserved }
     }
 
+    /// Nothing is to be claimed any more: it was already, from these lanes.
+    pub(super) fn of(lanes: HashMap<LaneId, CountedLane>) -> Self {
+        Self { offers: Vec::new(), lanes, reserved: HashMap::new() }
+    }
+
     /// Takes a seat for a delivery of this lane.
     pub(super) fn seat(&mut self, lane: LaneId, seats: &Pool) -> Part {
         let counted = self.lanes.get(&lane).expect("a claim takes from these lanes alone");

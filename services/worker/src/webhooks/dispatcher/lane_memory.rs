@@ -11,7 +11,7 @@
 mod known;
 mod visits;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -44,9 +44,14 @@ const SHARE: u32 = 10;
 /// Between the end of a search and the begin of the next one, with more lanes than a part has.
 const SEARCH_AGAIN: Duration = Duration::from_millis(500);
 
+/// So many proven lanes are remembered as used lately.
+const LATELY: usize = 64;
+
 #[derive(Debug)]
 pub(super) struct LaneMemory {
     lanes: KnownLanes,
+    /// The proven lanes in which attempts began lately, the last one first.
+    used_lately: VecDeque<LaneId>,
     /// Deliveries with lower ids are no news.
     made_since: DeliveryId,
     /// The search that is under way.
@@ -88,6 +93,7 @@ impl LaneMemory {
         let now = Instant::now();
         Self {
             lanes: KnownLanes::default(),
+            used_lately: VecDeque::with_capacity(LATELY),
             made_since: DeliveryId::MAX,
             search: None,
             is_outdated: false,
@@ -198,8 +204,25 @@ impl LaneMemory {
     /// An attempt is about to begin in each of these lanes.
     pub(super) fn begin_attempts(&mut self, lanes: impl Iterator<Item = LaneId>) {
         for lane in lanes {
-            self.lanes.change(lane, |lane| lane.is_full = lane.pace() == Pace::Patient);
+            let pace = self.lanes.change(lane, |lane| {
+                lane.is_full = lane.pace() == Pace::Patient;
+                lane.pace()
+            });
+            if pace == Some(Pace::Prompt) {
+                self.used_lately.retain(|used| *used != lane);
+                self.used_lately.truncate(LATELY - 1);
+                self.used_lately.push_front(lane);
+            }
         }
+    }
+
+    /// The lanes in which attempts began lately that are still proven, and in which nothing is due now but what waits for an
+    /// earlier webhook of its job.
+    pub(super) fn idle(&self, present: DateTime<Utc>) -> impl Iterator<Item = &Remembered> {
+        let pass = self.progress[Pace::Prompt].pass;
+        let is_idle = move |lane: &&Remembered| !lane.is_due(present) || lane.empty_in + 1 >= pass;
+        let lately = self.used_lately.iter().filter_map(|lane| self.lanes.get(*lane));
+        lately.filter(|lane| lane.pace() == Pace::Prompt).filter(is_idle)
     }
 
     /// A claim that began at `began` found no more in these lanes than it took.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use chrono::{DateTime, Utc};
 use foreman_store::{LaneHead, LaneId, LaneSearch};
 
+use crate::webhooks::dispatcher::destination::Destinations;
 use crate::webhooks::dispatcher::pace::{Pace, PerPace};
 use crate::webhooks::dispatcher::pool::CountedLane;
 
@@ -19,8 +20,10 @@ pub(super) struct KnownLanes {
 }
 
 #[derive(Debug)]
-pub(super) struct Remembered {
+pub(in super::super) struct Remembered {
     pub(super) lane: CountedLane,
+    /// As in [`LaneHead`].
+    origin: Option<String>,
     /// None of its deliveries is due before this.
     pub(super) since: DateTime<Utc>,
     /// When its first delivery may be claimed, as far as is known. What is due stays due until a visit finds nothing.
@@ -109,6 +112,7 @@ impl Remembered {
     fn new(lane: CountedLane, now: Instant) -> Self {
         Self {
             lane,
+            origin: None,
             since: DateTime::UNIX_EPOCH,
             due_at: None,
             told_at: now,
@@ -127,6 +131,7 @@ impl Remembered {
             (self.empty_in, self.is_full) = (0, false);
         }
         (self.lane, self.told_at, self.busy) = (lane, now, now);
+        self.origin.clone_from(&head.origin);
     }
 
     /// Whose lane it is.
@@ -136,6 +141,12 @@ impl Remembered {
 
     pub(super) fn is_due(&self, present: DateTime<Utc>) -> bool {
         self.due_at.is_some_and(|due_at| due_at <= present)
+    }
+
+    /// What its attempts are counted under.
+    pub(in super::super) fn counted(&self, destinations: &Destinations) -> CountedLane {
+        let destination = self.origin.as_ref().and_then(|origin| destinations.of(origin));
+        CountedLane { destination, ..self.lane.clone() }
     }
 
     /// Whose looks may visit it, and from when on.

@@ -508,3 +508,29 @@ fn a_client_with_very_many_proven_lanes_due_has_a_part_of_them_visited_in_each_l
         );
     }
 }
+
+#[test]
+fn proven_lanes_that_were_used_lately_and_have_nothing_to_claim_are_idle() {
+    let mut rig = Rig::new();
+    let mut heads = rig.heads(LATELY + 2, rig.present);
+    heads[1..].iter_mut().for_each(|head| head.health = LaneHealth::Proven);
+    let lanes: Vec<LaneId> = heads.iter().map(|head| head.lane).collect();
+    let idle = |rig: &Rig| rig.memory.idle(rig.present).map(|idle| idle.lane.lane).collect::<Vec<_>>();
+    rig.know(&heads);
+    rig.look(Prompt, &[]);
+    assert_eq!(idle(&rig), [], "none was used");
+    rig.memory.begin_attempts(lanes[..3].iter().copied());
+    rig.memory.begin_attempts([lanes[1]].into_iter());
+    assert_eq!(idle(&rig), [lanes[1], lanes[2]], "the first is not proven");
+    let search = rig.search(Prompt);
+    rig.learn(Prompt, &search, &heads[1..2]);
+    rig.memory.pass_ends(Prompt);
+    assert_eq!(idle(&rig), [lanes[2]], "something is due");
+    rig.memory.are_empty(Prompt, &lanes[1..2], rig.now);
+    rig.memory.pass_ends(Prompt);
+    assert_eq!(idle(&rig), lanes[1..3], "but waits for an earlier webhook of its job");
+    rig.memory.pass_ends(Prompt);
+    assert_eq!(idle(&rig), [lanes[2]], "as far as was known some time ago");
+    rig.memory.begin_attempts(lanes[2..].iter().copied());
+    assert_eq!(idle(&rig).len(), LATELY);
+}
