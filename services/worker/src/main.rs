@@ -32,6 +32,7 @@ use foreman_runtime::background::keep_running;
 use foreman_runtime::settings::{self, shared};
 use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ConnectOptions, Store};
+use mimalloc::MiMalloc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +46,10 @@ use webhooks::dispatcher::Desk;
 use webhooks::dispatcher::example::Examples;
 use webhooks::dispatcher::sender::Sender;
 use worker::Worker;
+
+/// Thousands of small things live and die together here. glibc's allocator took a fifth of our own time for them.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const PROGRAM: Program = Program {
     name: "foreman-worker",
