@@ -34,7 +34,6 @@ use foreman_runtime::{Process, Program, ops};
 use foreman_store::{ApiId, ConnectOptions, Seal, Store};
 use foreman_webhook::{Guard, SubmissionCheck};
 use futures_util::future::join_all;
-use mimalloc::MiMalloc;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -54,10 +53,6 @@ use live::hang_ups::HangUps;
 use queue::QueueReader;
 use watch::Watch;
 use workers::Workers;
-
-/// Thousands of small things live and die together here. glibc's allocator took a fifth of our own time for them.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 const PROGRAM: Program = Program {
     name: "foreman-api",

@@ -1,6 +1,6 @@
 //! Sends webhooks. Each round looks which lanes have something due, [chooses](choice) how much of each to claim, claims it,
 //! and [starts](start) an [attempt] for each delivery. The [settler] writes the reports of the attempts. Two loops do so, each at
-//! its own [pace].
+//! its own [pace]. What nothing stands before they need not look for: the relay claims it [at once](at_once).
 //!
 //! A claim is leased, numbered and counted before a byte goes out, though it does not wait for the disk. No transaction is
 //! ever open while we talk to a receiver.
