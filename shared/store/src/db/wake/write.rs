@@ -36,10 +36,8 @@ pub(crate) enum Write {
     /// A webhook ended that is not its job's last, so the next one may be sent; or a webhook got the time of its next
     /// attempt.
     Reported,
-    /// Somebody asked for a webhook to be sent now.
+    /// Somebody asked for a webhook to be sent now, or for those that an endpoint had missed.
     Redelivered,
-    /// Webhooks were made that an endpoint had missed.
-    Recovered,
     /// An endpoint was enabled, deleted, or has another URL or limit, so its webhooks may be sent.
     EndpointChanged,
     /// A host has no holder any more.
@@ -69,9 +67,7 @@ impl Write {
             Self::Rescued => &[Ready, Outbox, Job, Host],
             // Each dispatcher knows where its reports free something, and finds what the relay made by the ids.
             Self::Relayed | Self::Reported => &[Delivery],
-            Self::GivenUpUnsent | Self::Redelivered | Self::Recovered | Self::EndpointChanged => {
-                &[Delivery, Lane]
-            }
+            Self::GivenUpUnsent | Self::Redelivered | Self::EndpointChanged => &[Delivery, Lane],
             Self::HostFreed | Self::UnloadAsked => &[Host],
             // An api tells whoever waits which models a host takes jobs of.
             Self::DrainChanged => &[Host, Published],
@@ -94,8 +90,7 @@ impl Write {
             Self::Relayed => &["relay_outbox"],
             Self::GivenUpUnsent => &["claim_deliveries", "end_old_deliveries"],
             Self::Reported => &["settle_deliveries"],
-            Self::Redelivered => &["bring_forward", "deliver_again"],
-            Self::Recovered => &["recover_deliveries"],
+            Self::Redelivered => &["bring_forward", "deliver_again", "recover_deliveries"],
             Self::EndpointChanged => &["change_endpoint", "delete_endpoint"],
             Self::HostFreed => &["release_host", "deregister_worker"],
             Self::DrainChanged => &["drain_host", "resume_host"],
@@ -121,7 +116,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Write; 21] = [
+    const ALL: [Write; 20] = [
         Write::Accepted,
         Write::AcceptedForLater,
         Write::Begun,
@@ -137,7 +132,6 @@ mod tests {
         Write::GivenUpUnsent,
         Write::Reported,
         Write::Redelivered,
-        Write::Recovered,
         Write::EndpointChanged,
         Write::HostFreed,
         Write::DrainChanged,

@@ -81,7 +81,7 @@ impl Store {
         .await?;
         conn.done().await?;
         if row.deliveries > 0 {
-            self.tell([Write::Recovered]);
+            self.tell([Write::Redelivered]);
         }
         Ok(Some(Recovered { deliveries: row.deliveries.unsigned_abs(), next: row.next }))
     }
